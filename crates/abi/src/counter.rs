@@ -1,0 +1,85 @@
+//! Per-CPU counters: what every hook did with its packets.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// One counter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct CounterValue {
+    /// Packets (a segmentation-offload packet counts as one).
+    pub packets: u64,
+    /// Bytes of whole frames.
+    pub bytes: u64,
+}
+
+/// Hooks, as they count.
+pub mod hook {
+    /// tc ingress of a pod's host-side veth: packets that the pod sends.
+    pub const FROM_POD: u8 = 0;
+    /// tc egress of a pod's host-side veth: packets from the host stack.
+    pub const TO_POD: u8 = 1;
+    /// tc ingress of an uplink.
+    pub const FROM_UPLINK: u8 = 2;
+    /// tc egress of an uplink.
+    pub const TO_UPLINK: u8 = 3;
+    /// Number of hooks.
+    pub const COUNT: u8 = 4;
+
+    /// The name that metrics and the CLI use.
+    pub const fn name(hook: u8) -> &'static str {
+        match hook {
+            FROM_POD => "from_pod",
+            TO_POD => "to_pod",
+            FROM_UPLINK => "from_uplink",
+            TO_UPLINK => "to_uplink",
+            _ => "unknown",
+        }
+    }
+}
+
+/// What a hook did with a packet that it did not drop.
+pub mod outcome {
+    /// Given to a pod on this node.
+    pub const TO_LOCAL_POD: u8 = 0;
+    /// Sent out of an uplink.
+    pub const TO_UPLINK: u8 = 1;
+    /// Left to the host's network stack.
+    pub const TO_HOST: u8 = 2;
+    /// Answered by the datapath (RST, ICMP error).
+    pub const ANSWERED: u8 = 3;
+    /// Left to the host's stack so that the kernel answers or fragments.
+    pub const TO_HOST_ERROR: u8 = 4;
+    /// Number of outcomes, with room.
+    pub const COUNT: u8 = 16;
+
+    /// The name that metrics and the CLI use.
+    pub const fn name(outcome: u8) -> &'static str {
+        match outcome {
+            TO_LOCAL_POD => "to_local_pod",
+            TO_UPLINK => "to_uplink",
+            TO_HOST => "to_host",
+            ANSWERED => "answered",
+            TO_HOST_ERROR => "to_host_error",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Counters of one hook: outcomes, then drop reasons.
+pub const PER_HOOK: u32 = 128;
+/// Index of the first drop reason of a hook.
+pub const DROPS_FROM: u32 = 64;
+/// Number of elements of the counter array.
+pub const COUNTERS: u32 = PER_HOOK * hook::COUNT as u32;
+
+/// Index of the counter of an outcome at a hook.
+#[inline(always)]
+pub const fn outcome_index(hook: u8, outcome: u8) -> u32 {
+    hook as u32 * PER_HOOK + outcome as u32
+}
+
+/// Index of the counter of a drop reason at a hook.
+#[inline(always)]
+pub const fn drop_index(hook: u8, reason: u8) -> u32 {
+    hook as u32 * PER_HOOK + DROPS_FROM + reason as u32
+}

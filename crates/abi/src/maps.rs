@@ -1,0 +1,158 @@
+//! The tables as the kernel has them: names, kinds, sizes. Programs declare
+//! them, the loader and every reader of a pin compare against this list.
+
+use core::mem::size_of;
+
+use crate::{Ip, address, config, conntrack, counter, endpoint, event, fragment, node, service};
+
+/// The kinds of map in use, named as the kernel names them (`enum bpf_map_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_HASH`, allocated on demand (`BPF_F_NO_PREALLOC`).
+    Hash,
+    /// `BPF_MAP_TYPE_LRU_HASH`.
+    LruHash,
+    /// `BPF_MAP_TYPE_LPM_TRIE` (`BPF_F_NO_PREALLOC` as it must).
+    LpmTrie,
+    /// `BPF_MAP_TYPE_ARRAY`.
+    Array,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+    PerCpuArray,
+    /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
+    ArrayOfMaps,
+    /// `BPF_MAP_TYPE_RINGBUF`; `max_entries` is its size in bytes.
+    RingBuf,
+}
+
+/// What a table must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSpec {
+    /// Name in the object file and of the pin.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: MapKind,
+    /// Bytes of a key.
+    pub key_size: usize,
+    /// Bytes of a value.
+    pub value_size: usize,
+    /// Capacity in elements (bytes for a ring buffer).
+    pub max_entries: u32,
+}
+
+const fn spec(
+    name: &'static str,
+    kind: MapKind,
+    key_size: usize,
+    value_size: usize,
+    max_entries: u32,
+) -> MapSpec {
+    MapSpec { name, kind, key_size, value_size, max_entries }
+}
+
+/// Prefixes of pods, nodes and ranges.
+pub const ADDRESS: MapSpec = spec(
+    "ADDRESS",
+    MapKind::LpmTrie,
+    size_of::<address::AddressKey>(),
+    size_of::<address::AddressValue>(),
+    65_536,
+);
+/// Local pods by address.
+pub const ENDPOINT: MapSpec =
+    spec("ENDPOINT", MapKind::Hash, size_of::<Ip>(), size_of::<endpoint::EndpointValue>(), 8_192);
+/// Nodes by number.
+pub const NODE: MapSpec = spec("NODE", MapKind::Hash, size_of::<u32>(), size_of::<node::NodeValue>(), 16_384);
+/// Service addresses to classes.
+pub const SERVICE_ADDRESS: MapSpec = spec(
+    "SERVICE_ADDRESS",
+    MapKind::Hash,
+    size_of::<Ip>(),
+    size_of::<service::ServiceAddressValue>(),
+    131_072,
+);
+/// Frontends.
+pub const FRONTEND: MapSpec = spec(
+    "FRONTEND",
+    MapKind::Hash,
+    size_of::<service::FrontendKey>(),
+    size_of::<service::FrontendValue>(),
+    262_144,
+);
+/// Services.
+pub const SERVICE: MapSpec =
+    spec("SERVICE", MapKind::Hash, size_of::<u32>(), size_of::<service::ServiceValue>(), 131_072);
+/// Slots of services.
+pub const SLOT: MapSpec =
+    spec("SLOT", MapKind::Hash, size_of::<service::SlotKey>(), size_of::<service::SlotValue>(), 1_048_576);
+/// Backends by number.
+pub const BACKEND: MapSpec =
+    spec("BACKEND", MapKind::Hash, size_of::<u32>(), size_of::<service::BackendValue>(), 524_288);
+/// The connection tables: element [`CONNTRACK_CURRENT`] and [`CONNTRACK_PREVIOUS`].
+pub const CONNTRACK: MapSpec = spec("CONNTRACK", MapKind::ArrayOfMaps, size_of::<u32>(), size_of::<u32>(), 2);
+/// Layout of each connection table; `max_entries` is the default capacity.
+pub const CONNTRACK_TABLE: MapSpec = spec(
+    "CONNTRACK_TABLE",
+    MapKind::Hash,
+    size_of::<conntrack::ConntrackKey>(),
+    size_of::<conntrack::ConntrackValue>(),
+    262_144,
+);
+/// Index of the connection table in use.
+pub const CONNTRACK_CURRENT: u32 = 0;
+/// Index of the one before it, read while it drains.
+pub const CONNTRACK_PREVIOUS: u32 = 1;
+/// First fragments.
+pub const FRAGMENT: MapSpec = spec(
+    "FRAGMENT",
+    MapKind::LruHash,
+    size_of::<fragment::FragmentKey>(),
+    size_of::<fragment::FragmentValue>(),
+    8_192,
+);
+/// The node's configuration.
+pub const CONFIG: MapSpec =
+    spec("CONFIG", MapKind::Array, size_of::<u32>(), size_of::<config::ConfigValue>(), 1);
+/// Counters.
+pub const COUNTER: MapSpec = spec(
+    "COUNTER",
+    MapKind::PerCpuArray,
+    size_of::<u32>(),
+    size_of::<counter::CounterValue>(),
+    counter::COUNTERS,
+);
+/// State of the event stream.
+pub const EVENT_STATE: MapSpec =
+    spec("EVENT_STATE", MapKind::PerCpuArray, size_of::<u32>(), size_of::<event::EventState>(), 1);
+/// The event stream.
+pub const EVENTS: MapSpec = spec("EVENTS", MapKind::RingBuf, 0, 0, 1 << 20);
+
+/// Every pinned table, in the order in which they are made.
+pub const ALL: &[MapSpec] = &[
+    ADDRESS,
+    ENDPOINT,
+    NODE,
+    SERVICE_ADDRESS,
+    FRONTEND,
+    SERVICE,
+    SLOT,
+    BACKEND,
+    CONNTRACK,
+    FRAGMENT,
+    CONFIG,
+    COUNTER,
+    EVENT_STATE,
+    EVENTS,
+];
+
+/// Programs in the object file, and the name under which each link is pinned
+/// per device.
+pub mod programs {
+    /// tc ingress of a pod's host-side veth.
+    pub const FROM_POD: &str = "from_pod";
+    /// tc egress of a pod's host-side veth.
+    pub const TO_POD: &str = "to_pod";
+    /// tc ingress of an uplink.
+    pub const FROM_UPLINK: &str = "from_uplink";
+    /// Every program.
+    pub const ALL: &[&str] = &[FROM_POD, TO_POD, FROM_UPLINK];
+}

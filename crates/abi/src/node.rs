@@ -1,0 +1,33 @@
+//! The node table: peers by number.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::Ip;
+
+/// Value of the node table (key: node id, `u32`; 0 is never used).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct NodeValue {
+    /// One of [`mode`].
+    pub mode: u8,
+    /// State of the neighbour probe; reserved, zero.
+    pub neighbour_state: u8,
+    /// Path MTU to the node, bytes; 0 = as the route says.
+    pub path_mtu: u16,
+    /// Reserved, zero.
+    pub flags: u32,
+    /// Node address, IPv4; unspecified if it has none.
+    pub ipv4: Ip,
+    /// Node address, IPv6; unspecified if it has none.
+    pub ipv6: Ip,
+    /// Far end of the tunnel; unspecified = none.
+    pub tunnel_ip: Ip,
+}
+
+/// How a peer is reached.
+pub mod mode {
+    /// By the kernel's route.
+    pub const NATIVE: u8 = 1;
+    /// Encapsulated (later).
+    pub const TUNNEL: u8 = 2;
+}

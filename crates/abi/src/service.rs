@@ -1,0 +1,175 @@
+//! Service tables: address -> class -> frontend -> service -> slot -> backend.
+//!
+//! Publishing: write the new slots under a new generation, replace the
+//! service's value (one hash element, so a reader sees the old set or the new
+//! one), delete the old generation's slots afterwards.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{Ip, Port};
+
+/// Value of the `service_address` table (key: [`Ip`]): the class of an
+/// address that some frontend uses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ServiceAddressValue {
+    /// All addresses of one class share their frontends. [`CLASS_NODE`] is
+    /// every node address; numbers from [`CLASS_FIRST_EXACT`] stand for one
+    /// address each.
+    pub class: u32,
+    /// See [`address_flags`].
+    pub flags: u32,
+}
+
+/// The class of all node addresses (NodePort).
+pub const CLASS_NODE: u32 = 1;
+/// The first class that stands for a single address.
+pub const CLASS_FIRST_EXACT: u32 = 16;
+
+/// Flags of [`ServiceAddressValue`].
+pub mod address_flags {
+    /// The address belongs to Services alone: a port without a frontend is
+    /// refused. Absent on node addresses, whose other ports are the host's.
+    pub const EXCLUSIVE: u32 = 1;
+}
+
+/// Key of the frontend table.
+#[repr(C)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+pub struct FrontendKey {
+    /// Class of the address.
+    pub class: u32,
+    /// Destination port, network byte order; 0 is the wildcard.
+    pub port: Port,
+    /// IP protocol; 0 is the wildcard.
+    pub proto: u8,
+    /// [`SCOPE_INTERNAL`] or [`SCOPE_EXTERNAL`].
+    pub scope: u8,
+}
+
+/// Traffic from pods and nodes of the cluster.
+pub const SCOPE_INTERNAL: u8 = 0;
+/// Traffic from outside the cluster.
+pub const SCOPE_EXTERNAL: u8 = 1;
+
+/// Value of the frontend table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FrontendValue {
+    /// Key of the service table.
+    pub service: u32,
+    /// Reserved, zero.
+    pub flags: u32,
+    /// Source-range set that clients must be in; 0 = everyone.
+    pub source_ranges: u32,
+}
+
+/// Value of the service table (key: service id, `u32`; one per Service port
+/// and endpoint selection). Replaced whole, never written in part.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ServiceValue {
+    /// Which slots are the current ones.
+    pub generation: u32,
+    /// Number of slots; 0 = no endpoints: refuse the connection.
+    pub slots: u32,
+    /// See [`service_flags`].
+    pub flags: u32,
+    /// ClientIP affinity in seconds; 0 = none.
+    pub affinity_s: u32,
+    /// Sum of the weights of the slots; 0 = all equal.
+    pub weight_total: u32,
+    /// Consistent-hash table id; 0 = none.
+    pub maglev: u32,
+}
+
+/// Flags of [`ServiceValue`].
+pub mod service_flags {
+    /// Choose by consistent hashing.
+    pub const MAGLEV: u32 = 1;
+    /// Dispatch by direct server return.
+    pub const DSR: u32 = 2;
+}
+
+/// Key of the slot table.
+#[repr(C)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+pub struct SlotKey {
+    /// Service id.
+    pub service: u32,
+    /// Generation that the slot belongs to.
+    pub generation: u32,
+    /// `0 .. slots`.
+    pub slot: u32,
+}
+
+/// Value of the slot table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SlotValue {
+    /// Key of the backend table.
+    pub backend: u32,
+    /// Cumulated weight up to and including this slot; 0 = unweighted.
+    pub weight_sum: u32,
+}
+
+/// Value of the backend table (key: backend id, `u32`, stable for one
+/// address, port and protocol while anything refers to it; 0 is never used).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct BackendValue {
+    /// Where the packets go.
+    pub ip: Ip,
+    /// Target port, network byte order.
+    pub port: Port,
+    /// IP protocol.
+    pub proto: u8,
+    /// One of [`backend_state`].
+    pub state: u8,
+    /// Node that runs the backend; 0 = unknown or outside.
+    pub node: u32,
+    /// Topology zone, node-local number; 0 = none.
+    pub zone: u16,
+    /// Weight; 1 is normal.
+    pub weight: u16,
+    /// Reserved, zero.
+    pub flags: u32,
+}
+
+/// States of a backend.
+pub mod backend_state {
+    /// Takes new connections.
+    pub const ACTIVE: u8 = 1;
+    /// Keeps its connections, takes no new ones.
+    pub const TERMINATING: u8 = 2;
+    /// Gone: its connections are to be ended.
+    pub const GONE: u8 = 3;
+}

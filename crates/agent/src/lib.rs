@@ -1,0 +1,1 @@
+//! The node agent: wires source, plan, sync and kernel together.

@@ -1,0 +1,3 @@
+//! The node agent: wires source, plan, sync and kernel together.
+
+fn main() {}

@@ -1,0 +1,241 @@
+//! What agent, plugin and CLI say to each other over the node's socket: one
+//! JSON object per line, request then response, one request per connection.
+//!
+//! The wire types are this crate's own and versioned by [`API_VERSION`]; a
+//! field may be added, never changed in meaning.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Version of the protocol on the socket.
+pub const API_VERSION: u32 = 1;
+
+/// The longest line that either side accepts, in bytes.
+pub const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Where the agent's socket is unless configured otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/beeline/agent.sock";
+
+/// One attachment: a container's interface, as CNI names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Attachment {
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_IFNAME`.
+    pub interface: String,
+}
+
+/// A request. The first field of the line is the protocol version.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// [`API_VERSION`] of the sender.
+    pub version: u32,
+    /// What is asked.
+    #[serde(flatten)]
+    pub call: Call,
+}
+
+/// What can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "kebab-case")]
+pub enum Call {
+    /// CNI ADD, first half: reserve addresses and learn how to make the
+    /// interface. Idempotent per attachment.
+    Allocate {
+        /// The attachment.
+        attachment: Attachment,
+        /// `K8S_POD_NAMESPACE`, empty if the runtime did not say.
+        pod_namespace: String,
+        /// `K8S_POD_NAME`, empty if the runtime did not say.
+        pod_name: String,
+        /// `K8S_POD_UID`, empty if the runtime did not say.
+        pod_uid: String,
+        /// Path of the network namespace, for the record.
+        netns: String,
+    },
+    /// CNI ADD, second half: the interface exists; program the datapath.
+    /// Answers when packets flow.
+    Commit {
+        /// The attachment.
+        attachment: Attachment,
+        /// Index of the host side of the veth, in the node's namespace.
+        host_ifindex: u32,
+        /// MAC of the pod's interface, `aa:bb:cc:dd:ee:ff`.
+        pod_mac: String,
+        /// `SO_NETNS_COOKIE` of the pod's namespace.
+        netns_cookie: u64,
+    },
+    /// CNI DEL: release everything. Idempotent.
+    Release {
+        /// The attachment.
+        attachment: Attachment,
+    },
+    /// CNI CHECK: is the attachment as it should be?
+    Check {
+        /// The attachment.
+        attachment: Attachment,
+    },
+    /// CNI GC: release every attachment that is not listed.
+    Collect {
+        /// Those that live.
+        valid: Vec<Attachment>,
+    },
+    /// CNI STATUS: can ADD be served?
+    Ready,
+    /// Node, sync and endpoint state for people and tools.
+    Status,
+    /// Names of pods and services by address and number, for `beeline drops`.
+    Names,
+    /// Answers once everything that the API server held when the call
+    /// arrived is programmed, or the time is up.
+    Settle {
+        /// Milliseconds to wait at most.
+        timeout_ms: u64,
+        /// Wait until the agent has seen at least these objects at these
+        /// resource versions (`Kind/namespace/name` -> resourceVersion).
+        objects: Vec<SeenObject>,
+    },
+}
+
+/// An object as the API server returned it after a write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenObject {
+    /// `Service`, `EndpointSlice`, `Pod`, `Node`, `Namespace`.
+    pub kind: String,
+    /// Namespace, or empty.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// `metadata.resourceVersion`; empty = must be gone.
+    pub resource_version: String,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// Done; no further content.
+    Done,
+    /// Answer to [`Call::Allocate`].
+    Allocated(Allocation),
+    /// Answer to [`Call::Status`].
+    Status(Box<Status>),
+    /// Answer to [`Call::Names`].
+    Names(Names),
+    /// The request failed; nothing was changed, or what was changed was
+    /// undone.
+    Error(ApiError),
+}
+
+/// How to make a pod's interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// The pod's addresses, at most one per family.
+    pub addresses: Vec<IpAddr>,
+    /// Gateways, link-local, one per family of `addresses`.
+    pub gateways: Vec<IpAddr>,
+    /// Name of the host side of the veth (at most 15 bytes).
+    pub host_interface: String,
+    /// MAC of the host side, `aa:bb:cc:dd:ee:ff`.
+    pub host_mac: String,
+    /// MTU of the pod's interface and routes, bytes.
+    pub mtu: u32,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// What kind of failure.
+    pub kind: ErrorKind,
+    /// What failed, for which object, the likely cause and the next step.
+    pub message: String,
+}
+
+/// Kinds of failure, as far as a caller acts on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    /// The request is not understood (version, syntax, missing field).
+    Invalid,
+    /// No address is left.
+    Exhausted,
+    /// The attachment is not known.
+    Unknown,
+    /// Not now; trying again helps (starting, no PodCIDR yet).
+    TryAgain,
+    /// The attachment is not as it should be (CHECK).
+    Mismatch,
+    /// The caller may not ask this.
+    Denied,
+    /// Everything else.
+    Internal,
+}
+
+/// State of a node's agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Node name.
+    pub node: String,
+    /// Version of the agent.
+    pub version: String,
+    /// ABI version of the tables.
+    pub abi_version: u32,
+    /// Everything listed at start has been programmed.
+    pub synced: bool,
+    /// The last contact with the API server succeeded.
+    pub api_connected: bool,
+    /// Devices with uplink programs.
+    pub uplinks: Vec<String>,
+    /// Prefixes from which pods get addresses.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Local pods.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Objects that cannot be used, and why.
+    pub problems: Vec<String>,
+    /// Options that are set but not built yet, by name.
+    pub not_built: Vec<String>,
+    /// Entries per table.
+    pub tables: Vec<TableStatus>,
+}
+
+/// A local pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// The attachment.
+    pub attachment: Attachment,
+    /// Pod namespace.
+    pub pod_namespace: String,
+    /// Pod name.
+    pub pod_name: String,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Host side of the veth.
+    pub host_interface: String,
+    /// Its index; 0 = not committed yet.
+    pub ifindex: u32,
+}
+
+/// Fill of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Name.
+    pub name: String,
+    /// Desired entries.
+    pub entries: u64,
+    /// Capacity.
+    pub capacity: u64,
+}
+
+/// Names for numbers and addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// Pods (`namespace/name`) by address.
+    pub pods: Vec<(IpAddr, String)>,
+    /// Services (`namespace/name:port`) by service id.
+    pub services: Vec<(u32, String)>,
+    /// Nodes by address.
+    pub nodes: Vec<(IpAddr, String)>,
+}

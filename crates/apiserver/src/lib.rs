@@ -1,0 +1,1 @@
+//! The lab's embedded Kubernetes API and controllers; in memory, not for production.

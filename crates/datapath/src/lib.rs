@@ -1,0 +1,1 @@
+//! What happens to a packet: bytes, tables and time in, verdict out.

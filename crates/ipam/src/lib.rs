@@ -1,0 +1,1 @@
+//! Pod address pools as a pure state machine.

@@ -1,0 +1,1 @@
+//! A multi-node cluster out of network namespaces on one machine.

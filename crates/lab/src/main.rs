@@ -1,0 +1,3 @@
+//! A multi-node cluster out of network namespaces on one machine.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! From cluster facts to desired tables.

@@ -1,0 +1,1 @@
+//! Watches the Kubernetes API and converts at the door.

@@ -1,0 +1,61 @@
+//! Desired against actual: the smallest change, in safe order.
+//!
+//! [`Tables`] is the set of tables that the planner writes and the packet
+//! path reads. A [`Table`] is one of them as the kernel has it, or its
+//! in-memory double.
+
+use beeline_abi::Ip;
+use beeline_abi::address::{AddressKey, AddressValue};
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::node::NodeValue;
+use beeline_abi::service::{
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+};
+use thiserror::Error;
+
+/// Why a table could not be changed or read.
+#[derive(Debug, Error)]
+pub enum TableError {
+    /// The table has no room. The entry is pending until others go.
+    #[error("table {table} is full ({capacity} entries); the new entry is not programmed: raise its size")]
+    Full {
+        /// Table name.
+        table: &'static str,
+        /// Its capacity.
+        capacity: u32,
+    },
+    /// The kernel refused.
+    #[error("table {table}: {operation} failed: {error}")]
+    Kernel {
+        /// Table name.
+        table: &'static str,
+        /// `update`, `delete`, `read`.
+        operation: &'static str,
+        /// What the kernel said.
+        error: String,
+    },
+}
+
+/// One table: update, delete and read back, all idempotent.
+pub trait Table<K, V> {
+    /// Inserts or replaces, atomically for readers.
+    fn update(&mut self, key: &K, value: &V) -> Result<(), TableError>;
+    /// Removes; removing what is not there succeeds.
+    fn delete(&mut self, key: &K) -> Result<(), TableError>;
+    /// Everything that is in the table.
+    fn entries(&self) -> Result<Vec<(K, V)>, TableError>;
+}
+
+/// The tables that are synchronised. The kernel room implements it over the
+/// pinned maps; [`memory::MemoryTables`] over ordinary maps.
+#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+pub trait Tables {
+    fn address(&mut self) -> &mut dyn Table<AddressKey, AddressValue>;
+    fn endpoint(&mut self) -> &mut dyn Table<Ip, EndpointValue>;
+    fn node(&mut self) -> &mut dyn Table<u32, NodeValue>;
+    fn service_address(&mut self) -> &mut dyn Table<Ip, ServiceAddressValue>;
+    fn frontend(&mut self) -> &mut dyn Table<FrontendKey, FrontendValue>;
+    fn service(&mut self) -> &mut dyn Table<u32, ServiceValue>;
+    fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue>;
+    fn backend(&mut self) -> &mut dyn Table<u32, BackendValue>;
+}

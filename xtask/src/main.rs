@@ -1,0 +1,3 @@
+//! Every chore of the repository, one command each.
+
+fn main() {}
