@@ -2,7 +2,12 @@
 //! JSON object per line, request then response, one request per connection.
 //!
 //! The wire types are this crate's own and versioned by [`API_VERSION`]; a
-//! field may be added, never changed in meaning.
+//! field may be added, never changed in meaning. [`Call::Drops`] alone is
+//! answered by a stream of lines.
+
+mod client;
+
+pub use client::{Client, ClientError, Responses};
 
 use std::net::IpAddr;
 
@@ -88,6 +93,14 @@ pub enum Call {
     Status,
     /// Names of pods and services by address and number, for `beeline drops`.
     Names,
+    /// Recent drop events, oldest first: a stream of [`Response::Drop`], one
+    /// per line, ended by [`Response::Done`]. The agent is the only reader of
+    /// the kernel's event buffer and relays what it reads.
+    Drops {
+        /// After the recent ones, stay and send new ones as they come (never
+        /// ends with [`Response::Done`]).
+        follow: bool,
+    },
     /// Answers once everything that the API server held when the call
     /// arrived is programmed, or the time is up.
     Settle {
@@ -124,6 +137,8 @@ pub enum Response {
     Status(Box<Status>),
     /// Answer to [`Call::Names`].
     Names(Names),
+    /// One record of [`Call::Drops`].
+    Drop(Box<DropRecord>),
     /// The request failed; nothing was changed, or what was changed was
     /// undone.
     Error(ApiError),
@@ -238,4 +253,50 @@ pub struct Names {
     pub services: Vec<(u32, String)>,
     /// Nodes by address.
     pub nodes: Vec<(IpAddr, String)>,
+}
+
+/// A sampled drop event, in plain words. Counters are exact, events are not:
+/// `lost` says how many were left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRecord {
+    /// Milliseconds since 1970 (UTC).
+    pub time_unix_ms: u64,
+    /// Observation point: `from_pod`, `to_pod`, `from_uplink`, ...
+    pub hook: String,
+    /// Reason, as metrics and the documentation name it.
+    pub reason: String,
+    /// Device at whose hook the packet was dropped, by index.
+    pub ifindex: u32,
+    /// Ethertype, host byte order.
+    pub ethertype: u16,
+    /// IP protocol; 0 if the packet is not IP.
+    pub proto: u8,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// Bytes of the frame.
+    pub length: u32,
+    /// Source as the packet arrived.
+    pub src: IpAddr,
+    /// Destination as the packet arrived.
+    pub dst: IpAddr,
+    /// Source port; ICMP: type and code as two bytes.
+    pub sport: u16,
+    /// Destination port; ICMP echo: identifier.
+    pub dport: u16,
+    /// Source after translation (equals `src` where nothing was translated).
+    pub src_after: IpAddr,
+    /// Destination after translation.
+    pub dst_after: IpAddr,
+    /// Source port after translation.
+    pub sport_after: u16,
+    /// Destination port after translation.
+    pub dport_after: u16,
+    /// Service id; 0 = none (see [`Names::services`]).
+    pub service: u32,
+    /// CPU that saw the packet.
+    pub cpu: u32,
+    /// Number of this event on its CPU.
+    pub sequence: u64,
+    /// Events of this CPU that were not written so far.
+    pub lost: u64,
 }

@@ -1,0 +1,229 @@
+//! A small blocking client for the node's socket.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::{API_VERSION, ApiError, Call, LINE_BYTES_MAX, Request, Response};
+
+/// Why a call brought no answer of its own kind.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error(
+        "no agent answers on {}: {error}; check that beeline-agent runs on this node and that this is its socket",
+        path.display()
+    )]
+    Absent {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The agent did not answer in time.
+    #[error("the agent on {} did not answer within {} s; see its log", path.display(), timeout.as_secs())]
+    TimedOut {
+        /// The socket.
+        path: PathBuf,
+        /// How long the client waited.
+        timeout: Duration,
+    },
+    /// The connection broke.
+    #[error("the connection to the agent on {} broke: {error}; see the agent's log", path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The answer is not one of this protocol.
+    #[error(
+        "the agent on {} answered what this program does not understand ({detail}); compare their versions",
+        path.display()
+    )]
+    Protocol {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The agent answered that the call failed.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+}
+
+/// Where the agent is, and how long to wait for it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+    timeout: Duration,
+}
+
+impl Client {
+    /// A client of the agent on this socket that waits 10 seconds at most.
+    pub fn new(path: impl Into<PathBuf>) -> Client {
+        Client { path: path.into(), timeout: Duration::from_secs(10) }
+    }
+
+    /// The same with another patience.
+    pub fn with_timeout(self, timeout: Duration) -> Client {
+        Client { timeout, ..self }
+    }
+
+    /// The socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Asks and waits for the answer; [`Response::Error`] becomes
+    /// [`ClientError::Refused`].
+    pub fn call(&self, call: Call) -> Result<Response, ClientError> {
+        let mut answers = self.stream(call)?;
+        answers
+            .next()
+            .unwrap_or_else(|| Err(self.protocol("it closed the connection without an answer".to_owned())))
+    }
+
+    /// Asks and reads every line of the answer ([`Call::Drops`]). The
+    /// patience is for the first line; a stream may be silent for long.
+    pub fn stream(&self, call: Call) -> Result<Responses, ClientError> {
+        let stream = self.connect()?;
+        let mut line = serde_json::to_vec(&Request { version: API_VERSION, call })
+            .map_err(|error| self.protocol(error.to_string()))?;
+        line.push(b'\n');
+        (&stream).write_all(&line).map_err(|error| self.io(error))?;
+        Ok(Responses { client: self.clone(), reader: BufReader::new(stream), first: true, failed: false })
+    }
+
+    fn connect(&self) -> Result<UnixStream, ClientError> {
+        let stream = UnixStream::connect(&self.path)
+            .map_err(|error| ClientError::Absent { path: self.path.clone(), error })?;
+        stream.set_read_timeout(Some(self.timeout)).map_err(|error| self.io(error))?;
+        stream.set_write_timeout(Some(self.timeout)).map_err(|error| self.io(error))?;
+        Ok(stream)
+    }
+
+    fn io(&self, error: io::Error) -> ClientError {
+        let path = self.path.clone();
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                ClientError::TimedOut { path, timeout: self.timeout }
+            }
+            _ => ClientError::Broken { path, error },
+        }
+    }
+
+    fn protocol(&self, detail: String) -> ClientError {
+        ClientError::Protocol { path: self.path.clone(), detail }
+    }
+}
+
+/// The lines of an answer, as they come. Ends with the connection or after
+/// the first error.
+pub struct Responses {
+    client: Client,
+    reader: BufReader<UnixStream>,
+    first: bool,
+    failed: bool,
+}
+
+impl Responses {
+    fn read(&mut self) -> Result<Option<Response>, ClientError> {
+        let mut line = Vec::new();
+        let limit = LINE_BYTES_MAX as u64 + 1;
+        let read = (&mut self.reader).take(limit).read_until(b'\n', &mut line);
+        read.map_err(|error| self.client.io(error))?;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        if line.last() != Some(&b'\n') {
+            return Err(self.client.protocol(format!("{} bytes without an end of line", line.len())));
+        }
+        if std::mem::take(&mut self.first) {
+            let unlimited = self.reader.get_ref().set_read_timeout(None);
+            unlimited.map_err(|error| self.client.io(error))?;
+        }
+        match serde_json::from_slice(&line).map_err(|error| self.client.protocol(error.to_string()))? {
+            Response::Error(error) => Err(ClientError::Refused(error)),
+            response => Ok(Some(response)),
+        }
+    }
+}
+
+impl Iterator for Responses {
+    type Item = Result<Response, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.read().transpose();
+        self.failed = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    /// Answers one connection with `answer` and hands back what was asked.
+    fn serve(answer: &'static [u8]) -> (tempfile::TempDir, Client, thread::JoinHandle<String>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            (&stream).write_all(answer).unwrap();
+            line
+        });
+        (directory, Client::new(path), server)
+    }
+
+    #[test]
+    fn unit_a_call_is_one_line_with_the_version_and_its_name() {
+        let (_directory, client, server) = serve(b"\"done\"\n");
+        assert!(matches!(client.call(Call::Ready), Ok(Response::Done)));
+        assert_eq!(server.join().unwrap(), "{\"version\":1,\"call\":\"ready\"}\n");
+    }
+
+    #[test]
+    fn unit_an_error_of_the_agent_is_an_error_of_the_call() {
+        let (_directory, client, _server) =
+            serve(b"{\"error\":{\"kind\":\"exhausted\",\"message\":\"no address is left\"}}\n");
+        match client.call(Call::Ready) {
+            Err(ClientError::Refused(error)) => assert_eq!(error.kind, ErrorKind::Exhausted),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn unit_an_absent_agent_is_named_with_its_socket() {
+        let error = Client::new("/nonexistent/agent.sock").call(Call::Ready).unwrap_err();
+        assert!(matches!(error, ClientError::Absent { .. }));
+        assert!(error.to_string().contains("/nonexistent/agent.sock"), "{error}");
+    }
+
+    #[test]
+    fn unit_garbage_and_half_lines_are_protocol_errors() {
+        for answer in [&b"no json\n"[..], b"\"done\"", b""] {
+            let (_directory, client, _server) = serve(answer);
+            assert!(matches!(client.call(Call::Ready), Err(ClientError::Protocol { .. })), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn unit_a_stream_ends_with_the_connection() {
+        let (_directory, client, _server) = serve(b"\"done\"\n\"done\"\n");
+        let answers: Result<Vec<_>, _> = client.stream(Call::Drops { follow: false }).unwrap().collect();
+        assert_eq!(answers.unwrap().len(), 2);
+    }
+}
