@@ -1,0 +1,19 @@
+# Every target: look at the machine, install what is missing, build, run.
+# The chores themselves live in xtask (`cargo xtask --help`).
+#
+#   make demo                 three nodes, two Deployments, a Service: see it work
+#   make test                 every test; without root: PURE=1 make test
+#   make build                the binaries, under target/release
+#   make bench ARGS="..."     our own benchmarks
+#   make docs                 write the generated pages of docs/ again
+
+.PHONY: demo test build bench docs ebpf test-kernels preflight clean help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+demo test build bench docs ebpf test-kernels preflight:
+	@tools/bootstrap.sh $@ $(ARGS)
+
+clean:
+	rm -rf target crates/ebpf/target

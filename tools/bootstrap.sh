@@ -1,0 +1,68 @@
+#!/bin/bash
+# From a bare machine to `cargo xtask CHORE`: looks at the machine, says what
+# is coming, installs what is missing, builds the build's own tools, and hands
+# over. Called by the Makefile: tools/bootstrap.sh CHORE [ARGS]...
+#
+# cargo runs as the user who called; only apt and the lab ask for root, once,
+# before the long build.
+set -euo pipefail
+
+top=$(cd "$(dirname "$0")/.." && pwd)
+cd "$top"
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# The machine's own tools answer in English, so that their answers can be read.
+export LC_ALL=C.UTF-8
+
+chore=${1:?usage: tools/bootstrap.sh CHORE [ARGS]...}
+shift
+pure=${PURE:-0}
+
+. tools/lib/say.sh
+. tools/lib/root.sh
+. tools/lib/toolchain.sh
+. tools/lib/preflight.sh
+. tools/lib/packages.sh
+
+main() {
+    run_as_owner_of_tree "$@"
+    trap give_tree_back EXIT
+    decide_what_is_needed
+    preflight
+    [ "$chore" = preflight ] && exit 0
+    [ -n "$needs_root" ] && ask_for_root
+    step packages install_packages
+    choose_cargo || stop "No Rust ${rust_minimum} or newer after the installation" \
+        "Install Rust from https://rustup.rs, or Debian's cargo-web and rustc-web, and try again."
+    step "build tools" install_build_tools
+    export BEELINE_STEPS_BEFORE=$steps_done
+    "$cargo" xtask "$chore" "$@"
+}
+
+# Sets: needs_ebpf, needs_lab, needs_root (empty means no), steps_total.
+decide_what_is_needed() {
+    needs_ebpf=yes needs_lab='' needs_root=''
+    case $chore in
+    demo) steps_after=4 needs_lab=yes ;;
+    bench) steps_after=3 needs_lab=yes ;;
+    test) steps_after=6 needs_lab=yes ;;
+    build) steps_after=2 ;;
+    ebpf | test-kernels) steps_after=1 ;;
+    *) steps_after=1 needs_ebpf='' ;;
+    esac
+    if [ "$chore" = test ] && { [ "$pure" = 1 ] || ! may_become_root; }; then
+        needs_ebpf='' needs_lab='' steps_after=3
+    fi
+    steps_total=$((steps_after + 2))
+    find_missing_packages
+    [ -n "$needs_lab" ] && needs_root=yes
+    [ ${#missing_packages[@]} -gt 0 ] && needs_root=yes
+    return 0
+}
+
+install_build_tools() {
+    fetch_crates
+    [ -z "$needs_ebpf" ] || build_bpf_linker
+    "$cargo" build --quiet --locked --release --package xtask
+}
+
+main "$@"

@@ -1,0 +1,112 @@
+# The look at the machine, under five seconds: what it cannot do, why that is
+# needed, what to do about it; then what is coming.
+
+kernel_minimum=6.1
+disk_mb_minimum=6000
+packages_mb=300 crates_mb=90 minutes_of_one_core=20
+
+problems=()
+
+problem() { problems+=("- $1. Needed for $2. $3"); }
+
+preflight() {
+    root_reason=$(reason_for_root)
+    check_root
+    [ -z "$needs_lab" ] || check_kernel
+    check_disk
+    check_network
+    if [ ${#problems[@]} -gt 0 ]; then
+        printf 'This machine cannot do all of `make %s` yet:\n\n' "$chore" >&2
+        printf '%s\n' "${problems[@]}" >&2
+        exit 1
+    fi
+    say_what_is_coming
+}
+
+reason_for_root() {
+    local reasons=''
+    [ ${#missing_packages[@]} -gt 0 ] && reasons="installing packages"
+    [ -n "$needs_lab" ] && reasons="${reasons:+$reasons and }the lab (network namespaces, eBPF)"
+    echo "$reasons"
+}
+
+check_root() {
+    [ -z "$needs_root" ] || may_become_root && return 0
+    problem "You are not root and there is no sudo" "$root_reason" "Run as root, or have an administrator install: ${missing_packages[*]:-sudo}"
+}
+
+check_kernel() {
+    local release
+    release=$(uname -r)
+    newer_or_equal "${release%%-*}" $kernel_minimum ||
+        problem "The kernel is $release" "the eBPF programs ($kernel_minimum or newer)" "Boot a newer kernel (Debian 12's own is 6.1)."
+    [ -r /sys/kernel/btf/vmlinux ] ||
+        problem "/sys/kernel/btf/vmlinux is missing" "loading eBPF programs" "Use a kernel with CONFIG_DEBUG_INFO_BTF=y, and mount /sys (mount -t sysfs sys /sys)."
+    [ -e /proc/sys/kernel/unprivileged_bpf_disabled ] ||
+        problem "There is no bpf system call, or /proc is not mounted" "the datapath" "Use a kernel with CONFIG_BPF_SYSCALL=y."
+    check_filesystem bpf "keeping the datapath alive without its agent" CONFIG_BPF_SYSCALL
+    check_filesystem cgroup2 "giving each node of the lab its own hooks" CONFIG_CGROUPS
+    [ -e /proc/self/ns/net ] ||
+        problem "There are no network namespaces" "the lab's nodes and pods" "Use a kernel with CONFIG_NET_NS=y."
+    ! am_root || check_capabilities
+}
+
+check_filesystem() {
+    grep -qw "$1" /proc/filesystems 2>/dev/null ||
+        problem "The kernel has no $1 file system" "$2" "Use a kernel with $3=y."
+}
+
+# Root of a container is often root in name only.
+check_capabilities() {
+    unshare --net true 2>/dev/null ||
+        problem "Root may not make network namespaces here" "the lab's nodes and pods" "In a container: run it privileged (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF)."
+    unshare --mount sh -c 'mount -t bpf bpf /sys' 2>/dev/null ||
+        problem "Root may not mount a bpf file system here" "keeping the datapath alive without its agent" "In a container: run it privileged (CAP_SYS_ADMIN)."
+}
+
+check_disk() {
+    local free_mb
+    [ -x target/release/beeline ] && return 0
+    free_mb=$(df -Pm "$top" | awk 'NR == 2 { print $4 }')
+    [ "$free_mb" -ge $disk_mb_minimum ] ||
+        problem "$free_mb MB are free in $top" "the build ($disk_mb_minimum MB)" "Free some space, or clone to another disk."
+}
+
+# Asked only when something has to be fetched, and not behind a proxy, which
+# apt and cargo find by themselves.
+check_network() {
+    local site
+    [ -z "${https_proxy:-}${HTTPS_PROXY:-}${http_proxy:-}${ALL_PROXY:-}" ] || return 0
+    if [ ${#missing_packages[@]} -gt 0 ]; then
+        command -v apt-get >/dev/null 2>&1 || {
+            problem "There is no apt-get" "installing ${missing_packages[*]}" "Install their like with your system's own tool."
+            return 0
+        }
+        site=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | head -n 1 | sed 's,^[a-z]*://,,; s,/.*,,')
+        reachable "${site:-deb.debian.org}" 80 "installing ${missing_packages[*]}"
+    fi
+    crates_are_here || cargo_has_a_mirror || reachable index.crates.io 443 "the Rust libraries that Beeline builds on"
+}
+
+cargo_has_a_mirror() { grep -qs replace-with "${CARGO_HOME:-$HOME/.cargo}"/config "${CARGO_HOME:-$HOME/.cargo}"/config.toml; }
+
+reachable() {
+    local host=${1%%:*} port=$2
+    case $1 in *:*) port=${1##*:} ;; esac
+    timeout 2 bash -c ": </dev/tcp/$host/$port" 2>/dev/null ||
+        problem "$host does not answer on port $port" "$3" "Check the network; behind a proxy set http_proxy and https_proxy."
+}
+
+say_what_is_coming() {
+    local download=0 cores minutes
+    [ ${#missing_rust[@]} -gt 0 ] && download=$((download + packages_mb))
+    crates_are_here || download=$((download + crates_mb))
+    if [ $download -eq 0 ] && [ -x target/release/beeline ]; then
+        echo "Everything is here: nothing to download."
+        return 0
+    fi
+    cores=$(nproc)
+    minutes=$(((minutes_of_one_core + cores - 1) / cores + 1))
+    echo "Coming: a download of about $download MB, up to 4 GB of disk, about $minutes minutes on $cores cores."
+    [ ${#missing_packages[@]} -eq 0 ] || echo "Packages to install: ${missing_packages[*]}"
+}

@@ -1,0 +1,79 @@
+# The two toolchains: one for user space (any Rust that is new enough), one for
+# the eBPF programs (docs/decisions/0003).
+
+rust_minimum=1.88
+llvm=22
+bpf_linker_version=0.13.0
+bpf_target=bpfel-unknown-none
+
+# newer_or_equal 1.95.0 1.88
+newer_or_equal() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# Sets `cargo` to the user's own, else Debian's; fails when none is new enough.
+choose_cargo() {
+    local candidate version
+    for candidate in "$(command -v cargo || true)" "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" /usr/bin/cargo; do
+        [ -x "$candidate" ] || continue
+        version=$("$candidate" --version 2>/dev/null | cut -d' ' -f2) || continue
+        newer_or_equal "${version:-0}" $rust_minimum || continue
+        cargo=$candidate
+        export PATH
+        case $cargo in /usr/bin/cargo) export RUSTC=/usr/bin/rustc ;; esac
+        return 0
+    done
+    return 1
+}
+
+# Debian's compiler brings a built `core` for eBPF.
+debian_has_ebpf_core() {
+    local dir
+    dir=$(/usr/bin/rustc --print target-libdir --target $bpf_target 2>/dev/null) || return 1
+    compgen -G "$dir/libcore-*.rlib" >/dev/null
+}
+
+# A rustup nightly with its sources builds `core` itself.
+nightly_has_sources() {
+    local sysroot
+    command -v rustup >/dev/null 2>&1 || return 1
+    sysroot=$(RUSTUP_AUTO_INSTALL=0 rustup run nightly rustc --print sysroot 2>/dev/null) || return 1
+    [ -d "$sysroot/lib/rustlib/src/rust/library/core" ]
+}
+
+find_bpf_linker() {
+    local candidate
+    for candidate in "$top/.tools/bin/bpf-linker" "$(command -v bpf-linker || true)"; do
+        [ -x "$candidate" ] && "$candidate" --version >/dev/null 2>&1 && return 0
+    done
+    return 1
+}
+
+build_bpf_linker() {
+    find_bpf_linker && return 0
+    # bpf-linker reads what the compiler writes: both need the same LLVM.
+    if debian_has_ebpf_core; then
+        LLVM_PREFIX=/usr/lib/llvm-$llvm "$cargo" install bpf-linker@$bpf_linker_version --locked \
+            --no-default-features --features llvm-$llvm --root .tools
+    else
+        rustup run nightly cargo install bpf-linker@$bpf_linker_version --locked --root .tools
+    fi
+}
+
+crates_stamp() {
+    cat Cargo.lock crates/ebpf/Cargo.lock 2>/dev/null | sha256sum
+    echo "${CARGO_HOME:-$HOME/.cargo}"
+}
+
+crates_are_here() { [ "$(crates_stamp)" = "$(cat .tools/crates-fetched 2>/dev/null)" ]; }
+
+# Everything that any chore will want, so that the next run works offline.
+fetch_crates() {
+    local host
+    crates_are_here && return 0
+    host=$("${RUSTC:-rustc}" -vV | sed -n 's/^host: //p')
+    "$cargo" fetch --locked --target "$host"
+    if [ -f crates/ebpf/Cargo.lock ]; then
+        "$cargo" fetch --locked --manifest-path crates/ebpf/Cargo.toml --target "$host"
+    fi
+    mkdir -p .tools
+    crates_stamp >.tools/crates-fetched
+}
