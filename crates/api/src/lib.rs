@@ -10,6 +10,7 @@ mod client;
 pub use client::{Client, ClientError, Responses};
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,33 @@ pub struct Attachment {
     pub container_id: String,
     /// `CNI_IFNAME`.
     pub interface: String,
+}
+
+impl Attachment {
+    /// Name of the host side of the attachment's veth: fixed by the
+    /// attachment alone, so that DEL finds it when the agent is away. 15
+    /// bytes, as many as a device name may have.
+    pub fn host_interface(&self) -> String {
+        let bytes = self.container_id.bytes().chain([0]).chain(self.interface.bytes());
+        // FNV-1a, 64 bits, of which 48 stand in the name.
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        format!("bee{:012x}", hash >> 16)
+    }
+
+    /// Name of the file that DEL leaves in [`deleted_directory`] when the
+    /// agent is away.
+    pub fn file_name(&self) -> String {
+        format!("{}@{}.json", self.container_id, self.interface)
+    }
+}
+
+/// Where DEL leaves one file per attachment (the [`Attachment`] as JSON) when
+/// the agent cannot be told. The agent releases and removes them; ADD removes
+/// the file of its attachment before it allocates.
+pub fn deleted_directory(socket: &Path) -> PathBuf {
+    socket.parent().unwrap_or(Path::new("/")).join("deleted")
 }
 
 /// A request. The first field of the line is the protocol version.
@@ -299,4 +327,21 @@ pub struct DropRecord {
     pub sequence: u64,
     /// Events of this CPU that were not written so far.
     pub lost: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_host_interface_names_fit_and_differ_by_container_and_interface() {
+        let name = |container: &str, interface: &str| {
+            Attachment { container_id: container.into(), interface: interface.into() }.host_interface()
+        };
+        assert_eq!(name("a", "eth0").len(), 15);
+        assert_eq!(name("a", "eth0"), name("a", "eth0"));
+        assert_ne!(name("a", "eth0"), name("b", "eth0"));
+        assert_ne!(name("a", "eth0"), name("a", "eth1"));
+        assert_ne!(name("ab", "c"), name("a", "bc"));
+    }
 }
