@@ -22,7 +22,7 @@ want_ebpf_toolchain() {
     if debian_has_ebpf_core; then
         find_bpf_linker || want_llvm
     elif ! nightly_has_sources; then
-        missing_rust+=(cargo-web rustc-web libstd-rust-web-dev-bpf)
+        missing_rust=(cargo-web rustc-web libstd-rust-web-dev-bpf)
         find_bpf_linker || want_llvm
     fi
 }
