@@ -1,1 +1,303 @@
-//! Pod address pools as a pure state machine.
+//! Pod address pools as a pure state machine: requests and time in, addresses
+//! out. The agent writes [`Ipam::to_json`] to disk before it answers a
+//! request, and reads it back with [`Ipam::from_json`] when it starts.
+//!
+//! Every usable address of an active pool is in exactly one place: not yet
+//! used (at or above the pool's cursor), owned by an attachment, or in the
+//! line of released addresses. New attachments take unused addresses first,
+//! then the one that was released longest ago, and never one that is still
+//! cooling down.
+
+mod pool;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use pool::Pool;
+pub use pool::{POOL_ADDRESSES_MAX, usable_addresses};
+pub use state::StateError;
+
+/// A moment: milliseconds since the UNIX epoch. Wall-clock time, because the
+/// state outlives a reboot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Moment(pub u64);
+
+/// How long a released address rests unless configured otherwise: longer than
+/// neighbour caches, DNS answers and UDP conntrack entries usually live.
+pub const COOLDOWN_MS_DEFAULT: u64 = 60_000;
+
+/// What addresses are given to: a container's interface, as CNI names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_IFNAME`.
+    pub interface: String,
+}
+
+impl Owner {
+    /// The owner with this container id and interface name.
+    pub fn new(container_id: impl Into<String>, interface: impl Into<String>) -> Owner {
+        Owner { container_id: container_id.into(), interface: interface.into() }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.container_id, self.interface)
+    }
+}
+
+/// Why no addresses were given. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AllocateError {
+    /// The node has no PodCIDR yet.
+    #[error(
+        "no address for {owner}: this node has no usable PodCIDR; check spec.podCIDRs of the Node \
+         (kube-controller-manager sets it with --allocate-node-cidrs=true) and try again"
+    )]
+    NoPool {
+        /// Who asked.
+        owner: Owner,
+    },
+    /// Every address is owned or cooling down.
+    #[error(
+        "no address for {owner}: pool {pools} is exhausted ({size} addresses, {owned} in use, {cooling} \
+         released less than {cooldown_s} s ago); delete pods, wait for the release of finished ones, or \
+         give the node a larger PodCIDR"
+    )]
+    Exhausted {
+        /// Who asked.
+        owner: Owner,
+        /// The pools of the family, comma separated.
+        pools: String,
+        /// Usable addresses in them.
+        size: u64,
+        /// Owned addresses in them.
+        owned: u64,
+        /// Addresses that rest.
+        cooling: u64,
+        /// How long they rest.
+        cooldown_s: u64,
+    },
+}
+
+/// Fill of one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// The PodCIDR.
+    pub cidr: IpNet,
+    /// Addresses that can be given out.
+    pub size: u64,
+    /// Addresses that are owned.
+    pub owned: u64,
+    /// Released addresses that wait at the end of the line.
+    pub released: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Released {
+    ip: IpAddr,
+    at: Moment,
+}
+
+/// The address pools of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ipam {
+    cooldown_ms: u64,
+    pools: Vec<Pool>,
+    owners: BTreeMap<Owner, Vec<IpAddr>>,
+    owned: HashSet<IpAddr>,
+    /// Oldest first.
+    line: VecDeque<Released>,
+    in_line: HashSet<IpAddr>,
+}
+
+impl Ipam {
+    /// No pools, no owners.
+    pub fn new(cooldown_ms: u64) -> Ipam {
+        Ipam {
+            cooldown_ms,
+            pools: Vec::new(),
+            owners: BTreeMap::new(),
+            owned: HashSet::new(),
+            line: VecDeque::new(),
+            in_line: HashSet::new(),
+        }
+    }
+
+    /// Sets the node's PodCIDRs. What is owned stays owned, also outside the
+    /// new pools. Returns one message for each CIDR that cannot be used.
+    pub fn set_pools(&mut self, cidrs: &[IpNet]) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut pools: Vec<Pool> = Vec::new();
+        for cidr in cidrs.iter().map(IpNet::trunc) {
+            let known = self.pools.iter().find(|pool| pool.cidr == cidr);
+            match pool::check(cidr, &pools) {
+                Ok(()) => pools.push(known.cloned().unwrap_or_else(|| Pool::new(cidr))),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        self.pools = pools;
+        problems
+    }
+
+    /// The PodCIDRs in use.
+    pub fn pools(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.pools.iter().map(|pool| pool.cidr)
+    }
+
+    /// Gives `owner` one address of each family that has a pool, or the
+    /// addresses that it already has. All or nothing.
+    pub fn allocate(&mut self, owner: &Owner, now: Moment) -> Result<Vec<IpAddr>, AllocateError> {
+        if let Some(addresses) = self.owners.get(owner) {
+            return Ok(addresses.clone());
+        }
+        if self.pools.is_empty() {
+            return Err(AllocateError::NoPool { owner: owner.clone() });
+        }
+        self.forget_rested_outside_pools(now);
+        let mut choices = Vec::new();
+        for ipv6 in [false, true] {
+            if self.pools.iter().any(|pool| pool.is_ipv6() == ipv6) {
+                let choice = self.choose(ipv6, now).ok_or_else(|| self.exhausted(owner, ipv6, now))?;
+                choices.push(choice);
+            }
+        }
+        let addresses: Vec<IpAddr> = choices.into_iter().map(|choice| self.take(choice)).collect();
+        self.owners.insert(owner.clone(), addresses.clone());
+        Ok(addresses)
+    }
+
+    /// Takes the owner's addresses back and returns them; they are last in
+    /// line from now on. Empty if the owner has none.
+    pub fn release(&mut self, owner: &Owner, now: Moment) -> Vec<IpAddr> {
+        let addresses = self.owners.remove(owner).unwrap_or_default();
+        for ip in &addresses {
+            self.owned.remove(ip);
+            if self.in_line.insert(*ip) {
+                self.line.push_back(Released { ip: *ip, at: now });
+            }
+        }
+        addresses
+    }
+
+    /// Releases everything whose owner is not in `valid`; returns what was
+    /// released.
+    pub fn retain(&mut self, valid: &BTreeSet<Owner>, now: Moment) -> Vec<(Owner, Vec<IpAddr>)> {
+        let gone: Vec<Owner> = self.owners.keys().filter(|owner| !valid.contains(owner)).cloned().collect();
+        gone.into_iter()
+            .map(|owner| {
+                let addresses = self.release(&owner, now);
+                (owner, addresses)
+            })
+            .collect()
+    }
+
+    /// The owner's addresses, IPv4 first.
+    pub fn addresses(&self, owner: &Owner) -> Option<&[IpAddr]> {
+        self.owners.get(owner).map(Vec::as_slice)
+    }
+
+    /// Every owner with its addresses.
+    pub fn owners(&self) -> impl Iterator<Item = (&Owner, &[IpAddr])> {
+        self.owners.iter().map(|(owner, addresses)| (owner, addresses.as_slice()))
+    }
+
+    /// Fill of every pool.
+    pub fn status(&self) -> Vec<PoolStatus> {
+        self.pools
+            .iter()
+            .map(|pool| PoolStatus {
+                cidr: pool.cidr,
+                size: pool.size(),
+                owned: self.owned.iter().filter(|ip| pool.contains(**ip)).count() as u64,
+                released: self.line.iter().filter(|released| pool.contains(released.ip)).count() as u64,
+            })
+            .collect()
+    }
+
+    /// Finds an address without taking it.
+    fn choose(&mut self, ipv6: bool, now: Moment) -> Option<Choice> {
+        for (index, pool) in self.pools.iter().enumerate().filter(|(_, pool)| pool.is_ipv6() == ipv6) {
+            let taken = |ip: &IpAddr| self.owned.contains(ip) || self.in_line.contains(ip);
+            if let Some((ip, next)) = pool.unused(taken) {
+                return Some(Choice::Unused { pool: index, ip, next });
+            }
+        }
+        // A clock that was set back must not let an address rest for ever.
+        for released in self.line.iter_mut().filter(|released| released.at > now) {
+            released.at = now;
+        }
+        self.line
+            .iter()
+            .find(|released| {
+                rested(released, now, self.cooldown_ms)
+                    && self.pools.iter().any(|pool| pool.is_ipv6() == ipv6 && pool.gives(released.ip))
+            })
+            .map(|released| Choice::Released(released.ip))
+    }
+
+    fn take(&mut self, choice: Choice) -> IpAddr {
+        let ip = match choice {
+            Choice::Unused { pool, ip, next } => {
+                self.pools[pool].next = next;
+                ip
+            }
+            Choice::Released(ip) => {
+                self.line.retain(|released| released.ip != ip);
+                self.in_line.remove(&ip);
+                ip
+            }
+        };
+        self.owned.insert(ip);
+        ip
+    }
+
+    /// Addresses outside every pool wait only as long as they cool down, so
+    /// that the line is bounded by the pools.
+    fn forget_rested_outside_pools(&mut self, now: Moment) {
+        let (pools, in_line, cooldown_ms) = (&self.pools, &mut self.in_line, self.cooldown_ms);
+        self.line.retain(|released| {
+            let keep =
+                pools.iter().any(|pool| pool.gives(released.ip)) || !rested(released, now, cooldown_ms);
+            if !keep {
+                in_line.remove(&released.ip);
+            }
+            keep
+        });
+    }
+
+    fn exhausted(&self, owner: &Owner, ipv6: bool, now: Moment) -> AllocateError {
+        let pools: Vec<&Pool> = self.pools.iter().filter(|pool| pool.is_ipv6() == ipv6).collect();
+        let within = |ip: &IpAddr| pools.iter().any(|pool| pool.contains(*ip));
+        AllocateError::Exhausted {
+            owner: owner.clone(),
+            pools: pools.iter().map(|pool| pool.cidr.to_string()).collect::<Vec<_>>().join(", "),
+            size: pools.iter().map(|pool| pool.size()).sum(),
+            owned: self.owned.iter().filter(|ip| within(ip)).count() as u64,
+            cooling: self
+                .line
+                .iter()
+                .filter(|released| within(&released.ip) && !rested(released, now, self.cooldown_ms))
+                .count() as u64,
+            cooldown_s: self.cooldown_ms / 1000,
+        }
+    }
+}
+
+enum Choice {
+    Unused { pool: usize, ip: IpAddr, next: u64 },
+    Released(IpAddr),
+}
+
+fn rested(released: &Released, now: Moment, cooldown_ms: u64) -> bool {
+    now.0.saturating_sub(released.at.0) >= cooldown_ms
+}
