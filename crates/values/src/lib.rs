@@ -1,1 +1,278 @@
 //! One values schema for the lab, the agent's configuration file and the chart.
+//!
+//! ```
+//! let mut settings = beeline_values::Settings::from_yaml("routingMode: native").unwrap();
+//! settings.merge(beeline_values::Settings::from_set(&["MTU=1450"]).unwrap());
+//! let parsed = settings.parse();
+//! assert_eq!(parsed.values.mtu, Some(1450));
+//! ```
+//!
+//! Names are those that Cilium's users know. Unknown names are refused with
+//! the nearest known one, old spellings are accepted with a notice, and what
+//! is accepted but not built yet is said by name.
+
+mod check;
+mod nearest;
+mod old;
+pub mod schema;
+mod set;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::schema::{Built, Key};
+pub use crate::values::{LoadBalancerMode, RoutingMode, Values};
+
+/// What is wrong with one value.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ValueError {
+    /// Not `name=value`.
+    #[error("`{text}` is not a setting: write NAME=VALUE, for example routingMode=native")]
+    Syntax {
+        /// What was written.
+        text: String,
+    },
+    /// The file is not YAML, or no mapping.
+    #[error("the values are not a YAML mapping: {error}")]
+    Yaml {
+        /// What the parser said.
+        error: String,
+    },
+    /// No such name.
+    #[error("unknown value `{name}`{}", suggestion(nearest))]
+    Unknown {
+        /// What was written.
+        name: String,
+        /// The nearest known name.
+        nearest: Option<&'static str>,
+    },
+    /// A group was given a value.
+    #[error("`{name}` is a group, not a value: set one of {members}")]
+    Group {
+        /// What was written.
+        name: String,
+        /// What the group holds.
+        members: String,
+    },
+    /// The value does not fit.
+    #[error("{key}={value}: expected {expected}")]
+    WrongType {
+        /// The name.
+        key: &'static str,
+        /// What was written.
+        value: String,
+        /// What would fit.
+        expected: String,
+    },
+}
+
+fn suggestion(nearest: &Option<&'static str>) -> String {
+    nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+}
+
+/// Everything that is wrong, one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValuesError(pub Vec<ValueError>);
+
+impl fmt::Display for ValuesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for ValuesError {}
+
+/// What a user has set, under today's names and in the proper types.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    set: BTreeMap<&'static str, Value>,
+    notices: Vec<String>,
+}
+
+/// Settings with their meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParsedValues {
+    /// Typed, defaults filled in.
+    pub values: Values,
+    /// Old spellings that were accepted.
+    pub notices: Vec<String>,
+    /// What is accepted but not built yet, and what happens instead.
+    pub not_built: Vec<String>,
+}
+
+impl Settings {
+    /// From a values file.
+    pub fn from_yaml(text: &str) -> Result<Settings, ValuesError> {
+        let wrong = |error: String| ValuesError(vec![ValueError::Yaml { error }]);
+        let root = match text.lines().all(|line| line.trim().is_empty() || line.trim().starts_with('#')) {
+            true => Value::Object(Map::new()),
+            false => serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string()))?,
+        };
+        let Value::Object(root) = root else {
+            return Err(wrong("expected `name: value` lines".into()));
+        };
+        let mut reader = Reader::default();
+        reader.group("", root);
+        reader.finish()
+    }
+
+    /// From `--set` arguments, each in Helm's syntax; later ones win.
+    pub fn from_set<T: AsRef<str>>(arguments: &[T]) -> Result<Settings, ValuesError> {
+        let mut reader = Reader::default();
+        for argument in arguments {
+            match set::pairs(argument.as_ref()) {
+                Ok(pairs) => pairs.into_iter().for_each(|(name, value)| reader.any(&name, value)),
+                Err(error) => reader.errors.push(error),
+            }
+        }
+        reader.finish()
+    }
+
+    /// What `other` sets replaces what is set here; its `null` takes a value back.
+    pub fn merge(&mut self, other: Settings) {
+        self.notices.extend(other.notices);
+        self.set.extend(other.set);
+    }
+
+    /// One setting by its name; none if it is not set.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.set.get(name).filter(|value| !value.is_null())
+    }
+
+    /// The settings with their meaning.
+    pub fn parse(&self) -> ParsedValues {
+        ParsedValues {
+            values: Values::from_settings(self),
+            notices: self.notices.clone(),
+            not_built: self.not_built(),
+        }
+    }
+
+    /// The settings as a values file, under today's names.
+    pub fn to_yaml(&self) -> String {
+        let mut out = String::new();
+        for (name, value) in self.set.iter().filter(|(_, value)| !value.is_null()) {
+            // JSON is YAML; a flat file with dotted names is read back by
+            // `from_yaml` and shows every setting on a line of its own.
+            out.push_str(&format!("{name}: {value}\n"));
+        }
+        out
+    }
+
+    fn not_built(&self) -> Vec<String> {
+        let set = self.set.iter().filter(|(_, value)| !value.is_null());
+        set.filter_map(|(name, value)| schema::find(name).and_then(|key| not_built(key, value))).collect()
+    }
+}
+
+/// The message for a setting that does not have its full effect.
+fn not_built(key: &Key, value: &Value) -> Option<String> {
+    let shown = check::shown(value);
+    match key.built {
+        Built::Yes => None,
+        Built::Only(words, _) if words.contains(&shown.as_str()) => None,
+        Built::Only(_, instead) => {
+            Some(format!("{}={shown} is accepted but not built yet: {instead}", key.name))
+        }
+        Built::Partly(_) if shown == "false" || shown == key.default && key.kind != schema::Kind::Bool => {
+            None
+        }
+        Built::Partly(missing) => Some(format!("{}={shown} is accepted, but: {missing}", key.name)),
+    }
+}
+
+/// Collects settings and everything that is wrong with them.
+#[derive(Default)]
+struct Reader {
+    settings: Settings,
+    errors: Vec<ValueError>,
+}
+
+impl Reader {
+    fn finish(self) -> Result<Settings, ValuesError> {
+        if self.errors.is_empty() { Ok(self.settings) } else { Err(ValuesError(self.errors)) }
+    }
+
+    fn group(&mut self, prefix: &str, members: Map<String, Value>) {
+        for (name, value) in members {
+            let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+            self.any(&name, value);
+        }
+    }
+
+    fn any(&mut self, name: &str, value: Value) {
+        if let Some(key) = schema::find(name) {
+            return self.known(key, value);
+        }
+        if let Some(today) = old::name(name, &value) {
+            self.settings.notices.push(today.notice);
+            return today.values.into_iter().for_each(|(name, value)| self.any(&name, value));
+        }
+        if let Some(rest) = name.strip_prefix("global.").filter(|rest| !rest.is_empty()) {
+            self.settings.notices.push(format!("{name} is an old spelling: taken as {rest}"));
+            return self.any(rest, value);
+        }
+        self.not_a_value(name, value);
+    }
+
+    fn known(&mut self, key: &'static Key, value: Value) {
+        if value.is_null() {
+            self.settings.set.insert(key.name, value);
+            return;
+        }
+        let value = match old::value(key.name, &value) {
+            Some((today, notice)) => {
+                self.settings.notices.push(notice);
+                today
+            }
+            None => value,
+        };
+        match check::check(key, &value) {
+            Ok(value) => drop(self.settings.set.insert(key.name, value)),
+            Err(error) => self.errors.push(error),
+        }
+    }
+
+    /// A group to go into, a path below a free-form value, or an error.
+    fn not_a_value(&mut self, name: &str, value: Value) {
+        let members: Vec<&str> = schema::group(name).map(|key| key.name).collect();
+        match value {
+            Value::Object(inner) if !members.is_empty() || name == "global" => self.group(name, inner),
+            Value::Null if !members.is_empty() => {}
+            _ if !members.is_empty() => {
+                self.errors.push(ValueError::Group { name: name.to_owned(), members: members.join(", ") })
+            }
+            value => match free_form(name) {
+                Some((key, rest)) => self.below(key, rest, value),
+                None => self
+                    .errors
+                    .push(ValueError::Unknown { name: name.to_owned(), nearest: nearest::nearest(name) }),
+            },
+        }
+    }
+
+    /// `image.tag=x` sets one part of the free-form value `image`.
+    fn below(&mut self, key: &'static Key, rest: &str, value: Value) {
+        let mut slot = self.settings.set.entry(key.name).or_insert_with(|| Value::Object(Map::new()));
+        for part in rest.split('.') {
+            if !slot.is_object() {
+                *slot = Value::Object(Map::new());
+            }
+            slot = &mut slot[part];
+        }
+        *slot = value;
+    }
+}
+
+/// The free-form value above this name, and the path below it.
+fn free_form(name: &str) -> Option<(&'static Key, &str)> {
+    schema::KEYS.iter().filter(|key| key.kind == schema::Kind::Any).find_map(|key| {
+        let rest = name.strip_prefix(key.name)?.strip_prefix('.')?;
+        (!rest.is_empty()).then_some((key, rest))
+    })
+}

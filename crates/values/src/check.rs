@@ -1,0 +1,88 @@
+//! Does a value fit its type? Texts that spell a value of the type are taken
+//! as that value, as charts do.
+
+use std::str::FromStr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde_json::Value;
+
+use crate::ValueError;
+use crate::schema::{Key, Kind};
+
+/// The value in its proper type, or what was expected.
+pub fn check(key: &Key, value: &Value) -> Result<Value, ValueError> {
+    let fitted = match key.kind {
+        Kind::Bool => boolean(value),
+        Kind::Integer(min, max) => integer(value, min, max),
+        Kind::Text => text(value).map(Value::String),
+        Kind::Choice(words) => text(value).filter(|t| words.contains(&t.as_str())).map(Value::String),
+        Kind::Ipv4Cidr => cidr::<Ipv4Net>(value),
+        Kind::Ipv6Cidr => cidr::<Ipv6Net>(value),
+        Kind::List => list(value),
+        Kind::Any => Some(value.clone()),
+    };
+    fitted.ok_or_else(|| ValueError::WrongType {
+        key: key.name,
+        value: shown(value),
+        expected: expected(key.kind),
+    })
+}
+
+/// How a value looks to the user who wrote it.
+pub fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn expected(kind: Kind) -> String {
+    match kind {
+        Kind::Bool => "true or false".into(),
+        Kind::Integer(min, max) => format!("a whole number from {min} to {max}"),
+        Kind::Text => "a text".into(),
+        Kind::Choice(words) => format!("one of {}", words.join(", ")),
+        Kind::Ipv4Cidr => "an IPv4 prefix such as 10.0.0.0/8".into(),
+        Kind::Ipv6Cidr => "an IPv6 prefix such as fd00::/8".into(),
+        Kind::List => "a list such as {a,b}".into(),
+        Kind::Any => "anything".into(),
+    }
+}
+
+fn boolean(value: &Value) -> Option<Value> {
+    match value {
+        Value::Bool(_) => Some(value.clone()),
+        Value::String(text) => text.parse::<bool>().ok().map(Value::Bool),
+        _ => None,
+    }
+}
+
+fn integer(value: &Value, min: u64, max: u64) -> Option<Value> {
+    let number = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    number.filter(|n| (min..=max).contains(n)).map(Value::from)
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(bool) => Some(bool.to_string()),
+        _ => None,
+    }
+}
+
+fn cidr<N: FromStr + ToString>(value: &Value) -> Option<Value> {
+    value.as_str()?.parse::<N>().ok().map(|net| Value::String(net.to_string()))
+}
+
+fn list(value: &Value) -> Option<Value> {
+    match value {
+        Value::Array(items) => items.iter().map(text).map(|t| t.map(Value::String)).collect(),
+        Value::Object(_) | Value::Null => None,
+        one => text(one).map(|t| Value::Array(vec![Value::String(t)])),
+    }
+}

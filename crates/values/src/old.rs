@@ -1,0 +1,134 @@
+//! Spellings of earlier releases, of the agent's flags and of common habit:
+//! accepted with a notice, never silently.
+
+use serde_json::Value;
+
+/// Names that became another name.
+const RENAMED: &[(&str, &str)] = &[
+    ("ipv4.nativeRoutingCIDR", "ipv4NativeRoutingCIDR"),
+    ("ipv6.nativeRoutingCIDR", "ipv6NativeRoutingCIDR"),
+    ("nativeRoutingCIDR", "ipv4NativeRoutingCIDR"),
+    ("native-routing-cidr", "ipv4NativeRoutingCIDR"),
+    ("ipv4-native-routing-cidr", "ipv4NativeRoutingCIDR"),
+    ("ipv6-native-routing-cidr", "ipv6NativeRoutingCIDR"),
+    ("routing-mode", "routingMode"),
+    ("tunnel-protocol", "tunnelProtocol"),
+    ("tunnel-port", "tunnelPort"),
+    ("auto-direct-node-routes", "autoDirectNodeRoutes"),
+    ("enable-endpoint-routes", "endpointRoutes.enabled"),
+    ("endpointRoutes", "endpointRoutes.enabled"),
+    ("kube-proxy-replacement", "kubeProxyReplacement"),
+    ("kube-proxy-replacement-healthz-bind-address", "kubeProxyReplacementHealthzBindAddr"),
+    ("masquerade", "enableIPv4Masquerade"),
+    ("enable-ipv4-masquerade", "enableIPv4Masquerade"),
+    ("enable-ipv6-masquerade", "enableIPv6Masquerade"),
+    ("enable-bpf-masquerade", "bpf.masquerade"),
+    ("bpf-ct-global-tcp-max", "bpf.ctTcpMax"),
+    ("bpf-ct-global-any-max", "bpf.ctAnyMax"),
+    ("bpf-nat-global-max", "bpf.natMax"),
+    ("bpf-lb-map-max", "bpf.lbMapMax"),
+    ("bpf-policy-map-max", "bpf.policyMapMax"),
+    ("bpf-map-dynamic-size-ratio", "bpf.mapDynamicSizeRatio"),
+    ("preallocate-bpf-maps", "bpf.preallocateMaps"),
+    ("enable-host-legacy-routing", "bpf.hostLegacyRouting"),
+    ("datapath-mode", "bpf.datapathMode"),
+    ("bpf-lb-mode", "loadBalancer.mode"),
+    ("nodePort.mode", "loadBalancer.mode"),
+    ("bpf-lb-acceleration", "loadBalancer.acceleration"),
+    ("nodePort.acceleration", "loadBalancer.acceleration"),
+    ("bpf-lb-algorithm", "loadBalancer.algorithm"),
+    ("nodePort.algorithm", "loadBalancer.algorithm"),
+    ("bpf-lb-dsr-dispatch", "loadBalancer.dsrDispatch"),
+    ("enable-node-port", "nodePort.enabled"),
+    ("node-port-range", "nodePort.range"),
+    ("direct-routing-device", "directRoutingDevice"),
+    ("nodePort.device", "devices"),
+    ("device", "devices"),
+    ("hostServices.enabled", "socketLB.enabled"),
+    ("hostServices.hostNamespaceOnly", "socketLB.hostNamespaceOnly"),
+    ("bpf-lb-sock", "socketLB.enabled"),
+    ("bpf-lb-sock-hostns-only", "socketLB.hostNamespaceOnly"),
+    ("ipam.operator.clusterPoolIPv4PodCIDR", "ipam.operator.clusterPoolIPv4PodCIDRList"),
+    ("ipam.operator.clusterPoolIPv6PodCIDR", "ipam.operator.clusterPoolIPv6PodCIDRList"),
+    ("ipam", "ipam.mode"),
+    ("ipv4", "ipv4.enabled"),
+    ("ipv6", "ipv6.enabled"),
+    ("enable-ipv4", "ipv4.enabled"),
+    ("enable-ipv6", "ipv6.enabled"),
+    ("mtu", "MTU"),
+    ("debug", "debug.enabled"),
+    ("hubble", "hubble.enabled"),
+    ("enable-hubble", "hubble.enabled"),
+    ("bandwidthManager", "bandwidthManager.enabled"),
+    ("enable-bandwidth-manager", "bandwidthManager.enabled"),
+    ("encryption", "encryption.enabled"),
+    ("sockops.enabled", "socketLB.enabled"),
+    ("bgp.enabled", "bgpControlPlane.enabled"),
+];
+
+/// What an old spelling means today: pairs of name and value, and the notice.
+pub struct Translation {
+    /// Today's names and values.
+    pub values: Vec<(String, Value)>,
+    /// What to tell the user.
+    pub notice: String,
+}
+
+/// Today's spelling of a name that is not in the schema; none if it is no old
+/// spelling. A group (`ipv4: {...}`) is never one: the caller goes into it.
+pub fn name(name: &str, value: &Value) -> Option<Translation> {
+    if value.is_object() {
+        return None;
+    }
+    match name {
+        "tunnel" => return Some(tunnel(value)),
+        "k8s-api-server" | "k8sApiServer" => {
+            return Some(renamed(name, "k8s.apiServerURLs", value.clone()));
+        }
+        _ => {}
+    }
+    let (_, today) = RENAMED.iter().find(|(old, _)| *old == name)?;
+    Some(renamed(name, today, value.clone()))
+}
+
+/// Today's form of a value that an earlier release wrote differently.
+pub fn value(name: &str, value: &Value) -> Option<(Value, String)> {
+    let text = value.as_str()?;
+    let new = match (name, text) {
+        ("kubeProxyReplacement", "strict" | "probe" | "partial") => Value::Bool(true),
+        ("kubeProxyReplacement", "disabled") => Value::Bool(false),
+        ("loadBalancer.acceleration", "none") => Value::String("disabled".into()),
+        ("ipam.mode", "hostscope-legacy" | "hostscope") => Value::String("kubernetes".into()),
+        _ => return None,
+    };
+    let shown = new.as_str().map_or_else(|| new.to_string(), str::to_owned);
+    Some((new, format!("{name}={text} is an old spelling: taken as {name}={shown}")))
+}
+
+/// Every old name, for suggestions.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    RENAMED.iter().map(|(old, _)| *old)
+}
+
+/// `tunnel=disabled|vxlan|geneve` was routing mode and protocol in one.
+fn tunnel(value: &Value) -> Translation {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let text_value = |s: &str| Value::String(s.to_owned());
+    let values = match text.as_str() {
+        "disabled" | "false" => vec![("routingMode".to_owned(), text_value("native"))],
+        protocol => vec![
+            ("routingMode".to_owned(), text_value("tunnel")),
+            ("tunnelProtocol".to_owned(), text_value(protocol)),
+        ],
+    };
+    let today: Vec<String> =
+        values.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+    Translation { notice: format!("tunnel={text} is an old spelling: taken as {}", today.join(" ")), values }
+}
+
+fn renamed(old: &str, today: &str, value: Value) -> Translation {
+    Translation {
+        notice: format!("{old} is an old spelling: taken as {today}"),
+        values: vec![(today.to_owned(), value)],
+    }
+}

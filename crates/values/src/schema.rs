@@ -1,0 +1,597 @@
+//! The table of values: name, type, default, what it does and whether it is
+//! built. Names are Cilium's wherever Cilium has one.
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number in this range, both ends included.
+    Integer(u64, u64),
+    /// Any text.
+    Text,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// An IPv4 prefix such as `10.0.0.0/8`.
+    Ipv4Cidr,
+    /// An IPv6 prefix such as `fd00::/8`.
+    Ipv6Cidr,
+    /// A list of texts.
+    List,
+    /// Anything, passed on as it is (chart only).
+    Any,
+}
+
+/// Whether a value has an effect today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Built {
+    /// Every setting of it.
+    Yes,
+    /// It has an effect, but not yet everything that its name promises: what
+    /// is missing is said whenever it is set.
+    Partly(&'static str),
+    /// These settings only; the text says what happens instead of the others.
+    Only(&'static [&'static str], &'static str),
+}
+
+/// One value of the schema.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Dotted name.
+    pub name: &'static str,
+    /// What it may be.
+    pub kind: Kind,
+    /// Default as text; empty = not set.
+    pub default: &'static str,
+    /// What it does, one sentence.
+    pub doc: &'static str,
+    /// Whether it is built.
+    pub built: Built,
+}
+
+impl Key {
+    /// True if every setting of the value has its full effect.
+    pub fn is_built(&self) -> bool {
+        self.built == Built::Yes
+    }
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, built: Built, doc: &'static str) -> Key {
+    Key { name, kind, default, doc, built }
+}
+
+/// Only "off" is built: the feature comes with a later release.
+const OFF: Built = Built::Only(&["false"], "the feature stays off");
+/// The chart's business: pods and images of the installation.
+const CHART: Built = Built::Partly("there is no chart yet, it has no effect on the agent");
+const PORT: Kind = Kind::Integer(1, 65_535);
+const TABLE: Kind = Kind::Integer(1_024, 16_777_216);
+
+/// Every value, sorted by subject.
+pub const KEYS: &[Key] = &[
+    // Routing.
+    key(
+        "routingMode",
+        Kind::Choice(&["native", "tunnel"]),
+        "native",
+        Built::Only(&["native"], "nodes are reached by native routes"),
+        "How pods on other nodes are reached: by the network's own routes, or encapsulated.",
+    ),
+    key(
+        "autoDirectNodeRoutes",
+        Kind::Bool,
+        "true",
+        Built::Yes,
+        "Give each node a route to every other node's pod ranges (nodes share a network segment).",
+    ),
+    key(
+        "directRoutingSkipUnreachable",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "a route is made for every node"),
+        "Leave out the direct route to nodes that are not neighbours.",
+    ),
+    key(
+        "ipv4NativeRoutingCIDR",
+        Kind::Ipv4Cidr,
+        "",
+        Built::Partly("it says what is not masqueraded, and masquerading is not built yet"),
+        "IPv4 range that the network routes natively: no masquerading towards it.",
+    ),
+    key(
+        "ipv6NativeRoutingCIDR",
+        Kind::Ipv6Cidr,
+        "",
+        Built::Partly("it says what is not masqueraded, and masquerading is not built yet"),
+        "IPv6 range that the network routes natively: no masquerading towards it.",
+    ),
+    key(
+        "tunnelProtocol",
+        Kind::Choice(&["vxlan", "geneve"]),
+        "vxlan",
+        Built::Partly("it matters with routingMode=tunnel only, which is not built yet"),
+        "Encapsulation of routingMode=tunnel.",
+    ),
+    key(
+        "tunnelPort",
+        PORT,
+        "",
+        Built::Partly("it matters with routingMode=tunnel only, which is not built yet"),
+        "UDP port of the encapsulation.",
+    ),
+    key(
+        "endpointRoutes.enabled",
+        Kind::Bool,
+        "true",
+        Built::Only(&["true"], "every pod has a route of its own"),
+        "A route per pod on its node.",
+    ),
+    key(
+        "devices",
+        Kind::List,
+        "",
+        Built::Yes,
+        "Uplink devices of the node; not set = detected from the routes.",
+    ),
+    key(
+        "directRoutingDevice",
+        Kind::Text,
+        "",
+        Built::Partly("the kernel's route lookup chooses the device"),
+        "Device that connects the nodes.",
+    ),
+    key("MTU", Kind::Integer(0, 65_535), "0", Built::Yes, "MTU of pods; 0 = taken from the uplink."),
+    key(
+        "pmtuDiscovery.enabled",
+        Kind::Bool,
+        "true",
+        Built::Only(&["true"], "too-big answers are always sent"),
+        "Answer packets that are too big, so that senders learn the path MTU.",
+    ),
+    // Families and addresses.
+    key(
+        "ipv4.enabled",
+        Kind::Bool,
+        "true",
+        Built::Only(&["true"], "IPv4 stays on"),
+        "IPv4 for pods and services.",
+    ),
+    key(
+        "ipv6.enabled",
+        Kind::Bool,
+        "true",
+        Built::Only(&["true"], "IPv6 stays on"),
+        "IPv6 for pods and services.",
+    ),
+    key(
+        "ipam.mode",
+        Kind::Choice(&["kubernetes", "cluster-pool", "multi-pool", "eni", "azure", "crd"]),
+        "kubernetes",
+        Built::Only(&["kubernetes"], "addresses come from the node's podCIDRs"),
+        "Where pod addresses come from: `kubernetes` = the node's spec.podCIDRs.",
+    ),
+    key(
+        "ipam.operator.clusterPoolIPv4PodCIDRList",
+        Kind::List,
+        "",
+        Built::Partly("it matters with ipam.mode=cluster-pool only, which is not built yet"),
+        "Pod ranges of ipam.mode=cluster-pool.",
+    ),
+    key(
+        "ipam.operator.clusterPoolIPv4MaskSize",
+        Kind::Integer(1, 32),
+        "24",
+        Built::Partly("it matters with ipam.mode=cluster-pool only, which is not built yet"),
+        "Prefix length per node of ipam.mode=cluster-pool.",
+    ),
+    key(
+        "ipam.operator.clusterPoolIPv6PodCIDRList",
+        Kind::List,
+        "",
+        Built::Partly("it matters with ipam.mode=cluster-pool only, which is not built yet"),
+        "IPv6 pod ranges of ipam.mode=cluster-pool.",
+    ),
+    key(
+        "ipam.operator.clusterPoolIPv6MaskSize",
+        Kind::Integer(1, 128),
+        "120",
+        Built::Partly("it matters with ipam.mode=cluster-pool only, which is not built yet"),
+        "IPv6 prefix length per node of ipam.mode=cluster-pool.",
+    ),
+    key(
+        "k8s.requireIPv4PodCIDR",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "the node's podCIDRs decide"),
+        "Wait for an IPv4 podCIDR.",
+    ),
+    key(
+        "k8s.requireIPv6PodCIDR",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "the node's podCIDRs decide"),
+        "Wait for an IPv6 podCIDR.",
+    ),
+    // The API server.
+    key(
+        "k8sServiceHost",
+        Kind::Text,
+        "",
+        Built::Yes,
+        "Host of the API server, reachable without a Service; not set = from the kubeconfig or the pod's environment.",
+    ),
+    key("k8sServicePort", PORT, "", Built::Yes, "Port of the API server at k8sServiceHost."),
+    key(
+        "k8s.apiServerURLs",
+        Kind::Text,
+        "",
+        Built::Yes,
+        "API server URLs separated by blanks, tried in turn.",
+    ),
+    // Services.
+    key(
+        "kubeProxyReplacement",
+        Kind::Bool,
+        "true",
+        Built::Partly(
+            "ClusterIP services are built (TCP and UDP); NodePort, LoadBalancer, external IPs and hostPort are not yet",
+        ),
+        "Serve Services in eBPF, without kube-proxy.",
+    ),
+    key(
+        "kubeProxyReplacementHealthzBindAddr",
+        Kind::Text,
+        "",
+        Built::Partly("no such listener is opened"),
+        "Address of a kube-proxy compatible health check.",
+    ),
+    key(
+        "socketLB.enabled",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "services use per-packet translation"),
+        "Translate services when a socket connects.",
+    ),
+    key(
+        "socketLB.hostNamespaceOnly",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "services use per-packet translation"),
+        "Socket translation for the host only.",
+    ),
+    key(
+        "loadBalancer.mode",
+        Kind::Choice(&["snat", "dsr", "hybrid"]),
+        "snat",
+        Built::Only(&["snat"], "services use per-packet translation"),
+        "How requests from outside reach a backend on another node.",
+    ),
+    key(
+        "loadBalancer.dsrDispatch",
+        Kind::Choice(&["opt", "ipip", "geneve"]),
+        "opt",
+        Built::Partly("it matters with loadBalancer.mode=dsr only, which is not built yet"),
+        "How loadBalancer.mode=dsr tells the backend the service address.",
+    ),
+    key(
+        "loadBalancer.acceleration",
+        Kind::Choice(&["disabled", "native", "best-effort"]),
+        "disabled",
+        Built::Only(&["disabled"], "services are translated at tc"),
+        "Serve requests from outside in XDP.",
+    ),
+    key(
+        "loadBalancer.algorithm",
+        Kind::Choice(&["random", "maglev"]),
+        "random",
+        Built::Only(&["random"], "backends are chosen at random"),
+        "How a backend is chosen.",
+    ),
+    key(
+        "loadBalancer.serviceTopology",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "every zone's endpoints are used"),
+        "Prefer endpoints of the own zone.",
+    ),
+    key(
+        "maglev.tableSize",
+        Kind::Integer(251, 131_071),
+        "16381",
+        Built::Partly("it matters with loadBalancer.algorithm=maglev only, which is not built yet"),
+        "Size of a consistent-hash table.",
+    ),
+    key(
+        "maglev.hashSeed",
+        Kind::Text,
+        "",
+        Built::Partly("it matters with loadBalancer.algorithm=maglev only, which is not built yet"),
+        "Seed of the consistent hash, equal on every node.",
+    ),
+    key(
+        "sessionAffinity",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "backends are chosen at random"),
+        "Honour sessionAffinity: ClientIP.",
+    ),
+    key("nodePort.enabled", Kind::Bool, "false", OFF, "Serve NodePorts."),
+    key(
+        "nodePort.range",
+        Kind::Text,
+        "30000,32767",
+        Built::Partly("NodePort is not built yet"),
+        "Range of NodePorts.",
+    ),
+    key(
+        "nodePort.directRoutingDevice",
+        Kind::Text,
+        "",
+        Built::Partly("the kernel's route lookup chooses the device"),
+        "Device that connects the nodes.",
+    ),
+    key("hostPort.enabled", Kind::Bool, "false", OFF, "Serve hostPorts of pods."),
+    key("externalIPs.enabled", Kind::Bool, "false", OFF, "Serve spec.externalIPs of Services."),
+    key(
+        "l2announcements.enabled",
+        Kind::Bool,
+        "false",
+        OFF,
+        "Announce LoadBalancer addresses on the local segment.",
+    ),
+    key("bgpControlPlane.enabled", Kind::Bool, "false", OFF, "Announce addresses by BGP."),
+    key("localRedirectPolicy", Kind::Bool, "false", OFF, "Redirect services to pods of the own node."),
+    // Tables and masquerading.
+    key(
+        "bpf.masquerade",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "packets to the outside keep the pod's address"),
+        "Masquerade in eBPF what leaves the cluster.",
+    ),
+    key(
+        "enableIPv4Masquerade",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "packets to the outside keep the pod's address"),
+        "Masquerade IPv4 that leaves the cluster.",
+    ),
+    key(
+        "enableIPv6Masquerade",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "packets to the outside keep the pod's address"),
+        "Masquerade IPv6 that leaves the cluster.",
+    ),
+    key(
+        "bpf.ctTcpMax",
+        TABLE,
+        "262144",
+        Built::Yes,
+        "Capacity of the connection table (one table for every protocol).",
+    ),
+    key(
+        "bpf.ctAnyMax",
+        TABLE,
+        "",
+        Built::Partly("there is one connection table for every protocol, sized by bpf.ctTcpMax"),
+        "Capacity for connections that are not TCP.",
+    ),
+    key(
+        "bpf.natMax",
+        TABLE,
+        "",
+        Built::Partly("masquerading is not built yet"),
+        "Capacity of the NAT table.",
+    ),
+    key(
+        "bpf.lbMapMax",
+        TABLE,
+        "",
+        Built::Partly("the service tables have fixed capacities; see docs/operate.md"),
+        "Capacity of the service tables.",
+    ),
+    key(
+        "bpf.policyMapMax",
+        TABLE,
+        "",
+        Built::Partly("network policy is not built yet"),
+        "Capacity of a policy table.",
+    ),
+    key(
+        "bpf.preallocateMaps",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "tables grow on demand"),
+        "Allocate whole tables at start.",
+    ),
+    key(
+        "bpf.mapDynamicSizeRatio",
+        Kind::Any,
+        "",
+        Built::Partly("tables have fixed capacities"),
+        "Size tables by the machine's memory.",
+    ),
+    key(
+        "bpf.hostLegacyRouting",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "packets bypass the host's netfilter"),
+        "Send pod packets through the host's stack.",
+    ),
+    key(
+        "bpf.datapathMode",
+        Kind::Choice(&["veth", "netkit", "netkit-l2"]),
+        "veth",
+        Built::Only(&["veth"], "pods sit behind veth"),
+        "Kind of pod device.",
+    ),
+    key("bpf.tproxy", Kind::Bool, "false", OFF, "Redirect to the proxy in eBPF."),
+    key(
+        "bpf.lbExternalClusterIP",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "ClusterIPs serve the cluster only"),
+        "Serve ClusterIPs to clients outside the cluster.",
+    ),
+    key(
+        "bpf.monitorAggregation",
+        Kind::Text,
+        "",
+        Built::Partly("drops are sampled, flows are not recorded yet"),
+        "How much of the traffic becomes events.",
+    ),
+    key(
+        "bpf.events.drop.enabled",
+        Kind::Bool,
+        "true",
+        Built::Only(&["true"], "drops are always counted and sampled"),
+        "Events of drops.",
+    ),
+    key(
+        "installNoConntrackIptablesRules",
+        Kind::Bool,
+        "false",
+        Built::Only(&["false"], "pod packets do not meet netfilter anyway"),
+        "Exempt pod traffic from netfilter's conntrack.",
+    ),
+    // Further features, off today.
+    key("bandwidthManager.enabled", Kind::Bool, "false", OFF, "Pace pods by their bandwidth annotation."),
+    key("bandwidthManager.bbr", Kind::Bool, "false", OFF, "BBR for pods."),
+    key("enableIPv4BIGTCP", Kind::Bool, "false", OFF, "Segments above 64 KiB, IPv4."),
+    key("enableIPv6BIGTCP", Kind::Bool, "false", OFF, "Segments above 64 KiB, IPv6."),
+    key("encryption.enabled", Kind::Bool, "false", OFF, "Encrypt between nodes."),
+    key(
+        "encryption.type",
+        Kind::Choice(&["ipsec", "wireguard", "ztunnel"]),
+        "ipsec",
+        Built::Partly("encryption is not built yet"),
+        "Kind of encryption.",
+    ),
+    key("hostFirewall.enabled", Kind::Bool, "false", OFF, "Policies for nodes."),
+    key(
+        "policyEnforcementMode",
+        Kind::Choice(&["default", "always", "never"]),
+        "default",
+        Built::Partly("network policy is not built yet, every packet is allowed"),
+        "When policies are enforced.",
+    ),
+    key("l7Proxy", Kind::Bool, "false", OFF, "Policies on the application layer."),
+    key("gatewayAPI.enabled", Kind::Bool, "false", OFF, "Gateway API."),
+    key("ingressController.enabled", Kind::Bool, "false", OFF, "Ingress."),
+    key("egressGateway.enabled", Kind::Bool, "false", OFF, "Leave the cluster through chosen nodes."),
+    key("clustermesh.useAPIServer", Kind::Bool, "false", OFF, "Several clusters as one."),
+    key(
+        "cluster.name",
+        Kind::Text,
+        "default",
+        Built::Partly("several clusters as one are not built yet"),
+        "Name of the cluster.",
+    ),
+    key(
+        "cluster.id",
+        Kind::Integer(0, 511),
+        "0",
+        Built::Partly("several clusters as one are not built yet"),
+        "Number of the cluster.",
+    ),
+    key(
+        "identityAllocationMode",
+        Kind::Choice(&["crd", "kvstore"]),
+        "crd",
+        Built::Partly("identities are numbers of the node alone"),
+        "Where identities are kept.",
+    ),
+    key("healthChecking", Kind::Bool, "false", OFF, "Probe between nodes."),
+    key("endpointHealthChecking.enabled", Kind::Bool, "false", OFF, "Probe pods."),
+    // Plugin.
+    key(
+        "cni.exclusive",
+        Kind::Bool,
+        "true",
+        Built::Partly("the configuration is not installed by the agent yet"),
+        "Move other plugins' configurations aside.",
+    ),
+    key(
+        "cni.install",
+        Kind::Bool,
+        "true",
+        Built::Partly("the plugin is not installed by the agent yet"),
+        "Install plugin and configuration on the node.",
+    ),
+    key(
+        "cni.confPath",
+        Kind::Text,
+        "/etc/cni/net.d",
+        Built::Partly("the configuration is not installed by the agent yet"),
+        "Folder of the runtime's network configurations.",
+    ),
+    key(
+        "cni.binPath",
+        Kind::Text,
+        "/opt/cni/bin",
+        Built::Partly("the plugin is not installed by the agent yet"),
+        "Folder of the runtime's plugins.",
+    ),
+    key(
+        "cni.chainingMode",
+        Kind::Text,
+        "none",
+        Built::Only(&["none"], "the plugin makes the interface itself"),
+        "Work behind another plugin.",
+    ),
+    key("cni.customConf", Kind::Bool, "false", OFF, "Leave the network configuration to the administrator."),
+    // Seeing.
+    key("debug.enabled", Kind::Bool, "false", Built::Yes, "Detailed log of the agent."),
+    key(
+        "prometheus.enabled",
+        Kind::Bool,
+        "true",
+        Built::Only(&["true"], "/metrics is served on loopback"),
+        "Serve metrics.",
+    ),
+    key("prometheus.port", PORT, "9962", Built::Yes, "Port of /metrics, /healthz and /readyz."),
+    key("prometheus.serviceMonitor.enabled", Kind::Bool, "false", CHART, "Make a ServiceMonitor."),
+    key("hubble.enabled", Kind::Bool, "false", OFF, "Record flows and serve Hubble's observer API."),
+    key(
+        "hubble.listenAddress",
+        Kind::Text,
+        "",
+        Built::Partly("Hubble's API is not built yet"),
+        "Address of Hubble's API.",
+    ),
+    key(
+        "hubble.metrics.enabled",
+        Kind::Any,
+        "",
+        Built::Partly("flow metrics are not built yet"),
+        "Flow metrics.",
+    ),
+    key("hubble.relay.enabled", Kind::Bool, "false", OFF, "Hubble for the whole cluster."),
+    key("hubble.ui.enabled", Kind::Bool, "false", OFF, "Hubble's user interface."),
+    // The installation.
+    key("image", Kind::Any, "", CHART, "The agent's image."),
+    key("imagePullSecrets", Kind::Any, "", CHART, "Secrets to pull images."),
+    key("operator", Kind::Any, "", Built::Partly("Beeline has no operator"), "Cilium's operator."),
+    key("resources", Kind::Any, "", CHART, "Resources of the agent's pod."),
+    key("tolerations", Kind::Any, "", CHART, "Tolerations of the agent's pod."),
+    key("nodeSelector", Kind::Any, "", CHART, "Nodes on which the agent runs."),
+    key("affinity", Kind::Any, "", CHART, "Affinity of the agent's pod."),
+    key("priorityClassName", Kind::Text, "", CHART, "Priority of the agent's pod."),
+    key("updateStrategy", Kind::Any, "", CHART, "How the DaemonSet is updated."),
+    key("podAnnotations", Kind::Any, "", CHART, "Annotations of the agent's pod."),
+    key("podLabels", Kind::Any, "", CHART, "Labels of the agent's pod."),
+    key("extraArgs", Kind::List, "", CHART, "Further arguments of the agent."),
+    key("extraEnv", Kind::Any, "", CHART, "Further environment of the agent."),
+    key("extraConfig", Kind::Any, "", CHART, "Further configuration of the agent."),
+];
+
+/// The value with this name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The values below a group name such as `bpf`.
+pub fn group(name: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}
