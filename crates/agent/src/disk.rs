@@ -1,0 +1,54 @@
+//! State on disk: JSON files that are replaced atomically.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Replaces the file, so that a reader or a crash sees the old content or the
+/// new one.
+pub fn write<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
+    let draft = path.with_extension("new");
+    write_draft(&draft, value).and_then(|()| fs::rename(&draft, path)).with_context(|| {
+        format!("{} cannot be written; check the disk and the directory's owner", path.display())
+    })
+}
+
+/// Reads the file; none if it does not exist.
+pub fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.with_context(|| format!("{} cannot be opened", path.display()))?,
+    };
+    let value = serde_json::from_reader(BufReader::new(file));
+    value.map(Some).with_context(|| format!("{} is damaged; move it away and start again", path.display()))
+}
+
+fn write_draft<T: Serialize>(draft: &Path, value: &T) -> io::Result<()> {
+    let file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(draft)?;
+    let mut writer = BufWriter::new(file);
+    serde_json::to_writer(&mut writer, value)?;
+    writer.flush()?;
+    writer.get_ref().sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_what_is_written_is_read_and_damage_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.json");
+        assert_eq!(read::<Vec<u32>>(&path).unwrap(), None);
+        write(&path, &vec![1, 2]).unwrap();
+        write(&path, &vec![3]).unwrap();
+        assert_eq!(read::<Vec<u32>>(&path).unwrap(), Some(vec![3]));
+        fs::write(&path, "[3").unwrap();
+        assert!(format!("{:#}", read::<Vec<u32>>(&path).unwrap_err()).contains("x.json"));
+    }
+}

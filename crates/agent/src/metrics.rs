@@ -1,0 +1,343 @@
+//! Metrics: one list of what there is (documentation and encoding are made
+//! from it), one snapshot of what it is now.
+//!
+//! The number of series is bounded by [`SERIES_MAX`]: labels are hooks,
+//! reasons, outcomes, tables and objects of fixed lists, never names of pods
+//! or services, and counters that are zero are left out where a list is long.
+
+use std::fmt;
+use std::fmt::Write as _;
+
+use beeline_abi::DropReason;
+use beeline_abi::counter::{self, CounterValue, hook, outcome};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+/// More series than this are never exported by a node.
+pub const SERIES_MAX: usize = 250;
+
+/// What the agent counts, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The datapath's counters, summed over CPUs, by counter index.
+    pub counters: Vec<CounterValue>,
+    /// Name, entries and capacity of each table.
+    pub tables: Vec<(String, u64, u64)>,
+    /// Entries that were found different from what was written.
+    pub drift: u64,
+    /// What was put back, by kind of object.
+    pub repairs: Vec<(String, u64)>,
+    /// Changes of tables that failed.
+    pub sync_errors: u64,
+    /// The last contact with the API server succeeded.
+    pub api_connected: bool,
+    /// Everything listed at start is programmed.
+    pub synced: bool,
+    /// Objects that cannot be used.
+    pub problems: u64,
+    /// Local pods.
+    pub endpoints: u64,
+    /// Events that were not written to the event stream.
+    pub events_lost: u64,
+    /// Events read from the stream.
+    pub events_read: u64,
+}
+
+/// Counters carry no exemplars.
+type NoLabels = Vec<(&'static str, String)>;
+
+/// Labels and value of one series.
+type Series = (Vec<(&'static str, String)>, u64);
+
+/// One metric: how it is called, what it means, where it comes from.
+struct Metric {
+    /// Name without the prefix `beeline_` and without `_total`.
+    name: &'static str,
+    kind: MetricType,
+    labels: &'static str,
+    help: &'static str,
+    read: fn(&Snapshot) -> Vec<Series>,
+}
+
+const METRICS: &[Metric] = &[
+    Metric {
+        name: "build",
+        kind: MetricType::Gauge,
+        labels: "version, abi_version",
+        help: "Always 1; the labels tell the release and the layout of the tables",
+        read: |_| {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            vec![(vec![("version", version), ("abi_version", beeline_abi::ABI_VERSION.to_string())], 1)]
+        },
+    },
+    Metric {
+        name: "drops",
+        kind: MetricType::Counter,
+        labels: "hook, reason",
+        help: "Packets dropped; docs/drop-reasons.md tells cause and cure of each reason. Only what happened is exported",
+        read: drops,
+    },
+    Metric {
+        name: "forwarded_packets",
+        kind: MetricType::Counter,
+        labels: "hook, outcome",
+        help: "Packets that a hook did not drop, by what it did with them (a segmentation-offload packet counts as one)",
+        read: |snapshot| forwarded(snapshot, |value| value.packets),
+    },
+    Metric {
+        name: "forwarded_bytes",
+        kind: MetricType::Counter,
+        labels: "hook, outcome",
+        help: "Bytes (whole frames) of the packets of beeline_forwarded_packets_total",
+        read: |snapshot| forwarded(snapshot, |value| value.bytes),
+    },
+    Metric {
+        name: "map_entries",
+        kind: MetricType::Gauge,
+        labels: "table",
+        help: "Entries in a table of the datapath",
+        read: |snapshot| tables(snapshot, |table| table.1),
+    },
+    Metric {
+        name: "map_capacity",
+        kind: MetricType::Gauge,
+        labels: "table",
+        help: "Entries that a table of the datapath can hold",
+        read: |snapshot| tables(snapshot, |table| table.2),
+    },
+    Metric {
+        name: "endpoints",
+        kind: MetricType::Gauge,
+        labels: "",
+        help: "Pods of this node that the datapath knows",
+        read: |snapshot| one(snapshot.endpoints),
+    },
+    Metric {
+        name: "drift",
+        kind: MetricType::Counter,
+        labels: "",
+        help: "Table entries that were found different from what the agent wrote, and were corrected",
+        read: |snapshot| one(snapshot.drift),
+    },
+    Metric {
+        name: "repairs",
+        kind: MetricType::Counter,
+        labels: "object",
+        help: "Routes, sysctls and attachments that somebody removed or changed, and that were put back",
+        read: |snapshot| {
+            snapshot
+                .repairs
+                .iter()
+                .map(|(object, count)| (vec![("object", object.clone())], *count))
+                .collect()
+        },
+    },
+    Metric {
+        name: "sync_errors",
+        kind: MetricType::Counter,
+        labels: "",
+        help: "Table changes that failed; they are tried again",
+        read: |snapshot| one(snapshot.sync_errors),
+    },
+    Metric {
+        name: "api_connected",
+        kind: MetricType::Gauge,
+        labels: "",
+        help: "1 while the last contact with the API server succeeded",
+        read: |snapshot| one(snapshot.api_connected.into()),
+    },
+    Metric {
+        name: "synced",
+        kind: MetricType::Gauge,
+        labels: "",
+        help: "1 once everything that the API server listed at start is programmed",
+        read: |snapshot| one(snapshot.synced.into()),
+    },
+    Metric {
+        name: "problems",
+        kind: MetricType::Gauge,
+        labels: "",
+        help: "Objects, or parts of objects, that cannot be used; the agent's status tells which",
+        read: |snapshot| one(snapshot.problems),
+    },
+    Metric {
+        name: "events_lost",
+        kind: MetricType::Counter,
+        labels: "",
+        help: "Drop events left out of the event stream (rate limit, full buffer); counters are never sampled",
+        read: |snapshot| one(snapshot.events_lost),
+    },
+    Metric {
+        name: "events_read",
+        kind: MetricType::Counter,
+        labels: "",
+        help: "Drop events read from the event stream",
+        read: |snapshot| one(snapshot.events_read),
+    },
+];
+
+/// The snapshot in the OpenMetrics text format.
+pub fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("beeline");
+    registry.register_collector(Box::new(SnapshotCollector(snapshot)));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// docs/metrics.md.
+pub fn documentation() -> String {
+    let mut page = String::from(
+        "# Metrics\n\n\
+         The agent of each node serves these on `/metrics` of its loopback address (`--http`), in the OpenMetrics\n\
+         text format. This page is generated: `beeline-agent --print-metrics-doc > docs/metrics.md`.\n\n\
+         Labels come from fixed lists, never from names of pods or services",
+    );
+    let _ = write!(page, ": a node exports at most {SERIES_MAX} series.\n\n");
+    page.push_str("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for metric in METRICS {
+        let kind = if is_counter(metric) { "counter" } else { "gauge" };
+        let _ = writeln!(page, "| `{}` | {kind} | {} | {}. |", full_name(metric), metric.labels, metric.help);
+    }
+    page
+}
+
+#[derive(Debug)]
+struct SnapshotCollector(Snapshot);
+
+impl Collector for SnapshotCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for metric in METRICS {
+            let series = (metric.read)(&self.0);
+            if series.is_empty() {
+                continue;
+            }
+            let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+            for (labels, value) in series {
+                let mut one = family.encode_family(&labels)?;
+                if is_counter(metric) {
+                    one.encode_counter::<NoLabels, _, u64>(&value, None)?;
+                } else {
+                    one.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_counter(metric: &Metric) -> bool {
+    matches!(metric.kind, MetricType::Counter)
+}
+
+fn full_name(metric: &Metric) -> String {
+    format!("beeline_{}{}", metric.name, if is_counter(metric) { "_total" } else { "" })
+}
+
+fn one(value: u64) -> Vec<Series> {
+    vec![(Vec::new(), value)]
+}
+
+fn value_at(snapshot: &Snapshot, index: u32) -> CounterValue {
+    snapshot.counters.get(index as usize).copied().unwrap_or_default()
+}
+
+fn drops(snapshot: &Snapshot) -> Vec<Series> {
+    let mut series = Vec::new();
+    for hook in 0..hook::COUNT {
+        for reason in DropReason::ALL {
+            let packets = value_at(snapshot, counter::drop_index(hook, *reason as u8)).packets;
+            if packets > 0 {
+                let labels =
+                    vec![("hook", hook::name(hook).to_owned()), ("reason", reason.name().to_owned())];
+                series.push((labels, packets));
+            }
+        }
+    }
+    series
+}
+
+fn forwarded(snapshot: &Snapshot, read: fn(&CounterValue) -> u64) -> Vec<Series> {
+    let mut series = Vec::new();
+    for hook in 0..hook::COUNT {
+        for outcome in (0..outcome::COUNT).filter(|outcome| outcome::name(*outcome) != "unknown") {
+            let value = value_at(snapshot, counter::outcome_index(hook, outcome));
+            if value.packets > 0 {
+                let labels = vec![
+                    ("hook", hook::name(hook).to_owned()),
+                    ("outcome", outcome::name(outcome).to_owned()),
+                ];
+                series.push((labels, read(&value)));
+            }
+        }
+    }
+    series
+}
+
+fn tables(snapshot: &Snapshot, read: fn(&(String, u64, u64)) -> u64) -> Vec<Series> {
+    snapshot.tables.iter().map(|table| (vec![("table", table.0.clone())], read(table))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use beeline_abi::maps;
+
+    fn everything() -> Snapshot {
+        Snapshot {
+            counters: vec![CounterValue { packets: 1, bytes: 1 }; counter::COUNTERS as usize],
+            tables: maps::ALL.iter().map(|map| (map.name.to_lowercase(), 1, 2)).collect(),
+            repairs: ["route", "sysctl", "link", "attachment"].map(|object| (object.to_owned(), 1)).to_vec(),
+            ..Snapshot::default()
+        }
+    }
+
+    fn series(text: &str) -> usize {
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    }
+
+    #[test]
+    fn unit_the_number_of_series_is_bounded_when_everything_happened() {
+        let text = encode(everything()).unwrap();
+        assert!(series(&text) <= SERIES_MAX, "{} series:\n{text}", series(&text));
+    }
+
+    #[test]
+    fn unit_what_did_not_happen_is_not_exported() {
+        let text = encode(Snapshot::default()).unwrap();
+        assert!(series(&text) < 15, "{text}");
+        assert!(!text.contains("beeline_drops_total{"), "{text}");
+    }
+
+    #[test]
+    fn unit_a_drop_is_exported_with_hook_and_reason() {
+        let mut snapshot = Snapshot { counters: vec![CounterValue::default(); 512], ..Snapshot::default() };
+        let index = counter::drop_index(hook::FROM_POD, DropReason::SpoofedAddress as u8);
+        snapshot.counters[index as usize].packets = 7;
+        let text = encode(snapshot).unwrap();
+        assert!(
+            text.contains(r#"beeline_drops_total{hook="from_pod",reason="spoofed_address"} 7"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn unit_the_page_in_docs_is_what_the_code_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            page == documentation(),
+            "docs/metrics.md is not what the code says; run: beeline-agent --print-metrics-doc > docs/metrics.md"
+        );
+    }
+
+    #[test]
+    fn unit_every_documented_metric_is_exported_and_the_other_way_round() {
+        let text = encode(everything()).unwrap();
+        for metric in METRICS {
+            assert!(text.contains(&full_name(metric)), "{} is not exported:\n{text}", full_name(metric));
+        }
+    }
+}
