@@ -47,6 +47,7 @@ decide_what_is_needed() {
     test) steps_after=6 needs_lab=yes ;;
     build) steps_after=2 ;;
     ebpf | test-kernels) steps_after=1 ;;
+    docs) steps_after=3 ;;
     *) steps_after=1 needs_ebpf='' ;;
     esac
     if [ "$chore" = test ] && { [ "$pure" = 1 ] || ! may_become_root; }; then

@@ -64,9 +64,7 @@ fn main() -> ExitCode {
         Chore::Test { filter } => test::chore(filter.as_deref()),
         Chore::Bench { arguments } => binaries::bench(&arguments),
         Chore::Docs => docs::chore(),
-        Chore::TestKernels => Err(anyhow::anyhow!(
-            "the run on stock kernels in QEMU is not built yet (docs/decisions says what is planned)"
-        )),
+        Chore::TestKernels => Err(anyhow::anyhow!("the run on stock kernels in QEMU is not built yet")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
