@@ -3,6 +3,7 @@
 
 pub mod disk;
 pub mod drops;
+pub mod endpoints;
 pub mod http;
 pub mod metrics;
 pub mod options;

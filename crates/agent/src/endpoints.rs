@@ -1,0 +1,254 @@
+//! The node's attachments and their addresses: pure; the caller writes
+//! [`Endpoints::to_state`] to disk before it answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::Context;
+use beeline_abi::Mac;
+use beeline_abi::endpoint::EndpointValue;
+use beeline_api::{ApiError, Attachment, EndpointStatus, ErrorKind};
+use beeline_ipam::{AllocateError, COOLDOWN_MS_DEFAULT, Ipam, Moment, Owner};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// One attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Container and interface.
+    pub attachment: Attachment,
+    /// Namespace and name of the pod, and its uid; empty if not told.
+    pub pod: PodReference,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Node-local number, never used twice.
+    pub id: u32,
+    /// MTU of interface and routes.
+    pub mtu: u32,
+    /// What Commit told; none before.
+    pub link: Option<Link>,
+}
+
+/// The pod that an attachment belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as Kubernetes names them")]
+pub struct PodReference {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    /// Path of the network namespace, for the record.
+    pub netns: String,
+}
+
+/// The interface of a committed attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Host side of the veth.
+    pub host_ifindex: u32,
+    /// MAC of the pod's side.
+    pub pod_mac: [u8; 6],
+    /// Cookie of the pod's network namespace.
+    pub netns_cookie: u64,
+}
+
+impl Endpoint {
+    /// The entry of the endpoint table; none before Commit.
+    pub fn value(&self) -> Option<EndpointValue> {
+        let link = self.link?;
+        Some(EndpointValue {
+            ifindex: link.host_ifindex,
+            netns_cookie: link.netns_cookie,
+            pod_mac: Mac(link.pod_mac),
+            mtu: u16::try_from(self.mtu).unwrap_or(u16::MAX),
+            id: self.id,
+            ..EndpointValue::default()
+        })
+    }
+
+    /// As the API shows it.
+    pub fn status(&self) -> EndpointStatus {
+        EndpointStatus {
+            attachment: self.attachment.clone(),
+            pod_namespace: self.pod.namespace.clone(),
+            pod_name: self.pod.name.clone(),
+            addresses: self.addresses.clone(),
+            host_interface: self.attachment.host_interface(),
+            ifindex: self.link.map_or(0, |link| link.host_ifindex),
+        }
+    }
+}
+
+/// What is written to disk.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct State {
+    addresses: serde_json::Value,
+    endpoints: Vec<Endpoint>,
+    next_id: u32,
+}
+
+/// Every attachment of the node.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    ipam: Ipam,
+    by_attachment: BTreeMap<Attachment, Endpoint>,
+    next_id: u32,
+}
+
+impl Endpoints {
+    /// From disk, or empty.
+    pub fn load(state: Option<State>) -> anyhow::Result<Endpoints> {
+        let Some(state) = state else {
+            let ipam = Ipam::new(COOLDOWN_MS_DEFAULT);
+            return Ok(Endpoints { ipam, by_attachment: BTreeMap::new(), next_id: 1 });
+        };
+        let ipam = Ipam::from_json(&state.addresses.to_string(), COOLDOWN_MS_DEFAULT)
+            .context("the addresses of this node's pods cannot be used")?;
+        let known = |endpoint: &Endpoint| ipam.addresses(&owner(&endpoint.attachment)).is_some();
+        let endpoints = state.endpoints.into_iter().filter(known);
+        let by_attachment = endpoints.map(|endpoint| (endpoint.attachment.clone(), endpoint)).collect();
+        Ok(Endpoints { ipam, by_attachment, next_id: state.next_id })
+    }
+
+    /// For the disk.
+    pub fn to_state(&self) -> State {
+        State {
+            addresses: serde_json::from_str(&self.ipam.to_json()).expect("the address state is JSON"),
+            endpoints: self.by_attachment.values().cloned().collect(),
+            next_id: self.next_id,
+        }
+    }
+
+    /// The node's PodCIDRs; returns what cannot be used.
+    pub fn set_pools(&mut self, cidrs: &[IpNet]) -> Vec<String> {
+        self.ipam.set_pools(cidrs)
+    }
+
+    /// The PodCIDRs in use.
+    pub fn pools(&self) -> Vec<IpNet> {
+        self.ipam.pools().collect()
+    }
+
+    /// Reserves addresses; the same ones for the same attachment.
+    pub fn allocate(
+        &mut self,
+        attachment: &Attachment,
+        pod: PodReference,
+        mtu: u32,
+        now: Moment,
+    ) -> Result<Endpoint, ApiError> {
+        if let Some(endpoint) = self.by_attachment.get(attachment) {
+            return Ok(endpoint.clone());
+        }
+        let addresses = self.ipam.allocate(&owner(attachment), now).map_err(|error| ApiError {
+            kind: match error {
+                AllocateError::NoPool { .. } => ErrorKind::TryAgain,
+                AllocateError::Exhausted { .. } => ErrorKind::Exhausted,
+            },
+            message: error.to_string(),
+        })?;
+        let endpoint =
+            Endpoint { attachment: attachment.clone(), pod, addresses, id: self.next_id, mtu, link: None };
+        self.next_id += 1;
+        self.by_attachment.insert(attachment.clone(), endpoint.clone());
+        Ok(endpoint)
+    }
+
+    /// Notes the interface of an attachment that was allocated.
+    pub fn commit(&mut self, attachment: &Attachment, link: Link) -> Result<Endpoint, ApiError> {
+        let endpoint = self.by_attachment.get_mut(attachment).ok_or_else(|| unknown(attachment))?;
+        endpoint.link = Some(link);
+        Ok(endpoint.clone())
+    }
+
+    /// Forgets the attachment and takes its addresses back.
+    pub fn release(&mut self, attachment: &Attachment, now: Moment) -> Option<Endpoint> {
+        self.ipam.release(&owner(attachment), now);
+        self.by_attachment.remove(attachment)
+    }
+
+    /// One attachment.
+    pub fn get(&self, attachment: &Attachment) -> Result<&Endpoint, ApiError> {
+        self.by_attachment.get(attachment).ok_or_else(|| unknown(attachment))
+    }
+
+    /// Every attachment.
+    pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {
+        self.by_attachment.values()
+    }
+
+    /// Those that are not in `valid`.
+    pub fn except(&self, valid: &[Attachment]) -> Vec<Attachment> {
+        let valid: BTreeSet<&Attachment> = valid.iter().collect();
+        self.by_attachment.keys().filter(|attachment| !valid.contains(attachment)).cloned().collect()
+    }
+}
+
+fn owner(attachment: &Attachment) -> Owner {
+    Owner::new(&attachment.container_id, &attachment.interface)
+}
+
+fn unknown(attachment: &Attachment) -> ApiError {
+    let message = format!(
+        "the agent does not know interface {} of container {}; it was never added, or is deleted",
+        attachment.interface, attachment.container_id
+    );
+    ApiError { kind: ErrorKind::Unknown, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(id: u32) -> Attachment {
+        Attachment { container_id: format!("c{id}"), interface: "eth0".into() }
+    }
+
+    fn with_pools() -> Endpoints {
+        let mut endpoints = Endpoints::load(None).unwrap();
+        let pools = ["10.244.1.0/29".parse().unwrap(), "fd00:10:244:1::/64".parse().unwrap()];
+        assert!(endpoints.set_pools(&pools).is_empty());
+        endpoints
+    }
+
+    fn allocate(endpoints: &mut Endpoints, id: u32) -> Result<Endpoint, ApiError> {
+        endpoints.allocate(&attachment(id), PodReference::default(), 1500, Moment(0))
+    }
+
+    const LINK: Link = Link { host_ifindex: 7, pod_mac: [2, 0, 0, 0, 0, 1], netns_cookie: 9 };
+
+    #[test]
+    fn unit_the_life_of_an_attachment_survives_a_restart() {
+        let mut endpoints = with_pools();
+        let first = allocate(&mut endpoints, 1).unwrap();
+        assert_eq!(first.addresses.len(), 2);
+        assert_eq!(first.value(), None);
+        assert_eq!(endpoints.commit(&attachment(1), LINK).unwrap().value().unwrap().ifindex, 7);
+        let text = serde_json::to_string(&endpoints.to_state()).unwrap();
+        let mut again = Endpoints::load(serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(again.get(&attachment(1)).unwrap().link, Some(LINK));
+        assert_eq!(allocate(&mut again, 1).unwrap().addresses, first.addresses);
+        assert_ne!(allocate(&mut again, 2).unwrap().id, first.id);
+        assert!(again.release(&attachment(1), Moment(0)).is_some());
+        assert!(again.release(&attachment(1), Moment(0)).is_none());
+    }
+
+    #[test]
+    fn unit_no_pool_is_try_again_and_a_full_one_is_exhausted() {
+        let mut none = Endpoints::load(None).unwrap();
+        assert_eq!(allocate(&mut none, 1).unwrap_err().kind, ErrorKind::TryAgain);
+        let mut full = with_pools();
+        let refusal = (1..20).find_map(|id| allocate(&mut full, id).err()).unwrap();
+        assert_eq!(refusal.kind, ErrorKind::Exhausted);
+        assert!(refusal.message.contains("10.244.1.0/29"), "{refusal}");
+    }
+
+    #[test]
+    fn unit_commit_of_an_unknown_attachment_is_refused_and_gc_finds_the_rest() {
+        let mut endpoints = with_pools();
+        assert_eq!(endpoints.commit(&attachment(1), LINK).unwrap_err().kind, ErrorKind::Unknown);
+        for id in 1..4 {
+            allocate(&mut endpoints, id).unwrap();
+        }
+        assert_eq!(endpoints.except(&[attachment(2)]), [attachment(1), attachment(3)]);
+    }
+}
