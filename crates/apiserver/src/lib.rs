@@ -1,1 +1,37 @@
 //! The lab's embedded Kubernetes API and controllers; in memory, not for production.
+//!
+//! [`ApiServer`] is the whole: it owns the [`Api`] (what a request does to an object), runs the
+//! controllers a cluster needs, and serves HTTPS on any number of listeners. Reads top-down:
+//! `server` -> `http` (protocol) -> `api` (semantics) -> `store` (objects and their history);
+//! `controllers` stand beside `http` as another user of `api`.
+//!
+//! Where it differs from Kubernetes, and says so: pages of a list are not one snapshot (the list's
+//! resourceVersion is that of the first page, so a watch from there repairs it); server-side apply
+//! is a three-way merge per field manager that never reports conflicts; `events.k8s.io` and core
+//! events are two sets of objects; one token is every user.
+
+mod admission;
+mod allocate;
+mod api;
+mod apply;
+mod controllers;
+mod defaults;
+mod error;
+mod http;
+mod kinds;
+mod kubeconfig;
+mod object;
+mod patch;
+mod selector;
+mod server;
+mod store;
+mod tls;
+mod validate;
+
+pub use api::{Api, DeleteOptions, ListOptions, Page, PatchKind, Propagation, WatchOptions};
+pub use apply::{Applied, ApplyProblem, ApplyReport};
+pub use error::{ApiError, Cause};
+pub use kinds::{Kind, Kinds};
+pub use object::ObjectKey;
+pub use server::{ApiServer, Config, ServeHandle, StartError};
+pub use store::{EventKind, Watch, WatchEvent};

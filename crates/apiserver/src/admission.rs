@@ -1,0 +1,195 @@
+//! What the server itself writes into an object on its way in, and what it keeps from the one before.
+
+use serde_json::{Value, json};
+
+use crate::api::Subresource;
+use crate::object::{self, ObjectKey};
+use crate::store::Store;
+use crate::{ApiError, Kind, Kinds};
+
+pub(crate) const FOREGROUND: &str = "foregroundDeletion";
+pub(crate) const ORPHAN: &str = "orphan";
+pub(crate) const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// Fills in `apiVersion` and `kind`, or refuses those of another kind.
+pub(crate) fn check_type(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+    let Some(fields) = object.as_object_mut() else {
+        return Err(ApiError::bad_request(format!("a {} must be a JSON object", kind.kind)));
+    };
+    if !fields.get("metadata").is_none_or(|metadata| metadata.is_object() || metadata.is_null()) {
+        return Err(ApiError::bad_request("metadata must be a JSON object"));
+    }
+    object::default_to(fields, "apiVersion", kind.api_version());
+    object::default_to(fields, "kind", kind.kind.as_ref());
+    for (field, expected) in [("apiVersion", kind.api_version()), ("kind", kind.kind.to_string())] {
+        if fields[field] != expected.as_str() {
+            let given = &fields[field];
+            let message =
+                format!("{field} in the data ({given}) does not match the expected one ({expected:?})");
+            return Err(ApiError::bad_request(message));
+        }
+    }
+    Ok(())
+}
+
+/// Gives a namespaced object a namespace and takes it from a cluster-wide one.
+pub(crate) fn check_namespace_field(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+    let metadata = object::metadata(object);
+    if !kind.namespaced {
+        metadata.remove("namespace");
+        return Ok(());
+    }
+    if metadata.get("namespace").is_none_or(|namespace| namespace.is_null() || namespace == "") {
+        metadata.insert("namespace".to_owned(), json!("default"));
+    }
+    Ok(())
+}
+
+/// New objects go only into namespaces that exist and stay.
+pub(crate) fn check_namespace_exists(
+    store: &Store,
+    kinds: &Kinds,
+    kind: &Kind,
+    object: &Value,
+) -> Result<(), ApiError> {
+    let Some(namespaces) = kinds.by_path("", "v1", "namespaces").filter(|_| kind.namespaced) else {
+        return Ok(());
+    };
+    let namespace = object::namespace(object);
+    match store.get(namespaces, &ObjectKey::new("", namespace)) {
+        None => Err(ApiError::not_found(namespaces, namespace)),
+        Some(found) if object::is_deleting(found) => {
+            let why = format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            );
+            Err(ApiError::forbidden(kind, object::name(object), &why))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Identity and first status of a new object.
+pub(crate) fn begin_life(kind: &Kind, object: &mut Value) {
+    let metadata = object::metadata(object);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink"] {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".to_owned(), object::new_uid().into());
+    metadata.insert("creationTimestamp".to_owned(), object::now().into());
+    if object.get("spec").is_some() {
+        object::metadata(object).insert("generation".to_owned(), json!(1));
+    }
+    match kind.plural.as_ref() {
+        "pods" => object["status"] = json!({"phase": "Pending", "qosClass": "BestEffort"}),
+        "services" => object["status"] = json!({"loadBalancer": {}}),
+        "namespaces" => {
+            object["status"] = json!({"phase": "Active"});
+            object::child(object, "spec").insert("finalizers".to_owned(), json!(["kubernetes"]));
+        }
+        "deployments" | "replicasets" | "daemonsets" => object["status"] = json!({}),
+        _ => {}
+    }
+}
+
+/// Refuses an update of an object that is not the one the caller read.
+pub(crate) fn check_precondition(kind: &Kind, current: &Value, object: &Value) -> Result<(), ApiError> {
+    let name = object::name(current);
+    let version = object::text(object, "/metadata/resourceVersion");
+    if !version.is_empty() && version != "0" && version != object::text(current, "/metadata/resourceVersion")
+    {
+        return Err(ApiError::conflict(kind, name, MODIFIED));
+    }
+    let (wanted, actual) = (object::uid(object), object::uid(current));
+    if !wanted.is_empty() && wanted != actual {
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}");
+        return Err(ApiError::conflict(kind, name, &why));
+    }
+    Ok(())
+}
+
+/// The object that an update means: the caller's part of the new one, the rest of the current one.
+pub(crate) fn continue_life(subresource: Subresource, current: &Value, object: Value) -> Value {
+    let mut next = match subresource {
+        Subresource::None => with_field(object, "status", current.get("status")),
+        Subresource::Status => with_field(current.clone(), "status", object.get("status")),
+        Subresource::Finalize => {
+            let mut next = current.clone();
+            let finalizers = object.pointer("/spec/finalizers").cloned().unwrap_or(json!([]));
+            object::child(&mut next, "spec").insert("finalizers".to_owned(), finalizers);
+            next
+        }
+        Subresource::Internal => object,
+    };
+    let metadata = object::metadata(&mut next);
+    metadata.remove("managedFields");
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "resourceVersion",
+    ] {
+        match current["metadata"].get(field) {
+            Some(value) => metadata.insert(field.to_owned(), value.clone()),
+            None => metadata.remove(field),
+        };
+    }
+    next
+}
+
+fn with_field(mut object: Value, field: &str, value: Option<&Value>) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        match value {
+            Some(value) => fields.insert(field.to_owned(), value.clone()),
+            None => fields.remove(field),
+        };
+    }
+    object
+}
+
+/// Values that the server gave and a caller that replaces the object need not repeat.
+pub(crate) fn carry_over(kind: &Kind, object: &mut Value, current: &Value) {
+    let fields: &[&str] = match kind.plural.as_ref() {
+        "namespaces" => &["finalizers"],
+        "nodes" => &["podCIDR", "podCIDRs"],
+        "pods" => &["nodeName", "serviceAccountName"],
+        _ => return,
+    };
+    for field in fields {
+        let Some(value) = current.pointer(&format!("/spec/{field}")) else { continue };
+        let spec = object::child(object, "spec");
+        if kind.plural == "namespaces" {
+            spec.insert((*field).to_owned(), value.clone());
+        } else {
+            object::default_to(spec, field, value.clone());
+        }
+    }
+}
+
+/// Whether an update changes nothing.
+pub(crate) fn is_same(object: &Value, current: &Value) -> bool {
+    object == current
+}
+
+/// Every kind except those without a spec counts changes of what is wanted.
+pub(crate) fn count_generation(object: &mut Value, current: &Value) {
+    if object.get("spec") != current.get("spec") {
+        raise_generation(object);
+    }
+}
+
+pub(crate) fn raise_generation(object: &mut Value) {
+    if let Some(generation) = object::number(object, "/metadata/generation") {
+        object::metadata(object).insert("generation".to_owned(), json!(generation + 1));
+    }
+}
+
+/// Whether an object that is being deleted has nothing left that holds it.
+pub(crate) fn may_go(kind: &Kind, object: &Value) -> bool {
+    object::is_deleting(object)
+        && object::items(object, "/metadata/finalizers").is_empty()
+        && object::number(object, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
+        && (kind.plural != "namespaces" || object::items(object, "/spec/finalizers").is_empty())
+}

@@ -1,0 +1,137 @@
+//! Deletion: at once, gracefully for running pods, or after the last finalizer.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Api, DeleteOptions, ListOptions, Propagation};
+use crate::admission::{FOREGROUND, ORPHAN};
+use crate::object::{self, ObjectKey};
+use crate::store::Store;
+use crate::{ApiError, Kind, admission};
+
+/// What a deletion left.
+pub(crate) struct Deleted {
+    pub object: Arc<Value>,
+    /// Whether it is gone, not only marked.
+    pub gone: bool,
+}
+
+impl Api {
+    pub(crate) fn delete_of(
+        &self,
+        kind: &Arc<Kind>,
+        key: &ObjectKey,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, ApiError> {
+        let mut store = self.lock();
+        let current = store.get(kind, key).cloned().ok_or_else(|| ApiError::not_found(kind, &key.name))?;
+        check_preconditions(kind, &current, options)?;
+        let grace = grace_seconds(kind, &current, options);
+        let mut next = Value::clone(&current);
+        mark(&mut next, grace);
+        hold(&mut next, options.propagation);
+        if kind.plural == "namespaces" {
+            object::child(&mut next, "status").insert("phase".to_owned(), json!("Terminating"));
+        }
+        if admission::may_go(kind, &next) {
+            let object = self.remove_locked(&mut store, kind, key).unwrap_or(current);
+            return Ok(Deleted { object, gone: true });
+        }
+        if next == *current {
+            return Ok(Deleted { object: current, gone: false });
+        }
+        admission::raise_generation(&mut next);
+        Ok(Deleted { object: store.put(kind, next), gone: false })
+    }
+
+    /// Deletes everything that a list with these options shows.
+    pub(crate) fn delete_collection(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: Option<&str>,
+        list: &ListOptions,
+        options: &DeleteOptions,
+    ) -> Result<Vec<Arc<Value>>, ApiError> {
+        let page = self.list_of(kind, namespace, list)?;
+        let deleted =
+            page.items.iter().map(|item| match self.delete_of(kind, &ObjectKey::of(item), options) {
+                Ok(deleted) => Ok(deleted.object),
+                Err(error) if error.is_not_found() => Ok(item.clone()),
+                Err(error) => Err(error),
+            });
+        deleted.collect()
+    }
+
+    /// Removes an object that only waits for this, whatever its grace period says.
+    pub(crate) fn remove_of(&self, kind: &Arc<Kind>, key: &ObjectKey) {
+        let store: &mut Store = &mut self.lock();
+        self.remove_locked(store, kind, key);
+    }
+}
+
+fn check_preconditions(kind: &Kind, current: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+    let name = object::name(current);
+    let differs = |wanted: &Option<String>, field: &str| {
+        let actual = object::text(current, field);
+        wanted
+            .as_deref()
+            .filter(|wanted| *wanted != actual)
+            .map(|wanted| (wanted.to_owned(), actual.to_owned()))
+    };
+    for (wanted, field, word) in [
+        (&options.uid, "/metadata/uid", "UID"),
+        (&options.resource_version, "/metadata/resourceVersion", "ResourceVersion"),
+    ] {
+        if let Some((wanted, actual)) = differs(wanted, field) {
+            let why = format!(
+                "the {word} in the precondition ({wanted}) does not match the {word} in record ({actual})"
+            );
+            return Err(ApiError::conflict(kind, name, &why));
+        }
+    }
+    Ok(())
+}
+
+/// Only a pod that a node may be running gets time to end; a second request can only shorten it.
+fn grace_seconds(kind: &Kind, current: &Value, options: &DeleteOptions) -> i64 {
+    let over = matches!(object::text(current, "/status/phase"), "Succeeded" | "Failed");
+    if kind.plural != "pods" || over || object::text(current, "/spec/nodeName").is_empty() {
+        return 0;
+    }
+    let own = object::number(current, "/spec/terminationGracePeriodSeconds").unwrap_or(30);
+    let grace = options.grace_seconds.unwrap_or(own).max(0);
+    match object::number(current, "/metadata/deletionGracePeriodSeconds") {
+        Some(running) if object::is_deleting(current) => grace.min(running),
+        _ => grace,
+    }
+}
+
+fn mark(next: &mut Value, grace: i64) {
+    let already = object::is_deleting(next);
+    let before = object::number(next, "/metadata/deletionGracePeriodSeconds");
+    if already && before == Some(grace) {
+        return;
+    }
+    let metadata = object::metadata(next);
+    metadata.insert(
+        "deletionTimestamp".to_owned(),
+        object::format_seconds(object::seconds_since_epoch() + grace).into(),
+    );
+    metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+}
+
+fn hold(next: &mut Value, propagation: Propagation) {
+    let finalizer = match propagation {
+        Propagation::Background => return,
+        Propagation::Foreground => FOREGROUND,
+        Propagation::Orphan => ORPHAN,
+    };
+    let metadata = object::metadata(next);
+    object::default_to(metadata, "finalizers", json!([]));
+    if let Some(list) = metadata["finalizers"].as_array_mut()
+        && !list.iter().any(|one| one == finalizer)
+    {
+        list.push(json!(finalizer));
+    }
+}

@@ -1,0 +1,308 @@
+//! Create, update and patch.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::Api;
+use crate::admission;
+use crate::api::PatchKind;
+use crate::object::{self, ObjectKey};
+use crate::store::Store;
+use crate::{ApiError, Cause, Kind, defaults, patch, validate};
+
+/// The part of an object that a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subresource {
+    None,
+    Status,
+    /// A Namespace's `spec.finalizers`.
+    Finalize,
+    /// `spec.nodeName` and other things that only the server's own controllers may set.
+    Internal,
+}
+
+/// How a write is meant.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WriteOptions {
+    pub skip_validation: bool,
+    pub dry_run: bool,
+}
+
+/// How often a generated name that exists already is rolled again.
+const NAME_TRIES: usize = 8;
+
+impl Api {
+    pub(crate) fn create_of(
+        &self,
+        kind: &Arc<Kind>,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Value>, ApiError> {
+        let mut store = self.lock();
+        self.create_locked(&mut store, kind, object, options)
+    }
+
+    pub(crate) fn create_locked(
+        &self,
+        store: &mut Store,
+        kind: &Arc<Kind>,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Value>, ApiError> {
+        let skip = options.skip_validation || self.skip_validation;
+        admission::check_type(kind, &mut object)?;
+        admission::check_namespace_field(kind, &mut object)?;
+        if !object::text(&object, "/metadata/resourceVersion").is_empty() {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        self.choose_name(store, kind, &mut object)?;
+        let mut object = prune(kind, object, skip)?;
+        admission::check_namespace_exists(store, self.kinds(), kind, &object)?;
+        admission::begin_life(kind, &mut object);
+        defaults::apply(kind, &mut object);
+        let key = ObjectKey::of(&object);
+        if !skip {
+            refuse(kind, &key.name, validate::object(kind, &object, None))?;
+        }
+        if store.get(kind, &key).is_some() {
+            return Err(ApiError::already_exists(kind, &key.name));
+        }
+        self.allocate(kind, &mut object, None, skip, options.dry_run)?;
+        if options.dry_run {
+            return Ok(Arc::new(object));
+        }
+        make_room(store, kind);
+        Ok(store.put(kind, object))
+    }
+
+    fn choose_name(&self, store: &Store, kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+        let prefix = object::text(object, "/metadata/generateName").to_owned();
+        if !object::name(object).is_empty() {
+            return Ok(());
+        }
+        if prefix.is_empty() {
+            let cause = Cause::required("metadata.name", "name or generateName is required");
+            return Err(ApiError::invalid(kind, "", vec![cause]));
+        }
+        // Names have at most 63 letters where they become labels.
+        let prefix: String = prefix.chars().take(58).collect();
+        for _ in 0..NAME_TRIES {
+            let name = format!("{prefix}{}", object::random_suffix());
+            let taken = store.get(kind, &ObjectKey::new(object::namespace(object), &name)).is_some();
+            object::metadata(object).insert("name".to_owned(), name.into());
+            if !taken {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn update_of(
+        &self,
+        kind: &Arc<Kind>,
+        subresource: Subresource,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Value>, ApiError> {
+        let mut store = self.lock();
+        self.update_locked(&mut store, kind, subresource, object, options)
+    }
+
+    pub(crate) fn update_locked(
+        &self,
+        store: &mut Store,
+        kind: &Arc<Kind>,
+        subresource: Subresource,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Value>, ApiError> {
+        let skip = options.skip_validation || self.skip_validation;
+        admission::check_type(kind, &mut object)?;
+        admission::check_namespace_field(kind, &mut object)?;
+        let key = ObjectKey::of(&object);
+        let current = store.get(kind, &key).cloned().ok_or_else(|| ApiError::not_found(kind, &key.name))?;
+        admission::check_precondition(kind, &current, &object)?;
+        let object = prune(kind, object, skip)?;
+        let mut object = admission::continue_life(subresource, &current, object);
+        defaults::apply(kind, &mut object);
+        if subresource == Subresource::None {
+            admission::carry_over(kind, &mut object, &current);
+        }
+        if !skip && subresource != Subresource::Internal {
+            let causes = match subresource {
+                Subresource::Status => validate::status(kind, &object),
+                _ => validate::object(kind, &object, Some(&current)),
+            };
+            refuse(kind, &key.name, causes)?;
+        }
+        self.allocate(kind, &mut object, Some(&current), skip, options.dry_run)?;
+        if admission::is_same(&object, &current) {
+            return Ok(current);
+        }
+        admission::count_generation(&mut object, &current);
+        if options.dry_run {
+            return Ok(Arc::new(object));
+        }
+        let stored = store.put(kind, object);
+        if admission::may_go(kind, &stored) {
+            return Ok(self.remove_locked(store, kind, &key).unwrap_or(stored));
+        }
+        Ok(stored)
+    }
+
+    /// Applies a patch; `true` beside the object means that it was created.
+    pub(crate) fn patch_of(
+        &self,
+        kind: &Arc<Kind>,
+        subresource: Subresource,
+        key: &ObjectKey,
+        language: &PatchKind,
+        change: &Value,
+        options: &WriteOptions,
+    ) -> Result<(Arc<Value>, bool), ApiError> {
+        let mut store = self.lock();
+        if let PatchKind::Apply { manager } = language {
+            return self.server_side_apply(&mut store, kind, subresource, key, manager, change, options);
+        }
+        let current = store.get(kind, key).cloned().ok_or_else(|| ApiError::not_found(kind, &key.name))?;
+        let changed = patch::apply(&current, language, change)?;
+        check_patched_name(kind, key, &changed)?;
+        let changed = self.with_checked_version(kind, &current, changed, change, language)?;
+        Ok((self.update_locked(&mut store, kind, subresource, changed, options)?, false))
+    }
+
+    /// A patch that names a resourceVersion is meant for that one only.
+    fn with_checked_version(
+        &self,
+        kind: &Kind,
+        current: &Value,
+        changed: Value,
+        change: &Value,
+        language: &PatchKind,
+    ) -> Result<Value, ApiError> {
+        let wanted = match language {
+            PatchKind::Json => object::text(&changed, "/metadata/resourceVersion"),
+            _ => object::text(change, "/metadata/resourceVersion"),
+        };
+        if !wanted.is_empty() && wanted != object::text(current, "/metadata/resourceVersion") {
+            return Err(ApiError::conflict(kind, object::name(current), admission::MODIFIED));
+        }
+        Ok(changed)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one request's parts, passed on unchanged")]
+    fn server_side_apply(
+        &self,
+        store: &mut Store,
+        kind: &Arc<Kind>,
+        subresource: Subresource,
+        key: &ObjectKey,
+        manager: &str,
+        change: &Value,
+        options: &WriteOptions,
+    ) -> Result<(Arc<Value>, bool), ApiError> {
+        let mut change = change.clone();
+        let metadata = object::metadata(&mut change);
+        for field in ["managedFields", "uid", "creationTimestamp"] {
+            metadata.remove(field);
+        }
+        object::default_to(metadata, "name", key.name.clone());
+        if kind.namespaced {
+            object::default_to(metadata, "namespace", key.namespace.clone());
+        }
+        admission::check_type(kind, &mut change)?;
+        check_patched_name(kind, key, &change)?;
+        let current = store.get(kind, key).cloned();
+        let created = current.is_none();
+        let scope = format!("{manager}/{subresource:?}");
+        let stored = match current {
+            None if subresource == Subresource::Status => return Err(ApiError::not_found(kind, &key.name)),
+            None => self.create_locked(store, kind, change.clone(), options)?,
+            Some(current) => {
+                let last = self.managers().get(object::uid(&current), &scope).cloned();
+                let wanted = object::text(&change, "/metadata/resourceVersion");
+                if !wanted.is_empty() && wanted != object::text(&current, "/metadata/resourceVersion") {
+                    return Err(ApiError::conflict(kind, &key.name, admission::MODIFIED));
+                }
+                let merged = patch::three_way(last.as_ref().unwrap_or(&Value::Null), &change, &current);
+                self.update_locked(store, kind, subresource, merged, options)?
+            }
+        };
+        if !options.dry_run {
+            self.managers().remember(object::uid(&stored), &scope, change);
+        }
+        Ok((stored, created))
+    }
+
+    fn allocate(
+        &self,
+        kind: &Kind,
+        object: &mut Value,
+        before: Option<&Value>,
+        lenient: bool,
+        dry_run: bool,
+    ) -> Result<(), ApiError> {
+        if kind.plural != "services" {
+            return Ok(());
+        }
+        let mut allocators = self.allocators();
+        let undo = dry_run.then(|| allocators.clone());
+        let result = allocators.assign(object, before);
+        if let Some(undo) = undo {
+            *allocators = undo;
+        }
+        match result {
+            Err(causes) if !lenient => Err(ApiError::invalid(kind, object::name(object), causes)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes an object out together with everything that was reserved for it.
+    pub(crate) fn remove_locked(
+        &self,
+        store: &mut Store,
+        kind: &Arc<Kind>,
+        key: &ObjectKey,
+    ) -> Option<Arc<Value>> {
+        let removed = store.remove(kind, key)?;
+        if kind.plural == "services" {
+            self.allocators().release(key);
+        }
+        self.managers().forget(object::uid(&removed));
+        Some(removed)
+    }
+}
+
+fn prune(kind: &Kind, object: Value, skip: bool) -> Result<Value, ApiError> {
+    let Some(prune) = kind.prune.filter(|_| !skip) else { return Ok(object) };
+    prune(&object).map_err(|error| {
+        let (version, kind_name) = (&kind.version, &kind.kind);
+        ApiError::bad_request(format!(
+            "{kind_name} in version {version:?} cannot be handled as a {kind_name}: {error}"
+        ))
+    })
+}
+
+fn refuse(kind: &Kind, name: &str, causes: Vec<Cause>) -> Result<(), ApiError> {
+    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, name, causes)) }
+}
+
+fn check_patched_name(kind: &Kind, key: &ObjectKey, changed: &Value) -> Result<(), ApiError> {
+    if ObjectKey::of(changed) == *key {
+        return Ok(());
+    }
+    let message = format!("the patch would change the name or namespace of {} {key}", kind.resource());
+    Err(ApiError::bad_request(message))
+}
+
+/// Drops the oldest object of a kind that nobody cleans up when it is full.
+fn make_room(store: &mut Store, kind: &Arc<Kind>) {
+    if kind.objects_max.is_none_or(|max| store.count(kind) < max) {
+        return;
+    }
+    let oldest = store.list(kind, None, None).min_by_key(|(_, value)| object::resource_version(value));
+    if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+        store.remove(kind, &key);
+    }
+}

@@ -1,0 +1,150 @@
+//! What a cluster's controller manager and scheduler do, as far as networking can tell.
+//!
+//! Events only mark: every event marks the keys of the objects it matters to, and one loop reconciles
+//! marked keys until none is left. A reconciliation reads the objects anew, so it is idempotent and
+//! the order of events does not matter. What fails is tried again at the next tick.
+
+mod bootstrap;
+mod daemon_set;
+mod deployment;
+mod endpoint_slice;
+mod garbage;
+mod namespace;
+mod node;
+mod pods;
+mod replica_set;
+mod scheduler;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::object::ObjectKey;
+use crate::server::Config;
+use crate::store::{Watch, WatchEvent};
+use crate::{Api, ApiError, WatchOptions};
+
+pub(crate) use bootstrap::bootstrap;
+
+/// How long what failed waits for its next try.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Reconciliations between two looks at the runtime.
+const STEP: usize = 32;
+
+/// One controller. Keys are those of its own kind unless it says otherwise.
+trait Controller: Send {
+    fn name(&self) -> &'static str;
+
+    /// The kinds (plural) whose events it wants.
+    fn watches(&self) -> &'static [&'static str];
+
+    /// The keys to reconcile because of an event; called with the object after and before it.
+    fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey>;
+
+    /// Moves the world one step; an error means: again later.
+    fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError>;
+}
+
+/// All controllers and what they have to do.
+pub(crate) struct Controllers {
+    api: Api,
+    watches: Vec<(&'static str, Watch)>,
+    changes: watch::Receiver<u64>,
+    controllers: Vec<Box<dyn Controller>>,
+    dirty: BTreeSet<(usize, ObjectKey)>,
+    failed: BTreeSet<(usize, ObjectKey)>,
+}
+
+impl Controllers {
+    pub fn new(api: &Api, config: &Config) -> Self {
+        let controllers: Vec<Box<dyn Controller>> = vec![
+            Box::new(namespace::NamespaceController),
+            Box::new(node::NodeController::new(&config.pod_cidrs)),
+            Box::new(deployment::DeploymentController),
+            Box::new(replica_set::ReplicaSetController),
+            Box::new(daemon_set::DaemonSetController),
+            Box::new(scheduler::Scheduler),
+            Box::new(endpoint_slice::EndpointSliceController),
+            Box::new(garbage::GarbageCollector),
+        ];
+        let kinds: BTreeSet<&'static str> =
+            controllers.iter().flat_map(|one| one.watches()).copied().collect();
+        let watches = kinds.into_iter().filter_map(|kind| Some((kind, watch_all(api, kind)?))).collect();
+        let changes = api.lock().changes();
+        let (dirty, failed) = Default::default();
+        Self { api: api.clone(), watches, changes, controllers, dirty, failed }
+    }
+
+    /// Works until it is dropped.
+    pub async fn run(mut self) {
+        loop {
+            self.changes.mark_unchanged();
+            while self.step() {
+                tokio::task::yield_now().await;
+            }
+            if tokio::time::timeout(TICK, self.changes.changed()).await.is_err() {
+                self.dirty.append(&mut self.failed);
+            }
+        }
+    }
+
+    /// Takes in what happened and reconciles some of it; false when there is nothing left to do.
+    fn step(&mut self) -> bool {
+        self.take_events();
+        for _ in 0..STEP {
+            let Some((index, key)) = self.dirty.pop_first() else { break };
+            let controller = &mut self.controllers[index];
+            if let Err(error) = controller.reconcile(&self.api, &key) {
+                tracing::debug!(controller = controller.name(), %key, %error, "reconciliation is tried again");
+                self.failed.insert((index, key));
+            }
+        }
+        if self.dirty.is_empty() {
+            self.take_events();
+        }
+        !self.dirty.is_empty()
+    }
+
+    fn take_events(&mut self) {
+        for (kind, watch) in &mut self.watches {
+            loop {
+                match watch.try_next() {
+                    Ok(Some(event)) => mark(&self.api, &self.controllers, kind, &event, &mut self.dirty),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(kind, %error, "the controllers fell behind and look at everything again");
+                        let Some(fresh) = watch_all(&self.api, kind) else { break };
+                        *watch = fresh;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn watch_all(api: &Api, kind: &str) -> Option<Watch> {
+    api.watch(kind, None, &WatchOptions::default()).ok()
+}
+
+fn mark(
+    api: &Api,
+    controllers: &[Box<dyn Controller>],
+    kind: &str,
+    event: &WatchEvent,
+    dirty: &mut BTreeSet<(usize, ObjectKey)>,
+) {
+    for (index, controller) in controllers.iter().enumerate() {
+        if !controller.watches().contains(&kind) {
+            continue;
+        }
+        for object in std::iter::once(&event.object).chain(&event.before) {
+            dirty.extend(controller.mark(api, kind, object).into_iter().map(|key| (index, key)));
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

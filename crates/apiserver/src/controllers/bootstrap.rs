@@ -1,0 +1,70 @@
+//! Objects that exist before anybody asks: namespaces and the service `kubernetes`.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use crate::server::{Config, StartError};
+use crate::{Api, ApiError};
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
+    let create = |kind: &str, object: Value| match api.create(kind, object) {
+        Err(cause) => Err(StartError::FirstObject { what: format!("its first {kind}"), cause }),
+        Ok(_) => Ok(()),
+    };
+    for name in NAMESPACES {
+        create(
+            "namespaces",
+            json!({"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}}),
+        )?;
+    }
+    create("services", kubernetes_service())?;
+    let Some(port) = config.control_plane_port else { return Ok(()) };
+    for (family, name) in [(false, "kubernetes"), (true, "kubernetes-ipv6")] {
+        let addresses: Vec<IpAddr> = config
+            .control_plane_addresses
+            .iter()
+            .copied()
+            .filter(|address| address.is_ipv6() == family)
+            .collect();
+        if !addresses.is_empty() {
+            create("endpointslices", kubernetes_slice(name, &addresses, port))?;
+        }
+    }
+    Ok(())
+}
+
+fn kubernetes_service() -> Value {
+    json!({
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "ipFamilyPolicy": "PreferDualStack",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
+        },
+    })
+}
+
+fn kubernetes_slice(name: &str, addresses: &[IpAddr], port: u16) -> Value {
+    let family = if addresses.iter().all(IpAddr::is_ipv6) { "IPv6" } else { "IPv4" };
+    let endpoints =
+        addresses.iter().map(|address| json!({"addresses": [address], "conditions": {"ready": true}}));
+    json!({
+        "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": family,
+        "endpoints": endpoints.collect::<Vec<_>>(),
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    })
+}
+
+/// Creates unless it exists.
+pub(super) fn ensure(api: &Api, kind: &str, object: Value) -> Result<(), ApiError> {
+    match api.create(kind, object) {
+        Err(error) if error.reason == "AlreadyExists" => Ok(()),
+        other => other.map(|_| ()),
+    }
+}

@@ -1,0 +1,239 @@
+//! Deployments: one ReplicaSet per template, replicas moved from the old to the new within the limits
+//! of the strategy.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Controller, pods};
+use crate::api::{DeleteOptions, Subresource, WriteOptions};
+use crate::object::{self, ObjectKey, number, text};
+use crate::{Api, ApiError};
+
+const HASH: &str = "pod-template-hash";
+const REVISION: &str = "deployment.kubernetes.io/revision";
+
+pub(super) struct DeploymentController;
+
+impl Controller for DeploymentController {
+    fn name(&self) -> &'static str {
+        "deployment"
+    }
+
+    fn watches(&self) -> &'static [&'static str] {
+        &["deployments", "replicasets"]
+    }
+
+    fn mark(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+        if kind == "deployments" {
+            vec![ObjectKey::of(object)]
+        } else {
+            pods::mark_controller(object, "Deployment")
+        }
+    }
+
+    fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+        let Ok(deployment) = api.get("deployments", &key.namespace, &key.name) else { return Ok(()) };
+        if object::is_deleting(&deployment) {
+            return Ok(());
+        }
+        let sets = sets_of(api, &deployment)?;
+        let hash = template_hash(&deployment["spec"]["template"]);
+        let (new, old): (Vec<_>, Vec<_>) =
+            sets.into_iter().partition(|set| object::label(set, HASH) == Some(hash.as_str()));
+        let Some(new) = new.into_iter().next() else {
+            return create_set(api, &deployment, &hash, &old);
+        };
+        if !object::truth(&deployment, "/spec/paused") {
+            roll(api, &deployment, &new, &old)?;
+            forget_history(api, &deployment, &old)?;
+        }
+        pods::write_status(api, "deployments", &deployment, status(&deployment, &new, &old))
+    }
+}
+
+fn sets_of(api: &Api, deployment: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
+    let kind = api.kind("replicasets")?;
+    let store = api.lock();
+    let resource = kind.resource();
+    let keys = store.dependents(object::uid(deployment)).into_iter().filter(|(found, _)| *found == resource);
+    Ok(keys.filter_map(|(_, key)| store.get(&kind, &key).cloned()).collect())
+}
+
+/// A short name for the template, from letters that are safe in names.
+fn template_hash(template: &Value) -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut hasher = DefaultHasher::new();
+    template.to_string().hash(&mut hasher);
+    let mut rest = hasher.finish();
+    let mut hash = String::new();
+    for _ in 0..9 {
+        let (next, letter) = (rest / 27, rest % 27);
+        hash.push(char::from(LETTERS[usize::try_from(letter).unwrap_or(0)]));
+        rest = next;
+    }
+    hash
+}
+
+fn create_set(api: &Api, deployment: &Value, hash: &str, old: &[Arc<Value>]) -> Result<(), ApiError> {
+    let mut template = deployment["spec"]["template"].clone();
+    object::metadata(&mut template);
+    object::child(&mut template["metadata"], "labels").insert(HASH.to_owned(), json!(hash));
+    let mut selector = deployment["spec"]["selector"].clone();
+    object::child(&mut selector, "matchLabels").insert(HASH.to_owned(), json!(hash));
+    let revision = 1 + old.iter().map(|set| revision(set)).max().unwrap_or(0);
+    // The first set of a deployment starts whole; a later one starts empty and is rolled up.
+    let replicas = if total(old) == 0 { wanted(deployment) } else { 0 };
+    let set = json!({
+        "metadata": {
+            "name": format!("{}-{hash}", object::name(deployment)),
+            "namespace": object::namespace(deployment),
+            "labels": template["metadata"]["labels"],
+            "annotations": {REVISION: revision.to_string()},
+            "ownerReferences": [object::controller_reference(deployment, "apps/v1", "Deployment")],
+        },
+        "spec": {"replicas": replicas, "selector": selector, "template": template},
+    });
+    api.create("replicasets", set)?;
+    if object::annotation(deployment, REVISION) != Some(&revision.to_string()) {
+        note_revision(api, deployment, revision)?;
+    }
+    Ok(())
+}
+
+fn note_revision(api: &Api, deployment: &Value, revision: i64) -> Result<(), ApiError> {
+    let patch = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
+    let (namespace, name) = (object::namespace(deployment), object::name(deployment));
+    api.patch("deployments", namespace, name, &crate::PatchKind::Merge, &patch).map(|_| ())
+}
+
+fn revision(set: &Value) -> i64 {
+    object::annotation(set, REVISION).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn wanted(deployment: &Value) -> i64 {
+    number(deployment, "/spec/replicas").unwrap_or(1)
+}
+
+fn total(sets: &[Arc<Value>]) -> i64 {
+    sets.iter().map(|set| number(set, "/spec/replicas").unwrap_or(0)).sum()
+}
+
+fn sum(sets: &[Arc<Value>], pointer: &str) -> i64 {
+    sets.iter().map(|set| number(set, pointer).unwrap_or(0)).sum()
+}
+
+/// Moves replicas from the old sets to the new one, as far as the strategy allows now.
+fn roll(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
+    let (wanted, have_new) = (wanted(deployment), number(new, "/spec/replicas").unwrap_or(0));
+    if old.iter().all(|set| number(set, "/spec/replicas") == Some(0)) {
+        let ended =
+            sum(old, "/status/replicas") == 0 || text(deployment, "/spec/strategy/type") != "Recreate";
+        return if ended { resize(api, new, wanted) } else { Ok(()) };
+    }
+    if text(deployment, "/spec/strategy/type") == "Recreate" {
+        resize(api, new, 0)?;
+        return old.iter().try_for_each(|set| resize(api, set, 0));
+    }
+    let limits = &deployment["spec"]["strategy"]["rollingUpdate"];
+    let surge = limit(&limits["maxSurge"], wanted, true);
+    let mut unavailable = limit(&limits["maxUnavailable"], wanted, false);
+    if surge == 0 && unavailable == 0 {
+        unavailable = 1;
+    }
+    let room = (wanted + surge - have_new - total(old)).max(0);
+    let next_new = if have_new > wanted { wanted } else { (have_new + room).min(wanted) };
+    resize(api, new, next_new)?;
+    shrink_old(api, new, old, wanted - unavailable)
+}
+
+/// Ends old pods as long as `minimum` stay available; those that are not available go first.
+fn shrink_old(api: &Api, new: &Value, old: &[Arc<Value>], minimum: i64) -> Result<(), ApiError> {
+    let available =
+        number(new, "/status/availableReplicas").unwrap_or(0) + sum(old, "/status/availableReplicas");
+    let mut spare = (available - minimum).max(0);
+    for set in old {
+        let have = number(set, "/spec/replicas").unwrap_or(0);
+        let serving = number(set, "/status/availableReplicas").unwrap_or(0).min(have);
+        let ending = spare.min(serving);
+        spare -= ending;
+        resize(api, set, serving - ending)?;
+    }
+    Ok(())
+}
+
+/// `maxSurge` and `maxUnavailable`: a number or a percentage of the replicas.
+fn limit(value: &Value, replicas: i64, round_up: bool) -> i64 {
+    let percent =
+        value.as_str().and_then(|text| text.strip_suffix('%')).and_then(|text| text.parse::<i64>().ok());
+    match percent {
+        Some(percent) => (replicas * percent.max(0) + if round_up { 99 } else { 0 }) / 100,
+        None => value.as_i64().unwrap_or(0).max(0),
+    }
+}
+
+fn resize(api: &Api, set: &Value, replicas: i64) -> Result<(), ApiError> {
+    if number(set, "/spec/replicas") == Some(replicas) {
+        return Ok(());
+    }
+    let mut next = set.clone();
+    object::child(&mut next, "spec").insert("replicas".to_owned(), json!(replicas));
+    api.update_of(&api.kind("replicasets")?, Subresource::None, next, &WriteOptions::default()).map(|_| ())
+}
+
+/// Keeps as many empty old sets as the history may hold.
+fn forget_history(api: &Api, deployment: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
+    let limit = usize::try_from(number(deployment, "/spec/revisionHistoryLimit").unwrap_or(10)).unwrap_or(0);
+    let is_empty = |set: &&Arc<Value>| {
+        sum(std::slice::from_ref(*set), "/spec/replicas") == 0
+            && sum(std::slice::from_ref(*set), "/status/replicas") == 0
+    };
+    let mut ended: Vec<&Arc<Value>> = old.iter().filter(is_empty).collect();
+    ended.sort_by_key(|set| revision(set));
+    let surplus = ended.len().saturating_sub(limit);
+    for set in &ended[..surplus] {
+        api.delete_of(&api.kind("replicasets")?, &ObjectKey::of(set), &DeleteOptions::default())?;
+    }
+    Ok(())
+}
+
+fn status(deployment: &Value, new: &Arc<Value>, old: &[Arc<Value>]) -> Value {
+    let all: Vec<Arc<Value>> = old.iter().chain(std::iter::once(new)).cloned().collect();
+    let (ready, available) = (sum(&all, "/status/readyReplicas"), sum(&all, "/status/availableReplicas"));
+    let (replicas, updated) = (sum(&all, "/status/replicas"), number(new, "/status/replicas").unwrap_or(0));
+    let wanted = wanted(deployment);
+    let unavailable =
+        limit(&deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], wanted, false);
+    let enough = available >= wanted - unavailable;
+    let complete = updated == wanted && replicas == wanted && available == wanted;
+    let set_name = object::name(new);
+    let (reason, message) = if complete {
+        ("NewReplicaSetAvailable", format!("ReplicaSet \"{set_name}\" has successfully progressed."))
+    } else {
+        ("ReplicaSetUpdated", format!("ReplicaSet \"{set_name}\" is progressing."))
+    };
+    let (enough_reason, enough_message) = if enough {
+        ("MinimumReplicasAvailable", "Deployment has minimum availability.")
+    } else {
+        ("MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+    };
+    let mut status = json!({
+        "observedGeneration": deployment["metadata"]["generation"],
+        "conditions": [
+            pods::new_condition(deployment, "Available", enough, enough_reason, enough_message),
+            pods::new_condition(deployment, "Progressing", true, reason, &message),
+        ],
+    });
+    let counts = [
+        ("replicas", replicas),
+        ("updatedReplicas", updated),
+        ("readyReplicas", ready),
+        ("availableReplicas", available),
+        ("unavailableReplicas", (wanted.max(replicas) - available).max(0)),
+    ];
+    for (field, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+        status[field] = json!(count);
+    }
+    status
+}

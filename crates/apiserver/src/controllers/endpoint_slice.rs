@@ -1,0 +1,274 @@
+//! EndpointSlices: for each Service and family the addresses behind it. What stays keeps its slice and
+//! its place in it, so that one pod's change is one slice's change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Controller, pods};
+use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
+use crate::object::{self, ObjectKey, items, strings, text};
+use crate::selector::Selector;
+use crate::{Api, ApiError};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+const ZONE: &str = "topology.kubernetes.io/zone";
+const ENDPOINTS_MAX: usize = 100;
+
+pub(super) struct EndpointSliceController;
+
+impl Controller for EndpointSliceController {
+    fn name(&self) -> &'static str {
+        "endpointslice"
+    }
+
+    fn watches(&self) -> &'static [&'static str] {
+        &["services", "pods", "endpointslices", "nodes"]
+    }
+
+    fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+        match kind {
+            "services" => vec![ObjectKey::of(object)],
+            "endpointslices" if object::label(object, MANAGED_BY) == Some(MANAGER) => {
+                let service = object::label(object, SERVICE_NAME).unwrap_or_default();
+                vec![ObjectKey::new(object::namespace(object), service)]
+            }
+            "pods" => services_of(api, object),
+            _ => Vec::new(),
+        }
+    }
+
+    fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+        let have = slices_of(api, key)?;
+        let service = api.get("services", &key.namespace, &key.name).ok().filter(|service| selects(service));
+        let Some(service) = service else {
+            return have.iter().try_for_each(|slice| delete(api, slice));
+        };
+        let wanted = wanted(api, &service)?;
+        for slice in have.iter().filter(|slice| !wanted.contains_key(&group_of(slice))) {
+            delete(api, slice)?;
+        }
+        for (group, endpoints) in &wanted {
+            let mine: Vec<Arc<Value>> =
+                have.iter().filter(|slice| group_of(slice) == *group).cloned().collect();
+            write_group(api, &service, group, endpoints, &mine)?;
+        }
+        Ok(())
+    }
+}
+
+/// Services whose selector matches the pod.
+fn services_of(api: &Api, pod: &Value) -> Vec<ObjectKey> {
+    let Ok(services) = api.kind("services") else { return Vec::new() };
+    let store = api.lock();
+    let in_namespace = store.list(&services, Some(object::namespace(pod)), None);
+    let matching = in_namespace.filter(|(_, service)| {
+        selects(service) && Selector::of_map(&service["spec"]["selector"]).matches(pod)
+    });
+    matching.map(|(key, _)| key.clone()).collect()
+}
+
+fn selects(service: &Value) -> bool {
+    service["spec"]["selector"].as_object().is_some_and(|selector| !selector.is_empty())
+        && text(service, "/spec/type") != "ExternalName"
+        && !object::is_deleting(service)
+}
+
+fn slices_of(api: &Api, service: &ObjectKey) -> Result<Vec<Arc<Value>>, ApiError> {
+    let options = ListOptions {
+        labels: format!("{SERVICE_NAME}={},{MANAGED_BY}={MANAGER}", service.name),
+        ..ListOptions::default()
+    };
+    Ok(api.list("endpointslices", Some(&service.namespace), &options)?.items)
+}
+
+fn delete(api: &Api, slice: &Value) -> Result<(), ApiError> {
+    match api.delete_of(&api.kind("endpointslices")?, &ObjectKey::of(slice), &DeleteOptions::default()) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What slices have in common: family and (named target ports resolve differently per pod) ports.
+type Group = (String, String);
+
+fn group_of(slice: &Value) -> Group {
+    (text(slice, "/addressType").to_owned(), slice["ports"].to_string())
+}
+
+/// The endpoints that should exist, by group, each under its pod's uid.
+fn wanted(api: &Api, service: &Value) -> Result<BTreeMap<Group, BTreeMap<String, Value>>, ApiError> {
+    let selector = Selector::of_map(&service["spec"]["selector"]);
+    let families = strings(service, "/spec/ipFamilies");
+    let pods = api.list("pods", Some(object::namespace(service)), &ListOptions::default())?.items;
+    let mut wanted: BTreeMap<Group, BTreeMap<String, Value>> = BTreeMap::new();
+    for pod in pods.iter().filter(|pod| selector.matches(pod) && belongs(pod)) {
+        let ports = json!(ports_of(service, pod)).to_string();
+        for family in &families {
+            let addresses = addresses(pod, family);
+            if !addresses.is_empty() {
+                let group = wanted.entry(((*family).to_owned(), ports.clone())).or_default();
+                group.insert(object::uid(pod).to_owned(), endpoint(api, service, pod, &addresses));
+            }
+        }
+    }
+    for family in &families {
+        if !wanted.keys().any(|(found, _)| found == family) {
+            // A service without pods still has a slice, which says so.
+            wanted.insert(((*family).to_owned(), "[]".to_owned()), BTreeMap::new());
+        }
+    }
+    Ok(wanted)
+}
+
+fn belongs(pod: &Value) -> bool {
+    !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed") && !text(pod, "/spec/nodeName").is_empty()
+}
+
+fn addresses(pod: &Value, family: &str) -> Vec<String> {
+    let listed = items(pod, "/status/podIPs").iter().map(|address| text(address, "/ip"));
+    let single = Some(text(pod, "/status/podIP")).filter(|_| items(pod, "/status/podIPs").is_empty());
+    let parsed = listed.chain(single).filter_map(|address| address.parse::<IpAddr>().ok());
+    parsed
+        .filter(|address| address.is_ipv6() == (family == "IPv6"))
+        .take(1)
+        .map(|address| address.to_string())
+        .collect()
+}
+
+fn endpoint(api: &Api, service: &Value, pod: &Value, addresses: &[String]) -> Value {
+    let (serving, terminating) = (pods::is_ready(pod), object::is_deleting(pod));
+    let ready = (serving && !terminating) || object::truth(service, "/spec/publishNotReadyAddresses");
+    let node = text(pod, "/spec/nodeName");
+    let mut endpoint = json!({
+        "addresses": addresses,
+        "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+        "nodeName": node,
+        "targetRef": {
+            "kind": "Pod", "name": object::name(pod), "namespace": object::namespace(pod), "uid": object::uid(pod),
+        },
+    });
+    let zone = api.get("nodes", "", node).ok();
+    if let Some(zone) = zone.as_deref().and_then(|node| object::label(node, ZONE)) {
+        endpoint["zone"] = json!(zone);
+    }
+    let hostname = text(pod, "/spec/hostname");
+    if !hostname.is_empty() && text(pod, "/spec/subdomain") == object::name(service) {
+        endpoint["hostname"] = json!(hostname);
+    }
+    endpoint
+}
+
+/// The service's ports as this pod serves them; a named target port that the pod lacks is left out.
+fn ports_of(service: &Value, pod: &Value) -> Vec<Value> {
+    let resolved = items(service, "/spec/ports").iter().filter_map(|port| {
+        let number = match &port["targetPort"] {
+            Value::String(name) => named_port(pod, name, text(port, "/protocol"))?,
+            number => number.as_i64()?,
+        };
+        let mut resolved =
+            json!({"name": text(port, "/name"), "port": number, "protocol": text(port, "/protocol")});
+        if !text(port, "/appProtocol").is_empty() {
+            resolved["appProtocol"] = port["appProtocol"].clone();
+        }
+        Some(resolved)
+    });
+    resolved.collect()
+}
+
+fn named_port(pod: &Value, name: &str, protocol: &str) -> Option<i64> {
+    let ports = items(pod, "/spec/containers").iter().flat_map(|container| items(container, "/ports"));
+    let mut matching =
+        ports.filter(|port| text(port, "/name") == name && text(port, "/protocol") == protocol);
+    matching.next()?["containerPort"].as_i64()
+}
+
+/// Brings the slices of one group to the wanted endpoints with the fewest changes.
+fn write_group(
+    api: &Api,
+    service: &Value,
+    group: &Group,
+    endpoints: &BTreeMap<String, Value>,
+    have: &[Arc<Value>],
+) -> Result<(), ApiError> {
+    let mut missing: BTreeSet<&String> = endpoints.keys().collect();
+    let mut kept: Vec<Vec<Value>> = Vec::new();
+    for slice in have {
+        let stay = items(slice, "/endpoints").iter().filter_map(|endpoint| {
+            let (uid, wanted) = endpoints.get_key_value(text(endpoint, "/targetRef/uid"))?;
+            missing.remove(uid).then(|| wanted.clone())
+        });
+        kept.push(stay.collect());
+    }
+    let mut missing = missing.into_iter();
+    for list in &mut kept {
+        let room = ENDPOINTS_MAX.saturating_sub(list.len());
+        list.extend(missing.by_ref().take(room).map(|uid| endpoints[uid].clone()));
+    }
+    let mut rest: Vec<Value> = missing.map(|uid| endpoints[uid].clone()).collect();
+    if kept.is_empty() && rest.is_empty() {
+        create(api, service, group, Vec::new())?;
+    }
+    while !rest.is_empty() {
+        let next = rest.split_off(rest.len().min(ENDPOINTS_MAX));
+        create(api, service, group, std::mem::replace(&mut rest, next))?;
+    }
+    let filled = kept.iter().filter(|list| !list.is_empty()).count();
+    for (index, (slice, list)) in have.iter().zip(kept).enumerate() {
+        if list.is_empty() && (filled > 0 || index > 0) {
+            delete(api, slice)?;
+        } else {
+            update(api, service, slice, list)?;
+        }
+    }
+    Ok(())
+}
+
+fn labels(service: &Value) -> Value {
+    let mut labels = service["metadata"]["labels"].clone();
+    if !labels.is_object() {
+        labels = json!({});
+    }
+    labels[SERVICE_NAME] = json!(object::name(service));
+    labels[MANAGED_BY] = json!(MANAGER);
+    if text(service, "/spec/clusterIP") == "None" {
+        labels[HEADLESS] = json!("");
+    }
+    labels
+}
+
+fn create(
+    api: &Api,
+    service: &Value,
+    (family, ports): &Group,
+    endpoints: Vec<Value>,
+) -> Result<(), ApiError> {
+    let ports: Value = serde_json::from_str(ports).unwrap_or(json!([]));
+    let slice = json!({
+        "metadata": {
+            "generateName": format!("{}-", object::name(service)),
+            "namespace": object::namespace(service),
+            "labels": labels(service),
+            "ownerReferences": [object::controller_reference(service, "v1", "Service")],
+        },
+        "addressType": family, "endpoints": endpoints, "ports": ports,
+    });
+    api.create("endpointslices", slice).map(|_| ())
+}
+
+fn update(api: &Api, service: &Value, slice: &Value, endpoints: Vec<Value>) -> Result<(), ApiError> {
+    let labels = labels(service);
+    if slice["endpoints"] == json!(endpoints) && slice["metadata"]["labels"] == labels {
+        return Ok(());
+    }
+    let mut next = slice.clone();
+    next["endpoints"] = json!(endpoints);
+    next["metadata"]["labels"] = labels;
+    let kind = api.kind("endpointslices")?;
+    api.update_of(&kind, Subresource::None, next, &WriteOptions::default()).map(|_| ())
+}

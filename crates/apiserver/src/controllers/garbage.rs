@@ -1,0 +1,174 @@
+//! The garbage collector: objects whose owners are gone, owners that wait for what they own, and pods
+//! of nodes that are gone. Its keys name a kind: `KIND/NAMESPACE` and the object's name.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Controller, pods};
+use crate::admission::{FOREGROUND, ORPHAN};
+use crate::api::{DeleteOptions, Subresource, WriteOptions};
+use crate::object::{self, ObjectKey, text};
+use crate::{Api, ApiError, Kind, Propagation};
+
+/// What keys of pods begin with whose node went.
+const STRANDED: &str = "pods of nodes that are gone";
+
+pub(super) struct GarbageCollector;
+
+impl Controller for GarbageCollector {
+    fn name(&self) -> &'static str {
+        "garbage"
+    }
+
+    fn watches(&self) -> &'static [&'static str] {
+        &[
+            "nodes",
+            "pods",
+            "services",
+            "configmaps",
+            "secrets",
+            "deployments",
+            "replicasets",
+            "daemonsets",
+            "endpointslices",
+            "leases",
+        ]
+    }
+
+    fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+        let mut keys = vec![key(kind, &ObjectKey::of(object))];
+        let store = api.lock();
+        let gone = store.by_uid(object::uid(object)).is_none();
+        // Those that it owned may be garbage now; those that own it may have waited for it.
+        if gone {
+            keys.extend(store.dependents(object::uid(object)).iter().map(|(kind, found)| key(kind, found)));
+            for owner in object::owners(object) {
+                let owner = store.by_uid(text(owner, "/uid"));
+                keys.extend(owner.map(|(kind, found)| key(&kind.resource(), found)));
+            }
+        }
+        drop(store);
+        if gone && kind == "nodes" {
+            keys.extend(pods_on(api, object::name(object)));
+        }
+        keys
+    }
+
+    fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+        let (resource, namespace) = key.namespace.split_once('/').unwrap_or((&key.namespace, ""));
+        if resource == STRANDED {
+            return remove_stranded(api, &ObjectKey::new(namespace, &key.name));
+        }
+        let kind = api.kind(resource)?;
+        let key = ObjectKey::new(namespace, &key.name);
+        let Ok(object) = api.get_of(&kind, &key) else { return Ok(()) };
+        if object::is_deleting(&object) {
+            return let_go(api, &kind, &object);
+        }
+        if !object::owners(&object).is_empty() && owners_are_gone(api, &object) {
+            return delete(api, &kind, &object);
+        }
+        Ok(())
+    }
+}
+
+fn key(resource: &str, found: &ObjectKey) -> ObjectKey {
+    ObjectKey::new(format!("{resource}/{}", found.namespace), &found.name)
+}
+
+fn pods_on(api: &Api, node: &str) -> Vec<ObjectKey> {
+    let pods = pods::all(api, "pods").unwrap_or_default();
+    pods.iter()
+        .filter(|pod| text(pod, "/spec/nodeName") == node)
+        .map(|pod| key(STRANDED, &ObjectKey::of(pod)))
+        .collect()
+}
+
+/// Nobody will end a pod whose node is gone.
+fn remove_stranded(api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+    let Ok(pod) = api.get("pods", &key.namespace, &key.name) else { return Ok(()) };
+    let node = text(&pod, "/spec/nodeName");
+    if !node.is_empty() && api.get("nodes", "", node).is_err() {
+        api.remove_of(&api.kind("pods")?, key);
+    }
+    Ok(())
+}
+
+fn owners_are_gone(api: &Api, object: &Value) -> bool {
+    let store = api.lock();
+    object::owners(object).iter().all(|owner| store.by_uid(text(owner, "/uid")).is_none())
+}
+
+fn delete(api: &Api, kind: &Arc<Kind>, object: &Value) -> Result<(), ApiError> {
+    let options = DeleteOptions { uid: Some(object::uid(object).to_owned()), ..DeleteOptions::default() };
+    match api.delete_of(kind, &ObjectKey::of(object), &options) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Does what an object that is being deleted waits for.
+fn let_go(api: &Api, kind: &Arc<Kind>, object: &Value) -> Result<(), ApiError> {
+    let finalizers = object::strings(object, "/metadata/finalizers");
+    if finalizers.contains(&ORPHAN) {
+        orphan(api, object)?;
+        return remove_finalizer(api, kind, object, ORPHAN);
+    }
+    if finalizers.contains(&FOREGROUND) && delete_dependents(api, object)? == 0 {
+        return remove_finalizer(api, kind, object, FOREGROUND);
+    }
+    Ok(())
+}
+
+fn dependents(api: &Api, owner: &Value) -> Vec<(Arc<Kind>, Arc<Value>)> {
+    let store = api.lock();
+    let found = store.dependents(object::uid(owner));
+    let found = found.into_iter().filter_map(|(resource, key)| {
+        let kind = api.kinds().by_word(&resource)?.clone();
+        let object = store.get(&kind, &key)?.clone();
+        Some((kind, object))
+    });
+    found.collect()
+}
+
+/// Starts the deletion of everything that this object owns; how many it still has to wait for.
+fn delete_dependents(api: &Api, owner: &Value) -> Result<usize, ApiError> {
+    let mut waiting = 0;
+    for (kind, object) in dependents(api, owner) {
+        let reference =
+            object::owners(&object).iter().find(|reference| reference["uid"] == object::uid(owner));
+        waiting +=
+            usize::from(reference.is_some_and(|reference| object::truth(reference, "/blockOwnerDeletion")));
+        if !object::is_deleting(&object) {
+            let options = DeleteOptions { propagation: Propagation::Foreground, ..DeleteOptions::default() };
+            let deleted = api.delete_of(&kind, &ObjectKey::of(&object), &options);
+            if deleted.is_ok_and(|deleted| deleted.gone) {
+                waiting = waiting.saturating_sub(1);
+            }
+        }
+    }
+    Ok(waiting)
+}
+
+fn orphan(api: &Api, owner: &Value) -> Result<(), ApiError> {
+    for (kind, object) in dependents(api, owner) {
+        let mut next = Value::clone(&object);
+        let rest: Vec<Value> = object::owners(&object)
+            .iter()
+            .filter(|reference| reference["uid"] != object::uid(owner))
+            .cloned()
+            .collect();
+        object::metadata(&mut next).insert("ownerReferences".to_owned(), json!(rest));
+        api.update_of(&kind, Subresource::Internal, next, &WriteOptions::default())?;
+    }
+    Ok(())
+}
+
+fn remove_finalizer(api: &Api, kind: &Arc<Kind>, object: &Value, finalizer: &str) -> Result<(), ApiError> {
+    let mut next = object.clone();
+    let rest: Vec<&str> =
+        object::strings(object, "/metadata/finalizers").into_iter().filter(|one| *one != finalizer).collect();
+    object::metadata(&mut next).insert("finalizers".to_owned(), json!(rest));
+    api.update_of(kind, Subresource::Internal, next, &WriteOptions::default()).map(|_| ())
+}

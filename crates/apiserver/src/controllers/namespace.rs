@@ -1,0 +1,63 @@
+//! Namespaces: their label and service account while they live, their contents when they go.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::Controller;
+use super::bootstrap::ensure;
+use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
+use crate::object::{self, ObjectKey};
+use crate::{Api, ApiError, Kind, PatchKind};
+
+pub(super) struct NamespaceController;
+
+impl Controller for NamespaceController {
+    fn name(&self) -> &'static str {
+        "namespace"
+    }
+
+    fn watches(&self) -> &'static [&'static str] {
+        &["namespaces", "pods", "serviceaccounts"]
+    }
+
+    fn mark(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+        let name = if kind == "namespaces" { object::name(object) } else { object::namespace(object) };
+        vec![ObjectKey::new("", name)]
+    }
+
+    fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+        let Ok(namespace) = api.get("namespaces", "", &key.name) else { return Ok(()) };
+        if object::is_deleting(&namespace) {
+            return empty(api, &namespace);
+        }
+        if object::label(&namespace, "kubernetes.io/metadata.name") != Some(&key.name) {
+            let patch = json!({"metadata": {"labels": {"kubernetes.io/metadata.name": key.name}}});
+            api.patch("namespaces", "", &key.name, &PatchKind::Merge, &patch)?;
+        }
+        if api.get("serviceaccounts", &key.name, "default").is_err() {
+            ensure(api, "serviceaccounts", json!({"metadata": {"name": "default", "namespace": key.name}}))?;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes what is in the namespace, and lets go of it when nothing is left.
+fn empty(api: &Api, namespace: &Value) -> Result<(), ApiError> {
+    let name = object::name(namespace);
+    let mut left = 0;
+    let kinds: Vec<Arc<Kind>> = api.kinds().iter().filter(|kind| kind.namespaced).cloned().collect();
+    for kind in kinds {
+        api.delete_collection(&kind, Some(name), &ListOptions::default(), &DeleteOptions::default())?;
+        left += api.list_of(&kind, Some(name), &ListOptions::default())?.items.len();
+    }
+    if left > 0 {
+        let why = format!("namespace {name} still holds {left} objects that are ending");
+        return Err(ApiError::new(409, "Conflict", why));
+    }
+    let mut last = namespace.clone();
+    object::child(&mut last, "spec").insert("finalizers".to_owned(), json!([]));
+    object::metadata(&mut last).remove("resourceVersion");
+    api.update_of(&api.kind("namespaces")?, Subresource::Finalize, last, &WriteOptions::default())?;
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! What the controllers of pods share: making them, counting them, choosing which to end.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::api::{DeleteOptions, ListOptions, WriteOptions};
+use crate::object::{self, ObjectKey};
+use crate::{Api, ApiError};
+
+/// A pod of this owner's template, not yet created.
+pub(super) fn from_template(owner: &Value, api_version: &str, kind: &str) -> Value {
+    let template = &owner["spec"]["template"];
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "generateName": format!("{}-", object::name(owner)),
+            "namespace": object::namespace(owner),
+            "labels": template["metadata"]["labels"].clone(),
+            "annotations": template["metadata"]["annotations"].clone(),
+            "ownerReferences": [object::controller_reference(owner, api_version, kind)],
+        },
+        "spec": template["spec"].clone(),
+    })
+}
+
+pub(super) fn create(api: &Api, pod: Value) -> Result<(), ApiError> {
+    api.create_of(&api.kind("pods")?, pod, &WriteOptions::default()).map(|_| ())
+}
+
+pub(super) fn delete(api: &Api, pod: &Value) -> Result<(), ApiError> {
+    match api.delete_of(&api.kind("pods")?, &ObjectKey::of(pod), &DeleteOptions::default()) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The pods that this owner controls.
+pub(super) fn owned_by(api: &Api, owner: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
+    let pods = api.kind("pods")?;
+    let store = api.lock();
+    let resource = pods.resource();
+    let keys = store.dependents(object::uid(owner)).into_iter().filter(|(kind, _)| *kind == resource);
+    let found = keys.filter_map(|(_, key)| store.get(&pods, &key).cloned());
+    Ok(found.filter(|pod| object::is_controlled_by(pod, object::uid(owner))).collect())
+}
+
+/// Whether it runs or will run.
+pub(super) fn is_active(pod: &Value) -> bool {
+    !object::is_deleting(pod) && !matches!(object::text(pod, "/status/phase"), "Succeeded" | "Failed")
+}
+
+pub(super) fn is_ready(pod: &Value) -> bool {
+    condition(pod, "Ready") == Some("True")
+}
+
+/// The status of a condition of the object.
+pub(super) fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    object::items(object, "/status/conditions").iter().find(|one| one["type"] == name)?["status"].as_str()
+}
+
+/// Pods in the order in which they should end: those that serve least first.
+pub(super) fn ending_order(pods: &mut [Arc<Value>]) {
+    pods.sort_by_key(|pod| {
+        let scheduled = !object::text(pod, "/spec/nodeName").is_empty();
+        let running = object::text(pod, "/status/phase") == "Running";
+        let age = std::cmp::Reverse(object::text(pod, "/metadata/creationTimestamp").to_owned());
+        (is_ready(pod), running, scheduled, age, object::name(pod).to_owned())
+    });
+}
+
+/// Writes a status where it differs from the one that is there.
+pub(super) fn write_status(api: &Api, kind: &str, object: &Value, status: Value) -> Result<(), ApiError> {
+    if object["status"] == status {
+        return Ok(());
+    }
+    let mut next = object.clone();
+    next["status"] = status;
+    object::metadata(&mut next).remove("resourceVersion");
+    match api.update_status(kind, next) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A condition that keeps its transition time while its status stays.
+pub(super) fn new_condition(object: &Value, name: &str, status: bool, reason: &str, message: &str) -> Value {
+    let status = if status { "True" } else { "False" };
+    let before = object::items(object, "/status/conditions").iter().find(|one| one["type"] == name);
+    let time = match before.filter(|before| before["status"] == status) {
+        Some(before) => before["lastTransitionTime"].clone(),
+        None => json!(object::now()),
+    };
+    json!({
+        "type": name, "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": time, "lastUpdateTime": time,
+    })
+}
+
+/// Marks the object that controls this one, if it is of this kind.
+pub(super) fn mark_controller(object: &Value, kind: &str) -> Vec<ObjectKey> {
+    let owner = object::controller(object).filter(|owner| owner["kind"] == kind);
+    let key = |owner: &Value| ObjectKey::new(object::namespace(object), object::text(owner, "/name"));
+    owner.map(key).into_iter().collect()
+}
+
+/// Everything of a kind.
+pub(super) fn all(api: &Api, kind: &str) -> Result<Vec<Arc<Value>>, ApiError> {
+    Ok(api.list(kind, None, &ListOptions::default())?.items)
+}

@@ -1,0 +1,68 @@
+//! ReplicaSets: as many pods as wanted.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Controller, pods};
+use crate::object::{self, ObjectKey};
+use crate::{Api, ApiError};
+
+/// Pods created or ended per look, so that a huge set does not hold up the others.
+const BURST: usize = 500;
+
+pub(super) struct ReplicaSetController;
+
+impl Controller for ReplicaSetController {
+    fn name(&self) -> &'static str {
+        "replicaset"
+    }
+
+    fn watches(&self) -> &'static [&'static str] {
+        &["replicasets", "pods"]
+    }
+
+    fn mark(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+        if kind == "replicasets" {
+            vec![ObjectKey::of(object)]
+        } else {
+            pods::mark_controller(object, "ReplicaSet")
+        }
+    }
+
+    fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+        let Ok(set) = api.get("replicasets", &key.namespace, &key.name) else { return Ok(()) };
+        let mut active: Vec<Arc<Value>> =
+            pods::owned_by(api, &set)?.into_iter().filter(|pod| pods::is_active(pod)).collect();
+        if !object::is_deleting(&set) {
+            scale(api, &set, &mut active)?;
+        }
+        pods::write_status(api, "replicasets", &set, status(&set, &active))
+    }
+}
+
+fn scale(api: &Api, set: &Value, active: &mut Vec<Arc<Value>>) -> Result<(), ApiError> {
+    let wanted = usize::try_from(object::number(set, "/spec/replicas").unwrap_or(1)).unwrap_or(0);
+    for _ in active.len()..wanted.min(active.len() + BURST) {
+        pods::create(api, pods::from_template(set, "apps/v1", "ReplicaSet"))?;
+    }
+    let surplus = active.len().saturating_sub(wanted).min(BURST);
+    pods::ending_order(active);
+    for pod in active.drain(..surplus) {
+        pods::delete(api, &pod)?;
+    }
+    Ok(())
+}
+
+fn status(set: &Value, active: &[Arc<Value>]) -> Value {
+    let ready = active.iter().filter(|pod| pods::is_ready(pod)).count();
+    let mut status = json!({
+        "replicas": active.len(), "fullyLabeledReplicas": active.len(),
+        "observedGeneration": set["metadata"]["generation"],
+    });
+    if ready > 0 {
+        status["readyReplicas"] = json!(ready);
+        status["availableReplicas"] = json!(ready);
+    }
+    status
+}

@@ -1,0 +1,171 @@
+//! The scheduler: each pod to the fitting node that runs the fewest of its kind, then the fewest pods.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Controller, pods};
+use crate::api::{ListOptions, Subresource, WriteOptions};
+use crate::object::{self, ObjectKey, text};
+use crate::selector::Selector;
+use crate::{Api, ApiError};
+
+pub(super) struct Scheduler;
+
+impl Controller for Scheduler {
+    fn name(&self) -> &'static str {
+        "scheduler"
+    }
+
+    fn watches(&self) -> &'static [&'static str] {
+        &["pods", "nodes"]
+    }
+
+    fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+        if kind == "pods" {
+            return if waits(object) { vec![ObjectKey::of(object)] } else { Vec::new() };
+        }
+        let waiting = api.list(
+            "pods",
+            None,
+            &ListOptions { fields: "spec.nodeName=".to_owned(), ..Default::default() },
+        );
+        waiting.map(|page| page.items).unwrap_or_default().iter().map(|pod| ObjectKey::of(pod)).collect()
+    }
+
+    fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+        let Ok(pod) = api.get("pods", &key.namespace, &key.name) else { return Ok(()) };
+        if !waits(&pod) {
+            return Ok(());
+        }
+        let nodes = api.list("nodes", None, &ListOptions::default())?.items;
+        let fitting: Vec<&Arc<Value>> =
+            nodes.iter().filter(|node| is_open(node) && matches_node(&pod["spec"], node)).collect();
+        let placed = pods::all(api, "pods")?;
+        match choose(&pod, &fitting, &placed) {
+            Some(node) => api.bind(key, object::name(node)),
+            None => say_unschedulable(api, &pod, nodes.len()),
+        }
+    }
+}
+
+fn waits(pod: &Value) -> bool {
+    text(pod, "/spec/nodeName").is_empty()
+        && pods::is_active(pod)
+        && text(pod, "/spec/schedulerName") == "default-scheduler"
+        && object::items(pod, "/spec/schedulingGates").is_empty()
+}
+
+fn is_open(node: &Value) -> bool {
+    pods::is_ready(node) && !object::truth(node, "/spec/unschedulable") && !object::is_deleting(node)
+}
+
+/// Whether the node selector, the required node affinity and the node's name fit.
+pub(super) fn matches_node(spec: &Value, node: &Value) -> bool {
+    let terms = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+    let terms = object::items(spec, terms);
+    let named = text(spec, "/nodeName");
+    (named.is_empty() || named == object::name(node))
+        && Selector::of_map(&spec["nodeSelector"]).matches(node)
+        && (terms.is_empty() || terms.iter().any(|term| matches_term(term, node)))
+}
+
+fn matches_term(term: &Value, node: &Value) -> bool {
+    let by_name = object::items(term, "/matchFields").iter().all(|field| {
+        let named = object::strings(field, "/values").contains(&object::name(node));
+        if field["operator"] == "NotIn" { !named } else { named }
+    });
+    by_name && Selector::of_object(&json!({"matchExpressions": term["matchExpressions"]})).matches(node)
+}
+
+fn choose<'a>(pod: &Value, fitting: &[&'a Arc<Value>], placed: &[Arc<Value>]) -> Option<&'a Arc<Value>> {
+    let owner = object::controller(pod).map(|owner| text(owner, "/uid"));
+    let on = |node: &Value| {
+        placed
+            .iter()
+            .filter(|other| pods::is_active(other) && text(other, "/spec/nodeName") == object::name(node))
+            .collect::<Vec<_>>()
+    };
+    let candidates = fitting.iter().copied().filter(|node| !repels(pod, &on(node), fitting, placed, node));
+    candidates.min_by_key(|node| {
+        let there = on(node);
+        let kin = there
+            .iter()
+            .filter(|other| owner.is_some_and(|owner| object::is_controlled_by(other, owner)))
+            .count();
+        (kin, there.len(), object::name(node).len(), object::name(node).to_owned())
+    })
+}
+
+/// Whether a required anti-affinity of the pod keeps it off this node.
+fn repels(
+    pod: &Value,
+    there: &[&Arc<Value>],
+    nodes: &[&Arc<Value>],
+    placed: &[Arc<Value>],
+    node: &Value,
+) -> bool {
+    let terms =
+        object::items(pod, "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution");
+    terms.iter().any(|term| {
+        let selector = Selector::of_object(&term["labelSelector"]);
+        let kin =
+            |other: &Value| object::namespace(other) == object::namespace(pod) && selector.matches(other);
+        match text(term, "/topologyKey") {
+            "" | "kubernetes.io/hostname" => there.iter().any(|other| kin(other)),
+            topology => {
+                let zone = object::label(node, topology);
+                let same = |name: &str| {
+                    nodes.iter().any(|one| object::name(one) == name && object::label(one, topology) == zone)
+                };
+                placed
+                    .iter()
+                    .any(|other| pods::is_active(other) && kin(other) && same(text(other, "/spec/nodeName")))
+            }
+        }
+    })
+}
+
+fn say_unschedulable(api: &Api, pod: &Value, nodes: usize) -> Result<(), ApiError> {
+    let message = format!(
+        "0/{nodes} nodes are available: none is Ready, schedulable and matches the pod's node selector and affinity."
+    );
+    let mut status = pod["status"].clone();
+    let condition = pods::new_condition(pod, "PodScheduled", false, "Unschedulable", &message);
+    set_condition(&mut status, condition);
+    pods::write_status(api, "pods", pod, status)
+}
+
+fn set_condition(status: &mut Value, mut condition: Value) {
+    if let Some(fields) = condition.as_object_mut() {
+        fields.remove("lastUpdateTime");
+    }
+    let mut conditions = object::items(status, "/conditions").to_vec();
+    match conditions.iter_mut().find(|one| one["type"] == condition["type"]) {
+        Some(one) => *one = condition,
+        None => conditions.push(condition),
+    }
+    status["conditions"] = json!(conditions);
+}
+
+impl Api {
+    /// Puts a pod on a node, once and for all.
+    pub(crate) fn bind(&self, key: &ObjectKey, node: &str) -> Result<(), ApiError> {
+        let kind = self.kind("pods")?;
+        let pod = self.get_of(&kind, key)?;
+        match text(&pod, "/spec/nodeName") {
+            "" => {}
+            same if same == node => return Ok(()),
+            other => {
+                let why = format!("pod {key} is already assigned to node {other:?}");
+                return Err(ApiError::conflict(&kind, &key.name, &why));
+            }
+        }
+        let mut next = Value::clone(&pod);
+        object::child(&mut next, "spec").insert("nodeName".to_owned(), json!(node));
+        let condition =
+            json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": object::now()});
+        set_condition(&mut next["status"], condition);
+        self.update_of(&kind, Subresource::Internal, next, &WriteOptions::default()).map(|_| ())
+    }
+}

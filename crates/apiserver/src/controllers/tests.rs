@@ -1,0 +1,358 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::Kinds;
+use crate::allocate::Allocators;
+use crate::api::{DeleteOptions, ListOptions, PatchKind};
+use crate::object;
+use crate::store::{SharedStore, Store};
+
+/// An API with the first objects, and its controllers, which only work when `settle` is called.
+pub(crate) fn cluster() -> (Api, Controllers) {
+    let config = Config::default();
+    let store = SharedStore::new(Store::new(100_000));
+    let api = Api::new(Kinds::built_in(), store, Allocators::new(&config.service_cidrs));
+    bootstrap(&api, &config).unwrap();
+    let controllers = Controllers::new(&api, &config);
+    (api, controllers)
+}
+
+impl Controllers {
+    /// Works until nothing is left to do, as it must come to.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if !self.step() {
+                if self.failed.is_empty() {
+                    return;
+                }
+                let failed = std::mem::take(&mut self.failed);
+                self.dirty.extend(failed);
+            }
+        }
+        panic!("the controllers never come to rest; still to do: {:?}", self.dirty);
+    }
+
+    /// Works, leaving what has to wait for somebody else.
+    fn settle_some(&mut self) {
+        for _ in 0..10_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the controllers never come to rest; still to do: {:?}", self.dirty);
+    }
+}
+
+fn add_node(api: &Api, name: &str) {
+    let status = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+    api.create("nodes", json!({"metadata": {"name": name}, "status": status})).unwrap();
+}
+
+fn add_deployment(api: &Api, replicas: i64) {
+    let template = json!({
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "web", "image": "beeline/echo", "ports": [{"name": "http", "containerPort": 8080}]}]},
+    });
+    let spec =
+        json!({"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "template": template});
+    api.create("deployments", json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
+}
+
+fn pods(api: &Api) -> Vec<Value> {
+    api.list("pods", None, &ListOptions::default())
+        .unwrap()
+        .items
+        .iter()
+        .map(|pod| Value::clone(pod))
+        .collect()
+}
+
+/// Plays the kubelets: every bound pod runs and is ready, every ending pod ends.
+fn kubelet(api: &Api) {
+    for (index, pod) in pods(api).into_iter().enumerate() {
+        let name = object::name(&pod).to_owned();
+        if object::is_deleting(&pod) {
+            let now = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
+            api.delete("pods", "default", &name, &now).unwrap();
+        } else if object::text(&pod, "/status/phase") == "Pending" && pod["spec"]["nodeName"].is_string() {
+            let index = index + usize::try_from(object::resource_version(&pod) % 200).unwrap();
+            let status = json!({
+                "phase": "Running", "podIP": format!("10.244.1.{index}"),
+                "podIPs": [{"ip": format!("10.244.1.{index}")}, {"ip": format!("fd00:10:244:1::{index}")}],
+                "conditions": [{"type": "Ready", "status": "True"}],
+            });
+            api.patch_status("pods", "default", &name, &PatchKind::Merge, &json!({"status": status}))
+                .unwrap();
+        }
+    }
+}
+
+fn run(api: &Api, controllers: &mut Controllers) {
+    for _ in 0..40 {
+        controllers.settle_some();
+        kubelet(api);
+    }
+    controllers.settle();
+}
+
+fn slices(api: &Api, service: &str) -> Vec<Value> {
+    let options =
+        ListOptions { labels: format!("kubernetes.io/service-name={service}"), ..ListOptions::default() };
+    api.list("endpointslices", Some("default"), &options)
+        .unwrap()
+        .items
+        .iter()
+        .map(|one| Value::clone(one))
+        .collect()
+}
+
+#[test]
+fn unit_nodes_get_pod_cidrs_of_their_number() {
+    let (api, mut controllers) = cluster();
+    for name in ["node-2", "other", "node-1"] {
+        add_node(&api, name);
+    }
+    let own =
+        json!({"metadata": {"name": "own"}, "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]}});
+    api.create("nodes", own).unwrap();
+    controllers.settle();
+    let ranges = |name: &str| api.get("nodes", "", name).unwrap()["spec"]["podCIDRs"].clone();
+    assert_eq!(ranges("node-1"), json!(["10.244.1.0/24", "fd00:10:244:1::/64"]));
+    assert_eq!(ranges("node-2"), json!(["10.244.2.0/24", "fd00:10:244:2::/64"]));
+    assert_eq!(ranges("other"), json!(["10.244.3.0/24", "fd00:10:244:3::/64"]));
+    assert_eq!(ranges("own"), json!(["10.1.0.0/24"]));
+}
+
+#[test]
+fn unit_a_deployment_becomes_spread_pods_and_a_status() {
+    let (api, mut controllers) = cluster();
+    (1..=3).for_each(|index| add_node(&api, &format!("node-{index}")));
+    add_deployment(&api, 6);
+    run(&api, &mut controllers);
+    for node in ["node-1", "node-2", "node-3"] {
+        let on = pods(&api).iter().filter(|pod| pod["spec"]["nodeName"] == node).count();
+        assert_eq!(on, 2, "{node}");
+    }
+    let status = api.get("deployments", "default", "web").unwrap()["status"].clone();
+    assert_eq!(status["readyReplicas"], 6);
+    assert_eq!(status["conditions"][0]["status"], "True", "{status:#}");
+}
+
+#[test]
+fn unit_a_new_template_rolls_without_going_below_the_minimum() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    add_deployment(&api, 4);
+    run(&api, &mut controllers);
+    let patch =
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": "beeline/echo:2"}]}}}});
+    api.patch("deployments", "default", "web", &PatchKind::Strategic, &patch).unwrap();
+    let mut fewest = usize::MAX;
+    for _ in 0..40 {
+        controllers.settle_some();
+        let ready =
+            pods(&api).iter().filter(|pod| super::pods::is_active(pod) && super::pods::is_ready(pod)).count();
+        fewest = fewest.min(ready);
+        kubelet(&api);
+    }
+    assert_eq!(fewest, 3);
+    let images: Vec<Value> =
+        pods(&api).iter().map(|pod| pod["spec"]["containers"][0]["image"].clone()).collect();
+    assert_eq!(images, vec![json!("beeline/echo:2"); 4]);
+    let sets = api.list("replicasets", None, &ListOptions::default()).unwrap().items;
+    assert_eq!(sets.len(), 2, "the old set stays for a rollback");
+}
+
+#[test]
+fn unit_scaling_down_ends_pods_gracefully() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    add_deployment(&api, 3);
+    run(&api, &mut controllers);
+    api.patch("deployments", "default", "web", &PatchKind::Merge, &json!({"spec": {"replicas": 1}})).unwrap();
+    controllers.settle_some();
+    let ending = pods(&api).iter().filter(|pod| object::is_deleting(pod)).count();
+    assert_eq!(ending, 2);
+    run(&api, &mut controllers);
+    assert_eq!(pods(&api).len(), 1);
+}
+
+#[test]
+fn unit_deleting_a_deployment_deletes_what_it_owns() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    add_deployment(&api, 2);
+    run(&api, &mut controllers);
+    api.delete("deployments", "default", "web", &DeleteOptions::default()).unwrap();
+    run(&api, &mut controllers);
+    assert!(pods(&api).is_empty());
+    assert!(api.list("replicasets", None, &ListOptions::default()).unwrap().items.is_empty());
+}
+
+#[test]
+fn unit_foreground_deletion_waits_and_orphaning_keeps() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    add_deployment(&api, 2);
+    run(&api, &mut controllers);
+    let foreground =
+        DeleteOptions { propagation: crate::Propagation::Foreground, ..DeleteOptions::default() };
+    api.delete("deployments", "default", "web", &foreground).unwrap();
+    controllers.settle_some();
+    assert!(api.get("deployments", "default", "web").is_ok(), "its pods are still ending");
+    run(&api, &mut controllers);
+    assert!(api.get("deployments", "default", "web").is_err());
+    assert!(pods(&api).is_empty());
+
+    add_deployment(&api, 2);
+    run(&api, &mut controllers);
+    let orphan = DeleteOptions { propagation: crate::Propagation::Orphan, ..DeleteOptions::default() };
+    api.delete("deployments", "default", "web", &orphan).unwrap();
+    run(&api, &mut controllers);
+    assert!(api.get("deployments", "default", "web").is_err());
+    assert_eq!(pods(&api).len(), 2);
+}
+
+#[test]
+fn unit_a_daemon_set_runs_once_on_every_fitting_node() {
+    let (api, mut controllers) = cluster();
+    (1..=3).for_each(|index| add_node(&api, &format!("node-{index}")));
+    let labels = json!({"metadata": {"labels": {"disk": "ssd"}}});
+    api.patch("nodes", "", "node-2", &PatchKind::Merge, &labels).unwrap();
+    let spec = |selector: Value| {
+        json!({
+            "selector": {"matchLabels": {"app": "ds"}},
+            "template": {
+                "metadata": {"labels": {"app": "ds"}},
+                "spec": {"nodeSelector": selector, "containers": [{"name": "a", "image": "b"}]},
+            },
+        })
+    };
+    api.create("daemonsets", json!({"metadata": {"name": "all"}, "spec": spec(json!(null))})).unwrap();
+    run(&api, &mut controllers);
+    assert_eq!(pods(&api).len(), 3);
+    add_node(&api, "node-4");
+    run(&api, &mut controllers);
+    assert_eq!(pods(&api).len(), 4);
+    assert_eq!(api.get("daemonsets", "default", "all").unwrap()["status"]["numberReady"], 4);
+    let patch = json!({"spec": {"template": {"spec": {"nodeSelector": {"disk": "ssd"}}}}});
+    api.patch("daemonsets", "default", "all", &PatchKind::Merge, &patch).unwrap();
+    run(&api, &mut controllers);
+    assert_eq!(pods(&api).len(), 1);
+}
+
+#[test]
+fn unit_the_scheduler_honours_selectors_cordons_and_anti_affinity() {
+    let (api, mut controllers) = cluster();
+    (1..=3).for_each(|index| add_node(&api, &format!("node-{index}")));
+    api.patch("nodes", "", "node-1", &PatchKind::Merge, &json!({"spec": {"unschedulable": true}})).unwrap();
+    let pod = |name: &str, spec: Value| {
+        let mut pod = json!({"metadata": {"name": name, "labels": {"app": "x"}}, "spec": spec});
+        pod["spec"]["containers"] = json!([{"name": "a", "image": "b"}]);
+        api.create("pods", pod).unwrap();
+    };
+    let apart = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+        [{"labelSelector": {"matchLabels": {"app": "x"}}, "topologyKey": "kubernetes.io/hostname"}]}});
+    pod("a", json!({"affinity": apart}));
+    pod("b", json!({"affinity": apart}));
+    pod("c", json!({"affinity": apart}));
+    controllers.settle();
+    let node = |name: &str| api.get("pods", "default", name).unwrap()["spec"]["nodeName"].clone();
+    assert_eq!((node("a"), node("b"), node("c")), (json!("node-2"), json!("node-3"), json!(null)));
+    let status = api.get("pods", "default", "c").unwrap()["status"].clone();
+    assert_eq!(status["conditions"][0]["reason"], "Unschedulable");
+    api.patch("nodes", "", "node-1", &PatchKind::Merge, &json!({"spec": {"unschedulable": null}})).unwrap();
+    controllers.settle();
+    assert_eq!(node("c"), json!("node-1"));
+}
+
+#[test]
+fn unit_slices_follow_pods_with_conditions_in_both_families() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    let service = json!({
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ipFamilyPolicy": "PreferDualStack", "ports": [{"port": 80, "targetPort": "http"}]},
+    });
+    api.create("services", service).unwrap();
+    controllers.settle();
+    assert_eq!(slices(&api, "web").len(), 2, "an empty slice per family");
+    add_deployment(&api, 2);
+    run(&api, &mut controllers);
+    let found = slices(&api, "web");
+    assert_eq!(found.len(), 2, "{found:#?}");
+    for slice in &found {
+        assert_eq!(slice["ports"], json!([{"name": "", "port": 8080, "protocol": "TCP"}]));
+        assert_eq!(object::items(slice, "/endpoints").len(), 2);
+        let conditions = &slice["endpoints"][0]["conditions"];
+        assert_eq!(*conditions, json!({"ready": true, "serving": true, "terminating": false}));
+        assert_eq!(slice["endpoints"][0]["nodeName"], "node-1");
+    }
+    let victim = object::text(&found[0], "/endpoints/0/targetRef/name").to_owned();
+    api.delete("pods", "default", &victim, &DeleteOptions::default()).unwrap();
+    controllers.settle_some();
+    let ending = slices(&api, "web")
+        .iter()
+        .flat_map(|slice| object::items(slice, "/endpoints").to_vec())
+        .find(|one| one["targetRef"]["name"] == victim.as_str());
+    assert_eq!(ending.unwrap()["conditions"], json!({"ready": false, "serving": true, "terminating": true}));
+    api.delete("services", "default", "web", &DeleteOptions::default()).unwrap();
+    run(&api, &mut controllers);
+    assert!(slices(&api, "web").is_empty());
+}
+
+#[test]
+fn unit_slices_hold_at_most_a_hundred_and_change_one_at_a_time() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    let service =
+        json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    api.create("services", service).unwrap();
+    for index in 0..250 {
+        let spec = json!({"nodeName": "node-1", "containers": [{"name": "a", "image": "b"}]});
+        let name = format!("p{index}");
+        api.create("pods", json!({"metadata": {"name": name, "labels": {"app": "web"}}, "spec": spec}))
+            .unwrap();
+        let ip = format!("10.244.{}.{}", index / 200, index % 200 + 1);
+        let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
+        api.patch_status("pods", "default", &name, &PatchKind::Merge, &status).unwrap();
+    }
+    controllers.settle();
+    let before = slices(&api, "web");
+    let mut sizes: Vec<usize> = before.iter().map(|slice| object::items(slice, "/endpoints").len()).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [50, 100, 100]);
+    let now = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
+    api.delete("pods", "default", "p7", &now).unwrap();
+    controllers.settle();
+    let changed = slices(&api, "web").iter().zip(&before).filter(|(after, before)| after != before).count();
+    assert_eq!(changed, 1);
+}
+
+#[test]
+fn unit_a_namespace_takes_its_contents_along() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    api.create("namespaces", json!({"metadata": {"name": "shop"}})).unwrap();
+    controllers.settle();
+    assert!(api.get("serviceaccounts", "shop", "default").is_ok());
+    api.create("configmaps", json!({"metadata": {"name": "a", "namespace": "shop"}})).unwrap();
+    api.delete("namespaces", "", "shop", &DeleteOptions::default()).unwrap();
+    let late = api.create("configmaps", json!({"metadata": {"name": "b", "namespace": "shop"}})).unwrap_err();
+    assert_eq!(late.code, 403);
+    controllers.settle();
+    assert!(api.get("namespaces", "", "shop").is_err());
+    assert!(api.get("configmaps", "shop", "a").is_err());
+}
+
+#[test]
+fn unit_pods_of_a_node_that_is_gone_are_removed() {
+    let (api, mut controllers) = cluster();
+    (1..=2).for_each(|index| add_node(&api, &format!("node-{index}")));
+    add_deployment(&api, 2);
+    run(&api, &mut controllers);
+    api.delete("nodes", "", "node-1", &DeleteOptions::default()).unwrap();
+    run(&api, &mut controllers);
+    let nodes: Vec<Value> = pods(&api).iter().map(|pod| pod["spec"]["nodeName"].clone()).collect();
+    assert_eq!(nodes, vec![json!("node-2"); 2]);
+}

@@ -1,0 +1,193 @@
+//! Values that Kubernetes fills in where a manifest says nothing.
+
+use serde_json::{Map, Value, json};
+
+use crate::Kind;
+use crate::object::{child, default_to};
+
+pub(crate) fn apply(kind: &Kind, object: &mut Value) {
+    match kind.plural.as_ref() {
+        "services" => service(child(object, "spec")),
+        "endpointslices" => endpoint_slice(object),
+        "pods" => pod_spec(child(object, "spec")),
+        "deployments" => deployment(child(object, "spec")),
+        "replicasets" => {
+            default_to(child(object, "spec"), "replicas", 1);
+            template(child(object, "spec"));
+        }
+        "daemonsets" => daemon_set(child(object, "spec")),
+        "secrets" => secret(object),
+        _ => {}
+    }
+}
+
+fn service(spec: &mut Map<String, Value>) {
+    default_to(spec, "type", "ClusterIP");
+    let external_name = spec["type"] == "ExternalName";
+    default_to(spec, "sessionAffinity", "None");
+    if spec["sessionAffinity"] == "ClientIP" {
+        default_to(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
+    } else {
+        spec.remove("sessionAffinityConfig");
+    }
+    if !external_name {
+        default_to(spec, "internalTrafficPolicy", "Cluster");
+    }
+    if matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
+        default_to(spec, "externalTrafficPolicy", "Cluster");
+    } else {
+        let external_ips =
+            spec.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        if !external_ips {
+            spec.remove("externalTrafficPolicy");
+        }
+    }
+    if spec["type"] == "LoadBalancer" {
+        default_to(spec, "allocateLoadBalancerNodePorts", true);
+    }
+    for port in each(spec, "ports") {
+        default_to(port, "protocol", "TCP");
+        if let Some(number) = port.get("port").cloned() {
+            default_to(port, "targetPort", number);
+        }
+    }
+}
+
+fn endpoint_slice(slice: &mut Value) {
+    let Some(slice) = slice.as_object_mut() else { return };
+    default_to(slice, "endpoints", json!([]));
+    for port in each(slice, "ports") {
+        default_to(port, "name", "");
+        default_to(port, "protocol", "TCP");
+    }
+}
+
+fn deployment(spec: &mut Map<String, Value>) {
+    default_to(spec, "replicas", 1);
+    default_to(spec, "revisionHistoryLimit", 10);
+    default_to(spec, "progressDeadlineSeconds", 600);
+    rolling(spec, "strategy", json!({"maxUnavailable": "25%", "maxSurge": "25%"}));
+    template(spec);
+}
+
+fn daemon_set(spec: &mut Map<String, Value>) {
+    default_to(spec, "revisionHistoryLimit", 10);
+    rolling(spec, "updateStrategy", json!({"maxUnavailable": 1, "maxSurge": 0}));
+    template(spec);
+}
+
+fn rolling(spec: &mut Map<String, Value>, field: &str, limits: Value) {
+    default_to(spec, field, json!({}));
+    let Some(strategy) = spec[field].as_object_mut() else { return };
+    default_to(strategy, "type", "RollingUpdate");
+    if strategy["type"] != "RollingUpdate" {
+        return;
+    }
+    default_to(strategy, "rollingUpdate", json!({}));
+    if let (Some(given), Some(limits)) = (strategy["rollingUpdate"].as_object_mut(), limits.as_object()) {
+        limits.iter().for_each(|(limit, value)| default_to(given, limit, value.clone()));
+    }
+}
+
+fn template(spec: &mut Map<String, Value>) {
+    if let Some(pod) = spec.get_mut("template").and_then(|template| template.get_mut("spec")) {
+        if let Some(pod) = pod.as_object_mut() {
+            pod_spec(pod);
+        }
+    }
+}
+
+fn pod_spec(spec: &mut Map<String, Value>) {
+    default_to(spec, "restartPolicy", "Always");
+    default_to(spec, "terminationGracePeriodSeconds", 30);
+    default_to(spec, "dnsPolicy", "ClusterFirst");
+    default_to(spec, "schedulerName", "default-scheduler");
+    default_to(spec, "securityContext", json!({}));
+    default_to(spec, "enableServiceLinks", true);
+    let host_network = spec.get("hostNetwork").is_some_and(|host| *host == json!(true));
+    for list in ["initContainers", "containers"] {
+        for container in each(spec, list) {
+            container_defaults(container, host_network);
+        }
+    }
+}
+
+fn container_defaults(container: &mut Map<String, Value>, host_network: bool) {
+    let latest = container.get("image").and_then(Value::as_str).is_some_and(|image| {
+        let last = image.rsplit('/').next().unwrap_or_default();
+        !last.contains('@') && last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+    });
+    default_to(container, "imagePullPolicy", if latest { "Always" } else { "IfNotPresent" });
+    default_to(container, "terminationMessagePath", "/dev/termination-log");
+    default_to(container, "terminationMessagePolicy", "File");
+    default_to(container, "resources", json!({}));
+    for probe in ["readinessProbe", "livenessProbe", "startupProbe"] {
+        if let Some(probe) = container.get_mut(probe).and_then(Value::as_object_mut) {
+            probe_defaults(probe);
+        }
+    }
+    for port in each(container, "ports") {
+        default_to(port, "protocol", "TCP");
+        if let Some(number) = port.get("containerPort").filter(|_| host_network).cloned() {
+            default_to(port, "hostPort", number);
+        }
+    }
+}
+
+fn probe_defaults(probe: &mut Map<String, Value>) {
+    for (field, value) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
+        default_to(probe, field, value);
+    }
+    if let Some(http) = probe.get_mut("httpGet").and_then(Value::as_object_mut) {
+        default_to(http, "path", "/");
+        default_to(http, "scheme", "HTTP");
+    }
+}
+
+/// `stringData` is the readable way to write `data`.
+fn secret(secret: &mut Value) {
+    use base64::Engine;
+    let Some(fields) = secret.as_object_mut() else { return };
+    default_to(fields, "type", "Opaque");
+    if let Some(Value::Object(readable)) = fields.remove("stringData") {
+        for (key, value) in readable {
+            let encoded =
+                base64::engine::general_purpose::STANDARD.encode(value.as_str().unwrap_or_default());
+            child(secret, "data").insert(key, encoded.into());
+        }
+    }
+}
+
+/// The objects of a list.
+fn each<'a>(
+    map: &'a mut Map<String, Value>,
+    list: &str,
+) -> impl Iterator<Item = &'a mut Map<String, Value>> + use<'a> {
+    map.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kinds;
+
+    #[test]
+    fn unit_services_get_protocol_and_target_port() {
+        let mut service = json!({"spec": {"ports": [{"port": 80}]}});
+        apply(Kinds::built_in().by_word("services").unwrap(), &mut service);
+        assert_eq!(service["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
+        assert_eq!(service["spec"]["type"], "ClusterIP");
+        assert_eq!(service["spec"]["sessionAffinity"], "None");
+    }
+
+    #[test]
+    fn unit_deployments_get_replicas_and_pod_defaults() {
+        let mut deployment = json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 1}]}]}}}});
+        apply(Kinds::built_in().by_word("deployments").unwrap(), &mut deployment);
+        assert_eq!(deployment["spec"]["replicas"], 1);
+        assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"], "25%");
+        assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["ports"][0]["protocol"], "TCP");
+    }
+}

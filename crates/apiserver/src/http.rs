@@ -1,0 +1,180 @@
+//! The protocol: HTTPS in, requests taken apart, answers and streams of events out.
+
+mod auth;
+mod body;
+mod discovery;
+mod query;
+mod resource;
+mod route;
+mod table;
+mod watch;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::{Api, ApiError};
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Connections served at once per listener; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What every connection shares.
+pub(crate) struct Service {
+    api: Api,
+    token: String,
+}
+
+impl Service {
+    pub fn new(api: Api, token: String) -> Self {
+        Self { api, token }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let as_table = table::is_wanted(request.headers());
+        match self.try_answer(request).await {
+            Ok(Answer::Json(code, value)) if as_table && code == StatusCode::OK => {
+                json_response(code, &table::of(&self.api, value))
+            }
+            Ok(Answer::Json(code, value)) => json_response(code, &value),
+            Ok(Answer::Text(text)) => text_response(text),
+            Ok(Answer::Stream(body)) => stream_response(body),
+            Err(error) => error_response(&error),
+        }
+    }
+
+    async fn try_answer(&self, request: Request<Incoming>) -> Result<Answer, ApiError> {
+        let (parts, incoming) = request.into_parts();
+        let path = parts.uri.path().to_owned();
+        if let Some(answer) = discovery::open_to_all(&path) {
+            return Ok(answer);
+        }
+        auth::check(&parts.headers, &self.token)?;
+        check_accept(&parts.headers)?;
+        if let Some(value) = discovery::answer(self.api.kinds(), &path) {
+            return if parts.method == Method::GET {
+                Ok(ok(value))
+            } else {
+                Err(ApiError::method_not_allowed())
+            };
+        }
+        let target = route::target(self.api.kinds(), &path)?;
+        let query = query::Query::parse(parts.uri.query().unwrap_or_default());
+        let body = body::read(incoming).await?;
+        resource::answer(&self.api, &parts, &target, &query, &body)
+    }
+}
+
+/// What goes back.
+pub(crate) enum Answer {
+    Json(StatusCode, Value),
+    Text(&'static str),
+    Stream(Body),
+}
+
+pub(crate) fn ok(value: Value) -> Answer {
+    Answer::Json(StatusCode::OK, value)
+}
+
+/// Accepts connections until it is dropped; the connections end with it.
+pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, service: Arc<Service>) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= CONNECTIONS_MAX {
+            connections.join_next().await;
+        }
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(connection(stream, acceptor.clone(), service.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the API server cannot accept a connection; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, service: Arc<Service>) {
+    // Small answers must not wait for the acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+    let stream = match handshake {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "a client's TLS handshake failed"),
+        Err(_) => return tracing::debug!("a client did not finish its TLS handshake"),
+    };
+    let answer = service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(service.answer(request).await) }
+    });
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(None);
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), answer).await {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Refuses clients that cannot read JSON.
+fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(accept) = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()) else { return Ok(()) };
+    let reads_json = accept.split(',').any(|one| {
+        let kind = one.split(';').next().unwrap_or_default().trim();
+        matches!(kind, "application/json" | "application/*" | "*/*" | "application/yaml" | "")
+    });
+    if reads_json {
+        return Ok(());
+    }
+    let message = "only the following media types are accepted: application/json";
+    Err(ApiError::new(406, "NotAcceptable", message))
+}
+
+fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    response(code, "application/json", Full::new(Bytes::from(text)).boxed_unsync())
+}
+
+fn text_response(text: &'static str) -> Response<Body> {
+    response(
+        StatusCode::OK,
+        "text/plain; charset=utf-8",
+        Full::new(Bytes::from_static(text.as_bytes())).boxed_unsync(),
+    )
+}
+
+fn stream_response(body: Body) -> Response<Body> {
+    response(StatusCode::OK, "application/json", body)
+}
+
+fn error_response(error: &ApiError) -> Response<Body> {
+    let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json_response(code, &error.to_status());
+    if code == StatusCode::UNAUTHORIZED {
+        let challenge = http::HeaderValue::from_static("Bearer realm=\"beeline-lab\"");
+        response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+fn response(code: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response
+}

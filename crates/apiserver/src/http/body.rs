@@ -1,0 +1,87 @@
+//! Request bodies: bounded, JSON or YAML.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use crate::ApiError;
+use crate::api::PatchKind;
+
+/// As in Kubernetes: etcd would refuse more than half of this.
+const BODY_MAX: usize = 3 * 1024 * 1024;
+
+pub(super) async fn read(incoming: Incoming) -> Result<Bytes, ApiError> {
+    match Limited::new(incoming, BODY_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let message = format!("Request entity too large: limit is {BODY_MAX} bytes");
+            Err(ApiError::new(413, "RequestEntityTooLarge", message))
+        }
+        Err(error) => Err(ApiError::bad_request(format!("the request's body ended early: {error}"))),
+    }
+}
+
+/// The content type without its parameters.
+fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// The object in the body of a POST or PUT.
+pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
+    match content_type(headers) {
+        "application/json" | "" => parse_json(body),
+        "application/yaml" => parse_yaml(body),
+        other => Err(unsupported(other, "application/json, application/yaml")),
+    }
+}
+
+/// The options in the body of a DELETE, which may be empty.
+pub(super) fn optional_object(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
+    if body.iter().all(u8::is_ascii_whitespace) { Ok(Value::Null) } else { object(headers, body) }
+}
+
+/// The patch in the body of a PATCH and its language.
+pub(super) fn patch(headers: &HeaderMap, body: &[u8], manager: &str) -> Result<(PatchKind, Value), ApiError> {
+    Ok(match content_type(headers) {
+        "application/json-patch+json" => (PatchKind::Json, parse_json(body)?),
+        "application/merge-patch+json" => (PatchKind::Merge, parse_json(body)?),
+        "application/strategic-merge-patch+json" => (PatchKind::Strategic, parse_json(body)?),
+        "application/apply-patch+yaml" => {
+            if manager.is_empty() {
+                return Err(ApiError::bad_request("fieldManager is required for apply patch"));
+            }
+            (PatchKind::Apply { manager: manager.to_owned() }, parse_yaml(body)?)
+        }
+        other => {
+            let known = "application/json-patch+json, application/merge-patch+json, \
+                         application/strategic-merge-patch+json, application/apply-patch+yaml";
+            return Err(unsupported(other, known));
+        }
+    })
+}
+
+fn parse_json(body: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))
+}
+
+fn parse_yaml(body: &[u8]) -> Result<Value, ApiError> {
+    // JSON is tried first because it is what programs send, and faster.
+    if let Ok(value) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
+    let text = std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
+    serde_saphyr::from_str(text)
+        .map_err(|error| ApiError::bad_request(format!("the body is not YAML: {error}")))
+}
+
+fn unsupported(given: &str, known: &str) -> ApiError {
+    let message = format!(
+        "the body of the request was in an unknown format ({given}) - accepted media types include: {known}"
+    );
+    ApiError::new(415, "UnsupportedMediaType", message)
+}

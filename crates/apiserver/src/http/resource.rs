@@ -1,0 +1,276 @@
+//! Requests about objects: which verb it is, what it says, and the answer.
+
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::query::Query;
+use super::route::Target;
+use super::{Answer, body, ok, watch};
+use crate::api::{DeleteOptions, ListOptions, Page, Propagation, Subresource, WatchOptions, WriteOptions};
+use crate::object::{self, ObjectKey};
+use crate::{Api, ApiError, Kind};
+
+/// The header that lets tests store objects which Kubernetes would have refused.
+const SKIP_VALIDATION: &str = "beeline-lab-skip-validation";
+
+pub(super) fn answer(
+    api: &Api,
+    parts: &Parts,
+    target: &Target,
+    query: &Query,
+    body: &[u8],
+) -> Result<Answer, ApiError> {
+    let request = Request { api, headers: &parts.headers, target, query, body };
+    match (&target.name, &target.subresource) {
+        (None, _) => request.collection(&parts.method),
+        (Some(name), None) => request.object(&parts.method, &request.key(name)),
+        (Some(name), Some(part)) => request.subresource(&parts.method, &request.key(name), part),
+    }
+}
+
+struct Request<'a> {
+    api: &'a Api,
+    headers: &'a HeaderMap,
+    target: &'a Target,
+    query: &'a Query,
+    body: &'a [u8],
+}
+
+impl Request<'_> {
+    fn key(&self, name: &str) -> ObjectKey {
+        ObjectKey::new(self.target.namespace.clone().unwrap_or_default(), name)
+    }
+
+    fn collection(&self, method: &Method) -> Result<Answer, ApiError> {
+        match *method {
+            Method::GET if self.query.truth("watch") => Ok(self.watch("")),
+            Method::GET => self.list(),
+            Method::POST => self.create(),
+            Method::DELETE => self.delete_collection(),
+            _ => Err(ApiError::method_not_allowed()),
+        }
+    }
+
+    fn object(&self, method: &Method, key: &ObjectKey) -> Result<Answer, ApiError> {
+        let kind = &self.target.kind;
+        match *method {
+            Method::GET if self.query.truth("watch") => Ok(self.watch(&key.name)),
+            Method::GET => Ok(ok(Value::clone(&*self.api.get_of(kind, key)?))),
+            Method::PUT => self.update(Subresource::None, key),
+            Method::PATCH => self.patch(Subresource::None, key),
+            Method::DELETE => self.delete(key),
+            _ => Err(ApiError::method_not_allowed()),
+        }
+    }
+
+    fn subresource(&self, method: &Method, key: &ObjectKey, part: &str) -> Result<Answer, ApiError> {
+        let kind = &self.target.kind;
+        match (part, method) {
+            ("status", _) if !kind.status => Err(ApiError::no_such_path()),
+            ("status", &Method::GET) => Ok(ok(Value::clone(&*self.api.get_of(kind, key)?))),
+            ("status", &Method::PUT) => self.update(Subresource::Status, key),
+            ("status", &Method::PATCH) => self.patch(Subresource::Status, key),
+            ("scale", _) if !kind.scale => Err(ApiError::no_such_path()),
+            ("scale", &Method::GET) => Ok(ok(self.api.scale_of(kind, key)?)),
+            ("scale", &Method::PUT) => {
+                Ok(ok(self.api.update_scale(kind, key, &body::object(self.headers, self.body)?)?))
+            }
+            ("scale", &Method::PATCH) => {
+                let (language, change) =
+                    body::patch(self.headers, self.body, self.query.text("fieldManager"))?;
+                Ok(ok(self.api.patch_scale(kind, key, &language, &change)?))
+            }
+            ("finalize", &Method::PUT) if kind.plural == "namespaces" => {
+                self.update(Subresource::Finalize, key)
+            }
+            ("binding", &Method::POST) if kind.plural == "pods" => self.bind(key),
+            ("eviction", &Method::POST) if kind.plural == "pods" => self.evict(key),
+            ("status" | "scale", _) => Err(ApiError::method_not_allowed()),
+            _ => Err(ApiError::no_such_path()),
+        }
+    }
+
+    fn list(&self) -> Result<Answer, ApiError> {
+        let page =
+            self.api.list_of(&self.target.kind, self.target.namespace.as_deref(), &self.list_options())?;
+        Ok(ok(list_value(&self.target.kind, page)))
+    }
+
+    fn list_options(&self) -> ListOptions {
+        ListOptions {
+            labels: self.query.text("labelSelector").to_owned(),
+            fields: self.query.text("fieldSelector").to_owned(),
+            limit: self.query.number("limit").and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0),
+            continue_token: self.query.text("continue").to_owned(),
+        }
+    }
+
+    fn watch(&self, name: &str) -> Answer {
+        let bookmarks = self.query.truth("allowWatchBookmarks");
+        let watch = self.watch_options(name, bookmarks).and_then(|options| {
+            self.api.watch_of(&self.target.kind, self.target.namespace.as_deref(), &options)
+        });
+        Answer::Stream(match watch {
+            Ok(watch) => watch::stream(watch, self.query.number("timeoutSeconds"), bookmarks),
+            Err(error) => watch::refusal(&error),
+        })
+    }
+
+    fn watch_options(&self, name: &str, bookmarks: bool) -> Result<WatchOptions, ApiError> {
+        let initial = self.query.truth("sendInitialEvents");
+        let after = match self.query.text("resourceVersion") {
+            // "At least as new as" is always true of the only copy that there is.
+            _ if initial => None,
+            "" | "0" => None,
+            text => Some(
+                text.parse()
+                    .map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}")))?,
+            ),
+        };
+        let mut fields = self.query.text("fieldSelector").to_owned();
+        if !name.is_empty() {
+            fields = format!("metadata.name={name}");
+        }
+        let labels = self.query.text("labelSelector").to_owned();
+        let initial_events_end = initial && bookmarks;
+        Ok(WatchOptions { labels, fields, after, changes_only: false, initial_events_end, bookmarks })
+    }
+
+    fn create(&self) -> Result<Answer, ApiError> {
+        let mut object = body::object(self.headers, self.body)?;
+        let kind = &self.target.kind;
+        self.place(&mut object, None)?;
+        if kind.namespaced && self.target.namespace.is_none() {
+            return Err(ApiError::method_not_allowed());
+        }
+        let created = self.api.create_of(kind, object, &self.write_options()?)?;
+        Ok(Answer::Json(StatusCode::CREATED, Value::clone(&created)))
+    }
+
+    fn update(&self, subresource: Subresource, key: &ObjectKey) -> Result<Answer, ApiError> {
+        let mut object = body::object(self.headers, self.body)?;
+        self.place(&mut object, Some(&key.name))?;
+        let updated = self.api.update_of(&self.target.kind, subresource, object, &self.write_options()?)?;
+        Ok(ok(Value::clone(&updated)))
+    }
+
+    fn patch(&self, subresource: Subresource, key: &ObjectKey) -> Result<Answer, ApiError> {
+        let (language, change) = body::patch(self.headers, self.body, self.query.text("fieldManager"))?;
+        let options = self.write_options()?;
+        let (object, created) =
+            self.api.patch_of(&self.target.kind, subresource, key, &language, &change, &options)?;
+        let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+        Ok(Answer::Json(code, Value::clone(&object)))
+    }
+
+    fn delete(&self, key: &ObjectKey) -> Result<Answer, ApiError> {
+        let deleted = self.api.delete_of(&self.target.kind, key, &self.delete_options()?)?;
+        if !deleted.gone {
+            return Ok(ok(Value::clone(&deleted.object)));
+        }
+        let (kind, uid) = (&self.target.kind, object::uid(&deleted.object));
+        let details = json!({"name": key.name, "group": kind.group, "kind": kind.plural, "uid": uid});
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+        });
+        Ok(ok(status))
+    }
+
+    fn delete_collection(&self) -> Result<Answer, ApiError> {
+        let (kind, namespace) = (&self.target.kind, self.target.namespace.as_deref());
+        let items =
+            self.api.delete_collection(kind, namespace, &self.list_options(), &self.delete_options()?)?;
+        let page =
+            Page { items, revision: self.api.revision(), continue_token: String::new(), remaining: None };
+        Ok(ok(list_value(kind, page)))
+    }
+
+    fn bind(&self, key: &ObjectKey) -> Result<Answer, ApiError> {
+        let binding = body::object(self.headers, self.body)?;
+        let node = object::text(&binding, "/target/name");
+        if node.is_empty() {
+            return Err(ApiError::bad_request("a Binding names its node in target.name"));
+        }
+        self.api.bind(key, node)?;
+        Ok(Answer::Json(StatusCode::CREATED, success()))
+    }
+
+    fn evict(&self, key: &ObjectKey) -> Result<Answer, ApiError> {
+        let eviction = body::optional_object(self.headers, self.body)?;
+        let options = delete_options(&eviction["deleteOptions"], self.query)?;
+        self.api.delete_of(&self.target.kind, key, &options)?;
+        Ok(Answer::Json(StatusCode::CREATED, success()))
+    }
+
+    /// Fills in name and namespace from the path, or refuses others.
+    fn place(&self, object: &mut Value, name: Option<&str>) -> Result<(), ApiError> {
+        let places = [("name", name), ("namespace", self.target.namespace.as_deref())];
+        for (field, expected) in places.into_iter().filter_map(|(field, value)| Some((field, value?))) {
+            let given = object::text(object, &format!("/metadata/{field}")).to_owned();
+            if !given.is_empty() && given != expected {
+                let message = format!(
+                    "the {field} of the provided object ({given}) does not match the {field} sent on the request ({expected})"
+                );
+                return Err(ApiError::bad_request(message));
+            }
+            if object.is_object() {
+                object::metadata(object).insert(field.to_owned(), json!(expected));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_options(&self) -> Result<WriteOptions, ApiError> {
+        let dry_run = match self.query.text("dryRun") {
+            "" => false,
+            "All" => true,
+            other => return Err(ApiError::bad_request(format!("dryRun {other:?} is not known: use All"))),
+        };
+        let skip = self.headers.get(SKIP_VALIDATION).is_some_and(|value| value == "true");
+        Ok(WriteOptions { skip_validation: skip, dry_run })
+    }
+
+    fn delete_options(&self) -> Result<DeleteOptions, ApiError> {
+        delete_options(&body::optional_object(self.headers, self.body)?, self.query)
+    }
+}
+
+fn delete_options(body: &Value, query: &Query) -> Result<DeleteOptions, ApiError> {
+    let in_query = Some(query.text("propagationPolicy")).filter(|text| !text.is_empty());
+    let propagation = match body["propagationPolicy"].as_str().or(in_query).unwrap_or("Background") {
+        "Background" => Propagation::Background,
+        "Foreground" => Propagation::Foreground,
+        "Orphan" => Propagation::Orphan,
+        other => {
+            let known = "Background, Foreground, Orphan";
+            return Err(ApiError::bad_request(format!(
+                "propagationPolicy {other:?} is not known: use one of {known}"
+            )));
+        }
+    };
+    let in_query = query.number("gracePeriodSeconds").and_then(|seconds| i64::try_from(seconds).ok());
+    let text = |pointer: &str| Some(object::text(body, pointer).to_owned()).filter(|text| !text.is_empty());
+    Ok(DeleteOptions {
+        grace_seconds: body["gracePeriodSeconds"].as_i64().or(in_query),
+        propagation,
+        uid: text("/preconditions/uid"),
+        resource_version: text("/preconditions/resourceVersion"),
+    })
+}
+
+fn success() -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
+}
+
+fn list_value(kind: &Kind, page: Page) -> Value {
+    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+    if !page.continue_token.is_empty() {
+        metadata["continue"] = json!(page.continue_token);
+    }
+    if let Some(remaining) = page.remaining {
+        metadata["remainingItemCount"] = json!(remaining);
+    }
+    let items: Vec<Value> = page.items.iter().map(|item| Value::clone(item)).collect();
+    json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": metadata, "items": items})
+}

@@ -1,0 +1,100 @@
+//! A watch as a stream of JSON lines.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::Body;
+use crate::ApiError;
+use crate::store::{Watch, WatchEvent};
+
+/// A watch that names no end gets one after this time.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Events that are ready together travel in one frame of about this size.
+const FRAME_BYTES: usize = 32 * 1024;
+
+pub(super) fn stream(watch: Watch, timeout_seconds: Option<u64>, bookmarks: bool) -> Body {
+    let timeout =
+        timeout_seconds.filter(|seconds| *seconds > 0).map_or(TIMEOUT, Duration::from_secs).min(TIMEOUT);
+    let state = State { watch, end: Instant::now() + timeout, bookmarks, ended: false };
+    let frames = stream::unfold(state, |mut state| async move {
+        let bytes = state.next_frame().await?;
+        Some((Ok::<_, Infallible>(Frame::data(bytes)), state))
+    });
+    StreamBody::new(frames).boxed_unsync()
+}
+
+struct State {
+    watch: Watch,
+    end: Instant,
+    bookmarks: bool,
+    ended: bool,
+}
+
+impl State {
+    async fn next_frame(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let mut lines = Vec::new();
+        match tokio::time::timeout_at(self.end, self.watch.next()).await {
+            Err(_) => return self.last_frame(),
+            Ok(Err(error)) => self.fail(&error, &mut lines),
+            Ok(Ok(event)) => {
+                write_event(&event, &mut lines);
+                self.add_ready(&mut lines);
+            }
+        }
+        Some(Bytes::from(lines))
+    }
+
+    fn add_ready(&mut self, lines: &mut Vec<u8>) {
+        while lines.len() < FRAME_BYTES && !self.ended {
+            match self.watch.try_next() {
+                Ok(Some(event)) => write_event(&event, lines),
+                Ok(None) => return,
+                Err(error) => self.fail(&error, lines),
+            }
+        }
+    }
+
+    /// At the end of its time a watch says how far it came, so that the next one starts there.
+    fn last_frame(&mut self) -> Option<Bytes> {
+        self.ended = true;
+        let mut lines = Vec::new();
+        if self.bookmarks {
+            write_event(&self.watch.bookmark(), &mut lines);
+        }
+        (!lines.is_empty()).then(|| Bytes::from(lines))
+    }
+
+    fn fail(&mut self, error: &ApiError, lines: &mut Vec<u8>) {
+        self.ended = true;
+        write_line("ERROR", &error.to_status(), lines);
+    }
+}
+
+fn write_event(event: &WatchEvent, lines: &mut Vec<u8>) {
+    write_line(event.kind.word(), &event.object, lines);
+}
+
+fn write_line(word: &str, object: &Value, lines: &mut Vec<u8>) {
+    lines.extend_from_slice(format!("{{\"type\":{},\"object\":", json!(word)).as_bytes());
+    // Writing JSON into memory cannot fail.
+    let _ = serde_json::to_writer(&mut *lines, object);
+    lines.extend_from_slice(b"}\n");
+}
+
+/// A stream that only says why there is no watch, which is how clients expect to be told.
+pub(super) fn refusal(error: &ApiError) -> Body {
+    let mut lines = Vec::new();
+    write_line("ERROR", &error.to_status(), &mut lines);
+    http_body_util::Full::new(Bytes::from(lines)).boxed_unsync()
+}

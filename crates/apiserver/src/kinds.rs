@@ -1,0 +1,238 @@
+//! The table of kinds: what the server knows about each, as data.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// Reads an object as its kind and writes it back without what the kind does not know.
+pub(crate) type Prune = fn(&Value) -> Result<Value, serde_json::Error>;
+
+/// One kind of object and what may be done with it.
+pub struct Kind {
+    /// API group; empty for the core group.
+    pub group: Cow<'static, str>,
+    /// Version within the group.
+    pub version: Cow<'static, str>,
+    /// Kind, such as `Pod`.
+    pub kind: Cow<'static, str>,
+    /// Name in URLs, such as `pods`.
+    pub plural: Cow<'static, str>,
+    /// Abbreviations for kubectl.
+    pub short_names: &'static [&'static str],
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// Whether there is a `status` subresource.
+    pub status: bool,
+    /// Whether there is a `scale` subresource.
+    pub scale: bool,
+    /// Whether kubectl counts it into `all`.
+    pub in_all: bool,
+    /// Whether names follow RFC 1035 labels, RFC 1123 labels or RFC 1123 subdomains.
+    pub(crate) name_rule: NameRule,
+    /// The most objects kept; creating one more drops the oldest. For kinds that nobody cleans up.
+    pub(crate) objects_max: Option<usize>,
+    pub(crate) prune: Option<Prune>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameRule {
+    Label1035,
+    Label1123,
+    Subdomain1123,
+}
+
+impl Kind {
+    /// `apiVersion` of objects of this kind.
+    pub fn api_version(&self) -> String {
+        match self.group.as_ref() {
+            "" => self.version.to_string(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+
+    /// The resource as messages name it: `pods`, `deployments.apps`.
+    pub fn resource(&self) -> String {
+        match self.group.as_ref() {
+            "" => self.plural.to_string(),
+            group => format!("{}.{group}", self.plural),
+        }
+    }
+
+    /// Whether `word` names this kind: plural, singular, kind, short name, or `plural.group`.
+    fn is_called(&self, word: &str) -> bool {
+        word == self.plural
+            || word.eq_ignore_ascii_case(&self.kind)
+            || self.short_names.contains(&word)
+            || word == self.resource()
+    }
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.resource())
+    }
+}
+
+/// All kinds that the server serves.
+#[derive(Clone, Debug)]
+pub struct Kinds {
+    all: Arc<Vec<Arc<Kind>>>,
+}
+
+impl Kinds {
+    /// The kinds that are built in.
+    pub fn built_in() -> Self {
+        Self { all: Arc::new(built_in().into_iter().map(Arc::new).collect()) }
+    }
+
+    /// Every kind, in the order of discovery.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Kind>> {
+        self.all.iter()
+    }
+
+    /// The kind that a URL names.
+    pub fn by_path(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
+        self.iter().find(|kind| kind.plural == plural && kind.version == version && kind.group == group)
+    }
+
+    /// The kind that an object says it is.
+    pub fn by_type(&self, api_version: &str, kind_name: &str) -> Option<&Arc<Kind>> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        self.iter().find(|kind| kind.kind == kind_name && kind.version == version && kind.group == group)
+    }
+
+    /// The kind that a person or program calls `word`; core kinds come first.
+    pub fn by_word(&self, word: &str) -> Option<&Arc<Kind>> {
+        self.iter().find(|kind| kind.is_called(word))
+    }
+
+    /// Groups with their version, without the core group.
+    pub fn groups(&self) -> Vec<(String, String)> {
+        let mut groups = Vec::new();
+        for kind in self.iter().filter(|kind| !kind.group.is_empty()) {
+            let group = (kind.group.to_string(), kind.version.to_string());
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+        groups
+    }
+}
+
+/// Events are nobody's to delete; this many of each kind are kept.
+const EVENTS_MAX: usize = 4096;
+
+fn built_in() -> Vec<Kind> {
+    use NameRule::{Label1035, Label1123};
+    use k8s_openapi::api::{apps::v1 as apps, coordination::v1 as coordination, core::v1 as core};
+    use k8s_openapi::api::{discovery::v1 as discovery, events::v1 as events};
+    vec![
+        Kind {
+            name_rule: Label1123,
+            status: true,
+            ..cluster::<core::Namespace>("", "Namespace", "namespaces", &["ns"])
+        },
+        Kind { status: true, ..cluster::<core::Node>("", "Node", "nodes", &["no"]) },
+        Kind { status: true, in_all: true, ..namespaced::<core::Pod>("", "Pod", "pods", &["po"]) },
+        Kind {
+            name_rule: Label1035,
+            status: true,
+            in_all: true,
+            ..namespaced::<core::Service>("", "Service", "services", &["svc"])
+        },
+        namespaced::<core::ConfigMap>("", "ConfigMap", "configmaps", &["cm"]),
+        namespaced::<core::Secret>("", "Secret", "secrets", &[]),
+        namespaced::<core::ServiceAccount>("", "ServiceAccount", "serviceaccounts", &["sa"]),
+        Kind { objects_max: Some(EVENTS_MAX), ..namespaced::<core::Event>("", "Event", "events", &["ev"]) },
+        Kind {
+            status: true,
+            scale: true,
+            in_all: true,
+            ..namespaced::<apps::Deployment>("apps", "Deployment", "deployments", &["deploy"])
+        },
+        Kind {
+            status: true,
+            scale: true,
+            in_all: true,
+            ..namespaced::<apps::ReplicaSet>("apps", "ReplicaSet", "replicasets", &["rs"])
+        },
+        Kind {
+            status: true,
+            in_all: true,
+            ..namespaced::<apps::DaemonSet>("apps", "DaemonSet", "daemonsets", &["ds"])
+        },
+        namespaced::<discovery::EndpointSlice>("discovery.k8s.io", "EndpointSlice", "endpointslices", &[]),
+        namespaced::<coordination::Lease>("coordination.k8s.io", "Lease", "leases", &[]),
+        Kind {
+            objects_max: Some(EVENTS_MAX),
+            ..namespaced::<events::Event>("events.k8s.io", "Event", "events", &["ev"])
+        },
+    ]
+}
+
+fn cluster<T: Serialize + DeserializeOwned>(
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    short_names: &'static [&'static str],
+) -> Kind {
+    Kind { namespaced: false, ..namespaced::<T>(group, kind, plural, short_names) }
+}
+
+fn namespaced<T: Serialize + DeserializeOwned>(
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    short_names: &'static [&'static str],
+) -> Kind {
+    Kind {
+        group: group.into(),
+        version: "v1".into(),
+        kind: kind.into(),
+        plural: plural.into(),
+        short_names,
+        namespaced: true,
+        status: false,
+        scale: false,
+        in_all: false,
+        name_rule: NameRule::Subdomain1123,
+        objects_max: None,
+        prune: Some(prune::<T>),
+    }
+}
+
+fn prune<T: Serialize + DeserializeOwned>(value: &Value) -> Result<Value, serde_json::Error> {
+    serde_json::to_value(T::deserialize(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_kinds_are_found_by_path_type_and_word() {
+        let kinds = Kinds::built_in();
+        assert_eq!(kinds.by_path("apps", "v1", "deployments").unwrap().kind, "Deployment");
+        assert!(kinds.by_path("", "v1", "deployments").is_none());
+        assert_eq!(kinds.by_type("discovery.k8s.io/v1", "EndpointSlice").unwrap().plural, "endpointslices");
+        assert_eq!(kinds.by_word("svc").unwrap().kind, "Service");
+        assert_eq!(kinds.by_word("deployments.apps").unwrap().kind, "Deployment");
+        assert_eq!(kinds.by_word("events").unwrap().group, "");
+    }
+
+    #[test]
+    fn unit_pruning_drops_unknown_fields_and_refuses_wrong_types() {
+        let kinds = Kinds::built_in();
+        let prune = kinds.by_word("configmaps").unwrap().prune.unwrap();
+        let object =
+            serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}, "colour": "red"});
+        let pruned = prune(&object).unwrap();
+        assert_eq!(pruned["data"]["a"], "b");
+        assert!(pruned.get("colour").is_none());
+        assert!(
+            prune(&serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": 1}})).is_err()
+        );
+    }
+}

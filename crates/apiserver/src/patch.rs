@@ -1,0 +1,82 @@
+//! The languages in which a change may be written: JSON merge patch, JSON patch, strategic merge
+//! patch, and the three-way merge behind server-side apply.
+
+mod strategic;
+mod three_way;
+
+use serde_json::Value;
+
+use crate::ApiError;
+use crate::api::PatchKind;
+
+pub(crate) use three_way::{ManagerMemory, three_way};
+
+/// The object after the change.
+pub(crate) fn apply(current: &Value, language: &PatchKind, change: &Value) -> Result<Value, ApiError> {
+    let mut changed = current.clone();
+    match language {
+        PatchKind::Merge => json_patch::merge(&mut changed, change),
+        PatchKind::Json => apply_json(&mut changed, change)?,
+        PatchKind::Strategic => strategic::merge(&mut changed, change)?,
+        PatchKind::Apply { .. } => changed = three_way(&Value::Null, change, current),
+    }
+    if !changed.is_object() {
+        return Err(ApiError::bad_request("the patch leaves something that is not an object"));
+    }
+    Ok(changed)
+}
+
+fn apply_json(changed: &mut Value, change: &Value) -> Result<(), ApiError> {
+    let patch: json_patch::Patch = serde_json::from_value(change.clone()).map_err(|error| {
+        ApiError::bad_request(format!("the body is not a JSON patch (RFC 6902): {error}"))
+    })?;
+    json_patch::patch(changed, &patch).map_err(|error| {
+        ApiError::new(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {error}"),
+        )
+    })
+}
+
+/// Lists whose elements have an identity, and the fields that are it. The first key is the strategic
+/// merge patch's; all of them together are server-side apply's.
+fn merge_keys(path: &[&str], field: &str) -> Option<&'static [&'static str]> {
+    let parent = path.last().copied().unwrap_or_default();
+    Some(match field {
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "volumes"
+        | "env"
+        | "imagePullSecrets"
+        | "secrets"
+        | "resourceClaims" => &["name"],
+        "volumeMounts" => &["mountPath"],
+        "volumeDevices" => &["devicePath"],
+        "ports" if matches!(parent, "containers" | "initContainers" | "ephemeralContainers") => {
+            &["containerPort", "protocol"]
+        }
+        "ports" if parent == "spec" => &["port", "protocol"],
+        "hostAliases" | "podIPs" | "hostIPs" => &["ip"],
+        "topologySpreadConstraints" => &["topologyKey", "whenUnsatisfiable"],
+        "conditions" | "addresses" if parent == "status" => &["type"],
+        "ownerReferences" => &["uid"],
+        _ => return None,
+    })
+}
+
+/// Lists of plain values that are merged as sets.
+fn is_set(field: &str) -> bool {
+    matches!(field, "finalizers" | "podCIDRs")
+}
+
+/// Whether two elements of a keyed list are the same one. An absent protocol is TCP.
+fn same_element(keys: &[&str], left: &Value, right: &Value) -> bool {
+    let key = |element: &Value, field: &str| match element.get(field) {
+        None if field == "protocol" => Value::from("TCP"),
+        None => Value::Null,
+        Some(value) => value.clone(),
+    };
+    keys.iter().all(|field| key(left, field) == key(right, field))
+}

@@ -1,0 +1,267 @@
+//! Label and field selectors, from their text and from objects' specs.
+
+use serde_json::Value;
+
+use crate::ApiError;
+use crate::object;
+
+/// What a list or watch asks for; an empty one matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Selector {
+    labels: Vec<Requirement>,
+    fields: Vec<FieldRequirement>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Requirement {
+    key: String,
+    test: Test,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Test {
+    In(Vec<String>),
+    NotIn(Vec<String>),
+    Exists,
+    Absent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FieldRequirement {
+    pointer: String,
+    value: String,
+    equal: bool,
+}
+
+/// Fields that every kind, or these kinds, can be selected by.
+const FIELDS: &[&str] = &[
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "spec.serviceAccountName",
+    "spec.hostNetwork",
+    "spec.unschedulable",
+    "spec.clusterIP",
+    "spec.type",
+    "status.phase",
+    "status.podIP",
+    "status.nominatedNodeName",
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "involvedObject.resourceVersion",
+    "involvedObject.fieldPath",
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "reason",
+    "reportingController",
+    "reportingComponent",
+    "source",
+    "type",
+];
+
+impl Selector {
+    /// Reads the two query parameters.
+    pub fn parse(labels: &str, fields: &str) -> Result<Self, ApiError> {
+        Ok(Self { labels: parse_labels(labels)?, fields: parse_fields(fields)? })
+    }
+
+    /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`).
+    pub fn of_object(selector: &Value) -> Self {
+        let mut labels = of_map(&selector["matchLabels"]);
+        for expression in object::items(selector, "/matchExpressions") {
+            labels.push(of_expression(expression));
+        }
+        Self { labels, fields: Vec::new() }
+    }
+
+    /// Reads a plain map of labels, as a Service's or node selector's.
+    pub fn of_map(selector: &Value) -> Self {
+        Self { labels: of_map(selector), fields: Vec::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    pub fn matches(&self, object: &Value) -> bool {
+        self.labels.iter().all(|one| one.matches(object)) && self.fields.iter().all(|one| one.matches(object))
+    }
+}
+
+impl Requirement {
+    fn matches(&self, object: &Value) -> bool {
+        let value = object::label(object, &self.key);
+        match &self.test {
+            Test::In(values) => value.is_some_and(|value| values.iter().any(|one| one == value)),
+            Test::NotIn(values) => value.is_none_or(|value| values.iter().all(|one| one != value)),
+            Test::Exists => value.is_some(),
+            Test::Absent => value.is_none(),
+        }
+    }
+}
+
+impl FieldRequirement {
+    fn matches(&self, object: &Value) -> bool {
+        let equal = match object.pointer(&self.pointer) {
+            None | Some(Value::Null) => self.value.is_empty() || self.value == "false",
+            Some(Value::String(text)) => *text == self.value,
+            Some(other) => other.to_string() == self.value,
+        };
+        equal == self.equal
+    }
+}
+
+fn of_map(selector: &Value) -> Vec<Requirement> {
+    let pairs = selector.as_object().into_iter().flatten();
+    let requirement = |(key, value): (&String, &Value)| Requirement {
+        key: key.clone(),
+        test: Test::In(vec![value.as_str().unwrap_or_default().to_owned()]),
+    };
+    pairs.map(requirement).collect()
+}
+
+fn of_expression(expression: &Value) -> Requirement {
+    let values = object::strings(expression, "/values").into_iter().map(str::to_owned).collect();
+    let test = match expression["operator"].as_str() {
+        Some("NotIn") => Test::NotIn(values),
+        Some("Exists") => Test::Exists,
+        Some("DoesNotExist") => Test::Absent,
+        _ => Test::In(values),
+    };
+    Requirement { key: object::text(expression, "/key").to_owned(), test }
+}
+
+fn parse_fields(text: &str) -> Result<Vec<FieldRequirement>, ApiError> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(parse_field).collect()
+}
+
+fn parse_field(part: &str) -> Result<FieldRequirement, ApiError> {
+    let (field, value, equal) = split_operator(part).ok_or_else(|| {
+        ApiError::bad_request(format!("invalid field selector {part:?}: write FIELD=VALUE or FIELD!=VALUE"))
+    })?;
+    if !FIELDS.contains(&field) {
+        let message = format!("field label not supported: {field:?}; supported: {}", FIELDS.join(", "));
+        return Err(ApiError::bad_request(message));
+    }
+    Ok(FieldRequirement { pointer: format!("/{}", field.replace('.', "/")), value: value.to_owned(), equal })
+}
+
+fn split_operator(part: &str) -> Option<(&str, &str, bool)> {
+    let (key, value, equal) = if let Some((key, value)) = part.split_once("!=") {
+        (key, value, false)
+    } else if let Some((key, value)) = part.split_once("==") {
+        (key, value, true)
+    } else {
+        let (key, value) = part.split_once('=')?;
+        (key, value, true)
+    };
+    Some((key.trim(), value.trim(), equal))
+}
+
+fn parse_labels(text: &str) -> Result<Vec<Requirement>, ApiError> {
+    split_outside_parentheses(text).into_iter().map(parse_label).collect()
+}
+
+fn split_outside_parentheses(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0_usize);
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts.into_iter().map(str::trim).filter(|part| !part.is_empty()).collect()
+}
+
+fn parse_label(part: &str) -> Result<Requirement, ApiError> {
+    let (key, test) = if let Some((key, value, equal)) = split_operator(part) {
+        let values = vec![value.to_owned()];
+        (key, if equal { Test::In(values) } else { Test::NotIn(values) })
+    } else if let Some((head, values)) = part.strip_suffix(')').and_then(|part| part.split_once('(')) {
+        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
+        match head.trim().rsplit_once(char::is_whitespace) {
+            Some((key, "in")) => (key.trim(), Test::In(values)),
+            Some((key, "notin")) => (key.trim(), Test::NotIn(values)),
+            _ => return Err(bad_label(part)),
+        }
+    } else if let Some(key) = part.strip_prefix('!') {
+        (key.trim(), Test::Absent)
+    } else {
+        (part, Test::Exists)
+    };
+    if key.is_empty() || key.contains(|letter: char| letter.is_whitespace() || "()!=,".contains(letter)) {
+        return Err(bad_label(part));
+    }
+    Ok(Requirement { key: key.to_owned(), test })
+}
+
+fn bad_label(part: &str) -> ApiError {
+    let forms = "KEY=VALUE, KEY!=VALUE, KEY in (A,B), KEY notin (A,B), KEY, !KEY";
+    ApiError::bad_request(format!(
+        "unable to parse label selector requirement {part:?}: write one of {forms}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(labels: &str, fields: &str, expected: bool) {
+        let pod = json!({
+            "metadata": {"name": "web-1", "namespace": "default", "labels": {"app": "web", "tier": "front"}},
+            "spec": {"nodeName": "node-1"}, "status": {"phase": "Running"},
+        });
+        assert_eq!(Selector::parse(labels, fields).unwrap().matches(&pod), expected, "{labels} {fields}");
+    }
+
+    #[test]
+    fn unit_selectors_match_labels() {
+        check("", "", true);
+        check("app=web", "", true);
+        check("app==web,tier!=back", "", true);
+        check("app in (web, db),tier", "", true);
+        check("app notin (web)", "", false);
+        check("!zone", "", true);
+        check("zone", "", false);
+        check("zone!=a", "", true);
+    }
+
+    #[test]
+    fn unit_selectors_match_fields() {
+        check("", "metadata.name=web-1", true);
+        check("", "spec.nodeName=node-2", false);
+        check("", "spec.nodeName!=node-2,status.phase=Running", true);
+    }
+
+    #[test]
+    fn unit_selectors_refuse_what_they_do_not_know() {
+        assert!(Selector::parse("a b", "").is_err());
+        assert!(Selector::parse("in (a)", "").is_err());
+        assert_eq!(Selector::parse("", "spec.colour=red").unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn unit_selector_objects_match() {
+        let selector = json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]});
+        assert!(Selector::of_object(&selector).matches(&json!({"metadata": {"labels": {"app": "web"}}})));
+        assert!(
+            !Selector::of_object(&selector)
+                .matches(&json!({"metadata": {"labels": {"app": "web", "zone": "a"}}}))
+        );
+    }
+}

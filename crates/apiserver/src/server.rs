@@ -1,0 +1,165 @@
+//! The server as a whole: objects, controllers and listeners.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::allocate::Allocators;
+use crate::apply::ApplyReport;
+use crate::controllers::{self, Controllers};
+use crate::http::Service;
+use crate::store::{SharedStore, Store};
+use crate::{Api, Kinds, kubeconfig, tls};
+
+/// What a server is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Ranges of cluster IPs, at most one per family; the first one's family is the primary one.
+    pub service_cidrs: Vec<IpNet>,
+    /// Ranges of which each node gets a part (/24 of IPv4, /64 of IPv6), at most one per family.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Addresses of the control plane: in the certificate, and (with a port) behind the service
+    /// `kubernetes`.
+    pub control_plane_addresses: Vec<IpAddr>,
+    /// The port behind the service `kubernetes`; none leaves the service without endpoints.
+    pub control_plane_port: Option<u16>,
+    /// The bearer token that every client shows; none makes a random one.
+    pub token: Option<String>,
+    /// Changes remembered per kind; a watch further behind gets 410.
+    pub log_max: usize,
+}
+
+impl Default for Config {
+    /// The lab's ranges.
+    fn default() -> Self {
+        let net = |text: &str| text.parse().expect("the ranges are written correctly");
+        Self {
+            service_cidrs: vec![net("10.96.0.0/16"), net("fd00:10:96::/112")],
+            pod_cidrs: vec![net("10.244.0.0/16"), net("fd00:10:244::/48")],
+            control_plane_addresses: Vec::new(),
+            control_plane_port: None,
+            token: None,
+            log_max: 32_768,
+        }
+    }
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No certificate.
+    #[error("the API server cannot make its certificate: {0}")]
+    Certificate(String),
+    /// The first objects were refused.
+    #[error("the API server cannot create {what}: {cause}")]
+    FirstObject {
+        /// Which one.
+        what: String,
+        /// Why.
+        cause: crate::ApiError,
+    },
+    /// A listener cannot be used.
+    #[error("the listener on {address} cannot be used by the runtime: {cause}")]
+    Listener {
+        /// Where it listens.
+        address: String,
+        /// Why.
+        cause: std::io::Error,
+    },
+}
+
+/// A running server. Dropping it ends its tasks.
+pub struct ApiServer {
+    api: Api,
+    service: Arc<Service>,
+    acceptor: TlsAcceptor,
+    ca_pem: String,
+    token: String,
+    controllers: JoinHandle<()>,
+}
+
+/// A listener that is being served. Dropping the handle does not end it; [`ServeHandle::stop`] does.
+pub struct ServeHandle {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl ServeHandle {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes the listener and every connection that came through it.
+    pub fn stop(&self) {
+        self.task.abort();
+    }
+}
+
+impl ApiServer {
+    /// Starts the server and its controllers on the current tokio runtime. It serves nobody until
+    /// [`ApiServer::serve`] gives it a listener.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let tls = tls::generate(&config.control_plane_addresses)
+            .map_err(|error| StartError::Certificate(error.to_string()))?;
+        let store = SharedStore::new(Store::new(config.log_max));
+        let api = Api::new(Kinds::built_in(), store, Allocators::new(&config.service_cidrs));
+        controllers::bootstrap(&api, &config)?;
+        let token = config.token.clone().unwrap_or_else(random_token);
+        let service = Arc::new(Service::new(api.clone(), token.clone()));
+        let controllers = tokio::spawn(Controllers::new(&api, &config).run());
+        let acceptor = TlsAcceptor::from(tls.server);
+        Ok(Self { api, service, acceptor, ca_pem: tls.ca_pem, token, controllers })
+    }
+
+    /// Serves a listener, which may come from another network namespace. May be called any number of
+    /// times.
+    pub fn serve(&self, listener: std::net::TcpListener) -> Result<ServeHandle, StartError> {
+        let address = listener.local_addr();
+        let shown = address.as_ref().map_or_else(|error| error.to_string(), SocketAddr::to_string);
+        let refuse = |cause| StartError::Listener { address: shown.clone(), cause };
+        listener.set_nonblocking(true).map_err(refuse)?;
+        let address = address.map_err(refuse)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(refuse)?;
+        let task = tokio::spawn(crate::http::serve(listener, self.acceptor.clone(), self.service.clone()));
+        Ok(ServeHandle { address, task })
+    }
+
+    /// The text of a kubeconfig for this server under this URL. It holds the token: write it 0600.
+    pub fn kubeconfig(&self, server_url: &str) -> String {
+        kubeconfig::text(server_url, &self.ca_pem, &self.token)
+    }
+
+    /// The certificate authority, for clients without a kubeconfig.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// The bearer token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The objects.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Applies every document of a manifest; `source` is how messages call it, such as a file's name.
+    pub fn apply(&self, source: &str, manifest: &str) -> ApplyReport {
+        self.api.apply(source, manifest)
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.controllers.abort();
+    }
+}
+
+fn random_token() -> String {
+    format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
+}

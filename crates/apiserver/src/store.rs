@@ -1,0 +1,509 @@
+//! Objects and their history: one revision counter, one table per kind, and a bounded log per table
+//! that watchers read at their own pace. A writer appends and wakes; it never waits for a reader.
+//! A reader that falls behind the log is told so (410) and lists again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::object::{self, ObjectKey};
+use crate::selector::Selector;
+use crate::{ApiError, Kind};
+
+/// What happened to an object, or to a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It is there now and was not (or did not match the selector) before.
+    Added,
+    /// It changed.
+    Modified,
+    /// It is gone (or does not match the selector any more).
+    Deleted,
+    /// Nothing happened up to the revision that the object carries.
+    Bookmark,
+}
+
+impl EventKind {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+            Self::Bookmark => "BOOKMARK",
+        }
+    }
+}
+
+/// One event of a watch.
+#[derive(Clone, Debug)]
+pub struct WatchEvent {
+    /// What happened.
+    pub kind: EventKind,
+    /// The object after it (before it, for a deletion; with the revision of the deletion).
+    pub object: Arc<Value>,
+    /// The object before it, where there was one.
+    pub before: Option<Arc<Value>>,
+}
+
+/// Everything that is stored. Kept behind one mutex; every operation is short and never waits.
+pub(crate) struct Store {
+    tables: HashMap<String, Table>,
+    revision: u64,
+    log_max: usize,
+    first_revision: u64,
+    uids: HashMap<String, (Arc<Kind>, ObjectKey)>,
+    dependents: HashMap<String, BTreeSet<(String, ObjectKey)>>,
+    changed: watch::Sender<u64>,
+}
+
+struct Table {
+    objects: BTreeMap<ObjectKey, Arc<Value>>,
+    log: VecDeque<LogEntry>,
+    /// Revision of the newest entry that the log no longer holds.
+    compacted: u64,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+struct LogEntry {
+    revision: u64,
+    before: Option<Arc<Value>>,
+    /// The object afterwards; for a deletion its last state with the deletion's revision.
+    object: Arc<Value>,
+    deleted: bool,
+}
+
+impl Store {
+    /// An empty store that remembers `log_max` changes per kind.
+    pub fn new(log_max: usize) -> Self {
+        // Revisions begin at the time in microseconds, so that those of a server that ran here
+        // before are recognised as old.
+        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let first_revision = u64::try_from(elapsed.as_micros()).unwrap_or(1);
+        Self {
+            tables: HashMap::new(),
+            revision: first_revision,
+            log_max,
+            first_revision,
+            uids: HashMap::new(),
+            dependents: HashMap::new(),
+            changed: watch::Sender::new(first_revision),
+        }
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Wakes on every change of anything.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub fn get(&self, kind: &Kind, key: &ObjectKey) -> Option<&Arc<Value>> {
+        self.tables.get(&kind.resource())?.objects.get(key)
+    }
+
+    /// Objects in key order, of one namespace or all, behind `after`.
+    pub fn list<'a>(
+        &'a self,
+        kind: &Kind,
+        namespace: Option<&'a str>,
+        after: Option<&ObjectKey>,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<Value>)> + use<'a> {
+        let start = match (after, namespace) {
+            (Some(after), _) => Bound::Excluded(after.clone()),
+            (None, Some(namespace)) => Bound::Included(ObjectKey::new(namespace, "")),
+            (None, None) => Bound::Unbounded,
+        };
+        let objects =
+            self.tables.get(&kind.resource()).map(|table| table.objects.range((start, Bound::Unbounded)));
+        let objects = objects.into_iter().flatten();
+        objects.take_while(move |(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
+    }
+
+    pub fn count(&self, kind: &Kind) -> usize {
+        self.tables.get(&kind.resource()).map_or(0, |table| table.objects.len())
+    }
+
+    /// The object with this uid, if it exists.
+    pub fn by_uid(&self, uid: &str) -> Option<&(Arc<Kind>, ObjectKey)> {
+        self.uids.get(uid)
+    }
+
+    /// Objects (resource and key) that name this uid as an owner.
+    pub fn dependents(&self, uid: &str) -> Vec<(String, ObjectKey)> {
+        self.dependents.get(uid).into_iter().flatten().cloned().collect()
+    }
+
+    /// Stores the object under its own key with a new revision.
+    pub fn put(&mut self, kind: &Arc<Kind>, mut value: Value) -> Arc<Value> {
+        self.revision += 1;
+        object::metadata(&mut value).insert("resourceVersion".to_owned(), json!(self.revision.to_string()));
+        let key = ObjectKey::of(&value);
+        let value = Arc::new(value);
+        let before = self.table(kind).objects.insert(key.clone(), value.clone());
+        if let Some(before) = &before {
+            self.unindex(kind, &key, before);
+        }
+        self.index(kind, &key, &value);
+        self.record(
+            kind,
+            LogEntry { revision: self.revision, before, object: value.clone(), deleted: false },
+        );
+        value
+    }
+
+    /// Takes the object out; what is returned carries the revision of the deletion.
+    pub fn remove(&mut self, kind: &Arc<Kind>, key: &ObjectKey) -> Option<Arc<Value>> {
+        let before = self.table(kind).objects.remove(key)?;
+        self.unindex(kind, key, &before);
+        self.revision += 1;
+        let mut last = Value::clone(&before);
+        object::metadata(&mut last).insert("resourceVersion".to_owned(), json!(self.revision.to_string()));
+        let last = Arc::new(last);
+        let entry =
+            LogEntry { revision: self.revision, before: Some(before), object: last.clone(), deleted: true };
+        self.record(kind, entry);
+        Some(last)
+    }
+
+    /// Forgets the history, as a compaction of etcd does: watches from older revisions get 410.
+    pub fn compact(&mut self) {
+        let revision = self.revision;
+        for table in self.tables.values_mut() {
+            table.log.clear();
+            table.compacted = revision;
+        }
+        self.first_revision = revision;
+    }
+
+    /// Refuses a revision that a watch cannot start from.
+    pub fn check_revision(&self, kind: &Kind, revision: u64) -> Result<(), ApiError> {
+        let oldest = self.tables.get(&kind.resource()).map_or(self.first_revision, |table| table.compacted);
+        if revision < oldest {
+            return Err(ApiError::gone(format!("too old resource version: {revision} ({oldest})")));
+        }
+        if revision > self.revision {
+            let newest = self.revision;
+            return Err(ApiError::gone(format!(
+                "resource version {revision} is not of this server's life (newest {newest})"
+            )));
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, kind: &Kind) -> &mut Table {
+        let compacted = self.first_revision;
+        self.tables.entry(kind.resource()).or_insert_with(|| Table {
+            objects: BTreeMap::new(),
+            log: VecDeque::new(),
+            compacted,
+            changed: watch::Sender::new(compacted),
+        })
+    }
+
+    fn record(&mut self, kind: &Kind, entry: LogEntry) {
+        let (revision, log_max) = (entry.revision, self.log_max);
+        let table = self.table(kind);
+        table.log.push_back(entry);
+        while table.log.len() > log_max {
+            table.compacted = table.log.pop_front().map_or(table.compacted, |oldest| oldest.revision);
+        }
+        table.changed.send_replace(revision);
+        self.changed.send_replace(revision);
+    }
+
+    fn index(&mut self, kind: &Arc<Kind>, key: &ObjectKey, value: &Value) {
+        self.uids.insert(object::uid(value).to_owned(), (kind.clone(), key.clone()));
+        for owner in object::owners(value) {
+            let dependents = self.dependents.entry(object::text(owner, "/uid").to_owned()).or_default();
+            dependents.insert((kind.resource(), key.clone()));
+        }
+    }
+
+    fn unindex(&mut self, kind: &Kind, key: &ObjectKey, value: &Value) {
+        self.uids.remove(object::uid(value));
+        for owner in object::owners(value) {
+            let uid = object::text(owner, "/uid");
+            if let Some(dependents) = self.dependents.get_mut(uid) {
+                dependents.remove(&(kind.resource(), key.clone()));
+                if dependents.is_empty() {
+                    self.dependents.remove(uid);
+                }
+            }
+        }
+    }
+}
+
+/// The store as everybody shares it.
+#[derive(Clone)]
+pub(crate) struct SharedStore(Arc<Mutex<Store>>);
+
+impl SharedStore {
+    pub fn new(store: Store) -> Self {
+        Self(Arc::new(Mutex::new(store)))
+    }
+
+    /// Locks the store. A panic elsewhere leaves whole objects behind, so the lock is taken anyway.
+    pub fn lock(&self) -> MutexGuard<'_, Store> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much of the log a watch takes with it per look.
+const BATCH: usize = 256;
+
+/// How long a watch that wants bookmarks stays silent.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// A running watch. It holds no lock and no place in any queue, only its revision.
+pub struct Watch {
+    store: SharedStore,
+    kind: Arc<Kind>,
+    namespace: Option<String>,
+    selector: Selector,
+    revision: u64,
+    bookmarks: bool,
+    ready: VecDeque<WatchEvent>,
+    changed: watch::Receiver<u64>,
+}
+
+/// Where a watch starts.
+pub(crate) enum WatchStart {
+    /// With the objects that exist, as added; then `true` asks for the bookmark that ends them.
+    Now { initial_events_end: bool },
+    /// With the changes after this revision.
+    After(u64),
+    /// With the changes from now on.
+    Next,
+}
+
+impl Watch {
+    pub(crate) fn new(
+        shared: &SharedStore,
+        kind: &Arc<Kind>,
+        namespace: Option<&str>,
+        selector: Selector,
+        start: &WatchStart,
+        bookmarks: bool,
+    ) -> Result<Self, ApiError> {
+        let mut store = shared.lock();
+        let changed = store.table(kind).changed.subscribe();
+        let mut watch = Self {
+            store: shared.clone(),
+            kind: kind.clone(),
+            namespace: namespace.map(str::to_owned),
+            selector,
+            revision: store.revision,
+            bookmarks,
+            ready: VecDeque::new(),
+            changed,
+        };
+        match start {
+            WatchStart::After(revision) => {
+                store.check_revision(kind, *revision)?;
+                watch.revision = *revision;
+            }
+            WatchStart::Now { initial_events_end } => watch.take_initial(&store, *initial_events_end),
+            WatchStart::Next => {}
+        }
+        Ok(watch)
+    }
+
+    /// The next event; waits for it as long as it takes. 410 when this watch is too far behind.
+    pub async fn next(&mut self) -> Result<WatchEvent, ApiError> {
+        loop {
+            if let Some(event) = self.try_next()? {
+                return Ok(event);
+            }
+            let change = tokio::time::timeout(BOOKMARK_INTERVAL, self.changed.changed()).await;
+            if change.is_err() && self.bookmarks {
+                self.catch_up()?;
+                let bookmark = self.bookmark();
+                self.ready.push_back(bookmark);
+            }
+        }
+    }
+
+    /// The next event if there is one already.
+    pub fn try_next(&mut self) -> Result<Option<WatchEvent>, ApiError> {
+        if self.ready.is_empty() {
+            self.changed.mark_unchanged();
+            self.catch_up()?;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    /// A bookmark at the revision up to which everything has been handed out.
+    pub(crate) fn bookmark(&self) -> WatchEvent {
+        WatchEvent { kind: EventKind::Bookmark, object: Arc::new(self.bookmark_object()), before: None }
+    }
+
+    fn bookmark_object(&self) -> Value {
+        json!({
+            "apiVersion": self.kind.api_version(), "kind": self.kind.kind,
+            "metadata": {"resourceVersion": self.revision.to_string(), "creationTimestamp": null},
+        })
+    }
+
+    fn take_initial(&mut self, store: &Store, initial_events_end: bool) {
+        for (_, object) in store.list(&self.kind, self.namespace.as_deref(), None) {
+            if self.selector.matches(object) {
+                self.ready.push_back(WatchEvent {
+                    kind: EventKind::Added,
+                    object: object.clone(),
+                    before: None,
+                });
+            }
+        }
+        if initial_events_end {
+            let mut bookmark = self.bookmark_object();
+            bookmark["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            self.ready.push_back(WatchEvent {
+                kind: EventKind::Bookmark,
+                object: Arc::new(bookmark),
+                before: None,
+            });
+        }
+    }
+
+    /// Moves the next changes of the log into `ready`; stops early when something was found.
+    fn catch_up(&mut self) -> Result<(), ApiError> {
+        let shared = self.store.clone();
+        while self.ready.is_empty() {
+            let batch = {
+                let store = shared.lock();
+                store.check_revision(&self.kind, self.revision)?;
+                let Some(table) = store.tables.get(&self.kind.resource()) else { return Ok(()) };
+                let start = table.log.partition_point(|entry| entry.revision <= self.revision);
+                let batch: Vec<LogEntry> = table.log.range(start..).take(BATCH).cloned().collect();
+                if start + batch.len() == table.log.len() {
+                    self.revision = store.revision;
+                } else if let Some(last) = batch.last() {
+                    self.revision = last.revision;
+                }
+                batch
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let events: Vec<WatchEvent> = batch.iter().filter_map(|entry| self.event_of(entry)).collect();
+            self.ready.extend(events);
+        }
+        Ok(())
+    }
+
+    fn event_of(&self, entry: &LogEntry) -> Option<WatchEvent> {
+        let namespace = object::namespace(&entry.object);
+        if self.namespace.as_deref().is_some_and(|wanted| wanted != namespace) {
+            return None;
+        }
+        let before = entry.before.as_ref().is_some_and(|before| self.selector.matches(before));
+        let after = !entry.deleted && self.selector.matches(&entry.object);
+        let kind = match (before, after) {
+            (false, false) => return None,
+            (false, true) => EventKind::Added,
+            (true, true) => EventKind::Modified,
+            (true, false) => EventKind::Deleted,
+        };
+        Some(WatchEvent { kind, object: entry.object.clone(), before: entry.before.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kinds;
+
+    fn pods() -> Arc<Kind> {
+        Kinds::built_in().by_word("pods").unwrap().clone()
+    }
+
+    fn pod(name: &str, app: &str) -> Value {
+        json!({"metadata": {"namespace": "default", "name": name, "uid": name, "labels": {"app": app}}})
+    }
+
+    fn watch(store: &SharedStore, start: WatchStart, labels: &str) -> Result<Watch, ApiError> {
+        Watch::new(store, &pods(), None, Selector::parse(labels, "").unwrap(), &start, true)
+    }
+
+    fn drain(watch: &mut Watch) -> Vec<String> {
+        let mut seen = Vec::new();
+        while let Some(event) = watch.try_next().unwrap() {
+            seen.push(format!("{} {}", event.kind.word(), object::name(&event.object)));
+        }
+        seen
+    }
+
+    #[test]
+    fn unit_a_watch_tells_the_initial_state_and_then_changes() {
+        let shared = SharedStore::new(Store::new(100));
+        shared.lock().put(&pods(), pod("a", "web"));
+        let mut watch = watch(&shared, WatchStart::Now { initial_events_end: true }, "").unwrap();
+        assert_eq!(drain(&mut watch), ["ADDED a", "BOOKMARK "]);
+        shared.lock().put(&pods(), pod("a", "db"));
+        shared.lock().put(&pods(), pod("b", "db"));
+        shared.lock().remove(&pods(), &ObjectKey::new("default", "a"));
+        assert_eq!(drain(&mut watch), ["MODIFIED a", "ADDED b", "DELETED a"]);
+        assert_eq!(drain(&mut watch), [""; 0]);
+    }
+
+    #[test]
+    fn unit_a_selector_turns_changes_into_additions_and_deletions() {
+        let shared = SharedStore::new(Store::new(100));
+        let mut watch = watch(&shared, WatchStart::Next, "app=web").unwrap();
+        shared.lock().put(&pods(), pod("a", "db"));
+        shared.lock().put(&pods(), pod("a", "web"));
+        shared.lock().put(&pods(), pod("a", "web"));
+        shared.lock().put(&pods(), pod("a", "db"));
+        assert_eq!(drain(&mut watch), ["ADDED a", "MODIFIED a", "DELETED a"]);
+    }
+
+    #[test]
+    fn unit_a_slow_watch_is_told_that_history_is_gone() {
+        let shared = SharedStore::new(Store::new(3));
+        let start = shared.lock().revision();
+        let mut slow = watch(&shared, WatchStart::After(start), "").unwrap();
+        for index in 0..5 {
+            shared.lock().put(&pods(), pod(&format!("p{index}"), "web"));
+        }
+        assert_eq!(slow.try_next().unwrap_err().code, 410);
+        assert_eq!(watch(&shared, WatchStart::After(start), "").err().unwrap().code, 410);
+        assert_eq!(watch(&shared, WatchStart::After(u64::MAX), "").err().unwrap().code, 410);
+        let recent = shared.lock().revision() - 2;
+        assert_eq!(
+            drain(&mut watch(&shared, WatchStart::After(recent), "").unwrap()),
+            ["ADDED p3", "ADDED p4"]
+        );
+    }
+
+    #[test]
+    fn unit_a_quiet_kind_stays_watchable_while_others_change() {
+        let shared = SharedStore::new(Store::new(3));
+        let nodes = Kinds::built_in().by_word("nodes").unwrap().clone();
+        let start = shared.lock().revision();
+        for index in 0..10 {
+            shared
+                .lock()
+                .put(&nodes, json!({"metadata": {"name": format!("n{index}"), "uid": index.to_string()}}));
+        }
+        assert!(watch(&shared, WatchStart::After(start), "").is_ok());
+    }
+
+    #[test]
+    fn unit_dependents_follow_owner_references() {
+        let mut store = Store::new(10);
+        let mut owned = pod("a", "web");
+        owned["metadata"]["ownerReferences"] = json!([{"uid": "owner"}]);
+        store.put(&pods(), owned);
+        assert_eq!(store.dependents("owner").len(), 1);
+        store.put(&pods(), pod("a", "web"));
+        assert_eq!(store.dependents("owner").len(), 0);
+    }
+}

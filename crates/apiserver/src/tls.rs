@@ -1,0 +1,69 @@
+//! A certificate authority of our own and the server certificate that it signs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa};
+use rcgen::{KeyPair, KeyUsagePurpose, SanType};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// Names under which pods and programs on the host know the server.
+const NAMES: &[&str] = &[
+    "localhost",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    #[error("making the certificate failed: {0}")]
+    Certificate(#[from] rcgen::Error),
+    #[error("the TLS library refused the certificate: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// What the listeners and the kubeconfig need.
+pub(crate) struct Tls {
+    pub ca_pem: String,
+    pub server: Arc<ServerConfig>,
+}
+
+pub(crate) fn generate(addresses: &[IpAddr]) -> Result<Tls, TlsError> {
+    let ca = CertifiedIssuer::self_signed(ca_params(), KeyPair::generate()?)?;
+    let key = KeyPair::generate()?;
+    let certificate = server_params(addresses)?.signed_by(&key, &ca)?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)?;
+    server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Tls { ca_pem: ca.pem(), server: Arc::new(server) })
+}
+
+fn ca_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "beeline-lab-ca");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params
+}
+
+fn server_params(addresses: &[IpAddr]) -> Result<CertificateParams, rcgen::Error> {
+    let names: Vec<String> = NAMES.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names)?;
+    let loopback = [IpAddr::from([127, 0, 0, 1]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)];
+    params
+        .subject_alt_names
+        .extend(loopback.iter().chain(addresses).map(|address| SanType::IpAddress(*address)));
+    params.distinguished_name.push(DnType::CommonName, "beeline-lab-apiserver");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
