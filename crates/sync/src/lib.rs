@@ -2,7 +2,22 @@
 //!
 //! [`Tables`] is the set of tables that the planner writes and the packet
 //! path reads. A [`Table`] is one of them as the kernel has it, or its
-//! in-memory double.
+//! in-memory double. The [`Reconciler`] takes [`Delta`]s, knows what each table
+//! holds and what it should hold, and writes the difference in an order in
+//! which a packet never meets an entry whose target is missing.
+
+mod contents;
+pub mod memory;
+mod reconciler;
+mod report;
+mod table;
+
+pub use contents::{Contents, Delta, Operation};
+pub use reconciler::{Prune, Reconciler};
+pub use report::{Report, SyncProblem, TableCount};
+
+/// The desired state of all tables.
+pub type Desired = Contents;
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};

@@ -1,0 +1,161 @@
+//! The content of all tables as ordinary maps, and changes to it.
+
+use std::collections::BTreeMap;
+
+use beeline_abi::Ip;
+use beeline_abi::address::{AddressKey, AddressValue};
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::node::NodeValue;
+use beeline_abi::service::{
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+};
+
+/// What all tables hold, or should hold.
+#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    pub address: BTreeMap<AddressKey, AddressValue>,
+    pub endpoint: BTreeMap<Ip, EndpointValue>,
+    pub node: BTreeMap<u32, NodeValue>,
+    pub service_address: BTreeMap<Ip, ServiceAddressValue>,
+    pub frontend: BTreeMap<FrontendKey, FrontendValue>,
+    pub service: BTreeMap<u32, ServiceValue>,
+    pub slot: BTreeMap<SlotKey, SlotValue>,
+    pub backend: BTreeMap<u32, BackendValue>,
+}
+
+/// Changes to the desired state: a value to set, or none to unset. A key
+/// appears once, so only the last word on it counts.
+#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    pub address: BTreeMap<AddressKey, Option<AddressValue>>,
+    pub endpoint: BTreeMap<Ip, Option<EndpointValue>>,
+    pub node: BTreeMap<u32, Option<NodeValue>>,
+    pub service_address: BTreeMap<Ip, Option<ServiceAddressValue>>,
+    pub frontend: BTreeMap<FrontendKey, Option<FrontendValue>>,
+    pub service: BTreeMap<u32, Option<ServiceValue>>,
+    pub slot: BTreeMap<SlotKey, Option<SlotValue>>,
+    pub backend: BTreeMap<u32, Option<BackendValue>>,
+}
+
+impl Delta {
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        self.address.len()
+            + self.endpoint.len()
+            + self.node.len()
+            + self.service_address.len()
+            + self.frontend.len()
+            + self.service.len()
+            + self.slot.len()
+            + self.backend.len()
+    }
+
+    /// True if nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One write to one table, as the log of [`crate::memory::MemoryTables`]
+/// keeps it.
+#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Address(AddressKey, Option<AddressValue>),
+    Endpoint(Ip, Option<EndpointValue>),
+    Node(u32, Option<NodeValue>),
+    ServiceAddress(Ip, Option<ServiceAddressValue>),
+    Frontend(FrontendKey, Option<FrontendValue>),
+    Service(u32, Option<ServiceValue>),
+    Slot(SlotKey, Option<SlotValue>),
+    Backend(u32, Option<BackendValue>),
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+}
+
+impl Contents {
+    /// Number of entries in all tables.
+    pub fn len(&self) -> usize {
+        self.address.len()
+            + self.endpoint.len()
+            + self.node.len()
+            + self.service_address.len()
+            + self.frontend.len()
+            + self.service.len()
+            + self.slot.len()
+            + self.backend.len()
+    }
+
+    /// True if every table is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Does what a logged operation did.
+    pub fn apply_operation(&mut self, operation: Operation) {
+        match operation {
+            Operation::Address(key, value) => put(&mut self.address, key, value),
+            Operation::Endpoint(key, value) => put(&mut self.endpoint, key, value),
+            Operation::Node(key, value) => put(&mut self.node, key, value),
+            Operation::ServiceAddress(key, value) => put(&mut self.service_address, key, value),
+            Operation::Frontend(key, value) => put(&mut self.frontend, key, value),
+            Operation::Service(key, value) => put(&mut self.service, key, value),
+            Operation::Slot(key, value) => put(&mut self.slot, key, value),
+            Operation::Backend(key, value) => put(&mut self.backend, key, value),
+        }
+    }
+
+    /// Applies a delta as if every write succeeded.
+    pub fn apply_delta(&mut self, delta: &Delta) {
+        delta.address.iter().for_each(|(key, value)| put(&mut self.address, *key, *value));
+        delta.endpoint.iter().for_each(|(key, value)| put(&mut self.endpoint, *key, *value));
+        delta.node.iter().for_each(|(key, value)| put(&mut self.node, *key, *value));
+        delta.service_address.iter().for_each(|(key, value)| put(&mut self.service_address, *key, *value));
+        delta.frontend.iter().for_each(|(key, value)| put(&mut self.frontend, *key, *value));
+        delta.service.iter().for_each(|(key, value)| put(&mut self.service, *key, *value));
+        delta.slot.iter().for_each(|(key, value)| put(&mut self.slot, *key, *value));
+        delta.backend.iter().for_each(|(key, value)| put(&mut self.backend, *key, *value));
+    }
+
+    /// What a packet could stumble over: an entry whose target is missing.
+    /// Empty at every moment of a run in which no delete fails.
+    pub fn dangling(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (key, value) in &self.address {
+            if value.node != 0 && !self.node.contains_key(&value.node) {
+                found.push(format!("address {}/{}: node {} is missing", key.ip, key.prefix_bits, value.node));
+            }
+        }
+        for (ip, value) in &self.service_address {
+            let from = FrontendKey { class: value.class, ..FrontendKey::default() };
+            if self.frontend.range(from..).next().is_none_or(|(key, _)| key.class != value.class) {
+                found.push(format!("service address {ip}: class {} has no frontend", value.class));
+            }
+        }
+        for (key, value) in &self.frontend {
+            if !self.service.contains_key(&value.service) {
+                found.push(format!("frontend {key:?}: service {} is missing", value.service));
+            }
+        }
+        for (id, service) in &self.service {
+            for slot in 0..service.slots {
+                let key = SlotKey { service: *id, generation: service.generation, slot };
+                match self.slot.get(&key) {
+                    None => found.push(format!("service {id}: {key:?} is missing")),
+                    Some(value) if !self.backend.contains_key(&value.backend) => {
+                        found.push(format!("{key:?}: backend {} is missing", value.backend));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,190 @@
+//! The tables in ordinary memory, with limits and failures on demand: the
+//! double of the kernel's maps in tests and benchmarks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use beeline_abi::Ip;
+use beeline_abi::address::{AddressKey, AddressValue};
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::maps;
+use beeline_abi::node::NodeValue;
+use beeline_abi::service::{
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+};
+
+use crate::{Contents, Operation, Table, TableError, Tables};
+
+type Log = Arc<Mutex<Option<Vec<Operation>>>>;
+
+/// One table in memory.
+#[derive(Debug)]
+pub struct MemoryTable<K, V> {
+    /// Name, as in messages.
+    pub name: &'static str,
+    /// Capacity in entries.
+    pub capacity: u32,
+    /// Content; tests may change it behind the reconciler's back.
+    pub entries: BTreeMap<K, V>,
+    /// So many of the next updates are refused.
+    pub fail_updates: u32,
+    /// So many of the next deletes are refused.
+    pub fail_deletes: u32,
+    /// Reading is refused.
+    pub fail_reads: bool,
+    /// Keys whose update and delete are always refused.
+    pub refused: BTreeSet<K>,
+    record: fn(K, Option<V>) -> Operation,
+    log: Log,
+}
+
+impl<K: Ord + Copy, V: Copy> MemoryTable<K, V> {
+    fn new(spec: &maps::MapSpec, record: fn(K, Option<V>) -> Operation, log: &Log) -> MemoryTable<K, V> {
+        MemoryTable {
+            name: spec.name,
+            capacity: spec.max_entries,
+            entries: BTreeMap::new(),
+            fail_updates: 0,
+            fail_deletes: 0,
+            fail_reads: false,
+            refused: BTreeSet::new(),
+            record,
+            log: log.clone(),
+        }
+    }
+
+    fn note(&self, key: K, value: Option<V>) {
+        if let Some(log) = self.log.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            log.push((self.record)(key, value));
+        }
+    }
+
+    fn refusal(&self, operation: &'static str) -> TableError {
+        TableError::Kernel { table: self.name, operation, error: "refused by the test".into() }
+    }
+}
+
+impl<K: Ord + Copy, V: Copy> Table<K, V> for MemoryTable<K, V> {
+    fn update(&mut self, key: &K, value: &V) -> Result<(), TableError> {
+        if self.fail_updates > 0 || self.refused.contains(key) {
+            self.fail_updates = self.fail_updates.saturating_sub(1);
+            return Err(self.refusal("update"));
+        }
+        if self.entries.len() >= self.capacity as usize && !self.entries.contains_key(key) {
+            return Err(TableError::Full { table: self.name, capacity: self.capacity });
+        }
+        self.entries.insert(*key, *value);
+        self.note(*key, Some(*value));
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &K) -> Result<(), TableError> {
+        if self.fail_deletes > 0 || self.refused.contains(key) {
+            self.fail_deletes = self.fail_deletes.saturating_sub(1);
+            return Err(self.refusal("delete"));
+        }
+        self.entries.remove(key);
+        self.note(*key, None);
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<(K, V)>, TableError> {
+        if self.fail_reads {
+            return Err(self.refusal("read"));
+        }
+        Ok(self.entries.iter().map(|(key, value)| (*key, *value)).collect())
+    }
+}
+
+/// All tables in memory, with the capacities of `beeline_abi::maps`.
+#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+#[derive(Debug)]
+pub struct MemoryTables {
+    pub address: MemoryTable<AddressKey, AddressValue>,
+    pub endpoint: MemoryTable<Ip, EndpointValue>,
+    pub node: MemoryTable<u32, NodeValue>,
+    pub service_address: MemoryTable<Ip, ServiceAddressValue>,
+    pub frontend: MemoryTable<FrontendKey, FrontendValue>,
+    pub service: MemoryTable<u32, ServiceValue>,
+    pub slot: MemoryTable<SlotKey, SlotValue>,
+    pub backend: MemoryTable<u32, BackendValue>,
+    log: Log,
+}
+
+impl Default for MemoryTables {
+    fn default() -> MemoryTables {
+        MemoryTables::new()
+    }
+}
+
+impl MemoryTables {
+    /// Empty tables.
+    pub fn new() -> MemoryTables {
+        let log = Log::default();
+        MemoryTables {
+            address: MemoryTable::new(&maps::ADDRESS, Operation::Address, &log),
+            endpoint: MemoryTable::new(&maps::ENDPOINT, Operation::Endpoint, &log),
+            node: MemoryTable::new(&maps::NODE, Operation::Node, &log),
+            service_address: MemoryTable::new(&maps::SERVICE_ADDRESS, Operation::ServiceAddress, &log),
+            frontend: MemoryTable::new(&maps::FRONTEND, Operation::Frontend, &log),
+            service: MemoryTable::new(&maps::SERVICE, Operation::Service, &log),
+            slot: MemoryTable::new(&maps::SLOT, Operation::Slot, &log),
+            backend: MemoryTable::new(&maps::BACKEND, Operation::Backend, &log),
+            log,
+        }
+    }
+
+    /// What the tables hold.
+    pub fn contents(&self) -> Contents {
+        Contents {
+            address: self.address.entries.clone(),
+            endpoint: self.endpoint.entries.clone(),
+            node: self.node.entries.clone(),
+            service_address: self.service_address.entries.clone(),
+            frontend: self.frontend.entries.clone(),
+            service: self.service.entries.clone(),
+            slot: self.slot.entries.clone(),
+            backend: self.backend.entries.clone(),
+        }
+    }
+
+    /// From now on every successful write is logged.
+    pub fn start_log(&mut self) {
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+
+    /// What was logged since the last call, in order.
+    pub fn take_log(&mut self) -> Vec<Operation> {
+        match self.log.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(log) => std::mem::take(log),
+            None => Vec::new(),
+        }
+    }
+}
+
+impl Tables for MemoryTables {
+    fn address(&mut self) -> &mut dyn Table<AddressKey, AddressValue> {
+        &mut self.address
+    }
+    fn endpoint(&mut self) -> &mut dyn Table<Ip, EndpointValue> {
+        &mut self.endpoint
+    }
+    fn node(&mut self) -> &mut dyn Table<u32, NodeValue> {
+        &mut self.node
+    }
+    fn service_address(&mut self) -> &mut dyn Table<Ip, ServiceAddressValue> {
+        &mut self.service_address
+    }
+    fn frontend(&mut self) -> &mut dyn Table<FrontendKey, FrontendValue> {
+        &mut self.frontend
+    }
+    fn service(&mut self) -> &mut dyn Table<u32, ServiceValue> {
+        &mut self.service
+    }
+    fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
+        &mut self.slot
+    }
+    fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
+        &mut self.backend
+    }
+}

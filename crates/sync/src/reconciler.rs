@@ -1,0 +1,305 @@
+//! Writes the difference between what the tables should hold and what they
+//! hold, in an order that is safe for packets:
+//!
+//! 1. Additions, from the target to what points at it: node, address,
+//!    endpoint; backend, slot, service (this publishes the slots), frontend,
+//!    service address. An entry whose target is not done waits.
+//! 2. Removals, the other way round. An entry that something in the tables
+//!    still needs waits: the old slots of a service that could not be
+//!    published stay.
+//!
+//! Each update costs as much as it changes. While something has failed, each
+//! flush also costs as much as there is undone, which the tables bound.
+
+use std::collections::{BTreeMap, HashSet};
+
+use beeline_abi::Ip;
+use beeline_abi::address::{AddressKey, AddressValue};
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::maps;
+use beeline_abi::node::NodeValue;
+use beeline_abi::service::{
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+};
+
+use crate::table::{Cause, TableState};
+use crate::{Contents, Delta, Report, SyncProblem, TableCount, Tables};
+
+/// What happens to entries that nobody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prune {
+    /// They stay: the source has not listed everything yet.
+    Keep,
+    /// They are deleted.
+    Delete,
+}
+
+/// How often a flush starts again because it made room or removed a cause of
+/// waiting. What is then undone stays for the next flush.
+const PASSES_MAX: u32 = 4;
+
+/// Desired against actual, for all tables. See the module's text.
+#[derive(Debug)]
+pub struct Reconciler {
+    address: TableState<AddressKey, AddressValue>,
+    endpoint: TableState<Ip, EndpointValue>,
+    node: TableState<u32, NodeValue>,
+    service_address: TableState<Ip, ServiceAddressValue>,
+    frontend: TableState<FrontendKey, FrontendValue>,
+    service: TableState<u32, ServiceValue>,
+    slot: TableState<SlotKey, SlotValue>,
+    backend: TableState<u32, BackendValue>,
+}
+
+impl Default for Reconciler {
+    fn default() -> Reconciler {
+        Reconciler::new()
+    }
+}
+
+/// The same call on every table.
+macro_rules! each_table {
+    ($self:ident, $table:ident => $call:expr) => {{
+        let $table = &mut $self.address;
+        $call;
+        let $table = &mut $self.endpoint;
+        $call;
+        let $table = &mut $self.node;
+        $call;
+        let $table = &mut $self.service_address;
+        $call;
+        let $table = &mut $self.frontend;
+        $call;
+        let $table = &mut $self.service;
+        $call;
+        let $table = &mut $self.slot;
+        $call;
+        let $table = &mut $self.backend;
+        $call;
+    }};
+}
+
+/// The same question to every table.
+macro_rules! ask_tables {
+    ($self:ident, $call:ident) => {
+        [
+            $self.address.$call(),
+            $self.endpoint.$call(),
+            $self.node.$call(),
+            $self.service_address.$call(),
+            $self.frontend.$call(),
+            $self.service.$call(),
+            $self.slot.$call(),
+            $self.backend.$call(),
+        ]
+    };
+}
+
+impl Reconciler {
+    /// Nothing is desired, and the tables count as empty until
+    /// [`Reconciler::resync`] has read them.
+    pub fn new() -> Reconciler {
+        Reconciler {
+            address: TableState::new(&maps::ADDRESS),
+            endpoint: TableState::new(&maps::ENDPOINT),
+            node: TableState::new(&maps::NODE),
+            service_address: TableState::new(&maps::SERVICE_ADDRESS),
+            frontend: TableState::new(&maps::FRONTEND),
+            service: TableState::new(&maps::SERVICE),
+            slot: TableState::new(&maps::SLOT),
+            backend: TableState::new(&maps::BACKEND),
+        }
+    }
+
+    /// Changes the desired state; nothing is written before the next flush.
+    pub fn submit(&mut self, delta: Delta) {
+        self.address.submit(delta.address);
+        self.endpoint.submit(delta.endpoint);
+        self.node.submit(delta.node);
+        self.service_address.submit(delta.service_address);
+        self.frontend.submit(delta.frontend);
+        self.service.submit(delta.service);
+        self.slot.submit(delta.slot);
+        self.backend.submit(delta.backend);
+    }
+
+    /// [`Reconciler::submit`] and [`Reconciler::flush`].
+    pub fn apply(&mut self, delta: Delta, tables: &mut dyn Tables) -> Report {
+        self.submit(delta);
+        self.flush(tables)
+    }
+
+    /// Writes what is pending. What fails stays undone and is told by
+    /// [`Reconciler::problems`].
+    pub fn flush(&mut self, tables: &mut dyn Tables) -> Report {
+        let mut report = Report::default();
+        for _ in 0..PASSES_MAX {
+            let mut pass = Report::default();
+            self.add(tables, &mut pass);
+            self.remove(tables, &mut pass);
+            report.add(pass);
+            if !self.revive(&pass) {
+                break;
+            }
+        }
+        report.undone = ask_tables!(self, undone).iter().sum();
+        report
+    }
+
+    /// What failed is tried again at the next flush. To be called now and
+    /// then while there are problems.
+    pub fn retry(&mut self) {
+        each_table!(self, table => table.retry(|_| true));
+    }
+
+    /// Everything in the tables that nobody asked for is deleted at the next
+    /// flush. To be called once the source has been listed in full and all
+    /// local endpoints are set.
+    pub fn prune(&mut self) {
+        each_table!(self, table => table.prune());
+    }
+
+    /// Reads the tables back, compares, and writes only the difference.
+    pub fn resync(&mut self, tables: &mut dyn Tables, prune: Prune) -> Report {
+        let drift = self.address.reread(tables.address())
+            + self.endpoint.reread(tables.endpoint())
+            + self.node.reread(tables.node())
+            + self.service_address.reread(tables.service_address())
+            + self.frontend.reread(tables.frontend())
+            + self.service.reread(tables.service())
+            + self.slot.reread(tables.slot())
+            + self.backend.reread(tables.backend());
+        if prune == Prune::Delete {
+            self.prune();
+        }
+        Report { drift, ..self.flush(tables) }
+    }
+
+    /// What the tables hold, as far as we know: after the first resync, what
+    /// an earlier agent left. The planner adopts it.
+    pub fn actual(&self) -> Contents {
+        Contents {
+            address: sorted(self.address.written()),
+            endpoint: sorted(self.endpoint.written()),
+            node: sorted(self.node.written()),
+            service_address: sorted(self.service_address.written()),
+            frontend: sorted(self.frontend.written()),
+            service: sorted(self.service.written()),
+            slot: sorted(self.slot.written()),
+            backend: sorted(self.backend.written()),
+        }
+    }
+
+    /// What the tables should hold.
+    pub fn desired(&self) -> Contents {
+        Contents {
+            address: self.address.desired(),
+            endpoint: self.endpoint.desired(),
+            node: self.node.desired(),
+            service_address: self.service_address.desired(),
+            frontend: self.frontend.desired(),
+            service: self.service.desired(),
+            slot: self.slot.desired(),
+            backend: self.backend.desired(),
+        }
+    }
+
+    /// True if the endpoint of this address is in the table.
+    pub fn endpoint_is_written(&self, ip: Ip) -> bool {
+        self.endpoint.is_written(&ip)
+    }
+
+    /// Done, pending and failed entries of every table.
+    pub fn counts(&self) -> Vec<TableCount> {
+        ask_tables!(self, count).into()
+    }
+
+    /// Changes that are not done, in all tables.
+    pub fn undone(&self) -> u64 {
+        ask_tables!(self, undone).iter().sum()
+    }
+
+    /// Why tables are not as they should be: one line per table and cause.
+    pub fn problems(&self) -> Vec<SyncProblem> {
+        ask_tables!(self, problems).concat()
+    }
+
+    fn add(&mut self, tables: &mut dyn Tables, report: &mut Report) {
+        let Reconciler { address, endpoint, node, service_address, frontend, service, slot, backend } = self;
+        node.write(tables.node(), report, |_, _| None);
+        address.write(tables.address(), report, |_, value| {
+            (value.node != 0 && !node.is_written(&value.node)).then_some(maps::NODE.name)
+        });
+        endpoint.write(tables.endpoint(), report, |_, _| None);
+        backend.write(tables.backend(), report, |_, _| None);
+        slot.write(tables.slot(), report, |_, value| {
+            (!backend.is_written(&value.backend)).then_some(maps::BACKEND.name)
+        });
+        service.write(tables.service(), report, |id, value| {
+            let of = |slot| SlotKey { service: *id, generation: value.generation, slot };
+            slot.is_unwritten(of(0)..of(value.slots)).then_some(maps::SLOT.name)
+        });
+        frontend.write(tables.frontend(), report, |_, value| {
+            (!service.is_written(&value.service)).then_some(maps::SERVICE.name)
+        });
+        // An exclusive address without any frontend refuses everything. Once
+        // one of its frontends is there it is published: the others' ports
+        // are refused then, which is better than to lose them all.
+        let bare = bare_classes(frontend);
+        service_address.write(tables.service_address(), report, |_, value| {
+            bare.contains(&value.class).then_some(maps::FRONTEND.name)
+        });
+    }
+
+    fn remove(&mut self, tables: &mut dyn Tables, report: &mut Report) {
+        let Reconciler { address, endpoint, node, service_address, frontend, service, slot, backend } = self;
+        service_address.delete(tables.service_address(), report, |_| None);
+        frontend.delete(tables.frontend(), report, |_| None);
+        let asked: HashSet<u32> = frontend.stuck_values().map(|value| value.service).collect();
+        service.delete(tables.service(), report, |id| asked.contains(id).then_some(maps::FRONTEND.name));
+        slot.delete(tables.slot(), report, |key| {
+            let current = service.written().get(&key.service);
+            let used = |value: &ServiceValue| value.generation == key.generation && key.slot < value.slots;
+            current.is_some_and(used).then_some(maps::SERVICE.name)
+        });
+        let used: HashSet<u32> = slot.stuck_values().map(|value| value.backend).collect();
+        backend.delete(tables.backend(), report, |id| used.contains(id).then_some(maps::SLOT.name));
+        endpoint.delete(tables.endpoint(), report, |_| None);
+        address.delete(tables.address(), report, |_| None);
+        let holding: HashSet<u32> = address.stuck_values().map(|value| value.node).collect();
+        node.delete(tables.node(), report, |id| holding.contains(id).then_some(maps::ADDRESS.name));
+    }
+
+    /// After a pass: what may succeed now becomes pending again. False if
+    /// there is no such thing.
+    fn revive(&mut self, pass: &Report) -> bool {
+        let freed = pass.deleted > 0;
+        let moved = freed || pass.written > 0;
+        let again = |cause: &Cause| match cause {
+            Cause::Full => freed,
+            Cause::Waiting(_) => moved,
+            Cause::Refused(_) => false,
+        };
+        let mut any = false;
+        each_table!(self, table => if table.has_failed(again) {
+            any = true;
+            table.retry(again);
+        });
+        any
+    }
+}
+
+/// Classes whose frontends could not be written, not one of them.
+fn bare_classes(frontend: &TableState<FrontendKey, FrontendValue>) -> HashSet<u32> {
+    let mut bare: HashSet<u32> = frontend.unwritten().map(|key| key.class).collect();
+    if !bare.is_empty() {
+        for key in frontend.written().keys() {
+            bare.remove(&key.class);
+        }
+    }
+    bare
+}
+
+fn sorted<K: Ord + Copy, V: Copy>(map: &std::collections::HashMap<K, V>) -> BTreeMap<K, V> {
+    map.iter().map(|(key, value)| (*key, *value)).collect()
+}

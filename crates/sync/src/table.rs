@@ -1,0 +1,285 @@
+//! What the reconciler knows about one table: what it holds, what is still to
+//! be done, and what failed. The desired state is not kept a second time: it
+//! is what the table holds, overlaid by what is undone, without what nobody
+//! asked for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+
+use beeline_abi::maps::MapSpec;
+
+use crate::{Report, SyncProblem, Table, TableCount, TableError};
+
+/// Why a change is not done.
+#[derive(Clone, Debug)]
+pub(crate) enum Cause {
+    /// No room.
+    Full,
+    /// It needs an entry of this table, which is not done either.
+    Waiting(&'static str),
+    /// The kernel refused.
+    Refused(String),
+}
+
+#[derive(Clone, Debug)]
+struct Failed<V> {
+    /// The value to write; none = to be deleted.
+    want: Option<V>,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+pub(crate) struct TableState<K, V> {
+    spec: &'static MapSpec,
+    /// What the table holds, as far as we know.
+    written: HashMap<K, V>,
+    sets: BTreeMap<K, V>,
+    unsets: BTreeSet<K>,
+    failed: BTreeMap<K, Failed<V>>,
+    /// In the table, but not asked for (yet).
+    leftover: HashSet<K>,
+    /// The table has been read: from now on a difference is drift.
+    read: bool,
+    read_error: Option<String>,
+}
+
+impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
+    pub(crate) fn new(spec: &'static MapSpec) -> TableState<K, V> {
+        TableState {
+            spec,
+            written: HashMap::new(),
+            sets: BTreeMap::new(),
+            unsets: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            leftover: HashSet::new(),
+            read: false,
+            read_error: None,
+        }
+    }
+
+    /// Changes the desired state.
+    pub(crate) fn submit(&mut self, delta: BTreeMap<K, Option<V>>) {
+        for (key, value) in delta {
+            self.sets.remove(&key);
+            self.unsets.remove(&key);
+            self.failed.remove(&key);
+            self.leftover.remove(&key);
+            let is = self.written.get(&key);
+            match value {
+                Some(value) if is != Some(&value) => drop(self.sets.insert(key, value)),
+                None if is.is_some() => drop(self.unsets.insert(key)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Writes what is to be written. `missing` names the table in which an
+    /// entry that the new one needs is not done.
+    pub(crate) fn write(
+        &mut self,
+        table: &mut dyn Table<K, V>,
+        report: &mut Report,
+        missing: impl Fn(&K, &V) -> Option<&'static str>,
+    ) {
+        let mut full = false;
+        for (key, value) in std::mem::take(&mut self.sets) {
+            let result = match missing(&key, &value) {
+                Some(other) => Err(Cause::Waiting(other)),
+                // After one refusal for lack of room only replacements have a chance.
+                None if full && !self.written.contains_key(&key) => Err(Cause::Full),
+                None => table.update(&key, &value).map_err(Cause::from),
+            };
+            match result {
+                Ok(()) => {
+                    self.written.insert(key, value);
+                    report.written += 1;
+                }
+                Err(cause) => {
+                    full |= matches!(cause, Cause::Full);
+                    self.failed.insert(key, Failed { want: Some(value), cause });
+                }
+            }
+        }
+    }
+
+    /// Deletes what is to be deleted. `user` names the table in which an
+    /// entry still needs this one.
+    pub(crate) fn delete(
+        &mut self,
+        table: &mut dyn Table<K, V>,
+        report: &mut Report,
+        user: impl Fn(&K) -> Option<&'static str>,
+    ) {
+        for key in std::mem::take(&mut self.unsets) {
+            let result = match user(&key) {
+                Some(other) => Err(Cause::Waiting(other)),
+                None => table.delete(&key).map_err(Cause::from),
+            };
+            match result {
+                Ok(()) => {
+                    self.written.remove(&key);
+                    report.deleted += 1;
+                }
+                Err(cause) => drop(self.failed.insert(key, Failed { want: None, cause })),
+            }
+        }
+    }
+
+    /// Failed changes with a cause that `again` accepts become pending.
+    pub(crate) fn retry(&mut self, again: impl Fn(&Cause) -> bool) {
+        if self.failed.is_empty() {
+            return;
+        }
+        for (key, failed) in std::mem::take(&mut self.failed) {
+            match failed.want {
+                _ if !again(&failed.cause) => drop(self.failed.insert(key, failed)),
+                Some(value) => drop(self.sets.insert(key, value)),
+                None => drop(self.unsets.insert(key)),
+            }
+        }
+    }
+
+    /// Reads the table back. Returns how many entries are not as we left them.
+    pub(crate) fn reread(&mut self, table: &dyn Table<K, V>) -> u64 {
+        let actual: HashMap<K, V> = match table.entries() {
+            Ok(entries) => entries.into_iter().collect(),
+            Err(error) => {
+                self.read_error = Some(error.to_string());
+                return 0;
+            }
+        };
+        self.read_error = None;
+        let drift = if self.read { differences(&self.written, &actual) } else { 0 };
+        self.read = true;
+        self.retry(|_| true);
+        for (key, value) in std::mem::take(&mut self.written) {
+            let asked_for = !self.leftover.contains(&key) && !self.unsets.contains(&key);
+            if asked_for && !self.sets.contains_key(&key) {
+                self.sets.insert(key, value);
+            }
+        }
+        // Now `sets` is the whole desired state.
+        self.unsets.retain(|key| actual.contains_key(key));
+        let unknown = |key: &&K| !self.sets.contains_key(key) && !self.unsets.contains(key);
+        self.leftover = actual.keys().filter(unknown).copied().collect();
+        self.sets.retain(|key, value| actual.get(key) != Some(value));
+        self.written = actual;
+        drift
+    }
+
+    /// What nobody asked for is to be deleted.
+    pub(crate) fn prune(&mut self) {
+        self.unsets.extend(std::mem::take(&mut self.leftover));
+    }
+
+    pub(crate) fn is_written(&self, key: &K) -> bool {
+        self.written.contains_key(key)
+    }
+
+    pub(crate) fn written(&self) -> &HashMap<K, V> {
+        &self.written
+    }
+
+    /// Values in the table whose change or removal is not done.
+    pub(crate) fn stuck_values(&self) -> impl Iterator<Item = &V> {
+        self.failed.keys().filter_map(|key| self.written.get(key))
+    }
+
+    /// Keys that could not be written.
+    pub(crate) fn unwritten(&self) -> impl Iterator<Item = &K> {
+        self.failed.iter().filter(|(_, failed)| failed.want.is_some()).map(|(key, _)| key)
+    }
+
+    /// True if an entry with a key in this range could not be written.
+    pub(crate) fn is_unwritten(&self, range: impl std::ops::RangeBounds<K>) -> bool {
+        self.failed.range(range).any(|(_, failed)| failed.want.is_some())
+    }
+
+    pub(crate) fn has_failed(&self, cause: impl Fn(&Cause) -> bool) -> bool {
+        self.failed.values().any(|failed| cause(&failed.cause))
+    }
+
+    pub(crate) fn undone(&self) -> u64 {
+        (self.sets.len() + self.unsets.len() + self.failed.len()) as u64
+    }
+
+    /// The desired state.
+    pub(crate) fn desired(&self) -> BTreeMap<K, V> {
+        let unwanted = |key: &K| {
+            self.leftover.contains(key)
+                || self.unsets.contains(key)
+                || self.failed.get(key).is_some_and(|failed| failed.want.is_none())
+        };
+        let mut desired: BTreeMap<K, V> = self
+            .written
+            .iter()
+            .filter(|(key, _)| !unwanted(key))
+            .map(|(key, value)| (*key, *value))
+            .collect();
+        desired.extend(self.sets.iter().map(|(key, value)| (*key, *value)));
+        desired.extend(self.failed.iter().filter_map(|(key, failed)| Some((*key, failed.want?))));
+        desired
+    }
+
+    pub(crate) fn count(&self) -> TableCount {
+        let failed = self.failed.values();
+        let waiting = failed.clone().filter(|failed| matches!(failed.cause, Cause::Waiting(_))).count();
+        let new = |key: &&K| !self.written.contains_key(key);
+        let added = self.sets.keys().filter(new).count() + self.unwritten().filter(new).count();
+        let removed = self.unsets.len() + failed.filter(|failed| failed.want.is_none()).count();
+        TableCount {
+            name: self.spec.name,
+            capacity: self.spec.max_entries,
+            entries: self.written.len() as u64,
+            desired: (self.written.len() + added).saturating_sub(removed + self.leftover.len()) as u64,
+            pending: (self.sets.len() + self.unsets.len() + waiting) as u64,
+            failed: (self.failed.len() - waiting) as u64,
+        }
+    }
+
+    pub(crate) fn problems(&self) -> Vec<SyncProblem> {
+        let table = self.spec.name;
+        let mut problems: Vec<SyncProblem> = Vec::new();
+        if let Some(error) = &self.read_error {
+            let message = format!("{error}; its content is not compared until it can be read");
+            problems.push(SyncProblem { table, entries: 0, message });
+        }
+        let mut causes: BTreeMap<String, u64> = BTreeMap::new();
+        for failed in self.failed.values() {
+            *causes.entry(self.explain(&failed.cause)).or_default() += 1;
+        }
+        problems.extend(causes.into_iter().map(|(cause, entries)| SyncProblem {
+            table,
+            entries,
+            message: format!("table {table}: {entries} entries are not done: {cause}"),
+        }));
+        problems
+    }
+
+    fn explain(&self, cause: &Cause) -> String {
+        match cause {
+            Cause::Full => format!(
+                "the table is full ({} entries); what is in it works on; remove Services or endpoints that \
+                 are not needed, or raise the size of the table",
+                self.written.len()
+            ),
+            Cause::Waiting(other) => format!("they wait for table {other}"),
+            Cause::Refused(error) => format!("{error}; it is tried again"),
+        }
+    }
+}
+
+impl From<TableError> for Cause {
+    fn from(error: TableError) -> Cause {
+        match error {
+            TableError::Full { .. } => Cause::Full,
+            TableError::Kernel { .. } => Cause::Refused(error.to_string()),
+        }
+    }
+}
+
+fn differences<K: Eq + Hash, V: PartialEq>(believed: &HashMap<K, V>, actual: &HashMap<K, V>) -> u64 {
+    let missing = believed.keys().filter(|key| !actual.contains_key(key)).count();
+    let changed = actual.iter().filter(|(key, value)| believed.get(key) != Some(value)).count();
+    (missing + changed) as u64
+}
