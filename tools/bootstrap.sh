@@ -29,8 +29,10 @@ main() {
     decide_what_is_needed
     preflight
     [ "$chore" = preflight ] && exit 0
-    [ -n "$needs_root" ] && ask_for_root
+    [ -z "$needs_root" ] || ask_for_root
+    preflight_as_root
     step packages install_packages
+    preflight_of_devices
     choose_cargo || stop "No Rust ${rust_minimum} or newer after the installation" \
         "Install Rust from https://rustup.rs, or Debian's cargo-web and rustc-web, and try again."
     step "build tools" install_build_tools
@@ -43,7 +45,7 @@ decide_what_is_needed() {
     needs_ebpf=yes needs_lab='' needs_root=''
     case $chore in
     demo) steps_after=4 needs_lab=yes ;;
-    bench) steps_after=3 needs_lab=yes ;;
+    bench) steps_after=2 needs_lab=yes ;;
     test) steps_after=6 needs_lab=yes ;;
     build) steps_after=2 ;;
     ebpf | test-kernels) steps_after=1 ;;

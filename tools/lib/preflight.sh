@@ -15,12 +15,35 @@ preflight() {
     [ -z "$needs_lab" ] || check_kernel
     check_disk
     check_network
-    if [ ${#problems[@]} -gt 0 ]; then
-        printf 'This machine cannot do all of `make %s` yet:\n\n' "$chore" >&2
-        printf '%s\n' "${problems[@]}" >&2
-        exit 1
-    fi
+    stop_at_problems
     say_what_is_coming
+}
+
+# What only root can try; the bootstrap asks for root first.
+preflight_as_root() {
+    [ -n "$needs_lab" ] || return 0
+    check_capabilities
+    stop_at_problems
+}
+
+# What only an installed `ip` can try.
+preflight_of_devices() {
+    [ -n "$needs_lab" ] || return 0
+    check_device veth "type veth peer name bl-other" CONFIG_VETH "pods"
+    check_device bridge "type bridge" CONFIG_BRIDGE "the lab's switch"
+    stop_at_problems
+}
+
+check_device() {
+    as_root unshare --net ip link add bl-probe $2 2>/dev/null ||
+        problem "The kernel makes no $1 device" "$4" "Use a kernel with $3 (as a module: modprobe $1)."
+}
+
+stop_at_problems() {
+    [ ${#problems[@]} -gt 0 ] || return 0
+    printf 'This machine cannot do all of `make %s` yet:\n\n' "$chore" >&2
+    printf '%s\n' "${problems[@]}" >&2
+    exit 1
 }
 
 reason_for_root() {
@@ -48,7 +71,6 @@ check_kernel() {
     check_filesystem cgroup2 "giving each node of the lab its own hooks" CONFIG_CGROUPS
     [ -e /proc/self/ns/net ] ||
         problem "There are no network namespaces" "the lab's nodes and pods" "Use a kernel with CONFIG_NET_NS=y."
-    ! am_root || check_capabilities
 }
 
 check_filesystem() {
@@ -58,9 +80,9 @@ check_filesystem() {
 
 # Root of a container is often root in name only.
 check_capabilities() {
-    unshare --net true 2>/dev/null ||
+    as_root unshare --net true 2>/dev/null ||
         problem "Root may not make network namespaces here" "the lab's nodes and pods" "In a container: run it privileged (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF)."
-    unshare --mount sh -c 'mount -t bpf bpf /sys' 2>/dev/null ||
+    as_root sh -c 'd=$(mktemp -d) && trap "rmdir $d" EXIT && mount -t bpf bpf "$d" && umount "$d"' 2>/dev/null ||
         problem "Root may not mount a bpf file system here" "keeping the datapath alive without its agent" "In a container: run it privileged (CAP_SYS_ADMIN)."
 }
 
@@ -107,6 +129,7 @@ say_what_is_coming() {
     fi
     cores=$(nproc)
     minutes=$(((minutes_of_one_core + cores - 1) / cores + 1))
-    echo "Coming: a download of about $download MB, up to 4 GB of disk, about $minutes minutes on $cores cores."
+    case $download in 0) download="no download" ;; *) download="a download of about $download MB" ;; esac
+    echo "Coming: $download, up to 4 GB of disk, about $minutes minutes on $cores cores."
     [ ${#missing_packages[@]} -eq 0 ] || echo "Packages to install: ${missing_packages[*]}"
 }
