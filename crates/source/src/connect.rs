@@ -1,0 +1,100 @@
+//! Ways to the API server, tried in turn.
+
+use std::time::Duration;
+
+use http::Uri;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tracing::{debug, info};
+
+use crate::{SourceConfig, SourceError, SourceState};
+
+/// How long one server may take to answer the first request.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One configuration per API server.
+pub async fn servers(config: &SourceConfig) -> Result<Vec<Config>, SourceError> {
+    let mut base = base(config).await?;
+    base.connect_timeout = Some(CONNECT_TIMEOUT);
+    if config.servers.is_empty() {
+        return Ok(vec![base]);
+    }
+    config.servers.iter().map(|url| at(&base, url)).collect()
+}
+
+async fn base(config: &SourceConfig) -> Result<Config, SourceError> {
+    let Some(path) = &config.kubeconfig else {
+        return Config::incluster().map_err(|e| SourceError::NoServiceAccount(e.to_string()));
+    };
+    let wrong = |error: &dyn std::fmt::Display| SourceError::Kubeconfig {
+        path: path.clone(),
+        error: error.to_string(),
+    };
+    let file = Kubeconfig::read_from(path).map_err(|e| wrong(&e))?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|e| wrong(&e))
+}
+
+fn at(base: &Config, url: &str) -> Result<Config, SourceError> {
+    let wrong = |error: &str| SourceError::ServerUrl { url: url.to_owned(), error: error.to_owned() };
+    let uri: Uri = url.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
+    if uri.host().is_none() || uri.scheme().is_none() {
+        return Err(wrong("scheme or host is missing"));
+    }
+    let mut config = base.clone();
+    config.cluster_url = uri;
+    Ok(config)
+}
+
+/// The first server that answers, from `first` on; none if no server does.
+pub async fn connect(servers: &[Config], first: usize, state: &SourceState) -> Option<(Client, usize)> {
+    for offset in 0..servers.len() {
+        let index = (first + offset) % servers.len();
+        match probe(&servers[index]).await {
+            Ok(client) => {
+                info!(server = %servers[index].cluster_url, "connected to the API server");
+                state.succeeded(None);
+                return Some((client, index));
+            }
+            Err(error) => {
+                state.failed(None);
+                debug!(server = %servers[index].cluster_url, error, "the API server does not answer");
+            }
+        }
+    }
+    None
+}
+
+async fn probe(config: &Config) -> Result<Client, String> {
+    let client = Client::try_from(config.clone()).map_err(|e| e.to_string())?;
+    match tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await {
+        // A server that refuses this request is there; the watches will say
+        // what is refused.
+        Ok(Ok(_) | Err(kube::Error::Api(_))) => Ok(client),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_servers_are_checked_before_they_are_tried() {
+        let base = Config::new(Uri::from_static("https://10.0.0.1:6443"));
+        assert_eq!(at(&base, "https://[fd00::1]:6443").unwrap().cluster_url.host(), Some("[fd00::1]"));
+        for wrong in ["10.0.0.1:x", "just text", "/path"] {
+            assert!(at(&base, wrong).unwrap_err().to_string().contains("write https://HOST:PORT"), "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn unit_a_missing_kubeconfig_is_named() {
+        let mut config = SourceConfig::new("node-1");
+        config.kubeconfig = Some("/nonexistent/kubeconfig".into());
+        let error = servers(&config).await.unwrap_err().to_string();
+        assert!(error.starts_with("kubeconfig /nonexistent/kubeconfig: "), "{error}");
+    }
+}

@@ -1,0 +1,260 @@
+//! Kubernetes types to the model. Nothing here fails: what cannot be used is
+//! left out and told as a problem.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use beeline_model as model;
+use beeline_model::{Kind, Object, ObjectName, Problem, Protocol};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
+use kube::core::ObjectMeta;
+
+/// The label by which an EndpointSlice names its Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// The label of a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// `sessionAffinityConfig.clientIP.timeoutSeconds` unless set.
+const AFFINITY_DEFAULT_S: u32 = 10_800;
+
+/// Namespace and name.
+pub fn object_name(meta: &ObjectMeta) -> ObjectName {
+    ObjectName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// A node.
+pub fn node(node: &Node, problems: &mut Vec<Problem>) -> Object {
+    let mut say = Problems::of(Kind::Node, &node.metadata, problems);
+    let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let internal = addresses.filter(|a| a.type_ == "InternalIP").map(|a| a.address.as_str());
+    let internal_ips = say.parse_all(internal, "status.addresses");
+    let spec = node.spec.as_ref();
+    let many = spec.and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten();
+    let mut cidrs: Vec<&str> = many.map(String::as_str).collect();
+    if cidrs.is_empty() {
+        cidrs.extend(spec.and_then(|s| s.pod_cidr.as_deref()));
+    }
+    let pod_cidrs = say.parse_all(cidrs.into_iter(), "spec.podCIDRs");
+    Object::Node(model::Node {
+        name: node.metadata.name.clone().unwrap_or_default(),
+        internal_ips,
+        pod_cidrs,
+        zone: node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL).cloned()),
+    })
+}
+
+/// A namespace.
+pub fn namespace(namespace: &Namespace, _: &mut Vec<Problem>) -> Object {
+    Object::Namespace(model::Namespace {
+        name: namespace.metadata.name.clone().unwrap_or_default(),
+        labels: namespace.metadata.labels.clone().unwrap_or_default(),
+    })
+}
+
+/// A pod.
+pub fn pod(pod: &Pod, problems: &mut Vec<Problem>) -> Object {
+    let mut say = Problems::of(Kind::Pod, &pod.metadata, problems);
+    let spec = pod.spec.as_ref();
+    let status = pod.status.as_ref();
+    let mut ips: Vec<&str> =
+        status.iter().flat_map(|s| s.pod_ips.iter().flatten()).map(|ip| ip.ip.as_str()).collect();
+    if ips.is_empty() {
+        ips.extend(status.and_then(|s| s.pod_ip.as_deref()).filter(|ip| !ip.is_empty()));
+    }
+    let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();
+    Object::Pod(model::Pod {
+        name: object_name(&pod.metadata),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        node: spec.and_then(|s| s.node_name.clone()).filter(|name| !name.is_empty()),
+        ips: say.parse_all(ips.into_iter(), "status.podIPs"),
+        host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        finished: matches!(phase, "Succeeded" | "Failed"),
+    })
+}
+
+/// A Service.
+pub fn service(service: &Service, problems: &mut Vec<Problem>) -> Object {
+    let mut say = Problems::of(Kind::Service, &service.metadata, problems);
+    let spec = service.spec.clone().unwrap_or_default();
+    let mut cluster_ips = spec.cluster_ips.unwrap_or_default();
+    if cluster_ips.is_empty() {
+        cluster_ips.extend(spec.cluster_ip);
+    }
+    let real = cluster_ips.iter().map(String::as_str).filter(|ip| !ip.is_empty() && *ip != "None");
+    let ingress = service.status.iter().flat_map(|s| s.load_balancer.iter());
+    let ingress = ingress.flat_map(|lb| lb.ingress.iter().flatten()).filter_map(|i| i.ip.as_deref());
+    let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
+    let configured = spec.session_affinity_config.and_then(|c| c.client_ip).and_then(|c| c.timeout_seconds);
+    Object::Service(model::Service {
+        name: object_name(&service.metadata),
+        service_type: service_type(spec.type_.as_deref(), &mut say),
+        cluster_ips: say.parse_all(real, "spec.clusterIPs"),
+        ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, &mut say)).collect(),
+        affinity_s: affinity
+            .then(|| configured.and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_DEFAULT_S)),
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        load_balancer_ips: say.parse_all(ingress, "status.loadBalancer.ingress"),
+        external_ips: say
+            .parse_all(spec.external_ips.iter().flatten().map(String::as_str), "spec.externalIPs"),
+    })
+}
+
+fn service_type(name: Option<&str>, say: &mut Problems<'_>) -> model::ServiceType {
+    match name.unwrap_or("ClusterIP") {
+        "ClusterIP" | "" => model::ServiceType::ClusterIp,
+        "NodePort" => model::ServiceType::NodePort,
+        "LoadBalancer" => model::ServiceType::LoadBalancer,
+        "ExternalName" => model::ServiceType::ExternalName,
+        other => {
+            say.problem(format!("spec.type `{other}` is not known: the Service is taken as ClusterIP"));
+            model::ServiceType::ClusterIp
+        }
+    }
+}
+
+fn service_port(port: &ServicePort, say: &mut Problems<'_>) -> Option<model::ServicePort> {
+    let name = port.name.clone().unwrap_or_default();
+    let place =
+        format!("port {} of spec.ports", if name.is_empty() { port.port.to_string() } else { name.clone() });
+    Some(model::ServicePort {
+        protocol: say.protocol(port.protocol.as_deref(), &place)?,
+        port: say.port(port.port, &place)?,
+        node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).unwrap_or(0),
+        name,
+    })
+}
+
+/// An EndpointSlice.
+pub fn endpoint_slice(slice: &EndpointSlice, problems: &mut Vec<Problem>) -> Object {
+    let mut say = Problems::of(Kind::EndpointSlice, &slice.metadata, problems);
+    let labels = slice.metadata.labels.as_ref();
+    let service = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)).cloned().unwrap_or_default();
+    let ipv6 = slice.address_type == "IPv6";
+    let addresses_usable = ipv6 || slice.address_type == "IPv4";
+    if !addresses_usable {
+        say.problem(format!(
+            "addressType `{}` has no addresses to send to: the slice is ignored",
+            slice.address_type
+        ));
+    }
+    let ports = slice.ports.iter().flatten().filter_map(|port| endpoint_port(port, &mut say)).collect();
+    let usable = slice.endpoints.iter().flatten().filter(|_| addresses_usable);
+    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+    let endpoints = usable.filter_map(|e| endpoint(e, ipv6, namespace, &mut say)).collect();
+    Object::EndpointSlice(model::EndpointSlice {
+        name: object_name(&slice.metadata),
+        service,
+        ipv6,
+        ports,
+        endpoints,
+    })
+}
+
+fn endpoint_port(port: &EndpointPort, say: &mut Problems<'_>) -> Option<model::EndpointPort> {
+    let name = port.name.clone().unwrap_or_default();
+    let place = format!("port `{name}` of ports");
+    Some(model::EndpointPort {
+        protocol: say.protocol(port.protocol.as_deref(), &place)?,
+        port: match port.port {
+            Some(number) => Some(say.port(number, &place)?),
+            None => None,
+        },
+        name,
+    })
+}
+
+fn endpoint(
+    endpoint: &Endpoint,
+    ipv6: bool,
+    namespace: &str,
+    say: &mut Problems<'_>,
+) -> Option<model::Endpoint> {
+    let address = endpoint.addresses.first().map(String::as_str).unwrap_or_default();
+    let ip: IpAddr = say.parse(address, "endpoints[].addresses")?;
+    if ip.is_ipv6() != ipv6 {
+        say.problem(format!("endpoint {ip} is not of the slice's addressType: it is left out"));
+        return None;
+    }
+    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+        say.problem(format!("endpoint {ip} is no address of a host: it is left out"));
+        return None;
+    }
+    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let ready = conditions.ready.unwrap_or(true);
+    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+    Some(model::Endpoint {
+        ip,
+        ready,
+        serving: conditions.serving.unwrap_or(ready),
+        terminating: conditions.terminating.unwrap_or(false),
+        node: endpoint.node_name.clone(),
+        zone: endpoint.zone.clone(),
+        pod: target.and_then(|target| {
+            let namespace = target.namespace.clone().unwrap_or_else(|| namespace.to_owned());
+            target.name.clone().map(|name| ObjectName::new(namespace, name))
+        }),
+    })
+}
+
+/// Problems of one object.
+struct Problems<'a> {
+    kind: Kind,
+    name: ObjectName,
+    list: &'a mut Vec<Problem>,
+}
+
+impl<'a> Problems<'a> {
+    fn of(kind: Kind, meta: &ObjectMeta, list: &'a mut Vec<Problem>) -> Problems<'a> {
+        Problems { kind, name: object_name(meta), list }
+    }
+
+    fn problem(&mut self, message: String) {
+        self.list.push(Problem { kind: self.kind, name: self.name.clone(), message });
+    }
+
+    fn parse<T: FromStr<Err: Display>>(&mut self, text: &str, place: &str) -> Option<T> {
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(format!(
+                    "{place}: `{text}` is not usable ({error}): it is left out, the rest is used; correct it"
+                ));
+                None
+            }
+        }
+    }
+
+    fn parse_all<'t, T: FromStr<Err: Display>>(
+        &mut self,
+        texts: impl Iterator<Item = &'t str>,
+        place: &str,
+    ) -> Vec<T> {
+        texts.filter_map(|text| self.parse(text, place)).collect()
+    }
+
+    fn port(&mut self, number: i32, place: &str) -> Option<u16> {
+        let port = u16::try_from(number).ok().filter(|port| *port != 0);
+        if port.is_none() {
+            self.problem(format!("{place}: {number} is not a port (1 to 65535): it is left out; correct it"));
+        }
+        port
+    }
+
+    fn protocol(&mut self, name: Option<&str>, place: &str) -> Option<Protocol> {
+        match name.unwrap_or("TCP") {
+            "TCP" => Some(Protocol::Tcp),
+            "UDP" => Some(Protocol::Udp),
+            "SCTP" => Some(Protocol::Sctp),
+            other => {
+                self.problem(format!("{place}: protocol `{other}` is not known: it is left out; correct it"));
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

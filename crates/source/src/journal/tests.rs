@@ -1,0 +1,77 @@
+use std::os::unix::fs::PermissionsExt;
+
+use beeline_model::Namespace;
+
+use super::*;
+
+fn namespace(name: &str) -> Change {
+    Change::Apply(Box::new(Object::Namespace(Namespace { name: name.into(), labels: BTreeMap::new() })))
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let changes = load(dir).unwrap();
+    changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::Apply(object) => Some(object.name().name),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Records changes as a life of the agent would, and ends it.
+fn life(dir: &Path, changes: &[Change]) {
+    fs::create_dir_all(dir).unwrap();
+    let (lines, queue) = sync_channel(QUEUE_LINES_MAX);
+    let journal = Journal { lines: Some(lines) };
+    changes.iter().for_each(|change| journal.record(change));
+    drop(journal);
+    write_all(dir, &queue).unwrap();
+}
+
+#[test]
+fn unit_the_state_survives_lives_and_a_torn_end() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("state");
+    assert!(load(&dir).unwrap().is_empty(), "no journal is an empty state");
+    let kind = Kind::Namespace;
+    life(
+        &dir,
+        &[Change::ResetStart(kind), namespace("a"), namespace("b"), Change::ResetEnd(kind), namespace("c")],
+    );
+    assert_eq!(names(&dir), ["a", "b", "c"]);
+    life(&dir, &[Change::Delete(kind, ObjectName::cluster("b"))]);
+    assert_eq!(names(&dir), ["a", "c"]);
+    // A listing that was cut off takes nothing away.
+    life(&dir, &[Change::ResetStart(kind), namespace("d")]);
+    assert_eq!(names(&dir), ["a", "c", "d"]);
+    life(&dir, &[Change::ResetStart(kind), namespace("d"), Change::ResetEnd(kind)]);
+    assert_eq!(names(&dir), ["d"]);
+
+    let path = dir.join(FILE_NAME);
+    append(&path).unwrap().write_all(b"{\"Apply\":{\"Namesp").unwrap();
+    assert_eq!(names(&dir), ["d"], "a torn line is left out");
+    life(&dir, &[namespace("e")]);
+    assert_eq!(names(&dir), ["d", "e"], "and the next life continues after it");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn unit_a_file_of_another_kind_is_refused_and_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(FILE_NAME), "garbage\0\n").unwrap();
+    assert!(load(dir.path()).unwrap_err().to_string().contains("not a journal"));
+    life(dir.path(), &[namespace("a")]);
+    assert_eq!(names(dir.path()), ["a"]);
+}
+
+#[test]
+fn unit_a_long_life_keeps_the_file_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let changes: Vec<Change> =
+        (0..QUEUE_LINES_MAX - 1).map(|i| namespace(&format!("{}-{}", i % 3, "x".repeat(600)))).collect();
+    life(dir.path(), &changes);
+    let size = fs::metadata(dir.path().join(FILE_NAME)).unwrap().len();
+    assert!(size < SLACK_BYTES + 10_000, "{size} bytes for three objects");
+    assert_eq!(names(dir.path()).len(), 3);
+}

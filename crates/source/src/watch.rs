@@ -1,0 +1,254 @@
+//! One watch per kind, all into one channel; connection and backoff.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use beeline_model::{Change, Kind, Object, ObjectName, Problem};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Config, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::journal::Journal;
+use crate::{Mark, Origin, SourceConfig, SourceState, Update, connect, convert, journal};
+
+/// Pause after a failure: from the first to the last, doubled each time.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// Failures in a row of one watch before another server is tried.
+const FAILURES_BEFORE_SWITCH: u32 = 5;
+/// Objects per page of a listing.
+const PAGE_OBJECTS: u32 = 500;
+
+/// Watches for ever; ends when nobody reads any more.
+pub async fn run(
+    config: SourceConfig,
+    servers: Vec<Config>,
+    state: Arc<SourceState>,
+    updates: mpsc::Sender<Update>,
+) {
+    let mut journal_told = false;
+    let mut index = 0;
+    let mut journal: Option<Journal> = None;
+    let patience_ends = tokio::time::Instant::now() + config.patience;
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        let Some((client, connected)) = connect::connect(&servers, index, &state).await else {
+            if !journal_told && tokio::time::Instant::now() >= patience_ends {
+                journal_told = true;
+                tell_journal(&config, &updates).await;
+            }
+            if updates.is_closed() {
+                return;
+            }
+            pause(&mut backoff).await;
+            continue;
+        };
+        (journal_told, backoff, index) = (true, BACKOFF_FIRST, connected);
+        let journal = journal.get_or_insert_with(|| Journal::open(config.state_dir.as_deref()));
+        let door = Door { updates: updates.clone(), state: state.clone(), journal: journal.clone() };
+        let others = servers.len() > 1;
+        if watch_all(client, &config.node_name, door, others).await == Ended::NobodyReads {
+            return;
+        }
+        state.failed(None);
+        index += 1;
+    }
+}
+
+async fn tell_journal(config: &SourceConfig, updates: &mpsc::Sender<Update>) {
+    let Some(dir) = &config.state_dir else { return };
+    let changes = match journal::load(dir) {
+        Ok(changes) => changes,
+        Err(error) => {
+            warn!("{error}; the node starts without its last state");
+            return;
+        }
+    };
+    info!(objects = changes.len(), "the API server does not answer: starting from the last good state");
+    for change in changes {
+        let update = Update {
+            change: Some(change),
+            problems: Vec::new(),
+            mark: Mark::Nothing,
+            origin: Origin::Journal,
+        };
+        if updates.send(update).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    NobodyReads,
+    TryAnotherServer,
+}
+
+/// All watches; returns when one of them wants another server.
+async fn watch_all(client: Client, node: &str, door: Door, others: bool) -> Ended {
+    let all = watcher::Config::default().page_size(PAGE_OBJECTS);
+    let local_pods = all.clone().fields(&format!("spec.nodeName={node}"));
+    let of_services = all.clone().labels(convert::SERVICE_NAME_LABEL);
+    let mut tasks = JoinSet::new();
+    let c = || client.clone();
+    tasks.spawn(watch(Kind::Node, stream::<Node>(c(), all.clone()), convert::node, door.clone(), others));
+    tasks.spawn(watch(
+        Kind::Namespace,
+        stream::<Namespace>(c(), all.clone()),
+        convert::namespace,
+        door.clone(),
+        others,
+    ));
+    tasks.spawn(watch(Kind::Pod, stream::<Pod>(c(), local_pods), convert::pod, door.clone(), others));
+    tasks.spawn(watch(Kind::Service, stream::<Service>(c(), all), convert::service, door.clone(), others));
+    tasks.spawn(watch(
+        Kind::EndpointSlice,
+        stream::<EndpointSlice>(c(), of_services),
+        convert::endpoint_slice,
+        door,
+        others,
+    ));
+    // A set that is dropped aborts what is left in it.
+    match tasks.join_next().await {
+        Some(Ok(ended)) => ended,
+        Some(Err(error)) => {
+            warn!(%error, "a watch ended unexpectedly; all are started anew");
+            Ended::TryAnotherServer
+        }
+        None => Ended::TryAnotherServer,
+    }
+}
+
+type Guarded<K> = DeserializeGuard<K>;
+
+fn stream<K>(
+    client: Client,
+    config: watcher::Config,
+) -> impl Stream<Item = watcher::Result<Event<Guarded<K>>>> + Send
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    watcher(Api::<Guarded<K>>::all(client), config)
+}
+
+/// Where converted objects leave this room.
+#[derive(Clone)]
+struct Door {
+    updates: mpsc::Sender<Update>,
+    state: Arc<SourceState>,
+    journal: Journal,
+}
+
+impl Door {
+    /// False if nobody reads any more.
+    async fn tell(&self, change: Option<Change>, problems: Vec<Problem>, mark: Mark) -> bool {
+        if let Some(change) = &change {
+            self.journal.record(change);
+        }
+        self.updates.send(Update { change, problems, mark, origin: Origin::Live }).await.is_ok()
+    }
+}
+
+/// Follows one kind.
+async fn watch<K: Resource>(
+    kind: Kind,
+    stream: impl Stream<Item = watcher::Result<Event<Guarded<K>>>> + Send,
+    convert: fn(&K, &mut Vec<Problem>) -> Object,
+    door: Door,
+    others: bool,
+) -> Ended {
+    let mut stream = pin!(stream);
+    let (mut backoff, mut failures) = (BACKOFF_FIRST, 0);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => {
+                (backoff, failures) = (BACKOFF_FIRST, 0);
+                if !matches!(event, Event::Init) {
+                    door.state.succeeded(Some(kind));
+                }
+                if !tell(kind, event, convert, &door).await {
+                    return Ended::NobodyReads;
+                }
+            }
+            Err(error) => {
+                failures += 1;
+                complain(kind, &error, failures, &door.state);
+                if others && failures >= FAILURES_BEFORE_SWITCH {
+                    return Ended::TryAnotherServer;
+                }
+                pause(&mut backoff).await;
+            }
+        }
+    }
+    Ended::TryAnotherServer
+}
+
+fn complain(kind: Kind, error: &watcher::Error, failures: u32, state: &SourceState) {
+    // An expired version is answered by a new listing: no failure of the server.
+    if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
+        return;
+    }
+    state.failed(Some(kind));
+    if failures.is_power_of_two() {
+        warn!(?kind, failures, "watching failed: {error}; trying again");
+    }
+}
+
+async fn tell<K: Resource>(
+    kind: Kind,
+    event: Event<Guarded<K>>,
+    convert: fn(&K, &mut Vec<Problem>) -> Object,
+    door: &Door,
+) -> bool {
+    match event {
+        Event::Init => door.tell(Some(Change::ResetStart(kind)), Vec::new(), Mark::Start(kind)).await,
+        Event::InitDone => door.tell(Some(Change::ResetEnd(kind)), Vec::new(), Mark::End(kind)).await,
+        Event::InitApply(object) | Event::Apply(object) => {
+            let (name, version) = identity(object.meta());
+            let mark = Mark::applied(kind, &name, version);
+            let (change, problems) = match object.0 {
+                Ok(object) => {
+                    let mut problems = Vec::new();
+                    let object = convert(&object, &mut problems);
+                    (Some(Change::Apply(Box::new(object))), problems)
+                }
+                Err(invalid) => (None, vec![unreadable(kind, &name, &invalid.error)]),
+            };
+            door.tell(change, problems, mark).await
+        }
+        Event::Delete(object) => {
+            let (name, version) = identity(object.meta());
+            let mark = Mark::deleted(kind, &name, version);
+            door.tell(Some(Change::Delete(kind, name)), Vec::new(), mark).await
+        }
+    }
+}
+
+fn unreadable(kind: Kind, name: &ObjectName, error: &str) -> Problem {
+    Problem {
+        kind,
+        name: name.clone(),
+        message: format!(
+            "the object cannot be read ({error}); what it said before stays in force: correct it"
+        ),
+    }
+}
+
+fn identity(meta: &kube::core::ObjectMeta) -> (ObjectName, u64) {
+    let version = meta.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or_default();
+    (convert::object_name(meta), version)
+}
+
+async fn pause(backoff: &mut Duration) {
+    tokio::time::sleep(*backoff).await;
+    *backoff = (*backoff * 2).min(BACKOFF_LAST);
+}
