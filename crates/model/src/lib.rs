@@ -208,7 +208,7 @@ pub struct EndpointSlice {
 
 /// The kinds of object that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "each is the kind of that name")]
+#[expect(missing_docs, reason = "each is the kind of that name")]
 pub enum Kind {
     Node,
     Namespace,
@@ -225,7 +225,7 @@ impl Kind {
 
 /// An object of any kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "each is the kind of that name")]
+#[expect(missing_docs, reason = "each is the kind of that name")]
 pub enum Object {
     Node(Node),
     Namespace(Namespace),
