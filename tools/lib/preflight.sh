@@ -3,7 +3,7 @@
 
 kernel_minimum=6.1
 disk_mb_minimum=6000
-packages_mb=300 crates_mb=90 minutes_of_one_core=20
+packages_mb=300 crates_mb=40 minutes_of_one_core=16
 
 problems=()
 

@@ -59,7 +59,7 @@ build_bpf_linker() {
 }
 
 crates_stamp() {
-    cat Cargo.lock crates/ebpf/Cargo.lock 2>/dev/null | sha256sum
+    sha256sum Cargo.lock crates/ebpf/Cargo.lock 2>/dev/null || true
     echo "${CARGO_HOME:-$HOME/.cargo}"
 }
 

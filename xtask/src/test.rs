@@ -170,7 +170,7 @@ fn run_all(steps: &mut Steps, name: &str, programs: &[Program], filter: Option<&
         println!("      {:<28} {}", result.name, result.closing_line);
     }
     let failed = results.into_iter().filter(|result| !result.passed);
-    Ok(failed.inspect(|result| eprintln!("{}", result.output)).map(|result| result.name).collect())
+    Ok(failed.inspect(|result| eprintln!("{}", result.failures())).map(|result| result.name).collect())
 }
 
 struct Outcome {
@@ -178,6 +178,13 @@ struct Outcome {
     passed: bool,
     closing_line: String,
     output: String,
+}
+
+impl Outcome {
+    /// The part of the output that tells what went wrong.
+    fn failures(&self) -> &str {
+        self.output.find("\nfailures:\n").map_or(&self.output, |start| &self.output[start..])
+    }
 }
 
 fn run(program: &Program, filter: Option<&str>, log: &Log) -> Result<Outcome> {
