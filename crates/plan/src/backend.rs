@@ -1,0 +1,153 @@
+//! Backends by what they are: shared between Services, known by a number for
+//! as long as any slot refers to them.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use beeline_abi::service::{BackendValue, backend_state};
+use beeline_abi::{Ip, Port};
+use beeline_sync::{Contents, Delta};
+
+use crate::ids::Ids;
+use crate::node::Nodes;
+
+/// Where packets can go. Ordered by node first, so that the backends of a
+/// node stand together.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) id: u32,
+    node: Option<Arc<str>>,
+    ip: Ip,
+    port: u16,
+    proto: u8,
+}
+
+impl Backend {
+    fn key(&self) -> (Option<&str>, Ip, u16, u8) {
+        (self.node.as_deref(), self.ip, self.port, self.proto)
+    }
+}
+
+impl Ord for Backend {
+    fn cmp(&self, other: &Backend) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for Backend {
+    fn partial_cmp(&self, other: &Backend) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Backend {
+    fn eq(&self, other: &Backend) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Backend {}
+
+#[derive(Debug)]
+pub(crate) struct Backends {
+    backends: BTreeSet<Arc<Backend>>,
+    ids: Ids,
+    adopted: HashMap<(Ip, u16, u8), Vec<(u32, u32)>>,
+    /// Let go of by some slot since the last sweep.
+    released: Vec<Arc<Backend>>,
+}
+
+impl Backends {
+    pub(crate) fn new() -> Backends {
+        Backends {
+            backends: BTreeSet::new(),
+            ids: Ids::new(1),
+            adopted: HashMap::new(),
+            released: Vec::new(),
+        }
+    }
+
+    pub(crate) fn adopt(&mut self, actual: &Contents) {
+        self.ids.adopt(actual.backend.keys().copied());
+        for (id, value) in &actual.backend {
+            let key = (value.ip, value.port.get(), value.proto);
+            self.adopted.entry(key).or_default().push((*id, value.node));
+        }
+    }
+
+    pub(crate) fn finish_adoption(&mut self) {
+        self.ids.finish_adoption();
+        self.adopted = HashMap::new();
+    }
+
+    /// The backend, made and written if it is new.
+    pub(crate) fn get(
+        &mut self,
+        ip: Ip,
+        port: u16,
+        proto: u8,
+        node: Option<Arc<str>>,
+        nodes: &Nodes,
+        delta: &mut Delta,
+    ) -> Arc<Backend> {
+        let probe = Backend { id: 0, node, ip, port, proto };
+        if let Some(known) = self.backends.get(&probe) {
+            return known.clone();
+        }
+        let value = value_of(&probe, nodes);
+        let id = self.adopted_id(&value).unwrap_or_else(|| self.ids.allocate());
+        let backend = Arc::new(Backend { id, ..probe });
+        delta.backend.insert(id, Some(value));
+        self.backends.insert(backend.clone());
+        backend
+    }
+
+    /// A slot no longer refers to the backend.
+    pub(crate) fn release(&mut self, backend: Arc<Backend>) {
+        self.released.push(backend);
+    }
+
+    /// Removes released backends that nothing refers to.
+    pub(crate) fn sweep(&mut self, delta: &mut Delta) {
+        while let Some(backend) = self.released.pop() {
+            // One reference is ours, one the set's; a second release of the
+            // same backend holds one more and comes to its turn later.
+            if Arc::strong_count(&backend) == 2 {
+                self.backends.remove(&backend);
+                self.ids.free(backend.id);
+                delta.backend.insert(backend.id, None);
+            }
+        }
+        self.released.shrink_to(1024);
+    }
+
+    /// The number of `node` has changed.
+    pub(crate) fn renumber(&self, node: &str, nodes: &Nodes, delta: &mut Delta) {
+        let first = Backend { id: 0, node: Some(node.into()), ip: Ip::UNSPECIFIED, port: 0, proto: 0 };
+        let of_node = self.backends.range(Arc::new(first)..);
+        for backend in of_node.take_while(|backend| backend.node.as_deref() == Some(node)) {
+            delta.backend.insert(backend.id, Some(value_of(backend, nodes)));
+        }
+    }
+
+    fn adopted_id(&mut self, value: &BackendValue) -> Option<u32> {
+        let ids = self.adopted.get_mut(&(value.ip, value.port.get(), value.proto))?;
+        let same_node = ids.iter().position(|(_, node)| *node == value.node).unwrap_or(0);
+        let (id, _) = (!ids.is_empty()).then(|| ids.swap_remove(same_node))?;
+        self.ids.claim(id).then_some(id)
+    }
+}
+
+fn value_of(backend: &Backend, nodes: &Nodes) -> BackendValue {
+    BackendValue {
+        ip: backend.ip,
+        port: Port::new(backend.port),
+        proto: backend.proto,
+        state: backend_state::ACTIVE,
+        node: backend.node.as_deref().map_or(0, |name| nodes.id_of(name)),
+        zone: 0,
+        weight: 1,
+        flags: 0,
+    }
+}

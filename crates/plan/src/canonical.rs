@@ -1,0 +1,166 @@
+//! Tables as sorted text without the numbers that were chosen on the way: two
+//! tables do the same to every packet if and only if their text is the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use beeline_abi::Ip;
+use beeline_abi::address::{AddressKey, kind};
+use beeline_abi::service::{BackendValue, FrontendKey, SCOPE_EXTERNAL, ServiceValue, SlotKey, address_flags};
+use beeline_sync::Contents;
+
+/// The canonical text. What nothing leads to (an orphan) and what leads to
+/// nothing (missing) have lines of their own.
+pub fn canonical(contents: &Contents) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    nodes(contents, &mut lines);
+    addresses(contents, &mut lines);
+    endpoints(contents, &mut lines);
+    services(contents, &mut lines);
+    lines.sort();
+    lines.join("\n")
+}
+
+fn node_name(contents: &Contents, id: u32) -> String {
+    match contents.node.get(&id) {
+        None if id == 0 => "-".to_owned(),
+        None => "missing".to_owned(),
+        Some(node) if !node.ipv4.is_unspecified() => node.ipv4.to_string(),
+        Some(node) => node.ipv6.to_string(),
+    }
+}
+
+fn nodes(contents: &Contents, lines: &mut Vec<String>) {
+    for (id, node) in &contents.node {
+        let held: Vec<String> = contents
+            .address
+            .iter()
+            .filter(|(_, value)| value.node == *id)
+            .map(|(key, _)| prefix_text(key))
+            .collect();
+        lines.push(format!("node {} {} mode {} holds {}", node.ipv4, node.ipv6, node.mode, held.join(" ")));
+    }
+}
+
+fn prefix_text(key: &AddressKey) -> String {
+    if key.ip.is_v4() && key.prefix_bits >= 96 {
+        format!("{}/{}", key.ip, key.prefix_bits - 96)
+    } else {
+        format!("{}/{}", key.ip, key.prefix_bits)
+    }
+}
+
+fn addresses(contents: &Contents, lines: &mut Vec<String>) {
+    for (key, value) in &contents.address {
+        let what = match value.kind {
+            kind::LOCAL_POD => "local pods",
+            kind::REMOTE_POD => "remote pods",
+            kind::OWN_NODE => "own node",
+            kind::PEER_NODE => "peer node",
+            kind::SERVICE_RANGE => "service range",
+            _ => "unknown kind",
+        };
+        lines.push(format!(
+            "address {} {what} node {} identity {}",
+            prefix_text(key),
+            node_name(contents, value.node),
+            value.identity
+        ));
+    }
+}
+
+fn endpoints(contents: &Contents, lines: &mut Vec<String>) {
+    for (ip, value) in &contents.endpoint {
+        lines.push(format!("endpoint {ip} device {} mac {} id {}", value.ifindex, value.pod_mac, value.id));
+    }
+}
+
+fn services(contents: &Contents, lines: &mut Vec<String>) {
+    let mut class_names: BTreeMap<u32, Vec<&Ip>> = BTreeMap::new();
+    for (ip, value) in &contents.service_address {
+        class_names.entry(value.class).or_default().push(ip);
+        let exclusive = if value.flags & address_flags::EXCLUSIVE != 0 { " exclusive" } else { "" };
+        lines.push(format!("service address {ip}{exclusive}"));
+    }
+    let mut asked: BTreeSet<u32> = BTreeSet::new();
+    for (key, value) in &contents.frontend {
+        asked.insert(value.service);
+        let addresses = class_names.get(&key.class).map(Vec::as_slice).unwrap_or_default();
+        lines.push(frontend_line(contents, key, addresses, value.service));
+    }
+    let used = used_slots(contents);
+    orphans(contents, &asked, &used, lines);
+}
+
+fn frontend_line(contents: &Contents, key: &FrontendKey, addresses: &[&Ip], service: u32) -> String {
+    let address = match addresses {
+        [] => "orphan".to_owned(),
+        _ => addresses.iter().map(|ip| ip.to_string()).collect::<Vec<_>>().join(","),
+    };
+    let scope = if key.scope == SCOPE_EXTERNAL { " external" } else { "" };
+    let proto = match key.proto {
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        other => other.to_string(),
+    };
+    let backends = match contents.service.get(&service) {
+        None => "missing".to_owned(),
+        Some(value) if value.slots == 0 => format!("refused{}", service_text(value)),
+        Some(value) => format!("{}{}", backends(contents, service, value).join(" "), service_text(value)),
+    };
+    format!("frontend {address} {}/{proto}{scope} -> {backends}", key.port)
+}
+
+fn service_text(value: &ServiceValue) -> String {
+    let mut text = String::new();
+    if value.affinity_s != 0 {
+        text += &format!(" affinity {} s", value.affinity_s);
+    }
+    if value.flags != 0 {
+        text += &format!(" flags {}", value.flags);
+    }
+    text
+}
+
+fn backends(contents: &Contents, service: u32, value: &ServiceValue) -> Vec<String> {
+    let slots = (0..value.slots).map(|slot| SlotKey { service, generation: value.generation, slot });
+    let mut backends: Vec<String> = slots
+        .map(|key| contents.slot.get(&key).and_then(|slot| contents.backend.get(&slot.backend)))
+        .map(|backend| backend.map_or("missing".to_owned(), |backend| backend_text(contents, backend)))
+        .collect();
+    backends.sort();
+    backends
+}
+
+fn backend_text(contents: &Contents, backend: &BackendValue) -> String {
+    let ip = if backend.ip.is_v4() { backend.ip.to_string() } else { format!("[{}]", backend.ip) };
+    let unusual = match (backend.state, backend.weight) {
+        (1, 1) => String::new(),
+        (state, weight) => format!("(state {state} weight {weight})"),
+    };
+    format!("{ip}:{}@{}{unusual}", backend.port, node_name(contents, backend.node))
+}
+
+fn used_slots(contents: &Contents) -> BTreeSet<SlotKey> {
+    let mut used = BTreeSet::new();
+    for (service, value) in &contents.service {
+        let slots = 0..value.slots;
+        used.extend(slots.map(|slot| SlotKey { service: *service, generation: value.generation, slot }));
+    }
+    used
+}
+
+fn orphans(contents: &Contents, asked: &BTreeSet<u32>, used: &BTreeSet<SlotKey>, lines: &mut Vec<String>) {
+    for id in contents.service.keys().filter(|id| !asked.contains(id)) {
+        lines.push(format!("orphan service {id}"));
+    }
+    for key in contents.slot.keys().filter(|key| !used.contains(key)) {
+        lines.push(format!(
+            "orphan slot {} of generation {} of service {}",
+            key.slot, key.generation, key.service
+        ));
+    }
+    let held: BTreeSet<u32> = contents.slot.values().map(|slot| slot.backend).collect();
+    for id in contents.backend.keys().filter(|id| !held.contains(id)) {
+        lines.push(format!("orphan backend {id}"));
+    }
+}

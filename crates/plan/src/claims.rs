@@ -1,0 +1,105 @@
+//! Who claims which prefix. Where claims overlap, the node that comes first
+//! by name has its way, on every node of the cluster and in any order of
+//! events.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use beeline_abi::Ip;
+use beeline_abi::address::AddressKey;
+use ipnet::IpNet;
+
+/// A prefix in the 128-bit form that both families share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Prefix {
+    start: u128,
+    bits: u32,
+}
+
+impl Prefix {
+    pub(crate) fn of(net: IpNet) -> Prefix {
+        let mapped = if matches!(net, IpNet::V4(_)) { 96 } else { 0 };
+        let bits = u32::from(net.prefix_len()) + mapped;
+        Prefix { start: number(net.network().into()), bits }
+    }
+
+    pub(crate) fn key(self) -> AddressKey {
+        AddressKey { prefix_bits: self.bits, ip: Ip::from_octets(self.start.to_be_bytes()) }
+    }
+
+    pub(crate) fn contains(self, ip: Ip) -> bool {
+        number(ip) & mask(self.bits) == self.start
+    }
+
+    fn end(self) -> u128 {
+        self.start | !mask(self.bits)
+    }
+}
+
+impl From<AddressKey> for Prefix {
+    fn from(key: AddressKey) -> Prefix {
+        Prefix { start: number(key.ip), bits: key.prefix_bits }
+    }
+}
+
+fn number(ip: Ip) -> u128 {
+    u128::from_be_bytes(ip.octets())
+}
+
+fn mask(bits: u32) -> u128 {
+    u128::MAX.checked_shl(128 - bits).unwrap_or(0)
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    claims: BTreeMap<Prefix, BTreeSet<String>>,
+    /// How many prefixes have each length: few lengths are in use.
+    lengths: BTreeMap<u32, usize>,
+}
+
+impl Claims {
+    pub(crate) fn add(&mut self, prefix: Prefix, name: &str) {
+        let claimants = self.claims.entry(prefix).or_insert_with(|| {
+            *self.lengths.entry(prefix.bits).or_default() += 1;
+            BTreeSet::new()
+        });
+        claimants.insert(name.to_owned());
+    }
+
+    pub(crate) fn remove(&mut self, prefix: Prefix, name: &str) {
+        let Some(claimants) = self.claims.get_mut(&prefix) else { return };
+        claimants.remove(name);
+        if claimants.is_empty() {
+            self.claims.remove(&prefix);
+            if let Some(count) = self.lengths.get_mut(&prefix.bits) {
+                *count -= 1;
+            }
+            self.lengths.retain(|_, count| *count > 0);
+        }
+    }
+
+    /// Claims that share an address with `prefix`, itself included.
+    pub(crate) fn overlapping(&self, prefix: Prefix) -> Vec<(Prefix, &str)> {
+        let shorter = self.lengths.range(..prefix.bits).filter_map(|(bits, _)| {
+            self.claims.get_key_value(&Prefix { start: prefix.start & mask(*bits), bits: *bits })
+        });
+        let within = self.claims.range(prefix..=Prefix { start: prefix.end(), bits: 128 });
+        shorter
+            .chain(within)
+            .flat_map(|(prefix, names)| names.iter().map(|name| (*prefix, name.as_str())))
+            .collect()
+    }
+
+    /// Who, and with what, keeps `name` from having `prefix`.
+    pub(crate) fn rival(&self, prefix: Prefix, name: &str) -> Option<(Prefix, &str)> {
+        self.overlapping(prefix)
+            .into_iter()
+            .filter(|(_, other)| *other < name)
+            .min_by_key(|(_, other)| *other)
+    }
+
+    /// Who has exactly this prefix.
+    pub(crate) fn owner(&self, prefix: Prefix) -> Option<&str> {
+        let name = self.claims.get(&prefix)?.first()?;
+        self.rival(prefix, name).is_none().then_some(name)
+    }
+}

@@ -1,0 +1,87 @@
+//! Numbers that tables and connections know objects by.
+
+use std::collections::HashSet;
+
+/// Numbers just above the greatest adopted one may have been given to objects
+/// that vanished shortly before the agent restarted, and connections may
+/// still carry them: they are skipped.
+const GAP_AFTER_ADOPTION: u32 = 65_536;
+
+/// Gives out numbers from `first` on, each only once until all are used up.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    first: u32,
+    next: u32,
+    used: HashSet<u32>,
+    unclaimed: HashSet<u32>,
+}
+
+impl Ids {
+    pub(crate) fn new(first: u32) -> Ids {
+        Ids { first, next: first, used: HashSet::new(), unclaimed: HashSet::new() }
+    }
+
+    /// These numbers are in the tables: they are given only to who claims them.
+    pub(crate) fn adopt(&mut self, ids: impl Iterator<Item = u32>) {
+        self.unclaimed.extend(ids.filter(|id| *id >= self.first));
+        self.used.extend(&self.unclaimed);
+        if let Some(greatest) = self.unclaimed.iter().max() {
+            self.next = self.next.max(greatest.checked_add(GAP_AFTER_ADOPTION).unwrap_or(self.first));
+        }
+    }
+
+    /// True if the adopted number is still free: it is the caller's now.
+    pub(crate) fn claim(&mut self, id: u32) -> bool {
+        self.unclaimed.remove(&id)
+    }
+
+    /// Who has not claimed by now is gone.
+    pub(crate) fn finish_adoption(&mut self) {
+        for id in std::mem::take(&mut self.unclaimed) {
+            self.used.remove(&id);
+        }
+    }
+
+    pub(crate) fn allocate(&mut self) -> u32 {
+        loop {
+            let id = self.next;
+            self.next = id.checked_add(1).unwrap_or(self.first);
+            if self.used.insert(id) {
+                return id;
+            }
+        }
+    }
+
+    pub(crate) fn free(&mut self, id: u32) {
+        self.used.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_vanished_numbers_are_not_reused_at_once() {
+        let mut ids = Ids::new(1);
+        let first = ids.allocate();
+        ids.free(first);
+        assert_ne!(ids.allocate(), first);
+    }
+
+    #[test]
+    fn unit_adopted_numbers_go_to_who_claims_them_once() {
+        let mut ids = Ids::new(16);
+        ids.adopt([3, 20, 21].into_iter());
+        assert!(!ids.claim(3), "below the first number");
+        assert!(ids.claim(20));
+        assert!(!ids.claim(20));
+        assert_eq!(ids.allocate(), 21 + GAP_AFTER_ADOPTION);
+        ids.next = 20;
+        assert_eq!(ids.allocate(), 22, "21 is not claimed yet, but in the tables");
+        ids.finish_adoption();
+        ids.next = u32::MAX;
+        assert_eq!(ids.allocate(), u32::MAX);
+        assert_eq!(ids.allocate(), 16, "numbers start again");
+    }
+}

@@ -1,0 +1,423 @@
+//! Nodes: the node table, the address table, native routes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use beeline_abi::Ip;
+use beeline_abi::address::{AddressKey, AddressValue, kind};
+use beeline_abi::endpoint::identity;
+use beeline_abi::node::{NodeValue, mode};
+use beeline_model::{Kind, Node, ObjectName, Problem};
+use beeline_sync::{Contents, Delta};
+use ipnet::IpNet;
+
+use crate::PlanConfig;
+use crate::claims::{Claims, Prefix};
+use crate::ids::Ids;
+use crate::problems::Book;
+use crate::slice::why_no_unicast;
+
+/// This node, as its Node object describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnNode {
+    /// Its number in the node table; 0 until the first drain after the
+    /// listing.
+    pub id: u32,
+    /// Its IPv4 address; unspecified if it has none.
+    pub ipv4: Ip,
+    /// Its IPv6 address; unspecified if it has none.
+    pub ipv6: Ip,
+    /// Its PodCIDRs that no other node claims with better right.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// A native route to pods of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// A PodCIDR of the peer.
+    pub prefix: IpNet,
+    /// The peer's address of the same family, on one of our subnets.
+    pub next_hop: IpAddr,
+    /// The peer.
+    pub node: String,
+}
+
+#[derive(Debug)]
+struct NodeState {
+    /// None: deleted since the last drain.
+    spec: Option<Node>,
+    /// 0 until the first drain after it appeared.
+    id: u32,
+    epoch: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    config: PlanConfig,
+    nodes: BTreeMap<String, NodeState>,
+    ids: Ids,
+    /// Node numbers by what an earlier agent knew of the node.
+    adopted: HashMap<AddressKey, u32>,
+    pod_cidrs: Claims,
+    addresses: BTreeMap<Ip, BTreeSet<String>>,
+    endpoints: BTreeSet<Ip>,
+    dirty_nodes: BTreeSet<String>,
+    dirty_keys: BTreeSet<AddressKey>,
+    revision: u64,
+}
+
+impl Nodes {
+    pub(crate) fn new(config: PlanConfig) -> Nodes {
+        let ranges = config.service_cidrs.iter().map(|range| Prefix::of(range.trunc()).key()).collect();
+        Nodes {
+            config,
+            nodes: BTreeMap::new(),
+            ids: Ids::new(1),
+            adopted: HashMap::new(),
+            pod_cidrs: Claims::default(),
+            addresses: BTreeMap::new(),
+            endpoints: BTreeSet::new(),
+            dirty_nodes: BTreeSet::new(),
+            dirty_keys: ranges,
+            revision: 0,
+        }
+    }
+
+    pub(crate) fn adopt(&mut self, actual: &Contents) {
+        self.ids.adopt(actual.node.keys().copied());
+        let claimed = actual.address.iter().filter(|(_, value)| value.node != 0);
+        self.adopted.extend(claimed.map(|(key, value)| (*key, value.node)));
+        for (id, value) in &actual.node {
+            let ips = [value.ipv4, value.ipv6].into_iter().filter(|ip| !ip.is_unspecified());
+            self.adopted.extend(ips.map(|ip| (host_key(ip), *id)));
+        }
+    }
+
+    pub(crate) fn finish_adoption(&mut self) {
+        self.ids.finish_adoption();
+        self.adopted = HashMap::new();
+    }
+
+    pub(crate) fn apply(&mut self, node: Node, epoch: u32) {
+        let name = node.name.clone();
+        if let Some(state) = self.nodes.get_mut(&name) {
+            state.epoch = epoch;
+            if state.spec.as_ref() == Some(&node) {
+                return;
+            }
+        }
+        self.claim(&name, false);
+        let id = self.nodes.get(&name).map_or(0, |state| state.id);
+        self.nodes.insert(name.clone(), NodeState { spec: Some(node), id, epoch });
+        self.claim(&name, true);
+    }
+
+    pub(crate) fn delete(&mut self, name: &str) {
+        self.claim(name, false);
+        if let Some(state) = self.nodes.get_mut(name) {
+            state.spec = None;
+        }
+    }
+
+    pub(crate) fn older_than(&self, epoch: u32) -> Vec<ObjectName> {
+        let old = self.nodes.iter().filter(|(_, state)| state.spec.is_some() && state.epoch != epoch);
+        old.map(|(name, _)| ObjectName::cluster(name)).collect()
+    }
+
+    pub(crate) fn set_endpoint(&mut self, ip: Ip) {
+        if self.endpoints.insert(ip) {
+            self.dirty_keys.insert(host_key(ip));
+        }
+    }
+
+    pub(crate) fn remove_endpoint(&mut self, ip: Ip) {
+        if self.endpoints.remove(&ip) {
+            self.dirty_keys.insert(host_key(ip));
+        }
+    }
+
+    pub(crate) fn set_on_link(&mut self, on_link: Option<Vec<IpNet>>) {
+        if self.config.on_link != on_link {
+            self.config.on_link = on_link;
+            self.revision += 1;
+            self.dirty_nodes.extend(self.nodes.keys().cloned());
+        }
+    }
+
+    /// Computes what is marked. Returns the nodes whose number has changed.
+    pub(crate) fn drain(&mut self, delta: &mut Delta, book: &mut Book) -> Vec<String> {
+        let mut renumbered = Vec::new();
+        for name in std::mem::take(&mut self.dirty_nodes) {
+            if self.drain_node(&name, delta) {
+                renumbered.push(name.clone());
+            }
+            let problems = self.nodes.get(&name).map_or_else(Vec::new, |_| self.problems_of(&name));
+            book.set_problems(Kind::Node, &ObjectName::cluster(name), problems);
+        }
+        for key in std::mem::take(&mut self.dirty_keys) {
+            delta.address.insert(key, self.address_value(key));
+        }
+        renumbered
+    }
+
+    /// The number of a node, 0 if there is no such node.
+    pub(crate) fn id_of(&self, name: &str) -> u32 {
+        self.nodes.get(name).map_or(0, |state| state.id)
+    }
+
+    pub(crate) fn own(&self) -> Option<OwnNode> {
+        let name = &self.config.node_name;
+        let state = self.nodes.get(name)?;
+        let node = state.spec.as_ref()?;
+        let value = node_value(node);
+        let pod_cidrs = self.active_cidrs(node);
+        Some(OwnNode { id: state.id, ipv4: value.ipv4, ipv6: value.ipv6, pod_cidrs })
+    }
+
+    pub(crate) fn own_is_missing(&self) -> Problem {
+        let name = &self.config.node_name;
+        Problem {
+            kind: Kind::Node,
+            name: ObjectName::cluster(name),
+            message: format!(
+                "this node has no Node object, so it has no PodCIDR; check that the kubelet runs and that \
+                 the agent's --node-name {name:?} is the name in `kubectl get nodes`"
+            ),
+        }
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(crate) fn routes(&self) -> Vec<Route> {
+        let mut routes: Vec<Route> = self
+            .specs()
+            .filter(|node| node.name != self.config.node_name)
+            .flat_map(|node| {
+                self.active_cidrs(node).into_iter().filter_map(|prefix| {
+                    let next_hop = self.next_hop(node, prefix)?;
+                    Some(Route { prefix, next_hop, node: node.name.clone() })
+                })
+            })
+            .collect();
+        routes.sort();
+        routes
+    }
+
+    pub(crate) fn names(&self) -> Vec<(IpAddr, String)> {
+        self.specs().flat_map(|node| usable_ips(node).into_iter().map(|ip| (ip, node.name.clone()))).collect()
+    }
+
+    fn specs(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter_map(|state| state.spec.as_ref())
+    }
+
+    /// Adds or removes what the node claims, and marks everything that
+    /// depends on it.
+    fn claim(&mut self, name: &str, add: bool) {
+        let Some(node) = self.nodes.get(name).and_then(|state| state.spec.as_ref()) else { return };
+        let (ips, cidrs) = (usable_ips(node), usable_cidrs(node));
+        self.revision += 1;
+        self.dirty_nodes.insert(name.to_owned());
+        for ip in ips.into_iter().map(Ip::from) {
+            let claimants = self.addresses.entry(ip).or_default();
+            if add {
+                claimants.insert(name.to_owned())
+            } else {
+                claimants.remove(name)
+            };
+            self.dirty_nodes.extend(claimants.iter().cloned());
+            if claimants.is_empty() {
+                self.addresses.remove(&ip);
+            }
+            self.dirty_keys.insert(host_key(ip));
+        }
+        for prefix in cidrs.into_iter().map(Prefix::of) {
+            if add {
+                self.pod_cidrs.add(prefix, name);
+            } else {
+                self.pod_cidrs.remove(prefix, name);
+            }
+            let mut touched = vec![prefix];
+            for (other, claimant) in self.pod_cidrs.overlapping(prefix) {
+                touched.push(other);
+                self.dirty_nodes.insert(claimant.to_owned());
+            }
+            self.dirty_keys.extend(touched.iter().map(|prefix| prefix.key()));
+            let within = |ip: &&Ip| touched.iter().any(|prefix| prefix.contains(**ip));
+            self.dirty_keys.extend(self.endpoints.iter().filter(within).map(|ip| host_key(*ip)));
+        }
+    }
+
+    /// Sets or unsets the node's entry. True if its number has changed.
+    fn drain_node(&mut self, name: &str, delta: &mut Delta) -> bool {
+        let Some(state) = self.nodes.get_mut(name) else { return false };
+        let Some(node) = &state.spec else {
+            let id = state.id;
+            self.nodes.remove(name);
+            if name == self.config.node_name {
+                self.dirty_keys.extend(self.endpoints.iter().map(|ip| host_key(*ip)));
+            }
+            if id != 0 {
+                self.ids.free(id);
+                delta.node.insert(id, None);
+            }
+            return id != 0;
+        };
+        let is_new = state.id == 0;
+        if is_new {
+            let hosts = usable_ips(node).into_iter().map(|ip| host_key(ip.into()));
+            let known: Vec<AddressKey> =
+                hosts.chain(usable_cidrs(node).into_iter().map(|cidr| Prefix::of(cidr).key())).collect();
+            let mut adopted = known.iter().filter_map(|key| self.adopted.get(key).copied());
+            state.id = adopted.find(|id| self.ids.claim(*id)).unwrap_or_else(|| self.ids.allocate());
+            if name == self.config.node_name {
+                self.dirty_keys.extend(self.endpoints.iter().map(|ip| host_key(*ip)));
+            }
+        }
+        delta.node.insert(state.id, Some(node_value(node)));
+        is_new
+    }
+
+    /// What stands behind a prefix, if anybody claims it.
+    fn address_value(&self, key: AddressKey) -> Option<AddressValue> {
+        let own = self.config.node_name.as_str();
+        let value = |kind, name: &str, identity| AddressValue {
+            kind,
+            node: self.id_of(name),
+            identity,
+            ..AddressValue::default()
+        };
+        if key.prefix_bits == 128 {
+            if let Some(name) = self.addresses.get(&key.ip).and_then(BTreeSet::first) {
+                return Some(match name == own {
+                    true => value(kind::OWN_NODE, name, identity::HOST),
+                    false => value(kind::PEER_NODE, name, identity::REMOTE_NODE),
+                });
+            }
+            // A pod that was attached before its node's PodCIDR changed.
+            if self.endpoints.contains(&key.ip) && !self.is_in_own_range(key.ip) {
+                return Some(value(kind::LOCAL_POD, own, identity::UNKNOWN));
+            }
+        }
+        if let Some(name) = self.pod_cidrs.owner(Prefix::from(key)) {
+            let kind = if name == own { kind::LOCAL_POD } else { kind::REMOTE_POD };
+            return Some(value(kind, name, identity::UNKNOWN));
+        }
+        let ranges = self.config.service_cidrs.iter();
+        let is_range = ranges.map(|range| Prefix::of(range.trunc()).key()).any(|range| range == key);
+        is_range.then(|| AddressValue { kind: kind::SERVICE_RANGE, ..AddressValue::default() })
+    }
+
+    fn is_in_own_range(&self, ip: Ip) -> bool {
+        let own = self.nodes.get(&self.config.node_name).and_then(|state| state.spec.as_ref());
+        own.is_some_and(|node| self.active_cidrs(node).into_iter().any(|cidr| Prefix::of(cidr).contains(ip)))
+    }
+
+    /// The node's PodCIDRs to which nobody has a better right.
+    fn active_cidrs(&self, node: &Node) -> Vec<IpNet> {
+        let mut cidrs = usable_cidrs(node);
+        cidrs.retain(|cidr| self.pod_cidrs.rival(Prefix::of(*cidr), &node.name).is_none());
+        cidrs
+    }
+
+    fn next_hop(&self, node: &Node, prefix: IpNet) -> Option<IpAddr> {
+        let is_ipv6 = matches!(prefix, IpNet::V6(_));
+        let on_link = |ip: &IpAddr| match &self.config.on_link {
+            Some(subnets) => subnets.iter().any(|subnet| subnet.contains(ip)),
+            None => true,
+        };
+        usable_ips(node).into_iter().find(|ip| ip.is_ipv6() == is_ipv6 && on_link(ip))
+    }
+
+    fn problems_of(&self, name: &str) -> Vec<String> {
+        let Some(node) = self.nodes.get(name).and_then(|state| state.spec.as_ref()) else {
+            return Vec::new();
+        };
+        let mut problems = Vec::new();
+        if usable_ips(node).is_empty() {
+            problems.push(
+                "it has no usable InternalIP, so nothing can be sent to it and its pods get no route; check \
+                 the kubelet's --node-ip or the cloud controller"
+                    .to_owned(),
+            );
+        }
+        if usable_cidrs(node).is_empty() {
+            problems.push(
+                "it has no PodCIDR, so its pods get no addresses; run kube-controller-manager with \
+                 --allocate-node-cidrs=true or set spec.podCIDRs"
+                    .to_owned(),
+            );
+        }
+        problems.extend(node.internal_ips.iter().filter_map(|ip| {
+            let why = why_no_unicast(*ip)?;
+            Some(format!("its InternalIP {ip} is {why} and is not used; correct the kubelet's --node-ip"))
+        }));
+        problems.extend(usable_ips(node).into_iter().filter_map(|ip| self.address_conflict(node, ip)));
+        problems.extend(node.pod_cidrs.iter().filter_map(|cidr| self.cidr_conflict(node, *cidr)));
+        if node.name != self.config.node_name && !usable_ips(node).is_empty() {
+            problems.extend(self.active_cidrs(node).into_iter().filter_map(|cidr| self.no_route(node, cidr)));
+        }
+        problems
+    }
+
+    fn address_conflict(&self, node: &Node, ip: IpAddr) -> Option<String> {
+        let first = self.addresses.get(&ip.into())?.first()?;
+        (*first != node.name).then(|| {
+            format!(
+                "its InternalIP {ip} is node {first}'s too and counts as that node's; give every node an \
+                 address of its own"
+            )
+        })
+    }
+
+    fn cidr_conflict(&self, node: &Node, cidr: IpNet) -> Option<String> {
+        if cidr.prefix_len() == 0 {
+            return Some(format!(
+                "its PodCIDR {cidr} covers every address and is not used; set a smaller one"
+            ));
+        }
+        let (_, rival) = self.pod_cidrs.rival(Prefix::of(cidr.trunc()), &node.name)?;
+        Some(format!(
+            "its PodCIDR {cidr} overlaps a PodCIDR of node {rival}, which keeps it; pods of {} are not \
+             reachable through it; give the node another PodCIDR (recreate the Node object)",
+            node.name
+        ))
+    }
+
+    fn no_route(&self, node: &Node, cidr: IpNet) -> Option<String> {
+        if self.next_hop(node, cidr).is_some() {
+            return None;
+        }
+        let subnets = self.config.on_link.as_deref().unwrap_or_default();
+        let subnets = subnets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ");
+        Some(format!(
+            "no direct route to its PodCIDR {cidr}: it has no InternalIP of that family on a subnet of this \
+             node's uplinks ({subnets}); packets follow the node's own routes: let the network route the \
+             PodCIDRs, or put the nodes on one subnet"
+        ))
+    }
+}
+
+fn host_key(ip: Ip) -> AddressKey {
+    AddressKey { prefix_bits: 128, ip }
+}
+
+fn usable_ips(node: &Node) -> Vec<IpAddr> {
+    node.internal_ips.iter().copied().filter(|ip| why_no_unicast(*ip).is_none()).collect()
+}
+
+fn usable_cidrs(node: &Node) -> Vec<IpNet> {
+    let mut cidrs: Vec<IpNet> =
+        node.pod_cidrs.iter().map(IpNet::trunc).filter(|cidr| cidr.prefix_len() > 0).collect();
+    cidrs.sort();
+    cidrs.dedup();
+    cidrs
+}
+
+fn node_value(node: &Node) -> NodeValue {
+    let ips = usable_ips(node);
+    let first = |ipv6| ips.iter().find(|ip| ip.is_ipv6() == ipv6).map_or(Ip::UNSPECIFIED, |ip| (*ip).into());
+    NodeValue { mode: mode::NATIVE, ipv4: first(false), ipv6: first(true), ..NodeValue::default() }
+}

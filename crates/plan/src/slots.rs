@@ -1,0 +1,117 @@
+//! From the backends that a Service port has to those that it should have.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use beeline_abi::service::{SlotKey, SlotValue};
+use beeline_sync::Delta;
+
+use crate::backend::{Backend, Backends};
+
+/// From this many slots on, a single backend more, less or other is done in
+/// place; below, a new generation costs as little.
+const IN_PLACE_MIN: usize = 8;
+
+/// The current slots of one service id.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    pub(crate) service: u32,
+    pub(crate) generation: u32,
+    slots: Vec<Arc<Backend>>,
+    /// Backend ids in the order in which an earlier agent left them.
+    adopted: Option<Box<[u32]>>,
+}
+
+impl Slots {
+    pub(crate) fn new(service: u32) -> Slots {
+        Slots { service, generation: 1, slots: Vec::new(), adopted: None }
+    }
+
+    pub(crate) fn adopted(service: u32, generation: u32, backends: Box<[u32]>) -> Slots {
+        Slots { service, generation, slots: Vec::new(), adopted: Some(backends) }
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Makes `wanted` (without duplicates) the backends, at the cost of the
+    /// smallest change that no packet sees half of.
+    pub(crate) fn update(&mut self, wanted: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
+        if let Some(ids) = self.adopted.take() {
+            return self.start_from_adopted(&ids, wanted, delta);
+        }
+        let wanted_ids: HashSet<u32> = wanted.iter().map(|backend| backend.id).collect();
+        let current_ids: HashSet<u32> = self.slots.iter().map(|backend| backend.id).collect();
+        let removed: Vec<usize> =
+            (0..self.slots.len()).filter(|at| !wanted_ids.contains(&self.slots[*at].id)).collect();
+        let mut added = wanted.iter().filter(|backend| !current_ids.contains(&backend.id));
+        match (removed.as_slice(), added.next(), added.next()) {
+            ([], None, _) => {}
+            ([], Some(new), None) if self.len() as usize >= IN_PLACE_MIN => {
+                self.slots.push(new.clone());
+                self.write(self.slots.len() - 1, delta);
+            }
+            ([at], Some(new), None) if self.len() as usize >= IN_PLACE_MIN => {
+                backends.release(std::mem::replace(&mut self.slots[*at], new.clone()));
+                self.write(*at, delta);
+            }
+            ([at], None, _) if self.len() as usize >= IN_PLACE_MIN => {
+                backends.release(self.slots.swap_remove(*at));
+                if *at < self.slots.len() {
+                    self.write(*at, delta);
+                }
+                delta.slot.insert(self.key(self.slots.len()), None);
+            }
+            _ => self.replace(wanted, backends, delta),
+        }
+    }
+
+    /// The Service port is gone.
+    pub(crate) fn remove(mut self, backends: &mut Backends, delta: &mut Delta) {
+        self.unset_all(delta);
+        self.slots.drain(..).for_each(|backend| backends.release(backend));
+    }
+
+    fn start_from_adopted(&mut self, ids: &[u32], wanted: Vec<Arc<Backend>>, delta: &mut Delta) {
+        let mut by_id: HashMap<u32, Arc<Backend>> =
+            wanted.iter().map(|backend| (backend.id, backend.clone())).collect();
+        let in_order: Option<Vec<Arc<Backend>>> = ids.iter().map(|id| by_id.remove(id)).collect();
+        match in_order {
+            Some(slots) if by_id.is_empty() => self.slots = slots,
+            _ => {
+                self.slots = wanted;
+                self.generation = self.generation.wrapping_add(1);
+            }
+        }
+        self.write_all(delta);
+    }
+
+    /// A new generation: written beside the old one, published by one write
+    /// of the service's value; the old one is deleted after that.
+    fn replace(&mut self, wanted: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
+        self.unset_all(delta);
+        self.slots.drain(..).for_each(|backend| backends.release(backend));
+        self.slots = wanted;
+        self.slots.shrink_to_fit();
+        self.generation = self.generation.wrapping_add(1);
+        self.write_all(delta);
+    }
+
+    fn write_all(&self, delta: &mut Delta) {
+        (0..self.slots.len()).for_each(|at| self.write(at, delta));
+    }
+
+    fn unset_all(&self, delta: &mut Delta) {
+        delta.slot.extend((0..self.slots.len()).map(|at| (self.key(at), None)));
+    }
+
+    fn write(&self, at: usize, delta: &mut Delta) {
+        let value = SlotValue { backend: self.slots[at].id, weight_sum: 0 };
+        delta.slot.insert(self.key(at), Some(value));
+    }
+
+    fn key(&self, at: usize) -> SlotKey {
+        SlotKey { service: self.service, generation: self.generation, slot: at as u32 }
+    }
+}
