@@ -1,5 +1,6 @@
 //! Addresses and ports that Services get: cluster IPs from one range per family, node ports.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -219,8 +220,8 @@ impl Allocators {
         for _ in NODE_PORTS {
             let number = self.next_port;
             self.next_port = if number == *NODE_PORTS.end() { *NODE_PORTS.start() } else { number + 1 };
-            if !self.ports.contains_key(&number) {
-                self.ports.insert(number, key.clone());
+            if let Entry::Vacant(free) = self.ports.entry(number) {
+                free.insert(key.clone());
                 return Ok(number);
             }
         }

@@ -207,13 +207,14 @@ mod tests {
     #[test]
     fn unit_a_bad_document_is_named_and_the_others_are_applied() {
         let (api, _) = cluster();
-        let manifest = format!("a: [\n---\n{TWO}---\nkind: Nothing\napiVersion: v9\nmetadata: {{name: n}}\n");
+        let manifest =
+            format!("a: [\n---\n{TWO}---\nkind: Nothing\napiVersion: v9\nmetadata: {{name: none}}\n");
         let report = api.apply("bad.yaml", &manifest);
         assert_eq!(report.applied.len(), 2);
         let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
         assert!(problems[0].starts_with("bad.yaml, document 1: the document is not YAML"), "{problems:?}");
         assert!(
-            problems[1].starts_with("bad.yaml, document 4 (Nothing n): no matches for kind"),
+            problems[1].starts_with("bad.yaml, document 4 (Nothing none): no matches for kind"),
             "{problems:?}"
         );
     }

@@ -90,10 +90,9 @@ fn rolling(spec: &mut Map<String, Value>, field: &str, limits: Value) {
 }
 
 fn template(spec: &mut Map<String, Value>) {
-    if let Some(pod) = spec.get_mut("template").and_then(|template| template.get_mut("spec")) {
-        if let Some(pod) = pod.as_object_mut() {
-            pod_spec(pod);
-        }
+    let pod = spec.get_mut("template").and_then(|template| template.get_mut("spec"));
+    if let Some(pod) = pod.and_then(Value::as_object_mut) {
+        pod_spec(pod);
     }
 }
 

@@ -71,9 +71,16 @@ pub struct ApiError {
     pub reason: &'static str,
     /// The sentence for people.
     pub message: String,
+    /// What it is about.
+    pub details: Box<Details>,
+}
+
+/// The object that an error is about, as far as it is about one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
     /// Group of the object's kind.
     pub group: String,
-    /// Plural (or, for invalid objects, kind) that `details` names.
+    /// Plural (or, for invalid objects, kind).
     pub kind: String,
     /// Name of the object, empty when it is about none.
     pub name: String,
@@ -84,14 +91,13 @@ pub struct ApiError {
 impl ApiError {
     /// An error about no object in particular.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        let (group, kind, name) = Default::default();
-        Self { code, reason, message: message.into(), group, kind, name, causes: Vec::new() }
+        Self { code, reason, message: message.into(), details: Box::default() }
     }
 
     fn about(mut self, kind: &crate::Kind, name: &str) -> Self {
-        self.group = kind.group.to_string();
-        self.kind = kind.plural.to_string();
-        self.name = name.to_owned();
+        self.details.group = kind.group.to_string();
+        self.details.kind = kind.plural.to_string();
+        self.details.name = name.to_owned();
         self
     }
 
@@ -148,8 +154,8 @@ impl ApiError {
         };
         let mut error =
             Self::new(422, "Invalid", format!("{subject} {name:?} is invalid: {list}")).about(kind, name);
-        error.kind = kind.kind.to_string();
-        error.causes = causes;
+        error.details.kind = kind.kind.to_string();
+        error.details.causes = causes;
         error
     }
 
@@ -169,14 +175,16 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
         });
-        let details = self.details();
+        let details = self.details.to_map();
         if !details.is_empty() {
             status["details"] = Value::Object(details);
         }
         status
     }
+}
 
-    fn details(&self) -> serde_json::Map<String, Value> {
+impl Details {
+    fn to_map(&self) -> serde_json::Map<String, Value> {
         let mut details = serde_json::Map::new();
         for (key, value) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind)] {
             if !value.is_empty() {

@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 mod discovery;
+mod page;
 mod query;
 mod resource;
 mod route;
@@ -26,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::{Api, ApiError};
+use crate::{Api, ApiError, Kind, Page};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -48,9 +49,14 @@ impl Service {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let as_table = table::is_wanted(request.headers());
         match self.try_answer(request).await {
-            Ok(Answer::Json(code, value)) if as_table && code == StatusCode::OK => {
-                json_response(code, &table::of(&self.api, value))
+            Ok(Answer::Object(_, object)) if as_table => {
+                json_response(StatusCode::OK, &table::of_object(self.api.kinds(), &object))
             }
+            Ok(Answer::Page(kind, page)) if as_table => {
+                json_response(StatusCode::OK, &table::of_page(&kind, &page))
+            }
+            Ok(Answer::Object(code, object)) => json_response(code, &object),
+            Ok(Answer::Page(kind, page)) => json_bytes(StatusCode::OK, page::to_json(&kind, &page)),
             Ok(Answer::Json(code, value)) => json_response(code, &value),
             Ok(Answer::Text(text)) => text_response(text),
             Ok(Answer::Stream(body)) => stream_response(body),
@@ -82,6 +88,10 @@ impl Service {
 
 /// What goes back.
 pub(crate) enum Answer {
+    /// A stored object.
+    Object(StatusCode, Arc<Value>),
+    /// Objects of a kind.
+    Page(Arc<Kind>, Page),
     Json(StatusCode, Value),
     Text(&'static str),
     Stream(Body),
@@ -146,7 +156,10 @@ fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
-    let text = serde_json::to_vec(value).unwrap_or_default();
+    json_bytes(code, serde_json::to_vec(value).unwrap_or_default())
+}
+
+fn json_bytes(code: StatusCode, text: Vec<u8>) -> Response<Body> {
     response(code, "application/json", Full::new(Bytes::from(text)).boxed_unsync())
 }
 

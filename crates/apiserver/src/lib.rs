@@ -30,7 +30,7 @@ mod validate;
 
 pub use api::{Api, DeleteOptions, ListOptions, Page, PatchKind, Propagation, WatchOptions};
 pub use apply::{Applied, ApplyProblem, ApplyReport};
-pub use error::{ApiError, Cause};
+pub use error::{ApiError, Cause, Details};
 pub use kinds::{Kind, Kinds};
 pub use object::ObjectKey;
 pub use server::{ApiServer, Config, ServeHandle, StartError};

@@ -113,7 +113,8 @@ impl FieldRequirement {
         let equal = match object.pointer(&self.pointer) {
             None | Some(Value::Null) => self.value.is_empty() || self.value == "false",
             Some(Value::String(text)) => *text == self.value,
-            Some(other) => other.to_string() == self.value,
+            Some(Value::Bool(truth)) => self.value == if *truth { "true" } else { "false" },
+            Some(_) => false,
         };
         equal == self.equal
     }

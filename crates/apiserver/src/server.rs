@@ -1,10 +1,10 @@
 //! The server as a whole: objects, controllers and listeners.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use crate::allocate::Allocators;
@@ -71,17 +71,17 @@ pub enum StartError {
     },
 }
 
-/// A running server. Dropping it ends its tasks.
+/// A running server. Dropping it ends its controllers, listeners and connections.
 pub struct ApiServer {
     api: Api,
     service: Arc<Service>,
     acceptor: TlsAcceptor,
     ca_pem: String,
     token: String,
-    controllers: JoinHandle<()>,
+    tasks: Mutex<Vec<AbortHandle>>,
 }
 
-/// A listener that is being served. Dropping the handle does not end it; [`ServeHandle::stop`] does.
+/// A listener that is being served. It lives as long as the server, or until [`ServeHandle::stop`].
 pub struct ServeHandle {
     address: SocketAddr,
     task: JoinHandle<()>,
@@ -111,8 +111,9 @@ impl ApiServer {
         let token = config.token.clone().unwrap_or_else(random_token);
         let service = Arc::new(Service::new(api.clone(), token.clone()));
         let controllers = tokio::spawn(Controllers::new(&api, &config).run());
+        let tasks = Mutex::new(vec![controllers.abort_handle()]);
         let acceptor = TlsAcceptor::from(tls.server);
-        Ok(Self { api, service, acceptor, ca_pem: tls.ca_pem, token, controllers })
+        Ok(Self { api, service, acceptor, ca_pem: tls.ca_pem, token, tasks })
     }
 
     /// Serves a listener, which may come from another network namespace. May be called any number of
@@ -125,6 +126,7 @@ impl ApiServer {
         let address = address.map_err(refuse)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(refuse)?;
         let task = tokio::spawn(crate::http::serve(listener, self.acceptor.clone(), self.service.clone()));
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
         Ok(ServeHandle { address, task })
     }
 
@@ -156,7 +158,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.controllers.abort();
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|task| task.abort());
     }
 }
 

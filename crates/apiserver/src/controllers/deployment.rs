@@ -38,7 +38,7 @@ impl Controller for DeploymentController {
         if object::is_deleting(&deployment) {
             return Ok(());
         }
-        let sets = sets_of(api, &deployment)?;
+        let sets = pods::owned(api, &*api.kind("replicasets")?, &deployment);
         let hash = template_hash(&deployment["spec"]["template"]);
         let (new, old): (Vec<_>, Vec<_>) =
             sets.into_iter().partition(|set| object::label(set, HASH) == Some(hash.as_str()));
@@ -51,14 +51,6 @@ impl Controller for DeploymentController {
         }
         pods::write_status(api, "deployments", &deployment, status(&deployment, &new, &old))
     }
-}
-
-fn sets_of(api: &Api, deployment: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
-    let kind = api.kind("replicasets")?;
-    let store = api.lock();
-    let resource = kind.resource();
-    let keys = store.dependents(object::uid(deployment)).into_iter().filter(|(found, _)| *found == resource);
-    Ok(keys.filter_map(|(_, key)| store.get(&kind, &key).cloned()).collect())
 }
 
 /// A short name for the template, from letters that are safe in names.
@@ -95,11 +87,25 @@ fn create_set(api: &Api, deployment: &Value, hash: &str, old: &[Arc<Value>]) -> 
         },
         "spec": {"replicas": replicas, "selector": selector, "template": template},
     });
-    api.create("replicasets", set)?;
+    match api.create("replicasets", set.clone()) {
+        Err(error) if error.reason == "AlreadyExists" => adopt(api, &set, error)?,
+        other => drop(other?),
+    }
     if object::annotation(deployment, REVISION) != Some(&revision.to_string()) {
         note_revision(api, deployment, revision)?;
     }
     Ok(())
+}
+
+/// Takes over the set of that name that nobody controls, as an orphaning deletion leaves it.
+fn adopt(api: &Api, wanted: &Value, taken: ApiError) -> Result<(), ApiError> {
+    let (namespace, name) = (object::namespace(wanted), object::name(wanted));
+    let there = api.get("replicasets", namespace, name)?;
+    if object::controller(&there).is_some() {
+        return Err(taken);
+    }
+    let patch = json!({"metadata": {"ownerReferences": wanted["metadata"]["ownerReferences"]}});
+    api.patch("replicasets", namespace, name, &crate::PatchKind::Merge, &patch).map(|_| ())
 }
 
 fn note_revision(api: &Api, deployment: &Value, revision: i64) -> Result<(), ApiError> {
@@ -145,22 +151,24 @@ fn roll(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]) -> Resul
     let room = (wanted + surge - have_new - total(old)).max(0);
     let next_new = if have_new > wanted { wanted } else { (have_new + room).min(wanted) };
     resize(api, new, next_new)?;
-    shrink_old(api, new, old, wanted - unavailable)
+    let new_unavailable = (next_new - number(new, "/status/availableReplicas").unwrap_or(0)).max(0);
+    // Counted in wanted replicas, because statuses lag behind.
+    let may_end = next_new + total(old) - (wanted - unavailable) - new_unavailable;
+    shrink_old(api, old, may_end)
 }
 
-/// Ends old pods as long as `minimum` stay available; those that are not available go first.
-fn shrink_old(api: &Api, new: &Value, old: &[Arc<Value>], minimum: i64) -> Result<(), ApiError> {
-    let available =
-        number(new, "/status/availableReplicas").unwrap_or(0) + sum(old, "/status/availableReplicas");
-    let mut spare = (available - minimum).max(0);
-    for set in old {
-        let have = number(set, "/spec/replicas").unwrap_or(0);
-        let serving = number(set, "/status/availableReplicas").unwrap_or(0).min(have);
-        let ending = spare.min(serving);
-        spare -= ending;
-        resize(api, set, serving - ending)?;
+/// Ends this many old pods, those that are not available first.
+fn shrink_old(api: &Api, old: &[Arc<Value>], mut may_end: i64) -> Result<(), ApiError> {
+    let mut targets: Vec<i64> = old.iter().map(|set| number(set, "/spec/replicas").unwrap_or(0)).collect();
+    for only_unavailable in [true, false] {
+        for (set, target) in old.iter().zip(&mut targets) {
+            let serving = number(set, "/status/availableReplicas").unwrap_or(0).min(*target);
+            let ending = may_end.clamp(0, if only_unavailable { *target - serving } else { *target });
+            *target -= ending;
+            may_end -= ending;
+        }
     }
-    Ok(())
+    old.iter().zip(targets).try_for_each(|(set, target)| resize(api, set, target))
 }
 
 /// `maxSurge` and `maxUnavailable`: a number or a percentage of the replicas.

@@ -43,12 +43,13 @@ impl Controller for EndpointSliceController {
         }
     }
 
+    /// The slices of a service that is gone are garbage, which is collected elsewhere.
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
-        let have = slices_of(api, key)?;
-        let service = api.get("services", &key.namespace, &key.name).ok().filter(|service| selects(service));
-        let Some(service) = service else {
+        let Ok(service) = api.get("services", &key.namespace, &key.name) else { return Ok(()) };
+        let have = slices_of(api, &service)?;
+        if !selects(&service) {
             return have.iter().try_for_each(|slice| delete(api, slice));
-        };
+        }
         let wanted = wanted(api, &service)?;
         for slice in have.iter().filter(|slice| !wanted.contains_key(&group_of(slice))) {
             delete(api, slice)?;
@@ -79,12 +80,11 @@ fn selects(service: &Value) -> bool {
         && !object::is_deleting(service)
 }
 
-fn slices_of(api: &Api, service: &ObjectKey) -> Result<Vec<Arc<Value>>, ApiError> {
-    let options = ListOptions {
-        labels: format!("{SERVICE_NAME}={},{MANAGED_BY}={MANAGER}", service.name),
-        ..ListOptions::default()
-    };
-    Ok(api.list("endpointslices", Some(&service.namespace), &options)?.items)
+/// The slices that this controller made for the service.
+fn slices_of(api: &Api, service: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
+    let kind = api.kind("endpointslices")?;
+    let owned = pods::owned(api, &kind, service);
+    Ok(owned.into_iter().filter(|slice| object::label(slice, MANAGED_BY) == Some(MANAGER)).collect())
 }
 
 fn delete(api: &Api, slice: &Value) -> Result<(), ApiError> {

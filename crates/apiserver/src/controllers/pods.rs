@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::{DeleteOptions, ListOptions, WriteOptions};
 use crate::object::{self, ObjectKey};
-use crate::{Api, ApiError};
+use crate::{Api, ApiError, Kind};
 
 /// A pod of this owner's template, not yet created.
 pub(super) fn from_template(owner: &Value, api_version: &str, kind: &str) -> Value {
@@ -37,12 +37,16 @@ pub(super) fn delete(api: &Api, pod: &Value) -> Result<(), ApiError> {
 
 /// The pods that this owner controls.
 pub(super) fn owned_by(api: &Api, owner: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
-    let pods = api.kind("pods")?;
+    Ok(owned(api, &*api.kind("pods")?, owner))
+}
+
+/// The objects of a kind that this owner controls.
+pub(super) fn owned(api: &Api, kind: &Kind, owner: &Value) -> Vec<Arc<Value>> {
     let store = api.lock();
-    let resource = pods.resource();
-    let keys = store.dependents(object::uid(owner)).into_iter().filter(|(kind, _)| *kind == resource);
-    let found = keys.filter_map(|(_, key)| store.get(&pods, &key).cloned());
-    Ok(found.filter(|pod| object::is_controlled_by(pod, object::uid(owner))).collect())
+    let resource = kind.resource();
+    let keys = store.dependents(object::uid(owner)).into_iter().filter(|(found, _)| *found == resource);
+    let found = keys.filter_map(|(_, key)| store.get(kind, &key).cloned());
+    found.filter(|one| object::is_controlled_by(one, object::uid(owner))).collect()
 }
 
 /// Whether it runs or will run.

@@ -1,15 +1,17 @@
 //! Requests about objects: which verb it is, what it says, and the answer.
 
+use std::sync::Arc;
+
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::query::Query;
 use super::route::Target;
-use super::{Answer, body, ok, watch};
+use super::{Answer, body, ok, table, watch};
 use crate::api::{DeleteOptions, ListOptions, Page, Propagation, Subresource, WatchOptions, WriteOptions};
 use crate::object::{self, ObjectKey};
-use crate::{Api, ApiError, Kind};
+use crate::{Api, ApiError};
 
 /// The header that lets tests store objects which Kubernetes would have refused.
 const SKIP_VALIDATION: &str = "beeline-lab-skip-validation";
@@ -56,7 +58,7 @@ impl Request<'_> {
         let kind = &self.target.kind;
         match *method {
             Method::GET if self.query.truth("watch") => Ok(self.watch(&key.name)),
-            Method::GET => Ok(ok(Value::clone(&*self.api.get_of(kind, key)?))),
+            Method::GET => Ok(object_answer(self.api.get_of(kind, key)?)),
             Method::PUT => self.update(Subresource::None, key),
             Method::PATCH => self.patch(Subresource::None, key),
             Method::DELETE => self.delete(key),
@@ -68,7 +70,7 @@ impl Request<'_> {
         let kind = &self.target.kind;
         match (part, method) {
             ("status", _) if !kind.status => Err(ApiError::no_such_path()),
-            ("status", &Method::GET) => Ok(ok(Value::clone(&*self.api.get_of(kind, key)?))),
+            ("status", &Method::GET) => Ok(object_answer(self.api.get_of(kind, key)?)),
             ("status", &Method::PUT) => self.update(Subresource::Status, key),
             ("status", &Method::PATCH) => self.patch(Subresource::Status, key),
             ("scale", _) if !kind.scale => Err(ApiError::no_such_path()),
@@ -94,7 +96,7 @@ impl Request<'_> {
     fn list(&self) -> Result<Answer, ApiError> {
         let page =
             self.api.list_of(&self.target.kind, self.target.namespace.as_deref(), &self.list_options())?;
-        Ok(ok(list_value(&self.target.kind, page)))
+        Ok(Answer::Page(self.target.kind.clone(), page))
     }
 
     fn list_options(&self) -> ListOptions {
@@ -112,7 +114,10 @@ impl Request<'_> {
             self.api.watch_of(&self.target.kind, self.target.namespace.as_deref(), &options)
         });
         Answer::Stream(match watch {
-            Ok(watch) => watch::stream(watch, self.query.number("timeoutSeconds"), bookmarks),
+            Ok(watch) => {
+                let table = table::is_wanted(self.headers).then(|| self.target.kind.clone());
+                watch::stream(watch, self.query.number("timeoutSeconds"), bookmarks, table)
+            }
             Err(error) => watch::refusal(&error),
         })
     }
@@ -145,14 +150,14 @@ impl Request<'_> {
             return Err(ApiError::method_not_allowed());
         }
         let created = self.api.create_of(kind, object, &self.write_options()?)?;
-        Ok(Answer::Json(StatusCode::CREATED, Value::clone(&created)))
+        Ok(Answer::Object(StatusCode::CREATED, created))
     }
 
     fn update(&self, subresource: Subresource, key: &ObjectKey) -> Result<Answer, ApiError> {
         let mut object = body::object(self.headers, self.body)?;
         self.place(&mut object, Some(&key.name))?;
         let updated = self.api.update_of(&self.target.kind, subresource, object, &self.write_options()?)?;
-        Ok(ok(Value::clone(&updated)))
+        Ok(object_answer(updated))
     }
 
     fn patch(&self, subresource: Subresource, key: &ObjectKey) -> Result<Answer, ApiError> {
@@ -161,13 +166,13 @@ impl Request<'_> {
         let (object, created) =
             self.api.patch_of(&self.target.kind, subresource, key, &language, &change, &options)?;
         let code = if created { StatusCode::CREATED } else { StatusCode::OK };
-        Ok(Answer::Json(code, Value::clone(&object)))
+        Ok(Answer::Object(code, object))
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<Answer, ApiError> {
         let deleted = self.api.delete_of(&self.target.kind, key, &self.delete_options()?)?;
         if !deleted.gone {
-            return Ok(ok(Value::clone(&deleted.object)));
+            return Ok(object_answer(deleted.object));
         }
         let (kind, uid) = (&self.target.kind, object::uid(&deleted.object));
         let details = json!({"name": key.name, "group": kind.group, "kind": kind.plural, "uid": uid});
@@ -183,7 +188,7 @@ impl Request<'_> {
             self.api.delete_collection(kind, namespace, &self.list_options(), &self.delete_options()?)?;
         let page =
             Page { items, revision: self.api.revision(), continue_token: String::new(), remaining: None };
-        Ok(ok(list_value(kind, page)))
+        Ok(Answer::Page(kind.clone(), page))
     }
 
     fn bind(&self, key: &ObjectKey) -> Result<Answer, ApiError> {
@@ -263,14 +268,6 @@ fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }
 
-fn list_value(kind: &Kind, page: Page) -> Value {
-    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
-    if !page.continue_token.is_empty() {
-        metadata["continue"] = json!(page.continue_token);
-    }
-    if let Some(remaining) = page.remaining {
-        metadata["remainingItemCount"] = json!(remaining);
-    }
-    let items: Vec<Value> = page.items.iter().map(|item| Value::clone(item)).collect();
-    json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": metadata, "items": items})
+fn object_answer(object: Arc<Value>) -> Answer {
+    Answer::Object(StatusCode::OK, object)
 }

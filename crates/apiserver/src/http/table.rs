@@ -1,11 +1,13 @@
 //! Tables, as kubectl prints them: name and age, and a few columns for the kinds people look at.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use http::header::ACCEPT;
 use serde_json::{Value, json};
 
-use crate::Api;
 use crate::object::{self, items, number, strings, text};
+use crate::{Kind, Kinds, Page};
 
 /// Whether the client prefers a table.
 pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
@@ -14,18 +16,30 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
     first.contains("as=Table") && first.contains("application/json") && first.contains("g=meta.k8s.io")
 }
 
-/// The value as a table, or itself where it is not an object or list of a served kind.
-pub(super) fn of(api: &Api, value: Value) -> Value {
-    let kind_name = text(&value, "/kind").to_owned();
-    let single = kind_name.strip_suffix("List").filter(|_| value["items"].is_array());
-    let kind = api.kinds().by_type(text(&value, "/apiVersion"), single.unwrap_or(&kind_name));
-    let Some(kind) = kind else { return value };
+/// One object as a table; itself where its kind is not served.
+pub(super) fn of_object(kinds: &Kinds, object: &Value) -> Value {
+    match kinds.by_type(text(object, "/apiVersion"), text(object, "/kind")) {
+        Some(kind) => of_one(kind, object),
+        None => object.clone(),
+    }
+}
+
+/// One object of this kind as a table.
+pub(super) fn of_one(kind: &Kind, object: &Value) -> Value {
+    of_objects(kind, [object], json!({"resourceVersion": object["metadata"]["resourceVersion"]}))
+}
+
+/// A list as a table.
+pub(super) fn of_page(kind: &Kind, page: &Page) -> Value {
+    of_objects(kind, page.items.iter().map(Arc::as_ref), super::page::metadata(page))
+}
+
+fn of_objects<'a>(kind: &Kind, objects: impl IntoIterator<Item = &'a Value>, metadata: Value) -> Value {
     let columns = columns(&kind.kind);
-    let objects = if single.is_some() { items(&value, "/items").to_vec() } else { vec![value.clone()] };
     let rows: Vec<Value> = objects.into_iter().map(|object| row(&columns, object)).collect();
     let definitions: Vec<Value> = columns.iter().map(|column| definition(column.name)).collect();
     json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": table_metadata(&value, single.is_some()),
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": definitions, "rows": rows,
     })
 }
@@ -35,21 +49,13 @@ struct Column {
     cell: fn(&Value) -> Value,
 }
 
-fn table_metadata(value: &Value, is_list: bool) -> Value {
-    if is_list {
-        value["metadata"].clone()
-    } else {
-        json!({"resourceVersion": value["metadata"]["resourceVersion"]})
-    }
-}
-
 fn definition(name: &str) -> Value {
     let format = if name == "Name" { "name" } else { "" };
     json!({"name": name, "type": "string", "format": format, "description": "", "priority": 0})
 }
 
-fn row(columns: &[Column], object: Value) -> Value {
-    let cells: Vec<Value> = columns.iter().map(|column| (column.cell)(&object)).collect();
+fn row(columns: &[Column], object: &Value) -> Value {
+    let cells: Vec<Value> = columns.iter().map(|column| (column.cell)(object)).collect();
     let partial = json!({
         "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"],
     });

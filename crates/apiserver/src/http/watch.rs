@@ -1,6 +1,7 @@
 //! A watch as a stream of JSON lines.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,9 +11,9 @@ use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Body;
-use crate::ApiError;
-use crate::store::{Watch, WatchEvent};
+use super::{Body, table};
+use crate::store::{EventKind, Watch, WatchEvent};
+use crate::{ApiError, Kind};
 
 /// A watch that names no end gets one after this time.
 const TIMEOUT: Duration = Duration::from_secs(3600);
@@ -20,10 +21,16 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 /// Events that are ready together travel in one frame of about this size.
 const FRAME_BYTES: usize = 32 * 1024;
 
-pub(super) fn stream(watch: Watch, timeout_seconds: Option<u64>, bookmarks: bool) -> Body {
+/// With a kind in `table`, objects travel as tables of one row.
+pub(super) fn stream(
+    watch: Watch,
+    timeout_seconds: Option<u64>,
+    bookmarks: bool,
+    table: Option<Arc<Kind>>,
+) -> Body {
     let timeout =
         timeout_seconds.filter(|seconds| *seconds > 0).map_or(TIMEOUT, Duration::from_secs).min(TIMEOUT);
-    let state = State { watch, end: Instant::now() + timeout, bookmarks, ended: false };
+    let state = State { watch, end: Instant::now() + timeout, bookmarks, table, ended: false };
     let frames = stream::unfold(state, |mut state| async move {
         let bytes = state.next_frame().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), state))
@@ -35,6 +42,7 @@ struct State {
     watch: Watch,
     end: Instant,
     bookmarks: bool,
+    table: Option<Arc<Kind>>,
     ended: bool,
 }
 
@@ -48,7 +56,7 @@ impl State {
             Err(_) => return self.last_frame(),
             Ok(Err(error)) => self.fail(&error, &mut lines),
             Ok(Ok(event)) => {
-                write_event(&event, &mut lines);
+                self.write_event(&event, &mut lines);
                 self.add_ready(&mut lines);
             }
         }
@@ -58,7 +66,7 @@ impl State {
     fn add_ready(&mut self, lines: &mut Vec<u8>) {
         while lines.len() < FRAME_BYTES && !self.ended {
             match self.watch.try_next() {
-                Ok(Some(event)) => write_event(&event, lines),
+                Ok(Some(event)) => self.write_event(&event, lines),
                 Ok(None) => return,
                 Err(error) => self.fail(&error, lines),
             }
@@ -70,19 +78,24 @@ impl State {
         self.ended = true;
         let mut lines = Vec::new();
         if self.bookmarks {
-            write_event(&self.watch.bookmark(), &mut lines);
+            self.write_event(&self.watch.bookmark(), &mut lines);
         }
         (!lines.is_empty()).then(|| Bytes::from(lines))
+    }
+
+    fn write_event(&self, event: &WatchEvent, lines: &mut Vec<u8>) {
+        match &self.table {
+            Some(kind) if event.kind != EventKind::Bookmark => {
+                write_line(event.kind.word(), &table::of_one(kind, &event.object), lines);
+            }
+            _ => write_line(event.kind.word(), &event.object, lines),
+        }
     }
 
     fn fail(&mut self, error: &ApiError, lines: &mut Vec<u8>) {
         self.ended = true;
         write_line("ERROR", &error.to_status(), lines);
     }
-}
-
-fn write_event(event: &WatchEvent, lines: &mut Vec<u8>) {
-    write_line(event.kind.word(), &event.object, lines);
 }
 
 fn write_line(word: &str, object: &Value, lines: &mut Vec<u8>) {

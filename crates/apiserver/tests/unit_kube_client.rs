@@ -1,0 +1,364 @@
+//! What a real Kubernetes client sees of the server, over TLS on loopback.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::time::{Duration, Instant};
+
+use beeline_apiserver::{ApiServer, Config};
+use futures::{StreamExt, TryStreamExt, pin_mut};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Status;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+
+struct Lab {
+    server: ApiServer,
+    client: Client,
+    kubeconfig: String,
+}
+
+async fn lab() -> Lab {
+    lab_with(Config::default(), "127.0.0.1:0").await
+}
+
+async fn lab_with(config: Config, address: &str) -> Lab {
+    let server = ApiServer::start(config).unwrap();
+    let handle = server.serve(std::net::TcpListener::bind(address).unwrap()).unwrap();
+    let kubeconfig = server.kubeconfig(&format!("https://{}", handle.address()));
+    let client = client(&kubeconfig).await;
+    Lab { server, client, kubeconfig }
+}
+
+async fn client(kubeconfig: &str) -> Client {
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    Client::try_from(config).unwrap()
+}
+
+fn map(name: &str, value: &str) -> ConfigMap {
+    serde_json::from_value(json!({"metadata": {"name": name}, "data": {"key": value}})).unwrap()
+}
+
+fn status(error: kube::Error) -> Status {
+    match error {
+        kube::Error::Api(status) => *status,
+        other => panic!("not an answer of the API: {other:?}"),
+    }
+}
+
+/// The next events of a watcher as short lines.
+async fn lines(
+    stream: &mut (impl StreamExt<Item = watcher::Result<Event<ConfigMap>>> + Unpin),
+    count: usize,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    while lines.len() < count {
+        let event =
+            tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("an event").unwrap();
+        lines.push(match event.unwrap() {
+            Event::Init => "init".to_owned(),
+            Event::InitApply(map) => format!("init {} {}", map.name_any(), map.data.unwrap()["key"]),
+            Event::InitDone => "done".to_owned(),
+            Event::Apply(map) => format!("apply {} {}", map.name_any(), map.data.unwrap()["key"]),
+            Event::Delete(map) => format!("delete {}", map.name_any()),
+        });
+    }
+    lines
+}
+
+async fn check_watcher(config: watcher::Config, begin: &[&str]) {
+    let lab = lab().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(lab.client.clone());
+    for name in ["a", "b", "c"] {
+        maps.create(&PostParams::default(), &map(name, "1")).await.unwrap();
+    }
+    let stream = watcher(maps.clone(), config);
+    pin_mut!(stream);
+    let mut expected = begin.to_vec();
+    expected.extend(["init a 1", "init b 1", "init c 1", "done"]);
+    assert_eq!(lines(&mut stream, expected.len()).await, expected);
+    maps.patch("a", &PatchParams::default(), &Patch::Merge(json!({"data": {"key": "2"}}))).await.unwrap();
+    maps.create(&PostParams::default(), &map("d", "1")).await.unwrap();
+    maps.delete("b", &DeleteParams::default()).await.unwrap();
+    assert_eq!(lines(&mut stream, 3).await, ["apply a 2", "apply d 1", "delete b"]);
+}
+
+#[tokio::test]
+async fn unit_a_watcher_lists_in_pages_and_follows() {
+    check_watcher(watcher::Config::default().page_size(2), &["init"]).await;
+}
+
+/// The client sends no `Init` of its own where the list is a stream.
+#[tokio::test]
+async fn unit_a_watcher_streams_its_list_and_follows() {
+    check_watcher(watcher::Config::default().streaming_lists(), &[]).await;
+}
+
+#[tokio::test]
+async fn unit_a_watch_from_forgotten_history_is_gone_and_the_watcher_recovers() {
+    let lab = lab_with(Config { log_max: 4, ..Config::default() }, "127.0.0.1:0").await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(lab.client.clone());
+    let old = maps.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    for index in 0..10 {
+        maps.create(&PostParams::default(), &map(&format!("m{index}"), "1")).await.unwrap();
+    }
+    for version in [old.as_str(), "1", "99999999999999999"] {
+        let mut watch = maps.watch(&WatchParams::default(), version).await.unwrap().boxed();
+        match watch.try_next().await.unwrap() {
+            Some(WatchEvent::Error(status)) => {
+                assert_eq!((status.code, status.reason.as_str()), (410, "Expired"))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut config = watcher::Config::default().fields("metadata.name=m1");
+    config.timeout = Some(1);
+    let stream = watcher(maps.clone(), config);
+    pin_mut!(stream);
+    assert_eq!(lines(&mut stream, 3).await, ["init", "init m1 1", "done"]);
+    lab.server.api().compact();
+    maps.patch("m1", &PatchParams::default(), &Patch::Merge(json!({"data": {"key": "2"}}))).await.unwrap();
+    let after = lines(&mut stream, 1).await;
+    assert!(after == ["apply m1 2"] || after == ["init"], "{after:?}");
+}
+
+#[tokio::test]
+async fn unit_stale_updates_conflict_and_fresh_ones_do_not() {
+    let lab = lab().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(lab.client.clone());
+    let first = maps.create(&PostParams::default(), &map("a", "1")).await.unwrap();
+    let mut second = first.clone();
+    second.data.as_mut().unwrap().insert("key".to_owned(), "2".to_owned());
+    let second = maps.replace("a", &PostParams::default(), &second).await.unwrap();
+    assert_ne!(first.resource_version(), second.resource_version());
+    let error = status(maps.replace("a", &PostParams::default(), &first).await.unwrap_err());
+    assert_eq!((error.code, error.reason.as_str()), (409, "Conflict"));
+    let same = maps.replace("a", &PostParams::default(), &second).await.unwrap();
+    assert_eq!(same.resource_version(), second.resource_version(), "nothing changed, so no new revision");
+    let again = status(maps.create(&PostParams::default(), &map("a", "1")).await.unwrap_err());
+    assert_eq!((again.code, again.reason.as_str()), (409, "AlreadyExists"));
+}
+
+#[tokio::test]
+async fn unit_wrong_tokens_and_unknown_authorities_are_refused() {
+    let lab = lab().await;
+    let wrong = lab.kubeconfig.replace(lab.server.token(), "wrong");
+    let maps: Api<ConfigMap> = Api::default_namespaced(client(&wrong).await);
+    assert_eq!(status(maps.list(&ListParams::default()).await.unwrap_err()).code, 401);
+
+    let other = lab_with(Config::default(), "127.0.0.1:0").await;
+    let authority = |text: &str| {
+        text.lines().find(|line| line.contains("certificate-authority-data")).unwrap().to_owned()
+    };
+    let foreign = lab.kubeconfig.replace(&authority(&lab.kubeconfig), &authority(&other.kubeconfig));
+    let maps: Api<ConfigMap> = Api::default_namespaced(client(&foreign).await);
+    assert!(matches!(
+        maps.list(&ListParams::default()).await,
+        Err(kube::Error::HyperError(_) | kube::Error::Service(_))
+    ));
+}
+
+#[tokio::test]
+async fn unit_the_certificate_holds_for_ipv6_and_given_addresses() {
+    let lab = lab_with(Config::default(), "[::1]:0").await;
+    assert_eq!(lab.client.apiserver_version().await.unwrap().major, "1");
+    let config = Config { control_plane_addresses: vec!["127.0.0.2".parse().unwrap()], ..Config::default() };
+    let lab = lab_with(config, "127.0.0.2:0").await;
+    assert_eq!(lab.client.apiserver_version().await.unwrap().major, "1");
+}
+
+#[tokio::test]
+async fn unit_invalid_objects_are_refused_by_field_unless_a_test_insists() {
+    let lab = lab().await;
+    let slices: Api<EndpointSlice> = Api::default_namespaced(lab.client.clone());
+    let broken = json!({
+        "metadata": {"name": "broken"}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.300"]}],
+    });
+    let slice: EndpointSlice = serde_json::from_value(broken.clone()).unwrap();
+    let error = status(slices.create(&PostParams::default(), &slice).await.unwrap_err());
+    assert_eq!((error.code, error.reason.as_str()), (422, "Invalid"));
+    assert_eq!(error.details.unwrap().causes[0].field, "endpoints[0].addresses[0]");
+
+    let request = http::Request::post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices")
+        .header("content-type", "application/json")
+        .header("Beeline-Lab-Skip-Validation", "true")
+        .body(serde_json::to_vec(&broken).unwrap())
+        .unwrap();
+    let stored: EndpointSlice = lab.client.request(request).await.unwrap();
+    assert_eq!(stored.endpoints.unwrap()[0].addresses, ["10.0.0.300"]);
+    assert!(slices.get("broken").await.is_ok());
+}
+
+#[tokio::test]
+async fn unit_bad_requests_get_a_status() {
+    let lab = lab().await;
+    let send = async |method: &str, path: &str, kind: &str, body: Vec<u8>| {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", kind)
+            .body(body)
+            .unwrap();
+        match lab.client.request::<Value>(request).await {
+            Ok(_) => 200,
+            Err(error) => status(error).code,
+        }
+    };
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let json = "application/json";
+    assert_eq!(send("POST", maps, json, b"{".to_vec()).await, 400);
+    assert_eq!(send("POST", maps, json, b"[]".to_vec()).await, 400);
+    assert_eq!(send("POST", maps, json, br#"{"kind":"Pod","metadata":{"name":"a"}}"#.to_vec()).await, 400);
+    assert_eq!(send("POST", maps, json, br#"{"metadata":{"name":"a"},"data":{"a":1}}"#.to_vec()).await, 400);
+    assert_eq!(send("POST", maps, json, br#"{"metadata":{"name":"A"}}"#.to_vec()).await, 422);
+    assert_eq!(send("POST", maps, json, br#"{}"#.to_vec()).await, 422);
+    assert_eq!(send("POST", maps, "application/vnd.kubernetes.protobuf", b"k8s".to_vec()).await, 415);
+    assert_eq!(send("POST", maps, json, vec![b' '; 3 * 1024 * 1024 + 1]).await, 413);
+    assert_eq!(send("PUT", maps, json, b"{}".to_vec()).await, 405);
+    assert_eq!(send("GET", "/api/v1/namespaces/default/nothings", json, Vec::new()).await, 404);
+    assert_eq!(send("GET", &format!("{maps}/none"), json, Vec::new()).await, 404);
+    assert_eq!(send("GET", &format!("{maps}?labelSelector=a%20b"), json, Vec::new()).await, 400);
+    assert_eq!(
+        send("POST", "/api/v1/namespaces/none/configmaps", json, br#"{"metadata":{"name":"a"}}"#.to_vec())
+            .await,
+        404
+    );
+}
+
+#[tokio::test]
+async fn unit_patches_of_every_language_are_understood() {
+    let lab = lab().await;
+    let services: Api<Service> = Api::default_namespaced(lab.client.clone());
+    let apply = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "labels": {"a": "1"}},
+        "spec": {"ipFamilyPolicy": "PreferDualStack", "ports": [{"name": "x", "port": 80}]},
+    });
+    let manager = PatchParams::apply("test").force();
+    let first = services.patch("web", &manager, &Patch::Apply(&apply)).await.unwrap();
+    let addresses = first.spec.as_ref().unwrap().cluster_ips.clone().unwrap();
+    assert_eq!(addresses.len(), 2);
+    let again = services.patch("web", &manager, &Patch::Apply(&apply)).await.unwrap();
+    assert_eq!(again.resource_version(), first.resource_version());
+
+    let strategic = json!({"spec": {"ports": [{"port": 81, "name": "y"}]}});
+    let two = services.patch("web", &PatchParams::default(), &Patch::Strategic(strategic)).await.unwrap();
+    assert_eq!(two.spec.as_ref().unwrap().ports.as_ref().unwrap().len(), 2);
+    assert_eq!(two.spec.unwrap().cluster_ips.unwrap(), addresses);
+
+    let json_patch: json_patch::Patch =
+        serde_json::from_value(json!([{"op": "remove", "path": "/spec/ports/1"}])).unwrap();
+    let one = services.patch("web", &PatchParams::default(), &Patch::Json::<()>(json_patch)).await.unwrap();
+    assert_eq!(one.spec.unwrap().ports.unwrap().len(), 1);
+
+    let without = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"ipFamilyPolicy": "PreferDualStack", "ports": [{"name": "x", "port": 80}]},
+    });
+    let bare = services.patch("web", &manager, &Patch::Apply(&without)).await.unwrap();
+    assert!(bare.metadata.labels.is_none_or(|labels| labels.is_empty()), "the label was this manager's");
+}
+
+#[tokio::test]
+async fn unit_status_and_scale_are_apart_from_the_spec() {
+    let lab = lab().await;
+    let nodes: Api<Node> = Api::all(lab.client.clone());
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": "node-1"}})).unwrap();
+    nodes.create(&PostParams::default(), &node).await.unwrap();
+    let change = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}, "spec": {"unschedulable": true}});
+    let node = nodes.patch_status("node-1", &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
+    assert_eq!(node.status.unwrap().conditions.unwrap()[0].status, "True");
+    assert!(
+        node.spec.is_none_or(|spec| spec.unschedulable.is_none()),
+        "a status patch leaves the spec alone"
+    );
+
+    let deployments: Api<Deployment> = Api::default_namespaced(lab.client.clone());
+    let deployment: Deployment = serde_json::from_value(json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}},
+        },
+    }))
+    .unwrap();
+    deployments.create(&PostParams::default(), &deployment).await.unwrap();
+    let scale = json!({"spec": {"replicas": 3}});
+    deployments.patch_scale("web", &PatchParams::default(), &Patch::Merge(&scale)).await.unwrap();
+    assert_eq!(deployments.get_scale("web").await.unwrap().spec.unwrap().replicas, Some(3));
+    let pods: Api<Pod> = Api::default_namespaced(lab.client.clone());
+    let end = Instant::now() + Duration::from_secs(10);
+    while pods.list(&ListParams::default().labels("app=web")).await.unwrap().items.len() != 3 {
+        assert!(Instant::now() < end, "three pods should have been made");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let bound = pods.list(&ListParams::default().fields("spec.nodeName=node-1")).await.unwrap().items.len();
+    assert!(bound <= 3);
+}
+
+#[tokio::test]
+async fn unit_running_pods_end_gracefully_and_finalizers_hold() {
+    let lab = lab().await;
+    let pods: Api<Pod> = Api::default_namespaced(lab.client.clone());
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "web"},
+        "spec": {"nodeName": "node-1", "terminationGracePeriodSeconds": 7, "containers": [{"name": "a", "image": "b"}]},
+    }))
+    .unwrap();
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+    let ending =
+        pods.delete("web", &DeleteParams::default()).await.unwrap().left().expect("the pod, still there");
+    assert_eq!(ending.metadata.deletion_grace_period_seconds, Some(7));
+    assert!(ending.metadata.deletion_timestamp.is_some());
+    pods.delete("web", &DeleteParams::default().grace_period(0)).await.unwrap();
+    assert_eq!(status(pods.get("web").await.unwrap_err()).code, 404);
+
+    let maps: Api<ConfigMap> = Api::default_namespaced(lab.client.clone());
+    let mut held = map("held", "1");
+    held.finalizers_mut().push("example.com/hold".to_owned());
+    maps.create(&PostParams::default(), &held).await.unwrap();
+    assert!(maps.delete("held", &DeleteParams::default()).await.unwrap().is_left());
+    let release = json!({"metadata": {"finalizers": null}});
+    maps.patch("held", &PatchParams::default(), &Patch::Merge(release)).await.unwrap();
+    assert_eq!(status(maps.get("held").await.unwrap_err()).code, 404);
+
+    let namespaces: Api<Namespace> = Api::all(lab.client.clone());
+    assert_eq!(namespaces.list(&ListParams::default()).await.unwrap().items.len(), 4);
+}
+
+#[tokio::test]
+async fn unit_discovery_shows_what_is_served() {
+    let lab = lab().await;
+    let groups: Vec<String> =
+        lab.client.list_api_groups().await.unwrap().groups.into_iter().map(|group| group.name).collect();
+    assert_eq!(groups, ["apps", "discovery.k8s.io", "coordination.k8s.io", "events.k8s.io"]);
+    let core = lab.client.list_core_api_resources("v1").await.unwrap();
+    assert!(core.resources.iter().any(|resource| resource.name == "pods/status"));
+    let discovery = kube::Discovery::new(lab.client.clone()).run().await.unwrap();
+    assert!(discovery.has_group("apps"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unit_writes_do_not_wait_for_watchers_that_do_not_read() {
+    let lab = lab().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(lab.client.clone());
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        stuck.push(maps.watch(&WatchParams::default(), "0").await.unwrap().boxed());
+    }
+    maps.create(&PostParams::default(), &map("big", "1")).await.unwrap();
+    let started = Instant::now();
+    for index in 0..200 {
+        let value = format!("{index}{}", "x".repeat(100_000));
+        maps.patch("big", &PatchParams::default(), &Patch::Merge(json!({"data": {"key": value}})))
+            .await
+            .unwrap();
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    drop(stuck);
+}
