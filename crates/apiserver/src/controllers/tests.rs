@@ -356,3 +356,33 @@ fn unit_pods_of_a_node_that_is_gone_are_removed() {
     let nodes: Vec<Value> = pods(&api).iter().map(|pod| pod["spec"]["nodeName"].clone()).collect();
     assert_eq!(nodes, vec![json!("node-2"); 2]);
 }
+
+#[test]
+fn unit_thousands_of_services_cost_their_own_changes_only() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    for index in 0..100 {
+        let spec = json!({"nodeName": "node-1", "containers": [{"name": "a", "image": "b"}]});
+        let labels = json!({"app": format!("a{index}")});
+        api.create(
+            "pods",
+            json!({"metadata": {"name": format!("p{index}"), "labels": labels}, "spec": spec}),
+        )
+        .unwrap();
+    }
+    controllers.settle();
+    let started = std::time::Instant::now();
+    for index in 0..5000 {
+        let spec = json!({"selector": {"app": format!("a{}", index % 100)}, "ports": [{"port": 80}]});
+        api.create("services", json!({"metadata": {"name": format!("s{index}")}, "spec": spec})).unwrap();
+    }
+    let created = started.elapsed();
+    controllers.settle();
+    let settled = started.elapsed();
+    let status = json!({"status": {"phase": "Running", "podIP": "10.244.1.9", "conditions": [{"type": "Ready", "status": "True"}]}});
+    api.patch_status("pods", "default", "p7", &PatchKind::Merge, &status).unwrap();
+    controllers.settle();
+    println!("created {created:?}, settled {settled:?}, one pod {:?}", started.elapsed() - settled);
+    assert_eq!(object::items(&slices(&api, "s107")[0], "/endpoints").len(), 1);
+    assert!(started.elapsed() < std::time::Duration::from_secs(30), "{:?}", started.elapsed());
+}
