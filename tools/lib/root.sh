@@ -36,6 +36,6 @@ ask_for_root() {
         echo "Root is needed for ${root_reason}; cargo runs as $(id -un)."
         sudo -v || stop "sudo did not give root" "Run as root, or as a user who may use sudo."
     fi
-    while sleep 50 && kill -0 $$ 2>/dev/null; do sudo -n true 2>/dev/null || exit 0; done &
+    while sleep 50 && kill -0 $$ 2>/dev/null; do sudo -n true || exit 0; done </dev/null >/dev/null 2>&1 &
     sudo_keeper=$!
 }

@@ -13,26 +13,38 @@ stop() {
 
 # step NAME COMMAND...: runs COMMAND with its output in a log.
 step() {
-    local name=$1 log started pid status=0
+    local name=$1 log started status ticker=''
     shift
     steps_done=$((steps_done + 1))
     mkdir -p "$logs"
     log=$logs/$steps_done-${name// /-}.log
     started=$SECONDS
-    # Functions run in a subshell of their own: `set -e` would not hold inside
-    # a condition.
-    (set -e && "$@") >"$log" 2>&1 </dev/null &
-    pid=$!
     if [ -t 1 ]; then
-        while kill -0 $pid 2>/dev/null; do
-            printf '\r%s' "$(step_line "$name" "$started")"
-            sleep 0.2
-        done
-        printf '\r'
+        tick "$name" "$started" &
+        ticker=$!
     fi
-    wait $pid || status=$?
+    # A subshell of its own, and not inside a condition: else `set -e` would
+    # not hold in it.
+    set +e
+    (set -e && "$@") >"$log" 2>&1 </dev/null
+    status=$?
+    set -e
+    [ -z "$ticker" ] || stop_ticking "$ticker"
     step_line "$name" "$started"
     [ $status -eq 0 ] || step_failed "$name" "$log"
+}
+
+tick() {
+    while kill -0 $$ 2>/dev/null; do
+        printf '\r%s' "$(step_line "$1" "$2")"
+        sleep 0.2
+    done
+}
+
+stop_ticking() {
+    kill "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+    printf '\r'
 }
 
 step_line() {
