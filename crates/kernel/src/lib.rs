@@ -1,1 +1,10 @@
 //! The only room that makes networking system calls.
+//!
+//! Blocking throughout: a caller that must not wait uses a thread. Modules
+//! are named after what they touch.
+
+pub mod bpffs;
+pub mod cgroup;
+pub mod netlink;
+pub mod netns;
+pub mod sysctl;

@@ -1,0 +1,180 @@
+//! cgroup2: found by the type of the mount, never by its path.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+/// How long [`kill`] and [`remove`] wait for processes to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a cgroup could not be used.
+#[derive(Debug, Error)]
+pub enum CgroupError {
+    /// A file operation failed.
+    #[error("cannot {operation} cgroup {}: {source}", path.display())]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No cgroup2 is mounted.
+    #[error("no cgroup2 file system is mounted: mount one (mount -t cgroup2 none DIRECTORY)")]
+    NotMounted,
+    /// Killed processes stay.
+    #[error("processes of cgroup {} did not end within {} s", path.display(), PATIENCE.as_secs())]
+    Busy {
+        /// The cgroup.
+        path: PathBuf,
+    },
+}
+
+/// Where cgroup2 is mounted (the first such mount that shows the root of its hierarchy).
+pub fn find_mount() -> Result<PathBuf, CgroupError> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(failed("read the mount table for", Path::new("/proc/self/mountinfo")))?;
+    find_in(&table).ok_or(CgroupError::NotMounted)
+}
+
+/// Mounts a cgroup2 file system on a directory, which is created.
+pub fn mount_at(path: &Path) -> Result<(), CgroupError> {
+    use nix::mount::{MsFlags, mount};
+    std::fs::create_dir_all(path).map_err(failed("create the mount point of", path))?;
+    mount(Some("none"), path, Some("cgroup2"), MsFlags::empty(), None::<&str>)
+        .map_err(|errno| failed("mount", path)(errno.into()))
+}
+
+/// Makes a cgroup and those above it. Existing ones stay.
+pub fn create(path: &Path) -> Result<(), CgroupError> {
+    std::fs::create_dir_all(path).map_err(failed("create", path))
+}
+
+/// Moves a process (all its threads) into the cgroup; 0 is the caller.
+pub fn add(path: &Path, pid: u32) -> Result<(), CgroupError> {
+    std::fs::write(path.join("cgroup.procs"), pid.to_string()).map_err(failed("add a process to", path))
+}
+
+/// The processes of the cgroup and of all below it.
+pub fn processes(path: &Path) -> Result<Vec<u32>, CgroupError> {
+    let mut found = Vec::new();
+    for cgroup in tree(path)? {
+        let text = match std::fs::read_to_string(cgroup.join("cgroup.procs")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(failed("read the processes of", &cgroup))?,
+        };
+        found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    }
+    Ok(found)
+}
+
+/// Ends every process of the cgroup and of all below it with SIGKILL, and
+/// waits until they are gone. A cgroup that does not exist is no error.
+pub fn kill(path: &Path) -> Result<(), CgroupError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = processes(path)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(CgroupError::Busy { path: path.to_owned() });
+        }
+        // cgroup.kill exists since Linux 5.14; a mount without it gets one
+        // signal per process, again until none is left.
+        if std::fs::write(path.join("cgroup.kill"), "1").is_err() {
+            signal_each(&left);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Ends what runs in the cgroup and removes it with all below it. One that
+/// does not exist is no error.
+pub fn remove(path: &Path) -> Result<(), CgroupError> {
+    kill(path)?;
+    let deadline = Instant::now() + PATIENCE;
+    for cgroup in tree(path)?.into_iter().rev() {
+        remove_one(&cgroup, deadline)?;
+    }
+    Ok(())
+}
+
+fn remove_one(cgroup: &Path, deadline: Instant) -> Result<(), CgroupError> {
+    loop {
+        match std::fs::remove_dir(cgroup) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Zombies keep it busy until they are reaped.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(failed("remove", cgroup)(error)),
+        }
+    }
+}
+
+fn signal_each(pids: &[u32]) {
+    use nix::sys::signal::{Signal, kill};
+    for pid in pids {
+        if let Ok(pid) = i32::try_from(*pid) {
+            // One that has just ended is what we want.
+            let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// The cgroup and all below it, parents first. Empty if there is none.
+fn tree(path: &Path) -> Result<Vec<PathBuf>, CgroupError> {
+    let mut found = Vec::new();
+    let mut pending = vec![path.to_owned()];
+    while let Some(directory) = pending.pop() {
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(failed("list", &directory))?,
+        };
+        let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        pending.extend(below.map(|entry| entry.path()));
+        found.push(directory);
+    }
+    Ok(found)
+}
+
+/// A line is `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [FIELDS] - TYPE SOURCE SUPER`.
+fn find_in(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let kind = after.split(' ').next()?;
+        (kind == "cgroup2" && root == "/").then(|| PathBuf::from(unescape(point)))
+    })
+}
+
+/// The kernel writes space, tab, newline and backslash as `\ooo`.
+fn unescape(field: &str) -> String {
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::System { operation, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_the_mount_is_found_by_type_wherever_it_is() {
+        let hybrid = "25 20 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                      26 25 0:23 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                      36 25 0:33 /sub /part rw shared:9 - cgroup2 cgroup2 rw\n\
+                      37 25 0:33 / /sys/fs/cg\\040two rw shared:9 master:1 - cgroup2 cgroup2 rw\n";
+        assert_eq!(find_in(hybrid), Some(PathBuf::from("/sys/fs/cg two")));
+        assert_eq!(find_in("25 20 0:22 / /x rw - tmpfs cgroup2 rw\n"), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! Kernel settings by their dotted names, in the network namespace of the
+//! calling thread.
+//!
+//! A dot inside a name (`eth0.100`) is written as a slash, as sysctl(8) has
+//! it: `net.ipv4.conf.eth0/100.rp_filter`.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why a setting could not be read or written.
+#[derive(Debug, Error)]
+#[error("cannot {operation} sysctl {name}: {source}")]
+pub struct SysctlError {
+    operation: &'static str,
+    name: String,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+/// A setting as it was before it was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Previous {
+    /// Dotted name.
+    pub name: String,
+    /// Its value then.
+    pub value: String,
+}
+
+/// The value of a setting, without the newline.
+pub fn get(name: &str) -> Result<String, SysctlError> {
+    let read = path(name).and_then(std::fs::read_to_string);
+    read.map(|text| text.trim_end().to_owned()).map_err(failed("read", name))
+}
+
+/// Sets a value; one that is already right is not written.
+pub fn set(name: &str, value: &str) -> Result<(), SysctlError> {
+    set_remembering(name, value, &mut Vec::new())
+}
+
+/// Sets a value and notes the one before, once per name, if it differed.
+pub fn set_remembering(name: &str, value: &str, previous: &mut Vec<Previous>) -> Result<(), SysctlError> {
+    let before = get(name)?;
+    if before == value {
+        return Ok(());
+    }
+    path(name).and_then(|path| std::fs::write(path, value)).map_err(failed("write", name))?;
+    if !previous.iter().any(|known| known.name == name) {
+        previous.push(Previous { name: name.to_owned(), value: before });
+    }
+    Ok(())
+}
+
+/// Puts back what [`set_remembering`] noted, latest first. Tries all and
+/// returns every error. A setting whose device has gone is no error.
+pub fn restore(previous: &[Previous]) -> Vec<SysctlError> {
+    let mut errors = Vec::new();
+    for setting in previous.iter().rev() {
+        match set(&setting.name, &setting.value) {
+            Err(error) if error.source.kind() != io::ErrorKind::NotFound => errors.push(error),
+            _ => {}
+        }
+    }
+    errors
+}
+
+fn path(name: &str) -> io::Result<PathBuf> {
+    let swapped: String = name
+        .chars()
+        .map(|letter| match letter {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        })
+        .collect();
+    if swapped.split('/').any(|part| part.is_empty() || part == "..") {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a dotted sysctl name"));
+    }
+    Ok(PathBuf::from("/proc/sys").join(swapped))
+}
+
+fn failed(operation: &'static str, name: &str) -> impl FnOnce(io::Error) -> SysctlError {
+    let name = name.to_owned();
+    move |source| SysctlError { operation, name, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_names_become_paths_and_cannot_leave_proc_sys() {
+        let found = path("net.ipv4.conf.eth0/100.rp_filter").unwrap();
+        assert_eq!(found, PathBuf::from("/proc/sys/net/ipv4/conf/eth0.100/rp_filter"));
+        for bad in ["", ".a", "a..b", "a.//.b"] {
+            assert!(path(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn unit_reads_and_names_what_is_missing() {
+        assert!(!get("kernel.osrelease").unwrap().is_empty());
+        let error = get("net.no.such").unwrap_err().to_string();
+        assert!(error.contains("net.no.such"), "{error}");
+    }
+}
