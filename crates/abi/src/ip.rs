@@ -139,6 +139,20 @@ impl fmt::Display for Port {
 )]
 pub struct Mac(pub [u8; 6]);
 
+impl Mac {
+    /// From `aa:bb:cc:dd:ee:ff`, in either case.
+    pub fn parse(text: &str) -> Option<Mac> {
+        let mut octets = [0; 6];
+        let mut parts = text.split(':');
+        for octet in &mut octets {
+            let part = parts.next()?;
+            let hex = part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
+            *octet = u8::from_str_radix(part, 16).ok().filter(|_| hex)?;
+        }
+        parts.next().is_none().then_some(Mac(octets))
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let m = self.0;
@@ -160,4 +174,17 @@ pub mod proto {
     pub const UDP: u8 = 17;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_a_mac_is_six_pairs_of_hexadecimal_digits() {
+        assert_eq!(Mac::parse("02:be:e1:00:0A:ff"), Some(Mac([2, 0xbe, 0xe1, 0, 10, 255])));
+        for bad in ["", "02:be:e1:00:00", "02:be:e1:00:00:01:02", "2:be:e1:00:00:01", "+2:be:e1:00:00:01", "g2:be:e1:00:00:01"] {
+            assert_eq!(Mac::parse(bad), None, "{bad}");
+        }
+    }
 }

@@ -1,1 +1,58 @@
-//! The CNI plugin.
+//! The CNI plugin: makes a pod's interface and asks the agent, which owns the
+//! addresses and the datapath, for the rest. Short-lived and blocking.
+//!
+//! [`run`] is the whole plugin as a function of its environment and its
+//! standard input; `main.rs` only carries bytes in and out.
+
+pub mod add;
+pub mod agent;
+pub mod check;
+pub mod config;
+pub mod delete;
+pub mod environment;
+pub mod error;
+pub mod interface;
+pub mod lock;
+pub mod result;
+pub mod spool;
+pub mod version;
+
+use config::NetworkConfig;
+use environment::{Command, Environment};
+use error::CniError;
+use serde_json::Value;
+
+/// What the plugin prints and how it exits.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// For standard output: a result, an error object or nothing.
+    pub output: String,
+    /// True = exit status 0.
+    pub success: bool,
+}
+
+/// Runs one call of the plugin. `variable` reads the environment.
+pub fn run(variable: impl Fn(&str) -> Option<String>, input: &[u8]) -> Outcome {
+    match answer(&variable, input) {
+        Ok(None) => Outcome { output: String::new(), success: true },
+        Ok(Some(value)) => Outcome { output: format!("{value:#}\n"), success: true },
+        Err(error) => {
+            let value = error.to_json(&version::to_answer_in(input));
+            Outcome { output: format!("{value:#}\n"), success: false }
+        }
+    }
+}
+
+fn answer(variable: &impl Fn(&str) -> Option<String>, input: &[u8]) -> Result<Option<Value>, CniError> {
+    let environment = Environment::read(variable)?;
+    match environment.command {
+        Command::Version => Ok(Some(version::answer(input))),
+        Command::Add => add::add(&environment, &NetworkConfig::parse(input)?).map(Some),
+        Command::Delete => {
+            delete::delete(&environment, &NetworkConfig::parse_leniently(input)?).map(|()| None)
+        }
+        Command::Check => check::check(&environment, &NetworkConfig::parse(input)?).map(|()| None),
+        Command::Collect => delete::collect(&NetworkConfig::parse_leniently(input)?).map(|()| None),
+        Command::Status => check::status(&NetworkConfig::parse(input)?).map(|()| None),
+    }
+}

@@ -1,3 +1,19 @@
-//! The CNI plugin.
+//! The CNI plugin: carries the environment and standard input to
+//! [`beeline_cni::run`] and its answer back.
 
-fn main() {}
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+/// More than any network configuration; a runtime that sends more is broken.
+const INPUT_BYTES_MAX: u64 = 4 << 20;
+
+fn main() -> ExitCode {
+    let mut input = Vec::new();
+    if let Err(error) = std::io::stdin().take(INPUT_BYTES_MAX).read_to_end(&mut input) {
+        // The plugin goes on: VERSION needs no input, and all else reports it.
+        eprintln!("beeline-cni: standard input cannot be read: {error}");
+    }
+    let outcome = beeline_cni::run(|name| std::env::var(name).ok(), &input);
+    let written = std::io::stdout().write_all(outcome.output.as_bytes());
+    if outcome.success && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

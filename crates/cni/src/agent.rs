@@ -1,0 +1,87 @@
+//! What the plugin asks the agent.
+
+use std::path::Path;
+use std::time::Duration;
+
+use beeline_api::{Allocation, Attachment, Call, Client, ErrorKind, Response};
+
+use crate::environment::Environment;
+use crate::error::{CniError, Code};
+
+/// Commit answers when packets flow; a busy node may take a while.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The agent of this node.
+#[derive(Debug)]
+pub struct Agent {
+    client: Client,
+}
+
+impl Agent {
+    /// The agent on this socket.
+    pub fn on(socket: &Path) -> Agent {
+        Agent { client: Client::new(socket).with_timeout(PATIENCE) }
+    }
+
+    /// Reserves addresses.
+    pub fn allocate(&self, environment: &Environment) -> Result<Allocation, CniError> {
+        let call = Call::Allocate {
+            attachment: environment.attachment.clone(),
+            pod_namespace: environment.pod.namespace.clone(),
+            pod_name: environment.pod.name.clone(),
+            pod_uid: environment.pod.uid.clone(),
+            netns: environment.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        };
+        match self.client.call(call)? {
+            Response::Allocated(allocation) => Ok(allocation),
+            other => Err(unexpected("Allocate", &other)),
+        }
+    }
+
+    /// Programs the datapath for an interface that exists.
+    pub fn commit(
+        &self,
+        attachment: &Attachment,
+        host_ifindex: u32,
+        pod_mac: String,
+        netns_cookie: u64,
+    ) -> Result<(), CniError> {
+        self.done(Call::Commit { attachment: attachment.clone(), host_ifindex, pod_mac, netns_cookie })
+    }
+
+    /// Gives everything back; an attachment that is not known is given back.
+    pub fn release(&self, attachment: &Attachment) -> Result<(), CniError> {
+        match self.client.call(Call::Release { attachment: attachment.clone() }) {
+            Err(beeline_api::ClientError::Refused(refusal)) if refusal.kind == ErrorKind::Unknown => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Does the agent see the attachment as it should be?
+    pub fn check(&self, attachment: &Attachment) -> Result<(), CniError> {
+        self.done(Call::Check { attachment: attachment.clone() })
+    }
+
+    /// Releases every attachment that is not listed.
+    pub fn collect(&self, valid: Vec<Attachment>) -> Result<(), CniError> {
+        self.done(Call::Collect { valid })
+    }
+
+    /// Can ADD be served?
+    pub fn ready(&self) -> Result<(), CniError> {
+        self.done(Call::Ready)
+    }
+
+    fn done(&self, call: Call) -> Result<(), CniError> {
+        match self.client.call(call)? {
+            Response::Done => Ok(()),
+            other => Err(unexpected("the call", &other)),
+        }
+    }
+}
+
+fn unexpected(call: &str, response: &Response) -> CniError {
+    CniError::new(Code::Agent, format!("the agent answered {call} with something else: {response:?}"))
+        .with_details("compare the versions of beeline-cni and beeline-agent")
+}

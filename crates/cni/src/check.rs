@@ -1,0 +1,31 @@
+//! CHECK and STATUS.
+
+use crate::agent::Agent;
+use crate::config::NetworkConfig;
+use crate::environment::Environment;
+use crate::error::{CniError, Code};
+use crate::interface::{self, PodNamespace};
+use crate::result::addresses_of;
+use crate::version::Version;
+
+/// Serves CHECK: the interface, its addresses and its routes are as the
+/// result of ADD says, and the agent agrees.
+pub fn check(environment: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
+    if config.version < Version::V0_4_0 {
+        let message = format!("CHECK does not exist in CNI version {}", config.version.name());
+        return Err(CniError::new(Code::IncompatibleVersion, message));
+    }
+    let previous = config.previous.as_ref().ok_or_else(|| {
+        CniError::new(Code::InvalidConfig, "CHECK needs prevResult, the result of ADD; it is missing")
+    })?;
+    let attachment = &environment.attachment;
+    let addresses = addresses_of(previous, &attachment.interface)?;
+    let namespace = PodNamespace::open(environment.netns.as_deref())?;
+    interface::check(&namespace, attachment, &addresses)?;
+    Agent::on(&config.socket).check(attachment)
+}
+
+/// Serves STATUS: can ADD be served?
+pub fn status(config: &NetworkConfig) -> Result<(), CniError> {
+    Agent::on(&config.socket).ready().map_err(|error| CniError { code: Code::NotAvailable, ..error })
+}

@@ -1,0 +1,224 @@
+//! The network configuration that comes on standard input.
+
+use std::path::PathBuf;
+
+use beeline_api::{Attachment, DEFAULT_SOCKET};
+use serde_json::{Map, Value};
+
+use crate::error::{CniError, Code};
+use crate::version::Version;
+
+/// Fields that runtimes and administrators may set; some without meaning here.
+const KNOWN_FIELDS: &[&str] = &[
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
+    "args",
+    "ipMasq",
+    "ipam",
+    "dns",
+    "capabilities",
+    "runtimeConfig",
+    "prevResult",
+    "socket",
+];
+
+/// A network configuration, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkConfig {
+    /// `cniVersion`.
+    pub version: Version,
+    /// `name` of the network.
+    pub name: String,
+    /// The agent's socket.
+    pub socket: PathBuf,
+    /// `dns`, passed through to the result.
+    pub dns: Option<Value>,
+    /// `prevResult` of a chain, or of ADD in a CHECK.
+    pub previous: Option<Value>,
+    /// `cni.dev/valid-attachments` (GC).
+    pub valid_attachments: Vec<Attachment>,
+}
+
+impl NetworkConfig {
+    /// Reads and checks a configuration.
+    pub fn parse(input: &[u8]) -> Result<NetworkConfig, CniError> {
+        let object = decode(input)?;
+        let config = interpret(&object)?;
+        refuse_unsupported(&object)?;
+        Ok(config)
+    }
+
+    /// The same for DEL and GC, which must not fail because of a field that
+    /// only ADD cares for.
+    pub fn parse_leniently(input: &[u8]) -> Result<NetworkConfig, CniError> {
+        interpret(&decode(input)?)
+    }
+}
+
+fn decode(input: &[u8]) -> Result<Map<String, Value>, CniError> {
+    let failed = |what: String| {
+        CniError::new(Code::Decode, format!("the network configuration on standard input {what}"))
+            .with_details("see the files in the runtime's CNI directory, usually /etc/cni/net.d")
+    };
+    if input.iter().all(u8::is_ascii_whitespace) {
+        return Err(failed("is empty".to_owned()));
+    }
+    match serde_json::from_slice(input) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(failed("is JSON but not an object".to_owned())),
+        Err(error) => Err(failed(format!("is not JSON: {error}"))),
+    }
+}
+
+fn interpret(object: &Map<String, Value>) -> Result<NetworkConfig, CniError> {
+    let version = Version::parse(text(object, "cniVersion")?.unwrap_or("0.1.0"))?;
+    let name = text(object, "name")?.unwrap_or_default();
+    if !is_network_name(name) {
+        return Err(invalid(format!("\"name\" is missing or invalid: {name:?}")));
+    }
+    let socket = PathBuf::from(text(object, "socket")?.unwrap_or(DEFAULT_SOCKET));
+    if !socket.is_absolute() {
+        return Err(invalid(format!("\"socket\" is not an absolute path: {:?}", socket.display())));
+    }
+    Ok(NetworkConfig {
+        version,
+        name: name.to_owned(),
+        socket,
+        dns: object.get("dns").cloned(),
+        previous: object.get("prevResult").filter(|value| !value.is_null()).cloned(),
+        valid_attachments: valid_attachments(object)?,
+    })
+}
+
+fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Result<Option<&'a str>, CniError> {
+    match object.get(field) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(invalid(format!("\"{field}\" is not a string: {other}"))),
+    }
+}
+
+fn is_network_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
+fn valid_attachments(object: &Map<String, Value>) -> Result<Vec<Attachment>, CniError> {
+    const FIELD: &str = "cni.dev/valid-attachments";
+    let Some(list) = object.get(FIELD).filter(|list| !list.is_null()) else { return Ok(Vec::new()) };
+    let attachment = |entry: &Value| {
+        let text = |field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
+        Some(Attachment { container_id: text("containerID")?, interface: text("ifname")? })
+    };
+    list.as_array()
+        .and_then(|entries| entries.iter().map(attachment).collect())
+        .ok_or_else(|| invalid(format!("\"{FIELD}\" is not a list of containerID and ifname: {list}")))
+}
+
+fn refuse_unsupported(object: &Map<String, Value>) -> Result<(), CniError> {
+    for (field, value) in object {
+        if let Some(advice) = objection(field, value) {
+            let message = format!("field {field:?} of the network configuration is not supported: {value}");
+            return Err(CniError::new(Code::UnsupportedField, message).with_details(advice));
+        }
+    }
+    Ok(())
+}
+
+fn objection(field: &str, value: &Value) -> Option<&'static str> {
+    match field {
+        "ipam" if value.as_object().is_none_or(|ipam| !ipam.is_empty()) => {
+            Some("Beeline's agent owns the addresses (the node's PodCIDRs); remove the field")
+        }
+        "ipMasq" if *value == Value::Bool(true) => {
+            Some("masquerading is the agent's option bpf.masquerade; remove the field")
+        }
+        "runtimeConfig" | "capabilities" if asks_for_ports(value) => {
+            Some("hostPort is not built yet; remove the capability portMappings")
+        }
+        _ if KNOWN_FIELDS.contains(&field) || field.starts_with("cni.dev/") => None,
+        _ => Some("Beeline's own only field is \"socket\"; its options are the agent's values"),
+    }
+}
+
+fn asks_for_ports(value: &Value) -> bool {
+    match value.get("portMappings") {
+        Some(Value::Bool(declared)) => *declared,
+        Some(Value::Array(ports)) => !ports.is_empty(),
+        _ => false,
+    }
+}
+
+fn invalid(what: String) -> CniError {
+    CniError::new(Code::InvalidConfig, format!("the network configuration is invalid: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn code(input: &str) -> Code {
+        NetworkConfig::parse(input.as_bytes()).unwrap_err().code
+    }
+
+    #[test]
+    fn unit_a_plain_configuration_has_the_default_socket() {
+        let config = NetworkConfig::parse(br#"{"cniVersion":"1.0.0","name":"beeline","type":"beeline-cni"}"#);
+        let config = config.unwrap();
+        assert_eq!(config.version, Version::V1_0_0);
+        assert_eq!(config.socket, PathBuf::from(DEFAULT_SOCKET));
+        assert_eq!(config.previous, None);
+    }
+
+    #[test]
+    fn unit_each_kind_of_bad_input_has_its_code() {
+        for (input, expected) in [
+            ("", Code::Decode),
+            (" \n", Code::Decode),
+            ("{", Code::Decode),
+            ("not json", Code::Decode),
+            ("[]", Code::Decode),
+            (r#"{"name":"b"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":"0.2.0","name":"b"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":"7.0.0","name":"b"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":1,"name":"b"}"#, Code::InvalidConfig),
+            (r#"{"cniVersion":"1.1.0"}"#, Code::InvalidConfig),
+            (r#"{"cniVersion":"1.1.0","name":"a/b"}"#, Code::InvalidConfig),
+            (r#"{"cniVersion":"1.1.0","name":"b","socket":"x.sock"}"#, Code::InvalidConfig),
+            (r#"{"cniVersion":"1.1.0","name":"b","socket":7}"#, Code::InvalidConfig),
+            (r#"{"cniVersion":"1.1.0","name":"b","cni.dev/valid-attachments":[{}]}"#, Code::InvalidConfig),
+            (r#"{"cniVersion":"1.1.0","name":"b","ipam":{"type":"host-local"}}"#, Code::UnsupportedField),
+            (r#"{"cniVersion":"1.1.0","name":"b","ipMasq":true}"#, Code::UnsupportedField),
+            (r#"{"cniVersion":"1.1.0","name":"b","bridge":"br0"}"#, Code::UnsupportedField),
+            (
+                r#"{"cniVersion":"1.1.0","name":"b","runtimeConfig":{"portMappings":[{}]}}"#,
+                Code::UnsupportedField,
+            ),
+        ] {
+            assert_eq!(code(input), expected, "{input}");
+        }
+    }
+
+    #[test]
+    fn unit_an_unsupported_field_is_named_with_its_value() {
+        let error = NetworkConfig::parse(br#"{"cniVersion":"1.1.0","name":"b","bridge":"br0"}"#).unwrap_err();
+        assert!(error.message.contains("bridge") && error.message.contains("br0"), "{error}");
+    }
+
+    #[test]
+    fn unit_del_and_gc_overlook_fields_of_add() {
+        let input = json!({
+            "cniVersion": "1.1.0", "name": "b", "ipMasq": true, "future": 1,
+            "cni.dev/valid-attachments": [{ "containerID": "c", "ifname": "eth0" }],
+        });
+        let config = NetworkConfig::parse_leniently(input.to_string().as_bytes()).unwrap();
+        let expected = Attachment { container_id: "c".into(), interface: "eth0".into() };
+        assert_eq!(config.valid_attachments, [expected]);
+    }
+}

@@ -1,0 +1,247 @@
+//! The pod's interface: a veth pair whose pod side is born in the pod's
+//! namespace and configured there.
+//!
+//! The host side stays down and bare: the agent attaches its programs before
+//! it sets it up, so that no packet passes unseen.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use beeline_abi::Mac;
+use beeline_api::{Allocation, Attachment};
+use beeline_kernel::netlink::{Link, Netlink, NetlinkError, Route, Veth, VethEnd};
+use beeline_kernel::netns::{NetNs, NetNsError};
+use beeline_kernel::sysctl;
+use ipnet::IpNet;
+
+use crate::error::{CniError, Code};
+
+/// How long the kernel may take to start a device whose other end came up.
+const RUNNING_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is asked.
+const RUNNING_PAUSE: Duration = Duration::from_millis(1);
+
+/// The pod's network namespace.
+#[derive(Debug)]
+pub struct PodNamespace {
+    netns: NetNs,
+}
+
+/// What [`make`] made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Index of the host side, in the node's namespace.
+    pub host_ifindex: u32,
+    /// MAC of the pod's side.
+    pub pod_mac: String,
+}
+
+impl PodNamespace {
+    /// Opens `CNI_NETNS`. It must not be the node's own namespace.
+    pub fn open(path: Option<&Path>) -> Result<PodNamespace, CniError> {
+        let path = path.ok_or_else(|| CniError::new(Code::InvalidEnvironment, "CNI_NETNS is missing"))?;
+        let netns = NetNs::open(path).map_err(|error| {
+            CniError::new(Code::UnknownContainer, error.to_string())
+                .with_details("CNI_NETNS must be the path of the pod's network namespace; has the pod ended?")
+        })?;
+        let own = NetNs::current().and_then(|own| own.identity()).map_err(namespace_failed)?;
+        if netns.identity().map_err(namespace_failed)? == own {
+            let message = format!("CNI_NETNS {} is the node's own network namespace", path.display());
+            return Err(CniError::new(Code::InvalidEnvironment, message).with_details(
+                "pods on the host network get no interface; the runtime must not call the plugin",
+            ));
+        }
+        Ok(PodNamespace { netns })
+    }
+
+    /// Fails if either end of the attachment is there already: it is not ours
+    /// to replace, and undoing a failed ADD would remove it.
+    pub fn refuse_existing(&self, attachment: &Attachment) -> Result<(), CniError> {
+        let host = attachment.host_interface();
+        let exists = |name: &str, place: &str| {
+            CniError::new(Code::Interface, format!("interface {name} exists already in {place}"))
+                .with_details(
+                    "an ADD without a DEL before it; call DEL for this container and interface first",
+                )
+        };
+        if find(&mut self.netlink()?, &attachment.interface)?.is_some() {
+            return Err(exists(&attachment.interface, self.netns.name()));
+        }
+        if find(&mut here()?, &host)?.is_some() {
+            return Err(exists(&host, "the node's namespace"));
+        }
+        Ok(())
+    }
+
+    /// `SO_NETNS_COOKIE`.
+    pub fn cookie(&self) -> Result<u64, CniError> {
+        self.netns.cookie().map_err(namespace_failed)
+    }
+
+    fn netlink(&self) -> Result<Netlink, CniError> {
+        Netlink::open_in(&self.netns).map_err(failed)
+    }
+}
+
+/// Makes the pair and configures the pod's side. The host side stays down.
+pub fn make(
+    namespace: &PodNamespace,
+    interface: &str,
+    allocation: &Allocation,
+    addresses: &[(IpAddr, IpAddr)],
+) -> Result<Pair, CniError> {
+    let gateway_mac = Mac::parse(&allocation.host_mac).ok_or_else(|| {
+        CniError::new(Code::Agent, format!("the agent gave a MAC that is none: {:?}", allocation.host_mac))
+    })?;
+    let mut host = here()?;
+    host.create_veth(&Veth {
+        here: VethEnd { name: &allocation.host_interface, mac: Some(gateway_mac) },
+        there: VethEnd { name: interface, mac: None },
+        mtu: allocation.mtu,
+        there_netns: Some(&namespace.netns),
+    })
+    .map_err(failed)?;
+    let host_ifindex = host.index(&allocation.host_interface).map_err(failed)?;
+    let mut pod = namespace.netlink()?;
+    let link = pod.link(interface).map_err(failed)?;
+    let pod_mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+    prepare_ipv6(namespace, interface, addresses)?;
+    pod.set_up(link.index, true).map_err(failed)?;
+    for pair in addresses {
+        give_address(&mut pod, link.index, *pair, gateway_mac, allocation.mtu).map_err(failed)?;
+    }
+    Ok(Pair { host_ifindex, pod_mac })
+}
+
+/// Waits until the pod's side sends, which the kernel arranges a moment after
+/// the host side came up.
+pub fn wait_running(namespace: &PodNamespace, interface: &str) -> Result<(), CniError> {
+    let mut pod = namespace.netlink()?;
+    let deadline = Instant::now() + RUNNING_PATIENCE;
+    while !pod.link(interface).map_err(failed)?.running {
+        if Instant::now() > deadline {
+            let message = format!(
+                "interface {interface} has no carrier {} s after the agent set up its host side",
+                RUNNING_PATIENCE.as_secs()
+            );
+            return Err(CniError::new(Code::TryAgain, message).with_details("see the agent's log"));
+        }
+        thread::sleep(RUNNING_PAUSE);
+    }
+    Ok(())
+}
+
+/// Deletes the host side, and with it the pod's. None there is no error.
+pub fn delete(host_interface: &str) -> Result<(), CniError> {
+    here()?.delete_link(host_interface).map_err(failed)
+}
+
+/// Is everything that ADD made still there?
+pub fn check(
+    namespace: &PodNamespace,
+    attachment: &Attachment,
+    addresses: &[IpAddr],
+) -> Result<(), CniError> {
+    let mut pod = namespace.netlink()?;
+    let place = namespace.netns.name();
+    let link = checked_link(&mut pod, &attachment.interface, place)?;
+    let host = checked_link(&mut here()?, &attachment.host_interface(), "the node's namespace")?;
+    if link.peer.map(|peer| peer.index) != Some(host.index) {
+        return Err(mismatch(format!("{} in {place} is not the other end of {}", link.name, host.name)));
+    }
+    check_addresses(&mut pod, &link, addresses)?;
+    check_routes(&mut pod, &link, addresses)
+}
+
+fn give_address(
+    pod: &mut Netlink,
+    ifindex: u32,
+    (ip, gateway): (IpAddr, IpAddr),
+    gateway_mac: Mac,
+    mtu: u32,
+) -> Result<(), NetlinkError> {
+    pod.add_address(ifindex, IpNet::from(ip))?;
+    pod.set_neighbour(ifindex, gateway, gateway_mac)?;
+    let route =
+        Route { onlink: true, mtu: Some(mtu), source: Some(ip), ..Route::default_via(gateway, ifindex) };
+    pod.add_route(&route)
+}
+
+/// Runtimes switch IPv6 off in a new namespace; router advertisements and
+/// duplicate address detection have no place on this link.
+fn prepare_ipv6(
+    namespace: &PodNamespace,
+    interface: &str,
+    addresses: &[(IpAddr, IpAddr)],
+) -> Result<(), CniError> {
+    if addresses.iter().all(|(ip, _)| ip.is_ipv4()) {
+        return Ok(());
+    }
+    let written = namespace.netns.enter(|| {
+        let interface = interface.replace('.', "/");
+        [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")]
+            .iter()
+            .try_for_each(|(name, value)| sysctl::set(&format!("net.ipv6.conf.{interface}.{name}"), value))
+    });
+    written.map_err(namespace_failed)?.map_err(|error| CniError::new(Code::Interface, error.to_string()))
+}
+
+fn checked_link(netlink: &mut Netlink, name: &str, place: &str) -> Result<Link, CniError> {
+    let link = find(netlink, name)?.ok_or_else(|| mismatch(format!("interface {name} is not in {place}")))?;
+    if !link.up {
+        return Err(mismatch(format!("interface {name} in {place} is down")));
+    }
+    Ok(link)
+}
+
+fn check_addresses(pod: &mut Netlink, link: &Link, addresses: &[IpAddr]) -> Result<(), CniError> {
+    let present = pod.addresses().map_err(failed)?;
+    let has =
+        |ip: &IpAddr| present.iter().any(|found| found.ifindex == link.index && found.net.addr() == *ip);
+    match addresses.iter().find(|ip| !has(ip)) {
+        Some(ip) => Err(mismatch(format!("interface {} has lost the address {ip}", link.name))),
+        None => Ok(()),
+    }
+}
+
+fn check_routes(pod: &mut Netlink, link: &Link, addresses: &[IpAddr]) -> Result<(), CniError> {
+    let present = pod.routes().map_err(failed)?;
+    let is_default = |route: &Route, ip: &IpAddr| {
+        route.destination.prefix_len() == 0
+            && route.ifindex == link.index
+            && route.destination.addr().is_ipv4() == ip.is_ipv4()
+    };
+    match addresses.iter().find(|ip| !present.iter().any(|route| is_default(route, ip))) {
+        Some(ip) => {
+            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            Err(mismatch(format!("the pod has lost its default route for {family} by {}", link.name)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, CniError> {
+    match netlink.link(name) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn here() -> Result<Netlink, CniError> {
+    Netlink::open().map_err(failed)
+}
+
+fn failed(error: NetlinkError) -> CniError {
+    CniError::new(Code::Interface, error.to_string())
+}
+
+fn namespace_failed(error: NetNsError) -> CniError {
+    CniError::new(Code::InputOutput, error.to_string())
+}
+
+fn mismatch(what: String) -> CniError {
+    CniError::new(Code::Mismatch, what).with_details("delete the pod, so that its interface is made anew")
+}

@@ -1,0 +1,212 @@
+//! The result of ADD in the formats of the supported versions, and
+//! `prevResult` of a chain.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{CniError, Code};
+use crate::version::Version;
+
+/// What ADD made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Name of the host side.
+    pub host_interface: String,
+    /// MAC of the host side.
+    pub host_mac: String,
+    /// Name of the pod's interface.
+    pub pod_interface: String,
+    /// MAC of the pod's interface.
+    pub pod_mac: String,
+    /// `CNI_NETNS`.
+    pub sandbox: String,
+    /// Addresses with the gateway of their family.
+    pub addresses: Vec<(IpAddr, IpAddr)>,
+    /// MTU of interface and routes.
+    pub mtu: u32,
+}
+
+/// The result, appended to `previous` if the plugin runs in a chain.
+pub fn result(
+    version: Version,
+    made: &Made,
+    dns: Option<&Value>,
+    previous: Option<&Value>,
+) -> Result<Value, CniError> {
+    let mut object = match previous {
+        None => Map::new(),
+        Some(Value::Object(object)) => object.clone(),
+        Some(other) => return Err(bad_previous(format!("it is not an object: {other}"))),
+    };
+    refuse_same_interface(&object, made)?;
+    let offset = list(&mut object, "interfaces")?.len();
+    list(&mut object, "interfaces")?.extend(interfaces(version, made));
+    list(&mut object, "ips")?.extend(made.addresses.iter().map(|pair| address(version, *pair, offset + 1)));
+    list(&mut object, "routes")?
+        .extend(made.addresses.iter().map(|(_, gateway)| route(version, *gateway, made.mtu)));
+    object.insert("cniVersion".to_owned(), json!(version.name()));
+    if let Some(dns) = dns {
+        object.insert("dns".to_owned(), dns.clone());
+    }
+    Ok(Value::Object(object))
+}
+
+/// Addresses that a result gives to the interface of this name in a sandbox.
+pub fn addresses_of(result: &Value, interface: &str) -> Result<Vec<IpAddr>, CniError> {
+    let entries = |field: &str| result.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
+    let in_sandbox = |entry: &Value| {
+        entry["name"] == interface && entry["sandbox"].as_str().is_some_and(|sandbox| !sandbox.is_empty())
+    };
+    let index = entries("interfaces").iter().position(in_sandbox);
+    let index =
+        index.ok_or_else(|| bad_previous(format!("it has no interface {interface:?} in a sandbox")))?;
+    let parse = |entry: &Value| {
+        let text = entry["address"].as_str().unwrap_or_default();
+        let plain = text.split_once('/').map_or(text, |(address, _)| address);
+        plain.parse().map_err(|_| bad_previous(format!("it has an address that is none: {text:?}")))
+    };
+    entries("ips")
+        .iter()
+        .filter(|entry| entry["interface"].as_u64() == Some(index as u64))
+        .map(parse)
+        .collect()
+}
+
+fn interfaces(version: Version, made: &Made) -> [Value; 2] {
+    let mut host = json!({ "name": made.host_interface, "mac": made.host_mac });
+    let mut pod = json!({ "name": made.pod_interface, "mac": made.pod_mac, "sandbox": made.sandbox });
+    if version >= Version::V1_1_0 {
+        host["mtu"] = json!(made.mtu);
+        pod["mtu"] = json!(made.mtu);
+    }
+    [host, pod]
+}
+
+fn address(version: Version, (ip, gateway): (IpAddr, IpAddr), interface: usize) -> Value {
+    let (bits, family) = if ip.is_ipv4() { (32, "4") } else { (128, "6") };
+    let mut entry = json!({ "address": format!("{ip}/{bits}"), "gateway": gateway, "interface": interface });
+    if version < Version::V1_0_0 {
+        entry["version"] = json!(family);
+    }
+    entry
+}
+
+fn route(version: Version, gateway: IpAddr, mtu: u32) -> Value {
+    let everything = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let mut entry = json!({ "dst": everything, "gw": gateway });
+    if version >= Version::V1_1_0 {
+        entry["mtu"] = json!(mtu);
+    }
+    entry
+}
+
+fn list<'a>(object: &'a mut Map<String, Value>, field: &str) -> Result<&'a mut Vec<Value>, CniError> {
+    let entry = object.entry(field).or_insert_with(|| json!([]));
+    if entry.is_null() {
+        *entry = json!([]);
+    }
+    entry.as_array_mut().ok_or_else(|| bad_previous(format!("\"{field}\" is not a list")))
+}
+
+fn refuse_same_interface(previous: &Map<String, Value>, made: &Made) -> Result<(), CniError> {
+    let entries = previous.get("interfaces").and_then(Value::as_array);
+    let same = |entry: &Value| entry["name"] == *made.pod_interface && entry["sandbox"] == *made.sandbox;
+    if entries.is_some_and(|entries| entries.iter().any(same)) {
+        return Err(bad_previous(format!(
+            "an earlier plugin of the chain has already made {}; Beeline makes the interface itself and comes first",
+            made.pod_interface
+        )));
+    }
+    Ok(())
+}
+
+fn bad_previous(what: String) -> CniError {
+    CniError::new(Code::InvalidConfig, format!("prevResult cannot be used: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made() -> Made {
+        Made {
+            host_interface: "bee001122334455".into(),
+            host_mac: "02:be:e1:00:00:01".into(),
+            pod_interface: "eth0".into(),
+            pod_mac: "0a:00:00:00:00:01".into(),
+            sandbox: "/run/netns/x".into(),
+            addresses: vec![
+                ("10.244.1.5".parse().unwrap(), "169.254.42.1".parse().unwrap()),
+                ("fd00:10:244:1::5".parse().unwrap(), "fe80::bee1:1".parse().unwrap()),
+            ],
+            mtu: 1500,
+        }
+    }
+
+    #[test]
+    fn unit_the_newest_format_has_mtu_and_no_family() {
+        let expected = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                { "name": "bee001122334455", "mac": "02:be:e1:00:00:01", "mtu": 1500 },
+                { "name": "eth0", "mac": "0a:00:00:00:00:01", "sandbox": "/run/netns/x", "mtu": 1500 },
+            ],
+            "ips": [
+                { "address": "10.244.1.5/32", "gateway": "169.254.42.1", "interface": 1 },
+                { "address": "fd00:10:244:1::5/128", "gateway": "fe80::bee1:1", "interface": 1 },
+            ],
+            "routes": [
+                { "dst": "0.0.0.0/0", "gw": "169.254.42.1", "mtu": 1500 },
+                { "dst": "::/0", "gw": "fe80::bee1:1", "mtu": 1500 },
+            ],
+            "dns": { "nameservers": ["10.96.0.10"] },
+        });
+        let dns = json!({ "nameservers": ["10.96.0.10"] });
+        assert_eq!(result(Version::V1_1_0, &made(), Some(&dns), None).unwrap(), expected);
+    }
+
+    #[test]
+    fn unit_older_formats_have_what_they_know() {
+        for (version, family, mtu) in [
+            (Version::V0_3_1, true, false),
+            (Version::V0_4_0, true, false),
+            (Version::V1_0_0, false, false),
+            (Version::V1_1_0, false, true),
+        ] {
+            let result = result(version, &made(), None, None).unwrap();
+            assert_eq!(result["cniVersion"], version.name());
+            assert_eq!(result["ips"][1].get("version").is_some(), family, "{version:?}");
+            assert_eq!(result["interfaces"][0].get("mtu").is_some(), mtu, "{version:?}");
+            assert_eq!(result["routes"][0].get("mtu").is_some(), mtu, "{version:?}");
+            assert_eq!(result.get("dns"), None);
+        }
+    }
+
+    #[test]
+    fn unit_in_a_chain_the_earlier_result_stays_and_indexes_go_on() {
+        let previous = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{ "name": "lo", "sandbox": "/run/netns/x" }],
+            "ips": [{ "address": "127.0.0.1/8", "interface": 0 }],
+            "routes": null,
+        });
+        let merged = result(Version::V1_1_0, &made(), None, Some(&previous)).unwrap();
+        assert_eq!(merged["interfaces"].as_array().unwrap().len(), 3);
+        assert_eq!(merged["ips"][0], previous["ips"][0]);
+        assert_eq!(merged["ips"][1]["interface"], 2);
+        let addresses = addresses_of(&merged, "eth0").unwrap();
+        assert_eq!(addresses, made().addresses.iter().map(|(ip, _)| *ip).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn unit_a_chain_that_already_made_the_interface_is_refused() {
+        let first = result(Version::V1_1_0, &made(), None, None).unwrap();
+        let error = result(Version::V1_1_0, &made(), None, Some(&first)).unwrap_err();
+        assert_eq!(error.code, Code::InvalidConfig);
+        assert_eq!(
+            result(Version::V1_1_0, &made(), None, Some(&json!(7))).unwrap_err().code,
+            Code::InvalidConfig
+        );
+    }
+}

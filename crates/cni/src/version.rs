@@ -1,0 +1,83 @@
+//! CNI versions: which are supported, and the answer to VERSION.
+
+use serde_json::{Value, json};
+
+use crate::error::{CniError, Code};
+
+/// A CNI version whose result format the plugin speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is the version of that number")]
+pub enum Version {
+    V0_3_1,
+    V0_4_0,
+    V1_0_0,
+    V1_1_0,
+}
+
+impl Version {
+    /// Every supported version, oldest first.
+    pub const ALL: &'static [Version] = &[Version::V0_3_1, Version::V0_4_0, Version::V1_0_0, Version::V1_1_0];
+
+    /// As the specification writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Version::V0_3_1 => "0.3.1",
+            Version::V0_4_0 => "0.4.0",
+            Version::V1_0_0 => "1.0.0",
+            Version::V1_1_0 => "1.1.0",
+        }
+    }
+
+    /// The supported version of this name.
+    pub fn parse(name: &str) -> Result<Version, CniError> {
+        Version::ALL.iter().copied().find(|version| version.name() == name).ok_or_else(|| {
+            CniError::new(
+                Code::IncompatibleVersion,
+                format!("cniVersion {name:?} of the network configuration is not supported"),
+            )
+            .with_details(format!("supported are {}; set one of them", names().join(", ")))
+        })
+    }
+}
+
+/// The answer to VERSION.
+pub fn answer(input: &[u8]) -> Value {
+    json!({ "cniVersion": to_answer_in(input), "supportedVersions": names() })
+}
+
+/// The version to answer in: what was asked if it is known, else the newest.
+pub fn to_answer_in(input: &[u8]) -> String {
+    let asked = serde_json::from_slice::<Value>(input).ok();
+    let asked = asked.as_ref().and_then(|value| value.get("cniVersion")).and_then(Value::as_str);
+    asked.and_then(|name| Version::parse(name).ok()).unwrap_or(Version::V1_1_0).name().to_owned()
+}
+
+fn names() -> Vec<&'static str> {
+    Version::ALL.iter().map(|version| version.name()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_version_answers_in_the_version_asked_or_the_newest() {
+        for (input, answered) in [
+            (r#"{"cniVersion":"0.4.0"}"#, "0.4.0"),
+            (r#"{"cniVersion":"9.9.9"}"#, "1.1.0"),
+            ("", "1.1.0"),
+            ("[]", "1.1.0"),
+        ] {
+            let answer = answer(input.as_bytes());
+            assert_eq!(answer["cniVersion"], answered, "{input}");
+            assert_eq!(answer["supportedVersions"], json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
+        }
+    }
+
+    #[test]
+    fn unit_an_unknown_version_is_named_with_the_known_ones() {
+        let error = Version::parse("2.0.0").unwrap_err();
+        assert_eq!(error.code, Code::IncompatibleVersion);
+        assert!(error.message.contains("2.0.0") && error.details.contains("1.1.0"), "{error}");
+    }
+}
