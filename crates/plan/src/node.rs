@@ -88,8 +88,10 @@ impl Nodes {
         let claimed = actual.address.iter().filter(|(_, value)| value.node != 0);
         self.adopted.extend(claimed.map(|(key, value)| (*key, value.node)));
         for (id, value) in &actual.node {
-            let ips = [value.ipv4, value.ipv6].into_iter().filter(|ip| !ip.is_unspecified());
-            self.adopted.extend(ips.map(|ip| (host_key(ip), *id)));
+            // Where two nodes claim one address, it leads to the one that has it.
+            for ip in [value.ipv4, value.ipv6].into_iter().filter(|ip| !ip.is_unspecified()) {
+                self.adopted.entry(host_key(ip)).or_insert(*id);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! double of the kernel's maps in tests and benchmarks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
@@ -15,7 +15,19 @@ use beeline_abi::service::{
 
 use crate::{Contents, Operation, Table, TableError, Tables};
 
-type Log = Arc<Mutex<Option<Vec<Operation>>>>;
+/// What the tables of one set share.
+#[derive(Debug, Default)]
+struct Shared {
+    log: Option<Vec<Operation>>,
+    /// So many more writes succeed.
+    writes_left: Option<u64>,
+}
+
+type SharedCell = Arc<Mutex<Shared>>;
+
+fn lock(shared: &SharedCell) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One table in memory.
 #[derive(Debug)]
@@ -35,11 +47,15 @@ pub struct MemoryTable<K, V> {
     /// Keys whose update and delete are always refused.
     pub refused: BTreeSet<K>,
     record: fn(K, Option<V>) -> Operation,
-    log: Log,
+    shared: SharedCell,
 }
 
 impl<K: Ord + Copy, V: Copy> MemoryTable<K, V> {
-    fn new(spec: &maps::MapSpec, record: fn(K, Option<V>) -> Operation, log: &Log) -> MemoryTable<K, V> {
+    fn new(
+        spec: &maps::MapSpec,
+        record: fn(K, Option<V>) -> Operation,
+        shared: &SharedCell,
+    ) -> MemoryTable<K, V> {
         MemoryTable {
             name: spec.name,
             capacity: spec.max_entries,
@@ -49,13 +65,25 @@ impl<K: Ord + Copy, V: Copy> MemoryTable<K, V> {
             fail_reads: false,
             refused: BTreeSet::new(),
             record,
-            log: log.clone(),
+            shared: shared.clone(),
         }
     }
 
     fn note(&self, key: K, value: Option<V>) {
-        if let Some(log) = self.log.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        if let Some(log) = lock(&self.shared).log.as_mut() {
             log.push((self.record)(key, value));
+        }
+    }
+
+    /// Takes one write of what is left; false if nothing is left.
+    fn may_write(&self) -> bool {
+        match &mut lock(&self.shared).writes_left {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
         }
     }
 
@@ -66,7 +94,7 @@ impl<K: Ord + Copy, V: Copy> MemoryTable<K, V> {
 
 impl<K: Ord + Copy, V: Copy> Table<K, V> for MemoryTable<K, V> {
     fn update(&mut self, key: &K, value: &V) -> Result<(), TableError> {
-        if self.fail_updates > 0 || self.refused.contains(key) {
+        if self.fail_updates > 0 || self.refused.contains(key) || !self.may_write() {
             self.fail_updates = self.fail_updates.saturating_sub(1);
             return Err(self.refusal("update"));
         }
@@ -79,7 +107,7 @@ impl<K: Ord + Copy, V: Copy> Table<K, V> for MemoryTable<K, V> {
     }
 
     fn delete(&mut self, key: &K) -> Result<(), TableError> {
-        if self.fail_deletes > 0 || self.refused.contains(key) {
+        if self.fail_deletes > 0 || self.refused.contains(key) || !self.may_write() {
             self.fail_deletes = self.fail_deletes.saturating_sub(1);
             return Err(self.refusal("delete"));
         }
@@ -108,7 +136,7 @@ pub struct MemoryTables {
     pub service: MemoryTable<u32, ServiceValue>,
     pub slot: MemoryTable<SlotKey, SlotValue>,
     pub backend: MemoryTable<u32, BackendValue>,
-    log: Log,
+    shared: SharedCell,
 }
 
 impl Default for MemoryTables {
@@ -120,17 +148,17 @@ impl Default for MemoryTables {
 impl MemoryTables {
     /// Empty tables.
     pub fn new() -> MemoryTables {
-        let log = Log::default();
+        let shared = SharedCell::default();
         MemoryTables {
-            address: MemoryTable::new(&maps::ADDRESS, Operation::Address, &log),
-            endpoint: MemoryTable::new(&maps::ENDPOINT, Operation::Endpoint, &log),
-            node: MemoryTable::new(&maps::NODE, Operation::Node, &log),
-            service_address: MemoryTable::new(&maps::SERVICE_ADDRESS, Operation::ServiceAddress, &log),
-            frontend: MemoryTable::new(&maps::FRONTEND, Operation::Frontend, &log),
-            service: MemoryTable::new(&maps::SERVICE, Operation::Service, &log),
-            slot: MemoryTable::new(&maps::SLOT, Operation::Slot, &log),
-            backend: MemoryTable::new(&maps::BACKEND, Operation::Backend, &log),
-            log,
+            address: MemoryTable::new(&maps::ADDRESS, Operation::Address, &shared),
+            endpoint: MemoryTable::new(&maps::ENDPOINT, Operation::Endpoint, &shared),
+            node: MemoryTable::new(&maps::NODE, Operation::Node, &shared),
+            service_address: MemoryTable::new(&maps::SERVICE_ADDRESS, Operation::ServiceAddress, &shared),
+            frontend: MemoryTable::new(&maps::FRONTEND, Operation::Frontend, &shared),
+            service: MemoryTable::new(&maps::SERVICE, Operation::Service, &shared),
+            slot: MemoryTable::new(&maps::SLOT, Operation::Slot, &shared),
+            backend: MemoryTable::new(&maps::BACKEND, Operation::Backend, &shared),
+            shared,
         }
     }
 
@@ -150,15 +178,18 @@ impl MemoryTables {
 
     /// From now on every successful write is logged.
     pub fn start_log(&mut self) {
-        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        lock(&self.shared).log = Some(Vec::new());
     }
 
     /// What was logged since the last call, in order.
     pub fn take_log(&mut self) -> Vec<Operation> {
-        match self.log.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            Some(log) => std::mem::take(log),
-            None => Vec::new(),
-        }
+        lock(&self.shared).log.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// After so many more writes every further one is refused, as if the
+    /// agent had been killed there; none takes the limit away.
+    pub fn stop_after(&mut self, writes: Option<u64>) {
+        lock(&self.shared).writes_left = writes;
     }
 }
 

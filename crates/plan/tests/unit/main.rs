@@ -1,0 +1,7 @@
+//! The planner with reconciler and tables in memory.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod limits;
+mod order;
+mod stories;
+mod world;

@@ -1,0 +1,301 @@
+//! Any order of the same events ends in the same tables up to numbers: with
+//! noise on the way, crashes after any write, and writes that fail.
+//! `BEELINE_SEED=N` runs one seed again.
+
+use std::collections::BTreeMap;
+
+use beeline_model::{Change, Kind, Object, ObjectName};
+use beeline_plan::canonical::canonical;
+use beeline_sync::Prune;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::world::*;
+
+/// What has happened to each object so far; none: deleted.
+type Facts = BTreeMap<(Kind, ObjectName), Object>;
+
+/// Tells the seed when a run fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with BEELINE_SEED={}", self.0);
+        }
+    }
+}
+
+fn seeds(count: u64) -> Vec<u64> {
+    match std::env::var("BEELINE_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..count).collect(),
+    }
+}
+
+/// A random version of one of few objects, so that they meet: shared
+/// ClusterIPs, overlapping PodCIDRs, slices without Service and nodes that
+/// come late.
+fn random_object(rng: &mut StdRng) -> Object {
+    match rng.random_range(0..10) {
+        0..2 => Object::Node(random_node(rng)),
+        2..5 => Object::Service(random_service(rng)),
+        _ => Object::EndpointSlice(random_slice(rng)),
+    }
+}
+
+fn random_node(rng: &mut StdRng) -> beeline_model::Node {
+    let n = rng.random_range(1..5);
+    match rng.random_range(0..6) {
+        0 => node(&format!("node-{n}"), "172.30.0.11", "10.244.1.0/24"),
+        1 => node(&format!("node-{n}"), &format!("172.30.0.{}", 10 + n), "10.244.0.0/16 fd00:10:244:9::/64"),
+        2 => node(&format!("node-{n}"), "", "10.244.2.0/25"),
+        _ => lab_node(n),
+    }
+}
+
+fn random_service(rng: &mut StdRng) -> beeline_model::Service {
+    let n = rng.random_range(0..5);
+    let ips = match rng.random_range(0..5) {
+        0 => String::new(),
+        1 => format!("10.96.0.{}", rng.random_range(0..4)),
+        2 => format!("fd00:10:96::{}", rng.random_range(1..4)),
+        _ => format!("10.96.0.{n} fd00:10:96::{}", n + 1),
+    };
+    let ports = ["http:80", "http:80 dns:53/UDP", "dns:53/UDP dns:53", "http:81 http:0 http:81", ""];
+    let mut service = service(&format!("s{n}"), &ips, ports[rng.random_range(0..ports.len())]);
+    service.internal_local = rng.random_ratio(1, 5);
+    service.publish_not_ready = rng.random_ratio(1, 5);
+    service.affinity_s = rng.random_ratio(1, 6).then_some(60);
+    service
+}
+
+fn random_slice(rng: &mut StdRng) -> beeline_model::EndpointSlice {
+    let marks = ["", "", "", "!not-ready", "!draining", "!dead"];
+    let ipv6 = rng.random_ratio(1, 3);
+    let count = if rng.random_ratio(1, 4) { rng.random_range(8..14) } else { rng.random_range(0..5) };
+    let endpoints: Vec<String> = (0..count)
+        .map(|_| {
+            let n = rng.random_range(1..5);
+            let pod = rng.random_range(1..8);
+            let ip = if ipv6 { format!("fd00:10:244:{n}::{pod}") } else { format!("10.244.{n}.{pod}") };
+            let at = match rng.random_range(0..5) {
+                0 => String::new(),
+                1 => format!("@node-{}", rng.random_range(1..5)),
+                _ => format!("@node-{n}"),
+            };
+            format!("{ip}{at}{}", marks[rng.random_range(0..marks.len())])
+        })
+        .collect();
+    let ports = ["http:8080", "http:8080 dns:53/UDP", "dns:53/UDP dns:53", "http:8080 http:9090"];
+    let mut slice = slice(
+        &format!("slice-{}", rng.random_range(0..8)),
+        &format!("s{}", rng.random_range(0..5)),
+        ports[rng.random_range(0..ports.len())],
+        &endpoints.join(" "),
+    );
+    slice.ipv6 = ipv6;
+    slice
+}
+
+fn key(object: &Object) -> (Kind, ObjectName) {
+    (object.kind(), object.name())
+}
+
+/// Changes of random objects, and the facts after them.
+fn history(rng: &mut StdRng, length: usize) -> (Vec<Change>, Facts) {
+    let mut facts = Facts::new();
+    let mut changes = Vec::new();
+    for _ in 0..length {
+        let object = random_object(rng);
+        if rng.random_ratio(1, 5) {
+            facts.remove(&key(&object));
+            changes.push(Change::Delete(object.kind(), object.name()));
+        } else {
+            facts.insert(key(&object), object.clone());
+            changes.push(Change::Apply(Box::new(object)));
+        }
+    }
+    (changes, facts)
+}
+
+/// Another order in which every object still has its own history.
+fn reorder(changes: &[Change], rng: &mut StdRng) -> Vec<Change> {
+    let mut histories: BTreeMap<(Kind, ObjectName), Vec<Change>> = BTreeMap::new();
+    for change in changes.iter().rev() {
+        let key = match change {
+            Change::Apply(object) => key(object),
+            Change::Delete(kind, name) => (*kind, name.clone()),
+            other => panic!("{other:?} is no change of an object"),
+        };
+        histories.entry(key).or_default().push(change.clone());
+    }
+    let mut histories: Vec<Vec<Change>> = histories.into_values().collect();
+    let mut order = Vec::new();
+    while !histories.is_empty() {
+        let which = rng.random_range(0..histories.len());
+        order.extend(histories[which].pop());
+        histories.retain(|history| !history.is_empty());
+    }
+    order
+}
+
+fn listing(facts: &Facts) -> Vec<Object> {
+    facts.values().cloned().collect()
+}
+
+/// The tables of an agent that sees the facts once, all at a time.
+fn expected(facts: &Facts) -> String {
+    let mut world = World::new();
+    world.list(&listing(facts));
+    let text = canonical(&world.tables.contents());
+    assert!(!text.contains("orphan") && !text.contains("missing"), "{text}");
+    text
+}
+
+/// Whether every number in the tables leads back to one object: not so where
+/// nodes claim the same addresses, or where slices put one address on
+/// different nodes which do not exist.
+fn can_be_told_apart(world: &World) -> bool {
+    let backends = world.tables.contents().backend;
+    let mut targets: Vec<_> =
+        backends.values().map(|value| (value.ip, value.port.get(), value.proto)).collect();
+    targets.sort();
+    targets.dedup();
+    let nodes_agree = !world.planner.problems().iter().any(|problem| problem.kind == Kind::Node);
+    nodes_agree && targets.len() == backends.len()
+}
+
+fn track(facts: &mut Facts, change: &Change) {
+    match change {
+        Change::Apply(object) => drop(facts.insert(key(object), (**object).clone())),
+        Change::Delete(kind, name) => drop(facts.remove(&(*kind, name.clone()))),
+        _ => {}
+    }
+}
+
+#[test]
+fn unit_any_order_ends_in_the_same_tables() {
+    let mut quiet_restarts = 0;
+    for seed in seeds(1_500) {
+        let _seed = Seed(seed);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let length = rng.random_range(1..60);
+        let (changes, facts) = history(&mut rng, length);
+        let expected = expected(&facts);
+        let mut problems = None;
+        for _ in 0..3 {
+            let mut world = World::listed();
+            for change in reorder(&changes, &mut rng) {
+                world.planner.apply(change);
+                if rng.random_ratio(1, 3) {
+                    assert_eq!(world.sync().undone, 0);
+                }
+            }
+            world.sync();
+            assert_eq!(canonical(&world.tables.contents()), expected);
+            assert_eq!(world.reconciler.desired(), world.tables.contents());
+            let said = (world.planner.problems(), world.planner.not_built(), world.planner.routes());
+            assert_eq!(*problems.get_or_insert(said.clone()), said);
+            world.restart();
+            let report = world.list(&listing(&facts));
+            if can_be_told_apart(&world) {
+                assert_eq!((report.written, report.deleted), (0, 0), "a restart writes nothing");
+                quiet_restarts += 1;
+            }
+        }
+    }
+    let one_seed = std::env::var_os("BEELINE_SEED").is_some();
+    assert!(one_seed || quiet_restarts > 500, "only {quiet_restarts} restarts could be compared");
+}
+
+#[test]
+fn unit_a_crash_after_any_write_heals() {
+    for seed in seeds(1_500) {
+        let _seed = Seed(seed);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (changes, facts) = history(&mut rng, 30);
+        let expected = expected(&facts);
+        let mut world = World::listed();
+        world.hostile = true;
+        let mut so_far = Facts::new();
+        for change in reorder(&changes, &mut rng) {
+            track(&mut so_far, &change);
+            world.planner.apply(change);
+            if rng.random_ratio(1, 4) {
+                world.tables.stop_after(Some(rng.random_range(0..12)));
+                world.sync();
+                world.tables.stop_after(None);
+                world.restart();
+                assert_eq!(world.list(&listing(&so_far)).undone, 0);
+            }
+        }
+        world.sync();
+        assert_eq!(canonical(&world.tables.contents()), expected);
+    }
+}
+
+#[test]
+fn unit_failing_writes_never_mislead_a_packet_and_heal() {
+    for seed in seeds(1_500) {
+        let _seed = Seed(seed);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (changes, facts) = history(&mut rng, 30);
+        let mut world = World::listed();
+        world.hostile = true;
+        for change in reorder(&changes, &mut rng) {
+            break_something(&mut world, &mut rng);
+            world.planner.apply(change);
+            world.sync();
+            if rng.random_ratio(1, 8) {
+                world.reconciler.retry();
+                world.flush();
+            }
+        }
+        repair_everything(&mut world);
+        world.reconciler.retry();
+        assert_eq!(world.flush().undone, 0, "{:#?}", world.problems());
+        assert_eq!(canonical(&world.tables.contents()), expected(&facts));
+        assert_eq!(world.reconciler.resync(&mut world.tables, Prune::Delete), Default::default());
+    }
+}
+
+fn break_something(world: &mut World, rng: &mut StdRng) {
+    let tables = &mut world.tables;
+    let many = rng.random_range(0..4);
+    match rng.random_range(0..14) {
+        0 => tables.node.fail_updates = many,
+        1 => tables.address.fail_updates = many,
+        2 => tables.backend.fail_updates = many,
+        3 => tables.slot.fail_updates = many,
+        4 => tables.service.fail_updates = many,
+        5 => tables.frontend.fail_updates = many,
+        6 => tables.service_address.fail_updates = many,
+        7 => tables.frontend.fail_deletes = many,
+        8 => tables.slot.fail_deletes = many,
+        9 => tables.address.fail_deletes = many,
+        10 => tables.slot.capacity = rng.random_range(0..30),
+        11 => tables.backend.capacity = rng.random_range(0..20),
+        12 => tables.frontend.capacity = rng.random_range(0..6),
+        _ => tables.service.capacity = rng.random_range(0..6),
+    }
+}
+
+fn repair_everything(world: &mut World) {
+    let healthy = beeline_sync::memory::MemoryTables::new();
+    let tables = &mut world.tables;
+    tables.node.fail_updates = 0;
+    tables.address.fail_updates = 0;
+    tables.backend.fail_updates = 0;
+    tables.slot.fail_updates = 0;
+    tables.service.fail_updates = 0;
+    tables.frontend.fail_updates = 0;
+    tables.service_address.fail_updates = 0;
+    tables.frontend.fail_deletes = 0;
+    tables.slot.fail_deletes = 0;
+    tables.address.fail_deletes = 0;
+    tables.slot.capacity = healthy.slot.capacity;
+    tables.backend.capacity = healthy.backend.capacity;
+    tables.frontend.capacity = healthy.frontend.capacity;
+    tables.service.capacity = healthy.service.capacity;
+}

@@ -1,0 +1,264 @@
+//! A node's planner, reconciler and tables, driven by changes.
+
+use std::net::IpAddr;
+
+use beeline_abi::endpoint::EndpointValue;
+use beeline_model::{
+    Change, Endpoint, EndpointPort, EndpointSlice, Kind, Node, Object, ObjectName, Protocol, Service,
+    ServicePort, ServiceType,
+};
+use beeline_plan::canonical::canonical;
+use beeline_plan::{PlanConfig, Planner};
+use beeline_sync::memory::MemoryTables;
+use beeline_sync::{Contents, Prune, Reconciler, Report};
+
+pub struct World {
+    pub planner: Planner,
+    pub reconciler: Reconciler,
+    pub tables: MemoryTables,
+    /// What the tables held when the log was read last.
+    replayed: Contents,
+    /// Writes are made to fail: an address may outlive its frontends.
+    pub hostile: bool,
+}
+
+pub fn config() -> PlanConfig {
+    PlanConfig {
+        node_name: "node-1".into(),
+        service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
+        on_link: Some(vec![
+            "172.30.0.0/24".parse().expect("a subnet"),
+            "fd00:172:30::/64".parse().expect("a subnet"),
+        ]),
+    }
+}
+
+impl World {
+    /// A fresh node: nothing pinned, nothing listed.
+    pub fn new() -> World {
+        let mut tables = MemoryTables::new();
+        tables.start_log();
+        World {
+            planner: Planner::new(config()),
+            reconciler: Reconciler::new(),
+            tables,
+            replayed: Contents::default(),
+            hostile: false,
+        }
+    }
+
+    /// A fresh node that has listed an empty cluster.
+    pub fn listed() -> World {
+        let mut world = World::new();
+        world.list(&[]);
+        world
+    }
+
+    /// The agent dies and another starts on the same tables.
+    pub fn restart(&mut self) {
+        self.planner = Planner::new(config());
+        self.reconciler = Reconciler::new();
+        let report = self.reconciler.resync(&mut self.tables, Prune::Keep);
+        assert_eq!((report.written, report.deleted, report.drift), (0, 0, 0), "reading changes nothing");
+        self.planner.adopt(&self.reconciler.actual());
+    }
+
+    /// A full listing of everything, then pruning.
+    pub fn list(&mut self, objects: &[Object]) -> Report {
+        for kind in Kind::ALL {
+            self.planner.apply(Change::ResetStart(*kind));
+            for object in objects.iter().filter(|object| object.kind() == *kind) {
+                self.planner.apply(Change::Apply(Box::new(object.clone())));
+            }
+            self.planner.apply(Change::ResetEnd(*kind));
+        }
+        let delta = self.planner.drain();
+        self.reconciler.submit(delta);
+        self.reconciler.prune();
+        self.flush()
+    }
+
+    pub fn apply(&mut self, object: impl Into<Fact>) -> Report {
+        self.planner.apply(Change::Apply(Box::new(object.into().0)));
+        self.sync()
+    }
+
+    pub fn delete(&mut self, kind: Kind, name: &str) -> Report {
+        self.planner.apply(Change::Delete(kind, object_name(kind, name)));
+        self.sync()
+    }
+
+    pub fn sync(&mut self) -> Report {
+        let delta = self.planner.drain();
+        self.reconciler.submit(delta);
+        self.flush()
+    }
+
+    /// Flushes and checks every step on the way.
+    pub fn flush(&mut self) -> Report {
+        let report = self.reconciler.flush(&mut self.tables);
+        for operation in self.tables.take_log() {
+            self.replayed.apply_operation(operation);
+            let mut dangling = self.replayed.dangling();
+            dangling.retain(|line| !(self.hostile && line.starts_with("service address")));
+            assert_eq!(dangling, Vec::<String>::new(), "after {operation:?}");
+        }
+        report
+    }
+
+    /// Tables as text, only the lines that begin with `what`.
+    pub fn text(&self, what: &str) -> String {
+        let text = canonical(&self.tables.contents());
+        text.lines().filter(|line| line.starts_with(what)).collect::<Vec<_>>().join("\n")
+    }
+
+    #[track_caller]
+    pub fn check(&self, what: &str, expected: &str) {
+        let expected = expected.lines().map(str::trim).filter(|line| !line.is_empty());
+        let expected = expected.collect::<Vec<_>>().join("\n");
+        let whole = canonical(&self.tables.contents());
+        assert_eq!(self.text(what), expected, "the whole tables:\n{whole}\nproblems: {:#?}", self.problems());
+        assert!(!whole.contains("orphan") && !whole.contains("missing"), "{whole}");
+    }
+
+    pub fn problems(&self) -> Vec<String> {
+        self.planner
+            .problems()
+            .iter()
+            .map(|problem| problem.to_string())
+            .chain(self.table_problems())
+            .collect()
+    }
+
+    pub fn table_problems(&self) -> Vec<String> {
+        self.reconciler.problems().into_iter().map(|problem| problem.message).collect()
+    }
+}
+
+fn object_name(kind: Kind, name: &str) -> ObjectName {
+    match kind {
+        Kind::Node | Kind::Namespace => ObjectName::cluster(name),
+        _ => named(name),
+    }
+}
+
+/// `namespace/name`, or a name in `default`.
+pub fn named(name: &str) -> ObjectName {
+    let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+    ObjectName::new(namespace, name)
+}
+
+/// Any object; lets `apply` take each kind as it is.
+pub struct Fact(pub Object);
+
+impl From<Node> for Fact {
+    fn from(node: Node) -> Fact {
+        Fact(Object::Node(node))
+    }
+}
+impl From<Service> for Fact {
+    fn from(service: Service) -> Fact {
+        Fact(Object::Service(service))
+    }
+}
+impl From<EndpointSlice> for Fact {
+    fn from(slice: EndpointSlice) -> Fact {
+        Fact(Object::EndpointSlice(slice))
+    }
+}
+impl From<Object> for Fact {
+    fn from(object: Object) -> Fact {
+        Fact(object)
+    }
+}
+
+/// `node("node-2", "172.30.0.12 fd00:172:30::12", "10.244.2.0/24")`.
+pub fn node(name: &str, ips: &str, cidrs: &str) -> Node {
+    Node {
+        name: name.into(),
+        internal_ips: ips.split_whitespace().map(ip).collect(),
+        pod_cidrs: cidrs.split_whitespace().map(|cidr| cidr.parse().expect("a CIDR")).collect(),
+        zone: None,
+    }
+}
+
+/// Node `n` of the lab.
+pub fn lab_node(n: u32) -> Node {
+    node(
+        &format!("node-{n}"),
+        &format!("172.30.0.{} fd00:172:30::{}", 10 + n, 10 + n),
+        &format!("10.244.{n}.0/24 fd00:10:244:{n}::/64"),
+    )
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// `service("web", "10.96.0.10 fd00:10:96::10", "http:80 dns:53/UDP")`.
+pub fn service(name: &str, ips: &str, ports: &str) -> Service {
+    Service {
+        name: named(name),
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: ips.split_whitespace().map(ip).collect(),
+        ports: ports.split_whitespace().map(service_port).collect(),
+        affinity_s: None,
+        internal_local: false,
+        publish_not_ready: false,
+        load_balancer_ips: vec![],
+        external_ips: vec![],
+    }
+}
+
+fn parse_port(text: &str) -> (String, u16, Protocol) {
+    let (name, rest) = text.split_once(':').unwrap_or(("", text));
+    let (number, protocol) = match rest.split_once('/') {
+        Some((number, "UDP")) => (number, Protocol::Udp),
+        Some((number, "SCTP")) => (number, Protocol::Sctp),
+        _ => (rest, Protocol::Tcp),
+    };
+    (name.into(), number.parse().expect("a port"), protocol)
+}
+
+fn service_port(text: &str) -> ServicePort {
+    let (name, port, protocol) = parse_port(text);
+    ServicePort { name, protocol, port, node_port: 0 }
+}
+
+/// `slice("web-1", "web", "http:8080", "10.244.1.5@node-1 10.244.2.5@node-2!not-ready")`.
+/// Marks: `!not-ready`, `!draining` (terminating, still serving), `!dead`.
+pub fn slice(name: &str, service: &str, ports: &str, endpoints: &str) -> EndpointSlice {
+    let endpoints: Vec<Endpoint> = endpoints.split_whitespace().map(endpoint).collect();
+    EndpointSlice {
+        name: named(name),
+        service: service.into(),
+        ipv6: endpoints.first().is_some_and(|endpoint| endpoint.ip.is_ipv6()),
+        ports: ports.split_whitespace().map(slice_port).collect(),
+        endpoints,
+    }
+}
+
+fn slice_port(text: &str) -> EndpointPort {
+    let (name, port, protocol) = parse_port(text);
+    EndpointPort { name, protocol, port: Some(port) }
+}
+
+fn endpoint(text: &str) -> Endpoint {
+    let (text, mark) = text.split_once('!').unwrap_or((text, "ready"));
+    let (address, node) = match text.split_once('@') {
+        Some((address, node)) => (address, Some(node.to_owned())),
+        None => (text, None),
+    };
+    let (ready, serving, terminating) = match mark {
+        "ready" => (true, true, false),
+        "not-ready" => (false, false, false),
+        "draining" => (false, true, true),
+        "dead" => (false, false, true),
+        other => panic!("unknown mark {other}"),
+    };
+    Endpoint { ip: ip(address), ready, serving, terminating, node, zone: None, pod: None }
+}
+
+pub fn pod(ifindex: u32) -> EndpointValue {
+    EndpointValue { ifindex, id: ifindex, ..EndpointValue::default() }
+}
