@@ -183,7 +183,14 @@ mod tests {
     #[test]
     fn unit_a_mac_is_six_pairs_of_hexadecimal_digits() {
         assert_eq!(Mac::parse("02:be:e1:00:0A:ff"), Some(Mac([2, 0xbe, 0xe1, 0, 10, 255])));
-        for bad in ["", "02:be:e1:00:00", "02:be:e1:00:00:01:02", "2:be:e1:00:00:01", "+2:be:e1:00:00:01", "g2:be:e1:00:00:01"] {
+        for bad in [
+            "",
+            "02:be:e1:00:00",
+            "02:be:e1:00:00:01:02",
+            "2:be:e1:00:00:01",
+            "+2:be:e1:00:00:01",
+            "g2:be:e1:00:00:01",
+        ] {
             assert_eq!(Mac::parse(bad), None, "{bad}");
         }
     }

@@ -1,0 +1,266 @@
+//! A node and its pods as network namespaces of this test alone, an agent
+//! that says what the test wants, and the real plugin binary.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::IpAddr;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use beeline_api::{Allocation, ApiError, Attachment, Call, ErrorKind, Request, Response};
+use beeline_kernel::netlink::Netlink;
+use beeline_kernel::netns::NetNs;
+use serde_json::{Value, json};
+
+/// A network namespace bound to a file, gone when dropped.
+pub struct Namespace {
+    pub netns: NetNs,
+    pub path: PathBuf,
+}
+
+impl Namespace {
+    pub fn new(path: PathBuf) -> Namespace {
+        let netns = NetNs::create_bound(&path).unwrap();
+        Namespace { netns, path }
+    }
+
+    pub fn netlink(&self) -> Netlink {
+        Netlink::open_in(&self.netns).unwrap()
+    }
+
+    /// Everything that a test could have left here.
+    pub fn dump(&self) -> String {
+        let mut netlink = self.netlink();
+        let links: Vec<_> = netlink.links().unwrap();
+        let addresses: Vec<_> = netlink.addresses().unwrap();
+        let routes: Vec<String> = netlink.routes().unwrap().iter().map(ToString::to_string).collect();
+        format!("{}:\n{links:#?}\n{addresses:#?}\n{routes:#?}", self.path.display())
+    }
+
+    /// Names of the links, without the loopback.
+    pub fn links(&self) -> Vec<String> {
+        let links = self.netlink().links().unwrap();
+        links.into_iter().filter(|link| !link.loopback).map(|link| link.name).collect()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = NetNs::remove_bound(&self.path);
+    }
+}
+
+/// What the agent is to answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    #[default]
+    Serving,
+    Exhausted,
+    FailingCommit,
+    SeeingMismatch,
+}
+
+#[derive(Debug, Default)]
+struct AgentState {
+    mood: Mood,
+    calls: Vec<String>,
+    allocated: Vec<Attachment>,
+}
+
+/// Plays the agent: hands out 10.1.0.N and fd00::N, sets up the host side at
+/// Commit.
+#[derive(Clone, Default)]
+pub struct FakeAgent {
+    state: Arc<Mutex<AgentState>>,
+}
+
+impl FakeAgent {
+    fn serve(&self, listener: UnixListener, node: NetNs) {
+        let (agent, node) = (self.clone(), Arc::new(node));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (agent, node) = (agent.clone(), node.clone());
+                thread::spawn(move || {
+                    let mut line = String::new();
+                    let read = BufReader::new(&stream).read_line(&mut line);
+                    let Ok(request) = read.map(|_| serde_json::from_str::<Request>(&line)) else { return };
+                    let answer = match request {
+                        Ok(request) => agent.answer(request.call, &node),
+                        Err(error) => refusal(ErrorKind::Invalid, &error.to_string()),
+                    };
+                    let _ = (&stream)
+                        .write_all(format!("{}\n", serde_json::to_string(&answer).unwrap()).as_bytes());
+                });
+            }
+        });
+    }
+
+    pub fn be(&self, mood: Mood) {
+        self.state.lock().unwrap().mood = mood;
+    }
+
+    pub fn calls(&self) -> Vec<String> {
+        self.state.lock().unwrap().calls.clone()
+    }
+
+    /// Attachments that hold addresses.
+    pub fn allocated(&self) -> usize {
+        self.state.lock().unwrap().allocated.len()
+    }
+
+    fn answer(&self, call: Call, node: &NetNs) -> Response {
+        let mut state = self.state.lock().unwrap();
+        let name = serde_json::to_value(&call).unwrap()["call"].as_str().unwrap().to_owned();
+        state.calls.push(name);
+        match call {
+            Call::Allocate { .. } if state.mood == Mood::Exhausted => {
+                refusal(ErrorKind::Exhausted, "no address for c: pool 10.1.0.0/24 is exhausted")
+            }
+            Call::Allocate { attachment, .. } => {
+                state.allocated.push(attachment.clone());
+                Response::Allocated(allocation(&attachment, state.allocated.len() as u8))
+            }
+            Call::Commit { .. } if state.mood == Mood::FailingCommit => {
+                refusal(ErrorKind::Internal, "the programs cannot be attached")
+            }
+            Call::Commit { host_ifindex, .. } => {
+                Netlink::open_in(node).unwrap().set_up(host_ifindex, true).unwrap();
+                Response::Done
+            }
+            Call::Release { attachment } => {
+                state.allocated.retain(|known| *known != attachment);
+                Response::Done
+            }
+            Call::Check { .. } if state.mood == Mood::SeeingMismatch => {
+                refusal(ErrorKind::Mismatch, "the programs are not attached")
+            }
+            _ => Response::Done,
+        }
+    }
+}
+
+fn allocation(attachment: &Attachment, number: u8) -> Allocation {
+    let ip = |text: String| text.parse::<IpAddr>().unwrap();
+    Allocation {
+        addresses: vec![ip(format!("10.1.0.{number}")), ip(format!("fd00::{number}"))],
+        gateways: vec![ip("169.254.42.1".into()), ip("fe80::bee1:1".into())],
+        host_interface: attachment.host_interface(),
+        host_mac: beeline_abi::GATEWAY_MAC.to_string(),
+        mtu: 1400,
+    }
+}
+
+fn refusal(kind: ErrorKind, message: &str) -> Response {
+    Response::Error(ApiError { kind, message: message.to_owned() })
+}
+
+/// What the plugin answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub success: bool,
+    pub output: Value,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn result(self) -> Value {
+        assert!(self.success, "{:#}", self.output);
+        self.output
+    }
+
+    /// Code and message of the failure.
+    #[track_caller]
+    pub fn failure(self) -> (u64, String) {
+        assert!(!self.success, "it succeeded: {:#}", self.output);
+        assert!(self.output["cniVersion"].is_string(), "{:#}", self.output);
+        (self.output["code"].as_u64().unwrap(), self.output["msg"].as_str().unwrap().to_owned())
+    }
+}
+
+/// Everything that a test needs.
+pub struct World {
+    pub agent: FakeAgent,
+    pub node: Namespace,
+    pub pod: Namespace,
+    pub directory: tempfile::TempDir,
+}
+
+impl World {
+    /// With an agent that serves.
+    pub fn new() -> World {
+        let world = World::without_agent();
+        let listener = UnixListener::bind(world.socket()).unwrap();
+        let node = NetNs::open(&world.node.path).unwrap();
+        world.agent.serve(listener, node);
+        world
+    }
+
+    /// With nobody on the socket.
+    pub fn without_agent() -> World {
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("beeline-cni-{}-", std::process::id()))
+            .tempdir()
+            .unwrap();
+        let namespace = |name: &str| Namespace::new(directory.path().join(name));
+        World { agent: FakeAgent::default(), node: namespace("node"), pod: namespace("pod"), directory }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("agent.sock")
+    }
+
+    pub fn config(&self, version: &str) -> Value {
+        json!({ "cniVersion": version, "name": "beeline", "type": "beeline-cni", "socket": self.socket() })
+    }
+
+    /// Runs the plugin in the node as a runtime does.
+    pub fn call(&self, command: &str, container: &str, netns: &Path, input: &str) -> Answer {
+        let run = || {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_beeline-cni"))
+                .env_clear()
+                .env("CNI_COMMAND", command)
+                .env("CNI_CONTAINERID", container)
+                .env("CNI_NETNS", netns)
+                .env("CNI_IFNAME", "eth0")
+                .env("CNI_PATH", "/opt/cni/bin")
+                .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            // A plugin that fails early does not read.
+            let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+            child.wait_with_output().unwrap()
+        };
+        let output = self.node.netns.enter(run).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let value = if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
+        Answer { success: output.status.success(), output: value }
+    }
+
+    pub fn add(&self, version: &str) -> Answer {
+        self.call("ADD", "c1", &self.pod.path, &self.config(version).to_string())
+    }
+
+    pub fn delete(&self) -> Answer {
+        self.call("DEL", "c1", &self.pod.path, &self.config("1.1.0").to_string())
+    }
+
+    pub fn check(&self, previous: &Value) -> Answer {
+        let mut config = self.config("1.1.0");
+        config["prevResult"] = previous.clone();
+        self.call("CHECK", "c1", &self.pod.path, &config.to_string())
+    }
+
+    /// Fails unless nothing of the attachment is left.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        let clean = self.node.links().is_empty() && self.pod.links().is_empty();
+        assert!(clean, "links are left:\n{}\n{}", self.node.dump(), self.pod.dump());
+        assert_eq!(self.agent.allocated(), 0, "addresses are left; calls: {:?}", self.agent.calls());
+        let locks = std::fs::read_dir(self.directory.path().join("locks")).map_or(0, Iterator::count);
+        assert_eq!(locks, 0, "locks are left");
+    }
+}
