@@ -49,6 +49,9 @@ pub mod outcome {
     pub const ANSWERED: u8 = 3;
     /// Left to the host's stack so that the kernel answers or fragments.
     pub const TO_HOST_ERROR: u8 = 4;
+    /// Sent without a connection entry because the table is full (counted
+    /// beside the outcome proper).
+    pub const UNTRACKED: u8 = 5;
     /// Number of outcomes, with room.
     pub const COUNT: u8 = 16;
 
@@ -60,6 +63,7 @@ pub mod outcome {
             TO_HOST => "to_host",
             ANSWERED => "answered",
             TO_HOST_ERROR => "to_host_error",
+            UNTRACKED => "untracked",
             _ => "unknown",
         }
     }

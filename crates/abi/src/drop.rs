@@ -79,10 +79,6 @@ drop_reasons! {
         "Such packets are not traffic of normal programs; see what sends them.";
     Martian = 19, "martian", "The source or destination address can not stand in a forwarded packet (loopback, multicast or unspecified).",
         "Multicast and broadcast do not leave a pod; loopback addresses are wrong on a wire.";
-    LinkLocalDestination = 20, "link_local_destination", "The destination is link-local: it is not forwarded between links.",
-        "Use the pod's or node's global address.";
-    UnexpectedIcmpError = 21, "unexpected_icmp_error", "An ICMP error quotes a packet of no connection of the pod.",
-        "Usually late or forged; harmless when rare.";
 }
 
 #[cfg(test)]

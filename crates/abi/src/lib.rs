@@ -14,6 +14,7 @@
 pub mod address;
 pub mod config;
 pub mod conntrack;
+pub mod context;
 pub mod counter;
 pub mod drop;
 pub mod endpoint;

@@ -1,1 +1,177 @@
 //! What happens to a packet: bytes, tables and time in, verdict out.
+//!
+//! The same code runs in the kernel and in user space; what differs is the
+//! [`platform::Platform`] it is given. One function per hook:
+//! [`from_pod`], [`to_pod`] and [`from_uplink`]. The order of the stages is
+//! parse, guard, conntrack, service, policy, rewrite, route.
+#![no_std]
+
+#[cfg(feature = "native")]
+extern crate std;
+
+pub mod answer;
+pub mod conntrack;
+pub mod event;
+pub mod guard;
+pub mod icmp;
+#[cfg(feature = "native")]
+pub mod native;
+pub mod parse;
+pub mod platform;
+pub mod policy;
+pub mod rewrite;
+pub mod route;
+pub mod service;
+
+use beeline_abi::context::Context;
+use beeline_abi::counter::{hook, outcome};
+use beeline_abi::{DropReason, Ip};
+
+use crate::parse::Frame;
+use crate::platform::{Platform, Step};
+
+/// What the body has to do with the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Leave it to the host's network stack.
+    ToHost,
+    /// Leave it to the host's network stack, which answers with an ICMP
+    /// error (time exceeded, too big) or fragments it.
+    ToHostError,
+    /// Move it into the pod behind this device (`bpf_redirect_peer`).
+    ToPod {
+        /// Host side of the pod's veth.
+        ifindex: u32,
+    },
+    /// Send it out of this device (`bpf_redirect_neigh`).
+    Forward {
+        /// The uplink.
+        ifindex: u32,
+        /// The neighbour; its family may differ from the packet's.
+        next_hop: Ip,
+    },
+    /// The packet was refused and has become the answer to itself: return it
+    /// to the pod it came from.
+    Answer {
+        /// Why the packet was refused.
+        reason: DropReason,
+    },
+    /// Drop it.
+    Drop {
+        /// Why.
+        reason: DropReason,
+    },
+}
+
+impl Verdict {
+    /// The outcome under which a hook counts this verdict; none for drops.
+    #[inline(always)]
+    pub const fn outcome(self) -> Option<u8> {
+        match self {
+            Verdict::ToHost => Some(outcome::TO_HOST),
+            Verdict::ToHostError => Some(outcome::TO_HOST_ERROR),
+            Verdict::ToPod { .. } => Some(outcome::TO_LOCAL_POD),
+            Verdict::Forward { .. } => Some(outcome::TO_UPLINK),
+            Verdict::Answer { .. } => Some(outcome::ANSWERED),
+            Verdict::Drop { .. } => None,
+        }
+    }
+
+    /// Why the packet was refused, if it was.
+    #[inline(always)]
+    pub const fn reason(self) -> Option<DropReason> {
+        match self {
+            Verdict::Answer { reason } | Verdict::Drop { reason } => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// How a stage ends the packet's way early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The host's stack takes it.
+    Host,
+    /// It is refused and the sender is told.
+    Refuse(DropReason),
+    /// It is dropped.
+    Drop(DropReason),
+}
+
+/// Runs one hook over the packet of `env`. `ctx.hook` and `ctx.ifindex` are
+/// set by the caller; everything else of `ctx` is scratch.
+#[inline(always)]
+pub fn run<P: Platform>(env: &mut P, ctx: &mut Context) -> Verdict {
+    ctx.now = env.tick();
+    let result = match ctx.hook {
+        hook::FROM_POD => from_pod(env, ctx),
+        hook::TO_POD => to_pod(env, ctx),
+        _ => from_uplink(env, ctx),
+    };
+    let verdict = match result {
+        Ok(verdict) => verdict,
+        Err(Stop::Host) => Verdict::ToHost,
+        Err(Stop::Drop(reason)) => Verdict::Drop { reason },
+        Err(Stop::Refuse(reason)) => answer::refuse(env, ctx, reason),
+    };
+    env.step(Step::Verdict(verdict));
+    verdict
+}
+
+/// A packet that a pod sends (tc ingress of the host side of its veth).
+#[inline(always)]
+pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+    match parse::frame(env, ctx) {
+        Ok(Frame::Ip) => {}
+        Ok(Frame::Arp) => return guard::arp(env, ctx),
+        Ok(Frame::Other) => return Err(Stop::Drop(DropReason::UnsupportedProtocol)),
+        Err(reason) => return Err(Stop::Drop(reason)),
+    }
+    guard::source(env, ctx)?;
+    parse::fragment(env, ctx).map_err(Stop::Drop)?;
+    if !conntrack::follow(env, ctx) {
+        service::choose(env, ctx)?;
+        policy::check(env, ctx)?;
+        conntrack::open(env, ctx)?;
+    }
+    rewrite::apply(env, ctx).map_err(Stop::Drop)?;
+    route::from_pod(env, ctx)
+}
+
+/// A packet that the host's stack sends to a pod (tc egress of the host side
+/// of its veth). The kernel has routed it; it only needs its translation.
+#[inline(always)]
+pub fn to_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+    match parse::frame(env, ctx) {
+        Ok(Frame::Ip) => {}
+        _ => return Err(Stop::Host),
+    }
+    if parse::fragment(env, ctx).is_err() {
+        return Err(Stop::Host);
+    }
+    if !conntrack::follow(env, ctx) {
+        policy::check(env, ctx)?;
+        conntrack::open(env, ctx)?;
+    }
+    rewrite::apply(env, ctx).map_err(Stop::Drop)?;
+    Ok(Verdict::ToHost)
+}
+
+/// A packet that arrives at the node (tc ingress of an uplink). What is not
+/// for a local pod is the host's.
+#[inline(always)]
+pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+    match parse::frame(env, ctx) {
+        Ok(Frame::Ip) => {}
+        _ => return Err(Stop::Host),
+    }
+    route::only_local_pods(env, ctx)?;
+    parse::fragment(env, ctx).map_err(Stop::Drop)?;
+    if !conntrack::follow(env, ctx) {
+        guard::outside(env, ctx)?;
+        policy::check(env, ctx)?;
+        conntrack::open(env, ctx)?;
+    }
+    rewrite::apply(env, ctx).map_err(Stop::Drop)?;
+    route::to_local_pod(env, ctx)
+}

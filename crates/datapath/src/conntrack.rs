@@ -1,0 +1,286 @@
+//! The connection stage: find the connection of a packet, or open one.
+
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, flags as entry};
+use beeline_abi::context::{Context, flags};
+use beeline_abi::ip::proto;
+use beeline_abi::{DropReason, GATEWAY_IPV4, GATEWAY_IPV6, Ip, Port};
+
+use crate::platform::{Platform, Step};
+use crate::{Stop, icmp};
+
+/// TCP flags (RFC 9293 section 3.1).
+pub mod tcp {
+    #![allow(missing_docs, reason = "each is the control bit of that name")]
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+}
+
+/// Builds the key of a tuple in its fixed order; true if the source became
+/// end `a`.
+#[inline(always)]
+pub fn key_of(key: &mut ConntrackKey, src: Ip, sport: Port, dst: Ip, dport: Port, protocol: u8) -> bool {
+    let src_is_a = precedes(src, sport, dst, dport);
+    key.proto = protocol;
+    key.zone = 0;
+    key.reserved = 0;
+    if src_is_a {
+        (key.ip_a, key.port_a, key.ip_b, key.port_b) = (src, sport, dst, dport);
+    } else {
+        (key.ip_a, key.port_a, key.ip_b, key.port_b) = (dst, dport, src, sport);
+    }
+    src_is_a
+}
+
+/// The order of two ends: by port, then address word by word, as stored.
+#[inline(always)]
+fn precedes(src: Ip, sport: Port, dst: Ip, dport: Port) -> bool {
+    if sport.0 != dport.0 {
+        return sport.0 < dport.0;
+    }
+    let mut i = 0;
+    while i < 4 {
+        if src.0[i] != dst.0[i] {
+            return src.0[i] < dst.0[i];
+        }
+        i += 1;
+    }
+    true
+}
+
+/// Finds the packet's connection, keeps its books and takes down the
+/// translation that the packet needs. False: no live connection.
+#[inline(always)]
+pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
+    if ctx.flags & flags::ICMP_ERROR != 0 {
+        return icmp::follow_error(env, ctx);
+    }
+    let src_is_a = key_of(&mut ctx.key, ctx.src, ctx.sport, ctx.dst, ctx.dport, ctx.proto);
+    if src_is_a {
+        ctx.flags |= flags::SRC_IS_A;
+    }
+    let Some(config) = env.config() else { return false };
+    let now = ctx.now;
+    let bytes = env.length() as u64;
+    let tcp_flags = ctx.tcp_flags;
+    let is_tcp = ctx.proto == proto::TCP;
+    let is_icmp = ctx.proto == proto::ICMP || ctx.proto == proto::ICMPV6;
+    let found = env.conntrack(&ctx.key, |value| {
+        if value.expires <= now {
+            return false;
+        }
+        let origin = (value.flags & entry::ORIGIN_A != 0) == src_is_a;
+        if is_tcp && origin && reopens(value, tcp_flags) {
+            return false;
+        }
+        account(value, origin, tcp_flags, bytes);
+        let lifetime = if is_tcp {
+            tcp_lifetime(
+                value,
+                config.ticks_tcp_opening,
+                config.ticks_tcp_established,
+                config.ticks_tcp_closing,
+            )
+        } else if is_icmp {
+            config.ticks_icmp
+        } else if value.flags & entry::REPLIED != 0 {
+            config.ticks_udp
+        } else {
+            config.ticks_udp_unreplied
+        };
+        let expires = now + lifetime;
+        if value.expires != expires {
+            value.expires = expires;
+        }
+        ctx.nat_ip = value.nat_ip;
+        ctx.nat_port = value.nat_port;
+        ctx.entry_flags = value.flags;
+        ctx.origin_ip = value.origin_ip;
+        ctx.service = value.service;
+        ctx.backend = value.backend;
+        if origin {
+            ctx.flags |= flags::ORIGIN;
+        }
+        true
+    });
+    if found != Some(true) {
+        return false;
+    }
+    let origin = ctx.flags & flags::ORIGIN != 0;
+    env.step(Step::ConntrackHit { origin, service: ctx.service });
+    translate(ctx, origin);
+    true
+}
+
+/// A SYN on a connection that has ended opens a new one (RFC 9293 section
+/// 3.6.1, reuse of a pair of ports).
+#[inline(always)]
+fn reopens(value: &ConntrackValue, tcp_flags: u8) -> bool {
+    let syn = tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    syn && ended(value)
+}
+
+#[inline(always)]
+fn ended(value: &ConntrackValue) -> bool {
+    (value.tcp_origin | value.tcp_reply) & tcp::RST != 0 || value.tcp_origin & value.tcp_reply & tcp::FIN != 0
+}
+
+#[inline(always)]
+fn account(value: &mut ConntrackValue, origin: bool, tcp_flags: u8, bytes: u64) {
+    if origin {
+        value.packets_origin += 1;
+        value.bytes_origin += bytes;
+        value.tcp_origin |= tcp_flags;
+    } else {
+        value.packets_reply += 1;
+        value.bytes_reply += bytes;
+        value.tcp_reply |= tcp_flags;
+        if value.flags & entry::REPLIED == 0 {
+            value.flags |= entry::REPLIED;
+        }
+    }
+}
+
+#[inline(always)]
+fn tcp_lifetime(value: &ConntrackValue, opening: u32, established: u32, closing: u32) -> u32 {
+    let answered = value.flags & entry::REPLIED != 0 && value.tcp_origin & tcp::ACK != 0;
+    let picked_up_in_mid_flow = value.tcp_origin & tcp::SYN == 0;
+    if ended(value) {
+        closing
+    } else if answered || picked_up_in_mid_flow {
+        established
+    } else {
+        opening
+    }
+}
+
+/// Applies the entry's translation to the tuple in `ctx`.
+#[inline(always)]
+fn translate(ctx: &mut Context, origin: bool) {
+    let hairpin = ctx.entry_flags & entry::HAIRPIN != 0;
+    if origin {
+        if ctx.entry_flags & entry::DNAT != 0 {
+            set_dst(ctx, ctx.nat_ip, ctx.nat_port);
+            if hairpin {
+                set_src(ctx, gateway(ctx), ctx.sport);
+            }
+        }
+    } else if ctx.entry_flags & entry::REPLY_SNAT != 0 {
+        set_src(ctx, ctx.nat_ip, ctx.nat_port);
+        if hairpin {
+            set_dst(ctx, ctx.origin_ip, ctx.dport);
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn set_dst(ctx: &mut Context, ip: Ip, port: Port) {
+    ctx.dst_after = ip;
+    ctx.dport_after = port;
+    ctx.flags |= flags::DST_CHANGED;
+}
+
+#[inline(always)]
+pub(crate) fn set_src(ctx: &mut Context, ip: Ip, port: Port) {
+    ctx.src_after = ip;
+    ctx.sport_after = port;
+    ctx.flags |= flags::SRC_CHANGED;
+}
+
+/// The pods' gateway in the family of the packet.
+#[inline(always)]
+pub(crate) fn gateway(ctx: &Context) -> Ip {
+    if ctx.flags & flags::V6 != 0 { Ip::from_octets(GATEWAY_IPV6) } else { Ip::from_v4(GATEWAY_IPV4) }
+}
+
+/// Opens the connection of the packet in hand: one entry for a plain flow,
+/// two for a translated one. A plain flow passes also when the table is full
+/// (counted); a translated one can not.
+#[inline(always)]
+pub fn open<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+    if ctx.flags & flags::ICMP_ERROR != 0 {
+        return Ok(());
+    }
+    env.step(Step::ConntrackNew);
+    let Some(config) = env.config() else { return Err(Stop::Drop(DropReason::NotConfigured)) };
+    let lifetime = match ctx.proto {
+        proto::TCP if ctx.tcp_flags & tcp::RST != 0 => config.ticks_tcp_closing,
+        proto::TCP if ctx.tcp_flags & tcp::SYN != 0 => config.ticks_tcp_opening,
+        proto::TCP => config.ticks_tcp_established,
+        proto::ICMP | proto::ICMPV6 => config.ticks_icmp,
+        _ => config.ticks_udp_unreplied,
+    };
+    fresh_value(env, ctx, lifetime);
+    if ctx.flags & flags::DST_CHANGED == 0 {
+        if !env.conntrack_insert(&ctx.key, &ctx.value) {
+            env.count_untracked(ctx);
+        }
+        return Ok(());
+    }
+    open_translated(env, ctx)
+}
+
+/// A value for the first packet of a connection, without translation.
+#[inline(always)]
+fn fresh_value<P: Platform>(env: &mut P, ctx: &mut Context, lifetime: u32) {
+    let length = env.length() as u64;
+    ctx.value = ConntrackValue {
+        flags: if ctx.flags & flags::SRC_IS_A != 0 { entry::ORIGIN_A } else { 0 },
+        expires: ctx.now + lifetime,
+        service: ctx.service,
+        backend: ctx.backend,
+        generation: ctx.generation,
+        ingress_ifindex: ctx.ifindex,
+        tcp_origin: ctx.tcp_flags,
+        ingress_mac: ctx.mac_src,
+        identity_origin: ctx.identity_src,
+        identity_reply: ctx.identity_dst,
+        created: ctx.now,
+        packets_origin: 1,
+        bytes_origin: length,
+        ..ConntrackValue::default()
+    };
+}
+
+/// The flow entry first: a reply must never find the service entry alone.
+#[inline(always)]
+fn open_translated<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+    let hairpin = if ctx.flags & flags::HAIRPIN != 0 { entry::HAIRPIN } else { 0 };
+    let service_flags = ctx.value.flags;
+    let src_is_a = flow_key(ctx);
+    ctx.value.flags = entry::REPLY_SNAT | hairpin | if src_is_a { entry::ORIGIN_A } else { 0 };
+    ctx.value.nat_ip = ctx.dst;
+    ctx.value.nat_port = ctx.dport;
+    ctx.value.origin_ip = ctx.src;
+    if !env.conntrack_insert(&ctx.flow_key, &ctx.value) {
+        return Err(Stop::Drop(DropReason::ConntrackFull));
+    }
+    ctx.value.flags = service_flags | entry::DNAT | hairpin;
+    ctx.value.nat_ip = ctx.dst_after;
+    ctx.value.nat_port = ctx.dport_after;
+    if !env.conntrack_insert(&ctx.key, &ctx.value) {
+        return Err(Stop::Drop(DropReason::ConntrackFull));
+    }
+    Ok(())
+}
+
+/// Builds the key of the translated tuple into `ctx.flow_key`.
+#[inline(always)]
+pub(crate) fn flow_key(ctx: &mut Context) -> bool {
+    key_of(&mut ctx.flow_key, ctx.src_after, ctx.sport_after, ctx.dst_after, ctx.dport_after, ctx.proto)
+}
+
+/// Whether another live connection holds the translated tuple.
+#[inline(always)]
+pub(crate) fn flow_is_taken<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
+    let (dst, dport, src, now) = (ctx.dst, ctx.dport, ctx.src, ctx.now);
+    let taken = env.conntrack(&ctx.flow_key, |value| {
+        let ours = value.flags & entry::REPLY_SNAT != 0
+            && value.nat_ip == dst
+            && value.nat_port == dport
+            && value.origin_ip == src;
+        value.expires > now && !ours && !(value.tcp_origin != 0 && ended(value))
+    });
+    taken == Some(true)
+}

@@ -1,0 +1,171 @@
+//! What the packet path asks of the body it runs in.
+
+use beeline_abi::address::AddressValue;
+use beeline_abi::config::ConfigValue;
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
+use beeline_abi::context::Context;
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::fragment::{FragmentKey, FragmentValue};
+use beeline_abi::service::{
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+};
+use beeline_abi::{DropReason, Ip};
+
+use crate::Verdict;
+
+/// The bytes of the frame. Words are read and written exactly as they stand
+/// in memory (native load of network-order bytes).
+pub trait Packet {
+    /// Bytes of the frame.
+    fn length(&self) -> u32;
+    /// Payload bytes per segment of a segmentation-offload packet; 0 = one
+    /// ordinary packet.
+    fn segment_payload(&self) -> u32;
+    /// `N` 32-bit words at an offset; none if the frame is shorter.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+    /// One 16-bit word at an offset.
+    fn load_u16(&self, offset: u32) -> Option<u16>;
+    /// Overwrites `N` 32-bit words.
+    fn store<const N: usize>(&mut self, offset: u32, words: &[u32; N]) -> Option<()>;
+    /// Overwrites a 16-bit word.
+    fn store_u16(&mut self, offset: u32, word: u16) -> Option<()>;
+    /// Overwrites a byte.
+    fn store_u8(&mut self, offset: u32, byte: u8) -> Option<()>;
+    /// Changes the transport checksum at an offset by a difference
+    /// (ones' complement sum of the new words minus the old). `pseudo`: the
+    /// changed words are part of the pseudo-header (RFC 9293 section 3.1).
+    /// `zero_is_none`: 0 means "no checksum" (UDP, RFC 768).
+    fn checksum_change(
+        &mut self,
+        offset: u32,
+        difference: u32,
+        pseudo: bool,
+        zero_is_none: bool,
+    ) -> Option<()>;
+    /// Whether the checksum at an offset still holds only the pseudo-header's
+    /// sum, to be completed by a device (`CHECKSUM_PARTIAL`).
+    fn checksum_is_partial(&mut self, offset: u32) -> bool;
+    /// Cuts the frame to a length.
+    fn truncate(&mut self, length: u32) -> Option<()>;
+    /// Makes room between the Ethernet and the IP header.
+    fn insert_after_ethernet(&mut self, bytes: u32) -> Option<()>;
+}
+
+/// The tables (see `beeline_abi::maps`).
+#[expect(missing_docs, reason = "each is a lookup in the table of that name")]
+pub trait Tables {
+    fn config(&self) -> Option<ConfigValue>;
+    fn address(&self, ip: &Ip) -> Option<AddressValue>;
+    fn endpoint(&self, ip: &Ip) -> Option<EndpointValue>;
+    fn service_address(&self, ip: &Ip) -> Option<ServiceAddressValue>;
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue>;
+    fn service(&self, id: u32) -> Option<ServiceValue>;
+    fn slot(&self, key: &SlotKey) -> Option<SlotValue>;
+    fn backend(&self, id: u32) -> Option<BackendValue>;
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
+    /// Remembers a first fragment.
+    fn fragment_insert(&mut self, key: &FragmentKey, value: &FragmentValue);
+    /// Shows the entry in place (current table, then the previous one).
+    fn conntrack<R>(&mut self, key: &ConntrackKey, show: impl FnOnce(&mut ConntrackValue) -> R) -> Option<R>;
+    /// Writes a new entry; false if the table is full.
+    fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool;
+}
+
+/// The host's routing.
+pub trait Routing {
+    /// Looks up the route of `ctx.src_after` to `ctx.dst_after` for a packet
+    /// whose largest segment has `bytes` (IP header included), arriving at
+    /// `ctx.ifindex`. Fills `ctx.out_ifindex` and `ctx.next_hop`.
+    fn lookup(&mut self, ctx: &mut Context, bytes: u32) -> Route;
+}
+
+/// What the host's routing says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// There is a way out.
+    Found,
+    /// There is a way out, but the packet is larger than its MTU.
+    TooBig,
+    /// The host itself is the destination, or decides by itself.
+    Host,
+    /// A blackhole, unreachable or prohibit route.
+    Prohibited,
+    /// Forwarding is off on the incoming device, or the route cannot be used.
+    None,
+}
+
+/// Everything a body provides.
+pub trait Platform: Packet + Tables + Routing {
+    /// The present tick (`beeline_abi::conntrack::tick`).
+    fn tick(&self) -> u32;
+    /// A random number.
+    fn random(&mut self) -> u32;
+    /// Counts a packet that was let through although the connection table is
+    /// full.
+    fn count_untracked(&mut self, ctx: &Context);
+    /// Takes down a step of the way; free in the kernel.
+    fn step(&mut self, step: Step);
+}
+
+/// A step on a packet's way, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The frame was understood.
+    Parsed {
+        /// Source.
+        src: Ip,
+        /// Destination.
+        dst: Ip,
+        /// Protocol.
+        proto: u8,
+    },
+    /// The sender may use its source address.
+    GuardPassed,
+    /// An entry of the connection table matched.
+    ConntrackHit {
+        /// The packet goes in the direction of the first one.
+        origin: bool,
+        /// Service id; 0 = plain flow.
+        service: u32,
+    },
+    /// A new connection.
+    ConntrackNew,
+    /// A Service was chosen.
+    Service {
+        /// Its id.
+        service: u32,
+        /// Number of its endpoints.
+        slots: u32,
+        /// Backend id chosen.
+        backend: u32,
+        /// Backend address.
+        ip: Ip,
+        /// Backend port, network byte order.
+        port: beeline_abi::Port,
+    },
+    /// Addresses were rewritten.
+    Rewritten {
+        /// Source now.
+        src: Ip,
+        /// Destination now.
+        dst: Ip,
+    },
+    /// A pod on this node.
+    LocalPod {
+        /// Host side of its veth.
+        ifindex: u32,
+    },
+    /// The host's routing was asked.
+    Routed {
+        /// What it said.
+        route: Route,
+        /// Device.
+        ifindex: u32,
+        /// Next hop.
+        next_hop: Ip,
+    },
+    /// The packet is refused.
+    Refused(DropReason),
+    /// The end of the way at this hook.
+    Verdict(Verdict),
+}

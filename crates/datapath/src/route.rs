@@ -1,0 +1,94 @@
+//! The last stage: to a pod on this node, out of an uplink, or to the host.
+
+use beeline_abi::address::kind;
+use beeline_abi::context::{Context, flags};
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::{DropReason, Mac};
+
+use crate::platform::{Platform, Route, Step};
+use crate::rewrite::decrement_ttl;
+use crate::{Stop, Verdict};
+
+/// Where a pod's packet goes.
+#[inline(always)]
+pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+    if let Some(address) = env.address(&ctx.dst_after) {
+        ctx.identity_dst = address.identity;
+        match address.kind {
+            kind::LOCAL_POD => return to_local_pod(env, ctx),
+            kind::OWN_NODE => return Ok(Verdict::ToHost),
+            kind::SERVICE_RANGE => return Err(Stop::Refuse(DropReason::NoServicePort)),
+            _ => {}
+        }
+    }
+    forward(env, ctx)
+}
+
+/// Lets only packets for this node's pod range go on; the rest is the host's.
+#[inline(always)]
+pub fn only_local_pods<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+    match env.address(&ctx.dst) {
+        Some(address) if address.kind == kind::LOCAL_POD => Ok(()),
+        _ => Err(Stop::Host),
+    }
+}
+
+/// Into a pod on this node.
+#[inline(always)]
+pub fn to_local_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+    let endpoint = env.endpoint(&ctx.dst_after).ok_or(Stop::Drop(DropReason::NoEndpoint))?;
+    ctx.identity_dst = endpoint.identity;
+    env.step(Step::LocalPod { ifindex: endpoint.ifindex });
+    if ctx.ttl <= 1 || (endpoint.mtu != 0 && largest_segment(env, ctx) > endpoint.mtu as u32) {
+        return Ok(Verdict::ToHostError);
+    }
+    decrement_ttl(env, ctx).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
+    ethernet(env, &endpoint).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
+    Ok(Verdict::ToPod { ifindex: endpoint.ifindex })
+}
+
+/// The pod's MAC as destination, the gateway's as source: six bytes each, as
+/// three words.
+#[inline(always)]
+fn ethernet<P: Platform>(env: &mut P, endpoint: &EndpointValue) -> Option<()> {
+    let d = endpoint.pod_mac.0;
+    let Mac(s) = beeline_abi::GATEWAY_MAC;
+    env.store(
+        0,
+        &[
+            u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
+            u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+            u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
+        ],
+    )
+}
+
+/// By the host's routes.
+#[inline(always)]
+fn forward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+    let bytes = largest_segment(env, ctx);
+    let route = env.lookup(ctx, bytes);
+    env.step(Step::Routed { route, ifindex: ctx.out_ifindex, next_hop: ctx.next_hop });
+    match route {
+        Route::Found => {}
+        Route::TooBig => return Ok(Verdict::ToHostError),
+        Route::Host => return Ok(Verdict::ToHost),
+        Route::Prohibited => return Err(Stop::Drop(DropReason::RouteProhibited)),
+        Route::None => return Err(Stop::Drop(DropReason::NoRoute)),
+    }
+    if ctx.ttl <= 1 {
+        return Ok(Verdict::ToHostError);
+    }
+    decrement_ttl(env, ctx).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
+    Ok(Verdict::Forward { ifindex: ctx.out_ifindex, next_hop: ctx.next_hop })
+}
+
+/// Bytes of the largest IP packet that this one becomes on the wire.
+#[inline(always)]
+fn largest_segment<P: Platform>(env: &P, ctx: &Context) -> u32 {
+    let payload = env.segment_payload();
+    if payload == 0 || ctx.flags & flags::FRAGMENT_LATER != 0 {
+        return ctx.l3_bytes;
+    }
+    ctx.l4 - ctx.l3 + ctx.l4_header_bytes + payload
+}

@@ -1,0 +1,113 @@
+//! The programs in the kernel: one function per hook. Each takes the packet
+//! through `beeline_datapath` and does what the verdict says.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod events;
+mod maps;
+mod platform;
+mod skb;
+
+use core::mem::{size_of, zeroed};
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh};
+use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use beeline_abi::Ip;
+use beeline_abi::context::Context;
+use beeline_abi::counter::{drop_index, hook, outcome_index};
+use beeline_datapath::Verdict;
+use beeline_datapath::platform::Packet;
+
+use crate::platform::{Kernel, count};
+use crate::skb::Skb;
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// tc ingress of the host side of a pod's veth: packets that the pod sends.
+#[classifier]
+pub fn from_pod(packet: TcContext) -> i32 {
+    run(&packet, hook::FROM_POD)
+}
+
+/// tc egress of the host side of a pod's veth: packets that the host's stack
+/// sends to the pod.
+#[classifier]
+pub fn to_pod(packet: TcContext) -> i32 {
+    run(&packet, hook::TO_POD)
+}
+
+/// tc ingress of an uplink.
+#[classifier]
+pub fn from_uplink(packet: TcContext) -> i32 {
+    run(&packet, hook::FROM_UPLINK)
+}
+
+#[inline(always)]
+fn run(packet: &TcContext, hook: u8) -> i32 {
+    let Some(ctx) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
+    // SAFETY: an element of this CPU; programs do not preempt each other.
+    let ctx: &mut Context = unsafe { &mut *ctx };
+    let skb = Skb::readable(packet.skb.skb);
+    ctx.hook = hook;
+    // SAFETY: the kernel hands a valid context to the program.
+    ctx.ifindex = unsafe { (*skb.0).ifindex };
+    let length = skb.length();
+    let mut env = Kernel::new(skb);
+    let verdict = beeline_datapath::run(&mut env, ctx);
+    if let Some(outcome) = verdict.outcome() {
+        count(outcome_index(hook, outcome), length);
+    }
+    if let Some(reason) = verdict.reason() {
+        count(drop_index(hook, reason as u8), length);
+        events::drop(ctx, reason, length);
+    }
+    act(ctx, verdict)
+}
+
+/// Does what the verdict says. What is left to the host is left to further
+/// programs at the hook, too (`TCX_NEXT`).
+#[inline(always)]
+fn act(ctx: &Context, verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::ToHost | Verdict::ToHostError => TC_ACT_UNSPEC,
+        // SAFETY: redirecting has no preconditions; a device that is gone
+        // drops the packet and counts it.
+        Verdict::ToPod { ifindex } => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
+        // SAFETY: as above.
+        Verdict::Answer { .. } => unsafe { bpf_redirect_peer(ctx.ifindex, 0) as i32 },
+        Verdict::Forward { ifindex, next_hop } => forward(ifindex, &next_hop),
+        Verdict::Drop { .. } => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn forward(ifindex: u32, next_hop: &Ip) -> i32 {
+    // SAFETY: plain data; all-zero is valid.
+    let mut neighbour: bpf_redir_neigh = unsafe { zeroed() };
+    if next_hop.is_v4() {
+        neighbour.nh_family = AF_INET;
+        neighbour.__bindgen_anon_1.ipv4_nh = next_hop.v4_word();
+    } else {
+        neighbour.nh_family = AF_INET6;
+        neighbour.__bindgen_anon_1.ipv6_nh = next_hop.0;
+    }
+    // SAFETY: parameters of the size that is named.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: the compiler proves panics away; what would remain is refused
+    // by the verifier.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// The kernel's helpers ask for a GPL-compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

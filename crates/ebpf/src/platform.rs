@@ -1,0 +1,238 @@
+//! The kernel as the packet path's platform.
+
+use core::mem::{size_of, zeroed};
+
+use aya_ebpf::bindings::{self, bpf_fib_lookup as FibLookup};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_ns};
+use beeline_abi::Ip;
+use beeline_abi::address::AddressValue;
+use beeline_abi::config::{ConfigValue, flags as config_flags};
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, tick};
+use beeline_abi::context::{Context, flags};
+use beeline_abi::counter::{CounterValue, outcome, outcome_index};
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::fragment::{FragmentKey, FragmentValue};
+use beeline_abi::maps::{CONNTRACK_CURRENT, CONNTRACK_PREVIOUS};
+use beeline_abi::service::{
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+};
+use beeline_datapath::platform::{Packet, Platform, Route, Routing, Step, Tables};
+
+use crate::maps;
+use crate::skb::Skb;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// The packet in hand, with everything around it.
+pub struct Kernel {
+    skb: Skb,
+}
+
+impl Kernel {
+    /// Around a packet.
+    #[inline(always)]
+    pub fn new(skb: Skb) -> Kernel {
+        Kernel { skb }
+    }
+}
+
+/// Adds one packet to a counter of this CPU.
+#[inline(always)]
+pub fn count(index: u32, bytes: u32) {
+    if let Some(counter) = maps::COUNTER.get_ptr_mut(index) {
+        // SAFETY: an element of this CPU; programs do not preempt each other.
+        let counter: &mut CounterValue = unsafe { &mut *counter };
+        counter.packets += 1;
+        counter.bytes += bytes as u64;
+    }
+}
+
+impl Packet for Kernel {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.skb.length()
+    }
+    #[inline(always)]
+    fn segment_payload(&self) -> u32 {
+        self.skb.segment_payload()
+    }
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.skb.load(offset)
+    }
+    #[inline(always)]
+    fn load_u16(&self, offset: u32) -> Option<u16> {
+        self.skb.load_u16(offset)
+    }
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: u32, words: &[u32; N]) -> Option<()> {
+        self.skb.store(offset, words)
+    }
+    #[inline(always)]
+    fn store_u16(&mut self, offset: u32, word: u16) -> Option<()> {
+        self.skb.store_u16(offset, word)
+    }
+    #[inline(always)]
+    fn store_u8(&mut self, offset: u32, byte: u8) -> Option<()> {
+        self.skb.store_u8(offset, byte)
+    }
+    #[inline(always)]
+    fn checksum_change(
+        &mut self,
+        offset: u32,
+        difference: u32,
+        pseudo: bool,
+        zero_is_none: bool,
+    ) -> Option<()> {
+        self.skb.checksum_change(offset, difference, pseudo, zero_is_none)
+    }
+    #[inline(always)]
+    fn checksum_is_partial(&mut self, offset: u32) -> bool {
+        self.skb.checksum_is_partial(offset)
+    }
+    #[inline(always)]
+    fn truncate(&mut self, length: u32) -> Option<()> {
+        self.skb.truncate(length)
+    }
+    #[inline(always)]
+    fn insert_after_ethernet(&mut self, bytes: u32) -> Option<()> {
+        self.skb.insert_after_ethernet(bytes)
+    }
+}
+
+// SAFETY of the reads below: values of hashes are replaced whole, a deleted
+// element stays in memory until the program has ended (RCU).
+impl Tables for Kernel {
+    #[inline(always)]
+    fn config(&self) -> Option<ConfigValue> {
+        maps::CONFIG.get(0).copied()
+    }
+    #[inline(always)]
+    fn address(&self, ip: &Ip) -> Option<AddressValue> {
+        maps::address(ip)
+    }
+    #[inline(always)]
+    fn endpoint(&self, ip: &Ip) -> Option<EndpointValue> {
+        // SAFETY: see above.
+        unsafe { maps::ENDPOINT.get(ip) }.copied()
+    }
+    #[inline(always)]
+    fn service_address(&self, ip: &Ip) -> Option<ServiceAddressValue> {
+        // SAFETY: see above.
+        unsafe { maps::SERVICE_ADDRESS.get(ip) }.copied()
+    }
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
+        // SAFETY: see above.
+        unsafe { maps::FRONTEND.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<ServiceValue> {
+        // SAFETY: see above.
+        unsafe { maps::SERVICE.get(id) }.copied()
+    }
+    #[inline(always)]
+    fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
+        // SAFETY: see above.
+        unsafe { maps::SLOT.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<BackendValue> {
+        // SAFETY: see above.
+        unsafe { maps::BACKEND.get(id) }.copied()
+    }
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        // SAFETY: see above.
+        unsafe { maps::FRAGMENT.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn fragment_insert(&mut self, key: &FragmentKey, value: &FragmentValue) {
+        let _ = maps::FRAGMENT.insert(key, value, 0);
+    }
+    #[inline(always)]
+    fn conntrack<R>(&mut self, key: &ConntrackKey, show: impl FnOnce(&mut ConntrackValue) -> R) -> Option<R> {
+        let mut found = maps::CONNTRACK.get_value_ptr_mut(CONNTRACK_CURRENT, key);
+        if found.is_none() && self.config()?.flags & config_flags::CONNTRACK_PREVIOUS != 0 {
+            found = maps::CONNTRACK.get_value_ptr_mut(CONNTRACK_PREVIOUS, key);
+        }
+        // SAFETY: see above. Two CPUs may show one entry at a time: counts
+        // may then miss a packet, no field is torn.
+        Some(show(unsafe { &mut *found? }))
+    }
+    #[inline(always)]
+    fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
+        match maps::CONNTRACK.get(CONNTRACK_CURRENT) {
+            Some(table) => table.insert(key, value, 0).is_ok(),
+            None => false,
+        }
+    }
+}
+
+impl Routing for Kernel {
+    #[inline(always)]
+    fn lookup(&mut self, ctx: &mut Context, bytes: u32) -> Route {
+        // SAFETY: plain data; all-zero is valid.
+        let mut fib: FibLookup = unsafe { zeroed() };
+        fib.ifindex = ctx.ifindex;
+        fib.__bindgen_anon_1.tot_len = bytes as u16;
+        fib.l4_protocol = ctx.proto;
+        let v6 = ctx.flags & flags::V6 != 0;
+        if v6 {
+            fib.family = AF_INET6;
+            fib.__bindgen_anon_3.ipv6_src = ctx.src_after.0;
+            fib.__bindgen_anon_4.ipv6_dst = ctx.dst_after.0;
+        } else {
+            fib.family = AF_INET;
+            fib.__bindgen_anon_3.ipv4_src = ctx.src_after.v4_word();
+            fib.__bindgen_anon_4.ipv4_dst = ctx.dst_after.v4_word();
+        }
+        // SAFETY: a valid context and parameters of the size that is named.
+        let result =
+            unsafe { bpf_fib_lookup(self.skb.0.cast(), &raw mut fib, size_of::<FibLookup>() as i32, 0) };
+        ctx.out_ifindex = fib.ifindex;
+        // SAFETY: the union holds the neighbour of the family that is named.
+        ctx.next_hop = unsafe {
+            if fib.family == AF_INET6 {
+                Ip(fib.__bindgen_anon_4.ipv6_dst)
+            } else {
+                Ip::from_v4_word(fib.__bindgen_anon_4.ipv4_dst)
+            }
+        };
+        route(result)
+    }
+}
+
+/// What the kernel's answer means for a packet (`enum` in linux/bpf.h).
+#[inline(always)]
+fn route(result: i64) -> Route {
+    match result as u32 {
+        bindings::BPF_FIB_LKUP_RET_SUCCESS | bindings::BPF_FIB_LKUP_RET_NO_NEIGH => Route::Found,
+        bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig,
+        bindings::BPF_FIB_LKUP_RET_NOT_FWDED | bindings::BPF_FIB_LKUP_RET_UNSUPP_LWT => Route::Host,
+        bindings::BPF_FIB_LKUP_RET_BLACKHOLE
+        | bindings::BPF_FIB_LKUP_RET_UNREACHABLE
+        | bindings::BPF_FIB_LKUP_RET_PROHIBIT => Route::Prohibited,
+        _ => Route::None,
+    }
+}
+
+impl Platform for Kernel {
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        // SAFETY: has no preconditions.
+        tick(unsafe { bpf_ktime_get_ns() })
+    }
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        // SAFETY: has no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    }
+    #[inline(always)]
+    fn count_untracked(&mut self, ctx: &Context) {
+        count(outcome_index(ctx.hook, outcome::UNTRACKED), self.length());
+    }
+    #[inline(always)]
+    fn step(&mut self, _step: Step) {}
+}
