@@ -5,6 +5,7 @@
 
 pub mod bpffs;
 pub mod cgroup;
+pub mod datapath;
 pub mod netlink;
 pub mod netns;
 pub mod sysctl;

@@ -7,6 +7,7 @@
 
 mod address;
 mod error;
+mod filter;
 mod link;
 pub mod message;
 mod neighbour;
@@ -20,6 +21,7 @@ use netlink_sys::{Socket, SocketAddr, protocols};
 
 pub use address::Address;
 pub use error::NetlinkError;
+pub use filter::{BpfFilter, Direction};
 pub use link::{Link, Peer, Veth, VethEnd};
 pub use neighbour::Neighbour;
 pub use route::{Route, RouteAnswer, RouteKind, Scope, protocol, table};

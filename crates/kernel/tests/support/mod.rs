@@ -5,9 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use beeline_kernel::bpffs;
 use beeline_kernel::netns::NetNs;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -49,6 +50,39 @@ impl Drop for TestNetNs {
     fn drop(&mut self) {
         if let Err(error) = NetNs::remove_bound(&self.path) {
             eprintln!("left behind: {error}");
+        }
+    }
+}
+
+/// A bpffs of the test, gone with all its pins when dropped.
+pub struct TestBpffs {
+    path: PathBuf,
+}
+
+impl TestBpffs {
+    /// Mounts one.
+    pub fn new() -> TestBpffs {
+        let path = unique_path("bpffs");
+        bpffs::mount(&path).unwrap();
+        TestBpffs { path }
+    }
+}
+
+impl Deref for TestBpffs {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TestBpffs {
+    fn drop(&mut self) {
+        let unmounted = bpffs::unmount(&self.path).map_err(|error| error.to_string());
+        if let Err(error) =
+            unmounted.and_then(|()| std::fs::remove_dir(&self.path).map_err(|error| error.to_string()))
+        {
+            eprintln!("left behind: {}: {error}", self.path.display());
         }
     }
 }

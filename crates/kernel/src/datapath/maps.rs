@@ -1,0 +1,295 @@
+//! A map of the kernel as bytes: its attributes, its elements.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya_obj::generated::bpf_map_type;
+use beeline_abi::maps::{MapKind, MapSpec};
+
+use super::bpf::{self, Access};
+use super::error::{DatapathError, failed};
+
+/// `BPF_F_NO_PREALLOC` of linux/bpf.h.
+const NO_PREALLOC: u32 = 1;
+/// Elements of the first batch; doubled when a bucket of a hash holds more.
+const BATCH: usize = 2048;
+/// How often a reading starts again because elements went away under it.
+const TRIES: usize = 16;
+
+/// The attributes of a map, as the kernel knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// `enum bpf_map_type`.
+    pub kind: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Capacity in elements (bytes for a ring buffer).
+    pub max_entries: u32,
+    /// `BPF_F_*`.
+    pub flags: u32,
+}
+
+impl Shape {
+    /// What a table of the layout must look like.
+    pub fn of(spec: &MapSpec) -> Shape {
+        let (kind, flags) = match spec.kind {
+            MapKind::Hash => (bpf_map_type::BPF_MAP_TYPE_HASH, NO_PREALLOC),
+            MapKind::LruHash => (bpf_map_type::BPF_MAP_TYPE_LRU_HASH, 0),
+            MapKind::LpmTrie => (bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, NO_PREALLOC),
+            MapKind::Array => (bpf_map_type::BPF_MAP_TYPE_ARRAY, 0),
+            MapKind::PerCpuArray => (bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, 0),
+            MapKind::ArrayOfMaps => (bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS, 0),
+            MapKind::RingBuf => (bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0),
+        };
+        Shape {
+            kind: kind as u32,
+            key_size: spec.key_size as u32,
+            value_size: spec.value_size as u32,
+            max_entries: spec.max_entries,
+            flags,
+        }
+    }
+
+    /// What an object file declares.
+    pub(crate) fn declared(map: &aya_obj::Map) -> Shape {
+        let ring = map.map_type() == bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+        Shape {
+            kind: map.map_type(),
+            key_size: map.key_size(),
+            // The loader sets it to 0, whatever the element type was.
+            value_size: if ring { 0 } else { map.value_size() },
+            max_entries: map.max_entries(),
+            flags: map.map_flags(),
+        }
+    }
+
+    /// Bytes that the kernel copies for a value: of a per-CPU map one for
+    /// each possible CPU, each aligned to 8.
+    fn value_bytes(&self) -> io::Result<usize> {
+        let size = self.value_size as usize;
+        if self.kind != bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32 {
+            return Ok(size);
+        }
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        Ok(size.next_multiple_of(8) * cpus)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shape { kind, key_size, value_size, max_entries, flags } = self;
+        match bpf_map_type::try_from(*kind) {
+            Ok(kind) => f.write_str(&format!("{kind:?}").replace("BPF_MAP_TYPE_", "").to_lowercase())?,
+            Err(_) => write!(f, "a map of type {kind}")?,
+        }
+        write!(
+            f,
+            " with {key_size}-byte keys, {value_size}-byte values, {max_entries} entries, flags {flags}"
+        )
+    }
+}
+
+/// An open map.
+#[derive(Debug)]
+pub(crate) struct RawMap {
+    name: &'static str,
+    fd: OwnedFd,
+    shape: Shape,
+    value_bytes: usize,
+}
+
+impl RawMap {
+    /// Opens a pinned map. None = nothing is pinned there.
+    pub(crate) fn open(
+        path: &Path,
+        name: &'static str,
+        access: Access,
+    ) -> Result<Option<RawMap>, DatapathError> {
+        let what = || format!("the table pinned at {}", path.display());
+        let fd = match bpf::open_pin(path, access) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(failed("open", what()))?,
+        };
+        let info = bpf::map_info(fd.as_fd()).map_err(failed("examine", what()))?;
+        let shape = Shape {
+            kind: info.type_,
+            key_size: info.key_size,
+            value_size: info.value_size,
+            max_entries: info.max_entries,
+            flags: info.map_flags,
+        };
+        let value_bytes = shape.value_bytes().map_err(failed("count the CPUs for", what()))?;
+        Ok(Some(RawMap { name, fd, shape, value_bytes }))
+    }
+
+    /// The same, where the map must exist and look like this.
+    pub(crate) fn open_checked(
+        path: &Path,
+        name: &'static str,
+        access: Access,
+        expected: Shape,
+    ) -> Result<RawMap, DatapathError> {
+        let missing = || io::Error::from_raw_os_error(libc::ENOENT);
+        let map = RawMap::open(path, name, access)?
+            .ok_or_else(|| failed("open", format!("the table pinned at {}", path.display()))(missing()))?;
+        map.check(path, expected)?;
+        Ok(map)
+    }
+
+    /// Compares the attributes: aya and the kernel take any map for any other.
+    pub(crate) fn check(&self, path: &Path, expected: Shape) -> Result<(), DatapathError> {
+        if self.shape == expected {
+            return Ok(());
+        }
+        Err(DatapathError::Shape { path: path.to_owned(), found: self.shape, expected })
+    }
+
+    /// Name, as in the layout.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Attributes.
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Bytes of a value as user space sees it.
+    pub(crate) fn value_bytes(&self) -> usize {
+        self.value_bytes
+    }
+
+    /// The kernel's number of the map.
+    pub(crate) fn id(&self) -> io::Result<u32> {
+        bpf::map_info(self.as_fd()).map(|info| info.id)
+    }
+
+    /// Bytes of kernel memory, as the kernel accounts them.
+    pub(crate) fn memory_bytes(&self) -> io::Result<u64> {
+        let path = format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd());
+        let text = std::fs::read_to_string(path)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        line.and_then(|number| number.trim().parse().ok())
+            .ok_or_else(|| io::Error::other("the kernel does not tell its size"))
+    }
+
+    /// Copies the value of a key. False = there is none.
+    pub(crate) fn get(&self, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+        self.check_lengths(key, Some(value.len()), self.value_bytes)?;
+        // SAFETY: the lengths are the map's.
+        unsafe { bpf::lookup(self.as_fd(), key, value) }
+    }
+
+    /// Inserts or replaces (`flags` 0), or only inserts (`BPF_NOEXIST`).
+    pub(crate) fn set(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+        self.check_lengths(key, Some(value.len()), self.value_bytes)?;
+        // SAFETY: the lengths are the map's.
+        unsafe { bpf::update(self.as_fd(), key, value, flags) }
+    }
+
+    /// Removes. False = there was none.
+    pub(crate) fn remove(&self, key: &[u8]) -> io::Result<bool> {
+        self.check_lengths(key, None, 0)?;
+        // SAFETY: the length is the map's.
+        unsafe { bpf::delete(self.as_fd(), key) }
+    }
+
+    /// Hands every element to `each`: keys and values. What is written or
+    /// removed meanwhile may be missing, or (never in a hash that is read in
+    /// batches) come twice.
+    pub(crate) fn read(&self, mut each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        match self.read_batches(&mut each) {
+            // Before Linux 6.x some kinds of map have no batches.
+            Err(error) if is_unsupported(&error) => self.walk(&mut each),
+            other => other,
+        }
+    }
+
+    fn read_batches(&self, each: &mut impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        let (key_bytes, value_bytes) = (self.shape.key_size as usize, self.value_bytes);
+        let most = self.shape.max_entries as usize;
+        let mut count = BATCH.min(most).max(1);
+        let (mut keys, mut values) = (vec![0; count * key_bytes], vec![0; count * value_bytes]);
+        let (mut from, mut to) = (vec![0; key_bytes.max(8)], vec![0; key_bytes.max(8)]);
+        let mut started = false;
+        let mut tries = 0;
+        loop {
+            let cursor = started.then_some(from.as_slice());
+            // SAFETY: the buffers hold `count` keys and values, the cursors a key.
+            let (came, outcome) = unsafe {
+                bpf::lookup_batch(self.as_fd(), cursor, &mut to, &mut keys, &mut values, count as u32)
+            };
+            let last = match outcome {
+                Ok(()) => false,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                // A bucket of the hash holds more than fits.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && count < most => {
+                    count = (count * 2).min(most);
+                    keys.resize(count * key_bytes, 0);
+                    values.resize(count * value_bytes, 0);
+                    continue;
+                }
+                // Elements went away under the reader: what came is good.
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) && tries < TRIES => {
+                    tries += 1;
+                    false
+                }
+                Err(error) => return Err(error),
+            };
+            let elements = keys.chunks_exact(key_bytes).zip(values.chunks_exact(value_bytes));
+            elements.take(came as usize).for_each(|(key, value)| each(key, value));
+            if last {
+                return Ok(());
+            }
+            if came > 0 {
+                std::mem::swap(&mut from, &mut to);
+                started = true;
+            }
+        }
+    }
+
+    /// Key by key. An element that goes away under the reader sends it back
+    /// to the beginning, hence the bound.
+    fn walk(&self, each: &mut impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        let mut value = vec![0; self.value_bytes];
+        let mut key: Option<Vec<u8>> = None;
+        for _ in 0..TRIES * (self.shape.max_entries as usize + 1) {
+            let mut next = vec![0; self.shape.key_size as usize];
+            // SAFETY: both are as long as the map's keys.
+            if !unsafe { bpf::next_key(self.as_fd(), key.as_deref(), &mut next) }? {
+                return Ok(());
+            }
+            if self.get(&next, &mut value)? {
+                each(&next, &value);
+            }
+            key = Some(next);
+        }
+        Err(io::Error::other("it changes faster than it can be read"))
+    }
+
+    fn check_lengths(&self, key: &[u8], value: Option<usize>, value_bytes: usize) -> io::Result<()> {
+        if key.len() == self.shape.key_size as usize && value.is_none_or(|length| length == value_bytes) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "its layout is another one ({}): use the programs of the release that made it",
+            self.shape
+        )))
+    }
+}
+
+impl AsFd for RawMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    /// `ENOTSUPP` of linux/errno.h, which user space should not see, but does.
+    const ENOTSUPP: i32 = 524;
+    [Some(ENOTSUPP), Some(libc::EOPNOTSUPP), Some(libc::EINVAL)].contains(&error.raw_os_error())
+}

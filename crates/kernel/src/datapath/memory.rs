@@ -1,0 +1,22 @@
+//! Kernel memory of the tables.
+
+use beeline_abi::maps;
+
+use super::bpf::Access;
+use super::conntrack;
+use super::error::{DatapathError, failed};
+use super::maps::RawMap;
+use super::pins::Pins;
+
+/// Bytes of every pinned table, the connection tables included, as the
+/// kernel accounts them (`memlock` of fdinfo).
+pub(crate) fn of_pins(pins: &Pins) -> Result<Vec<(&'static str, u64)>, DatapathError> {
+    let mut found = Vec::new();
+    let inner = [maps::CONNTRACK_TABLE.name, conntrack::PREVIOUS];
+    for name in maps::ALL.iter().map(|spec| spec.name).chain(inner) {
+        let Some(map) = RawMap::open(&pins.table(name), name, Access::Read)? else { continue };
+        let bytes = map.memory_bytes().map_err(failed("read the size of", format!("table {name}")))?;
+        found.push((name, bytes));
+    }
+    Ok(found)
+}

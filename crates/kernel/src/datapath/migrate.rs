@@ -1,0 +1,116 @@
+//! From one layout to the next: what the old tables hold is in the new ones
+//! before the first link runs a new program.
+//!
+//! A key that keeps its size is the same key; a value that grows gets zeroes
+//! at its end, one that shrinks loses its end. A release that changes a layout in
+//! another way brings its own conversion. The connection table is shared
+//! where its layout is the same, so that both sides of the swap see every
+//! connection; else it is copied, and once more after the swap.
+
+use std::collections::HashSet;
+use std::io;
+
+use aya_obj::generated::bpf_map_type;
+use beeline_abi::maps;
+
+use super::bpf::Access;
+use super::error::{DatapathError, failed};
+use super::maps::{RawMap, Shape};
+use super::pins::{Pins, pin_over};
+use std::os::fd::AsFd;
+
+/// `BPF_NOEXIST` of linux/bpf.h.
+const ONLY_NEW: u64 = 1;
+
+/// Tables that start anew with a layout: what they hold is worth nothing a
+/// moment later.
+const NOT_COPIED: &[&str] = &[maps::CONNTRACK.name, maps::EVENT_STATE.name, maps::EVENTS.name];
+
+/// Before the tables of `to` are made: shares what can be shared.
+pub(crate) fn share_conntrack(from: &Pins, to: &Pins, declared: Shape) -> Result<(), DatapathError> {
+    let name = maps::CONNTRACK_TABLE.name;
+    let Some(old) = RawMap::open(&from.table(name), name, Access::ReadWrite)? else { return Ok(()) };
+    if *old.shape() == declared { pin_over(old.as_fd(), &to.table(name)) } else { Ok(()) }
+}
+
+/// Makes the tables of `to` equal to those of `from`.
+pub(crate) fn copy(from: &Pins, to: &Pins) -> Result<(), DatapathError> {
+    for spec in maps::ALL.iter().filter(|spec| !NOT_COPIED.contains(&spec.name)) {
+        let (Some(old), Some(new)) = both(from, to, spec.name)? else { continue };
+        let failed = failed("migrate", format!("table {} to {}", spec.name, to.folder().display()));
+        copy_table(&old, &new, to.version()).map_err(failed)?;
+    }
+    copy_conntrack(from, to)
+}
+
+/// Copies the connections that the new table does not know: called again
+/// after the swap, for those that old programs saw in between.
+pub(crate) fn copy_conntrack(from: &Pins, to: &Pins) -> Result<(), DatapathError> {
+    let name = maps::CONNTRACK_TABLE.name;
+    let (Some(old), Some(new)) = both(from, to, name)? else { return Ok(()) };
+    let failed = |error| failed("migrate", format!("table {name} to {}", to.folder().display()))(error);
+    if old.id().map_err(failed)? == new.id().map_err(failed)? {
+        return Ok(());
+    }
+    insert_all(&old, &new, ONLY_NEW, |_| {}).map_err(failed)
+}
+
+fn both(
+    from: &Pins,
+    to: &Pins,
+    name: &'static str,
+) -> Result<(Option<RawMap>, Option<RawMap>), DatapathError> {
+    let old = RawMap::open(&from.table(name), name, Access::Read)?;
+    Ok((old, RawMap::open(&to.table(name), name, Access::ReadWrite)?))
+}
+
+fn copy_table(old: &RawMap, new: &RawMap, version: u32) -> io::Result<()> {
+    if old.shape().key_size != new.shape().key_size || old.shape().kind != new.shape().kind {
+        return Err(io::Error::other(format!("{} cannot become {}", old.shape(), new.shape())));
+    }
+    let is_config = new.name() == maps::CONFIG.name;
+    insert_all(old, new, 0, |value| {
+        // The first word says the layout; 0 = nothing is published yet.
+        if is_config && value[..4] != [0; 4] {
+            value[..4].copy_from_slice(&version.to_ne_bytes());
+        }
+    })?;
+    remove_others(old, new)
+}
+
+fn insert_all(old: &RawMap, new: &RawMap, flags: u64, change: impl Fn(&mut [u8])) -> io::Result<()> {
+    let mut outcome = Ok(());
+    let mut value = vec![0; new.value_bytes()];
+    old.read(|key, old_value| {
+        value.fill(0);
+        let shared = old_value.len().min(value.len());
+        value[..shared].copy_from_slice(&old_value[..shared]);
+        change(&mut value);
+        match new.set(key, &value, flags) {
+            // Known there already, or newer there.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => outcome = Err(error),
+            Ok(()) => {}
+        }
+    })?;
+    outcome
+}
+
+/// What an earlier life of the new layout left behind.
+fn remove_others(old: &RawMap, new: &RawMap) -> io::Result<()> {
+    let arrays = [bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32];
+    if arrays.contains(&new.shape().kind) {
+        return Ok(());
+    }
+    let mut known = HashSet::new();
+    old.read(|key, _| {
+        known.insert(key.to_vec());
+    })?;
+    let mut others = Vec::new();
+    new.read(|key, _| {
+        if !known.contains(key) {
+            others.push(key.to_vec());
+        }
+    })?;
+    others.iter().try_for_each(|key| new.remove(key).map(|_| ()))
+}

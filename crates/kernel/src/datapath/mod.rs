@@ -1,0 +1,302 @@
+//! The datapath: programs, tables and links in the kernel, all pinned, so
+//! that they outlive the agent.
+//!
+//! [`Datapath`] is the owner's view: it makes what is missing, attaches,
+//! writes. [`Pinned`] is a reader's view of the same pins. Where things are
+//! pinned stands in `pins`, how a layout becomes the next one in `migrate`.
+
+mod bpf;
+mod conntrack;
+mod counters;
+mod error;
+mod events;
+mod links;
+mod maps;
+mod memory;
+mod migrate;
+mod object;
+mod pinned;
+mod pins;
+mod programs;
+mod tables;
+
+use std::path::Path;
+
+use beeline_abi::ABI_VERSION;
+use beeline_abi::Ip;
+use beeline_abi::address::{AddressKey, AddressValue};
+use beeline_abi::config::ConfigValue;
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
+use beeline_abi::counter::CounterValue;
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::maps::{self as layout, MapSpec};
+use beeline_abi::node::NodeValue;
+use beeline_abi::service::{
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+};
+use beeline_sync::{Table, Tables};
+
+pub use error::DatapathError;
+pub use events::Events;
+pub use links::{Attached, Attachment};
+pub use maps::Shape;
+pub use object::EMBEDDED;
+pub use pinned::Pinned;
+pub use programs::{ProgramInfo, TestPacket, TestRun, test_run};
+pub use tables::{KernelTable, KernelTables, Plain};
+
+use bpf::Access;
+use conntrack::Conntrack;
+use links::Links;
+use maps::RawMap;
+use object::Declared;
+use pins::Pins;
+use programs::Programs;
+
+/// How a datapath is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The eBPF object, aligned to 4 bytes.
+    pub object: &'a [u8],
+    /// The layout that the object has.
+    pub abi_version: u32,
+    /// How programs are attached.
+    pub attachment: Attachment,
+}
+
+impl Default for Options<'_> {
+    /// The programs and the layout of this binary.
+    fn default() -> Self {
+        Options { object: EMBEDDED, abi_version: ABI_VERSION, attachment: Attachment::Auto }
+    }
+}
+
+/// The node's datapath: maps, programs and links, all pinned below one
+/// folder. Dropping it changes nothing in the kernel.
+#[derive(Debug)]
+pub struct Datapath {
+    pins: Pins,
+    programs: Programs,
+    links: Links,
+    tables: KernelTables,
+    config: KernelTable<u32, ConfigValue>,
+    counter: RawMap,
+    conntrack: Conntrack,
+}
+
+impl Datapath {
+    /// Opens what is pinned below `bpffs` (made if missing), checks it
+    /// against the layout of this binary, makes what is missing, loads the
+    /// embedded programs and moves every link to them. Attaches nothing new.
+    /// Device indices are those of the calling thread's network namespace.
+    pub fn open(bpffs: &Path) -> Result<Datapath, DatapathError> {
+        Datapath::open_with(bpffs, &Options::default())
+    }
+
+    /// The same with another object and its layout.
+    pub fn open_object(bpffs: &Path, object: &[u8], abi_version: u32) -> Result<Datapath, DatapathError> {
+        Datapath::open_with(bpffs, &Options { object, abi_version, ..Options::default() })
+    }
+
+    /// The same with every choice. When the links run with another layout,
+    /// its tables are copied first; its folder stays
+    /// ([`Datapath::remove_other_layouts`]).
+    pub fn open_with(bpffs: &Path, options: &Options<'_>) -> Result<Datapath, DatapathError> {
+        let declared = Declared::parse(options.object)?;
+        if options.abi_version == ABI_VERSION {
+            declared.check()?;
+        }
+        let pins = Pins::new(bpffs, options.abi_version);
+        pins.create()?;
+        let from = pins.current().filter(|version| *version != pins.version());
+        let from = from.map(|version| pins.of_version(version));
+        let mut datapath = Datapath::prepare(pins, options, &declared, from.as_ref())?;
+        datapath.swap(from.as_ref())?;
+        Ok(datapath)
+    }
+
+    /// Everything that packets do not see yet: tables and programs.
+    fn prepare(
+        pins: Pins,
+        options: &Options<'_>,
+        declared: &Declared,
+        from: Option<&Pins>,
+    ) -> Result<Datapath, DatapathError> {
+        check_pinned(&pins, declared)?;
+        if let Some(from) = from {
+            migrate::share_conntrack(from, &pins, Shape::declared(&declared.conntrack))?;
+        }
+        let programs = Programs::load(options.object, &pins)?;
+        Conntrack::create(&pins, &declared.conntrack)?;
+        if let Some(from) = from {
+            migrate::copy(from, &pins)?;
+        }
+        let open = |spec: &'static MapSpec| {
+            RawMap::open_checked(
+                &pins.table(spec.name),
+                spec.name,
+                Access::ReadWrite,
+                declared.tables[spec.name],
+            )
+        };
+        Ok(Datapath {
+            tables: KernelTables::open(open)?,
+            config: KernelTable::new(open(&layout::CONFIG)?),
+            counter: open(&layout::COUNTER)?,
+            conntrack: Conntrack::open(&pins, Access::ReadWrite)?,
+            links: Links::open(&pins, options.attachment, &programs)?,
+            programs,
+            pins,
+        })
+    }
+
+    /// Moves every link to the new programs.
+    fn swap(&mut self, from: Option<&Pins>) -> Result<(), DatapathError> {
+        self.links.swap(&self.programs)?;
+        self.programs.pin(&self.pins)?;
+        if let Some(from) = from {
+            migrate::copy_conntrack(from, &self.pins)?;
+        }
+        self.pins.set_current()
+    }
+
+    /// Attaches the programs of a pod to the host side of its veth.
+    pub fn attach_pod(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.links.attach(ifindex, links::POD, &self.programs)
+    }
+
+    /// Attaches the program of an uplink.
+    pub fn attach_uplink(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.links.attach(ifindex, links::UPLINK, &self.programs)
+    }
+
+    /// Takes every program off a device. One that is gone or has none is no error.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.links.detach(ifindex)
+    }
+
+    /// What is attached now.
+    pub fn attached(&self) -> Vec<Attached> {
+        self.links.attached()
+    }
+
+    /// Attaches again what somebody detached, and forgets what was attached
+    /// to devices that are gone. Returns the number of both.
+    pub fn repair(&mut self) -> Result<usize, DatapathError> {
+        self.links.repair(&self.programs)
+    }
+
+    /// Publishes the node's configuration; one that is there already is not
+    /// written. A packet may see words of both while it is replaced.
+    pub fn set_config(&mut self, config: &ConfigValue) -> Result<(), DatapathError> {
+        if self.config.get(&0)?.as_ref() != Some(config) {
+            self.config.put(&0, config)?;
+        }
+        Ok(())
+    }
+
+    /// The node's configuration; `abi_version` 0 = none is published.
+    pub fn config(&self) -> Result<ConfigValue, DatapathError> {
+        Ok(self.config.get(&0)?.unwrap_or_default())
+    }
+
+    /// Counters summed over the CPUs, at their index as in `beeline_abi::counter`.
+    pub fn counters(&self) -> Result<Vec<CounterValue>, DatapathError> {
+        Ok(counters::read(&self.counter)?)
+    }
+
+    /// A reader of the event stream. There should be one at a time.
+    pub fn events(&self) -> Result<Events, DatapathError> {
+        Events::open(&self.pins.table(layout::EVENTS.name))
+    }
+
+    /// Every connection, of the table in use and of the one before it.
+    pub fn conntrack(&self) -> Result<Vec<(ConntrackKey, ConntrackValue)>, DatapathError> {
+        Ok(self.conntrack.entries()?)
+    }
+
+    /// Kernel memory of each table, bytes.
+    pub fn memory_bytes(&self) -> Result<Vec<(&'static str, u64)>, DatapathError> {
+        memory::of_pins(&self.pins)
+    }
+
+    /// The loaded programs.
+    pub fn programs(&self) -> Vec<ProgramInfo> {
+        self.programs.infos()
+    }
+
+    /// Runs a loaded program over a packet, which is not sent.
+    pub fn test_run(&self, program: &str, packet: &TestPacket<'_>) -> Result<TestRun, DatapathError> {
+        test_run(self.programs.get(program)?.0, packet)
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &KernelTables {
+        &self.tables
+    }
+
+    /// Removes the folders of other layouts: call it when this one has
+    /// proved itself. Returns their numbers.
+    pub fn remove_other_layouts(&mut self) -> Result<Vec<u32>, DatapathError> {
+        let mut others = self.pins.versions()?;
+        others.retain(|version| *version != self.pins.version());
+        others.iter().try_for_each(|version| self.pins.of_version(*version).remove_folder())?;
+        Ok(others)
+    }
+}
+
+/// Holds what is pinned against what the programs expect, before aya takes
+/// any of it.
+fn check_pinned(pins: &Pins, declared: &Declared) -> Result<(), DatapathError> {
+    for (name, expected) in &declared.tables {
+        let path = pins.table(name);
+        if let Some(map) = RawMap::open(&path, name, Access::Read)? {
+            map.check(&path, *expected)?;
+        }
+    }
+    let path = pins.table(layout::CONNTRACK_TABLE.name);
+    if let Some(map) = RawMap::open(&path, layout::CONNTRACK_TABLE.name, Access::Read)? {
+        map.check(&path, Shape::declared(&declared.conntrack))?;
+    }
+    check_version(pins)
+}
+
+/// The first word of the configuration says the layout.
+fn check_version(pins: &Pins) -> Result<(), DatapathError> {
+    let path = pins.table(layout::CONFIG.name);
+    let Some(map) = RawMap::open(&path, layout::CONFIG.name, Access::Read)? else { return Ok(()) };
+    let mut value = vec![0; map.value_bytes()];
+    map.get(&0u32.to_ne_bytes(), &mut value).map_err(error::failed("read", path.display().to_string()))?;
+    let found = value.first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
+    if found == 0 || found == pins.version() {
+        return Ok(());
+    }
+    Err(DatapathError::Version { path: pins.folder(), found, expected: pins.version() })
+}
+
+impl Tables for Datapath {
+    fn address(&mut self) -> &mut dyn Table<AddressKey, AddressValue> {
+        self.tables.address()
+    }
+    fn endpoint(&mut self) -> &mut dyn Table<Ip, EndpointValue> {
+        self.tables.endpoint()
+    }
+    fn node(&mut self) -> &mut dyn Table<u32, NodeValue> {
+        self.tables.node()
+    }
+    fn service_address(&mut self) -> &mut dyn Table<Ip, ServiceAddressValue> {
+        self.tables.service_address()
+    }
+    fn frontend(&mut self) -> &mut dyn Table<FrontendKey, FrontendValue> {
+        self.tables.frontend()
+    }
+    fn service(&mut self) -> &mut dyn Table<u32, ServiceValue> {
+        self.tables.service()
+    }
+    fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
+        self.tables.slot()
+    }
+    fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
+        self.tables.backend()
+    }
+}

@@ -1,0 +1,124 @@
+//! The pinned datapath, read only: for people's tools, also when no agent
+//! runs.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use beeline_abi::ABI_VERSION;
+use beeline_abi::config::ConfigValue;
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
+use beeline_abi::counter::CounterValue;
+use beeline_abi::fragment::{FragmentKey, FragmentValue};
+use beeline_abi::maps;
+use beeline_sync::Contents;
+
+use super::bpf::{self, Access};
+use super::conntrack::Conntrack;
+use super::counters;
+use super::error::{DatapathError, failed};
+use super::links::{self, Attached};
+use super::maps::{RawMap, Shape};
+use super::memory;
+use super::pins::Pins;
+use super::programs::{ProgramInfo, TestPacket, TestRun, describe, refused, test_run};
+use super::tables::{KernelTable, KernelTables};
+
+/// What is pinned below one bpffs folder. Its handles of maps cannot write.
+#[derive(Debug)]
+pub struct Pinned {
+    pins: Pins,
+    tables: KernelTables,
+    config: KernelTable<u32, ConfigValue>,
+    fragments: KernelTable<FragmentKey, FragmentValue>,
+    counter: RawMap,
+    conntrack: Conntrack,
+}
+
+impl Pinned {
+    /// Opens the tables of this binary's layout.
+    pub fn open(bpffs: &Path) -> Result<Pinned, DatapathError> {
+        let pins = Pins::new(bpffs, ABI_VERSION);
+        if !pins.table(maps::CONFIG.name).exists() {
+            let mut others = pins.versions()?;
+            others.retain(|version| *version != ABI_VERSION);
+            let path = bpffs.to_owned();
+            return Err(DatapathError::NotPinned { path, expected: ABI_VERSION, others });
+        }
+        let open = |spec: &'static maps::MapSpec| {
+            RawMap::open_checked(&pins.table(spec.name), spec.name, Access::Read, Shape::of(spec))
+        };
+        Ok(Pinned {
+            tables: KernelTables::open(open)?,
+            config: KernelTable::new(open(&maps::CONFIG)?),
+            fragments: KernelTable::new(open(&maps::FRAGMENT)?),
+            counter: open(&maps::COUNTER)?,
+            conntrack: Conntrack::open(&pins, Access::Read)?,
+            pins,
+        })
+    }
+
+    /// The tables that the agent writes. Writing fails: the handles are read-only.
+    pub fn tables(&self) -> &KernelTables {
+        &self.tables
+    }
+
+    /// What those tables hold.
+    pub fn contents(&self) -> Result<Contents, DatapathError> {
+        Ok(self.tables.contents()?)
+    }
+
+    /// The node's configuration.
+    pub fn config(&self) -> Result<ConfigValue, DatapathError> {
+        Ok(self.config.get(&0)?.unwrap_or_default())
+    }
+
+    /// Counters summed over the CPUs, at their index as in `beeline_abi::counter`.
+    pub fn counters(&self) -> Result<Vec<CounterValue>, DatapathError> {
+        Ok(counters::read(&self.counter)?)
+    }
+
+    /// Every connection, of the table in use and of the one before it.
+    pub fn conntrack(&self) -> Result<Vec<(ConntrackKey, ConntrackValue)>, DatapathError> {
+        Ok(self.conntrack.entries()?)
+    }
+
+    /// One connection, as a packet finds it.
+    pub fn connection(&self, key: &ConntrackKey) -> Result<Option<ConntrackValue>, DatapathError> {
+        Ok(self.conntrack.get(key)?)
+    }
+
+    /// First fragments that wait for their followers.
+    pub fn fragments(&self) -> &KernelTable<FragmentKey, FragmentValue> {
+        &self.fragments
+    }
+
+    /// What is attached. Classifiers on `clsact` are seen in the network
+    /// namespace of the calling thread.
+    pub fn attached(&self) -> Vec<Attached> {
+        links::list(&self.pins)
+    }
+
+    /// Kernel memory of each table, bytes.
+    pub fn memory_bytes(&self) -> Result<Vec<(&'static str, u64)>, DatapathError> {
+        memory::of_pins(&self.pins)
+    }
+
+    /// The pinned programs.
+    pub fn programs(&self) -> Result<Vec<ProgramInfo>, DatapathError> {
+        let read = |name: &&'static str| {
+            let path = self.pins.program(name);
+            let info = aya::programs::ProgramInfo::from_pin(&path)
+                .map_err(|error| refused(&format!("the program pinned at {}", path.display()), &error))?;
+            Ok(describe(name, &info))
+        };
+        maps::programs::ALL.iter().map(read).collect()
+    }
+
+    /// Runs a pinned program over a packet, which is not sent.
+    pub fn test_run(&self, program: &str, packet: &TestPacket<'_>) -> Result<TestRun, DatapathError> {
+        let path = self.pins.program(program);
+        let object = format!("the program pinned at {}", path.display());
+        let program = bpf::open_pin(&path, Access::ReadWrite).map_err(failed("open", object))?;
+        test_run(program.as_fd(), packet)
+    }
+}

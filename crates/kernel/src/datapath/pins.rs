@@ -1,0 +1,160 @@
+//! Where things are pinned.
+//!
+//!     BPFFS/v1/ADDRESS ...            tables of layout 1
+//!     BPFFS/v1/programs/from_pod ...  the programs over them
+//!     BPFFS/links/from_pod-17         what is attached: unversioned, moved by link update
+//!     BPFFS/current -> v1             the layout that the links run with
+//!
+//! A bpffs refuses names with a dot.
+
+use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::bpf;
+use super::error::{DatapathError, failed};
+use crate::bpffs;
+
+const CURRENT: &str = "current";
+const LINKS: &str = "links";
+const PROGRAMS: &str = "programs";
+/// Appended to a name while its successor is prepared.
+const NEXT: &str = "_next";
+
+/// The paths of one layout below one folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Pins {
+    root: PathBuf,
+    version: u32,
+}
+
+impl Pins {
+    /// Names the paths; touches nothing.
+    pub(crate) fn new(root: &Path, version: u32) -> Pins {
+        Pins { root: root.to_owned(), version }
+    }
+
+    /// Makes the folders that are missing.
+    pub(crate) fn create(&self) -> Result<(), DatapathError> {
+        make_folder(&self.root)?;
+        if !bpffs::is_bpffs(&self.root)? {
+            return Err(DatapathError::NotBpffs { path: self.root.clone() });
+        }
+        for folder in [self.folder(), self.folder().join(PROGRAMS), self.links()] {
+            make_folder(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// The same below the same folder for another layout.
+    pub(crate) fn of_version(&self, version: u32) -> Pins {
+        Pins { root: self.root.clone(), version }
+    }
+
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.root.join(format!("v{}", self.version))
+    }
+
+    pub(crate) fn table(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.folder().join(PROGRAMS).join(name)
+    }
+
+    pub(crate) fn links(&self) -> PathBuf {
+        self.root.join(LINKS)
+    }
+
+    pub(crate) fn link(&self, program: &str, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{program}-{ifindex}"))
+    }
+
+    /// The links that are pinned: program and device.
+    pub(crate) fn pinned_links(&self) -> Result<Vec<(String, u32)>, DatapathError> {
+        let names = names(&self.links())?;
+        let parse = |name: &String| {
+            let (program, ifindex) = name.rsplit_once('-')?;
+            Some((program.to_owned(), ifindex.parse().ok()?))
+        };
+        Ok(names.iter().filter_map(parse).collect())
+    }
+
+    /// The layouts for which there are folders.
+    pub(crate) fn versions(&self) -> Result<Vec<u32>, DatapathError> {
+        let names = names(&self.root)?;
+        let mut versions: Vec<u32> =
+            names.iter().filter_map(|name| name.strip_prefix('v')?.parse().ok()).collect();
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    /// The layout that the links run with, if its folder is still there.
+    pub(crate) fn current(&self) -> Option<u32> {
+        let target = fs::read_link(self.root.join(CURRENT)).ok()?;
+        let version = target.to_str()?.strip_prefix('v')?.parse().ok()?;
+        self.of_version(version).folder().is_dir().then_some(version)
+    }
+
+    /// From now on the links run with this layout.
+    pub(crate) fn set_current(&self) -> Result<(), DatapathError> {
+        let path = self.root.join(CURRENT);
+        replace(&path, |next| symlink(format!("v{}", self.version), next))
+            .map_err(failed("write", path.display().to_string()))
+    }
+
+    /// Removes the folder of this layout with all its pins.
+    pub(crate) fn remove_folder(&self) -> Result<(), DatapathError> {
+        let folder = self.folder();
+        fs::remove_dir_all(&folder).map_err(failed("remove", folder.display().to_string()))
+    }
+}
+
+/// Pins an object in the place of what may be there, at once for readers.
+pub(crate) fn pin_over(object: BorrowedFd<'_>, path: &Path) -> Result<(), DatapathError> {
+    replace(path, |next| bpf::pin(object, next)).map_err(failed("pin", path.display().to_string()))
+}
+
+/// Removes a pin. None there is no error.
+pub(crate) fn unpin(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove the pin", path.display().to_string())(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let mut next = path.as_os_str().to_owned();
+    next.push(NEXT);
+    let next = PathBuf::from(next);
+    // Left by a life that ended between the two steps.
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    make(&next)?;
+    fs::rename(&next, path)
+}
+
+fn make_folder(path: &Path) -> Result<(), DatapathError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(failed("create the folder", path.display().to_string()))
+}
+
+/// The names in a folder; none if there is no folder.
+fn names(folder: &Path) -> Result<Vec<String>, DatapathError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed("list", folder.display().to_string()))?,
+    };
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}

@@ -1,0 +1,165 @@
+//! The programs: loaded over the pinned tables, pinned, described.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::programs::{Program, ProgramFd, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use beeline_abi::maps;
+
+use super::bpf::{self, SkbRun};
+use super::error::{DatapathError, failed};
+use super::pins::{Pins, pin_over};
+
+/// Bytes that a packet may grow by in a test run.
+const ROOM: usize = 4096;
+/// Of a verifier's log the end says what is wrong.
+const LOG_BYTES_MAX: usize = 4096;
+
+/// A loaded program, described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramInfo {
+    /// Name.
+    pub name: &'static str,
+    /// The kernel's number of it.
+    pub id: u32,
+    /// Instructions that the verifier looked at.
+    pub verified_instructions: u32,
+    /// Bytes of machine code; 0 = the kernel interprets it.
+    pub jited_bytes: u32,
+}
+
+/// A packet for a test run. It is not sent: the program's verdict and what it
+/// made of the bytes come back. Tables and counters change as if it were real.
+#[derive(Clone, Copy, Debug)]
+pub struct TestPacket<'a> {
+    /// The frame, from its Ethernet header on; at least 14 bytes.
+    pub packet: &'a [u8],
+    /// Device of the hook, in the network namespace of the calling thread;
+    /// 0 or 1 = loopback.
+    pub ifindex: u32,
+    /// Device on which it arrived (`skb->ingress_ifindex`).
+    pub ingress_ifindex: u32,
+    /// How often the program runs; the packet is not restored in between.
+    pub repeat: u32,
+}
+
+impl<'a> TestPacket<'a> {
+    /// Once, on loopback.
+    pub fn new(packet: &'a [u8]) -> TestPacket<'a> {
+        TestPacket { packet, ifindex: 0, ingress_ifindex: 0, repeat: 1 }
+    }
+}
+
+/// What came of a test run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// What the program returned (`TC_ACT_*`, `TCX_*`).
+    pub retval: i32,
+    /// The frame afterwards.
+    pub data: Vec<u8>,
+    /// Mean time of one run, nanoseconds.
+    pub duration_ns: u32,
+}
+
+/// Runs a program (loaded or pinned) over a packet: `BPF_PROG_TEST_RUN`.
+pub fn test_run(program: BorrowedFd<'_>, packet: &TestPacket<'_>) -> Result<TestRun, DatapathError> {
+    let mut data = vec![0; packet.packet.len() + ROOM];
+    let TestPacket { packet, ifindex, ingress_ifindex, repeat } = *packet;
+    let run = SkbRun { packet, ifindex, ingress_ifindex, repeat };
+    let result = bpf::run_skb(program, &run, &mut data).map_err(failed("test-run", "a program"))?;
+    data.truncate(result.bytes);
+    Ok(TestRun { retval: result.retval as i32, data, duration_ns: result.duration_ns })
+}
+
+/// The loaded programs of one datapath.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    loaded: HashMap<&'static str, Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    fd: ProgramFd,
+    info: ProgramInfo,
+}
+
+impl Programs {
+    /// Loads an object over the tables pinned at `pins`; tables that are
+    /// missing there are made and pinned.
+    pub(crate) fn load(object: &[u8], pins: &Pins) -> Result<Programs, DatapathError> {
+        let mut loader = EbpfLoader::new();
+        // No type of the running kernel is used.
+        loader.btf(None);
+        for spec in maps::ALL {
+            loader.map_pin_path(spec.name, pins.table(spec.name));
+        }
+        let mut ebpf = loader.load(object).map_err(|error| refused("the eBPF object", &error))?;
+        let each = maps::programs::ALL.iter();
+        let loaded = each.map(|name| Ok((*name, load_one(&mut ebpf, name)?)));
+        Ok(Programs { loaded: loaded.collect::<Result<_, DatapathError>>()? })
+    }
+
+    /// Pins all of them in place of their predecessors.
+    pub(crate) fn pin(&self, pins: &Pins) -> Result<(), DatapathError> {
+        self.loaded.iter().try_for_each(|(name, one)| pin_over(one.fd.as_fd(), &pins.program(name)))
+    }
+
+    /// Handle and number of a program.
+    pub(crate) fn get(&self, name: &str) -> Result<(BorrowedFd<'_>, u32), DatapathError> {
+        let one = self.loaded.get(name).ok_or_else(|| DatapathError::NoProgram(name.to_owned()))?;
+        Ok((one.fd.as_fd(), one.info.id))
+    }
+
+    /// All of them, in the order of the layout.
+    pub(crate) fn infos(&self) -> Vec<ProgramInfo> {
+        let names = maps::programs::ALL.iter();
+        names.filter_map(|name| self.loaded.get(name)).map(|one| one.info.clone()).collect()
+    }
+}
+
+fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, DatapathError> {
+    let object = || format!("program {name}");
+    let missing = || DatapathError::Object(format!("program {name} is missing"));
+    let program: &mut Program = ebpf.program_mut(name).ok_or_else(missing)?;
+    let classifier: &mut SchedClassifier = program
+        .try_into()
+        .map_err(|_| DatapathError::Object(format!("program {name} is not a classifier")))?;
+    classifier.load().map_err(|error| refused(&object(), &error))?;
+    let fd = classifier.fd().map_err(|error| refused(&object(), &error))?;
+    let fd = fd.try_clone().map_err(failed("keep", object()))?;
+    let info = classifier.info().map_err(|error| refused(&object(), &error))?;
+    Ok(Loaded { fd, info: describe(name, &info) })
+}
+
+pub(crate) fn describe(name: &'static str, info: &aya::programs::ProgramInfo) -> ProgramInfo {
+    ProgramInfo {
+        name,
+        id: info.id(),
+        verified_instructions: info.verified_instruction_count().unwrap_or(0),
+        jited_bytes: info.size_jitted(),
+    }
+}
+
+/// The whole chain of causes; of a long one (a verifier's log) the end.
+pub(crate) fn refused(object: &str, error: &dyn Error) -> DatapathError {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = next.source();
+    }
+    if message.len() > LOG_BYTES_MAX {
+        let mut start = message.len() - LOG_BYTES_MAX;
+        while !message.is_char_boundary(start) {
+            start += 1;
+        }
+        message = format!("... {}", &message[start..]);
+    }
+    DatapathError::Load { object: object.to_owned(), message }
+}
