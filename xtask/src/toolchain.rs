@@ -60,7 +60,13 @@ impl Toolchain {
 
     fn flags(&self) -> [String; 3] {
         let linker = format!("-Clinker={}", self.linker.display());
-        ["-Cdebuginfo=2".to_owned(), linker, "-Clink-arg=--btf".to_owned()]
+        [
+            "-Cdebuginfo=2".to_owned(),
+            linker,
+            "-Clink-arg=--btf".to_owned(),
+            // Else small copies become calls of byte loops.
+            "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
+        ]
     }
 }
 

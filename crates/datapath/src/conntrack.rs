@@ -1,5 +1,6 @@
 //! The connection stage: find the connection of a packet, or open one.
 
+use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, flags as entry};
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
@@ -66,51 +67,46 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     let tcp_flags = ctx.tcp_flags;
     let is_tcp = ctx.proto == proto::TCP;
     let is_icmp = ctx.proto == proto::ICMP || ctx.proto == proto::ICMPV6;
-    let found = env.conntrack(&ctx.key, |value| {
-        if value.expires <= now {
-            return false;
-        }
-        let origin = (value.flags & entry::ORIGIN_A != 0) == src_is_a;
-        if is_tcp && origin && reopens(value, tcp_flags) {
-            return false;
-        }
-        account(value, origin, tcp_flags, bytes);
-        let lifetime = if is_tcp {
-            tcp_lifetime(
-                value,
-                config.ticks_tcp_opening,
-                config.ticks_tcp_established,
-                config.ticks_tcp_closing,
-            )
-        } else if is_icmp {
-            config.ticks_icmp
-        } else if value.flags & entry::REPLIED != 0 {
-            config.ticks_udp
-        } else {
-            config.ticks_udp_unreplied
-        };
-        let expires = now + lifetime;
-        if value.expires != expires {
-            value.expires = expires;
-        }
-        ctx.nat_ip = value.nat_ip;
-        ctx.nat_port = value.nat_port;
-        ctx.entry_flags = value.flags;
-        ctx.origin_ip = value.origin_ip;
-        ctx.service = value.service;
-        ctx.backend = value.backend;
-        if origin {
-            ctx.flags |= flags::ORIGIN;
-        }
-        true
-    });
-    if found != Some(true) {
+    let Some(value) = env.conntrack(&ctx.key) else { return false };
+    if value.expires <= now {
         return false;
     }
-    let origin = ctx.flags & flags::ORIGIN != 0;
+    let origin = (value.flags & entry::ORIGIN_A != 0) == src_is_a;
+    if is_tcp && origin && reopens(value, tcp_flags) {
+        return false;
+    }
+    account(value, origin, tcp_flags, bytes);
+    let lifetime = if is_tcp {
+        tcp_lifetime(value, &config)
+    } else if is_icmp {
+        config.ticks_icmp
+    } else if value.flags & entry::REPLIED != 0 {
+        config.ticks_udp
+    } else {
+        config.ticks_udp_unreplied
+    };
+    let expires = now + lifetime;
+    if value.expires != expires {
+        value.expires = expires;
+    }
+    note(ctx, value, origin);
     env.step(Step::ConntrackHit { origin, service: ctx.service });
     translate(ctx, origin);
     true
+}
+
+/// Takes down what an entry says about a packet.
+#[inline(always)]
+pub(crate) fn note(ctx: &mut Context, value: &ConntrackValue, origin: bool) {
+    ctx.nat_ip = value.nat_ip;
+    ctx.nat_port = value.nat_port;
+    ctx.entry_flags = value.flags;
+    ctx.origin_ip = value.origin_ip;
+    ctx.service = value.service;
+    ctx.backend = value.backend;
+    if origin {
+        ctx.flags |= flags::ORIGIN;
+    }
 }
 
 /// A SYN on a connection that has ended opens a new one (RFC 9293 section
@@ -143,15 +139,15 @@ fn account(value: &mut ConntrackValue, origin: bool, tcp_flags: u8, bytes: u64) 
 }
 
 #[inline(always)]
-fn tcp_lifetime(value: &ConntrackValue, opening: u32, established: u32, closing: u32) -> u32 {
+fn tcp_lifetime(value: &ConntrackValue, config: &ConfigValue) -> u32 {
     let answered = value.flags & entry::REPLIED != 0 && value.tcp_origin & tcp::ACK != 0;
     let picked_up_in_mid_flow = value.tcp_origin & tcp::SYN == 0;
     if ended(value) {
-        closing
+        config.ticks_tcp_closing
     } else if answered || picked_up_in_mid_flow {
-        established
+        config.ticks_tcp_established
     } else {
-        opening
+        config.ticks_tcp_opening
     }
 }
 
@@ -275,12 +271,10 @@ pub(crate) fn flow_key(ctx: &mut Context) -> bool {
 #[inline(always)]
 pub(crate) fn flow_is_taken<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     let (dst, dport, src, now) = (ctx.dst, ctx.dport, ctx.src, ctx.now);
-    let taken = env.conntrack(&ctx.flow_key, |value| {
-        let ours = value.flags & entry::REPLY_SNAT != 0
-            && value.nat_ip == dst
-            && value.nat_port == dport
-            && value.origin_ip == src;
-        value.expires > now && !ours && !(value.tcp_origin != 0 && ended(value))
-    });
-    taken == Some(true)
+    let Some(value) = env.conntrack(&ctx.flow_key) else { return false };
+    let ours = value.flags & entry::REPLY_SNAT != 0
+        && value.nat_ip == dst
+        && value.nat_port == dport
+        && value.origin_ip == src;
+    value.expires > now && !ours && !(value.tcp_origin != 0 && ended(value))
 }

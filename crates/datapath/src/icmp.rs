@@ -6,7 +6,7 @@ use beeline_abi::conntrack::flags as entry;
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
 
-use crate::conntrack::{gateway, key_of};
+use crate::conntrack::{gateway, key_of, note};
 use crate::parse::join;
 use crate::platform::{Platform, Step};
 use crate::rewrite::{
@@ -27,25 +27,12 @@ pub fn follow_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
         ctx.inner_proto as u8,
     );
     let now = ctx.now;
-    let found = env.conntrack(&ctx.key, |value| {
-        if value.expires <= now {
-            return false;
-        }
-        ctx.nat_ip = value.nat_ip;
-        ctx.nat_port = value.nat_port;
-        ctx.entry_flags = value.flags;
-        ctx.origin_ip = value.origin_ip;
-        ctx.service = value.service;
-        ctx.backend = value.backend;
-        if (value.flags & entry::ORIGIN_A != 0) == src_is_a {
-            ctx.flags |= flags::ORIGIN;
-        }
-        true
-    });
-    if found != Some(true) {
+    let Some(value) = env.conntrack(&ctx.key) else { return false };
+    if value.expires <= now {
         return false;
     }
-    let inner_is_origin = ctx.flags & flags::ORIGIN != 0;
+    let inner_is_origin = (value.flags & entry::ORIGIN_A != 0) == src_is_a;
+    note(ctx, value, inner_is_origin);
     env.step(Step::ConntrackHit { origin: inner_is_origin, service: ctx.service });
     outer(ctx, inner_is_origin);
     true

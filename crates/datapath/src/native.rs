@@ -154,8 +154,8 @@ impl<T: Tables> Tables for Native<'_, T> {
     fn fragment_insert(&mut self, key: &FragmentKey, value: &FragmentValue) {
         self.tables.fragment_insert(key, value);
     }
-    fn conntrack<R>(&mut self, key: &ConntrackKey, show: impl FnOnce(&mut ConntrackValue) -> R) -> Option<R> {
-        self.tables.conntrack(key, show)
+    fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
+        self.tables.conntrack(key)
     }
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
         self.tables.conntrack_insert(key, value)

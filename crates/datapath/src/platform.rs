@@ -65,8 +65,8 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers a first fragment.
     fn fragment_insert(&mut self, key: &FragmentKey, value: &FragmentValue);
-    /// Shows the entry in place (current table, then the previous one).
-    fn conntrack<R>(&mut self, key: &ConntrackKey, show: impl FnOnce(&mut ConntrackValue) -> R) -> Option<R>;
+    /// The entry in place (current table, then the previous one).
+    fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue>;
     /// Writes a new entry; false if the table is full.
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool;
 }

@@ -152,14 +152,14 @@ impl Tables for Kernel {
         let _ = maps::FRAGMENT.insert(key, value, 0);
     }
     #[inline(always)]
-    fn conntrack<R>(&mut self, key: &ConntrackKey, show: impl FnOnce(&mut ConntrackValue) -> R) -> Option<R> {
+    fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
         let mut found = maps::CONNTRACK.get_value_ptr_mut(CONNTRACK_CURRENT, key);
         if found.is_none() && self.config()?.flags & config_flags::CONNTRACK_PREVIOUS != 0 {
             found = maps::CONNTRACK.get_value_ptr_mut(CONNTRACK_PREVIOUS, key);
         }
-        // SAFETY: see above. Two CPUs may show one entry at a time: counts
+        // SAFETY: see above. Two CPUs may hold one entry at a time: counts
         // may then miss a packet, no field is torn.
-        Some(show(unsafe { &mut *found? }))
+        Some(unsafe { &mut *found? })
     }
     #[inline(always)]
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {

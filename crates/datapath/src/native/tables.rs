@@ -92,9 +92,9 @@ impl Tables for MemoryTables {
     fn fragment_insert(&mut self, key: &FragmentKey, value: &FragmentValue) {
         self.fragment.insert(*key, *value);
     }
-    fn conntrack<R>(&mut self, key: &ConntrackKey, show: impl FnOnce(&mut ConntrackValue) -> R) -> Option<R> {
+    fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
         let current = self.conntrack.get_mut(key);
-        current.or_else(|| self.conntrack_previous.get_mut(key)).map(show)
+        current.or_else(|| self.conntrack_previous.get_mut(key))
     }
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
         if self.conntrack.len() >= self.conntrack_capacity && !self.conntrack.contains_key(key) {
@@ -136,8 +136,8 @@ impl<T: Tables> Tables for &mut T {
     fn fragment_insert(&mut self, key: &FragmentKey, value: &FragmentValue) {
         (**self).fragment_insert(key, value);
     }
-    fn conntrack<R>(&mut self, key: &ConntrackKey, show: impl FnOnce(&mut ConntrackValue) -> R) -> Option<R> {
-        (**self).conntrack(key, show)
+    fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
+        (**self).conntrack(key)
     }
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
         (**self).conntrack_insert(key, value)
