@@ -2,6 +2,8 @@
 //! loopback: listings, changes, broken objects, interruptions, servers that
 //! come and go, and a start without any.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, and says where")]
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;

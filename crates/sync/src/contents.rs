@@ -11,7 +11,7 @@ use beeline_abi::service::{
 };
 
 /// What all tables hold, or should hold.
-#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+#[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     pub address: BTreeMap<AddressKey, AddressValue>,
@@ -26,7 +26,7 @@ pub struct Contents {
 
 /// Changes to the desired state: a value to set, or none to unset. A key
 /// appears once, so only the last word on it counts.
-#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+#[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
     pub address: BTreeMap<AddressKey, Option<AddressValue>>,
@@ -60,7 +60,7 @@ impl Delta {
 
 /// One write to one table, as the log of [`crate::memory::MemoryTables`]
 /// keeps it.
-#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+#[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Address(AddressKey, Option<AddressValue>),

@@ -63,7 +63,7 @@ pub trait Table<K, V> {
 
 /// The tables that are synchronised. The kernel room implements it over the
 /// pinned maps; [`memory::MemoryTables`] over ordinary maps.
-#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+#[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 pub trait Tables {
     fn address(&mut self) -> &mut dyn Table<AddressKey, AddressValue>;
     fn endpoint(&mut self) -> &mut dyn Table<Ip, EndpointValue>;

@@ -125,7 +125,7 @@ impl<K: Ord + Copy, V: Copy> Table<K, V> for MemoryTable<K, V> {
 }
 
 /// All tables in memory, with the capacities of `beeline_abi::maps`.
-#[allow(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
+#[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 #[derive(Debug)]
 pub struct MemoryTables {
     pub address: MemoryTable<AddressKey, AddressValue>,
