@@ -1,1 +1,142 @@
-//! What people type.
+//! What people type: `beeline VERB`.
+//!
+//! Every verb finds the node or nodes it is about ([`place`]), reads the
+//! pinned tables ([`live`]) and asks the agents, and prints text or JSON
+//! ([`output`]). The tables are readable without an agent; then only the
+//! names of pods and services are missing.
+
+mod conntrack;
+mod counters;
+mod docs;
+mod drops;
+mod endpoint;
+mod lab;
+mod live;
+mod names;
+mod node;
+mod output;
+mod place;
+mod service;
+mod status;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::Format;
+use crate::place::{Place, PlaceArguments};
+
+/// Kubernetes networking with the abstraction tax removed.
+#[derive(Debug, Parser)]
+#[command(name = "beeline", version, about, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    place: PlaceArguments,
+    /// Output: text or json
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// A cluster of network namespaces on this machine (see `beeline lab --help`)
+    #[command(disable_help_flag = true)]
+    Lab {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// State of the agents: synchronised, connected, problems, fill of the tables
+    Status,
+    /// Packets that were refused: how many, why, and what to do about it
+    Drops {
+        /// Follow drops as they happen
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Services as the packets see them
+    #[command(subcommand)]
+    Service(service::Verb),
+    /// Pods of the node as the packets see them
+    #[command(subcommand)]
+    Endpoint(endpoint::Verb),
+    /// Nodes as the packets see them
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// Connections
+    #[command(subcommand)]
+    Conntrack(conntrack::Verb),
+    /// What every hook did with its packets
+    Counters,
+    /// Pages of the documentation that the program itself knows
+    #[command(subcommand)]
+    Docs(docs::Verb),
+}
+
+/// Runs a command line; the first argument is the program's name.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    // A closed pipe (`beeline ... | head`) ends the program quietly.
+    reset_sigpipe();
+    let result = match arguments.get(1) {
+        // Passed on as it is: `--` and options belong to the lab.
+        Some(verb) if verb == "lab" => lab::execute(&arguments[2..], None),
+        _ => Arguments::parse_from(arguments).run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("beeline: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Arguments {
+    fn run(self) -> Result<ExitCode> {
+        let format = self.common.output;
+        let places = || self.common.place.places();
+        match self.verb {
+            Verb::Lab { arguments } => lab::execute(&arguments, self.common.place.name.as_deref()),
+            Verb::Docs(verb) => docs::run(&verb),
+            Verb::Status => status::run(&places()?, format),
+            Verb::Drops { follow: false } => drops::summary(&places()?, format),
+            Verb::Drops { follow: true } => drops::follow(&places()?, format),
+            Verb::Service(verb) => service::run(&verb, &places()?, format),
+            Verb::Endpoint(endpoint::Verb::List) => endpoint::list(&places()?, format),
+            Verb::Node(node::Verb::List) => node::list(&places()?, format),
+            Verb::Conntrack(conntrack::Verb::List(filter)) => conntrack::list(&filter, &places()?, format),
+            Verb::Counters => counters::list(&places()?, format),
+        }
+    }
+}
+
+/// Asks every place; one that cannot answer is told and does not hide the others.
+fn gather<T>(places: &[Place], mut ask: impl FnMut(&Place) -> Result<Vec<T>>) -> (Vec<T>, ExitCode) {
+    let (mut rows, mut code) = (Vec::new(), ExitCode::SUCCESS);
+    for place in places {
+        match ask(place) {
+            Ok(mut more) => rows.append(&mut more),
+            Err(error) => {
+                eprintln!("beeline: {}: {error:#}", place.label);
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    (rows, code)
+}
+
+fn reset_sigpipe() {
+    // SAFETY: called before any thread is started; SIG_DFL is a valid disposition.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}

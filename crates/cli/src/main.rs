@@ -1,3 +1,7 @@
-//! What people type.
+//! What people type: `beeline`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    beeline_cli::run(std::env::args_os().collect())
+}

@@ -1,0 +1,234 @@
+//! `beeline drops`: how many, why, and what to do about it.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use beeline_abi::DropReason;
+use beeline_api::{Call, DropRecord, Response};
+use serde::Serialize;
+
+use crate::counters::{self, Counter};
+use crate::gather;
+use crate::live::Live;
+use crate::names::{Directory, protocol, socket_address};
+use crate::output::{self, Format, Row};
+use crate::place::Place;
+
+/// Remembered drops shown by the summary, per node.
+const RECENT_SHOWN_MAX: usize = 10;
+/// Names are asked for again at most this often while following.
+const NAMES_AGE_MAX: Duration = Duration::from_secs(2);
+/// Lines of all nodes that may wait for the terminal; then the readers wait.
+const LINES_MAX: usize = 1_024;
+
+/// A counter of drops with its explanation.
+#[derive(Debug, Serialize)]
+struct Explained {
+    #[serde(flatten)]
+    counter: Counter,
+    cause: &'static str,
+    cure: &'static str,
+}
+
+/// A sampled drop with names.
+#[derive(Debug, Serialize)]
+struct Named {
+    node: String,
+    src_name: Option<String>,
+    dst_name: Option<String>,
+    service_name: Option<String>,
+    #[serde(flatten)]
+    record: DropRecord,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    counters: Vec<Explained>,
+    recent: Vec<Named>,
+}
+
+/// `beeline drops`.
+pub fn summary(places: &[Place], format: Format) -> Result<ExitCode> {
+    let (counters, code) = gather(places, |place| {
+        let rows = counters::read(&place.label, &Live::open(place)?.counters()?);
+        Ok(rows.into_iter().filter(|row| row.drop).map(explain).collect())
+    });
+    let recent = places.iter().flat_map(recent).collect();
+    let summary = Summary { counters, recent };
+    match format {
+        Format::Json => output::json(&summary)?,
+        Format::Text => print_summary(&summary)?,
+    }
+    Ok(code)
+}
+
+fn explain(counter: Counter) -> Explained {
+    let reason = DropReason::ALL.iter().find(|reason| reason.name() == counter.what);
+    let (cause, cure) = reason.map_or(("", ""), |reason| (reason.cause(), reason.cure()));
+    Explained { counter, cause, cure }
+}
+
+/// What the agent remembers; nothing if there is none (the counters stand).
+fn recent(place: &Place) -> Vec<Named> {
+    let Ok(answers) = place.client().stream(Call::Drops { follow: false }) else { return Vec::new() };
+    let records: Vec<DropRecord> = answers
+        .map_while(|answer| match answer {
+            Ok(Response::Drop(record)) => Some(*record),
+            _ => None,
+        })
+        .collect();
+    if records.is_empty() {
+        return Vec::new();
+    }
+    let names = Directory::ask(place);
+    let skip = records.len().saturating_sub(RECENT_SHOWN_MAX);
+    records.into_iter().skip(skip).map(|record| Named::new(&place.label, record, &names)).collect()
+}
+
+fn print_summary(summary: &Summary) -> Result<()> {
+    if summary.counters.is_empty() {
+        return output::line("No packet was dropped.");
+    }
+    let rows = summary.counters.iter().map(|row| {
+        let mut cells = row.counter.cells();
+        cells[2] = row.counter.what.to_owned();
+        cells
+    });
+    output::line(&output::table(&["NODE", "HOOK", "REASON", "PACKETS", "BYTES"], rows))?;
+    let reasons: BTreeSet<_> =
+        summary.counters.iter().map(|row| (row.counter.what, row.cause, row.cure)).collect();
+    for (reason, cause, cure) in reasons {
+        output::line(&format!("\n{reason}: {cause}\n  {cure}"))?;
+    }
+    if !summary.recent.is_empty() {
+        output::line("\nLast sampled:")?;
+    }
+    summary.recent.iter().try_for_each(|named| output::line(&named.text()))
+}
+
+/// `beeline drops -f`: until interrupted, or until every agent has gone.
+pub fn follow(places: &[Place], format: Format) -> Result<ExitCode> {
+    let (sender, lines) = mpsc::sync_channel(LINES_MAX);
+    for place in places.iter().cloned() {
+        let sender = sender.clone();
+        std::thread::Builder::new()
+            .name(format!("drops of {}", place.label))
+            .spawn(move || {
+                if let Err(error) = follow_one(&place, &sender) {
+                    eprintln!("beeline: {}: {error:#}", place.label);
+                }
+            })
+            .context("cannot start a thread")?;
+    }
+    drop(sender);
+    for named in lines {
+        match format {
+            Format::Json => output::json_line(&named)?,
+            Format::Text => output::line(&named.text())?,
+        }
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// Follows one agent; one that restarts is found again.
+fn follow_one(place: &Place, sender: &mpsc::SyncSender<Named>) -> Result<()> {
+    let mut seen_until_ms = 0;
+    let mut connected = place.client().stream(Call::Drops { follow: true })?;
+    loop {
+        let mut names: Option<(Directory, Instant)> = None;
+        for answer in connected {
+            let Ok(Response::Drop(record)) = answer else { break };
+            // After a reconnection the agent repeats what it remembers.
+            if record.time_unix_ms < seen_until_ms {
+                continue;
+            }
+            seen_until_ms = record.time_unix_ms;
+            let fresh = names.take().filter(|(_, asked)| asked.elapsed() < NAMES_AGE_MAX);
+            let (directory, asked) = fresh.unwrap_or_else(|| (Directory::ask(place), Instant::now()));
+            if sender.send(Named::new(&place.label, *record, &directory)).is_err() {
+                return Ok(());
+            }
+            names = Some((directory, asked));
+        }
+        eprintln!("beeline: {}: the agent has gone; waiting for it", place.label);
+        connected = loop {
+            std::thread::sleep(Duration::from_millis(500));
+            if let Ok(stream) = place.client().stream(Call::Drops { follow: true }) {
+                break stream;
+            }
+        };
+    }
+}
+
+impl Named {
+    fn new(node: &str, record: DropRecord, names: &Directory) -> Named {
+        let owned = |name: Option<&str>| name.map(str::to_owned);
+        Named {
+            node: node.to_owned(),
+            src_name: owned(names.host(record.src)),
+            dst_name: owned(names.host(record.dst)),
+            service_name: owned(names.service(record.service)),
+            record,
+        }
+    }
+
+    fn text(&self) -> String {
+        let r = &self.record;
+        let icmp = matches!(r.proto, 1 | 58);
+        let end = |ip, port, name: &Option<String>| {
+            let address = socket_address(ip, if icmp { 0 } else { port });
+            name.as_ref().map_or_else(|| address.clone(), |name| format!("{name} ({address})"))
+        };
+        let destination = self.service_name.as_ref().map(|s| format!("service {s}"));
+        let destination = destination.or_else(|| self.dst_name.clone());
+        let what = match (r.proto, r.ethertype) {
+            (0, ethertype) => format!("ethertype 0x{ethertype:04x}"),
+            (proto, _) => protocol(proto),
+        };
+        let lost = if r.lost > 0 { format!(" ({} unsampled so far)", r.lost) } else { String::new() };
+        format!(
+            "{} {} {} {what} {} -> {} {} bytes{lost}",
+            clock(r.time_unix_ms),
+            self.node,
+            r.reason,
+            end(r.src, r.sport, &self.src_name),
+            end(r.dst, r.dport, &destination),
+            r.length,
+        )
+    }
+}
+
+/// `HH:MM:SS.mmm` (UTC).
+fn clock(unix_ms: u64) -> String {
+    let (s, ms) = (unix_ms / 1000 % 86_400, unix_ms % 1000);
+    format!("{:02}:{:02}:{:02}.{ms:03}", s / 3600, s / 60 % 60, s % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use beeline_api::Names;
+
+    #[test]
+    fn unit_a_drop_is_told_with_the_names_of_both_ends() {
+        let record: DropRecord = serde_json::from_value(serde_json::json!({
+            "time_unix_ms": 3_723_004_u64, "hook": "from_pod", "reason": "no_backend", "ifindex": 7, "ethertype": 0x0800,
+            "proto": 6, "tcp_flags": 2, "length": 74, "src": "10.244.1.5", "dst": "10.96.0.7", "sport": 40000, "dport": 80,
+            "src_after": "10.244.1.5", "dst_after": "10.96.0.7", "sport_after": 40000, "dport_after": 80,
+            "service": 3, "cpu": 0, "sequence": 1, "lost": 0
+        }))
+        .unwrap();
+        let names = Directory::new(Names {
+            pods: vec![("10.244.1.5".parse().unwrap(), "shop/cart".into())],
+            services: vec![(3, "shop/pay:http".into())],
+            nodes: Vec::new(),
+        });
+        assert_eq!(
+            Named::new("node-1", record, &names).text(),
+            "01:02:03.004 node-1 no_backend TCP shop/cart (10.244.1.5:40000) -> service shop/pay:http (10.96.0.7:80) 74 bytes"
+        );
+    }
+}

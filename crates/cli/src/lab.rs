@@ -1,0 +1,23 @@
+//! `beeline lab ...` is the program `beeline-lab` beside this one.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+/// Becomes `beeline-lab`; returns only if that fails.
+pub fn execute(arguments: &[OsString], name: Option<&str>) -> Result<ExitCode> {
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let program = own.with_file_name("beeline-lab");
+    let mut command = Command::new(&program);
+    let (verb, rest) = arguments.split_at(arguments.len().min(1));
+    command.args(verb);
+    if let Some(name) = name {
+        // `beeline --name x lab up` means `beeline lab up --name x`.
+        command.arg("--name").arg(name);
+    }
+    command.args(rest);
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot run {}; build it with `make build`", program.display()))
+}

@@ -1,0 +1,82 @@
+//! Names of addresses and numbers, from the agent; without one, the bare
+//! addresses stand.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use beeline_api::{Call, Names, Response};
+
+use crate::place::Place;
+
+/// Names by address and number.
+#[derive(Debug, Default)]
+pub struct Directory {
+    pods: HashMap<IpAddr, String>,
+    services: HashMap<u32, String>,
+    nodes: HashMap<IpAddr, String>,
+}
+
+impl Directory {
+    /// Asks the node's agent; a missing agent costs the names only, and that
+    /// is said.
+    pub fn ask(place: &Place) -> Directory {
+        match place.client().call(Call::Names) {
+            Ok(Response::Names(names)) => Directory::new(names),
+            Ok(_) => Directory::default(),
+            Err(error) => {
+                eprintln!("beeline: {}: names of pods and services are missing: {error}", place.label);
+                Directory::default()
+            }
+        }
+    }
+
+    /// From the agent's answer.
+    pub fn new(names: Names) -> Directory {
+        Directory {
+            pods: names.pods.into_iter().collect(),
+            services: names.services.into_iter().collect(),
+            nodes: names.nodes.into_iter().collect(),
+        }
+    }
+
+    /// The pod with this address.
+    pub fn pod(&self, ip: IpAddr) -> Option<&str> {
+        self.pods.get(&ip).map(String::as_str)
+    }
+
+    /// The service with this number.
+    pub fn service(&self, id: u32) -> Option<&str> {
+        self.services.get(&id).map(String::as_str)
+    }
+
+    /// The node with this address.
+    pub fn node(&self, ip: IpAddr) -> Option<&str> {
+        self.nodes.get(&ip).map(String::as_str)
+    }
+
+    /// Pod or node with this address.
+    pub fn host(&self, ip: IpAddr) -> Option<&str> {
+        self.pod(ip).or_else(|| self.node(ip))
+    }
+}
+
+/// `10.0.0.1:80`, `[fd00::1]:80`; without a port the bare address.
+pub fn socket_address(ip: IpAddr, port: u16) -> String {
+    match port {
+        0 => ip.to_string(),
+        port => std::net::SocketAddr::new(ip, port).to_string(),
+    }
+}
+
+/// Name of an IP protocol.
+pub fn protocol(number: u8) -> String {
+    match number {
+        0 => "any".into(),
+        1 => "ICMP".into(),
+        6 => "TCP".into(),
+        17 => "UDP".into(),
+        58 => "ICMPv6".into(),
+        132 => "SCTP".into(),
+        other => format!("protocol {other}"),
+    }
+}

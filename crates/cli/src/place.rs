@@ -1,0 +1,172 @@
+//! Which node or nodes a command is about.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use beeline_api::{Client, DEFAULT_SOCKET};
+use clap::Args;
+
+/// Where labs keep their folders.
+const LABS: &str = "/run/beeline-lab";
+/// The lab that is meant when nobody says which.
+const DEFAULT_LAB: &str = "default";
+/// The host's own bpffs.
+const HOST_BPFFS: &str = "/sys/fs/bpf";
+
+/// How a user says which node is meant.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PlaceArguments {
+    /// The lab; default: the one of $KUBECONFIG, else this machine's own agent, else `default`
+    #[arg(long, global = true, value_name = "LAB")]
+    pub name: Option<String>,
+    /// The lab's node; default: every node
+    #[arg(long, global = true)]
+    pub node: Option<String>,
+    /// The bpffs that holds the tables (instead of a lab)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// The agent's socket (instead of a lab)
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// A node, as far as this program reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// What output calls it.
+    pub label: String,
+    /// Where its tables are pinned.
+    pub bpffs: PathBuf,
+    /// Its agent's socket.
+    pub socket: PathBuf,
+}
+
+impl Place {
+    /// A client of the node's agent.
+    pub fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+}
+
+impl PlaceArguments {
+    /// The nodes that are meant; at least one.
+    pub fn places(&self) -> Result<Vec<Place>> {
+        self.places_below(Path::new(LABS), std::env::var_os("KUBECONFIG").map(PathBuf::from))
+    }
+
+    fn places_below(&self, labs: &Path, kubeconfig: Option<PathBuf>) -> Result<Vec<Place>> {
+        if self.bpffs.is_some() || self.socket.is_some() {
+            return Ok(vec![self.host()]);
+        }
+        if let Some(name) = &self.name {
+            return self.of_lab(labs, name);
+        }
+        if let Some(name) = kubeconfig.and_then(|path| lab_of_kubeconfig(labs, &path)) {
+            return self.of_lab(labs, &name);
+        }
+        let host = self.host();
+        if self.node.is_none() && host.socket.exists() {
+            return Ok(vec![host]);
+        }
+        self.of_lab(labs, DEFAULT_LAB)
+    }
+
+    fn host(&self) -> Place {
+        Place {
+            label: self.node.clone().unwrap_or_else(|| "host".into()),
+            bpffs: self.bpffs.clone().unwrap_or_else(|| HOST_BPFFS.into()),
+            socket: self.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into()),
+        }
+    }
+
+    fn of_lab(&self, labs: &Path, name: &str) -> Result<Vec<Place>> {
+        if name.contains('/') || name.starts_with('.') {
+            bail!("`{name}` is no name for a lab");
+        }
+        let nodes = labs.join(name).join("nodes");
+        let known = node_names(&nodes).with_context(|| {
+            format!("no agent runs on this machine, and there is no lab `{name}`: start it with `beeline lab up --name {name}`, or name a running one ({})", running(labs))
+        })?;
+        let wanted = match &self.node {
+            Some(node) if !known.contains(node) => {
+                bail!("lab `{name}` has no node `{node}`; it has {}", known.join(", "))
+            }
+            Some(node) => vec![node.clone()],
+            None => known,
+        };
+        let place = |node: String| {
+            let dir = nodes.join(&node);
+            Place { bpffs: dir.join("bpf"), socket: dir.join("agent.sock"), label: node }
+        };
+        Ok(wanted.into_iter().map(place).collect())
+    }
+}
+
+/// Names of the nodes, `node-2` before `node-10`.
+fn node_names(nodes: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<String> = fs::read_dir(nodes)?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    if names.is_empty() {
+        bail!("{} is empty", nodes.display());
+    }
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    Ok(names)
+}
+
+fn lab_of_kubeconfig(labs: &Path, kubeconfig: &Path) -> Option<String> {
+    let relative = kubeconfig.strip_prefix(labs).ok()?;
+    let name = relative.components().next()?.as_os_str().to_str()?;
+    (relative == Path::new(name).join("kubeconfig")).then(|| name.to_owned())
+}
+
+fn running(labs: &Path) -> String {
+    let mut names: Vec<String> = fs::read_dir(labs)
+        .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    names.sort();
+    if names.is_empty() { "none runs".into() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(name: Option<&str>, node: Option<&str>) -> PlaceArguments {
+        PlaceArguments { name: name.map(Into::into), node: node.map(Into::into), ..Default::default() }
+    }
+
+    #[test]
+    fn unit_nodes_of_a_lab_are_found_by_name_kubeconfig_and_node() {
+        let labs = tempfile::tempdir().unwrap();
+        let labs = labs.path();
+        for node in ["node-1", "node-2", "node-10"] {
+            fs::create_dir_all(labs.join("blue/nodes").join(node)).unwrap();
+        }
+        let labels = |a: PlaceArguments, kubeconfig: Option<PathBuf>| -> Vec<String> {
+            a.places_below(labs, kubeconfig).unwrap().into_iter().map(|place| place.label).collect()
+        };
+        assert_eq!(labels(arguments(Some("blue"), None), None), ["node-1", "node-2", "node-10"]);
+        assert_eq!(labels(arguments(Some("blue"), Some("node-2")), None), ["node-2"]);
+        assert_eq!(labels(arguments(None, Some("node-1")), Some(labs.join("blue/kubeconfig"))), ["node-1"]);
+        let place = &arguments(Some("blue"), Some("node-1")).places_below(labs, None).unwrap()[0];
+        assert_eq!(place.socket, labs.join("blue/nodes/node-1/agent.sock"));
+
+        let error = |a: PlaceArguments| format!("{:#}", a.places_below(labs, None).unwrap_err());
+        assert!(error(arguments(Some("blue"), Some("node-9"))).contains("it has node-1, node-2, node-10"));
+        assert!(error(arguments(Some("red"), None)).contains("beeline lab up --name red"));
+        assert!(error(arguments(Some("../x"), None)).contains("no name for a lab"));
+    }
+
+    #[test]
+    fn unit_a_socket_or_a_bpffs_names_the_place_itself() {
+        let a = PlaceArguments { socket: Some("/tmp/a.sock".into()), ..Default::default() };
+        let places = a.places_below(Path::new("/nonexistent"), None).unwrap();
+        assert_eq!(
+            (places[0].socket.as_path(), places[0].bpffs.as_path()),
+            (Path::new("/tmp/a.sock"), Path::new(HOST_BPFFS))
+        );
+    }
+}
