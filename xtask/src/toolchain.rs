@@ -58,7 +58,7 @@ impl Toolchain {
         cargo
     }
 
-    fn flags(&self) -> [String; 3] {
+    fn flags(&self) -> [String; 4] {
         let linker = format!("-Clinker={}", self.linker.display());
         [
             "-Cdebuginfo=2".to_owned(),
