@@ -1,1 +1,33 @@
 //! A multi-node cluster out of network namespaces on one machine.
+//!
+//! One process per lab, the daemon ([`daemon`]), serves the Kubernetes API,
+//! keeps an agent running on each node, and makes the pods. The verbs
+//! ([`verbs`]) are short: they ask the daemon ([`protocol`]), or enter a
+//! namespace and become a command ([`enter`]). What a lab makes is below one
+//! folder ([`paths`]), in one cgroup and in namespaces of its own, so that
+//! [`down`] finds it without the daemon's help.
+
+pub mod address;
+pub mod cgroup;
+mod claim;
+pub mod daemon;
+pub mod down;
+pub mod echo;
+pub mod enter;
+pub mod leaks;
+pub mod manifests;
+pub mod mounts;
+pub mod paths;
+pub mod process;
+mod programs;
+pub mod protocol;
+pub mod record;
+mod show;
+mod spawn;
+mod topology;
+mod up;
+pub mod verbs;
+mod wire;
+
+/// The lab that is meant when nobody says which.
+pub const DEFAULT_NAME: &str = "default";

@@ -1,3 +1,7 @@
-//! A multi-node cluster out of network namespaces on one machine.
+//! `beeline-lab`: see [`beeline_lab::verbs`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    beeline_lab::verbs::run()
+}

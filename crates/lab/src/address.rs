@@ -1,0 +1,112 @@
+//! The lab's addresses. Every lab has namespaces of its own, so all labs use
+//! the same ones.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The most nodes that the plan has addresses for.
+pub const NODES_MAX: u32 = 100;
+
+/// The prefix length of the network that joins the nodes, IPv4.
+pub const UNDERLAY_BITS_IPV4: u8 = 24;
+
+/// The prefix length of the network that joins the nodes, IPv6.
+pub const UNDERLAY_BITS_IPV6: u8 = 64;
+
+/// The port of the API in the control plane's namespace.
+pub const API_PORT: u16 = 6443;
+
+/// The device that joins a namespace to the switch.
+pub const UPLINK: &str = "eth0";
+
+/// The IPv4 addresses of all pods.
+pub const CLUSTER_CIDR_IPV4: &str = "10.244.0.0/16";
+
+/// The IPv6 addresses of all pods.
+pub const CLUSTER_CIDR_IPV6: &str = "fd00:10:244::/48";
+
+/// One address per family on the underlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// IPv4.
+    pub ipv4: Ipv4Addr,
+    /// IPv6.
+    pub ipv6: Ipv6Addr,
+}
+
+impl Pair {
+    const fn host(number: u8) -> Pair {
+        Pair {
+            ipv4: Ipv4Addr::new(172, 30, 0, number),
+            ipv6: Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, bcd(number)),
+        }
+    }
+
+    /// Both, with the underlay's prefix lengths.
+    pub fn with_prefixes(self) -> [(IpAddr, u8); 2] {
+        [(self.ipv4.into(), UNDERLAY_BITS_IPV4), (self.ipv6.into(), UNDERLAY_BITS_IPV6)]
+    }
+
+    /// Both.
+    pub fn addresses(self) -> [IpAddr; 2] {
+        [self.ipv4.into(), self.ipv6.into()]
+    }
+
+    /// The one of the same family as `like`.
+    pub fn of_family(self, like: IpAddr) -> IpAddr {
+        match like {
+            IpAddr::V4(_) => self.ipv4.into(),
+            IpAddr::V6(_) => self.ipv6.into(),
+        }
+    }
+}
+
+/// `::200` reads like `.200`: the decimal digits, written as hexadecimal.
+const fn bcd(number: u8) -> u16 {
+    let number = number as u16;
+    ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10)
+}
+
+/// The router.
+pub const ROUTER: Pair = Pair::host(1);
+
+/// The control plane.
+pub const CONTROL_PLANE: Pair = Pair::host(2);
+
+/// The host outside the cluster.
+pub const CLIENT: Pair = Pair::host(200);
+
+/// The node of this number, from 1.
+pub fn node(number: u32) -> Pair {
+    assert!((1..=NODES_MAX).contains(&number), "the caller checks the number of nodes");
+    Pair::host(10 + number as u8)
+}
+
+/// The name of the node of this number, from 1.
+pub fn node_name(number: u32) -> String {
+    format!("node-{number}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_addresses_read_alike_in_both_families() {
+        assert_eq!(ROUTER.ipv6.to_string(), "fd00:172:30::1");
+        assert_eq!(CLIENT.ipv4.to_string(), "172.30.0.200");
+        assert_eq!(CLIENT.ipv6.to_string(), "fd00:172:30::200");
+        assert_eq!(node(1).ipv4.to_string(), "172.30.0.11");
+        assert_eq!(node(1).ipv6.to_string(), "fd00:172:30::11");
+    }
+
+    #[test]
+    fn unit_no_two_hosts_share_an_address() {
+        let mut all: Vec<Pair> = (1..=NODES_MAX).map(node).collect();
+        all.extend([ROUTER, CONTROL_PLANE, CLIENT]);
+        let mut seen: Vec<_> = all.iter().flat_map(|pair| pair.addresses()).collect();
+        let count = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), count);
+    }
+}

@@ -1,0 +1,244 @@
+//! One `beeline-agent` per node, started again when it dies, as a DaemonSet
+//! would.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use beeline_api::{Call, Client};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::container::last_line;
+use super::supervise::Backoff;
+use crate::paths::NodePaths;
+use crate::spawn;
+
+/// The first pause before an agent is started again, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// An agent that ran this long starts again without the pause growing.
+const STABLE: Duration = Duration::from_millis(500);
+
+/// Where an agent serves metrics and health, inside its node.
+const HTTP: &str = "127.0.0.1:9879";
+
+/// How long an agent may take to end when it is asked to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// The program.
+    pub program: PathBuf,
+    /// Number of the node, from 1.
+    pub number: u32,
+    /// Node name.
+    pub node: String,
+    /// The node's files.
+    pub paths: NodePaths,
+    /// The kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// The node's cgroup for the agent.
+    pub cgroup: PathBuf,
+}
+
+/// What is known of an agent's process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentState {
+    /// Its process, while it runs.
+    pub pid: Option<u32>,
+    /// How often it was started.
+    pub starts: u32,
+}
+
+/// A node's agent and its supervisor.
+pub struct Agent {
+    config: AgentConfig,
+    wanted: watch::Sender<bool>,
+    state: Arc<Mutex<AgentState>>,
+}
+
+/// What can be done to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentAction {
+    /// End it (SIGTERM) and keep it down.
+    Stop,
+    /// Start it again.
+    Start,
+    /// SIGKILL; the supervisor starts it again.
+    Kill,
+}
+
+impl Agent {
+    /// Starts the agent and its supervisor.
+    pub fn start(config: AgentConfig) -> Agent {
+        let (wanted, receiver) = watch::channel(true);
+        let state = Arc::new(Mutex::new(AgentState::default()));
+        tokio::spawn(supervise(config.clone(), receiver, state.clone()));
+        Agent { config, wanted, state }
+    }
+
+    /// The number of its node, from 1.
+    pub fn number(&self) -> u32 {
+        self.config.number
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.config.paths.socket()
+    }
+
+    /// Is it meant to run?
+    pub fn wanted(&self) -> bool {
+        *self.wanted.borrow()
+    }
+
+    /// Its process.
+    pub fn state(&self) -> AgentState {
+        *self.state.lock().expect("nobody panics while holding the lock")
+    }
+
+    /// Does it answer that pods can be served? The error says why not.
+    pub async fn ready(&self) -> Result<()> {
+        let client = Client::new(self.socket()).with_timeout(Duration::from_secs(2));
+        let asked = tokio::task::spawn_blocking(move || client.call(Call::Ready)).await?;
+        asked.map(|_| ()).map_err(Into::into)
+    }
+
+    /// Waits until it is ready.
+    pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.ready().await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error.context(self.not_ready(timeout))),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    fn not_ready(&self, timeout: Duration) -> String {
+        let log = self.config.paths.agent_log();
+        format!(
+            "the agent of {} is not ready after {} s (started {} times; the last line of {}: {})",
+            self.config.node,
+            timeout.as_secs(),
+            self.state().starts,
+            log.display(),
+            last_line(&log)
+        )
+    }
+
+    /// Stops, starts or kills it; returns once that has happened.
+    pub async fn act(&self, action: AgentAction) -> Result<String> {
+        let node = &self.config.node;
+        match action {
+            AgentAction::Stop => {
+                self.wanted.send_replace(false);
+                self.wait_pid(STOP_TIMEOUT * 2, |pid| pid.is_none()).await?;
+                Ok(format!("the agent of {node} is stopped"))
+            }
+            AgentAction::Start => {
+                self.wanted.send_replace(true);
+                self.wait_ready(Duration::from_secs(30)).await?;
+                Ok(format!("the agent of {node} is ready"))
+            }
+            AgentAction::Kill => {
+                let Some(pid) = self.state().pid else { bail!("the agent of {node} does not run") };
+                kill(Pid::from_raw(pid as i32), Signal::SIGKILL)
+                    .with_context(|| format!("cannot kill the agent of {node} (process {pid})"))?;
+                self.wait_pid(STOP_TIMEOUT, |now| now != Some(pid)).await?;
+                Ok(format!("the agent of {node} (process {pid}) was killed"))
+            }
+        }
+    }
+
+    async fn wait_pid(&self, timeout: Duration, holds: impl Fn(Option<u32>) -> bool) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        while !holds(self.state().pid) {
+            if Instant::now() > deadline {
+                bail!("the agent of {} still runs after {} s", self.config.node, timeout.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}
+
+async fn supervise(config: AgentConfig, mut wanted: watch::Receiver<bool>, state: Arc<Mutex<AgentState>>) {
+    let set = |pid: Option<u32>| {
+        let mut state = state.lock().expect("nobody panics while holding the lock");
+        state.starts += u32::from(pid.is_some());
+        state.pid = pid;
+    };
+    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+    while wanted.wait_for(|wanted| *wanted).await.is_ok() {
+        let begin = Instant::now();
+        match spawn_agent(&config) {
+            Err(error) => tracing::error!("{}: {error:#}", config.node),
+            Ok(mut child) => {
+                set(child.id());
+                let stopped = run_until(&mut child, &mut wanted).await;
+                set(None);
+                if stopped {
+                    continue;
+                }
+            }
+        }
+        if begin.elapsed() > STABLE {
+            backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        }
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+/// Waits for the agent's end; true if it was asked to end.
+async fn run_until(child: &mut Child, wanted: &mut watch::Receiver<bool>) -> bool {
+    tokio::select! {
+        status = child.wait() => {
+            tracing::warn!("an agent ended: {status:?}");
+            return false;
+        }
+        () = unwanted(wanted) => (),
+    }
+    if let Some(pid) = child.id() {
+        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+    }
+    if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+    true
+}
+
+/// Waits until the agent is asked to end; a lab that ends asks too.
+async fn unwanted(wanted: &mut watch::Receiver<bool>) {
+    let _ = wanted.wait_for(|wanted| !*wanted).await;
+}
+
+fn spawn_agent(config: &AgentConfig) -> Result<Child> {
+    let log = spawn::log_file(&config.paths.agent_log())?;
+    let mut command = Command::new(&config.program);
+    let argument = |command: &mut Command, name: &str, value: &Path| {
+        command.arg(name).arg(value);
+    };
+    command.args(["--node-name", &config.node, "--http", HTTP]);
+    argument(&mut command, "--kubeconfig", &config.kubeconfig);
+    argument(&mut command, "--values", &config.paths.values());
+    argument(&mut command, "--bpffs", &config.paths.bpffs());
+    argument(&mut command, "--socket", &config.paths.socket());
+    argument(&mut command, "--state-dir", &config.paths.state());
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("cannot share the log")?)
+        .stderr(log)
+        .kill_on_drop(true);
+    spawn::place(&mut command, &config.paths.netns(), &config.cgroup, None)?;
+    command.spawn().with_context(|| format!("cannot start {}", config.program.display()))
+}

@@ -1,0 +1,146 @@
+//! The part of a kubelet that the lab needs: pods that are scheduled to its
+//! nodes become namespaces and processes. One watch for all nodes, one
+//! worker per pod.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use super::plugin::Plugin;
+use super::pod::{self, Worker};
+use crate::paths::LabPaths;
+
+/// Sandboxes that are made at the same time.
+const SANDBOXES_AT_ONCE: usize = 8;
+
+/// What the workers share.
+pub struct Kubelet {
+    /// The API.
+    pub client: Client,
+    /// The lab's files.
+    pub paths: LabPaths,
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, KubeletNode>,
+    /// Local programs by image.
+    pub images: BTreeMap<String, PathBuf>,
+    /// The program behind the built-in image: this one.
+    pub own: PathBuf,
+    /// Bounds the sandboxes that are made at once.
+    pub sandboxes: Semaphore,
+}
+
+/// A node, as its kubelet sees it.
+#[derive(Clone, Debug)]
+pub struct KubeletNode {
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<String>,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// The cgroup of its pods.
+    pub pods_cgroup: PathBuf,
+    /// Its network plugin.
+    pub plugin: Plugin,
+}
+
+impl Kubelet {
+    /// A fresh bound for [`Kubelet::sandboxes`].
+    pub fn sandbox_bound() -> Semaphore {
+        Semaphore::new(SANDBOXES_AT_ONCE)
+    }
+}
+
+/// What a worker is told: the pod as it is, or that it is gone.
+pub type Wish = Option<Arc<Pod>>;
+
+struct Running {
+    uid: String,
+    wish: watch::Sender<Wish>,
+    task: JoinHandle<()>,
+}
+
+/// Watches pods and runs them, for as long as the daemon lives.
+pub async fn run(kubelet: Arc<Kubelet>) {
+    let api: Api<Pod> = Api::all(kubelet.client.clone());
+    let mut events = watcher::watcher(api, watcher::Config::default()).boxed();
+    let mut pods: HashMap<(String, String), Running> = HashMap::new();
+    let mut listed = Vec::new();
+    loop {
+        match events.try_next().await {
+            Ok(Some(Event::Apply(pod))) => wish(&kubelet, &mut pods, pod),
+            Ok(Some(Event::Delete(pod))) => forget(&mut pods, &key(&pod)),
+            Ok(Some(Event::Init)) => listed.clear(),
+            Ok(Some(Event::InitApply(pod))) => {
+                listed.push(key(&pod));
+                wish(&kubelet, &mut pods, pod);
+            }
+            Ok(Some(Event::InitDone)) => {
+                let gone: Vec<_> = pods.keys().filter(|key| !listed.contains(key)).cloned().collect();
+                gone.iter().for_each(|key| forget(&mut pods, key));
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!("the watch of pods broke and begins anew: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+fn key(pod: &Pod) -> (String, String) {
+    (pod.namespace().unwrap_or_default(), pod.name_any())
+}
+
+fn wish(kubelet: &Arc<Kubelet>, pods: &mut HashMap<(String, String), Running>, pod: Pod) {
+    let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { return };
+    if !kubelet.nodes.contains_key(&node) {
+        return;
+    }
+    let (key, uid, pod) = (key(&pod), pod.uid().unwrap_or_default(), Arc::new(pod));
+    let before = pods.remove(&key);
+    let running = match before {
+        Some(running) if running.uid == uid && !running.task.is_finished() => {
+            let _ = running.wish.send(Some(pod));
+            running
+        }
+        // It has been removed here and will be from the API.
+        Some(running) if running.uid == uid => running,
+        // The one of the same name has to be gone first: they share a folder.
+        before => start(kubelet, uid, pod, node, before),
+    };
+    pods.insert(key, running);
+}
+
+fn start(
+    kubelet: &Arc<Kubelet>,
+    uid: String,
+    pod: Arc<Pod>,
+    node: String,
+    before: Option<Running>,
+) -> Running {
+    let (sender, receiver) = watch::channel(Some(pod.clone()));
+    let worker = Worker::new(kubelet.clone(), node, pod, receiver);
+    let task = tokio::spawn(async move {
+        if let Some(before) = before {
+            let _ = before.wish.send(None);
+            let _ = before.task.await;
+        }
+        pod::run(worker).await;
+    });
+    Running { uid, wish: sender, task }
+}
+
+fn forget(pods: &mut HashMap<(String, String), Running>, key: &(String, String)) {
+    // The entry stays until a pod of the same name comes or the worker ends:
+    // its task must be awaited then.
+    if let Some(running) = pods.get(key) {
+        let _ = running.wish.send(None);
+    }
+    pods.retain(|_, running| !running.task.is_finished());
+}

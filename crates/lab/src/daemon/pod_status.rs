@@ -1,0 +1,177 @@
+//! A pod's status out of what happened to its containers. Pure.
+
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::supervise::Change;
+
+/// What is known of a pod's run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    started: Time,
+    host_ips: Vec<String>,
+    pod_ips: Vec<String>,
+    /// Why the pod has no sandbox yet, if an attempt failed.
+    sandbox_error: Option<String>,
+    containers: Vec<ContainerRun>,
+}
+
+#[derive(Clone, Debug)]
+struct ContainerRun {
+    name: String,
+    image: String,
+    state: ContainerState,
+    last_state: Option<ContainerState>,
+    restarts: i32,
+    finished: Option<i32>,
+}
+
+impl Run {
+    /// A pod that a node has just accepted.
+    pub fn new(pod: &Pod, host_ips: Vec<String>, now: Time) -> Run {
+        let specs = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let containers = specs.map(|spec| ContainerRun {
+            name: spec.name.clone(),
+            image: spec.image.clone().unwrap_or_default(),
+            state: waiting("ContainerCreating", ""),
+            last_state: None,
+            restarts: 0,
+            finished: None,
+        });
+        Run {
+            started: now,
+            host_ips,
+            pod_ips: Vec::new(),
+            sandbox_error: None,
+            containers: containers.collect(),
+        }
+    }
+
+    /// The sandbox stands and has these addresses.
+    pub fn sandbox_ready(&mut self, pod_ips: Vec<String>) {
+        self.pod_ips = pod_ips;
+        self.sandbox_error = None;
+    }
+
+    /// The sandbox could not be made.
+    pub fn sandbox_failed(&mut self, message: String) {
+        for container in &mut self.containers {
+            container.state = waiting("ContainerCreating", &message);
+        }
+        self.sandbox_error = Some(message);
+    }
+
+    /// Something happened to a container.
+    pub fn container_changed(&mut self, index: usize, change: Change, now: Time) {
+        let Some(container) = self.containers.get_mut(index) else { return };
+        match change {
+            Change::Waiting { reason, message } => container.state = waiting(&reason, &message),
+            Change::Running => {
+                if container.last_state.is_some() {
+                    container.restarts += 1;
+                }
+                let running = ContainerStateRunning { started_at: Some(now) };
+                container.state = ContainerState { running: Some(running), ..ContainerState::default() };
+            }
+            Change::Ended { exit_code, last } => {
+                let ended = ended(exit_code, &container.state, now);
+                container.state = ended.clone();
+                container.last_state = Some(ended);
+                container.finished = last.then_some(exit_code);
+            }
+        }
+    }
+
+    /// Nothing will run again.
+    pub fn finished(&self) -> bool {
+        !self.containers.is_empty() && self.containers.iter().all(|container| container.finished.is_some())
+    }
+
+    /// The status to write; `previous` keeps the times of what did not change.
+    pub fn status(&self, previous: Option<&PodStatus>, terminating: bool, now: &Time) -> PodStatus {
+        let all_running = self.containers.iter().all(|container| container.state.running.is_some());
+        let ready = all_running && !self.pod_ips.is_empty() && !terminating;
+        let condition = |kind: &str, holds: bool| self.condition(kind, holds, previous, now);
+        PodStatus {
+            phase: Some(self.phase().into()),
+            conditions: Some(vec![
+                condition("PodScheduled", true),
+                condition("PodReadyToStartContainers", !self.pod_ips.is_empty()),
+                condition("Initialized", true),
+                condition("ContainersReady", ready),
+                condition("Ready", ready),
+            ]),
+            start_time: Some(self.started.clone()),
+            host_ip: self.host_ips.first().cloned(),
+            host_ips: Some(self.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
+            pod_ip: self.pod_ips.first().cloned(),
+            pod_ips: Some(self.pod_ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
+            container_statuses: Some(self.containers.iter().map(ContainerRun::status).collect()),
+            ..PodStatus::default()
+        }
+    }
+
+    fn phase(&self) -> &'static str {
+        if self.finished() {
+            let failed = self.containers.iter().any(|container| container.finished != Some(0));
+            return if failed { "Failed" } else { "Succeeded" };
+        }
+        let begun =
+            |container: &ContainerRun| container.state.waiting.is_none() || container.last_state.is_some();
+        if !self.pod_ips.is_empty() && self.containers.iter().all(begun) { "Running" } else { "Pending" }
+    }
+
+    fn condition(&self, kind: &str, holds: bool, previous: Option<&PodStatus>, now: &Time) -> PodCondition {
+        let status = if holds { "True" } else { "False" };
+        let before = previous.and_then(|status| status.conditions.as_ref());
+        let before = before.and_then(|all| all.iter().find(|one| one.type_ == kind && one.status == status));
+        let since = before.and_then(|one| one.last_transition_time.clone());
+        PodCondition {
+            type_: kind.into(),
+            status: status.into(),
+            last_transition_time: Some(since.unwrap_or_else(|| now.clone())),
+            reason: (!holds).then(|| "ContainersNotReady".into()),
+            message: if holds { None } else { self.sandbox_error.clone() },
+            ..PodCondition::default()
+        }
+    }
+}
+
+impl ContainerRun {
+    fn status(&self) -> ContainerStatus {
+        let running = self.state.running.is_some();
+        ContainerStatus {
+            name: self.name.clone(),
+            image: self.image.clone(),
+            image_id: self.image.clone(),
+            ready: running,
+            started: Some(running),
+            restart_count: self.restarts,
+            state: Some(self.state.clone()),
+            last_state: self.last_state.clone(),
+            ..ContainerStatus::default()
+        }
+    }
+}
+
+fn waiting(reason: &str, message: &str) -> ContainerState {
+    let waiting = ContainerStateWaiting {
+        reason: Some(reason.into()),
+        message: (!message.is_empty()).then(|| message.into()),
+    };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+}
+
+fn ended(exit_code: i32, before: &ContainerState, now: Time) -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        exit_code,
+        reason: Some(if exit_code == 0 { "Completed" } else { "Error" }.into()),
+        started_at: before.running.as_ref().and_then(|running| running.started_at.clone()),
+        finished_at: Some(now),
+        ..ContainerStateTerminated::default()
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}

@@ -1,0 +1,172 @@
+//! Has a workload come to be what it was asked to be? Pure; as
+//! `kubectl rollout status` decides it.
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::status;
+
+/// A container that crashed this often will not come up by waiting.
+const RESTARTS_MAX: i32 = 3;
+
+/// How far something is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All is as asked.
+    Done,
+    /// Not yet; what it waits for.
+    Waits(String),
+    /// It will not come by waiting; why.
+    Failed(String),
+}
+
+/// A Deployment.
+pub fn deployment(object: &Deployment, pods: &[Pod]) -> Progress {
+    let wanted = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let status = object.status.clone().unwrap_or_default();
+    let updated = status.updated_replicas.unwrap_or(0);
+    let done = status.observed_generation >= object.metadata.generation
+        && updated >= wanted
+        && status.replicas.unwrap_or(0) <= updated
+        && status.available_replicas.unwrap_or(0) >= updated;
+    judge(done, wanted, pods)
+}
+
+/// A ReplicaSet.
+pub fn replica_set(object: &ReplicaSet, pods: &[Pod]) -> Progress {
+    let wanted = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let status = object.status.clone().unwrap_or_default();
+    let observed = status.observed_generation >= object.metadata.generation;
+    judge(observed && status.available_replicas.unwrap_or(0) >= wanted, wanted, pods)
+}
+
+/// A DaemonSet.
+pub fn daemon_set(object: &DaemonSet, pods: &[Pod]) -> Progress {
+    let status = object.status.clone().unwrap_or_default();
+    let wanted = status.desired_number_scheduled;
+    let done = status.observed_generation >= object.metadata.generation
+        && status.updated_number_scheduled.unwrap_or(0) >= wanted
+        && status.number_available.unwrap_or(0) >= wanted;
+    judge(done, wanted, pods)
+}
+
+/// A pod on its own. One that has done its work is as good as one that runs.
+pub fn pod(object: &Pod) -> Progress {
+    let succeeded = phase(object) == "Succeeded";
+    judge(succeeded || status::is_ready(object), 1, std::slice::from_ref(object))
+}
+
+fn judge(done: bool, wanted: i32, pods: &[Pod]) -> Progress {
+    if done {
+        return Progress::Done;
+    }
+    let live: Vec<&Pod> = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+    if let Some(hopeless) = live.iter().find(|pod| is_hopeless(pod)) {
+        return Progress::Failed(describe(hopeless));
+    }
+    let ready = live.iter().filter(|pod| status::is_ready(pod)).count();
+    let counted = format!("{ready} of {wanted} pods are ready");
+    match live.iter().find(|pod| !status::is_ready(pod)) {
+        Some(waiting) => Progress::Waits(format!("{counted}; {}", describe(waiting))),
+        None => Progress::Waits(counted),
+    }
+}
+
+/// Its program is missing, or it ended for good, or it crashes again and again.
+fn is_hopeless(pod: &Pod) -> bool {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let waits_in_vain = containers.clone().any(|container| {
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        match waiting.and_then(|waiting| waiting.reason.as_deref()) {
+            Some("ErrImageNeverPull" | "CreateContainerError") => true,
+            Some("CrashLoopBackOff") => container.restart_count >= RESTARTS_MAX,
+            _ => false,
+        }
+    });
+    waits_in_vain || phase(pod) == "Failed"
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+fn describe(pod: &Pod) -> String {
+    let reason = status::reason(pod).filter(|reason| !reason.is_empty());
+    let reason = reason.unwrap_or_else(|| "not started yet".into());
+    format!("pod {}/{}: {reason}", pod.namespace().unwrap_or_default(), pod.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn of<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn pod_in(state: Value, restarts: i32, ready: bool) -> Pod {
+        of(json!({
+            "metadata": {"namespace": "default", "name": "web-1"},
+            "status": {
+                "phase": "Pending",
+                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+                "containerStatuses": [{
+                    "name": "c", "image": "i", "imageID": "", "ready": ready, "restartCount": restarts,
+                    "state": state,
+                }],
+            },
+        }))
+    }
+
+    fn deployment_of(wanted: i32, available: i32) -> Deployment {
+        of(json!({
+            "metadata": {"name": "web", "generation": 2},
+            "spec": {"replicas": wanted, "selector": {}, "template": {}},
+            "status": {
+                "observedGeneration": 2, "replicas": wanted, "updatedReplicas": wanted,
+                "availableReplicas": available,
+            },
+        }))
+    }
+
+    #[test]
+    fn unit_a_deployment_is_done_when_the_new_pods_are_available_and_the_old_ones_gone() {
+        assert_eq!(deployment(&deployment_of(2, 2), &[]), Progress::Done);
+        let mut old_pods = deployment_of(2, 2);
+        old_pods.status.as_mut().unwrap().replicas = Some(3);
+        assert!(matches!(deployment(&old_pods, &[]), Progress::Waits(_)));
+        let mut unobserved = deployment_of(2, 2);
+        unobserved.metadata.generation = Some(3);
+        assert!(matches!(deployment(&unobserved, &[]), Progress::Waits(_)));
+        let none: Deployment = deployment_of(0, 0);
+        assert_eq!(deployment(&none, &[]), Progress::Done);
+    }
+
+    #[test]
+    fn unit_who_waits_says_for_what_and_who_waits_in_vain_fails() {
+        let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "why"}});
+        let starting = pod_in(waiting("ContainerCreating"), 0, false);
+        match deployment(&deployment_of(2, 1), &[pod_in(json!({"running": {}}), 0, true), starting]) {
+            Progress::Waits(words) => {
+                assert_eq!(words, "1 of 2 pods are ready; pod default/web-1: ContainerCreating: why");
+            }
+            other => panic!("{other:?}"),
+        }
+        let missing = pod_in(waiting("ErrImageNeverPull"), 0, false);
+        assert!(matches!(deployment(&deployment_of(1, 0), &[missing]), Progress::Failed(_)));
+        let crashing = |restarts| pod_in(waiting("CrashLoopBackOff"), restarts, false);
+        assert!(matches!(deployment(&deployment_of(1, 0), &[crashing(1)]), Progress::Waits(_)));
+        assert!(matches!(deployment(&deployment_of(1, 0), &[crashing(3)]), Progress::Failed(_)));
+    }
+
+    #[test]
+    fn unit_a_pod_alone_is_done_when_it_runs_or_has_run() {
+        let mut one = pod_in(json!({"terminated": {"exitCode": 0}}), 0, false);
+        one.status.as_mut().unwrap().phase = Some("Succeeded".into());
+        assert_eq!(pod(&one), Progress::Done);
+        one.status.as_mut().unwrap().phase = Some("Failed".into());
+        assert!(matches!(pod(&one), Progress::Failed(_)));
+    }
+}

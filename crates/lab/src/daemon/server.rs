@@ -1,0 +1,121 @@
+//! The daemon's socket: one call per connection, as [`crate::protocol`] has
+//! it. For root alone.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::{Lab, settle, status};
+use crate::protocol::{Call, Line, Manifest};
+
+/// The longest request, in bytes: manifests come in whole.
+const REQUEST_BYTES_MAX: u64 = 64 << 20;
+
+/// Binds the socket. It is moved to its path once its permissions hold.
+pub fn listen(path: &Path) -> Result<UnixListener> {
+    let draft = path.with_extension("new");
+    let bind = || -> std::io::Result<UnixListener> {
+        let listener = UnixListener::bind(&draft)?;
+        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&draft, path)?;
+        Ok(listener)
+    };
+    bind().with_context(|| format!("cannot make the socket {}", path.display()))
+}
+
+/// Serves for as long as the daemon lives.
+pub async fn serve(lab: Arc<Lab>, listener: UnixListener) -> Result<()> {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let lab = lab.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = connection(&lab, stream).await {
+                        tracing::debug!("a caller went away: {error:#}");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!("the socket cannot accept: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(lab: &Lab, stream: UnixStream) -> Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader.take(REQUEST_BYTES_MAX));
+    let mut line = String::new();
+    reader.read_line(&mut line).await?;
+    let call = match serde_json::from_str(&line) {
+        Ok(call) => call,
+        Err(error) => {
+            let message = format!("the request is not understood: {error}; use programs of one build");
+            return send(&mut writer, &Line::Error(message)).await;
+        }
+    };
+    let (progress, mut lines) = unbounded_channel();
+    let work = async {
+        let answer = answer(lab, call, &progress).await;
+        // The last sender: the loop below ends once all is sent.
+        let _ = progress.send(answer.unwrap_or_else(|error| Line::Error(format!("{error:#}"))));
+        drop(progress);
+    };
+    let forward = async {
+        while let Some(line) = lines.recv().await {
+            send(&mut writer, &line).await?;
+        }
+        Ok(())
+    };
+    tokio::join!(work, forward).1
+}
+
+async fn send(writer: &mut OwnedWriteHalf, line: &Line) -> Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    Ok(writer.write_all(&text).await?)
+}
+
+async fn answer(lab: &Lab, call: Call, progress: &UnboundedSender<Line>) -> Result<Line> {
+    match call {
+        Call::Apply { manifests } => apply(lab, &manifests, progress).await,
+        Call::Status => Ok(Line::Status(Box::new(status::status(lab).await?))),
+        Call::Agent { node, action } => {
+            let Some(agent) = lab.agents.get(&node) else {
+                let nodes: Vec<&str> = lab.agents.keys().map(String::as_str).collect();
+                bail!("lab {} has no node {node:?}; it has {}", lab.name, nodes.join(", "));
+            };
+            agent.act(action).await.map(Line::Done)
+        }
+    }
+}
+
+/// Applies what can be applied and waits for it; what cannot is one error.
+async fn apply(lab: &Lab, manifests: &[Manifest], progress: &UnboundedSender<Line>) -> Result<Line> {
+    let tell = |text: String| {
+        // Nobody listens any more: the work goes on.
+        let _ = progress.send(Line::Progress(text));
+    };
+    let (mut applied, mut problems) = (Vec::new(), Vec::new());
+    for manifest in manifests {
+        let report = lab.api.apply(&manifest.source, &manifest.text);
+        report.applied.iter().for_each(|one| tell(one.to_string()));
+        applied.extend(report.applied);
+        problems.extend(report.problems.iter().map(ToString::to_string));
+    }
+    let count = applied.len();
+    let settled = settle::settle(lab, &applied, &tell).await;
+    problems.extend(settled.err().map(|error| format!("{error:#}")));
+    if problems.is_empty() {
+        return Ok(Line::Done(format!("{count} objects are applied and programmed")));
+    }
+    bail!("{}", problems.join("\n"))
+}

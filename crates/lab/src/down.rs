@@ -1,0 +1,135 @@
+//! Removing a lab, whole or half made, with or without its daemon.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use crate::leaks::leaks;
+use crate::paths::{LabName, LabPaths, ROOT};
+use crate::record::LabRecord;
+use crate::{cgroup, claim, mounts};
+
+/// How long processes may take to vanish after SIGKILL.
+const VANISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What was there and is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    processes: usize,
+    namespaces: usize,
+    bpf_mounts: usize,
+    other_mounts: usize,
+    cgroup: Option<String>,
+    folder: Option<String>,
+}
+
+impl fmt::Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = |count: usize, one: &str, many: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            _ => Some(format!("{count} {many}")),
+        };
+        let parts = [
+            counted(self.processes, "process", "processes"),
+            counted(
+                self.namespaces,
+                "network namespace with its links",
+                "network namespaces with their links",
+            ),
+            counted(self.bpf_mounts, "bpffs with its pins", "bpffs with their pins"),
+            counted(self.other_mounts, "other mount", "other mounts"),
+            self.cgroup.as_ref().map(|path| format!("the cgroups below {path}")),
+            self.folder.clone(),
+        ];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Removes everything of a lab and says what that was; none if there was
+/// nothing. Tries every step and reports every failure.
+pub fn down(name: &LabName) -> Result<Option<Removed>> {
+    let paths = LabPaths::new(name);
+    let lock = claim::lock(paths.root())?;
+    if leaks(name).is_empty() {
+        return Ok(None);
+    }
+    let found = look(name, &paths);
+    let mut problems = Vec::new();
+    let mut note = |result: Result<()>| problems.extend(result.err());
+    kill_daemon(&paths);
+    match cgroup::lab_cgroup(name, &paths) {
+        Ok(cgroup) => note(cgroup::remove(&cgroup)),
+        Err(error) => note(Err(error)),
+    }
+    for error in mounts::unmount_below(paths.root()) {
+        note(Err(error));
+    }
+    note(remove_folder(paths.root()));
+    drop(lock);
+    // The last lab takes the folder above it along; others keep it.
+    let _ = fs::remove_dir(ROOT);
+    let deadline = Instant::now() + VANISH_TIMEOUT;
+    while !leaks(name).is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut messages: Vec<String> = problems.iter().map(|problem| format!("{problem:#}")).collect();
+    messages.extend(leaks(name));
+    if !messages.is_empty() {
+        bail!("lab {name} is not wholly removed:\n  {}", messages.join("\n  "));
+    }
+    Ok(Some(found))
+}
+
+fn look(name: &LabName, paths: &LabPaths) -> Removed {
+    let mounts = mounts::below(paths.root()).unwrap_or_default();
+    let of_kind = |kind: &str| mounts.iter().filter(|mount| mount.kind == kind).count();
+    let (namespaces, bpf_mounts) = (of_kind("nsfs"), of_kind("bpf"));
+    let shown = |path: &Path| path.exists().then(|| path.display().to_string());
+    let cgroup = mounts::cgroup2().ok().flatten().map(|mount| mount.join(name.cgroup()));
+    Removed {
+        processes: cgroup.as_deref().map_or(0, |cgroup| cgroup::processes(cgroup).len()),
+        namespaces,
+        bpf_mounts,
+        other_mounts: mounts.len() - namespaces - bpf_mounts,
+        cgroup: cgroup.as_deref().and_then(shown),
+        folder: shown(paths.root()),
+    }
+}
+
+/// It comes first, so that it restarts nothing while the rest is ended. A
+/// damaged record is no obstacle: the daemon is in the lab's cgroup too.
+fn kill_daemon(paths: &LabPaths) {
+    if let Ok(Some(record)) = LabRecord::read(paths) {
+        record.daemon.signal(Signal::SIGKILL);
+    }
+}
+
+fn remove_folder(folder: &Path) -> Result<()> {
+    let mounts = mounts::below(folder)?;
+    if !mounts.is_empty() {
+        bail!("{} is kept: {} mounts are still below it", folder.display(), mounts.len());
+    }
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_what_was_removed_is_said_in_words() {
+        let removed =
+            Removed { processes: 1, namespaces: 7, folder: Some("/run/x".into()), ..Removed::default() };
+        assert_eq!(removed.to_string(), "1 process, 7 network namespaces with their links, /run/x");
+    }
+}

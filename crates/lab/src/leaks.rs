@@ -1,0 +1,149 @@
+//! What is left of a lab on this machine. `down` ends with [`leaks`]; tests
+//! also compare a [`Snapshot`] from before with one from after.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::paths::{LabName, LabPaths};
+use crate::{cgroup, mounts};
+
+/// What is left of a lab, in words: its folder, mounts (network namespaces
+/// and bpffs with their pins), cgroups, processes. Links live in the
+/// namespaces and go with them.
+pub fn leaks(name: &LabName) -> Vec<String> {
+    let paths = LabPaths::new(name);
+    let mut found = Vec::new();
+    if paths.root().exists() {
+        found.push(format!("the folder {}", paths.root().display()));
+    }
+    match mounts::below(paths.root()) {
+        Ok(mounts) => {
+            found.extend(mounts.iter().map(|m| format!("a mount of {} on {}", m.kind, m.target.display())))
+        }
+        Err(error) => found.push(format!("mounts cannot be listed: {error:#}")),
+    }
+    for mount in mounts::all().unwrap_or_default().iter().filter(|mount| mount.kind == "cgroup2") {
+        let cgroup = mount.target.join(name.cgroup());
+        if cgroup.exists() {
+            found.push(format!(
+                "the cgroup {} with processes {:?}",
+                cgroup.display(),
+                cgroup::processes(&cgroup)
+            ));
+        }
+    }
+    found.extend(processes(paths.root()));
+    found
+}
+
+/// Programs of a lab that work with its folder: their command line names it.
+fn processes(folder: &Path) -> Vec<String> {
+    let needle = format!("{}/", folder.display());
+    let ours = commands().filter(|(_, command)| {
+        let program = command.split(' ').next().unwrap_or_default();
+        let known = ["beeline-agent", "beeline-lab", "beeline-cni"];
+        known.iter().any(|name| program.ends_with(name)) && command.contains(&needle)
+    });
+    ours.map(|(pid, command)| format!("process {pid}: {command}")).collect()
+}
+
+/// Every other process with its command line.
+fn commands() -> impl Iterator<Item = (u32, String)> {
+    let own = std::process::id();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(move |pid| *pid != own).filter_map(|pid| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned()))
+    })
+}
+
+/// Everything on this machine that a lab could leave: links and routes of
+/// this network namespace, mounts that hold namespaces, pins and cgroups, the
+/// cgroups, and the processes that are called after this project.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot(BTreeSet<String>);
+
+impl Snapshot {
+    /// Looks now.
+    pub fn take() -> Snapshot {
+        let mut lines = BTreeSet::new();
+        lines.extend(names("/sys/class/net").map(|name| format!("link {name}")));
+        lines.extend(names("/run/netns").map(|name| format!("network namespace {name}")));
+        lines.extend(names(crate::paths::ROOT).map(|name| format!("lab {name}")));
+        for mount in mounts::all().unwrap_or_default() {
+            let target = mount.target.display();
+            match mount.kind.as_str() {
+                "bpf" => lines.extend(pins(&mount.target)),
+                "cgroup2" => lines.extend(
+                    names(&mount.target)
+                        .filter(|name| name.starts_with("beeline"))
+                        .map(|name| format!("cgroup {target}/{name}")),
+                ),
+                "nsfs" => {}
+                _ => continue,
+            }
+            lines.insert(format!("mount of {} on {target}", mount.kind));
+        }
+        let ours = commands().filter(|(_, command)| {
+            let program = command.split(' ').next().unwrap_or_default();
+            program.rsplit('/').next().is_some_and(|name| name.starts_with("beeline"))
+        });
+        lines.extend(ours.map(|(pid, command)| format!("process {pid}: {command}")));
+        Snapshot(lines)
+    }
+
+    /// What is there now and was not then, as far as it can be of this lab:
+    /// other labs and tests may come and go meanwhile, but nobody's test
+    /// leaves a link in this namespace.
+    pub fn left_by(&self, name: &LabName) -> Vec<String> {
+        let now = Snapshot::take();
+        let new = now.0.difference(&self.0);
+        let may_be_its = |line: &&String| line.starts_with("link ") || line.contains(name.as_str());
+        new.filter(may_be_its).cloned().collect()
+    }
+
+    /// Fails with what a lab has left.
+    pub fn check(&self, name: &LabName) -> Result<()> {
+        let mut left = self.left_by(name);
+        left.extend(leaks(name));
+        if left.is_empty() {
+            return Ok(());
+        }
+        bail!("lab {name} has left behind:\n  {}", left.join("\n  "))
+    }
+}
+
+fn names(folder: impl AsRef<Path>) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
+/// The folders and pins at the top of a bpffs.
+fn pins(mount: &Path) -> Vec<String> {
+    names(mount).map(|name| format!("pin {}/{name}", mount.display())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_what_is_there_before_and_after_is_no_leak() {
+        let name = LabName::parse("no-such-lab").unwrap();
+        assert!(leaks(&name).is_empty());
+        Snapshot::take().check(&name).unwrap();
+    }
+
+    #[test]
+    fn unit_what_is_new_and_bears_the_name_is_a_leak() {
+        let mut before = Snapshot::take();
+        let name = LabName::parse("no-such-lab").unwrap();
+        before.0.retain(|line| line != "link lo");
+        assert_eq!(before.left_by(&name), ["link lo"]);
+        assert!(before.check(&name).unwrap_err().to_string().contains("link lo"));
+    }
+}

@@ -1,0 +1,143 @@
+//! Manifests from files and folders, read before anything is built: what does
+//! not parse is told with its file and line.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::protocol::Manifest;
+
+/// Names of files that hold manifests end like this.
+const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// Reads what `-f` names: files, folders (their manifests, by name) and `-`
+/// for standard input. Every document is parsed here; every mistake is told.
+pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
+    let mut manifests = Vec::new();
+    for path in paths {
+        if path == Path::new("-") {
+            manifests.push(standard_input()?);
+        } else if path.is_dir() {
+            manifests.extend(folder(path)?);
+        } else {
+            manifests.push(file(path)?);
+        }
+    }
+    let mistakes: Vec<String> =
+        manifests.iter().flat_map(|manifest| mistakes(&manifest.source, &manifest.text)).collect();
+    if !mistakes.is_empty() {
+        bail!("nothing was applied:\n{}", mistakes.join("\n"));
+    }
+    Ok(manifests)
+}
+
+fn standard_input() -> Result<Manifest> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("cannot read manifests from standard input")?;
+    Ok(Manifest { source: "standard input".into(), text })
+}
+
+fn folder(path: &Path) -> Result<Vec<Manifest>> {
+    let entries = fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| ENDINGS.iter().any(|known| end == *known)))
+        .filter(|path| path.is_file())
+        .collect();
+    if files.is_empty() {
+        bail!("the folder {} holds no manifest: no file that ends in .yaml, .yml or .json", path.display());
+    }
+    files.sort();
+    files.iter().map(|path| file(path)).collect()
+}
+
+fn file(path: &Path) -> Result<Manifest> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read the manifest {}: is the path right?", path.display()))?;
+    Ok(Manifest { source: path.display().to_string(), text })
+}
+
+/// What does not parse, one sentence each.
+fn mistakes(source: &str, text: &str) -> Vec<String> {
+    documents(text).iter().filter_map(|document| mistake(source, document)).collect()
+}
+
+fn mistake(source: &str, document: &str) -> Option<String> {
+    let error = match serde_saphyr::from_str::<serde_json::Value>(document) {
+        Ok(value) if value.is_object() || value.is_null() => return None,
+        Ok(_) => {
+            let line = document.lines().take_while(|line| line.trim().is_empty()).count() + 1;
+            return Some(format!(
+                "{source}, line {line}: not a Kubernetes object: no mapping of names to values"
+            ));
+        }
+        Err(error) => error,
+    };
+    let place = error.location().map(|location| format!(", line {}", location.line())).unwrap_or_default();
+    Some(format!("{source}{place}: not YAML: {}", error.without_snippet()))
+}
+
+/// The documents, each behind as many empty lines as stand before it in the
+/// file: so the parser counts lines as the file has them.
+fn documents(text: &str) -> Vec<String> {
+    let mut documents = vec![String::new()];
+    for (number, line) in text.lines().enumerate() {
+        if line == "---" || line.starts_with("--- ") {
+            documents.push("\n".repeat(number + 1));
+        } else if let Some(last) = documents.last_mut() {
+            last.push_str(line);
+            last.push('\n');
+        }
+    }
+    let says_something = |document: &String| {
+        document.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+    };
+    documents.retain(says_something);
+    documents
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_a_mistake_is_told_with_file_and_line() {
+        let text = "kind: A\n---\n# two\nkind: B\nspec: [1, 2\n---\nkind: C\n---\njust words\n";
+        let found = mistakes("x.yaml", text);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("x.yaml, line "), "{found:?}");
+        assert!(found[1].starts_with("x.yaml, line 9: not a Kubernetes object"), "{found:?}");
+        assert!(mistakes("x.yaml", "a: b\n--- # again\nc: d\n").is_empty());
+    }
+
+    #[test]
+    fn unit_a_bad_indentation_is_told_with_its_own_line() {
+        let text = "kind: A\n---\nkind: B\nmetadata:\n  name: b\n labels: {}\n";
+        let found = mistakes("x.yaml", text);
+        assert!(found.len() == 1 && found[0].starts_with("x.yaml, line 6: not YAML"), "{found:?}");
+    }
+
+    #[test]
+    fn unit_a_folder_gives_its_manifests_in_order_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("b.yml", "b: 1"), ("a.yaml", "a: 1"), ("README.md", "["), ("c.json", "{}")] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let manifests = load(&[folder.path().to_owned()]).unwrap();
+        let texts: Vec<&str> = manifests.iter().map(|manifest| manifest.text.as_str()).collect();
+        assert_eq!(texts, ["a: 1", "b: 1", "{}"]);
+    }
+
+    #[test]
+    fn unit_what_is_not_there_is_named() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = load(&[empty.path().to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("holds no manifest"), "{error}");
+        let missing = empty.path().join("none.yaml");
+        let error = load(&[missing]).unwrap_err().to_string();
+        assert!(error.contains("none.yaml"), "{error}");
+    }
+}

@@ -1,0 +1,202 @@
+//! Where a lab keeps its things: one folder per lab below [`ROOT`].
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// The folder above every lab's own.
+pub const ROOT: &str = "/run/beeline-lab";
+
+/// The longest name of a lab, in bytes: socket paths are short.
+const NAME_BYTES_MAX: usize = 32;
+
+/// The name of a lab: letters, digits and dashes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LabName(String);
+
+impl LabName {
+    /// Checks a name that a person gave.
+    pub fn parse(name: &str) -> Result<LabName> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
+            bail!(
+                "{name:?} is no name for a lab: use 1 to {NAME_BYTES_MAX} lower-case letters, digits and dashes"
+            );
+        }
+        Ok(LabName(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Name of the lab's cgroup, below the root of the hierarchy.
+    pub fn cgroup(&self) -> String {
+        format!("beeline-lab-{}", self.0)
+    }
+}
+
+impl std::fmt::Display for LabName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The files of one lab.
+#[derive(Clone, Debug)]
+pub struct LabPaths {
+    root: PathBuf,
+}
+
+impl LabPaths {
+    /// The files of the lab of this name.
+    pub fn new(name: &LabName) -> LabPaths {
+        LabPaths { root: Path::new(ROOT).join(name.as_str()) }
+    }
+
+    /// The lab's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What exists: [`crate::record::LabRecord`].
+    pub fn record(&self) -> PathBuf {
+        self.root.join("lab.json")
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("daemon.sock")
+    }
+
+    /// The daemon's log.
+    pub fn daemon_log(&self) -> PathBuf {
+        self.root.join("daemon.log")
+    }
+
+    /// The kubeconfig that works on this machine and inside the lab.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.root.join("kubeconfig")
+    }
+
+    /// Network namespaces that belong to no node and no pod.
+    pub fn netns(&self, name: &str) -> PathBuf {
+        self.root.join("netns").join(name)
+    }
+
+    /// Where cgroup2 is mounted if the machine has it nowhere.
+    pub fn own_cgroup_mount(&self) -> PathBuf {
+        self.root.join("cgroup")
+    }
+
+    /// The files of one node.
+    pub fn node(&self, node: &str) -> NodePaths {
+        NodePaths { root: self.root.join("nodes").join(node) }
+    }
+
+    /// The folder of all pods.
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// The files of one pod.
+    pub fn pod(&self, namespace: &str, name: &str) -> PodPaths {
+        PodPaths { root: self.pods().join(namespace).join(name) }
+    }
+}
+
+/// The files of one node.
+#[derive(Clone, Debug)]
+pub struct NodePaths {
+    root: PathBuf,
+}
+
+impl NodePaths {
+    /// The node's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Its network namespace.
+    pub fn netns(&self) -> PathBuf {
+        self.root.join("netns")
+    }
+
+    /// Its bpffs.
+    pub fn bpffs(&self) -> PathBuf {
+        self.root.join("bpf")
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("agent.sock")
+    }
+
+    /// What the agent keeps across restarts.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// The agent's configuration.
+    pub fn values(&self) -> PathBuf {
+        self.root.join("values.yaml")
+    }
+
+    /// What the agent printed.
+    pub fn agent_log(&self) -> PathBuf {
+        self.root.join("agent.log")
+    }
+
+    /// The network configuration that the plugin gets.
+    pub fn cni_config(&self) -> PathBuf {
+        self.root.join("cni.json")
+    }
+}
+
+/// The files of one pod.
+#[derive(Clone, Debug)]
+pub struct PodPaths {
+    root: PathBuf,
+}
+
+impl PodPaths {
+    /// The pod's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Its network namespace.
+    pub fn netns(&self) -> PathBuf {
+        self.root.join("netns")
+    }
+
+    /// What exists of it: [`crate::record::PodRecord`].
+    pub fn record(&self) -> PathBuf {
+        self.root.join("pod.json")
+    }
+
+    /// What a container printed.
+    pub fn container_log(&self, container: &str) -> PathBuf {
+        self.root.join(format!("{container}.log"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_names_that_could_leave_the_folder_are_refused() {
+        for bad in ["", ".", "..", "a/b", "A", "a b", "a_b", &"a".repeat(33)] {
+            assert!(LabName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(LabName::parse("my-lab2").unwrap().cgroup(), "beeline-lab-my-lab2");
+    }
+
+    #[test]
+    fn unit_socket_paths_fit_into_a_socket_address() {
+        let paths = LabPaths::new(&LabName::parse(&"a".repeat(NAME_BYTES_MAX)).unwrap());
+        assert!(paths.node("node-250").socket().as_os_str().len() < 108);
+    }
+}

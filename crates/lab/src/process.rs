@@ -1,0 +1,72 @@
+//! Processes by number and start time, so that a number that the system gave
+//! to somebody else is never taken for ours.
+
+use std::fs;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+/// A process that was started for a lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+impl ProcessId {
+    /// The identity of a running process; none if it is gone.
+    pub fn of(pid: i32) -> Option<ProcessId> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (state, start_ticks) = parse_stat(&stat)?;
+        (state != 'Z' && state != 'X').then_some(ProcessId { pid, start_ticks })
+    }
+
+    /// Does it still run?
+    pub fn alive(self) -> bool {
+        ProcessId::of(self.pid) == Some(self)
+    }
+
+    /// Sends a signal, if the process is still the same one.
+    pub fn signal(self, signal: Signal) -> bool {
+        self.alive() && kill(Pid::from_raw(self.pid), signal).is_ok()
+    }
+}
+
+/// Allows this process and those that it starts as many open files as the
+/// machine's administrator allows.
+pub fn raise_file_limit() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+/// State and start time out of `/proc/PID/stat`. The name in parentheses may
+/// hold spaces and parentheses, so the fields are counted from its end.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    Some((state, start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_stat_is_read_past_a_hostile_name() {
+        let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987 1 2";
+        assert_eq!(parse_stat(stat), Some(('S', 987)));
+    }
+
+    #[test]
+    fn unit_this_process_is_alive_and_its_double_is_not() {
+        let own = ProcessId::of(std::process::id() as i32).unwrap();
+        assert!(own.alive());
+        assert!(!ProcessId { start_ticks: own.start_ticks + 1, ..own }.alive());
+    }
+}

@@ -1,0 +1,164 @@
+//! What the verbs say to the lab's daemon: one JSON object per line; the
+//! answer is any number of progress lines and then one last line.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::daemon::agents::AgentAction;
+use crate::enter;
+use crate::paths::{LabName, LabPaths};
+
+/// A manifest, as its file holds it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// How messages call it: its file.
+    pub source: String,
+    /// YAML or JSON.
+    pub text: String,
+}
+
+/// A request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "kebab-case")]
+pub enum Call {
+    /// Apply manifests and wait until they are programmed.
+    Apply {
+        /// The manifests, in order.
+        manifests: Vec<Manifest>,
+    },
+    /// Do something to a node's agent.
+    Agent {
+        /// The node.
+        node: String,
+        /// What.
+        action: AgentAction,
+    },
+    /// The state of everything.
+    Status,
+}
+
+/// A line of an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Line {
+    /// Something has been done; more comes.
+    Progress(String),
+    /// All is done. Answer to a call that asks for nothing back.
+    Done(String),
+    /// Answer to [`Call::Status`].
+    Status(Box<Status>),
+    /// It failed.
+    Error(String),
+}
+
+/// State of a lab.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// The kubeconfig that works on this machine and inside the lab.
+    pub kubeconfig: PathBuf,
+    /// Nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// Pods.
+    pub pods: Vec<PodStatus>,
+    /// Services.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// State of a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Name.
+    pub name: String,
+    /// Addresses on the underlay.
+    pub addresses: Vec<IpAddr>,
+    /// Ranges of its pods.
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<String>,
+    /// The Ready condition.
+    pub ready: bool,
+    /// Process of the agent, if it runs.
+    pub agent_pid: Option<u32>,
+    /// How often the agent was started.
+    pub agent_starts: u32,
+    /// Has the agent programmed what it found at its start?
+    pub agent_ready: bool,
+    /// Objects that the agent cannot use, and why; or why it does not answer.
+    pub problems: Vec<String>,
+}
+
+/// State of a pod.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Node, once scheduled.
+    pub node: String,
+    /// Addresses.
+    pub ips: Vec<String>,
+    /// Phase.
+    pub phase: String,
+    /// The Ready condition.
+    pub ready: bool,
+    /// Why it is not ready, as far as known.
+    pub reason: String,
+}
+
+/// State of a Service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// `spec.type`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Cluster addresses.
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Vec<String>,
+    /// Ports, `80/TCP`.
+    pub ports: Vec<String>,
+    /// Ready endpoints, by address family.
+    pub endpoints: BTreeMap<String, Vec<String>>,
+}
+
+/// Asks a lab's daemon; `progress` hears the lines before the last.
+pub fn ask(name: &LabName, call: &Call, mut progress: impl FnMut(&str)) -> Result<Line> {
+    let paths = LabPaths::new(name);
+    enter::require(name, &paths)?;
+    let stream = UnixStream::connect(paths.socket()).with_context(|| {
+        format!(
+            "the daemon of the lab {name} does not answer: it is not ready yet, or it has died (its log: {}); \
+             `beeline lab down --name {name}` removes what is left of a dead one",
+            paths.daemon_log().display()
+        )
+    })?;
+    let mut text = serde_json::to_string(call).context("cannot encode the request")?;
+    text.push('\n');
+    (&stream).write_all(text.as_bytes()).context("cannot write to the lab's daemon")?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        let read = reader.read_line(&mut line).context("cannot read from the lab's daemon")?;
+        if read == 0 {
+            bail!("the lab's daemon ended before it answered; its log is {}", paths.daemon_log().display());
+        }
+        match serde_json::from_str(&line).context("the lab's daemon answered nonsense")? {
+            Line::Progress(text) => progress(&text),
+            Line::Error(message) => bail!(message),
+            last => return Ok(last),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What exists of a lab, written to its folder: the verbs that enter
+//! namespaces and the one that removes the lab read it, with no daemon
+//! needed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::paths::LabPaths;
+use crate::process::ProcessId;
+
+/// What was asked of `up`: two labs of one shape are the same lab.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Number of nodes.
+    pub nodes: u32,
+    /// The values of `--set`, as the agents read them (YAML, one per line).
+    pub values: String,
+    /// `--image NAME=PROGRAM`.
+    pub images: BTreeMap<String, PathBuf>,
+}
+
+impl Shape {
+    /// How `other` differs from this one, in words; empty if it does not.
+    pub fn differences(&self, other: &Shape) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.nodes != other.nodes {
+            differences.push(format!("it has {} nodes, not {}", self.nodes, other.nodes));
+        }
+        if self.values != other.values {
+            let line = |values: &str| values.trim_end().replace('\n', ", ");
+            differences.push(format!(
+                "its values are [{}], not [{}]",
+                line(&self.values),
+                line(&other.values)
+            ));
+        }
+        if self.images != other.images {
+            differences.push(format!("it knows the images {:?}, not {:?}", self.images, other.images));
+        }
+        differences
+    }
+}
+
+/// A lab.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LabRecord {
+    /// Its name.
+    pub name: String,
+    /// What was asked for.
+    pub shape: Shape,
+    /// The daemon.
+    pub daemon: ProcessId,
+    /// Port of the API on 127.0.0.1, in every namespace of the lab.
+    pub api_port: u16,
+    /// The lab's cgroup.
+    pub cgroup: PathBuf,
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, PlaceRecord>,
+    /// `client`, `router`, `control-plane` and `switch`.
+    pub others: BTreeMap<String, PlaceRecord>,
+}
+
+/// A place where commands can run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceRecord {
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+    /// Its addresses on the underlay.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PodRecord {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// The node it runs on.
+    pub node: String,
+    /// Its network namespace (the node's, for hostNetwork).
+    pub netns: PathBuf,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+}
+
+impl LabRecord {
+    /// Reads the record of a lab; none if there is no such lab.
+    pub fn read(paths: &LabPaths) -> Result<Option<LabRecord>> {
+        read_json(&paths.record())
+    }
+
+    /// Writes the record.
+    pub fn write(&self, paths: &LabPaths) -> Result<()> {
+        write_json(&paths.record(), self)
+    }
+}
+
+/// The records of all pods that have one.
+pub fn pod_records(paths: &LabPaths) -> Vec<PodRecord> {
+    let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut records: Vec<PodRecord> = folders(&paths.pods())
+        .flat_map(|namespace| folders(&namespace).collect::<Vec<_>>())
+        .filter_map(|pod| read_json(&pod.join("pod.json")).ok().flatten())
+        .collect();
+    records.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    records
+}
+
+/// Reads a JSON file; none if it does not exist.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let value = serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    Ok(Some(value))
+}
+
+/// Writes a JSON file, whole or not at all.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).context("cannot encode a record")?;
+    write_whole(path, &text, 0o644)
+}
+
+/// Writes a file, whole or not at all, with these permissions.
+pub fn write_whole(path: &Path, text: &[u8], mode: u32) -> Result<()> {
+    let temporary = path.with_extension("new");
+    let _ = fs::remove_file(&temporary);
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(text)?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_the_same_shape_has_no_differences() {
+        let shape = Shape { nodes: 3, ..Shape::default() };
+        assert!(shape.differences(&shape.clone()).is_empty());
+        let other = Shape { nodes: 2, values: "MTU: 1450\n".into(), ..Shape::default() };
+        assert_eq!(shape.differences(&other).len(), 2);
+    }
+
+    #[test]
+    fn unit_a_missing_record_is_none_and_a_damaged_one_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lab.json");
+        assert!(read_json::<Shape>(&path).unwrap().is_none());
+        write_json(&path, &Shape::default()).unwrap();
+        assert_eq!(read_json::<Shape>(&path).unwrap(), Some(Shape::default()));
+        fs::write(&path, "{").unwrap();
+        let error = read_json::<Shape>(&path).unwrap_err();
+        assert!(error.to_string().contains("damaged"), "{error}");
+    }
+}

@@ -1,0 +1,104 @@
+//! The state of a lab as people read it.
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::protocol::{NodeStatus, PodStatus, ServiceStatus, Status};
+
+/// Three listings, and below them what is wrong.
+pub fn status(status: &Status) -> String {
+    let mut parts = vec![
+        table(&["NODE", "READY", "ADDRESSES", "PODS' RANGES", "AGENT"], status.nodes.iter().map(node)),
+        table(&["NAMESPACE", "POD", "NODE", "STATE", "ADDRESSES"], status.pods.iter().map(pod)),
+        table(
+            &["NAMESPACE", "SERVICE", "TYPE", "ADDRESSES", "PORTS", "READY ENDPOINTS"],
+            status.services.iter().map(service),
+        ),
+    ];
+    parts.extend(problems(status));
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n\n")
+}
+
+fn node(node: &NodeStatus) -> Vec<String> {
+    let agent = match node.agent_pid {
+        Some(pid) if node.agent_ready => format!("ready, process {pid}"),
+        Some(pid) => format!("not ready, process {pid}"),
+        None => "does not run".into(),
+    };
+    let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
+    vec![node.name.clone(), yes(node.ready), addresses.join(" "), node.pod_cidrs.join(" "), agent]
+}
+
+fn pod(pod: &PodStatus) -> Vec<String> {
+    let state = match pod.ready {
+        true => "Ready".to_owned(),
+        false => pod.phase.clone(),
+    };
+    vec![pod.namespace.clone(), pod.name.clone(), pod.node.clone(), state, pod.ips.join(" ")]
+}
+
+fn service(service: &ServiceStatus) -> Vec<String> {
+    let endpoints: Vec<String> = service.endpoints.values().flatten().cloned().collect();
+    vec![
+        service.namespace.clone(),
+        service.name.clone(),
+        service.kind.clone(),
+        service.cluster_ips.join(" "),
+        service.ports.join(" "),
+        endpoints.join(" "),
+    ]
+}
+
+fn yes(holds: bool) -> String {
+    if holds { "yes".into() } else { "no".into() }
+}
+
+fn problems(status: &Status) -> Option<String> {
+    let of_nodes = status
+        .nodes
+        .iter()
+        .flat_map(|node| node.problems.iter().map(move |problem| format!("{}: {problem}", node.name)));
+    let of_pods = status.pods.iter().filter(|pod| !pod.reason.is_empty());
+    let of_pods = of_pods.map(|pod| format!("pod {}/{}: {}", pod.namespace, pod.name, pod.reason));
+    let all: Vec<String> = of_nodes.chain(of_pods).collect();
+    (!all.is_empty()).then(|| format!("Not as it should be:\n  {}", all.join("\n  ")))
+}
+
+/// Aligned columns without borders; nothing if there are no rows.
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().copied());
+    table.add_rows(rows);
+    if table.row_count() == 0 {
+        return String::new();
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_a_status_is_shown_in_columns_with_what_is_wrong_below() {
+        let node = NodeStatus {
+            name: "node-1".into(),
+            addresses: vec!["172.30.0.11".parse().unwrap()],
+            pod_cidrs: vec!["10.244.1.0/24".into()],
+            ready: false,
+            agent_pid: Some(7),
+            agent_starts: 1,
+            agent_ready: false,
+            problems: vec!["no API".into()],
+        };
+        let shown = status(&Status { nodes: vec![node], ..Status::default() });
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[1], "node-1   no      172.30.0.11   10.244.1.0/24   not ready, process 7");
+        assert_eq!(lines[3..], ["Not as it should be:", "  node-1: no API"]);
+    }
+}

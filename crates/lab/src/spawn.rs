@@ -1,0 +1,68 @@
+//! Starting processes inside a network namespace and a cgroup.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::SigSet;
+use tokio::process::Command;
+
+/// Makes the process that `command` starts begin in this namespace and
+/// cgroup, as the leader of a session of its own. `inherit` names a
+/// descriptor that it keeps.
+pub fn place(command: &mut Command, netns: &Path, cgroup: &Path, inherit: Option<OwnedFd>) -> Result<()> {
+    let namespace =
+        File::open(netns).with_context(|| format!("cannot open the namespace {}", netns.display()))?;
+    let procs = open_procs(&cgroup.join("cgroup.procs"))?;
+    let before_exec = move || -> io::Result<()> {
+        nix::unistd::setsid()?;
+        nix::unistd::write(&procs, b"0")?;
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        if let Some(kept) = &inherit {
+            fcntl(kept, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls on
+    // descriptors that are open, and nothing else: no allocation, no locks.
+    unsafe { command.pre_exec(before_exec) };
+    Ok(())
+}
+
+/// Makes the process that `command` starts begin in this cgroup, as the
+/// leader of a session of its own, open to every signal.
+pub fn detach(command: &mut std::process::Command, cgroup: &Path) -> Result<()> {
+    let procs = open_procs(&cgroup.join("cgroup.procs"))?;
+    let before_exec = move || -> io::Result<()> {
+        nix::unistd::setsid()?;
+        nix::unistd::write(&procs, b"0")?;
+        SigSet::all().thread_unblock()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls, one of
+    // them on a descriptor that is open, and nothing else.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, before_exec) };
+    Ok(())
+}
+
+fn open_procs(path: &Path) -> Result<File> {
+    OpenOptions::new().write(true).open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// A pipe whose writing end a child keeps: the reading end, the writing end
+/// and the number under which the child knows it.
+pub fn ready_pipe() -> Result<(File, OwnedFd, i32)> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let number = write.as_raw_fd();
+    Ok((File::from(read), write, number))
+}
+
+/// A log file, appended to.
+pub fn log_file(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.with_context(|| format!("cannot write the log {}", path.display()))
+}

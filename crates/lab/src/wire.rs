@@ -1,0 +1,114 @@
+//! Links, addresses and settings inside namespaces: what the topology and the
+//! pods are made of. Nothing here touches the namespace of the caller.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use beeline_kernel::netlink::{Netlink, Route, Veth, VethEnd, protocol};
+use beeline_kernel::netns::NetNs;
+use beeline_kernel::sysctl;
+use ipnet::IpNet;
+
+/// MTU of every link, bytes.
+const MTU: u32 = 1500;
+
+/// Makes a namespace, bound to a path, with its loopback device up.
+pub fn new_namespace(path: &Path) -> Result<NetNs> {
+    let netns = NetNs::create_bound(path)?;
+    let mut netlink = Netlink::open_in(&netns)?;
+    let loopback = netlink.index("lo")?;
+    netlink.set_up(loopback, true)?;
+    Ok(netns)
+}
+
+/// Makes a pod's namespace as runtimes leave it to the plugin: loopback up,
+/// IPv6 off on every device to come.
+pub fn pod_namespace(path: &Path) -> Result<()> {
+    let netns = new_namespace(path)?;
+    settings(&netns, &[("net.ipv6.conf.default.disable_ipv6", "1")])
+}
+
+/// What a host sets before it has a device. A new namespace takes over some
+/// settings of the machine's own: none of them may matter here.
+pub fn host_settings(netns: &NetNs, forwards: bool) -> Result<()> {
+    let forwarding = if forwards { "1" } else { "0" };
+    settings(
+        netns,
+        &[
+            ("net.ipv4.ip_forward", forwarding),
+            ("net.ipv6.conf.all.forwarding", forwarding),
+            ("net.ipv6.conf.all.disable_ipv6", "0"),
+            ("net.ipv6.conf.default.disable_ipv6", "0"),
+            // Addresses of links are usable at once.
+            ("net.ipv6.conf.default.accept_dad", "0"),
+            // As systemd sets it on most machines.
+            ("net.ipv4.conf.all.rp_filter", "0"),
+            ("net.ipv4.conf.default.rp_filter", "2"),
+        ],
+    )
+}
+
+/// Makes a bridge that has no addresses of its own.
+pub fn bridge(netns: &NetNs, name: &str) -> Result<()> {
+    settings(netns, &[("net.ipv6.conf.default.disable_ipv6", "1")])?;
+    let mut netlink = Netlink::open_in(netns)?;
+    netlink.create_bridge(name, MTU)?;
+    let index = netlink.index(name)?;
+    Ok(netlink.set_up(index, true)?)
+}
+
+/// Joins a host to a bridge: `device` is born in the host's namespace, `port`
+/// in the bridge's.
+pub fn cable(host: &NetNs, device: &str, switch: &NetNs, port: &str, bridge: &str) -> Result<()> {
+    let mut switch = Netlink::open_in(switch)?;
+    switch.create_veth(&Veth {
+        here: VethEnd { name: port, mac: None },
+        there: VethEnd { name: device, mac: None },
+        mtu: MTU,
+        there_netns: Some(host),
+    })?;
+    let (port, bridge) = (switch.index(port)?, switch.index(bridge)?);
+    switch.set_master(port, Some(bridge))?;
+    switch.set_up(port, true)?;
+    let mut host = Netlink::open_in(host)?;
+    let device = host.index(device)?;
+    Ok(host.set_up(device, true)?)
+}
+
+/// Gives a device an address.
+pub fn address(netns: &NetNs, device: &str, ip: IpAddr, prefix_length: u8) -> Result<()> {
+    let mut netlink = Netlink::open_in(netns)?;
+    let index = netlink.index(device)?;
+    Ok(netlink.add_address(index, IpNet::new(ip, prefix_length)?)?)
+}
+
+/// Adds the default route of the gateway's family.
+pub fn default_route(netns: &NetNs, device: &str, gateway: IpAddr) -> Result<()> {
+    let mut netlink = Netlink::open_in(netns)?;
+    let index = netlink.index(device)?;
+    add(&mut netlink, Route::default_via(gateway, index))
+}
+
+/// Adds a route.
+pub fn route(netns: &NetNs, device: &str, destination: IpNet, gateway: IpAddr) -> Result<()> {
+    let mut netlink = Netlink::open_in(netns)?;
+    let index = netlink.index(device)?;
+    add(&mut netlink, Route::new(destination, index).via(gateway))
+}
+
+/// As an administrator sets it: the agent must not take it for its own.
+fn add(netlink: &mut Netlink, route: Route) -> Result<()> {
+    Ok(netlink.add_route(&Route { protocol: protocol::STATIC, ..route })?)
+}
+
+/// Runs `work` inside a namespace, on a thread of its own.
+pub fn inside<T: Send>(netns: &NetNs, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    netns.enter(work).context("cannot enter the namespace")?
+}
+
+fn settings(netns: &NetNs, settings: &[(&str, &str)]) -> Result<()> {
+    inside(netns, || {
+        settings.iter().try_for_each(|(name, value)| sysctl::set(name, value).map_err(Into::into))
+    })
+}
