@@ -1,6 +1,8 @@
-//! The tables as they are pinned, read only.
+//! The tables as they are pinned, read only: there also when no agent runs.
 
-use anyhow::{Result, bail};
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
@@ -8,56 +10,76 @@ use beeline_abi::counter::CounterValue;
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{BackendValue, SlotKey, SlotValue};
+use beeline_kernel::datapath::Pinned;
 
 use crate::place::Place;
 use crate::service::Tables;
 
 /// The pinned tables of a node.
-pub enum Live {}
+pub struct Live {
+    pinned: Pinned,
+}
 
 impl Live {
-    /// Not built yet: the kernel room has no reader of pins.
+    /// Opens them.
     pub fn open(place: &Place) -> Result<Live> {
-        bail!("reading the tables pinned in {} is not built yet", place.bpffs.display())
+        let pinned = Pinned::open(&place.bpffs).with_context(|| {
+            format!(
+                "the tables of {} cannot be read (an agent that started once has pinned them; reading needs root)",
+                place.label
+            )
+        })?;
+        Ok(Live { pinned })
     }
 
     /// Counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Vec<CounterValue>> {
-        match *self {}
+        Ok(self.pinned.counters()?)
     }
 
     /// Local pods.
     pub fn endpoints(&self) -> Result<Vec<(Ip, EndpointValue)>> {
-        match *self {}
+        Ok(self.pinned.tables().endpoint.entries()?)
     }
 
     /// Nodes.
     pub fn nodes(&self) -> Result<Vec<(u32, NodeValue)>> {
-        match *self {}
+        Ok(self.pinned.tables().node.entries()?)
     }
 
     /// Prefixes.
     pub fn addresses(&self) -> Result<Vec<(AddressKey, AddressValue)>> {
-        match *self {}
+        Ok(self.pinned.tables().address.entries()?)
     }
 
     /// Connections, those of the previous table too.
     pub fn connections(&self) -> Result<Vec<(ConntrackKey, ConntrackValue)>> {
-        match *self {}
+        Ok(self.pinned.conntrack()?)
     }
 
     /// One slot.
-    pub fn slot(&self, _: &SlotKey) -> Result<Option<SlotValue>> {
-        match *self {}
+    pub fn slot(&self, key: &SlotKey) -> Result<Option<SlotValue>> {
+        Ok(self.pinned.tables().slot.get(key)?)
     }
 
     /// One backend.
-    pub fn backend(&self, _: u32) -> Result<Option<BackendValue>> {
-        match *self {}
+    pub fn backend(&self, id: u32) -> Result<Option<BackendValue>> {
+        Ok(self.pinned.tables().backend.get(&id)?)
     }
 
     /// Addresses, frontends and services.
     pub fn service_tables(&self) -> Result<Tables> {
-        match *self {}
+        let tables = self.pinned.tables();
+        let addresses = tables.service_address.entries()?;
+        Ok(Tables {
+            addresses: addresses.into_iter().map(|(ip, value)| (IpAddr::from(ip), value.class)).collect(),
+            frontends: tables.frontend.entries()?,
+            services: tables.service.entries()?,
+        })
+    }
+
+    /// Kernel memory of all tables, bytes.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        Ok(self.pinned.memory_bytes()?.into_iter().map(|(_, bytes)| bytes).sum())
     }
 }

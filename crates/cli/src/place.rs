@@ -11,8 +11,8 @@ use clap::Args;
 const LABS: &str = "/run/beeline-lab";
 /// The lab that is meant when nobody says which.
 const DEFAULT_LAB: &str = "default";
-/// The host's own bpffs.
-const HOST_BPFFS: &str = "/sys/fs/bpf";
+/// Where the agent of a real node pins, unless told otherwise.
+const HOST_BPFFS: &str = "/sys/fs/bpf/beeline";
 
 /// How a user says which node is meant.
 #[derive(Clone, Debug, Default, Args)]

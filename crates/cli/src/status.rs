@@ -21,9 +21,19 @@ struct NodeStatus {
     healthy: bool,
     /// Why the agent gave no answer.
     error: Option<String>,
-    /// The pinned tables are there: packets flow.
-    tables_pinned: bool,
+    tables: PinnedTables,
     agent: Option<Status>,
+}
+
+/// What is pinned: packets need nothing else.
+#[derive(Debug, Default, Serialize)]
+struct PinnedTables {
+    /// The tables are there and can be read.
+    readable: bool,
+    /// Why not.
+    error: Option<String>,
+    /// Kernel memory of all tables.
+    bytes: Option<u64>,
 }
 
 /// `beeline status`; fails if a node is not healthy.
@@ -43,17 +53,37 @@ fn ask(place: &Place) -> NodeStatus {
         Ok(other) => Err(format!("unexpected answer {other:?}")),
         Err(error) => Err(error.to_string()),
     };
-    let tables_pinned = Live::open(place).is_ok();
+    let tables = PinnedTables::of(place);
     let node = place.label.clone();
     match answer {
         Ok(agent) => NodeStatus {
             node,
-            healthy: agent.synced && agent.api_connected && tables_pinned,
+            healthy: agent.synced && agent.api_connected && tables.readable,
             error: None,
-            tables_pinned,
+            tables,
             agent: Some(agent),
         },
-        Err(error) => NodeStatus { node, healthy: false, error: Some(error), tables_pinned, agent: None },
+        Err(error) => NodeStatus { node, healthy: false, error: Some(error), tables, agent: None },
+    }
+}
+
+impl PinnedTables {
+    fn of(place: &Place) -> PinnedTables {
+        match Live::open(place) {
+            Ok(live) => PinnedTables { readable: true, error: None, bytes: live.memory_bytes().ok() },
+            Err(error) => PinnedTables { readable: false, error: Some(format!("{error:#}")), bytes: None },
+        }
+    }
+
+    fn text(&self, agent_runs: bool) -> String {
+        match &self.error {
+            Some(error) => error.clone(),
+            None => {
+                let memory = self.bytes.map(|bytes| format!(", {} KB", grouped(bytes / 1024)));
+                let without = if agent_runs { "" } else { ": packets flow as the agent left them" };
+                format!("pinned{}{without}", memory.unwrap_or_default())
+            }
+        }
     }
 }
 
@@ -64,11 +94,7 @@ fn text(node: &NodeStatus) -> String {
     if let Some(error) = &node.error {
         lines.push(format!("  agent       {error}"));
     }
-    if !node.tables_pinned {
-        lines.push("  tables      not pinned: no agent has programmed this node yet".into());
-    } else if node.agent.is_none() {
-        lines.push("  tables      pinned: packets flow as the agent left them".into());
-    }
+    lines.push(format!("  tables      {}", node.tables.text(node.agent.is_some())));
     if let Some(agent) = &node.agent {
         lines.extend(agent_lines(agent));
     }
@@ -127,11 +153,12 @@ mod tests {
             node: "node-1".into(),
             healthy: false,
             error: None,
-            tables_pinned: true,
+            tables: PinnedTables { readable: true, error: None, bytes: Some(2_048_000) },
             agent: Some(agent),
         };
         let text = text(&node);
         for part in [
+            "tables      pinned, 2,000 KB\n",
             "node-1: NOT healthy",
             "NO (out of reach",
             "BACKEND is 90 % full",
