@@ -182,7 +182,9 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
-fn own_cookie() -> io::Result<u64> {
+/// The cookie of the calling thread's namespace ([`NetNs::cookie`]). Needs no
+/// privilege.
+pub fn own_cookie() -> io::Result<u64> {
     /// `SO_NETNS_COOKIE` of asm-generic/socket.h.
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;

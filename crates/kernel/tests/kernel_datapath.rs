@@ -1,30 +1,389 @@
-//! The datapath's life in the kernel: opened, attached, killed, opened again.
+//! The datapath's life in the kernel: opened, attached, left alone, opened
+//! again, upgraded.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
 mod support;
 
-use beeline_kernel::datapath::{Datapath, EMBEDDED, Pinned};
-use support::{TestBpffs, TestNetNs};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use beeline_abi::ABI_VERSION;
+use beeline_abi::config::ConfigValue;
+use beeline_abi::conntrack::ConntrackKey;
+use beeline_abi::counter::CounterValue;
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::maps::programs;
+use beeline_abi::node::NodeValue;
+use beeline_abi::{Ip, maps};
+use beeline_kernel::datapath::{
+    Attachment, Datapath, DatapathError, EMBEDDED, Options, Pinned, ProgramInfo, TestPacket,
+};
+use beeline_kernel::netlink::{Direction, Netlink};
+use beeline_sync::{Table, Tables};
+use support::{TestBpffs, TestNetNs, TestNode, no_programs};
+
+const BY_CLASSIFIER: Options<'static> =
+    Options { object: EMBEDDED, abi_version: ABI_VERSION, attachment: Attachment::Clsact };
 
 #[test]
-fn kernel_opens() {
-    if EMBEDDED.is_empty() {
-        eprintln!("skipped: no eBPF object is embedded (run `cargo xtask ebpf` first)");
+fn kernel_the_datapath_outlives_its_owner() {
+    if no_programs() {
+        return;
+    }
+    let node = TestNode::new();
+    let mut first = node.open();
+    assert_eq!(first.attached(), [], "opening attaches nothing");
+    node.netns
+        .enter(|| {
+            first.attach_pod(node.pod_ifindex).unwrap();
+            first.attach_uplink(node.uplink_ifindex).unwrap();
+            first.attach_pod(node.pod_ifindex).expect("again is fine");
+        })
+        .unwrap();
+    assert_eq!(first.attached(), node.all_attached());
+    let config = ConfigValue { node: 7, ..ConfigValue::defaults() };
+    first.set_config(&config).unwrap();
+    first.node().update(&7, &NodeValue { path_mtu: 1500, ..NodeValue::default() }).unwrap();
+    let before = first.programs();
+    drop(first);
+
+    // Nobody owns it, and everything is there for whoever looks.
+    let pinned = Pinned::open(&node.bpffs).unwrap();
+    assert_eq!(node.attached(), node.all_attached());
+    assert_eq!(pinned.config().unwrap(), config);
+    assert_eq!(pinned.tables().node.get(&7).unwrap().unwrap().path_mtu, 1500);
+    assert_eq!(pinned.programs().unwrap(), before);
+
+    // The next life finds it, brings new programs and changes nothing else.
+    let mut second = node.open();
+    assert_eq!(second.attached(), node.all_attached());
+    assert_eq!(second.config().unwrap(), config);
+    assert_eq!(Table::entries(second.node()).unwrap().len(), 1);
+    let ids = |infos: &[ProgramInfo]| infos.iter().map(|one| one.id).collect::<Vec<_>>();
+    assert_ne!(ids(&second.programs()), ids(&before), "programs are loaded anew");
+    assert_eq!(node.netns.enter(|| second.repair()).unwrap().unwrap(), 0, "nothing was to repair");
+
+    // A pod goes with its device, before or after the call.
+    Netlink::open_in(&node.netns).unwrap().delete_link("lxc0").unwrap();
+    node.netns.enter(|| second.detach(node.pod_ifindex).unwrap()).unwrap();
+    node.netns.enter(|| second.detach(node.pod_ifindex).expect("again is fine")).unwrap();
+    assert_eq!(second.attached(), node.all_attached()[2..]);
+    let error = node.netns.enter(|| second.attach_pod(node.pod_ifindex).unwrap_err()).unwrap().to_string();
+    assert!(error.contains("from_pod") && error.contains("the device has gone"), "{error}");
+    node.netns.enter(|| second.detach(node.uplink_ifindex).unwrap()).unwrap();
+    assert_eq!(second.attached(), []);
+}
+
+#[test]
+fn kernel_what_others_detach_is_attached_again() {
+    if no_programs() {
+        return;
+    }
+    for options in [Options::default(), BY_CLASSIFIER] {
+        let node = TestNode::new();
+        let mut datapath = node.open_with(&options);
+        node.netns
+            .enter(|| {
+                datapath.attach_pod(node.pod_ifindex).unwrap();
+                datapath.attach_uplink(node.uplink_ifindex).unwrap();
+            })
+            .unwrap();
+        assert_eq!(node.attached(), node.all_attached(), "{:?}", options.attachment);
+
+        // Somebody takes programs away.
+        let links = node.bpffs.join("links");
+        match options.attachment {
+            Attachment::Clsact => {
+                let mut netlink = Netlink::open_in(&node.netns).unwrap();
+                let filter = netlink.bpf_filters(node.pod_ifindex, Direction::Egress).unwrap().remove(0);
+                let place = (filter.priority, filter.handle);
+                netlink.delete_bpf_filter(node.pod_ifindex, Direction::Egress, place).unwrap();
+            }
+            _ => std::fs::remove_file(links.join(format!("to_pod-{}", node.pod_ifindex))).unwrap(),
+        }
+        assert_eq!(node.attached().len(), 2, "{:?}", options.attachment);
+        let repaired = node.netns.enter(|| datapath.repair()).unwrap().unwrap();
+        assert_eq!((repaired, node.attached()), (1, node.all_attached()), "{:?}", options.attachment);
+
+        // A device goes: its programs are forgotten.
+        Netlink::open_in(&node.netns).unwrap().delete_link("lxc0").unwrap();
+        let repaired = node.netns.enter(|| datapath.repair()).unwrap().unwrap();
+        assert_eq!((repaired, node.attached().len()), (2, 1), "{:?}", options.attachment);
+        assert_eq!(node.netns.enter(|| datapath.repair()).unwrap().unwrap(), 0);
+    }
+}
+
+#[test]
+fn kernel_a_link_that_was_detached_by_force_comes_back() {
+    if no_programs() {
+        return;
+    }
+    let node = TestNode::new();
+    let mut datapath = node.open();
+    node.netns.enter(|| datapath.attach_pod(node.pod_ifindex).unwrap()).unwrap();
+    let pin = node.bpffs.join("links").join(format!("from_pod-{}", node.pod_ifindex));
+    let Ok(output) = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(&pin).output() else {
+        eprintln!("skipped: bpftool is not installed");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(pin.exists(), "the pin stays, the link is dead");
+    assert_eq!(node.attached().len(), 1);
+    assert_eq!(node.netns.enter(|| datapath.repair()).unwrap().unwrap(), 1);
+    assert_eq!(node.attached(), node.all_attached()[..2]);
+}
+
+#[test]
+fn kernel_without_tcx_classifiers_do_the_same() {
+    if no_programs() {
+        return;
+    }
+    let node = TestNode::new();
+    let mut old = node.open_with(&BY_CLASSIFIER);
+    node.netns
+        .enter(|| {
+            old.attach_pod(node.pod_ifindex).unwrap();
+            old.attach_uplink(node.uplink_ifindex).unwrap();
+        })
+        .unwrap();
+    assert_eq!(std::fs::read_dir(node.bpffs.join("links")).unwrap().count(), 0, "nothing is a link");
+    assert_eq!(node.attached(), node.all_attached());
+    let running = |side| {
+        let mut netlink = Netlink::open_in(&node.netns).unwrap();
+        netlink.bpf_filters(node.pod_ifindex, side).unwrap()
+    };
+    let [before, egress] = [running(Direction::Ingress), running(Direction::Egress)];
+    assert_eq!((before.len(), egress.len()), (1, 1), "{before:?} {egress:?}");
+    assert_eq!((before[0].name.as_str(), egress[0].name.as_str()), ("from_pod", "to_pod"));
+    assert_eq!(before[0].program_id, old.programs()[0].id);
+    drop(old);
+
+    // The next life replaces them in place.
+    let new = node.open_with(&BY_CLASSIFIER);
+    let after = running(Direction::Ingress);
+    assert_eq!(after.len(), 1, "replaced, not added: {after:?}");
+    assert_eq!(after[0].program_id, new.programs()[0].id);
+    assert_eq!((after[0].priority, after[0].handle), (before[0].priority, before[0].handle));
+    drop(new);
+
+    // On a kernel with links they become links, and back.
+    let links = node.open();
+    assert_eq!((running(Direction::Ingress), links.attached()), (vec![], node.all_attached()));
+    assert_eq!(std::fs::read_dir(node.bpffs.join("links")).unwrap().count(), 3);
+    drop(links);
+    let mut back = node.open_with(&BY_CLASSIFIER);
+    assert_eq!(std::fs::read_dir(node.bpffs.join("links")).unwrap().count(), 0);
+    assert_eq!(node.attached(), node.all_attached());
+    for ifindex in [node.pod_ifindex, node.uplink_ifindex] {
+        node.netns.enter(|| back.detach(ifindex).unwrap()).unwrap();
+    }
+    assert_eq!((running(Direction::Ingress), running(Direction::Egress)), (vec![], vec![]));
+}
+
+#[test]
+fn kernel_no_packet_is_lost_or_unseen_while_programs_change() {
+    if no_programs() {
+        return;
+    }
+    for options in [Options::default(), BY_CLASSIFIER] {
+        let node = TestNode::new();
+        let mut datapath = node.open_with(&options);
+        node.netns.enter(|| datapath.attach_uplink(node.uplink_ifindex).unwrap()).unwrap();
+        drop(datapath);
+        let receiver = node.netns.enter(|| UdpSocket::bind("10.1.0.1:0").unwrap()).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let sender = node.outside.enter(|| UdpSocket::bind("10.1.0.2:0").unwrap()).unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let before = Pinned::open(&node.bpffs).unwrap().counters().unwrap();
+        let done = AtomicBool::new(false);
+        let (sent, received) = std::thread::scope(|scope| {
+            let sent = scope.spawn(|| {
+                let mut sent = 0u64;
+                while !done.load(Ordering::Relaxed) {
+                    sender.send(b"packet").unwrap();
+                    sent += 1;
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                sent
+            });
+            let received = scope.spawn(|| {
+                let mut received = 0u64;
+                while receiver.recv(&mut [0; 64]).is_ok() {
+                    received += 1;
+                }
+                received
+            });
+            for _ in 0..3 {
+                drop(node.open_with(&options));
+            }
+            done.store(true, Ordering::Relaxed);
+            (sent.join().unwrap(), received.join().unwrap())
+        });
+        assert!(sent > 100, "{sent} packets are too few to tell");
+        assert_eq!(received, sent, "{:?}: packets were lost", options.attachment);
+        // Every one of them met a program: ARP may add a few.
+        let after = Pinned::open(&node.bpffs).unwrap().counters().unwrap();
+        let seen = |counters: &[CounterValue]| counters.iter().map(|one| one.packets).sum::<u64>();
+        let seen = seen(&after) - seen(&before);
+        assert!(seen >= sent, "{:?}: {sent} sent, {seen} seen", options.attachment);
+    }
+}
+
+#[test]
+fn kernel_a_pin_that_is_something_else_is_refused_with_its_name() {
+    if no_programs() {
         return;
     }
     let bpffs = TestBpffs::new();
     let netns = TestNetNs::new("node");
-    netns
-        .enter(|| {
-            let datapath = Datapath::open(&bpffs).unwrap_or_else(|error| panic!("{error}"));
-            println!("{:?}", datapath.programs());
-            println!("{:?}", datapath.memory_bytes());
-            let pinned = Pinned::open(&bpffs).unwrap();
-            println!("{:?}", pinned.memory_bytes());
-            println!("{:?}", pinned.programs());
-            println!("{:?}", pinned.counters().unwrap().len());
-            println!("{:?}", pinned.contents().unwrap());
-        })
-        .unwrap();
+    let open = || netns.enter(|| Datapath::open(&bpffs)).unwrap();
+    drop(open().unwrap());
+    let folder = bpffs.join(format!("v{ABI_VERSION}"));
+
+    // Same kind and sizes are not enough: every attribute counts.
+    for (table, other) in [("NODE", "SERVICE_ADDRESS"), ("ENDPOINT", "CONFIG"), ("CONNTRACK_TABLE", "SLOT")] {
+        let (path, kept) = (folder.join(table), folder.join("kept"));
+        std::fs::rename(&path, &kept).unwrap();
+        std::fs::rename(folder.join(other), &path).unwrap();
+        let error = open().unwrap_err();
+        assert!(matches!(error, DatapathError::Shape { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&path.display().to_string()) && text.contains("but must be"), "{text}");
+        std::fs::rename(&path, folder.join(other)).unwrap();
+        std::fs::rename(&kept, &path).unwrap();
+    }
+
+    // Tables of another layout in our folder are told by their configuration.
+    let mut datapath = open().unwrap();
+    datapath.set_config(&ConfigValue { abi_version: 99, ..ConfigValue::defaults() }).unwrap();
+    drop(datapath);
+    let text = open().unwrap_err().to_string();
+    assert!(text.contains("layout 99") && text.contains(&folder.display().to_string()), "{text}");
+}
+
+#[test]
+fn kernel_places_that_cannot_hold_pins_are_named() {
+    if no_programs() {
+        return;
+    }
+    let ordinary = tempfile::tempdir().unwrap();
+    let text = Datapath::open(ordinary.path()).unwrap_err().to_string();
+    assert!(
+        text.contains("mount -t bpf bpf") && text.contains(&ordinary.path().display().to_string()),
+        "{text}"
+    );
+    let text = Datapath::open(Path::new("/proc/nothing")).unwrap_err().to_string();
+    assert!(text.contains("/proc/nothing"), "{text}");
+    let bpffs = TestBpffs::new();
+    let text = Pinned::open(&bpffs).unwrap_err().to_string();
+    assert!(text.contains("no datapath of layout") && text.contains("agent"), "{text}");
+    std::fs::create_dir(bpffs.join("v99")).unwrap();
+    let text = Pinned::open(&bpffs).unwrap_err().to_string();
+    assert!(text.contains("[99]"), "{text}");
+}
+
+#[test]
+fn kernel_the_next_layout_takes_everything_over_and_back() {
+    if no_programs() {
+        return;
+    }
+    let next = Options { object: EMBEDDED, abi_version: ABI_VERSION + 1, attachment: Attachment::Auto };
+    let node = TestNode::new();
+    let mut old = node.open();
+    node.netns.enter(|| old.attach_pod(node.pod_ifindex).unwrap()).unwrap();
+    old.set_config(&ConfigValue { node: 3, ..ConfigValue::defaults() }).unwrap();
+    old.node().update(&3, &NodeValue { path_mtu: 1500, ..NodeValue::default() }).unwrap();
+    // The kernel's own packets to the pod make connections, too: look for ours.
+    let has =
+        |datapath: &Datapath, wanted| datapath.conntrack().unwrap().iter().any(|(key, _)| *key == wanted);
+    let connection = ConntrackKey { proto: 6, ..Default::default() };
+    old.connections().update(&connection, &Default::default()).unwrap();
+
+    let mut new = node.open_with(&next);
+    assert_eq!(new.attached(), node.all_attached()[..2], "the links moved");
+    let config = new.config().unwrap();
+    assert_eq!((config.node, config.abi_version), (3, ABI_VERSION + 1));
+    assert_eq!(Table::entries(new.node()).unwrap().len(), 1);
+    assert!(has(&new, connection), "connections are not forgotten");
+    // Equal tables of connections are shared: whichever program sees a packet
+    // first during the swap, both know it.
+    let late = ConntrackKey { proto: 17, ..Default::default() };
+    old.connections().update(&late, &Default::default()).unwrap();
+    assert!(has(&new, late), "{:?}", new.conntrack());
+    assert_eq!(Table::entries(old.node()).unwrap().len(), 1, "the old layout's tables are left alone");
+
+    // The world goes on with the new one, then somebody goes back.
+    new.node().update(&4, &NodeValue::default()).unwrap();
+    new.node().delete(&3).unwrap();
+    drop(new);
+    drop(old);
+    let mut back = node.open();
+    let nodes: Vec<u32> = Table::entries(back.node()).unwrap().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(nodes, [4], "what went meanwhile is gone, what came is there");
+    assert_eq!(back.config().unwrap().abi_version, ABI_VERSION);
+    assert_eq!(back.attached(), node.all_attached()[..2]);
+    assert_eq!(back.remove_other_layouts().unwrap(), [ABI_VERSION + 1]);
+    assert!(!node.bpffs.join(format!("v{}", ABI_VERSION + 1)).exists());
+    assert_eq!(back.attached(), node.all_attached()[..2]);
+}
+
+#[test]
+fn kernel_a_full_table_says_so_and_works_on() {
+    if no_programs() {
+        return;
+    }
+    let bpffs = TestBpffs::new();
+    let netns = TestNetNs::new("node");
+    let mut datapath = netns.enter(|| Datapath::open(&bpffs)).unwrap().unwrap();
+    let key = |number: u32| Ip::from_v4_word(number.to_be());
+    let capacity = maps::ENDPOINT.max_entries;
+    for number in 0..capacity {
+        datapath
+            .endpoint()
+            .update(&key(number), &EndpointValue { id: number, ..Default::default() })
+            .unwrap();
+    }
+    let text = datapath.endpoint().update(&key(capacity), &Default::default()).unwrap_err().to_string();
+    assert!(text.contains("ENDPOINT is full (8192 entries)"), "{text}");
+    datapath
+        .endpoint()
+        .update(&key(5), &EndpointValue { id: 99, ..Default::default() })
+        .expect("replacing works");
+    datapath.endpoint().delete(&key(6)).unwrap();
+    datapath.endpoint().delete(&key(6)).expect("again is fine");
+    datapath.endpoint().update(&key(capacity), &Default::default()).expect("there is room again");
+
+    // Read in batches, everything comes once.
+    let entries: std::collections::BTreeMap<Ip, EndpointValue> =
+        Table::entries(datapath.endpoint()).unwrap().into_iter().collect();
+    assert_eq!(entries.len(), capacity as usize);
+    assert_eq!(Table::entries(datapath.endpoint()).unwrap().len(), capacity as usize);
+    assert_eq!((entries[&key(5)].id, entries.get(&key(6))), (99, None));
+    assert_eq!(entries[&key(4711)].id, 4711);
+}
+
+#[test]
+fn kernel_programs_run_over_a_packet_without_sending_it() {
+    if no_programs() {
+        return;
+    }
+    let node = TestNode::new();
+    let datapath = node.open();
+    let packet = TestPacket { ifindex: node.pod_ifindex, repeat: 10, ..TestPacket::new(&[0xff; 60]) };
+    let run = |name| node.netns.enter(|| datapath.test_run(name, &packet)).unwrap();
+    let ran = run(programs::FROM_POD).unwrap();
+    assert_eq!((ran.retval, ran.data.len()), (2, 60), "TC_ACT_SHOT for no kind of frame: {ran:?}");
+    let ran = run(programs::FROM_UPLINK).unwrap();
+    assert_eq!(ran.retval, -1, "TCX_NEXT: the host's matter: {ran:?}");
+    let counted: u64 = datapath.counters().unwrap().iter().map(|one| one.packets).sum();
+    assert_eq!(counted, 20, "{:?}", datapath.counters());
+    let text = run("no_such").unwrap_err().to_string();
+    assert!(text.contains("no_such"), "{text}");
+    let pinned = Pinned::open(&node.bpffs).unwrap();
+    let again = node.netns.enter(|| pinned.test_run(programs::FROM_POD, &packet)).unwrap().unwrap();
+    assert_eq!(again.retval, 2);
 }

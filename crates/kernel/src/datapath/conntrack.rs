@@ -24,7 +24,7 @@ pub(crate) const PREVIOUS: &str = "CONNTRACK_PREVIOUS";
 /// The connection tables of one layout.
 #[derive(Debug)]
 pub(crate) struct Conntrack {
-    current: KernelTable<ConntrackKey, ConntrackValue>,
+    pub(crate) current: KernelTable<ConntrackKey, ConntrackValue>,
     previous: Option<KernelTable<ConntrackKey, ConntrackValue>>,
 }
 
@@ -40,20 +40,20 @@ impl Conntrack {
     }
 
     /// Makes the table in use where it is missing, pins it and puts it into
-    /// the array. `declared` is what the object says about it.
-    pub(crate) fn create(pins: &Pins, declared: &aya_obj::Map) -> Result<(), DatapathError> {
+    /// the array.
+    pub(crate) fn create(pins: &Pins, shape: Shape) -> Result<(), DatapathError> {
         let path = pins.table(maps::CONNTRACK_TABLE.name);
         let table = match RawMap::open(&path, maps::CONNTRACK_TABLE.name, Access::ReadWrite)? {
             Some(table) => table,
             None => {
                 let name = maps::CONNTRACK_TABLE.name;
-                let made = MapData::create(declared.clone(), name, None)
+                let made = MapData::create(shape.to_map(), name, None)
                     .map_err(|error| refused(&format!("table {name}"), &error))?;
                 pin_over(made.fd().as_fd(), &path)?;
-                RawMap::open_checked(&path, name, Access::ReadWrite, Shape::declared(declared))?
+                RawMap::open_checked(&path, name, Access::ReadWrite, shape)?
             }
         };
-        table.check(&path, Shape::declared(declared))?;
+        table.check(&path, shape)?;
         put(pins, maps::CONNTRACK_CURRENT, &table)
     }
 

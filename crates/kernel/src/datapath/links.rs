@@ -64,6 +64,8 @@ pub(crate) struct Links {
     netlink: Netlink,
     /// What should be attached.
     wanted: BTreeSet<Attached>,
+    /// Classifiers of a life that attached on `clsact`, beside links.
+    outdated: BTreeSet<Attached>,
 }
 
 impl Links {
@@ -79,11 +81,11 @@ impl Links {
             Attachment::Clsact => false,
         };
         let mut netlink = Netlink::open()?;
+        let filters = filters(&mut netlink)?;
         let mut wanted = pinned(pins)?;
-        if !tcx {
-            wanted.extend(filters(&mut netlink)?);
-        }
-        Ok(Links { pins: pins.clone(), tcx, netlink, wanted })
+        wanted.extend(&filters);
+        let outdated = if tcx { filters } else { BTreeSet::new() };
+        Ok(Links { pins: pins.clone(), tcx, netlink, wanted, outdated })
     }
 
     /// Attaches programs to a device, which may have them already.
@@ -109,7 +111,8 @@ impl Links {
         for program in programs::ALL {
             let attached = Attached { ifindex, program };
             let links = self.remove_link(attached);
-            let filters = if self.tcx { Ok(()) } else { self.remove_filter(attached) };
+            let has_filter = !self.tcx || self.outdated.remove(&attached);
+            let filters = if has_filter { self.remove_filter(attached) } else { Ok(()) };
             outcome = outcome.and(links).and(filters);
         }
         outcome
@@ -152,14 +155,19 @@ impl Links {
 
     /// True = it was not attached.
     fn ensure(&mut self, attached: Attached, programs: &Programs) -> Result<bool, DatapathError> {
-        if self.tcx {
-            self.ensure_link(attached, programs)
+        let changed = if self.tcx {
+            self.ensure_link(attached, programs)?
         } else {
-            let changed = self.ensure_filter(attached, programs)?;
-            // Left by a life that attached with links: it would run twice.
+            self.ensure_filter(attached, programs)?
+        };
+        // What a life left that attached the other way would run, too.
+        if !self.tcx {
             self.remove_link(attached)?;
-            Ok(changed)
+        } else if self.outdated.contains(&attached) {
+            self.remove_filter(attached)?;
+            self.outdated.remove(&attached);
         }
+        Ok(changed)
     }
 
     fn ensure_link(&mut self, attached: Attached, programs: &Programs) -> Result<bool, DatapathError> {

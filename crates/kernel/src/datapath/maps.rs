@@ -67,6 +67,12 @@ impl Shape {
         }
     }
 
+    /// A map of this shape without BTF, to be made.
+    pub(crate) fn to_map(self) -> aya_obj::Map {
+        let Shape { kind, key_size, value_size, max_entries, flags } = self;
+        aya_obj::Map::new_from_params(kind, key_size, value_size, max_entries, flags)
+    }
+
     /// Bytes that the kernel copies for a value: of a per-CPU map one for
     /// each possible CPU, each aligned to 8.
     fn value_bytes(&self) -> io::Result<usize> {

@@ -29,6 +29,7 @@ use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::counter::CounterValue;
 use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::maps::{self as layout, MapSpec};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
@@ -80,6 +81,7 @@ pub struct Datapath {
     links: Links,
     tables: KernelTables,
     config: KernelTable<u32, ConfigValue>,
+    fragments: KernelTable<FragmentKey, FragmentValue>,
     counter: RawMap,
     conntrack: Conntrack,
 }
@@ -124,10 +126,10 @@ impl Datapath {
     ) -> Result<Datapath, DatapathError> {
         check_pinned(&pins, declared)?;
         if let Some(from) = from {
-            migrate::share_conntrack(from, &pins, Shape::declared(&declared.conntrack))?;
+            migrate::share_conntrack(from, &pins, declared.conntrack)?;
         }
         let programs = Programs::load(options.object, &pins)?;
-        Conntrack::create(&pins, &declared.conntrack)?;
+        Conntrack::create(&pins, declared.conntrack)?;
         if let Some(from) = from {
             migrate::copy(from, &pins)?;
         }
@@ -142,6 +144,7 @@ impl Datapath {
         Ok(Datapath {
             tables: KernelTables::open(open)?,
             config: KernelTable::new(open(&layout::CONFIG)?),
+            fragments: KernelTable::new(open(&layout::FRAGMENT)?),
             counter: open(&layout::COUNTER)?,
             conntrack: Conntrack::open(&pins, Access::ReadWrite)?,
             links: Links::open(&pins, options.attachment, &programs)?,
@@ -215,6 +218,17 @@ impl Datapath {
         Ok(self.conntrack.entries()?)
     }
 
+    /// The connection table in use. Only timeouts and ownership remove live
+    /// connections: this is for clean-up by owner and for tests.
+    pub fn connections(&mut self) -> &mut KernelTable<ConntrackKey, ConntrackValue> {
+        &mut self.conntrack.current
+    }
+
+    /// First fragments that wait for their followers.
+    pub fn fragments(&mut self) -> &mut KernelTable<FragmentKey, FragmentValue> {
+        &mut self.fragments
+    }
+
     /// Kernel memory of each table, bytes.
     pub fn memory_bytes(&self) -> Result<Vec<(&'static str, u64)>, DatapathError> {
         memory::of_pins(&self.pins)
@@ -256,7 +270,7 @@ fn check_pinned(pins: &Pins, declared: &Declared) -> Result<(), DatapathError> {
     }
     let path = pins.table(layout::CONNTRACK_TABLE.name);
     if let Some(map) = RawMap::open(&path, layout::CONNTRACK_TABLE.name, Access::Read)? {
-        map.check(&path, Shape::declared(&declared.conntrack))?;
+        map.check(&path, declared.conntrack)?;
     }
     check_version(pins)
 }

@@ -17,8 +17,8 @@ pub const EMBEDDED: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/be
 pub(crate) struct Declared {
     /// The tables of the layout that it has, by name.
     pub tables: HashMap<&'static str, Shape>,
-    /// Definition of one connection table.
-    pub conntrack: aya_obj::Map,
+    /// One connection table.
+    pub conntrack: Shape,
 }
 
 impl Declared {
@@ -33,8 +33,11 @@ impl Declared {
             let declared = parsed.maps.get(spec.name).ok_or_else(|| misfit(spec.name, "is missing"))?;
             tables.insert(spec.name, Shape::declared(declared));
         }
-        let outer = parsed.maps.get(maps::CONNTRACK.name).and_then(aya_obj::Map::inner);
-        let conntrack = outer.ok_or_else(|| misfit(maps::CONNTRACK.name, "does not say what is inside"))?;
+        let inner = parsed.maps.get(maps::CONNTRACK.name).and_then(aya_obj::Map::inner);
+        let conntrack = inner
+            .as_ref()
+            .map(Shape::declared)
+            .ok_or_else(|| misfit(maps::CONNTRACK.name, "does not say what is inside"))?;
         Ok(Declared { tables, conntrack })
     }
 
@@ -43,7 +46,7 @@ impl Declared {
         for spec in maps::ALL {
             compare(spec, self.tables[spec.name])?;
         }
-        compare(&maps::CONNTRACK_TABLE, Shape::declared(&self.conntrack))
+        compare(&maps::CONNTRACK_TABLE, self.conntrack)
     }
 }
 

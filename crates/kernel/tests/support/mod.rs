@@ -8,7 +8,11 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use beeline_abi::maps::programs;
+use beeline_abi::{GATEWAY_MAC, Mac};
 use beeline_kernel::bpffs;
+use beeline_kernel::datapath::{Attached, Datapath, EMBEDDED, Options, Pinned};
+use beeline_kernel::netlink::{Netlink, Veth, VethEnd};
 use beeline_kernel::netns::NetNs;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -85,4 +89,93 @@ impl Drop for TestBpffs {
             eprintln!("left behind: {}: {error}", self.path.display());
         }
     }
+}
+
+/// True (and said) if this binary was built without the eBPF programs.
+pub fn no_programs() -> bool {
+    let empty = EMBEDDED.is_empty();
+    if empty {
+        eprintln!("skipped: no eBPF object is embedded (run `cargo xtask ebpf`, then build again)");
+    }
+    empty
+}
+
+/// A node with one uplink (to `outside`) and one pod.
+pub struct TestNode {
+    pub bpffs: TestBpffs,
+    pub netns: TestNetNs,
+    pub pod: TestNetNs,
+    pub outside: TestNetNs,
+    /// Host side of the pod's veth.
+    pub pod_ifindex: u32,
+    /// The uplink.
+    pub uplink_ifindex: u32,
+}
+
+/// MAC of the pod's interface.
+pub const POD_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x77]);
+
+impl TestNode {
+    /// Makes namespaces and devices, all up, with addresses on the uplink's
+    /// two ends: 10.1.0.1 (node) and 10.1.0.2 (outside).
+    pub fn new() -> TestNode {
+        let (netns, pod, outside) =
+            (TestNetNs::new("node"), TestNetNs::new("pod"), TestNetNs::new("outside"));
+        let pod_ifindex = veth(&netns, ("lxc0", GATEWAY_MAC), &pod, ("eth0", POD_MAC));
+        let near = Mac([0x02, 0, 0, 0, 0, 0xa1]);
+        let far = Mac([0x02, 0, 0, 0, 0, 0xa2]);
+        let uplink_ifindex = veth(&netns, ("up0", near), &outside, ("eth0", far));
+        for (netns, device, address) in [(&netns, "up0", "10.1.0.1/24"), (&outside, "eth0", "10.1.0.2/24")] {
+            let mut netlink = Netlink::open_in(netns).unwrap();
+            let ifindex = netlink.index(device).unwrap();
+            netlink.add_address(ifindex, address.parse().unwrap()).unwrap();
+        }
+        TestNode { bpffs: TestBpffs::new(), netns, pod, outside, pod_ifindex, uplink_ifindex }
+    }
+
+    /// Opens the datapath inside the node.
+    pub fn open(&self) -> Datapath {
+        self.open_with(&Options::default())
+    }
+
+    /// The same with options.
+    pub fn open_with(&self, options: &Options<'_>) -> Datapath {
+        let opened = self.netns.enter(|| Datapath::open_with(&self.bpffs, options)).unwrap();
+        opened.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What is attached, as a reader of the pins sees it.
+    pub fn attached(&self) -> Vec<Attached> {
+        self.netns.enter(|| Pinned::open(&self.bpffs).unwrap().attached()).unwrap()
+    }
+
+    /// The three attachments of a node with one pod and one uplink.
+    pub fn all_attached(&self) -> Vec<Attached> {
+        let pod = |program| Attached { ifindex: self.pod_ifindex, program };
+        vec![
+            pod(programs::FROM_POD),
+            pod(programs::TO_POD),
+            Attached { ifindex: self.uplink_ifindex, program: programs::FROM_UPLINK },
+        ]
+    }
+}
+
+/// A pair of devices between two namespaces, up; returns the index here.
+fn veth(here: &NetNs, (name, mac): (&str, Mac), there: &NetNs, (far_name, far_mac): (&str, Mac)) -> u32 {
+    let mut near = Netlink::open_in(here).unwrap();
+    let mut far = Netlink::open_in(there).unwrap();
+    near.create_veth(&Veth {
+        here: VethEnd { name, mac: Some(mac) },
+        there: VethEnd { name: far_name, mac: Some(far_mac) },
+        mtu: 1500,
+        there_netns: Some(there),
+    })
+    .unwrap();
+    for (netlink, device) in [(&mut near, name), (&mut far, far_name)] {
+        for device in ["lo", device] {
+            let ifindex = netlink.index(device).unwrap();
+            netlink.set_up(ifindex, true).unwrap();
+        }
+    }
+    near.index(name).unwrap()
 }
