@@ -20,15 +20,17 @@ const TCP_BYTES: u32 = 20;
 const QUOTED_BYTES: u32 = 8;
 
 /// Refuses the packet in hand. What can not be answered (an IP header with
-/// options, a fragment, an answer that would answer an answer) is dropped.
+/// options or extension headers, a later fragment, an answer that would answer
+/// an answer) is dropped.
 #[inline(always)]
 pub fn refuse<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -> Verdict {
     env.step(Step::Refused(reason));
-    let answered = if ctx.flags & (flags::HAS_OPTIONS | flags::FRAGMENT_FIRST | flags::FRAGMENT_LATER) != 0 {
+    let whole = ctx.flags & flags::FRAGMENT_FIRST == 0;
+    let answered = if ctx.flags & (flags::HAS_OPTIONS | flags::FRAGMENT_LATER) != 0 {
         None
     } else {
         match ctx.proto {
-            proto::TCP if ctx.tcp_flags & tcp::RST == 0 => reset(env, ctx),
+            proto::TCP if whole && ctx.tcp_flags & tcp::RST == 0 => reset(env, ctx),
             proto::UDP => unreachable(env, ctx),
             _ => None,
         }

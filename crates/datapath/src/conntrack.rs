@@ -75,6 +75,7 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     if is_tcp && origin && reopens(value, tcp_flags) {
         return false;
     }
+    let before = State::of(value);
     account(value, origin, tcp_flags, bytes);
     let lifetime = if is_tcp {
         tcp_lifetime(value, &config)
@@ -89,10 +90,52 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     if value.expires != expires {
         value.expires = expires;
     }
+    let after = State::of(value);
     note(ctx, value, origin);
     env.step(Step::ConntrackHit { origin, service: ctx.service });
     translate(ctx, origin);
+    if after != before && ctx.entry_flags & (entry::DNAT | entry::REPLY_SNAT) != 0 {
+        tell_other_entry(env, ctx, after);
+    }
     true
+}
+
+/// What both entries of a translated connection must agree on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct State {
+    expires: u32,
+    tcp_origin: u8,
+    tcp_reply: u8,
+    replied: u16,
+}
+
+impl State {
+    #[inline(always)]
+    fn of(value: &ConntrackValue) -> State {
+        State {
+            expires: value.expires,
+            tcp_origin: value.tcp_origin,
+            tcp_reply: value.tcp_reply,
+            replied: value.flags & entry::REPLIED,
+        }
+    }
+}
+
+/// A translated connection has an entry for either direction, and each sees
+/// the packets of its own alone. What changes (a flag, the lifetime: once a
+/// tick at most) is told to the other, which the translated tuple finds.
+#[inline(always)]
+fn tell_other_entry<P: Platform>(env: &mut P, ctx: &mut Context, state: State) {
+    flow_key(ctx);
+    let service = ctx.service;
+    let Some(other) = env.conntrack(&ctx.flow_key) else { return };
+    if other.service != service {
+        return; // another connection has taken the tuple
+    }
+    other.expires = state.expires;
+    other.tcp_origin |= state.tcp_origin;
+    other.tcp_reply |= state.tcp_reply;
+    other.flags |= state.replied;
 }
 
 /// Takes down what an entry says about a packet.
@@ -141,10 +184,9 @@ fn account(value: &mut ConntrackValue, origin: bool, tcp_flags: u8, bytes: u64) 
 #[inline(always)]
 fn tcp_lifetime(value: &ConntrackValue, config: &ConfigValue) -> u32 {
     let answered = value.flags & entry::REPLIED != 0 && value.tcp_origin & tcp::ACK != 0;
-    let picked_up_in_mid_flow = value.tcp_origin & tcp::SYN == 0;
     if ended(value) {
         config.ticks_tcp_closing
-    } else if answered || picked_up_in_mid_flow {
+    } else if answered {
         config.ticks_tcp_established
     } else {
         config.ticks_tcp_opening
@@ -202,8 +244,7 @@ pub fn open<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let Some(config) = env.config() else { return Err(Stop::Drop(DropReason::NotConfigured)) };
     let lifetime = match ctx.proto {
         proto::TCP if ctx.tcp_flags & tcp::RST != 0 => config.ticks_tcp_closing,
-        proto::TCP if ctx.tcp_flags & tcp::SYN != 0 => config.ticks_tcp_opening,
-        proto::TCP => config.ticks_tcp_established,
+        proto::TCP => config.ticks_tcp_opening,
         proto::ICMP | proto::ICMPV6 => config.ticks_icmp,
         _ => config.ticks_udp_unreplied,
     };

@@ -2,6 +2,7 @@
 //! runs the same stages as the kernel, for tests and for `beeline explain`,
 //! and takes down every step.
 
+pub mod build;
 mod frame;
 mod tables;
 

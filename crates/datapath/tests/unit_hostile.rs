@@ -1,0 +1,120 @@
+//! Whatever comes, the packet path ends with a verdict, and what it sends on
+//! is well formed. proptest prints the seed of a failure.
+
+mod world;
+
+use beeline_abi::counter::hook;
+use beeline_datapath::Verdict;
+use beeline_datapath::native::build::{Build, Carried, check};
+use proptest::prelude::*;
+use world::{FAMILIES, POD_IFINDEX, UPLINK, World};
+
+fn carried() -> impl Strategy<Value = Carried> {
+    prop_oneof![
+        (any::<u16>(), prop_oneof![Just(80), any::<u16>()], any::<u8>(), any::<u32>()).prop_map(
+            |(sport, dport, flags, sequence)| Carried::Tcp { sport, dport, flags, sequence, acknowledged: 5 }
+        ),
+        (any::<u16>(), prop_oneof![Just(80), any::<u16>()])
+            .prop_map(|(sport, dport)| Carried::Udp { sport, dport }),
+        (any::<bool>(), any::<u16>()).prop_map(|(reply, id)| Carried::Echo { reply, id }),
+        (143..=255_u8).prop_map(Carried::Other), // without meaning to us, without checksum
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn unit_garbage_ends_with_a_verdict(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ethertype in prop_oneof![Just([0x08, 0x00]), Just([0x86, 0xdd]), Just([0x08, 0x06]), any::<[u8; 2]>()],
+        at in 0..3_u8,
+        family in 0..2_usize,
+    ) {
+        let mut world = World::new(FAMILIES[family]);
+        let mut frame = bytes;
+        if frame.len() >= 14 {
+            frame[12..14].copy_from_slice(&ethertype);
+        }
+        let ifindex = if at == hook::FROM_UPLINK { UPLINK } else { POD_IFINDEX };
+        world.send(at, ifindex, frame);
+    }
+
+    /// A good packet with a few bytes broken or its end cut off.
+    #[test]
+    fn unit_damaged_packets_end_with_a_verdict(
+        carried in carried(),
+        payload in proptest::collection::vec(any::<u8>(), 0..64),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        keep in any::<prop::sample::Index>(),
+        at in 0..3_u8,
+        family in 0..2_usize,
+        to_service in any::<bool>(),
+    ) {
+        let f = FAMILIES[family];
+        let mut world = World::new(f);
+        let mut build = Build::new(f.pod, if to_service { f.service } else { f.far }, carried);
+        build.payload = payload;
+        let mut frame = build.frame();
+        for (index, byte) in damage {
+            let index = index.index(frame.len());
+            frame[index] = byte;
+        }
+        frame.truncate(keep.index(frame.len()) + 1);
+        let ifindex = if at == hook::FROM_UPLINK { UPLINK } else { POD_IFINDEX };
+        world.send(at, ifindex, frame);
+    }
+
+    #[test]
+    fn unit_what_is_sent_on_is_well_formed(
+        carried in carried(),
+        payload in proptest::collection::vec(any::<u8>(), 0..64),
+        destination in 0..6_usize,
+        family in 0..2_usize,
+        endpoints in 0..3_usize,
+        ttl in 1..=255_u8,
+    ) {
+        let f = FAMILIES[family];
+        let mut world = World::new(f);
+        world.backends(&[(f.far, 8080), (f.neighbour, 80), (f.pod, 1)][..endpoints]);
+        let destinations = [f.neighbour, f.far, f.node, f.outside, f.service, f.free_service];
+        let mut build = Build::new(f.pod, destinations[destination], carried);
+        (build.payload, build.ttl) = (payload, ttl);
+        let sent = world.from_pod(build);
+        if !matches!(sent.verdict, Verdict::Drop { .. }) {
+            prop_assert_eq!(check(&sent.frame), Ok(()), "{:#?}", sent);
+        }
+    }
+
+    /// The reply to a translated packet arrives as from the address that was
+    /// asked, whatever the ports.
+    #[test]
+    fn unit_reply_translation_inverts_request_translation(
+        sport in 1..=u16::MAX,
+        udp in any::<bool>(),
+        backend_port in 1..=u16::MAX,
+        payload in proptest::collection::vec(any::<u8>(), 0..64),
+        family in 0..2_usize,
+        hairpin in any::<bool>(),
+    ) {
+        let f = FAMILIES[family];
+        let mut world = World::new(f);
+        world.backends(&[(if hairpin { f.pod } else { f.far }, backend_port)]);
+        let carried = |sport, dport, flags| {
+            if udp { Carried::Udp { sport, dport } }
+            else { Carried::Tcp { sport, dport, flags, sequence: 1, acknowledged: 1 } }
+        };
+        let mut request = Build::new(f.pod, f.service, carried(sport, 80, 2));
+        request.payload.clone_from(&payload);
+        let there = world.from_pod(request.clone());
+        let (src, dst, _, _) = beeline_datapath::native::build::addresses(&there.frame[14..]).expect("a packet");
+        let mut reply = Build::new(dst, src, carried(backend_port, sport, 18));
+        reply.payload = payload;
+        let back = if hairpin { world.from_pod(reply) } else { world.from_uplink(reply) };
+        prop_assert_eq!(check(&back.frame), Ok(()), "{:#?}", back);
+        let (src, dst, _, header) = beeline_datapath::native::build::addresses(&back.frame[14..]).expect("a packet");
+        prop_assert_eq!((src, dst), (f.service, f.pod), "{:#?}", back);
+        let ports = &back.frame[14 + header..14 + header + 4];
+        prop_assert_eq!(ports, [80_u16.to_be_bytes(), sport.to_be_bytes()].concat(), "{:#?}", back);
+    }
+}

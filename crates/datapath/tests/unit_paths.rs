@@ -1,0 +1,442 @@
+//! What happens to a packet, told by the native body: one small node, pods on
+//! it and elsewhere, a few Services, both families.
+
+mod world;
+
+use beeline_abi::conntrack::flags as entry;
+use beeline_abi::counter::hook;
+use beeline_abi::{DropReason, GATEWAY_IPV4, GATEWAY_IPV6, Ip};
+use beeline_datapath::Verdict;
+use beeline_datapath::native::build::{Build, Carried, addresses, check};
+use beeline_datapath::platform::{Route, Step};
+use world::{FAMILIES, POD_IFINDEX, UPLINK, World, second};
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+const FIN: u8 = 1;
+const RST: u8 = 4;
+
+fn tcp(sport: u16, dport: u16, flags: u8) -> Carried {
+    Carried::Tcp { sport, dport, flags, sequence: 1000, acknowledged: 0 }
+}
+
+fn udp(sport: u16, dport: u16) -> Carried {
+    Carried::Udp { sport, dport }
+}
+
+fn dst_of(frame: &[u8]) -> Ip {
+    addresses(&frame[14..]).expect("a well-formed packet").1
+}
+
+fn src_of(frame: &[u8]) -> Ip {
+    addresses(&frame[14..]).expect("a well-formed packet").0
+}
+
+#[test]
+fn unit_a_pod_reaches_a_pod_on_its_node() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let sent = world.from_pod(Build::new(f.pod, f.neighbour, tcp(40000, 80, SYN)));
+        assert_eq!(sent.verdict, Verdict::ToPod { ifindex: second(POD_IFINDEX) }, "{sent:#?}");
+        check(&sent.frame).unwrap_or_else(|error| panic!("{error}: {sent:#?}"));
+        assert_eq!(world.ttl(&sent.frame), 63);
+        assert!(sent.steps.contains(&Step::ConntrackNew), "{sent:#?}");
+        let again = world.from_pod(Build::new(f.pod, f.neighbour, tcp(40000, 80, ACK)));
+        assert!(again.steps.contains(&Step::ConntrackHit { origin: true, service: 0 }), "{again:#?}");
+    }
+}
+
+#[test]
+fn unit_a_pod_reaches_another_node_by_the_hosts_route_and_the_answer_comes_back() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let sent = world.from_pod(Build::new(f.pod, f.far, udp(5000, 53)));
+        assert_eq!(sent.verdict, Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop }, "{sent:#?}");
+        let answer = world.from_uplink(Build::new(f.far, f.pod, udp(53, 5000)));
+        assert_eq!(answer.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{answer:#?}");
+        assert!(answer.steps.contains(&Step::ConntrackHit { origin: false, service: 0 }), "{answer:#?}");
+    }
+}
+
+#[test]
+fn unit_what_is_for_the_node_is_the_hosts() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let to_node = world.from_pod(Build::new(f.pod, f.node, tcp(40000, 6443, SYN)));
+        assert_eq!(to_node.verdict, Verdict::ToHost, "{to_node:#?}");
+        let from_outside = world.from_uplink(Build::new(f.outside, f.node, tcp(40000, 22, SYN)));
+        assert_eq!(from_outside.verdict, Verdict::ToHost, "{from_outside:#?}");
+        assert!(world.tables.conntrack.len() == 1, "the host's own traffic is not tracked: {world:#?}");
+    }
+}
+
+#[test]
+fn unit_a_service_is_translated_there_and_back() {
+    for f in FAMILIES {
+        for carried in [tcp(40000, 80, SYN), udp(40000, 80)] {
+            let mut world = World::new(f);
+            let there = world.from_pod(Build::new(f.pod, f.service, carried.clone()));
+            assert_eq!(
+                there.verdict,
+                Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop },
+                "{there:#?}"
+            );
+            check(&there.frame).unwrap_or_else(|error| panic!("{error}: {there:#?}"));
+            assert_eq!((src_of(&there.frame), dst_of(&there.frame)), (f.pod, f.far));
+            let reply = match carried {
+                Carried::Tcp { .. } => tcp(8080, 40000, SYN | ACK),
+                _ => udp(8080, 40000),
+            };
+            let back = world.from_uplink(Build::new(f.far, f.pod, reply));
+            check(&back.frame).unwrap_or_else(|error| panic!("{error}: {back:#?}"));
+            assert_eq!((src_of(&back.frame), dst_of(&back.frame)), (f.service, f.pod), "{back:#?}");
+            assert_eq!(world.tables.conntrack.len(), 2, "service entry and flow entry: {world:#?}");
+        }
+    }
+}
+
+#[test]
+fn unit_a_pod_that_is_its_own_backend_sees_its_gateway() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        world.backends(&[(f.pod, 8080)]);
+        let there = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        let gateway = if f.pod.is_v4() { Ip::from_v4(GATEWAY_IPV4) } else { Ip::from_octets(GATEWAY_IPV6) };
+        assert_eq!(there.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{there:#?}");
+        assert_eq!((src_of(&there.frame), dst_of(&there.frame)), (gateway, f.pod));
+        let back = world.from_pod(Build::new(f.pod, gateway, tcp(8080, 40000, SYN | ACK)));
+        assert_eq!(back.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{back:#?}");
+        assert_eq!((src_of(&back.frame), dst_of(&back.frame)), (f.service, f.pod));
+        check(&back.frame).unwrap_or_else(|error| panic!("{error}: {back:#?}"));
+    }
+}
+
+#[test]
+fn unit_a_service_without_endpoints_refuses_at_once() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        world.backends(&[]);
+        let refused = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoBackend }, "{refused:#?}");
+        check(&refused.frame).unwrap_or_else(|error| panic!("{error}: {refused:#?}"));
+        assert_eq!((src_of(&refused.frame), dst_of(&refused.frame)), (f.service, f.pod));
+        let header = if f.pod.is_v4() { 34 } else { 54 };
+        let reset = &refused.frame[header..];
+        assert_eq!(reset[13], RST | ACK, "RFC 9293 section 3.10.7.1: {refused:#?}");
+        assert_eq!(reset[8..12], 1001_u32.to_be_bytes(), "the SYN is acknowledged: {refused:#?}");
+
+        let mut datagram = Build::new(f.pod, f.service, udp(40000, 80));
+        datagram.payload = vec![7; 100];
+        let refused = world.from_pod(datagram);
+        assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoBackend }, "{refused:#?}");
+        check(&refused.frame).unwrap_or_else(|error| panic!("{error}: {refused:#?}"));
+        let unreachable = if f.pod.is_v4() { [3, 3] } else { [1, 4] };
+        assert_eq!(refused.frame[header..header + 2], unreachable, "{refused:#?}");
+    }
+}
+
+#[test]
+fn unit_a_port_that_a_service_does_not_have_is_refused_and_echo_is_dropped() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let refused = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 81, SYN)));
+        assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoServicePort }, "{refused:#?}");
+        let echo = world.from_pod(Build::new(f.pod, f.service, Carried::Echo { reply: false, id: 9 }));
+        assert_eq!(echo.verdict, Verdict::Drop { reason: DropReason::NoServicePort }, "{echo:#?}");
+        let unallocated = world.from_pod(Build::new(f.pod, f.free_service, tcp(40000, 80, SYN)));
+        assert_eq!(
+            unallocated.verdict,
+            Verdict::Answer { reason: DropReason::NoServicePort },
+            "{unallocated:#?}"
+        );
+    }
+}
+
+#[test]
+fn unit_a_reset_is_not_answered_with_a_reset() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        world.backends(&[]);
+        let sent = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, RST)));
+        assert_eq!(sent.verdict, Verdict::Drop { reason: DropReason::NoBackend }, "{sent:#?}");
+    }
+}
+
+#[test]
+fn unit_a_pod_speaks_for_its_own_addresses_only() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let reason = |sent: &world::Sent| sent.verdict.reason();
+        let foreign = world.from_pod(Build::new(f.neighbour, f.far, udp(1, 2)));
+        assert_eq!(reason(&foreign), Some(DropReason::SpoofedAddress), "{foreign:#?}");
+        let unknown = world.from_pod(Build::new(f.outside, f.far, udp(1, 2)));
+        assert_eq!(reason(&unknown), Some(DropReason::SpoofedAddress), "{unknown:#?}");
+        let mut wrong_mac = Build::new(f.pod, f.far, udp(1, 2));
+        wrong_mac.mac_src.0[5] ^= 0xff;
+        let wrong_mac = world.from_pod(wrong_mac);
+        assert_eq!(reason(&wrong_mac), Some(DropReason::SpoofedMac), "{wrong_mac:#?}");
+        let from_outside = world.from_uplink(Build::new(f.neighbour, f.pod, udp(1, 2)));
+        assert_eq!(reason(&from_outside), Some(DropReason::SpoofedAddress), "{from_outside:#?}");
+    }
+}
+
+#[test]
+fn unit_a_packet_that_may_not_go_further_is_left_to_the_host_to_answer() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let mut dying = Build::new(f.pod, f.far, udp(1, 2));
+        dying.ttl = 1;
+        assert_eq!(world.from_pod(dying).verdict, Verdict::ToHostError);
+        world.route = Route::TooBig;
+        assert_eq!(world.from_pod(Build::new(f.pod, f.far, udp(1, 2))).verdict, Verdict::ToHostError);
+        world.route = Route::None;
+        let nowhere = world.from_pod(Build::new(f.pod, f.far, udp(1, 2)));
+        assert_eq!(nowhere.verdict, Verdict::Drop { reason: DropReason::NoRoute }, "{nowhere:#?}");
+        world.route = Route::Prohibited;
+        let forbidden = world.from_pod(Build::new(f.pod, f.far, udp(1, 2)));
+        assert_eq!(
+            forbidden.verdict,
+            Verdict::Drop { reason: DropReason::RouteProhibited },
+            "{forbidden:#?}"
+        );
+        let mut wide = Build::new(f.pod, f.neighbour, udp(1, 2));
+        wide.payload = vec![0; 2000];
+        assert_eq!(world.from_pod(wide).verdict, Verdict::ToHostError, "wider than the pod's MTU");
+    }
+}
+
+/// A router far away says that the translated packet is too big: the client
+/// knows only the Service's address, so that is what the quote must show.
+#[test]
+fn unit_an_icmp_error_about_a_translated_packet_quotes_what_the_client_sent() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let there = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        let (kind, code) = if f.pod.is_v4() { (3, 4) } else { (2, 0) };
+        let mut error = Build::new(f.router, f.pod, Carried::IcmpError { kind, code, word: 1400 });
+        error.payload = there.frame[14..].to_vec();
+        let delivered = world.from_uplink(error);
+        assert_eq!(delivered.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{delivered:#?}");
+        check(&delivered.frame).unwrap_or_else(|error| panic!("{error}: {delivered:#?}"));
+        assert_eq!(src_of(&delivered.frame), f.router, "a router keeps its own address: {delivered:#?}");
+        let quote = 14 + if f.pod.is_v4() { 20 } else { 40 } + 8;
+        let (src, dst, _, header) = addresses(&delivered.frame[quote..]).expect("a quoted packet");
+        assert_eq!((src, dst), (f.pod, f.service), "{delivered:#?}");
+        let ports = &delivered.frame[quote + header..quote + header + 4];
+        assert_eq!(ports, [40000_u16.to_be_bytes(), 80_u16.to_be_bytes()].concat(), "{delivered:#?}");
+    }
+}
+
+/// The backend refuses: its error comes from the backend's address and must
+/// reach the client as from the Service.
+#[test]
+fn unit_an_icmp_error_of_the_backend_comes_from_the_service() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let there = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        let (kind, code) = if f.pod.is_v4() { (3, 3) } else { (1, 4) };
+        let mut error = Build::new(f.far, f.pod, Carried::IcmpError { kind, code, word: 0 });
+        error.payload = there.frame[14..].to_vec();
+        let delivered = world.from_uplink(error);
+        check(&delivered.frame).unwrap_or_else(|error| panic!("{error}: {delivered:#?}"));
+        assert_eq!(src_of(&delivered.frame), f.service, "{delivered:#?}");
+    }
+}
+
+#[test]
+fn unit_later_fragments_follow_their_first() {
+    let f = FAMILIES[0];
+    let mut world = World::new(f);
+    let mut datagram = Build::new(f.pod, f.service, udp(40000, 80));
+    datagram.dont_fragment = false;
+    datagram.payload = (0..64).collect();
+    let whole = datagram.frame();
+    let orphan = world.pod_frame(world::ipv4_fragment(&whole, 32, 72, 7));
+    assert_eq!(orphan.verdict, Verdict::Drop { reason: DropReason::FragmentUnknown }, "{orphan:#?}");
+    let first = world.pod_frame(world::ipv4_fragment(&whole, 0, 32, 7));
+    let later = world.pod_frame(world::ipv4_fragment(&whole, 32, 72, 7));
+    for sent in [&first, &later] {
+        assert_eq!(sent.verdict, Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop }, "{sent:#?}");
+        assert_eq!(dst_of(&sent.frame), f.far, "{sent:#?}");
+    }
+    let mut together = first.frame[..14 + 20 + 32].to_vec();
+    together.extend_from_slice(&later.frame[14 + 20..]);
+    let whole_again = world::ipv4_whole(&together);
+    check(&whole_again).unwrap_or_else(|error| panic!("{error}: {whole_again:02x?}"));
+}
+
+#[test]
+fn unit_neighbour_discovery_passes_and_lies_do_not() {
+    let f = FAMILIES[1];
+    let mut world = World::new(f);
+    let solicitation = |src: Ip, kind: u8, target: Ip| {
+        let mut build =
+            Build::new(src, Ip::from_octets(GATEWAY_IPV6), Carried::IcmpError { kind, code: 0, word: 0 });
+        build.payload = target.octets().to_vec();
+        build.ttl = 255;
+        build
+    };
+    let link_local = Ip::from_octets([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+    for (src, kind, target) in [
+        (Ip::UNSPECIFIED, 135, f.pod), // duplicate address detection
+        (f.pod, 135, f.node),          // who has the node?
+        (link_local, 135, f.node),
+        (f.pod, 136, f.pod),                     // I have mine
+        (link_local, 133, Ip::UNSPECIFIED),      // router solicitation
+        (Ip::UNSPECIFIED, 143, Ip::UNSPECIFIED), // MLD report
+    ] {
+        let sent = world.from_pod(solicitation(src, kind, target));
+        assert_eq!(sent.verdict, Verdict::ToHost, "type {kind} from {src}: {sent:#?}");
+    }
+    let lie = world.from_pod(solicitation(f.pod, 136, f.neighbour));
+    assert_eq!(lie.verdict, Verdict::Drop { reason: DropReason::SpoofedNeighbour }, "{lie:#?}");
+    let foreign = world.from_pod(solicitation(f.neighbour, 135, f.node));
+    assert_eq!(foreign.verdict, Verdict::Drop { reason: DropReason::SpoofedAddress }, "{foreign:#?}");
+}
+
+#[test]
+fn unit_arp_of_a_pod_names_its_own_address() {
+    let f = FAMILIES[0];
+    let mut world = World::new(f);
+    let own = world.pod_frame(world::arp_request(f.pod, Ip::from_v4(GATEWAY_IPV4)));
+    assert_eq!(own.verdict, Verdict::ToHost, "{own:#?}");
+    let probe = world.pod_frame(world::arp_request(Ip::from_v4([0; 4]), f.pod));
+    assert_eq!(probe.verdict, Verdict::ToHost, "RFC 5227 probe: {probe:#?}");
+    let lie = world.pod_frame(world::arp_request(f.neighbour, Ip::from_v4(GATEWAY_IPV4)));
+    assert_eq!(lie.verdict, Verdict::Drop { reason: DropReason::SpoofedNeighbour }, "{lie:#?}");
+}
+
+#[test]
+fn unit_a_full_connection_table_lets_plain_flows_pass_and_says_so() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        world.tables.conntrack_capacity = 0;
+        let plain = world.from_pod(Build::new(f.pod, f.far, udp(1, 2)));
+        assert_eq!(plain.verdict, Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop }, "{plain:#?}");
+        assert_eq!(plain.untracked, 1, "{plain:#?}");
+        let translated = world.from_pod(Build::new(f.pod, f.service, udp(1, 80)));
+        assert_eq!(
+            translated.verdict,
+            Verdict::Drop { reason: DropReason::ConntrackFull },
+            "{translated:#?}"
+        );
+    }
+}
+
+#[test]
+fn unit_a_connection_that_has_ended_may_open_again_with_another_backend() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        world.from_uplink(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
+        world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, FIN | ACK)));
+        world.from_uplink(Build::new(f.far, f.pod, tcp(8080, 40000, FIN | ACK)));
+        world.backends(&[(f.neighbour, 9090)]);
+        let kept = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, ACK)));
+        assert_eq!(dst_of(&kept.frame), f.far, "what is left of the old one goes there: {kept:#?}");
+        let fresh = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        assert_eq!(dst_of(&fresh.frame), f.neighbour, "{fresh:#?}");
+    }
+}
+
+#[test]
+fn unit_an_entry_dies_with_its_time_and_is_kept_alive_by_packets() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        world.backends(&[(f.neighbour, 9090)]);
+        world.tick += 20;
+        let alive = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        assert_eq!(dst_of(&alive.frame), f.far, "{alive:#?}");
+        world.tick += 20;
+        let still = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        assert_eq!(dst_of(&still.frame), f.far, "the second packet renewed it: {still:#?}");
+        world.tick += 40;
+        let moved = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        assert_eq!(dst_of(&moved.frame), f.neighbour, "{moved:#?}");
+    }
+}
+
+/// The client streams, the backend is silent for long, then answers: the
+/// entry that translates the answer must have lived on.
+#[test]
+fn unit_either_direction_keeps_both_entries_alive() {
+    for f in FAMILIES {
+        for (ask, answer) in
+            [(udp(40000, 80), udp(8080, 40000)), (tcp(40000, 80, ACK), tcp(8080, 40000, ACK))]
+        {
+            let mut world = World::new(f);
+            if let Carried::Tcp { .. } = ask {
+                world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+                world.from_uplink(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
+            }
+            for _ in 0..20 {
+                world.from_pod(Build::new(f.pod, f.service, ask.clone()));
+                world.tick += 20;
+            }
+            let back = world.from_uplink(Build::new(f.far, f.pod, answer.clone()));
+            assert_eq!(src_of(&back.frame), f.service, "{back:#?}");
+            world.tick += if matches!(ask, Carried::Tcp { .. }) { 80_000 } else { 100 };
+            let there = world.from_pod(Build::new(f.pod, f.service, ask.clone()));
+            assert!(!there.steps.contains(&Step::ConntrackNew), "answered connections live long: {there:#?}");
+            let back = world.from_uplink(Build::new(f.far, f.pod, answer));
+            assert_eq!(src_of(&back.frame), f.service, "{back:#?}");
+        }
+    }
+}
+
+#[test]
+fn unit_the_previous_connection_table_is_read_too() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        world.tables.conntrack_previous = std::mem::take(&mut world.tables.conntrack);
+        world.backends(&[(f.neighbour, 9090)]);
+        let kept = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        assert_eq!(dst_of(&kept.frame), f.far, "{kept:#?}");
+    }
+}
+
+#[test]
+fn unit_two_services_with_one_backend_do_not_share_a_tuple() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        world.second_service();
+        let first = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        assert_eq!(dst_of(&first.frame), f.far, "{first:#?}");
+        let second = world.from_pod(Build::new(f.pod, f.free_service, tcp(40000, 80, SYN)));
+        assert_eq!(second.verdict, Verdict::Drop { reason: DropReason::TupleClash }, "{second:#?}");
+        let other_port = world.from_pod(Build::new(f.pod, f.free_service, tcp(40001, 80, SYN)));
+        assert_eq!(dst_of(&other_port.frame), f.far, "{other_port:#?}");
+    }
+}
+
+#[test]
+fn unit_the_hosts_own_packets_to_a_pod_are_let_through_and_tracked() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let mut probe = Build::new(f.node, f.pod, tcp(50000, 8080, SYN));
+        probe.mac_dst = world::POD_MAC;
+        let sent = world.send(hook::TO_POD, POD_IFINDEX, probe.frame());
+        assert_eq!(sent.verdict, Verdict::ToHost, "{sent:#?}");
+        let answer = world.from_pod(Build::new(f.pod, f.node, tcp(8080, 50000, SYN | ACK)));
+        assert_eq!(answer.verdict, Verdict::ToHost, "{answer:#?}");
+        let (_, value) = world.tables.conntrack.iter().next().expect("one connection");
+        assert!(value.flags & entry::REPLIED != 0, "{value:#?}");
+    }
+}
+
+#[test]
+fn unit_unknown_ethertypes_and_absurd_addresses_are_refused_with_a_reason() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let mut frame = Build::new(f.pod, f.far, udp(1, 2)).frame();
+        frame[12..14].copy_from_slice(&[0x88, 0xcc]);
+        let lldp = world.pod_frame(frame);
+        assert_eq!(lldp.verdict, Verdict::Drop { reason: DropReason::UnsupportedProtocol }, "{lldp:#?}");
+        for martian in f.martians {
+            let sent = world.from_pod(Build::new(f.pod, *martian, udp(1, 2)));
+            assert_eq!(sent.verdict, Verdict::Drop { reason: DropReason::Martian }, "{martian}: {sent:#?}");
+        }
+    }
+}
