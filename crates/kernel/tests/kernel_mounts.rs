@@ -1,0 +1,84 @@
+//! bpffs and cgroup2, made and removed.
+
+#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+
+mod support;
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use beeline_kernel::{bpffs, cgroup};
+use support::{TestBpffs, unique_path};
+
+#[test]
+fn kernel_a_bpffs_is_mounted_once_and_unmounted_for_good() {
+    let path = unique_path("bpffs");
+    assert!(!bpffs::is_bpffs(&path).unwrap());
+    bpffs::mount(&path).unwrap();
+    std::fs::create_dir(path.join("kept")).unwrap();
+    bpffs::mount(&path).expect("again is fine");
+    assert!(bpffs::is_bpffs(&path).unwrap() && path.join("kept").is_dir(), "the second mount hides nothing");
+    bpffs::unmount(&path.join("kept")).expect("what lies on the mount of others stays");
+    assert!(path.join("kept").is_dir());
+    bpffs::unmount(&path).unwrap();
+    bpffs::unmount(&path).expect("again is fine");
+    assert!(!bpffs::is_bpffs(&path).unwrap());
+    std::fs::remove_dir(&path).unwrap();
+}
+
+#[test]
+fn kernel_a_cgroup_goes_with_all_its_processes() {
+    let mount = match cgroup::find_mount() {
+        Ok(mount) => mount,
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let guard = Group(mount.join(format!("beeline-test-{}", std::process::id())));
+    let group = guard.0.clone();
+    let below = group.join("pods").join("one");
+    cgroup::create(&below).unwrap();
+    let mut sleepers = Vec::new();
+    for place in [&group, &below] {
+        let place = place.clone();
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        // SAFETY: one write to a file between fork and exec.
+        unsafe { command.pre_exec(move || cgroup::add(&place, 0).map_err(std::io::Error::other)) };
+        sleepers.push(command.spawn());
+    }
+    let mut sleepers: Vec<_> = sleepers.into_iter().map(Result::unwrap).collect();
+    let mut found = cgroup::processes(&group).unwrap();
+    found.sort_unstable();
+    let mut expected: Vec<u32> = sleepers.iter().map(std::process::Child::id).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    // Someone has to reap them, as a parent does.
+    let reaper = std::thread::spawn(move || sleepers.iter_mut().for_each(|one| drop(one.wait())));
+    cgroup::remove(&group).unwrap();
+    reaper.join().unwrap();
+    assert!(!group.exists());
+    cgroup::remove(&group).expect("again is fine");
+    assert_eq!(cgroup::processes(&group).unwrap(), Vec::<u32>::new());
+}
+
+/// A cgroup that is gone when dropped.
+struct Group(PathBuf);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Err(error) = cgroup::remove(&self.0) {
+            eprintln!("left behind: {error}");
+        }
+    }
+}
+
+#[test]
+fn kernel_nothing_is_left_when_a_test_ends() {
+    let path = {
+        let bpffs = TestBpffs::new();
+        bpffs.to_path_buf()
+    };
+    assert!(!path.exists());
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&path.display().to_string()));
+}
