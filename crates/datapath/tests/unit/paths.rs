@@ -1,15 +1,13 @@
 //! What happens to a packet, told by the native body: one small node, pods on
 //! it and elsewhere, a few Services, both families.
 
-mod world;
-
+use crate::world::{FAMILIES, POD_IFINDEX, UPLINK, World, second};
 use beeline_abi::conntrack::flags as entry;
 use beeline_abi::counter::hook;
 use beeline_abi::{DropReason, GATEWAY_IPV4, GATEWAY_IPV6, Ip};
 use beeline_datapath::Verdict;
 use beeline_datapath::native::build::{Build, Carried, addresses, check};
 use beeline_datapath::platform::{Route, Step};
-use world::{FAMILIES, POD_IFINDEX, UPLINK, World, second};
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -166,7 +164,7 @@ fn unit_a_reset_is_not_answered_with_a_reset() {
 fn unit_a_pod_speaks_for_its_own_addresses_only() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        let reason = |sent: &world::Sent| sent.verdict.reason();
+        let reason = |sent: &crate::world::Sent| sent.verdict.reason();
         let foreign = world.from_pod(Build::new(f.neighbour, f.far, udp(1, 2)));
         assert_eq!(reason(&foreign), Some(DropReason::SpoofedAddress), "{foreign:#?}");
         let unknown = world.from_pod(Build::new(f.outside, f.far, udp(1, 2)));
@@ -251,17 +249,17 @@ fn unit_later_fragments_follow_their_first() {
     datagram.dont_fragment = false;
     datagram.payload = (0..64).collect();
     let whole = datagram.frame();
-    let orphan = world.pod_frame(world::ipv4_fragment(&whole, 32, 72, 7));
+    let orphan = world.pod_frame(crate::world::ipv4_fragment(&whole, 32, 72, 7));
     assert_eq!(orphan.verdict, Verdict::Drop { reason: DropReason::FragmentUnknown }, "{orphan:#?}");
-    let first = world.pod_frame(world::ipv4_fragment(&whole, 0, 32, 7));
-    let later = world.pod_frame(world::ipv4_fragment(&whole, 32, 72, 7));
+    let first = world.pod_frame(crate::world::ipv4_fragment(&whole, 0, 32, 7));
+    let later = world.pod_frame(crate::world::ipv4_fragment(&whole, 32, 72, 7));
     for sent in [&first, &later] {
         assert_eq!(sent.verdict, Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop }, "{sent:#?}");
         assert_eq!(dst_of(&sent.frame), f.far, "{sent:#?}");
     }
     let mut together = first.frame[..14 + 20 + 32].to_vec();
     together.extend_from_slice(&later.frame[14 + 20..]);
-    let whole_again = world::ipv4_whole(&together);
+    let whole_again = crate::world::ipv4_whole(&together);
     check(&whole_again).unwrap_or_else(|error| panic!("{error}: {whole_again:02x?}"));
 }
 
@@ -298,11 +296,11 @@ fn unit_neighbour_discovery_passes_and_lies_do_not() {
 fn unit_arp_of_a_pod_names_its_own_address() {
     let f = FAMILIES[0];
     let mut world = World::new(f);
-    let own = world.pod_frame(world::arp_request(f.pod, Ip::from_v4(GATEWAY_IPV4)));
+    let own = world.pod_frame(crate::world::arp_request(f.pod, Ip::from_v4(GATEWAY_IPV4)));
     assert_eq!(own.verdict, Verdict::ToHost, "{own:#?}");
-    let probe = world.pod_frame(world::arp_request(Ip::from_v4([0; 4]), f.pod));
+    let probe = world.pod_frame(crate::world::arp_request(Ip::from_v4([0; 4]), f.pod));
     assert_eq!(probe.verdict, Verdict::ToHost, "RFC 5227 probe: {probe:#?}");
-    let lie = world.pod_frame(world::arp_request(f.neighbour, Ip::from_v4(GATEWAY_IPV4)));
+    let lie = world.pod_frame(crate::world::arp_request(f.neighbour, Ip::from_v4(GATEWAY_IPV4)));
     assert_eq!(lie.verdict, Verdict::Drop { reason: DropReason::SpoofedNeighbour }, "{lie:#?}");
 }
 
@@ -416,7 +414,7 @@ fn unit_the_hosts_own_packets_to_a_pod_are_let_through_and_tracked() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let mut probe = Build::new(f.node, f.pod, tcp(50000, 8080, SYN));
-        probe.mac_dst = world::POD_MAC;
+        probe.mac_dst = crate::world::POD_MAC;
         let sent = world.send(hook::TO_POD, POD_IFINDEX, probe.frame());
         assert_eq!(sent.verdict, Verdict::ToHost, "{sent:#?}");
         let answer = world.from_pod(Build::new(f.pod, f.node, tcp(8080, 50000, SYN | ACK)));

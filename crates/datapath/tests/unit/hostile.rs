@@ -1,13 +1,11 @@
 //! Whatever comes, the packet path ends with a verdict, and what it sends on
 //! is well formed. proptest prints the seed of a failure.
 
-mod world;
-
+use crate::world::{FAMILIES, POD_IFINDEX, UPLINK, World};
 use beeline_abi::counter::hook;
 use beeline_datapath::Verdict;
 use beeline_datapath::native::build::{Build, Carried, check};
 use proptest::prelude::*;
-use world::{FAMILIES, POD_IFINDEX, UPLINK, World};
 
 fn carried() -> impl Strategy<Value = Carried> {
     prop_oneof![

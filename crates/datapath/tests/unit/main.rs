@@ -1,0 +1,5 @@
+//! The packet path over the native body.
+
+mod hostile;
+mod paths;
+mod world;
