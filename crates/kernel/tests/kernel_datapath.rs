@@ -9,7 +9,7 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use beeline_abi::ABI_VERSION;
 use beeline_abi::config::ConfigValue;
@@ -28,6 +28,11 @@ use support::{TestBpffs, TestNetNs, TestNode, no_programs};
 
 const BY_CLASSIFIER: Options<'static> =
     Options { object: EMBEDDED, abi_version: ABI_VERSION, attachment: Attachment::Clsact };
+
+/// The same programs, but not the same bytes.
+fn another_release(number: u8) -> Vec<u8> {
+    [EMBEDDED, &[number]].concat()
+}
 
 #[test]
 fn kernel_the_datapath_outlives_its_owner() {
@@ -58,13 +63,19 @@ fn kernel_the_datapath_outlives_its_owner() {
     assert_eq!(pinned.tables().node.get(&7).unwrap().unwrap().path_mtu, 1500);
     assert_eq!(pinned.programs().unwrap(), before);
 
-    // The next life finds it, brings new programs and changes nothing else.
-    let mut second = node.open();
+    // The next life finds it and takes what is there.
+    let second = node.open();
+    assert_eq!(second.programs(), before, "the same programs need not be loaded again");
+    drop(second);
+
+    // A life with other programs brings them in and changes nothing else.
+    let other = another_release(1);
+    let mut second = node.open_with(&Options { object: &other, ..Options::default() });
     assert_eq!(second.attached(), node.all_attached());
     assert_eq!(second.config().unwrap(), config);
     assert_eq!(Table::entries(second.node()).unwrap().len(), 1);
     let ids = |infos: &[ProgramInfo]| infos.iter().map(|one| one.id).collect::<Vec<_>>();
-    assert_ne!(ids(&second.programs()), ids(&before), "programs are loaded anew");
+    assert_ne!(ids(&second.programs()), ids(&before), "other programs are loaded");
     assert_eq!(node.netns.enter(|| second.repair()).unwrap().unwrap(), 0, "nothing was to repair");
 
     // A pod goes with its device, before or after the call.
@@ -162,8 +173,10 @@ fn kernel_without_tcx_classifiers_do_the_same() {
     assert_eq!(before[0].program_id, old.programs()[0].id);
     drop(old);
 
-    // The next life replaces them in place.
-    let new = node.open_with(&BY_CLASSIFIER);
+    // The next release replaces them in place.
+    let other = another_release(1);
+    let new = node.open_with(&Options { object: &other, ..BY_CLASSIFIER });
+    assert_ne!(new.programs()[0].id, before[0].program_id);
     let after = running(Direction::Ingress);
     assert_eq!(after.len(), 1, "replaced, not added: {after:?}");
     assert_eq!(after[0].program_id, new.programs()[0].id);
@@ -217,8 +230,8 @@ fn kernel_no_packet_is_lost_or_unseen_while_programs_change() {
                 }
                 received
             });
-            for _ in 0..3 {
-                drop(node.open_with(&options));
+            for release in 0..3 {
+                drop(node.open_with(&Options { object: &another_release(release), ..options }));
             }
             done.store(true, Ordering::Relaxed);
             (sent.join().unwrap(), received.join().unwrap())
@@ -256,6 +269,14 @@ fn kernel_a_pin_that_is_something_else_is_refused_with_its_name() {
         std::fs::rename(&path, folder.join(other)).unwrap();
         std::fs::rename(&kept, &path).unwrap();
     }
+
+    // A table that has gone is made again, with programs over it.
+    let before = open().unwrap().programs();
+    std::fs::remove_file(folder.join("NODE")).unwrap();
+    let mut datapath = open().unwrap();
+    assert_ne!(datapath.programs(), before, "those over the old table would not see the new one");
+    datapath.node().update(&1, &NodeValue::default()).unwrap();
+    drop(datapath);
 
     // Tables of another layout in our folder are told by their configuration.
     let mut datapath = open().unwrap();
@@ -386,4 +407,50 @@ fn kernel_programs_run_over_a_packet_without_sending_it() {
     let pinned = Pinned::open(&node.bpffs).unwrap();
     let again = node.netns.enter(|| pinned.test_run(programs::FROM_POD, &packet)).unwrap().unwrap();
     assert_eq!(again.retval, 2);
+}
+
+#[test]
+fn kernel_three_capabilities_suffice() {
+    if no_programs() {
+        return;
+    }
+    use caps::{CapSet, Capability};
+    let node = TestNode::new();
+    let started = Instant::now();
+    // The thread ends with the closure, and with it the loss.
+    node.netns
+        .enter(|| {
+            let kept = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
+            let kept: caps::CapsHashSet = kept.into_iter().collect();
+            caps::set(None, CapSet::Effective, &kept).unwrap();
+            caps::set(None, CapSet::Permitted, &kept).unwrap();
+            for options in [Options::default(), BY_CLASSIFIER, Options::default()] {
+                let mut datapath =
+                    Datapath::open_with(&node.bpffs, &options).unwrap_or_else(|error| panic!("{error}"));
+                println!("open after {:?}", started.elapsed());
+                datapath.attach_pod(node.pod_ifindex).unwrap();
+                datapath.attach_uplink(node.uplink_ifindex).unwrap();
+                assert_eq!(datapath.attached(), node.all_attached());
+                datapath.set_config(&ConfigValue::defaults()).unwrap();
+                datapath.node().update(&1, &NodeValue::default()).unwrap();
+                assert_eq!(Table::entries(datapath.node()).unwrap().len(), 1);
+                assert!(
+                    datapath
+                        .programs()
+                        .iter()
+                        .all(|one| one.verified_instructions > 0 && one.jited_bytes > 0)
+                );
+                assert!(datapath.memory_bytes().unwrap().iter().any(|(_, bytes)| *bytes > 0));
+                datapath.counters().unwrap();
+                datapath.conntrack().unwrap();
+                assert_eq!(datapath.events().unwrap().next(), None);
+                assert_eq!(datapath.repair().unwrap(), 0);
+            }
+            let mut datapath = Datapath::open(&node.bpffs).unwrap();
+            for ifindex in [node.pod_ifindex, node.uplink_ifindex] {
+                datapath.detach(ifindex).unwrap();
+            }
+            assert_eq!(datapath.attached(), []);
+        })
+        .unwrap();
 }

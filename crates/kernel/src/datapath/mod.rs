@@ -78,6 +78,8 @@ impl Default for Options<'_> {
 pub struct Datapath {
     pins: Pins,
     programs: Programs,
+    /// The programs were loaded, not found pinned.
+    fresh: bool,
     links: Links,
     tables: KernelTables,
     config: KernelTable<u32, ConfigValue>,
@@ -89,7 +91,8 @@ pub struct Datapath {
 impl Datapath {
     /// Opens what is pinned below `bpffs` (made if missing), checks it
     /// against the layout of this binary, makes what is missing, loads the
-    /// embedded programs and moves every link to them. Attaches nothing new.
+    /// embedded programs (or takes the pinned ones, if they are the same) and
+    /// moves every link to them. Attaches nothing new.
     /// Device indices are those of the calling thread's network namespace.
     pub fn open(bpffs: &Path) -> Result<Datapath, DatapathError> {
         Datapath::open_with(bpffs, &Options::default())
@@ -113,7 +116,7 @@ impl Datapath {
         let from = pins.current().filter(|version| *version != pins.version());
         let from = from.map(|version| pins.of_version(version));
         let mut datapath = Datapath::prepare(pins, options, &declared, from.as_ref())?;
-        datapath.swap(from.as_ref())?;
+        datapath.swap(options.object, from.as_ref())?;
         Ok(datapath)
     }
 
@@ -128,7 +131,9 @@ impl Datapath {
         if let Some(from) = from {
             migrate::share_conntrack(from, &pins, declared.conntrack)?;
         }
-        let programs = Programs::load(options.object, &pins)?;
+        let pinned = Programs::reuse(options.object, &pins)?;
+        let fresh = pinned.is_none();
+        let programs = pinned.map_or_else(|| Programs::load(options.object, &pins), Ok)?;
         Conntrack::create(&pins, declared.conntrack)?;
         if let Some(from) = from {
             migrate::copy(from, &pins)?;
@@ -149,14 +154,17 @@ impl Datapath {
             conntrack: Conntrack::open(&pins, Access::ReadWrite)?,
             links: Links::open(&pins, options.attachment, &programs)?,
             programs,
+            fresh,
             pins,
         })
     }
 
     /// Moves every link to the new programs.
-    fn swap(&mut self, from: Option<&Pins>) -> Result<(), DatapathError> {
+    fn swap(&mut self, object: &[u8], from: Option<&Pins>) -> Result<(), DatapathError> {
         self.links.swap(&self.programs)?;
-        self.programs.pin(&self.pins)?;
+        if self.fresh {
+            self.programs.pin(object, &self.pins)?;
+        }
         if let Some(from) = from {
             migrate::copy_conntrack(from, &self.pins)?;
         }

@@ -1,9 +1,12 @@
 //! Where things are pinned.
 //!
-//!     BPFFS/v1/ADDRESS ...            tables of layout 1
-//!     BPFFS/v1/programs/from_pod ...  the programs over them
-//!     BPFFS/links/from_pod-17         what is attached: unversioned, moved by link update
-//!     BPFFS/current -> v1             the layout that the links run with
+//! ```text
+//! BPFFS/v1/ADDRESS ...            tables of layout 1
+//! BPFFS/v1/programs/from_pod ...  the programs over them
+//! BPFFS/v1/fingerprint -> 3b0c... what they were loaded from (a hash, not a file)
+//! BPFFS/links/from_pod-17         what is attached: unversioned, moved by link update
+//! BPFFS/current -> v1             the layout that the links run with
+//! ```
 //!
 //! A bpffs refuses names with a dot.
 
@@ -20,6 +23,7 @@ use crate::bpffs;
 const CURRENT: &str = "current";
 const LINKS: &str = "links";
 const PROGRAMS: &str = "programs";
+const FINGERPRINT: &str = "fingerprint";
 /// Appended to a name while its successor is prepared.
 const NEXT: &str = "_next";
 
@@ -94,6 +98,21 @@ impl Pins {
             names.iter().filter_map(|name| name.strip_prefix('v')?.parse().ok()).collect();
         versions.sort_unstable();
         Ok(versions)
+    }
+
+    /// What the pinned programs were loaded from.
+    pub(crate) fn fingerprint(&self) -> Option<String> {
+        fs::read_link(self.folder().join(FINGERPRINT)).ok()?.into_os_string().into_string().ok()
+    }
+
+    /// Notes what the pinned programs were loaded from; none while they change.
+    pub(crate) fn set_fingerprint(&self, fingerprint: Option<&str>) -> Result<(), DatapathError> {
+        let path = self.folder().join(FINGERPRINT);
+        match fingerprint {
+            None => unpin(&path),
+            Some(text) => replace(&path, |next| symlink(text, next))
+                .map_err(failed("write", path.display().to_string())),
+        }
     }
 
     /// The layout that the links run with, if its folder is still there.

@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use aya::programs::{Program, ProgramFd, SchedClassifier};
+use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use beeline_abi::maps;
+use sha2::{Digest, Sha256};
 
-use super::bpf::{self, SkbRun};
+use super::bpf::{self, Access, SkbRun};
 use super::error::{DatapathError, failed};
+use super::maps::RawMap;
 use super::pins::{Pins, pin_over};
 
 /// Bytes that a packet may grow by in a test run.
@@ -81,11 +84,26 @@ pub(crate) struct Programs {
 
 #[derive(Debug)]
 struct Loaded {
-    fd: ProgramFd,
+    fd: OwnedFd,
     info: ProgramInfo,
 }
 
 impl Programs {
+    /// The pinned programs, if they were loaded from this object over the
+    /// tables that are pinned now: a restart then costs no verification.
+    pub(crate) fn reuse(object: &[u8], pins: &Pins) -> Result<Option<Programs>, DatapathError> {
+        let Some(fingerprint) = fingerprint(object, pins)? else { return Ok(None) };
+        if pins.fingerprint() != Some(fingerprint) {
+            return Ok(None);
+        }
+        let mut loaded = HashMap::new();
+        for name in maps::programs::ALL {
+            let Some(one) = open_one(pins, name)? else { return Ok(None) };
+            loaded.insert(*name, one);
+        }
+        Ok(Some(Programs { loaded }))
+    }
+
     /// Loads an object over the tables pinned at `pins`; tables that are
     /// missing there are made and pinned.
     pub(crate) fn load(object: &[u8], pins: &Pins) -> Result<Programs, DatapathError> {
@@ -101,9 +119,12 @@ impl Programs {
         Ok(Programs { loaded: loaded.collect::<Result<_, DatapathError>>()? })
     }
 
-    /// Pins all of them in place of their predecessors.
-    pub(crate) fn pin(&self, pins: &Pins) -> Result<(), DatapathError> {
-        self.loaded.iter().try_for_each(|(name, one)| pin_over(one.fd.as_fd(), &pins.program(name)))
+    /// Pins all of them in place of their predecessors, with a note from
+    /// which object they were loaded.
+    pub(crate) fn pin(&self, object: &[u8], pins: &Pins) -> Result<(), DatapathError> {
+        pins.set_fingerprint(None)?;
+        self.loaded.iter().try_for_each(|(name, one)| pin_over(one.fd.as_fd(), &pins.program(name)))?;
+        pins.set_fingerprint(fingerprint(object, pins)?.as_deref())
     }
 
     /// Handle and number of a program.
@@ -128,9 +149,32 @@ fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, DatapathError
         .map_err(|_| DatapathError::Object(format!("program {name} is not a classifier")))?;
     classifier.load().map_err(|error| refused(&object(), &error))?;
     let fd = classifier.fd().map_err(|error| refused(&object(), &error))?;
-    let fd = fd.try_clone().map_err(failed("keep", object()))?;
+    let fd = fd.as_fd().try_clone_to_owned().map_err(failed("keep", object()))?;
     let info = classifier.info().map_err(|error| refused(&object(), &error))?;
     Ok(Loaded { fd, info: describe(name, &info) })
+}
+
+fn open_one(pins: &Pins, name: &'static str) -> Result<Option<Loaded>, DatapathError> {
+    let path = pins.program(name);
+    let object = || format!("the program pinned at {}", path.display());
+    let fd = match bpf::open_pin(&path, Access::ReadWrite) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(failed("open", object()))?,
+    };
+    let info = aya::programs::ProgramInfo::from_pin(&path).map_err(|error| refused(&object(), &error))?;
+    Ok(Some(Loaded { fd, info: describe(name, &info) }))
+}
+
+/// A hash of the object and of the kernel's numbers of the tables. None if a
+/// table is not pinned.
+fn fingerprint(object: &[u8], pins: &Pins) -> Result<Option<String>, DatapathError> {
+    let mut hash = Sha256::new_with_prefix(object);
+    for spec in maps::ALL.iter().chain([&maps::CONNTRACK_TABLE]) {
+        let path = pins.table(spec.name);
+        let Some(map) = RawMap::open(&path, spec.name, Access::Read)? else { return Ok(None) };
+        hash.update(map.id().map_err(failed("examine", path.display().to_string()))?.to_ne_bytes());
+    }
+    Ok(Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
 pub(crate) fn describe(name: &'static str, info: &aya::programs::ProgramInfo) -> ProgramInfo {

@@ -1,0 +1,412 @@
+//! The packet path is written once and runs in two bodies: for the same
+//! packets over the same tables, `BPF_PROG_TEST_RUN` and the native library
+//! must give the same verdicts, bytes, counters and connections. proptest
+//! prints the smallest difference it finds, and its seed.
+
+#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use beeline_abi::address::{AddressKey, AddressValue, kind};
+use beeline_abi::conntrack::tick;
+use beeline_abi::context::Context;
+use beeline_abi::counter::{CounterValue, drop_index, hook, outcome, outcome_index};
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::ip::proto;
+use beeline_abi::maps::programs;
+use beeline_abi::service::{
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    address_flags, backend_state,
+};
+use beeline_abi::{Ip, Port};
+use beeline_datapath::Verdict;
+use beeline_datapath::native::build::{Build, Carried};
+use beeline_datapath::native::{MemoryTables, Native, NativeFrame, Way};
+use beeline_datapath::platform::Route as Answer;
+use beeline_kernel::datapath::{Datapath, TestPacket};
+use beeline_kernel::netlink::{Netlink, Route, RouteKind};
+use beeline_sync::{Table, Tables};
+use proptest::prelude::*;
+use support::{POD_MAC, TestNode, no_programs};
+
+/// Addresses of one family.
+struct Family {
+    pod: &'static str,
+    other_pod: &'static str,
+    no_pod: &'static str,
+    far_pod: &'static str,
+    node: &'static str,
+    gateway: &'static str,
+    outside: &'static str,
+    forbidden: &'static str,
+    service: &'static str,
+    no_service: &'static str,
+}
+
+const FAMILIES: [Family; 2] = [
+    Family {
+        pod: "10.244.1.11",
+        other_pod: "10.244.1.12",
+        no_pod: "10.244.1.99",
+        far_pod: "10.244.2.13",
+        node: "10.1.0.1",
+        gateway: "10.1.0.2",
+        outside: "203.0.113.9",
+        forbidden: "198.51.100.1",
+        service: "10.96.0.10",
+        no_service: "10.96.0.99",
+    },
+    Family {
+        pod: "fd00:10:244:1::b",
+        other_pod: "fd00:10:244:1::c",
+        no_pod: "fd00:10:244:1::99",
+        far_pod: "fd00:10:244:2::d",
+        node: "fd00:1::1",
+        gateway: "fd00:1::2",
+        outside: "2001:db8::9",
+        forbidden: "2001:db8:ffff::1",
+        service: "fd00:10:96::10",
+        no_service: "fd00:10:96::99",
+    },
+];
+
+fn ip(text: &str) -> Ip {
+    Ip::from(text.parse::<IpAddr>().unwrap())
+}
+
+impl Family {
+    fn any(&self, number: usize) -> Ip {
+        let all = [
+            self.pod,
+            self.other_pod,
+            self.no_pod,
+            self.far_pod,
+            self.node,
+            self.gateway,
+            self.outside,
+            self.forbidden,
+            self.service,
+            self.no_service,
+        ];
+        ip(all[number % all.len()])
+    }
+}
+
+/// The second pod's device: nothing is sent there, its number is enough.
+const OTHER_POD_IFINDEX: u32 = 4242;
+const UPLINK_MTU: u32 = 1500;
+
+/// A packet of a story.
+#[derive(Clone, Debug)]
+struct Packet {
+    hook: u8,
+    src: usize,
+    dst: usize,
+    carried: Carried,
+    payload: usize,
+    ttl: u8,
+    dont_fragment: bool,
+    /// Bytes to break: where, with what.
+    damage: Vec<(usize, u8)>,
+    /// Quote the packet before this one.
+    quote: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Story {
+    family: usize,
+    /// Endpoints of the Service: 0 none, else which address.
+    endpoint: usize,
+    endpoint_port: u16,
+    packets: Vec<Packet>,
+}
+
+fn ports() -> impl Strategy<Value = u16> {
+    prop_oneof![Just(80), Just(8080), Just(40000), any::<u16>()]
+}
+
+fn carried() -> impl Strategy<Value = Carried> {
+    let tcp = (ports(), ports(), prop_oneof![Just(2), Just(18), Just(16), Just(17), Just(4), any::<u8>()]);
+    prop_oneof![
+        4 => tcp.prop_map(|(sport, dport, flags)| Carried::Tcp {
+            sport, dport, flags, sequence: 77, acknowledged: 99
+        }),
+        4 => (ports(), ports()).prop_map(|(sport, dport)| Carried::Udp { sport, dport }),
+        1 => (any::<bool>(), 1..3_u16).prop_map(|(reply, id)| Carried::Echo { reply, id }),
+        2 => (prop_oneof![Just(3), Just(11), Just(1), Just(2), any::<u8>()], 0..5_u8)
+            .prop_map(|(kind, code)| Carried::IcmpError { kind, code, word: 1400 }),
+        1 => any::<u8>().prop_map(Carried::Other),
+    ]
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let source = prop_oneof![4 => Just(0_usize), 2 => Just(3), 1 => 0..10_usize];
+    let destination = prop_oneof![3 => Just(8_usize), 2 => Just(0), 5 => 0..10_usize];
+    let damage = prop_oneof![
+        4 => Just(Vec::new()),
+        1 => proptest::collection::vec((0..90_usize, any::<u8>()), 1..4)
+    ];
+    let size = prop_oneof![4 => 0..64_usize, 1 => 1400..1600_usize];
+    (
+        0..3_u8,
+        source,
+        destination,
+        carried(),
+        size,
+        prop_oneof![4 => Just(64_u8), 1 => 0..3_u8],
+        any::<bool>(),
+        damage,
+        any::<bool>(),
+    )
+        .prop_map(|(hook, src, dst, carried, payload, ttl, dont_fragment, damage, quote)| Packet {
+            hook,
+            src,
+            dst,
+            carried,
+            payload,
+            ttl,
+            dont_fragment,
+            damage,
+            quote,
+        })
+}
+
+fn story() -> impl Strategy<Value = Story> {
+    (0..2_usize, 0..4_usize, ports(), proptest::collection::vec(packet(), 1..10)).prop_map(
+        |(family, endpoint, endpoint_port, packets)| Story { family, endpoint, endpoint_port, packets },
+    )
+}
+
+/// The node with both families and routes of every kind.
+fn node() -> TestNode {
+    let node = TestNode::new();
+    let mut netlink = Netlink::open_in(&node.netns).unwrap();
+    let up = node.uplink_ifindex;
+    netlink.add_address(up, "fd00:1::1/64".parse().unwrap()).unwrap();
+    for f in &FAMILIES {
+        let gateway: IpAddr = f.gateway.parse().unwrap();
+        netlink.add_route(&Route::default_via(gateway, up)).unwrap();
+        let host = f.forbidden.parse::<IpAddr>().unwrap().into();
+        netlink.add_route(&Route { kind: RouteKind::Blackhole, ..Route::new(host, 0) }).unwrap();
+    }
+    let forward = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
+    node.netns.enter(|| forward.map(|path| std::fs::write(path, "1").unwrap())).unwrap();
+    node
+}
+
+/// What the node's routing says, told a second time.
+fn way(f: &Family, up: u32, ctx: &Context, bytes: u32) -> Way {
+    let dst = ctx.dst_after;
+    let found = |next_hop| {
+        let route = if bytes > UPLINK_MTU { Answer::TooBig } else { Answer::Found };
+        Way { route, ifindex: up, next_hop }
+    };
+    match dst {
+        _ if dst == ip(f.node) => Way { route: Answer::Host, ifindex: 0, next_hop: dst },
+        _ if dst == ip(f.forbidden) => Way { route: Answer::Prohibited, ifindex: 0, next_hop: dst },
+        _ if dst == ip(f.gateway) => found(dst),
+        _ => found(ip(f.gateway)),
+    }
+}
+
+/// The tables of a story, for both bodies.
+fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
+    let f = &FAMILIES[story.family];
+    let mut tables = MemoryTables::default();
+    let v4 = story.family == 0;
+    let mut prefix = |text: &str, bits: u32, kind, identity| {
+        let mask = u128::MAX << (128 - bits);
+        let ip = Ip::from_octets((u128::from_be_bytes(ip(text).octets()) & mask).to_be_bytes());
+        let value = AddressValue { kind, identity, ..AddressValue::default() };
+        tables.address.insert(AddressKey { prefix_bits: bits, ip }, value);
+    };
+    let (pods, services) = if v4 { (120, 120) } else { (64, 112) };
+    prefix(f.pod, pods, kind::LOCAL_POD, 0);
+    prefix(f.far_pod, pods, kind::REMOTE_POD, 300);
+    prefix(f.node, 128, kind::OWN_NODE, 1);
+    prefix(f.gateway, 128, kind::PEER_NODE, 3);
+    prefix(f.service, services, kind::SERVICE_RANGE, 0);
+    for (text, ifindex) in [(f.pod, pod_ifindex), (f.other_pod, OTHER_POD_IFINDEX)] {
+        let value =
+            EndpointValue { ifindex, pod_mac: POD_MAC, mtu: 1500, identity: 256, ..EndpointValue::default() };
+        tables.endpoint.insert(ip(text), value);
+    }
+    let class = ServiceAddressValue { class: 20, flags: address_flags::EXCLUSIVE };
+    tables.service_address.insert(ip(f.service), class);
+    for protocol in [proto::TCP, proto::UDP] {
+        let key = FrontendKey { class: 20, port: Port::new(80), proto: protocol, scope: 0 };
+        tables.frontend.insert(key, FrontendValue { service: 5, ..FrontendValue::default() });
+    }
+    let endpoints = [f.pod, f.other_pod, f.far_pod];
+    let slots = u32::from(story.endpoint > 0);
+    tables.service.insert(5, ServiceValue { generation: 1, slots, ..ServiceValue::default() });
+    if story.endpoint > 0 {
+        let backend = BackendValue {
+            ip: ip(endpoints[story.endpoint - 1]),
+            port: Port::new(story.endpoint_port),
+            state: backend_state::ACTIVE,
+            ..BackendValue::default()
+        };
+        tables.backend.insert(9, backend);
+        tables
+            .slot
+            .insert(SlotKey { service: 5, generation: 1, slot: 0 }, SlotValue { backend: 9, weight_sum: 0 });
+    }
+    tables
+}
+
+/// Makes a table of the kernel like one in memory.
+fn copy<K: Copy, V: Copy>(to: &mut dyn Table<K, V>, from: impl IntoIterator<Item = (K, V)>) {
+    for (key, _) in to.entries().unwrap() {
+        to.delete(&key).unwrap();
+    }
+    for (key, value) in from {
+        to.update(&key, &value).unwrap();
+    }
+}
+
+fn fill(datapath: &mut Datapath, tables: &MemoryTables) {
+    copy(datapath.address(), tables.address.clone());
+    copy(datapath.endpoint(), tables.endpoint.clone());
+    copy(datapath.service_address(), tables.service_address.clone());
+    copy(datapath.frontend(), tables.frontend.clone());
+    copy(datapath.service(), tables.service.clone());
+    copy(datapath.slot(), tables.slot.clone());
+    copy(datapath.backend(), tables.backend.clone());
+    copy(datapath.connections(), HashMap::new());
+    copy(datapath.fragments(), HashMap::new());
+}
+
+fn frame(packet: &Packet, f: &Family, before: Option<&Vec<u8>>) -> Vec<u8> {
+    let mut build = Build::new(f.any(packet.src), f.any(packet.dst), packet.carried.clone());
+    build.mac_src = POD_MAC;
+    build.ttl = packet.ttl;
+    build.dont_fragment = packet.dont_fragment;
+    build.payload = (0..packet.payload).map(|i| i as u8).collect();
+    if let (true, Carried::IcmpError { .. }, Some(before)) = (packet.quote, &packet.carried, before) {
+        build.payload = before[14..].to_vec();
+    }
+    let mut frame = build.frame();
+    for (at, byte) in &packet.damage {
+        if let Some(place) = frame.get_mut(*at) {
+            *place = *byte;
+        }
+    }
+    frame
+}
+
+/// What the hook returns for a verdict.
+fn returned(verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::ToHost | Verdict::ToHostError => -1,
+        Verdict::ToPod { .. } | Verdict::Forward { .. } | Verdict::Answer { .. } => 7,
+        Verdict::Drop { .. } => 2,
+    }
+}
+
+/// The counters that a verdict moves.
+fn counted(at: u8, verdict: Verdict, untracked: u64) -> Vec<u32> {
+    let mut moved: Vec<u32> = Vec::new();
+    moved.extend(verdict.outcome().map(|outcome| outcome_index(at, outcome)));
+    moved.extend(verdict.reason().map(|reason| drop_index(at, reason as u8)));
+    moved.extend((untracked > 0).then(|| outcome_index(at, outcome::UNTRACKED)));
+    moved.sort_unstable();
+    moved
+}
+
+fn moved(before: &[CounterValue], after: &[CounterValue]) -> Vec<u32> {
+    let differ = |i: &u32| before[*i as usize].packets != after[*i as usize].packets;
+    (0..before.len() as u32).filter(differ).collect()
+}
+
+fn now() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for the answer.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    assert_eq!(result, 0);
+    tick(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// Runs a story in both bodies. `Ok(false)`: the clock's tick changed on the
+/// way, nothing can be said.
+fn compare(node: &TestNode, datapath: &mut Datapath, story: &Story) -> Result<bool, TestCaseError> {
+    let f = &FAMILIES[story.family];
+    let mut memory = tables(story, node.pod_ifindex);
+    fill(datapath, &memory);
+    let start = now();
+    let mut before: Option<Vec<u8>> = None;
+    for packet in &story.packets {
+        let frame = frame(packet, f, before.as_ref());
+        let (program, ifindex) = match packet.hook {
+            hook::FROM_POD => (programs::FROM_POD, node.pod_ifindex),
+            hook::TO_POD => (programs::TO_POD, node.pod_ifindex),
+            _ => (programs::FROM_UPLINK, node.uplink_ifindex),
+        };
+        let counters = datapath.counters().unwrap();
+        let run = TestPacket { ifindex, ..TestPacket::new(&frame) };
+        let kernel = node.netns.enter(|| datapath.test_run(program, &run)).unwrap().unwrap();
+        let mut routes = |ctx: &Context, bytes| way(f, node.uplink_ifindex, ctx, bytes);
+        let mut native = Native::new(NativeFrame::new(frame.clone()), &mut memory, &mut routes, start);
+        let verdict = native.run(packet.hook, ifindex).verdict;
+        if now() != start {
+            return Ok(false);
+        }
+        let story = format!("packet {packet:?}\nframe {frame:02x?}\nnative: {verdict:?} {:#?}", native.steps);
+        prop_assert_eq!(kernel.retval, returned(verdict), "{}", story);
+        prop_assert_eq!(&kernel.data, &native.frame.bytes, "{}", story);
+        let counters = moved(&counters, &datapath.counters().unwrap());
+        prop_assert_eq!(counters, counted(packet.hook, verdict, native.untracked), "{}", story);
+        before = Some(native.frame.bytes.clone());
+    }
+    let connections: HashMap<_, _> = datapath.conntrack().unwrap().into_iter().collect();
+    prop_assert_eq!(connections, memory.conntrack);
+    let fragments: HashMap<_, _> = datapath.fragments().entries().unwrap().into_iter().collect();
+    prop_assert_eq!(fragments, memory.fragment);
+    Ok(true)
+}
+
+#[test]
+fn kernel_both_bodies_agree_on_every_packet() {
+    if no_programs() {
+        return;
+    }
+    let node = node();
+    let mut datapath = node.open();
+    datapath.set_config(&beeline_abi::config::ConfigValue::defaults()).unwrap();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let (mut compared, mut verdicts) = (0, HashMap::new());
+    let datapath = std::cell::RefCell::new(&mut datapath);
+    let counts = std::cell::RefCell::new((&mut compared, &mut verdicts));
+    let result = runner.run(&story(), |story| {
+        // At most a few ticks pass within a story: the third try is quick enough.
+        for _ in 0..3 {
+            if compare(&node, &mut datapath.borrow_mut(), &story)? {
+                *counts.borrow_mut().0 += 1;
+                *counts.borrow_mut().1.entry(story.family).or_insert(0) += story.packets.len();
+                break;
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    println!("{compared} stories agree; packets by family: {verdicts:?}");
+    let used: Vec<_> = datapath
+        .borrow()
+        .counters()
+        .unwrap()
+        .into_iter()
+        .enumerate()
+        .filter(|(_, c)| c.packets > 0)
+        .collect();
+    println!("counters moved: {used:?}");
+    assert!(compared > 1900, "{compared}");
+}
