@@ -52,6 +52,14 @@ pub struct Link {
 }
 
 impl Endpoint {
+    /// Name of the host side of the veth.
+    pub fn host_interface(&self) -> String {
+        match self.attachment.interface.is_empty() {
+            true => self.attachment.container_id.clone(),
+            false => self.attachment.host_interface(),
+        }
+    }
+
     /// The entry of the endpoint table; none before Commit.
     pub fn value(&self) -> Option<EndpointValue> {
         let link = self.link?;
@@ -72,7 +80,7 @@ impl Endpoint {
             pod_namespace: self.pod.namespace.clone(),
             pod_name: self.pod.name.clone(),
             addresses: self.addresses.clone(),
-            host_interface: self.attachment.host_interface(),
+            host_interface: self.host_interface(),
             ifindex: self.link.map_or(0, |link| link.host_ifindex),
         }
     }
@@ -155,20 +163,57 @@ impl Endpoints {
 
     /// Notes the interface of an attachment that was allocated.
     pub fn commit(&mut self, attachment: &Attachment, link: Link) -> Result<Endpoint, ApiError> {
-        let endpoint = self.by_attachment.get_mut(attachment).ok_or_else(|| unknown(attachment))?;
+        let key = self.key(attachment)?;
+        let endpoint = self.by_attachment.get_mut(&key).ok_or_else(|| unknown(attachment))?;
         endpoint.link = Some(link);
         Ok(endpoint.clone())
     }
 
+    /// Notes that the attachment's interface has gone.
+    pub fn unlink(&mut self, attachment: &Attachment) {
+        if let Some(endpoint) = self.by_attachment.get_mut(attachment) {
+            endpoint.link = None;
+        }
+    }
+
+    /// Takes over what the datapath's table knows of pods, when the state on
+    /// disk cannot be used. Such an attachment is known by the name of its
+    /// device (`container_id`; `interface` is empty) until its DEL comes.
+    pub fn recover(&mut self, entries: &[(IpAddr, EndpointValue)], device: impl Fn(u32) -> Option<String>) {
+        let mut by_device: BTreeMap<String, Vec<&(IpAddr, EndpointValue)>> = BTreeMap::new();
+        for entry in entries {
+            if let Some(name) = device(entry.1.ifindex) {
+                by_device.entry(name).or_default().push(entry);
+            }
+        }
+        for (name, entries) in by_device {
+            let attachment = Attachment { container_id: name, interface: String::new() };
+            let addresses: Vec<IpAddr> = entries.iter().map(|(ip, _)| *ip).collect();
+            if self.ipam.adopt(&owner(&attachment), &addresses) {
+                let endpoint = recovered(attachment.clone(), addresses, &entries[0].1);
+                self.next_id = self.next_id.max(endpoint.id + 1);
+                self.by_attachment.insert(attachment, endpoint);
+            }
+        }
+    }
+
     /// Forgets the attachment and takes its addresses back.
     pub fn release(&mut self, attachment: &Attachment, now: Moment) -> Option<Endpoint> {
-        self.ipam.release(&owner(attachment), now);
-        self.by_attachment.remove(attachment)
+        let key = self.key(attachment).ok()?;
+        self.ipam.release(&owner(&key), now);
+        self.by_attachment.remove(&key)
     }
 
     /// One attachment.
     pub fn get(&self, attachment: &Attachment) -> Result<&Endpoint, ApiError> {
-        self.by_attachment.get(attachment).ok_or_else(|| unknown(attachment))
+        self.by_attachment.get(&self.key(attachment)?).ok_or_else(|| unknown(attachment))
+    }
+
+    /// Under which name the attachment is known: its own, or that of its device.
+    fn key(&self, attachment: &Attachment) -> Result<Attachment, ApiError> {
+        let by_device = Attachment { container_id: attachment.host_interface(), interface: String::new() };
+        let known = [attachment, &by_device].into_iter().find(|key| self.by_attachment.contains_key(key));
+        known.cloned().ok_or_else(|| unknown(attachment))
     }
 
     /// Every attachment.
@@ -178,13 +223,31 @@ impl Endpoints {
 
     /// Those that are not in `valid`.
     pub fn except(&self, valid: &[Attachment]) -> Vec<Attachment> {
-        let valid: BTreeSet<&Attachment> = valid.iter().collect();
+        let valid: BTreeSet<Attachment> = valid
+            .iter()
+            .map(|attachment| self.key(attachment).unwrap_or_else(|_| attachment.clone()))
+            .collect();
         self.by_attachment.keys().filter(|attachment| !valid.contains(attachment)).cloned().collect()
     }
 }
 
 fn owner(attachment: &Attachment) -> Owner {
     Owner::new(&attachment.container_id, &attachment.interface)
+}
+
+fn recovered(attachment: Attachment, addresses: Vec<IpAddr>, value: &EndpointValue) -> Endpoint {
+    Endpoint {
+        attachment,
+        pod: PodReference::default(),
+        addresses,
+        id: value.id,
+        mtu: value.mtu.into(),
+        link: Some(Link {
+            host_ifindex: value.ifindex,
+            pod_mac: value.pod_mac.0,
+            netns_cookie: value.netns_cookie,
+        }),
+    }
 }
 
 fn unknown(attachment: &Attachment) -> ApiError {
@@ -240,6 +303,29 @@ mod tests {
         let refusal = (1..20).find_map(|id| allocate(&mut full, id).err()).unwrap();
         assert_eq!(refusal.kind, ErrorKind::Exhausted);
         assert!(refusal.message.contains("10.244.1.0/29"), "{refusal}");
+    }
+
+    #[test]
+    fn unit_what_the_table_knows_replaces_a_lost_state_until_its_del() {
+        let mut lost = with_pools();
+        let endpoint = allocate(&mut lost, 1).unwrap();
+        let value = lost.commit(&attachment(1), LINK).unwrap().value().unwrap();
+        let entries: Vec<_> = endpoint.addresses.iter().map(|ip| (*ip, value)).collect();
+        let stray = ("10.244.1.6".parse().unwrap(), EndpointValue { ifindex: 99, ..value });
+        let device = |ifindex| (ifindex == LINK.host_ifindex).then(|| attachment(1).host_interface());
+
+        let mut endpoints = with_pools();
+        endpoints.recover(&[entries, vec![stray]].concat(), device);
+        assert_eq!(endpoints.iter().count(), 1, "an entry without a device is no pod");
+        let known = endpoints.get(&attachment(1)).unwrap();
+        assert_eq!((known.value(), known.host_interface()), (Some(value), attachment(1).host_interface()));
+        assert!(endpoints.except(&[attachment(1)]).is_empty());
+        let other = allocate(&mut endpoints, 2).unwrap();
+        assert!(other.id > value.id && other.addresses.iter().all(|ip| !endpoint.addresses.contains(ip)));
+        let text = serde_json::to_string(&endpoints.to_state()).unwrap();
+        let mut again = Endpoints::load(serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(again.release(&attachment(1), Moment(0)).unwrap().addresses, endpoint.addresses);
+        assert!(again.get(&attachment(1)).is_err());
     }
 
     #[test]

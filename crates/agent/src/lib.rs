@@ -1,11 +1,23 @@
 //! The node agent: wires source, plan, sync and kernel together, and serves
 //! the node's socket.
+//!
+//! Reads top-down: `run` (what starts in which order), `threads` (what waits
+//! for what), `engine` (the state and everything that changes it), `host`
+//! and `datapath` (what it acts on).
 
+pub mod configuration;
+pub mod datapath;
 pub mod disk;
 pub mod drops;
 pub mod endpoints;
+pub mod engine;
+pub mod host;
 pub mod http;
 pub mod metrics;
 pub mod options;
 pub mod privileges;
+pub mod run;
 pub mod server;
+pub mod shared;
+pub mod state;
+pub mod threads;

@@ -1,13 +1,41 @@
 //! The node agent.
 
-use beeline_agent::{metrics, options::Options};
-use clap::Parser;
+use std::io::IsTerminal;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
+use beeline_agent::{configuration, metrics, options::Options, run};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
     let options = Options::parse();
     if options.print_metrics_doc {
         print!("{}", metrics::documentation());
-        return Ok(());
+        return ExitCode::SUCCESS;
     }
-    anyhow::bail!("the agent is not wired yet")
+    let configuration = configuration::load(&options);
+    start_log(configuration.as_ref().is_ok_and(|configuration| configuration.values.debug));
+    let ended = configuration.and_then(|configuration| run::run(&options, &configuration));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// To standard error, one line per fact. `RUST_LOG` has the last word.
+fn start_log(debug: bool) {
+    // What these say at their own level the source says in words of its own.
+    let own = if debug { "debug" } else { "info" };
+    let usual =
+        format!("{own},kube_client=off,kube_runtime=off,tower=off,hyper=info,hyper_util=info,rustls=warn");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }

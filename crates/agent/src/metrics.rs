@@ -25,6 +25,10 @@ pub struct Snapshot {
     pub counters: Vec<CounterValue>,
     /// Name, entries and capacity of each table.
     pub tables: Vec<(String, u64, u64)>,
+    /// Name and kernel memory in bytes of each table.
+    pub memory: Vec<(String, u64)>,
+    /// Resident memory of the agent, bytes.
+    pub resident_bytes: u64,
     /// Entries that were found different from what was written.
     pub drift: u64,
     /// What was put back, by kind of object.
@@ -106,6 +110,23 @@ const METRICS: &[Metric] = &[
         labels: "table",
         help: "Entries that a table of the datapath can hold",
         read: |snapshot| tables(snapshot, |table| table.2),
+    },
+    Metric {
+        name: "map_memory_bytes",
+        kind: MetricType::Gauge,
+        labels: "table",
+        help: "Kernel memory that a table of the datapath takes",
+        read: |snapshot| {
+            let series = snapshot.memory.iter();
+            series.map(|(name, bytes)| (vec![("table", name.clone())], *bytes)).collect()
+        },
+    },
+    Metric {
+        name: "agent_resident_bytes",
+        kind: MetricType::Gauge,
+        labels: "",
+        help: "Resident memory of the agent",
+        read: |snapshot| one(snapshot.resident_bytes),
     },
     Metric {
         name: "endpoints",
@@ -289,7 +310,10 @@ mod tests {
         Snapshot {
             counters: vec![CounterValue { packets: 1, bytes: 1 }; counter::COUNTERS as usize],
             tables: maps::ALL.iter().map(|map| (map.name.to_lowercase(), 1, 2)).collect(),
-            repairs: ["route", "sysctl", "link", "attachment"].map(|object| (object.to_owned(), 1)).to_vec(),
+            memory: maps::ALL.iter().map(|map| (map.name.to_lowercase(), 1)).collect(),
+            repairs: ["route", "sysctl", "link", "neighbour", "attachment"]
+                .map(|object| (object.to_owned(), 1))
+                .to_vec(),
             ..Snapshot::default()
         }
     }

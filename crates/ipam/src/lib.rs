@@ -176,6 +176,20 @@ impl Ipam {
         Ok(addresses)
     }
 
+    /// Notes addresses that an attachment is known to use, when the state that
+    /// said so is lost. False, and nothing noted, if the owner has addresses
+    /// already or one of these belongs to another.
+    pub fn adopt(&mut self, owner: &Owner, addresses: &[IpAddr]) -> bool {
+        if self.owners.contains_key(owner) || addresses.iter().any(|ip| self.owned.contains(ip)) {
+            return false;
+        }
+        self.line.retain(|released| !addresses.contains(&released.ip));
+        self.in_line.retain(|ip| !addresses.contains(ip));
+        self.owned.extend(addresses);
+        self.owners.insert(owner.clone(), addresses.to_vec());
+        true
+    }
+
     /// Takes the owner's addresses back and returns them; they are last in
     /// line from now on. Empty if the owner has none.
     pub fn release(&mut self, owner: &Owner, now: Moment) -> Vec<IpAddr> {

@@ -1,0 +1,106 @@
+//! What the agent is told: the values file, and what follows from it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use beeline_source::SourceConfig;
+use beeline_values::{ParsedValues, Settings, Values};
+use tracing::{info, warn};
+
+use crate::options::Options;
+
+/// MTU of pods on a node whose uplinks are not known yet.
+pub const MTU_DEFAULT: u32 = 1500;
+
+/// The agent's configuration.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// Name of this node.
+    pub node_name: String,
+    /// The values.
+    pub values: Values,
+    /// Old spellings that were accepted.
+    pub notices: Vec<String>,
+    /// Options that are set but not built yet.
+    pub not_built: Vec<String>,
+}
+
+/// Reads the values file.
+pub fn load(options: &Options) -> anyhow::Result<Configuration> {
+    anyhow::ensure!(
+        !options.node_name.is_empty(),
+        "this node's name is missing; give --node-name (or NODE_NAME), the name in `kubectl get nodes`"
+    );
+    let ParsedValues { values, notices, not_built } = match &options.values {
+        Some(path) => read(path)?.parse(),
+        None => Settings::default().parse(),
+    };
+    Ok(Configuration { node_name: options.node_name.clone(), values, notices, not_built })
+}
+
+fn read(path: &Path) -> anyhow::Result<Settings> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("the values file {} cannot be read; see --values", path.display()))?;
+    Settings::from_yaml(&text).with_context(|| format!("the values file {} cannot be used", path.display()))
+}
+
+impl Configuration {
+    /// Logs what a user should know about the values.
+    pub fn tell(&self) {
+        self.notices.iter().for_each(|notice| info!("{notice}"));
+        self.not_built.iter().for_each(|sentence| warn!("not built yet: {sentence}"));
+    }
+
+    /// What the source needs to know.
+    pub fn source(&self, options: &Options) -> SourceConfig {
+        SourceConfig {
+            kubeconfig: options.kubeconfig.clone(),
+            servers: servers(&self.values),
+            state_dir: Some(options.state_dir.clone()),
+            patience: Duration::from_secs(3),
+            ..SourceConfig::new(self.node_name.clone())
+        }
+    }
+}
+
+/// URLs of the API server, if values name any.
+fn servers(values: &Values) -> Vec<String> {
+    if !values.api_server_urls.is_empty() {
+        return values.api_server_urls.clone();
+    }
+    let Some(host) = &values.k8s_service_host else { return Vec::new() };
+    let port = values.k8s_service_port.unwrap_or(443);
+    match host.contains(':') && !host.starts_with('[') {
+        true => vec![format!("https://[{host}]:{port}")],
+        false => vec![format!("https://{host}:{port}")],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(settings: &[&str]) -> Values {
+        Settings::from_set(settings).unwrap().parse().values
+    }
+
+    #[test]
+    fn unit_the_api_server_is_where_the_values_say() {
+        assert!(servers(&values(&[])).is_empty());
+        let one = values(&["k8sServiceHost=10.0.0.1", "k8sServicePort=6443"]);
+        assert_eq!(servers(&one), ["https://10.0.0.1:6443"]);
+        assert_eq!(servers(&values(&["k8sServiceHost=fd00::1"])), ["https://[fd00::1]:443"]);
+        let several = values(&["k8s.apiServerURLs=https://a:1 https://b:2", "k8sServiceHost=10.0.0.1"]);
+        assert_eq!(servers(&several), ["https://a:1", "https://b:2"]);
+    }
+
+    #[test]
+    fn unit_a_values_file_that_cannot_be_used_is_named_with_the_word() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("values.yaml");
+        std::fs::write(&path, "routingMod: native").unwrap();
+        let error = format!("{:#}", read(&path).unwrap_err());
+        assert!(error.contains("values.yaml") && error.contains("routingMode"), "{error}");
+    }
+}

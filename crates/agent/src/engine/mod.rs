@@ -1,0 +1,248 @@
+//! The agent's state and everything that changes it: cluster updates, CNI
+//! calls, the state of the host, time. One value behind one lock; blocking.
+//!
+//! Whatever happens, it ends in [`Engine::sync_tables`] (plan -> sync ->
+//! tables) and, where the node itself is concerned, in [`Engine::sync_host`].
+
+mod node;
+mod pods;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use beeline_kernel::netlink::Address;
+use beeline_model::{Change, Kind, ObjectName, Problem};
+use beeline_plan::{OwnNode, PlanConfig, Planner};
+use beeline_source::{Seen, Update};
+use beeline_sync::{Prune, Reconciler};
+use tracing::{info, warn};
+
+use crate::configuration::Configuration;
+use crate::datapath::Datapath;
+use crate::endpoints::Endpoints;
+use crate::host::Host;
+use crate::host::uplinks::Uplink;
+use crate::state::StateDir;
+
+pub use status::Sought;
+
+/// Why the host is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Something that the agent wants has changed.
+    Change,
+    /// Somebody else may have changed something: what is done is a repair.
+    Repair,
+}
+
+/// Everything that the engine stands on.
+pub struct Parts {
+    /// What the agent is told.
+    pub configuration: Configuration,
+    /// Files that outlive the agent.
+    pub state: StateDir,
+    /// Where DELs wait that came while the agent was away.
+    pub spool: PathBuf,
+    /// Programs and tables.
+    pub datapath: Box<dyn Datapath>,
+    /// Links, routes, sysctls.
+    pub host: Box<dyn Host>,
+    /// Cookie of the node's network namespace.
+    pub netns_cookie: u64,
+}
+
+/// See the module's text.
+pub struct Engine {
+    configuration: Configuration,
+    state: StateDir,
+    spool: PathBuf,
+    datapath: Box<dyn Datapath>,
+    host: Box<dyn Host>,
+    netns_cookie: u64,
+    planner: Planner,
+    reconciler: Reconciler,
+    endpoints: Endpoints,
+    seen: Seen,
+    source_problems: BTreeMap<(Kind, ObjectName), Vec<Problem>>,
+    host_problems: BTreeSet<String>,
+    told_problems: BTreeSet<String>,
+    uplinks: Vec<Uplink>,
+    /// Addresses of the host, as last listed.
+    own_addresses: Vec<Address>,
+    own: Option<OwnNode>,
+    node_revision: Option<u64>,
+    pruned: bool,
+    /// Forwarding was seen on: off again is somebody else's doing.
+    node_sysctls_set: bool,
+    /// Table changes that the last flush could not do.
+    undone: u64,
+    counts: Counts,
+}
+
+/// What the engine counts since it began.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    drift: u64,
+    repairs: BTreeMap<&'static str, u64>,
+    sync_errors: u64,
+}
+
+impl Engine {
+    /// Takes over what an earlier agent left and makes the node as it should
+    /// be, as far as the files on disk tell. What is right already is not
+    /// touched.
+    pub fn start(parts: Parts) -> anyhow::Result<Engine> {
+        let Parts { configuration, state, spool, mut datapath, host, netns_cookie } = parts;
+        let mut reconciler = Reconciler::new();
+        reconciler.resync(datapath.tables(), Prune::Keep);
+        let actual = reconciler.actual();
+        let mut planner =
+            Planner::new(PlanConfig { node_name: configuration.node_name.clone(), ..PlanConfig::default() });
+        planner.adopt(&actual);
+        let mut engine = Engine {
+            configuration,
+            state,
+            spool,
+            datapath,
+            host,
+            netns_cookie,
+            planner,
+            reconciler,
+            endpoints: Endpoints::load(None)?,
+            seen: Seen::default(),
+            source_problems: BTreeMap::new(),
+            host_problems: BTreeSet::new(),
+            told_problems: BTreeSet::new(),
+            uplinks: Vec::new(),
+            own_addresses: Vec::new(),
+            own: None,
+            node_revision: None,
+            pruned: false,
+            node_sysctls_set: false,
+            undone: 0,
+            counts: Counts::default(),
+        };
+        engine.load_endpoints(&actual)?;
+        engine.publish_config()?;
+        engine.sync_host(Cause::Change).context("the node's network cannot be read")?;
+        engine.read_spool();
+        engine.sync_tables();
+        Ok(engine)
+    }
+
+    /// Takes in what the source told.
+    pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) {
+        let mut marks = Vec::new();
+        for update in updates {
+            self.note_problems(&update);
+            marks.push(update.mark);
+            if let Some(change) = update.change {
+                self.planner.apply(change);
+            }
+        }
+        self.sync_tables();
+        if self.node_revision != Some(self.planner.node_revision()) {
+            self.take_in_nodes();
+        }
+        marks.into_iter().for_each(|mark| self.seen.note(mark));
+        if !self.pruned && self.seen.complete() {
+            self.finish_first_listing();
+        }
+    }
+
+    /// Once a second: what does not announce itself.
+    pub fn tick(&mut self) {
+        self.sync_node_sysctls();
+        self.read_spool();
+        self.tell_problems();
+    }
+
+    /// Every ten seconds: what should announce itself, in case it did not.
+    pub fn check_host(&mut self) {
+        match self.datapath.repair() {
+            Ok(0) => {}
+            Ok(count) => {
+                info!("put back {count} attachments of programs that somebody removed");
+                self.count_repairs("attachment", count as u64);
+            }
+            Err(error) => warn!("attachments of programs cannot be repaired: {error:#}; trying again"),
+        }
+        if let Err(error) = self.sync_host(Cause::Repair) {
+            warn!("the node's network cannot be read: {error:#}; trying again");
+        }
+        if self.reconciler.undone() > 0 {
+            self.reconciler.retry();
+            self.sync_tables();
+        }
+    }
+
+    /// Every minute: reads the tables back and corrects what differs.
+    pub fn compare_tables(&mut self) {
+        let prune = if self.pruned { Prune::Delete } else { Prune::Keep };
+        let report = self.reconciler.resync(self.datapath.tables(), prune);
+        if report.drift > 0 {
+            self.counts.drift += report.drift;
+            warn!("{} table entries were not as the agent wrote them and are corrected", report.drift);
+        }
+    }
+
+    /// Writes what the planner has computed anew.
+    fn sync_tables(&mut self) {
+        let delta = self.planner.drain();
+        let report = self.reconciler.apply(delta, self.datapath.tables());
+        self.counts.sync_errors += report.undone.saturating_sub(self.undone);
+        self.undone = report.undone;
+    }
+
+    /// The API server has told everything: what nobody asked for goes.
+    fn finish_first_listing(&mut self) {
+        self.pruned = true;
+        self.reconciler.prune();
+        let report = self.reconciler.flush(self.datapath.tables());
+        if let Err(error) = self.sync_host(Cause::Change) {
+            warn!("the node's network cannot be read: {error:#}; trying again");
+        }
+        info!("in step with the API server; {} stale table entries removed", report.deleted);
+    }
+
+    fn note_problems(&mut self, update: &Update) {
+        let about = match &update.change {
+            Some(Change::Apply(object)) => Some((object.kind(), object.name())),
+            Some(Change::Delete(kind, name)) => Some((*kind, name.clone())),
+            Some(Change::ResetStart(kind)) => {
+                self.source_problems.retain(|(of, _), _| of != kind);
+                None
+            }
+            Some(Change::ResetEnd(_)) => None,
+            None => update.problems.first().map(|problem| (problem.kind, problem.name.clone())),
+        };
+        if let Some(about) = about {
+            self.source_problems.remove(&about);
+            if !update.problems.is_empty() {
+                self.source_problems.insert(about, update.problems.clone());
+            }
+        }
+    }
+
+    /// Everything that cannot be used or done, in words.
+    fn problems(&self) -> BTreeSet<String> {
+        let source = self.source_problems.values().flatten().map(ToString::to_string);
+        let plan = self.planner.problems().into_iter().map(|problem| problem.to_string());
+        let sync = self.reconciler.problems().into_iter().map(|problem| problem.message);
+        source.chain(plan).chain(sync).chain(self.host_problems.iter().cloned()).collect()
+    }
+
+    /// Logs problems once when they come and once when they go.
+    fn tell_problems(&mut self) {
+        let now = self.problems();
+        now.difference(&self.told_problems).for_each(|problem| warn!("{problem}"));
+        self.told_problems.difference(&now).for_each(|problem| info!("no longer: {problem}"));
+        self.told_problems = now;
+    }
+
+    fn count_repairs(&mut self, object: &'static str, count: u64) {
+        *self.counts.repairs.entry(object).or_default() += count;
+    }
+}

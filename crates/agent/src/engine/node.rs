@@ -1,0 +1,303 @@
+//! This node: its uplinks, routes and sysctls, and the configuration of its
+//! programs.
+
+use std::net::IpAddr;
+
+use beeline_abi::config::ConfigValue;
+use beeline_abi::{ABI_VERSION, Ip};
+use beeline_kernel::sysctl::Previous;
+use tracing::{info, warn};
+
+use super::{Cause, Engine};
+use crate::host::desired::{self, Desired, PodSide};
+use crate::host::uplinks::{self, Uplink};
+use crate::host::{Action, Observed};
+
+/// Sysctls of the node and their values, in the order in which they are set.
+const FORWARDING: &[(&str, &str)] = &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
+
+impl Engine {
+    /// The nodes have changed: PodCIDRs, configuration, routes.
+    pub(super) fn take_in_nodes(&mut self) {
+        self.node_revision = Some(self.planner.node_revision());
+        if let Some(own) = self.planner.own_node()
+            && self.own.as_ref() != Some(&own)
+        {
+            self.own = Some(own);
+            self.take_in_own_node();
+        }
+        if let Err(error) = self.sync_host(Cause::Change) {
+            warn!("the node's network cannot be read: {error:#}; trying again");
+        }
+        // The uplinks' subnets decide about routes: they may have changed it again.
+        self.node_revision = Some(self.planner.node_revision());
+    }
+
+    fn take_in_own_node(&mut self) {
+        let Some(own) = self.own.clone() else { return };
+        let before = self.endpoints.pools();
+        for problem in self.endpoints.set_pools(&own.pod_cidrs) {
+            warn!("node {}: {problem}", self.configuration.node_name);
+        }
+        let pools = self.endpoints.pools();
+        if pools != before {
+            let text = pools.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            info!("pods of this node get addresses from {text}");
+            self.save_endpoints_or_warn();
+        }
+        if let Err(error) = self.publish_config() {
+            warn!("{error:#}; trying again when the node changes");
+        }
+    }
+
+    /// Tells the programs about this node. Before the node is known, what an
+    /// earlier agent told stays.
+    pub(super) fn publish_config(&mut self) -> anyhow::Result<()> {
+        let current = self.datapath.config()?;
+        let mut config = ConfigValue { netns_cookie: self.netns_cookie, ..ConfigValue::defaults() };
+        if current.abi_version == ABI_VERSION {
+            let ConfigValue { flags, node, node_ipv4, node_ipv6, .. } = current;
+            config = ConfigValue { flags, node, node_ipv4, node_ipv6, ..config };
+        }
+        if let Some(own) = self.own.as_ref().filter(|own| own.id != 0) {
+            config = ConfigValue { node: own.id, node_ipv4: own.ipv4, node_ipv6: own.ipv6, ..config };
+        }
+        if config != current {
+            self.datapath.set_config(&config)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the host and does what is to be done.
+    pub fn sync_host(&mut self, cause: Cause) -> anyhow::Result<()> {
+        let observed = self.host.observe()?;
+        let mut problems = Vec::new();
+        self.forget_lost_pods(&observed);
+        self.sync_node_sysctls();
+        self.choose_uplinks(&observed, &mut problems);
+        self.sync_attachments(&observed, cause, &mut problems);
+        let actions = desired::actions(&self.desired_host(), &observed);
+        self.perform(&actions, cause, &mut problems);
+        self.sync_pod_sysctls(&observed, cause, &mut problems);
+        self.host_problems = problems.into_iter().collect();
+        Ok(())
+    }
+
+    /// This node's addresses as Kubernetes knows them.
+    pub(super) fn node_ips(&self) -> Vec<IpAddr> {
+        let own = self.own.iter().flat_map(|own| [own.ipv4, own.ipv6]);
+        own.filter(|ip| *ip != Ip::UNSPECIFIED).map(IpAddr::from).collect()
+    }
+
+    fn desired_host(&self) -> Desired {
+        let committed = self.endpoints.iter().filter_map(|endpoint| Some((endpoint, endpoint.link?)));
+        let pods = committed.map(|(endpoint, link)| PodSide {
+            name: endpoint.host_interface(),
+            addresses: endpoint.addresses.clone(),
+            pod_mac: beeline_abi::Mac(link.pod_mac),
+        });
+        let routes = match self.configuration.values.auto_direct_node_routes {
+            true => self.planner.routes(),
+            false => Vec::new(),
+        };
+        let routed = routes
+            .iter()
+            .filter_map(|route| desired::node_route(route.prefix, route.next_hop, &self.uplinks))
+            .collect();
+        Desired { pods: pods.collect(), routes: routed, node_ips: self.node_ips(), complete: self.pruned }
+    }
+
+    fn choose_uplinks(&mut self, observed: &Observed, problems: &mut Vec<String>) {
+        let devices = &self.configuration.values.devices;
+        let attached = self.datapath.attached();
+        let before: Vec<u32> = attached
+            .iter()
+            .filter(|attached| attached.program == beeline_abi::maps::programs::FROM_UPLINK)
+            .map(|attached| attached.ifindex)
+            .collect();
+        let chosen = uplinks::choose(observed, devices, &self.node_ips(), &before);
+        for name in uplinks::missing(observed, devices) {
+            problems.push(format!("device {name} of the value `devices` does not exist on this node"));
+        }
+        if chosen.is_empty() {
+            problems.push(
+                "no uplink: no device carries a default route or this node's address; set the value `devices`"
+                    .to_owned(),
+            );
+        }
+        if chosen != self.uplinks {
+            tell_uplinks(&self.uplinks, &chosen);
+            self.uplinks = chosen;
+            let subnets = self.uplinks.iter().flat_map(|uplink| uplink.subnets.clone()).collect();
+            self.planner.set_on_link(Some(subnets));
+            self.sync_tables();
+        }
+    }
+
+    /// Programs on every uplink and on every committed pod, and on nothing else.
+    fn sync_attachments(&mut self, observed: &Observed, cause: Cause, problems: &mut Vec<String>) {
+        let attached = self.datapath.attached();
+        let programs_on =
+            |ifindex: u32| attached.iter().filter(|attached| attached.ifindex == ifindex).count();
+        let uplinks: Vec<(u32, String)> =
+            self.uplinks.iter().map(|uplink| (uplink.ifindex, uplink.name.clone())).collect();
+        let pods: Vec<(u32, String)> = self
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| Some((endpoint.link?.host_ifindex, endpoint.host_interface())))
+            .collect();
+        let mut done = 0;
+        for (ifindex, name) in uplinks.iter().filter(|(ifindex, _)| programs_on(*ifindex) < 1) {
+            match self.datapath.attach_uplink(*ifindex) {
+                Ok(()) => done += 1,
+                Err(error) => problems.push(format!("uplink {name} cannot be attached: {error:#}")),
+            }
+        }
+        for (ifindex, name) in pods.iter().filter(|(ifindex, _)| programs_on(*ifindex) < 2) {
+            match self.datapath.attach_pod(*ifindex) {
+                Ok(()) => done += 1,
+                Err(error) => problems.push(format!("pod device {name} cannot be attached: {error:#}")),
+            }
+        }
+        if cause == Cause::Repair && done > 0 {
+            info!("attached {done} devices again");
+            self.count_repairs("attachment", done);
+        }
+        let is_pod = |ifindex: u32| {
+            observed.links.iter().any(|link| link.index == ifindex && desired::is_pod_link(link))
+        };
+        let wanted = |ifindex: u32| uplinks.iter().chain(&pods).any(|(wanted, _)| *wanted == ifindex);
+        let mut stale: Vec<u32> = attached
+            .iter()
+            .map(|attached| attached.ifindex)
+            .filter(|ifindex| !wanted(*ifindex) && !is_pod(*ifindex))
+            .collect();
+        stale.dedup();
+        for ifindex in stale {
+            match self.datapath.detach(ifindex) {
+                Ok(()) => info!("the device with index {ifindex} is no uplink and no pod any more: detached"),
+                Err(error) => problems.push(format!("device index {ifindex} cannot be detached: {error:#}")),
+            }
+        }
+    }
+
+    /// Does the actions; what fails becomes a problem and is tried again.
+    pub(super) fn perform(&mut self, actions: &[Action], cause: Cause, problems: &mut Vec<String>) {
+        for action in actions {
+            match self.host.act(action) {
+                Ok(()) if cause == Cause::Repair => {
+                    info!("put back: {action}");
+                    self.count_repairs(action.object(), 1);
+                }
+                Ok(()) => info!("{action}"),
+                Err(error) => problems.push(format!("{action}: {error:#}")),
+            }
+        }
+    }
+
+    /// Forwarding, with what it would switch off kept on: a device that takes
+    /// router advertisements stops to, unless it is told to go on (2).
+    pub(super) fn sync_node_sysctls(&mut self) {
+        let wanted: Vec<(String, String)> =
+            FORWARDING.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let forwards =
+            |host: &dyn crate::host::Host| wanted.iter().all(|(name, value)| is_set(host, name, value));
+        if forwards(&*self.host) {
+            self.node_sysctls_set = true;
+            return;
+        }
+        let advertised =
+            self.uplink_names().into_iter().map(|name| format!("net.ipv6.conf.{name}.accept_ra"));
+        let kept: Vec<(String, String)> = advertised
+            .filter(|name| is_set(&*self.host, name, "1"))
+            .map(|name| (name, "2".to_owned()))
+            .collect();
+        self.change_node_sysctls(kept.into_iter().chain(wanted).collect());
+    }
+
+    /// Every device that may take router advertisements.
+    fn uplink_names(&mut self) -> Vec<String> {
+        let observed = self.host.observe().unwrap_or_default();
+        let links = observed.links.iter().filter(|link| !link.loopback && !desired::is_pod_link(link));
+        links.map(|link| link.name.replace('.', "/")).collect()
+    }
+
+    /// Writes what differs; the values before are on disk first.
+    fn change_node_sysctls(&mut self, wanted: Vec<(String, String)>) {
+        let mut previous = self.state.sysctls();
+        let mut changes = Vec::new();
+        for (name, value) in wanted {
+            if let Ok(Some(before)) = self.host.sysctl(&name)
+                && before != value
+            {
+                if !previous.iter().any(|known| known.name == name) {
+                    previous.push(Previous { name: name.clone(), value: before.clone() });
+                }
+                changes.push((name, before, value));
+            }
+        }
+        if changes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.state.set_sysctls(&previous) {
+            warn!("the sysctls before Beeline cannot be noted: {error:#}");
+        }
+        for (name, before, value) in changes {
+            match self.host.set_sysctl(&name, &value) {
+                Ok(()) => info!("sysctl {name} was {before}, is {value}"),
+                Err(error) => warn!("{error:#}; pods may not be reachable"),
+            }
+            if self.node_sysctls_set {
+                self.count_repairs("sysctl", 1);
+            }
+        }
+    }
+
+    fn sync_pod_sysctls(&mut self, observed: &Observed, cause: Cause, problems: &mut Vec<String>) {
+        let pods: Vec<(String, bool)> = self
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.link.is_some())
+            .map(|endpoint| (endpoint.host_interface(), endpoint.addresses.iter().any(IpAddr::is_ipv6)))
+            .filter(|(name, _)| observed.links.iter().any(|link| link.name == *name))
+            .collect();
+        for (name, ipv6) in pods {
+            match self.set_pod_sysctls(&name, ipv6) {
+                Ok(changed) if changed > 0 && cause == Cause::Repair => {
+                    info!("put back: {changed} sysctls of {name}");
+                    self.count_repairs("sysctl", changed);
+                }
+                Ok(_) => {}
+                Err(error) => problems.push(format!("{error:#}")),
+            }
+        }
+    }
+
+    /// Returns how many were not right.
+    pub(super) fn set_pod_sysctls(&mut self, name: &str, ipv6: bool) -> anyhow::Result<u64> {
+        let mut changed = 0;
+        for (setting, value) in desired::pod_sysctls(name, ipv6) {
+            if self.host.sysctl(&setting)?.is_some_and(|is| is != value) {
+                self.host.set_sysctl(&setting, value)?;
+                changed += 1;
+            }
+        }
+        Ok(changed)
+    }
+}
+
+fn is_set(host: &dyn crate::host::Host, name: &str, value: &str) -> bool {
+    // One that does not exist (no IPv6) cannot be set and is not missed.
+    !matches!(host.sysctl(name), Ok(Some(is)) if is != value)
+}
+
+fn tell_uplinks(before: &[Uplink], now: &[Uplink]) {
+    let index = |uplink: &Uplink| uplink.ifindex;
+    for uplink in now.iter().filter(|uplink| !before.iter().any(|old| index(old) == index(uplink))) {
+        let subnets = uplink.subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        info!("uplink {} (index {}, MTU {}) on {subnets}", uplink.name, uplink.ifindex, uplink.mtu);
+    }
+    for uplink in before.iter().filter(|uplink| !now.iter().any(|new| index(new) == index(uplink))) {
+        info!("{} is no uplink any more", uplink.name);
+    }
+}

@@ -1,0 +1,323 @@
+//! Local pods: what the CNI plugin asks for.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use beeline_abi::{GATEWAY_IPV4, GATEWAY_IPV6, GATEWAY_MAC, Ip, Mac};
+use beeline_api::{Allocation, ApiError, Attachment, ErrorKind};
+use beeline_ipam::Moment;
+use beeline_kernel::netlink::Link as Device;
+use beeline_sync::Contents;
+use tracing::{debug, info, warn};
+
+use super::Engine;
+use crate::configuration::MTU_DEFAULT;
+use crate::endpoints::{Endpoint, Endpoints, Link, PodReference};
+use crate::host::desired::{self, Desired, PodSide};
+use crate::host::{Action, Observed};
+
+type Answer<T> = Result<T, ApiError>;
+
+impl Engine {
+    /// Takes over the attachments of an earlier agent: from disk, or, if that
+    /// cannot be used, from the datapath's table.
+    pub(super) fn load_endpoints(&mut self, actual: &Contents) -> anyhow::Result<()> {
+        let observed = self.host.observe()?;
+        let state = self.state.endpoints();
+        let had_state = state.is_some();
+        match Endpoints::load(state) {
+            Ok(endpoints) if had_state || actual.endpoint.is_empty() => self.endpoints = endpoints,
+            Ok(_) => self.recover_endpoints(actual, &observed),
+            Err(error) => {
+                self.state.discard_endpoints(&error);
+                self.recover_endpoints(actual, &observed);
+            }
+        }
+        self.forget_lost_pods(&observed);
+        let committed: Vec<Endpoint> =
+            self.endpoints.iter().filter(|endpoint| endpoint.link.is_some()).cloned().collect();
+        for endpoint in &committed {
+            self.program(endpoint);
+        }
+        info!("{} pods of this node taken over", committed.len());
+        Ok(())
+    }
+
+    fn recover_endpoints(&mut self, actual: &Contents, observed: &Observed) {
+        let entries: Vec<_> = actual.endpoint.iter().map(|(ip, value)| (IpAddr::from(*ip), *value)).collect();
+        let device = |ifindex| {
+            let link = observed.links.iter().find(|link| link.index == ifindex);
+            link.filter(|link| desired::is_pod_link(link)).map(|link| link.name.clone())
+        };
+        self.endpoints.recover(&entries, device);
+        let count = self.endpoints.iter().count();
+        warn!("the file of pod addresses is lost; {count} pods are known from the datapath's table");
+        self.save_endpoints_or_warn();
+    }
+
+    /// CNI ADD, first half.
+    pub fn allocate(&mut self, attachment: &Attachment, pod: PodReference) -> Answer<Allocation> {
+        let is_new = self.endpoints.get(attachment).is_err();
+        let endpoint = self.endpoints.allocate(attachment, pod, self.pod_mtu(), now())?;
+        if is_new && let Err(error) = self.save_endpoints() {
+            self.endpoints.release(attachment, now());
+            return Err(internal(format!("no address for {}: {error:#}", of(&endpoint))));
+        }
+        let gateway = |ip: &IpAddr| match ip {
+            IpAddr::V4(_) => IpAddr::from(GATEWAY_IPV4),
+            IpAddr::V6(_) => IpAddr::from(GATEWAY_IPV6),
+        };
+        Ok(Allocation {
+            gateways: endpoint.addresses.iter().map(gateway).collect(),
+            host_interface: endpoint.host_interface(),
+            host_mac: GATEWAY_MAC.to_string(),
+            mtu: endpoint.mtu,
+            addresses: endpoint.addresses,
+        })
+    }
+
+    /// CNI ADD, second half: programs first, then the device goes up, then
+    /// the tables lead to it. What fails is undone.
+    pub fn commit(&mut self, attachment: &Attachment, link: Link) -> Answer<()> {
+        let endpoint = self.endpoints.get(attachment)?.clone();
+        let device = self.device_of(&endpoint, link.host_ifindex)?;
+        let done = self.connect(&endpoint, &device, link);
+        if let Err(error) = done {
+            self.disconnect(&Endpoint { link: Some(link), ..endpoint });
+            return Err(error);
+        }
+        let addresses = endpoint.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        info!("{} is connected: {addresses} on {}", of(&endpoint), device.name);
+        Ok(())
+    }
+
+    fn device_of(&mut self, endpoint: &Endpoint, ifindex: u32) -> Answer<Device> {
+        let name = endpoint.host_interface();
+        match self.host.link(&name) {
+            Ok(Some(link)) if link.index == ifindex => Ok(link),
+            Ok(Some(link)) => Err(ApiError {
+                kind: ErrorKind::Invalid,
+                message: format!(
+                    "the device {name} has index {}, not {ifindex} as the plugin says",
+                    link.index
+                ),
+            }),
+            Ok(None) => Err(ApiError {
+                kind: ErrorKind::Invalid,
+                message: format!(
+                    "there is no device {name} on this node; does the plugin run in the node's network namespace?"
+                ),
+            }),
+            Err(error) => Err(internal(format!("the device {name} cannot be looked at: {error:#}"))),
+        }
+    }
+
+    fn connect(&mut self, endpoint: &Endpoint, device: &Device, link: Link) -> Answer<()> {
+        let failed =
+            |error: anyhow::Error| internal(format!("{} cannot be connected: {error:#}", of(endpoint)));
+        self.datapath.attach_pod(link.host_ifindex).map_err(failed)?;
+        let ipv6 = endpoint.addresses.iter().any(IpAddr::is_ipv6);
+        self.set_pod_sysctls(&device.name, ipv6).map_err(failed)?;
+        for action in self.actions_for(endpoint, device, link) {
+            debug!("{action}");
+            self.host.act(&action).map_err(failed)?;
+        }
+        let committed = self.endpoints.commit(&endpoint.attachment, link)?;
+        self.save_endpoints().map_err(failed)?;
+        self.program(&committed);
+        self.sync_tables();
+        match committed.addresses.iter().find(|ip| !self.reconciler.endpoint_is_written(Ip::from(**ip))) {
+            None => Ok(()),
+            Some(ip) => {
+                let problems = self.reconciler.problems().into_iter().map(|problem| problem.message);
+                let why = problems.collect::<Vec<_>>().join("; ");
+                Err(internal(format!(
+                    "{} cannot be connected: {ip} is not in the tables: {why}",
+                    of(endpoint)
+                )))
+            }
+        }
+    }
+
+    fn actions_for(&self, endpoint: &Endpoint, device: &Device, link: Link) -> Vec<Action> {
+        let pod = PodSide {
+            name: device.name.clone(),
+            addresses: endpoint.addresses.clone(),
+            pod_mac: Mac(link.pod_mac),
+        };
+        let desired = Desired { pods: vec![pod], node_ips: self.node_ips(), ..Desired::default() };
+        let observed = Observed {
+            links: vec![device.clone()],
+            addresses: self.own_addresses.clone(),
+            ..Observed::default()
+        };
+        desired::actions(&desired, &observed)
+    }
+
+    /// Its entries of the tables; written by the next [`Engine::sync_tables`].
+    fn program(&mut self, endpoint: &Endpoint) {
+        if let Some(value) = endpoint.value() {
+            endpoint.addresses.iter().for_each(|ip| self.planner.set_endpoint(*ip, value));
+        }
+    }
+
+    /// Takes it out of the tables and off its device, and notes that.
+    fn disconnect(&mut self, endpoint: &Endpoint) {
+        endpoint.addresses.iter().for_each(|ip| self.planner.remove_endpoint(*ip));
+        self.sync_tables();
+        if let Some(link) = endpoint.link
+            && let Err(error) = self.datapath.detach(link.host_ifindex)
+        {
+            warn!("{}: its device cannot be detached: {error:#}", of(endpoint));
+        }
+        self.endpoints.unlink(&endpoint.attachment);
+    }
+
+    /// CNI DEL: out of the tables first, then the device, then the address.
+    pub fn release(&mut self, attachment: &Attachment) -> Answer<()> {
+        let Ok(endpoint) = self.endpoints.get(attachment).cloned() else { return Ok(()) };
+        self.disconnect(&endpoint);
+        // Usually gone already; one that stays would keep an address that is free.
+        if let Err(error) = self.host.act(&Action::DeleteLink { name: endpoint.host_interface() }) {
+            return Err(internal(format!("{} cannot be released: {error:#}", of(&endpoint))));
+        }
+        self.endpoints.release(attachment, now());
+        self.save_endpoints_or_warn();
+        info!("{} is released", of(&endpoint));
+        Ok(())
+    }
+
+    /// CNI GC.
+    pub fn collect(&mut self, valid: &[Attachment]) -> Answer<()> {
+        let stale = self.endpoints.except(valid);
+        let failed: Vec<String> = stale
+            .iter()
+            .filter_map(|attachment| self.release(attachment).err())
+            .map(|error| error.message)
+            .collect();
+        if failed.is_empty() { Ok(()) } else { Err(internal(failed.join("; "))) }
+    }
+
+    /// CNI CHECK.
+    pub fn check(&mut self, attachment: &Attachment) -> Answer<()> {
+        let endpoint = self.endpoints.get(attachment)?.clone();
+        let mismatch = |what: String| ApiError {
+            kind: ErrorKind::Mismatch,
+            message: format!("{}: {what}; delete the pod, so that it is connected anew", of(&endpoint)),
+        };
+        let Some(link) = endpoint.link else {
+            return Err(mismatch("its interface was never connected, or has gone".to_owned()));
+        };
+        let observed = self.host.observe().map_err(|error| internal(format!("{error:#}")))?;
+        let name = endpoint.host_interface();
+        let device =
+            observed.links.iter().find(|device| device.name == name && device.index == link.host_ifindex);
+        let Some(device) = device else { return Err(mismatch(format!("the device {name} has gone"))) };
+        let attached = self.datapath.attached().iter().filter(|a| a.ifindex == link.host_ifindex).count();
+        if attached < 2 {
+            return Err(mismatch(format!("the programs are not attached to {name}")));
+        }
+        let pod = PodSide {
+            name: device.name.clone(),
+            addresses: endpoint.addresses.clone(),
+            pod_mac: Mac(link.pod_mac),
+        };
+        let desired = Desired { pods: vec![pod], node_ips: self.node_ips(), ..Desired::default() };
+        if let Some(action) = desired::actions(&desired, &observed).first() {
+            return Err(mismatch(format!("missing: {action}")));
+        }
+        match endpoint.addresses.iter().find(|ip| !self.reconciler.endpoint_is_written(Ip::from(**ip))) {
+            Some(ip) => Err(mismatch(format!("{ip} is not in the tables"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Pods whose device has gone before their DEL: their entries go too, for
+    /// the index may be another device's one day.
+    pub(super) fn forget_lost_pods(&mut self, observed: &Observed) {
+        self.own_addresses = observed.addresses.clone();
+        let exists = |endpoint: &Endpoint, link: Link| {
+            let name = endpoint.host_interface();
+            observed.links.iter().any(|device| device.index == link.host_ifindex && device.name == name)
+        };
+        let lost: Vec<Endpoint> = self
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.link.is_some_and(|link| !exists(endpoint, link)))
+            .cloned()
+            .collect();
+        for endpoint in &lost {
+            info!("{}: its device {} has gone; waiting for its DEL", of(endpoint), endpoint.host_interface());
+            self.disconnect(endpoint);
+        }
+        if !lost.is_empty() {
+            self.save_endpoints_or_warn();
+        }
+    }
+
+    /// Releases what DEL left word of while the agent was away. A file is
+    /// taken and released under one lock, so that an ADD of the same
+    /// attachment comes before or after, never between.
+    pub(super) fn read_spool(&mut self) {
+        let Ok(files) = fs::read_dir(&self.spool) else { return };
+        for file in files.flatten().filter(|file| file.path().extension().is_some_and(|end| end == "json")) {
+            self.take_from_spool(&file.path());
+        }
+    }
+
+    fn take_from_spool(&mut self, path: &Path) {
+        let read = fs::read(path).map_err(anyhow::Error::from);
+        match read.and_then(|bytes| Ok(serde_json::from_slice::<Attachment>(&bytes)?)) {
+            Ok(attachment) => match self.release(&attachment) {
+                Ok(()) => drop(fs::remove_file(path)),
+                Err(error) => warn!("{error}; trying again"),
+            },
+            Err(error) => {
+                warn!(
+                    "{} tells of a deleted pod but cannot be read: {error:#}; it is removed",
+                    path.display()
+                );
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// The MTU of a new pod.
+    pub(super) fn pod_mtu(&self) -> u32 {
+        let uplinks = self.uplinks.iter().map(|uplink| uplink.mtu).min();
+        self.configuration.values.mtu.or(uplinks).unwrap_or(MTU_DEFAULT)
+    }
+
+    fn save_endpoints(&self) -> anyhow::Result<()> {
+        self.state.set_endpoints(&self.endpoints.to_state())
+    }
+
+    pub(super) fn save_endpoints_or_warn(&self) {
+        if let Err(error) = self.save_endpoints() {
+            warn!("{error:#}; after a restart the agent would know an older state");
+        }
+    }
+}
+
+/// Its pod, container and interface, for messages.
+fn of(endpoint: &Endpoint) -> String {
+    let Attachment { container_id, interface } = &endpoint.attachment;
+    let container = match interface.is_empty() {
+        true => container_id.clone(),
+        false => format!("{container_id} {interface}"),
+    };
+    match endpoint.pod.name.is_empty() {
+        true => format!("container {container}"),
+        false => format!("pod {}/{} ({container})", endpoint.pod.namespace, endpoint.pod.name),
+    }
+}
+
+fn internal(message: String) -> ApiError {
+    ApiError { kind: ErrorKind::Internal, message }
+}
+
+fn now() -> Moment {
+    Moment(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64)
+}

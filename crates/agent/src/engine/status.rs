@@ -1,0 +1,146 @@
+//! What the engine shows: status, names, metrics, readiness, settling.
+
+use beeline_abi::ABI_VERSION;
+use beeline_api::{ApiError, ErrorKind, Names, SeenObject, Status, TableStatus};
+use beeline_model::{Kind, ObjectName};
+
+use super::Engine;
+use crate::metrics::Snapshot;
+
+impl Engine {
+    /// For people and tools.
+    pub fn status(&self, api_connected: bool) -> Status {
+        let not_built = self.planner.not_built().into_iter().map(|problem| problem.to_string());
+        let table = |count: beeline_sync::TableCount| TableStatus {
+            name: count.name.to_lowercase(),
+            entries: count.desired,
+            capacity: count.capacity.into(),
+        };
+        Status {
+            node: self.configuration.node_name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi_version: ABI_VERSION,
+            synced: self.is_synced(),
+            api_connected,
+            uplinks: self.uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
+            pod_cidrs: self.endpoints.pools(),
+            endpoints: self.endpoints.iter().map(|endpoint| endpoint.status()).collect(),
+            problems: self.problems().into_iter().collect(),
+            not_built: self.configuration.not_built.iter().cloned().chain(not_built).collect(),
+            tables: self.reconciler.counts().into_iter().map(table).collect(),
+        }
+    }
+
+    /// Names of pods and services by address and number.
+    pub fn names(&self) -> Names {
+        let names = self.planner.names();
+        Names { pods: names.pods, services: names.services, nodes: names.nodes }
+    }
+
+    /// For /metrics; the caller adds what it knows itself.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            counters: self.datapath.counters().unwrap_or_default(),
+            tables: self
+                .reconciler
+                .counts()
+                .into_iter()
+                .map(|count| (count.name.to_lowercase(), count.entries, count.capacity.into()))
+                .collect(),
+            memory: self
+                .datapath
+                .memory_bytes()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, bytes)| (name.to_lowercase(), bytes))
+                .collect(),
+            drift: self.counts.drift,
+            repairs: self
+                .counts
+                .repairs
+                .iter()
+                .map(|(object, count)| ((*object).to_owned(), *count))
+                .collect(),
+            sync_errors: self.counts.sync_errors,
+            synced: self.is_synced(),
+            problems: self.problems().len() as u64,
+            endpoints: self.endpoints.iter().filter(|endpoint| endpoint.link.is_some()).count() as u64,
+            ..Snapshot::default()
+        }
+    }
+
+    /// Everything that was listed at start is programmed.
+    fn is_synced(&self) -> bool {
+        self.planner.is_listed()
+    }
+
+    /// Why pods cannot be served; none = they can.
+    pub fn unready(&self) -> Option<String> {
+        if !self.planner.is_listed() {
+            return Some("the API server has not listed Nodes, Services and EndpointSlices yet".to_owned());
+        }
+        let node = &self.configuration.node_name;
+        if self.endpoints.pools().is_empty() {
+            return Some(format!(
+                "node {node} has no usable PodCIDR; check spec.podCIDRs of the Node and --node-name"
+            ));
+        }
+        if self.uplinks.is_empty() {
+            return Some("no uplink was found; set the value `devices`".to_owned());
+        }
+        None
+    }
+
+    /// Are these objects programmed at these versions, and everything that
+    /// was listed at start?
+    pub fn is_settled(&self, objects: &[Sought]) -> bool {
+        self.pruned && self.unsettled(objects).is_none()
+    }
+
+    /// Why it is not settled, in words.
+    pub fn why_unsettled(&self, objects: &[Sought]) -> String {
+        match self.unsettled(objects) {
+            _ if !self.pruned => "the API server has not listed everything yet".to_owned(),
+            Some(sought) if sought.version.is_none() => {
+                format!("{:?} {} is still there", sought.kind, sought.name)
+            }
+            Some(sought) => format!(
+                "{:?} {} has not been seen at version {}",
+                sought.kind,
+                sought.name,
+                sought.version.unwrap_or_default()
+            ),
+            None => "nothing is missing any more".to_owned(),
+        }
+    }
+
+    fn unsettled<'a>(&self, objects: &'a [Sought]) -> Option<&'a Sought> {
+        objects.iter().find(|sought| match sought.version {
+            Some(version) => !self.seen.at_least(sought.kind, &sought.name, version),
+            None => !self.seen.gone(sought.kind, &sought.name),
+        })
+    }
+}
+
+/// An object that a caller waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sought {
+    kind: Kind,
+    name: ObjectName,
+    /// None = it must be gone.
+    version: Option<u64>,
+}
+
+impl Sought {
+    /// From the wire.
+    pub fn parse(object: &SeenObject) -> Result<Sought, ApiError> {
+        let invalid = |message| ApiError { kind: ErrorKind::Invalid, message };
+        let kind = Kind::ALL.iter().find(|kind| format!("{kind:?}") == object.kind).copied();
+        let kind = kind.ok_or_else(|| invalid(format!("the agent does not watch kind {:?}", object.kind)))?;
+        let version = match object.resource_version.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| invalid(format!("{text:?} is no resourceVersion")))?),
+        };
+        Ok(Sought { kind, name: ObjectName::new(&object.namespace, &object.name), version })
+    }
+}

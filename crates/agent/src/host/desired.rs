@@ -1,0 +1,321 @@
+//! What the host should look like, and the smallest change that makes it so.
+
+use std::net::IpAddr;
+
+use beeline_abi::{GATEWAY_MAC, Mac};
+use beeline_kernel::netlink::{Link, Route, RouteKind, Scope, protocol, table};
+use ipnet::IpNet;
+
+use super::uplinks::Uplink;
+use super::{Action, Observed};
+
+/// What the kernel makes of an IPv6 route without a metric.
+const IPV6_PRIORITY: u32 = 1024;
+
+/// The host side of a pod's veth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSide {
+    /// Name of the device.
+    pub name: String,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// MAC of the pod's side.
+    pub pod_mac: Mac,
+}
+
+/// What should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Local pods that are committed.
+    pub pods: Vec<PodSide>,
+    /// Routes to other nodes' pods.
+    pub routes: Vec<Route>,
+    /// This node's addresses, as Kubernetes knows them: sources for packets
+    /// of the host to its pods.
+    pub node_ips: Vec<IpAddr>,
+    /// Everything is known: routes of Beeline's that are not wanted go.
+    pub complete: bool,
+}
+
+/// Is this the host side of some pod's veth?
+pub fn is_pod_link(link: &Link) -> bool {
+    let suffix = link.name.strip_prefix("bee");
+    link.kind == "veth"
+        && suffix.is_some_and(|hex| hex.len() == 12 && hex.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+/// Sysctls of a pod's device and their values.
+pub fn pod_sysctls(name: &str, ipv6: bool) -> Vec<(String, &'static str)> {
+    let mut sysctls = vec![(format!("net.ipv4.conf.{name}.rp_filter"), "0")];
+    if ipv6 {
+        let of = |setting: &str| format!("net.ipv6.conf.{name}.{setting}");
+        sysctls.extend([(of("disable_ipv6"), "0"), (of("accept_ra"), "0"), (of("accept_dad"), "0")]);
+    }
+    sysctls
+}
+
+/// The route to a peer's pods by the uplink that has the peer on its link.
+pub fn node_route(prefix: IpNet, next_hop: IpAddr, uplinks: &[Uplink]) -> Option<Route> {
+    let on_link = |uplink: &&Uplink| uplink.subnets.iter().any(|subnet| subnet.contains(&next_hop));
+    let uplink = uplinks.iter().find(on_link)?;
+    Some(normal(Route::new(prefix, uplink.ifindex).via(next_hop)))
+}
+
+/// What has to be done so that what is becomes what should be.
+pub fn actions(desired: &Desired, observed: &Observed) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let mut wanted = Vec::new();
+    for pod in &desired.pods {
+        // A link that is gone: the runtime will say DEL.
+        if let Some(link) = observed.links.iter().find(|link| link.name == pod.name) {
+            wanted.extend(pod_routes(pod, link.index, &desired.node_ips, observed));
+            actions.extend(pod_link_actions(pod, link, observed));
+        }
+    }
+    wanted.extend(desired.routes.iter().copied());
+    actions.extend(route_actions(&wanted, observed));
+    if desired.complete {
+        let stale = observed.routes.iter().filter(|route| is_ours(route) && !wanted.contains(route));
+        // One that was replaced above is not there any more.
+        let replaced = |route: &&Route| wanted.iter().any(|new| same_place(new, route));
+        actions.extend(
+            stale.filter(|route| !replaced(route)).map(|route| Action::DeleteRoute { route: *route }),
+        );
+    }
+    actions
+}
+
+fn pod_link_actions(pod: &PodSide, link: &Link, observed: &Observed) -> Vec<Action> {
+    let (ifindex, name) = (link.index, link.name.clone());
+    let mut actions = Vec::new();
+    if link.mac != Some(GATEWAY_MAC) {
+        actions.push(Action::SetMac { ifindex, name: name.clone(), mac: GATEWAY_MAC });
+    }
+    if !link.up {
+        actions.push(Action::SetUp { ifindex, name: name.clone() });
+    }
+    for ip in &pod.addresses {
+        let known = observed.neighbours.iter().any(|neighbour| {
+            neighbour.ifindex == ifindex
+                && neighbour.ip == *ip
+                && neighbour.mac == Some(pod.pod_mac)
+                && neighbour.permanent
+        });
+        if !known {
+            actions.push(Action::SetNeighbour { ifindex, name: name.clone(), ip: *ip, mac: pod.pod_mac });
+        }
+    }
+    actions
+}
+
+fn pod_routes(pod: &PodSide, ifindex: u32, node_ips: &[IpAddr], observed: &Observed) -> Vec<Route> {
+    let is_local = |ip: &&IpAddr| observed.addresses.iter().any(|address| address.net.addr() == **ip);
+    let route = |ip: &IpAddr| {
+        let source = node_ips.iter().filter(is_local).find(|own| own.is_ipv4() == ip.is_ipv4());
+        normal(Route { source: source.copied(), ..Route::new(IpNet::from(*ip), ifindex).on_link() })
+    };
+    pod.addresses.iter().map(route).collect()
+}
+
+/// As the kernel tells it when it lists the route.
+fn normal(route: Route) -> Route {
+    match route.destination {
+        IpNet::V4(_) => route,
+        IpNet::V6(_) => Route { scope: Scope::Global, priority: IPV6_PRIORITY, ..route },
+    }
+}
+
+fn route_actions(wanted: &[Route], observed: &Observed) -> Vec<Action> {
+    let name = |ifindex: u32| {
+        let link = observed.links.iter().find(|link| link.index == ifindex);
+        link.map_or_else(|| format!("index {ifindex}"), |link| link.name.clone())
+    };
+    let missing = wanted.iter().filter(|route| !observed.routes.iter().any(|is| satisfies(is, route)));
+    missing.map(|route| Action::SetRoute { route: *route, name: name(route.ifindex) }).collect()
+}
+
+/// A route that somebody else made serves as well, if it leads the same way.
+fn satisfies(is: &Route, wanted: &Route) -> bool {
+    if is.protocol == protocol::BEELINE {
+        return is == wanted;
+    }
+    is.destination == wanted.destination
+        && is.table == wanted.table
+        && is.kind == RouteKind::Unicast
+        && (is.gateway, is.ifindex) == (wanted.gateway, wanted.ifindex)
+}
+
+fn is_ours(route: &Route) -> bool {
+    route.protocol == protocol::BEELINE && route.table == table::MAIN
+}
+
+/// `a` replaces `b` when it is set.
+fn same_place(a: &Route, b: &Route) -> bool {
+    (a.destination, a.table, a.priority) == (b.destination, b.table, b.priority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use beeline_kernel::netlink::{Address, Neighbour};
+
+    const POD_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn pod() -> PodSide {
+        PodSide {
+            name: "bee0123456789ab".into(),
+            addresses: vec![ip("10.244.1.5"), ip("fd00:1::5")],
+            pod_mac: POD_MAC,
+        }
+    }
+
+    fn uplink() -> Uplink {
+        let subnets = vec!["172.30.0.0/24".parse().unwrap(), "fd00:172::/64".parse().unwrap()];
+        Uplink { ifindex: 2, name: "eth0".into(), mtu: 1500, subnets }
+    }
+
+    fn desired() -> Desired {
+        let route =
+            |prefix: &str, hop: &str| node_route(prefix.parse().unwrap(), ip(hop), &[uplink()]).unwrap();
+        Desired {
+            pods: vec![pod()],
+            routes: vec![route("10.244.2.0/24", "172.30.0.12"), route("fd00:2::/64", "fd00:172::12")],
+            node_ips: vec![ip("172.30.0.11")],
+            complete: true,
+        }
+    }
+
+    fn bare() -> Observed {
+        let address = Address {
+            ifindex: 2,
+            net: "172.30.0.11/24".parse().unwrap(),
+            local_scope: false,
+            unusable: false,
+        };
+        Observed {
+            links: vec![
+                Link { index: 2, name: "eth0".into(), ..Link::default() },
+                Link { index: 7, name: pod().name, kind: "veth".into(), ..Link::default() },
+            ],
+            addresses: vec![address],
+            ..Observed::default()
+        }
+    }
+
+    /// Does to `observed` what the kernel would do.
+    fn perform(observed: &mut Observed, actions: &[Action]) {
+        for action in actions {
+            match action {
+                Action::SetMac { ifindex, mac, .. } => {
+                    observed.links.iter_mut().find(|l| l.index == *ifindex).unwrap().mac = Some(*mac);
+                }
+                Action::SetUp { ifindex, .. } => {
+                    observed.links.iter_mut().find(|l| l.index == *ifindex).unwrap().up = true;
+                }
+                Action::SetRoute { route, .. } => {
+                    observed.routes.retain(|other| !same_place(route, other));
+                    observed.routes.push(*route);
+                }
+                Action::DeleteRoute { route } => observed.routes.retain(|other| other != route),
+                Action::SetNeighbour { ifindex, ip, mac, .. } => observed.neighbours.push(Neighbour {
+                    ifindex: *ifindex,
+                    ip: *ip,
+                    mac: Some(*mac),
+                    permanent: true,
+                }),
+                Action::DeleteLink { name } => observed.links.retain(|link| link.name != *name),
+            }
+        }
+    }
+
+    fn fulfil(observed: &mut Observed) {
+        let actions = actions(&desired(), observed);
+        perform(observed, &actions);
+    }
+
+    #[test]
+    fn unit_a_bare_host_gets_everything_and_then_nothing() {
+        let mut observed = bare();
+        let first = actions(&desired(), &observed);
+        assert_eq!(first.len(), 8, "{first:#?}");
+        perform(&mut observed, &first);
+        assert_eq!(actions(&desired(), &observed), []);
+        let source = observed.routes.iter().find(|r| r.destination == "10.244.1.5/32".parse().unwrap());
+        assert_eq!(source.unwrap().source, Some(ip("172.30.0.11")));
+    }
+
+    #[test]
+    fn unit_what_somebody_removed_or_changed_is_put_back() {
+        let mut good = bare();
+        fulfil(&mut good);
+        let breaks: [fn(&mut Observed); 6] = [
+            |o| o.links[1].up = false,
+            |o| o.links[1].mac = None,
+            |o| o.routes.truncate(3),
+            |o| o.routes.swap_remove(0).protocol = 0,
+            |o| o.neighbours[0].permanent = false,
+            |o| o.neighbours[1].mac = Some(GATEWAY_MAC),
+        ];
+        for (number, break_it) in breaks.into_iter().enumerate() {
+            let mut broken = good.clone();
+            break_it(&mut broken);
+            assert_eq!(actions(&desired(), &broken).len(), 1, "break {number}");
+        }
+    }
+
+    #[test]
+    fn unit_routes_of_ours_that_are_not_wanted_go_only_when_everything_is_known() {
+        let mut observed = bare();
+        fulfil(&mut observed);
+        let (stale, foreign) = ("10.244.9.0/24".parse().unwrap(), "10.245.0.0/16".parse().unwrap());
+        observed.routes.push(Route::new(stale, 2).via(ip("172.30.0.19")));
+        observed.routes.push(Route { protocol: protocol::STATIC, ..Route::new(foreign, 2) });
+        let unsure = Desired { complete: false, ..desired() };
+        assert_eq!(actions(&unsure, &observed), []);
+        let last = actions(&desired(), &observed);
+        assert!(
+            matches!(&last[..], [Action::DeleteRoute { route }] if route.destination == stale),
+            "{last:?}"
+        );
+    }
+
+    #[test]
+    fn unit_a_route_of_somebody_else_that_leads_the_same_way_is_left_alone() {
+        let mut observed = bare();
+        let mut theirs = desired().routes[0];
+        (theirs.protocol, theirs.priority) = (protocol::STATIC, 50);
+        observed.routes.push(theirs);
+        let done = actions(&Desired { pods: Vec::new(), ..desired() }, &observed);
+        assert_eq!(done.len(), 1, "{done:?}");
+        observed.routes[0].gateway = Some(ip("172.30.0.99"));
+        assert_eq!(actions(&Desired { pods: Vec::new(), ..desired() }, &observed).len(), 2);
+    }
+
+    #[test]
+    fn unit_a_peer_that_moves_gets_a_new_route_in_one_step() {
+        let mut observed = bare();
+        fulfil(&mut observed);
+        let mut moved = desired();
+        moved.routes[0].gateway = Some(ip("172.30.0.13"));
+        let done = actions(&moved, &observed);
+        assert!(matches!(&done[..], [Action::SetRoute { .. }]), "{done:?}");
+    }
+
+    #[test]
+    fn unit_a_peer_that_is_not_on_link_gets_no_route() {
+        assert_eq!(node_route("10.1.0.0/24".parse().unwrap(), ip("192.0.2.1"), &[uplink()]), None);
+    }
+
+    #[test]
+    fn unit_pod_links_are_told_by_kind_and_name() {
+        let link = |name: &str, kind: &str| Link { name: name.into(), kind: kind.into(), ..Link::default() };
+        assert!(is_pod_link(&link("bee0123456789ab", "veth")));
+        for (name, kind) in [("bee0123456789ab", "bridge"), ("beehive", "veth"), ("eth0", "veth")] {
+            assert!(!is_pod_link(&link(name, kind)), "{name} {kind}");
+        }
+    }
+}

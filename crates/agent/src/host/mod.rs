@@ -1,0 +1,139 @@
+//! The node beside the datapath: links, routes, neighbours and sysctls.
+//!
+//! [`desired`] compares what should be with what is and says what to do: pure.
+//! [`Host`] is the edge that looks and acts.
+
+pub mod desired;
+pub mod uplinks;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use beeline_abi::Mac;
+use beeline_kernel::netlink::{Address, Link, Neighbour, Netlink, Route};
+use beeline_kernel::sysctl;
+
+/// What is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Devices.
+    pub links: Vec<Link>,
+    /// Addresses.
+    pub addresses: Vec<Address>,
+    /// Routes of every table.
+    pub routes: Vec<Route>,
+    /// Neighbours.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// One thing to do. The device's name is for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are what the kernel calls them")]
+pub enum Action {
+    SetMac { ifindex: u32, name: String, mac: Mac },
+    SetUp { ifindex: u32, name: String },
+    SetRoute { route: Route, name: String },
+    DeleteRoute { route: Route },
+    SetNeighbour { ifindex: u32, name: String, ip: IpAddr, mac: Mac },
+    DeleteLink { name: String },
+}
+
+impl Action {
+    /// Kind of object, as the metric `beeline_repairs_total` names it.
+    pub fn object(&self) -> &'static str {
+        match self {
+            Action::SetMac { .. } | Action::SetUp { .. } | Action::DeleteLink { .. } => "link",
+            Action::SetRoute { .. } | Action::DeleteRoute { .. } => "route",
+            Action::SetNeighbour { .. } => "neighbour",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::SetMac { name, mac, .. } => write!(f, "MAC {mac} of {name}"),
+            Action::SetUp { name, .. } => write!(f, "{name} up"),
+            Action::SetRoute { route, name } => match route.gateway {
+                Some(gateway) => write!(f, "route {} via {gateway} dev {name}", route.destination),
+                None => write!(f, "route {} dev {name}", route.destination),
+            },
+            Action::DeleteRoute { route } => write!(f, "no route {route}"),
+            Action::SetNeighbour { name, ip, mac, .. } => write!(f, "neighbour {ip} at {mac} dev {name}"),
+            Action::DeleteLink { name } => write!(f, "no link {name}"),
+        }
+    }
+}
+
+/// The node's network stack. Blocking.
+pub trait Host: Send {
+    /// Lists everything.
+    fn observe(&mut self) -> anyhow::Result<Observed>;
+    /// One device by name; none if there is none.
+    fn link(&mut self, name: &str) -> anyhow::Result<Option<Link>>;
+    /// Does it. What is there already, or gone already, is no error.
+    fn act(&mut self, action: &Action) -> anyhow::Result<()>;
+    /// The value of a sysctl; none if there is no such sysctl.
+    fn sysctl(&self, name: &str) -> anyhow::Result<Option<String>>;
+    /// Writes a sysctl.
+    fn set_sysctl(&mut self, name: &str, value: &str) -> anyhow::Result<()>;
+}
+
+/// The network namespace in which this was opened.
+#[derive(Debug)]
+pub struct KernelHost {
+    netlink: Netlink,
+}
+
+impl KernelHost {
+    /// In the network namespace of the calling thread. Sysctls are those of
+    /// whichever thread calls, so all threads of the agent stay in one.
+    pub fn open() -> anyhow::Result<KernelHost> {
+        Ok(KernelHost { netlink: Netlink::open()? })
+    }
+}
+
+impl Host for KernelHost {
+    fn observe(&mut self) -> anyhow::Result<Observed> {
+        Ok(Observed {
+            links: self.netlink.links()?,
+            addresses: self.netlink.addresses()?,
+            routes: self.netlink.routes()?,
+            neighbours: self.netlink.neighbours()?,
+        })
+    }
+
+    fn link(&mut self, name: &str) -> anyhow::Result<Option<Link>> {
+        match self.netlink.link(name) {
+            Ok(link) => Ok(Some(link)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn act(&mut self, action: &Action) -> anyhow::Result<()> {
+        match action {
+            Action::SetMac { ifindex, mac, .. } => self.netlink.set_mac(*ifindex, *mac)?,
+            Action::SetUp { ifindex, .. } => self.netlink.set_up(*ifindex, true)?,
+            Action::SetRoute { route, .. } => self.netlink.replace_route(route)?,
+            Action::DeleteRoute { route } => self.netlink.delete_route(route)?,
+            Action::SetNeighbour { ifindex, ip, mac, .. } => {
+                self.netlink.set_neighbour(*ifindex, *ip, *mac)?
+            }
+            Action::DeleteLink { name } => self.netlink.delete_link(name)?,
+        }
+        Ok(())
+    }
+
+    fn sysctl(&self, name: &str) -> anyhow::Result<Option<String>> {
+        match sysctl::get(name) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
+        Ok(sysctl::set(name, value)?)
+    }
+}

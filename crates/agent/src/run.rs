@@ -1,0 +1,87 @@
+//! From the command line to a running agent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use beeline_kernel::datapath::Datapath;
+use beeline_kernel::netlink::Watch;
+use beeline_kernel::netns;
+use beeline_source::Source;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::configuration::Configuration;
+use crate::engine::{Engine, Parts};
+use crate::host::KernelHost;
+use crate::options::Options;
+use crate::shared::Shared;
+use crate::state::StateDir;
+use crate::{http, privileges, server, threads};
+
+/// Runs until a signal ends it. What is in the kernel stays there.
+pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<()> {
+    privileges::reduce()?;
+    configuration.tell();
+    info!("beeline-agent {} for node {}", env!("CARGO_PKG_VERSION"), configuration.node_name);
+    // Before anything is looked at, so that no change falls between.
+    let watch = Watch::open().context("changes of the host cannot be followed")?;
+    let datapath = Datapath::open(&options.bpffs).context("the datapath cannot be opened")?;
+    let events = datapath.events().context("drop events cannot be read")?;
+    let engine = start_engine(options, configuration.clone(), datapath)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_keep_alive(Duration::from_secs(1))
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    runtime.block_on(serve(options, configuration, engine, watch, events))?;
+    // Threads that wait are not waited for.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+fn start_engine(
+    options: &Options,
+    configuration: Configuration,
+    datapath: Datapath,
+) -> anyhow::Result<Engine> {
+    Engine::start(Parts {
+        configuration,
+        state: StateDir::open(&options.state_dir)?,
+        spool: beeline_api::deleted_directory(&options.socket),
+        datapath: Box::new(datapath),
+        host: Box::new(KernelHost::open()?),
+        netns_cookie: netns::own_cookie().context("the cookie of this network namespace cannot be read")?,
+    })
+}
+
+async fn serve(
+    options: &Options,
+    configuration: &Configuration,
+    engine: Engine,
+    watch: Watch,
+    events: beeline_kernel::datapath::Events,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
+    let (updates, source) = Source::start(configuration.source(options)).await?;
+    let shared = Arc::new(Shared::new(engine, source.state()));
+    threads::follow_source(shared.clone(), updates)?;
+    threads::follow_host(shared.clone(), watch)?;
+    threads::follow_events(shared.clone(), events)?;
+    threads::keep_time(shared.clone())?;
+    threads::watch_connection(source.state())?;
+    let listener = server::bind(&options.socket)?;
+    info!("serving {} and http://{}", options.socket.display(), options.http);
+    tokio::select! {
+        () = server::serve(listener, shared.clone()) => Ok(()),
+        served = http::serve(options.http, shared) => served,
+        _ = terminate.recv() => told_to_end("SIGTERM"),
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and_then(|()| told_to_end("SIGINT")),
+    }
+}
+
+fn told_to_end(signal: &str) -> anyhow::Result<()> {
+    info!("{signal}: ending; the node's pods keep their network");
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! The engine behind its lock, as the socket and the metrics page see it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use beeline_abi::Mac;
+use beeline_api::{ApiError, Call, ErrorKind, Response, SeenObject};
+use beeline_source::SourceState;
+
+use crate::drops::{Drops, Subscription};
+use crate::endpoints::{Link, PodReference};
+use crate::engine::{Engine, Sought};
+use crate::http::Observed;
+use crate::metrics::Snapshot;
+use crate::server::Calls;
+
+/// A caller that waits longer than this asks again.
+const SETTLE_MAX: Duration = Duration::from_secs(600);
+
+/// See the module's text.
+pub struct Shared {
+    engine: Mutex<Engine>,
+    /// Told after every change of the engine.
+    progressed: Condvar,
+    /// Beside the engine, so that readiness is told while it works.
+    unready: Mutex<Option<String>>,
+    source: Arc<SourceState>,
+    drops: Drops,
+    events_read: AtomicU64,
+    events_lost: AtomicU64,
+}
+
+impl Shared {
+    /// Around an engine.
+    pub fn new(engine: Engine, source: Arc<SourceState>) -> Shared {
+        let unready = Mutex::new(engine.unready());
+        Shared {
+            engine: Mutex::new(engine),
+            progressed: Condvar::new(),
+            unready,
+            source,
+            drops: Drops::new(),
+            events_read: AtomicU64::default(),
+            events_lost: AtomicU64::default(),
+        }
+    }
+
+    /// Works on the engine and tells everybody who waits for it.
+    pub fn change<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
+        let mut engine = self.lock();
+        let result = work(&mut engine);
+        *self.unready.lock().unwrap_or_else(PoisonError::into_inner) = engine.unready();
+        drop(engine);
+        self.progressed.notify_all();
+        result
+    }
+
+    /// Takes a drop event in. `lost` is how many were left out so far, over
+    /// all CPUs.
+    pub fn push_drop(&self, record: beeline_api::DropRecord, lost: u64) {
+        self.events_read.fetch_add(1, Ordering::Relaxed);
+        self.events_lost.store(lost, Ordering::Relaxed);
+        self.drops.push(record);
+    }
+
+    /// A panic in one call is that call's failure, not everybody's: the
+    /// engine's steps are idempotent and the next one puts things right.
+    fn lock(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, timeout: Duration, objects: &[SeenObject]) -> Result<(), ApiError> {
+        let sought: Vec<Sought> = objects.iter().map(Sought::parse).collect::<Result<_, _>>()?;
+        let unsettled = |engine: &mut Engine| !engine.is_settled(&sought);
+        let waited = self.progressed.wait_timeout_while(self.lock(), timeout.min(SETTLE_MAX), unsettled);
+        let (engine, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        match result.timed_out() {
+            false => Ok(()),
+            true => Err(ApiError {
+                kind: ErrorKind::TryAgain,
+                message: format!("after {} ms: {}", timeout.as_millis(), engine.why_unsettled(&sought)),
+            }),
+        }
+    }
+
+    fn try_answer(&self, call: Call) -> Result<Response, ApiError> {
+        let done = |()| Response::Done;
+        match call {
+            Call::Allocate { attachment, pod_namespace, pod_name, pod_uid, netns } => {
+                let pod = PodReference { namespace: pod_namespace, name: pod_name, uid: pod_uid, netns };
+                self.change(|engine| engine.allocate(&attachment, pod)).map(Response::Allocated)
+            }
+            Call::Commit { attachment, host_ifindex, pod_mac, netns_cookie } => {
+                let mac = Mac::parse(&pod_mac).ok_or_else(|| ApiError {
+                    kind: ErrorKind::Invalid,
+                    message: format!("{pod_mac:?} is no MAC address"),
+                })?;
+                let link = Link { host_ifindex, pod_mac: mac.0, netns_cookie };
+                self.change(|engine| engine.commit(&attachment, link)).map(done)
+            }
+            Call::Release { attachment } => self.change(|engine| engine.release(&attachment)).map(done),
+            Call::Check { attachment } => self.change(|engine| engine.check(&attachment)).map(done),
+            Call::Collect { valid } => self.change(|engine| engine.collect(&valid)).map(done),
+            Call::Ready => match self.unready() {
+                None => Ok(Response::Done),
+                Some(message) => Err(ApiError { kind: ErrorKind::TryAgain, message }),
+            },
+            Call::Status => Ok(Response::Status(Box::new(self.lock().status(self.source.connected())))),
+            Call::Names => Ok(Response::Names(self.lock().names())),
+            Call::Settle { timeout_ms, objects } => {
+                self.settle(Duration::from_millis(timeout_ms), &objects).map(done)
+            }
+            Call::Drops { .. } => Err(ApiError {
+                kind: ErrorKind::Internal,
+                message: "drops are a stream, which the server serves itself".to_owned(),
+            }),
+        }
+    }
+}
+
+impl Calls for Shared {
+    fn answer(&self, call: Call) -> Response {
+        self.try_answer(call).unwrap_or_else(Response::Error)
+    }
+
+    fn drops(&self) -> Subscription {
+        self.drops.subscribe()
+    }
+}
+
+impl Observed for Shared {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            api_connected: self.source.connected(),
+            events_read: self.events_read.load(Ordering::Relaxed),
+            events_lost: self.events_lost.load(Ordering::Relaxed),
+            resident_bytes: resident_bytes().unwrap_or_default(),
+            ..self.lock().snapshot()
+        }
+    }
+
+    fn unready(&self) -> Option<String> {
+        self.unready.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// From `/proc/self/statm`.
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * page as u64)
+}

@@ -1,0 +1,99 @@
+//! The files that outlive the agent. A file that cannot be used is put aside
+//! and told; the agent works on.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use beeline_kernel::sysctl::Previous;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tracing::warn;
+
+use crate::disk;
+use crate::endpoints::State;
+
+/// Addresses and attachments.
+const ENDPOINTS: &str = "endpoints.json";
+/// Sysctls of the node as they were before Beeline.
+const SYSCTLS: &str = "sysctls.json";
+
+/// The state directory.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// Opens the directory, which is made if it is missing.
+    pub fn open(path: &Path) -> anyhow::Result<StateDir> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+            format!("the state directory {} cannot be made; see --state-dir", path.display())
+        })?;
+        Ok(StateDir { path: path.to_owned() })
+    }
+
+    /// The attachments that were written last; none if there are none or they
+    /// cannot be used.
+    pub fn endpoints(&self) -> Option<State> {
+        self.read(ENDPOINTS)
+    }
+
+    /// Writes the attachments.
+    pub fn set_endpoints(&self, state: &State) -> anyhow::Result<()> {
+        disk::write(&self.path.join(ENDPOINTS), state)
+    }
+
+    /// Puts the file of attachments aside.
+    pub fn discard_endpoints(&self, error: &anyhow::Error) {
+        self.put_aside(ENDPOINTS, error);
+    }
+
+    /// The node's sysctls before Beeline.
+    pub fn sysctls(&self) -> Vec<Previous> {
+        self.read(SYSCTLS).unwrap_or_default()
+    }
+
+    /// Writes them.
+    pub fn set_sysctls(&self, previous: &[Previous]) -> anyhow::Result<()> {
+        self.write(SYSCTLS, &previous)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        disk::read(&self.path.join(name)).unwrap_or_else(|error| {
+            self.put_aside(name, &error);
+            None
+        })
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> anyhow::Result<()> {
+        disk::write(&self.path.join(name), value)
+    }
+
+    fn put_aside(&self, name: &str, error: &anyhow::Error) {
+        let (path, aside) = (self.path.join(name), self.path.join(format!("{name}.unusable")));
+        match fs::rename(&path, &aside) {
+            Ok(()) => warn!("{} cannot be used and is now {}: {error:#}", path.display(), aside.display()),
+            Err(also) => warn!("{} cannot be used: {error:#}; nor moved: {also}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_a_file_that_cannot_be_used_is_put_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&directory.path().join("a/b")).unwrap();
+        assert!(state.endpoints().is_none() && state.sysctls().is_empty());
+        let previous = vec![Previous { name: "net.ipv4.ip_forward".into(), value: "0".into() }];
+        state.set_sysctls(&previous).unwrap();
+        assert_eq!(state.sysctls(), previous);
+        fs::write(directory.path().join("a/b/sysctls.json"), "{torn").unwrap();
+        assert!(state.sysctls().is_empty());
+        assert!(directory.path().join("a/b/sysctls.json.unusable").exists());
+    }
+}
