@@ -48,7 +48,8 @@ decide_what_is_needed() {
     bench) steps_after=2 needs_lab=yes ;;
     test) steps_after=6 needs_lab=yes ;;
     build) steps_after=2 ;;
-    ebpf | test-kernels) steps_after=1 ;;
+    ebpf) steps_after=2 ;;
+    test-kernels) steps_after=1 ;;
     docs) steps_after=3 ;;
     *) steps_after=1 needs_ebpf='' ;;
     esac
@@ -63,6 +64,7 @@ decide_what_is_needed() {
 }
 
 install_build_tools() {
+    check_lock_files
     fetch_crates
     [ -z "$needs_ebpf" ] || build_bpf_linker
     "$cargo" build --quiet --locked --release --package xtask

@@ -65,6 +65,27 @@ crates_stamp() {
 
 crates_are_here() { [ "$(crates_stamp)" = "$(cat .tools/crates-fetched 2>/dev/null)" ]; }
 
+# Every build is --locked, and what cargo says then helps nobody: a lock file
+# that was not committed with its Cargo.toml stops here, by name.
+check_lock_files() {
+    local lock manifest answer offline=''
+    crates_are_here && offline=--offline
+    for lock in Cargo.lock crates/ebpf/Cargo.lock; do
+        manifest=${lock%.lock}.toml
+        [ -f "$manifest" ] || continue
+        answer=$("$cargo" update --quiet --workspace --locked $offline --manifest-path "$manifest" 2>&1) && continue
+        case $answer in
+        *"cannot update the lock file"*)
+            stop "$lock does not fit the Cargo.toml files" \
+                "Whoever changed a Cargo.toml committed it without $lock, or the other way round. To mend it:
+    cargo metadata --format-version 1 --manifest-path $manifest >/dev/null
+    git add $lock   # and the Cargo.toml files, in one commit"
+            ;;
+        esac
+        # Anything else (no network, say) is told by the fetch that follows.
+    done
+}
+
 # Everything that any chore will want, so that the next run works offline.
 fetch_crates() {
     local host

@@ -30,10 +30,15 @@ pub fn bench(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The two steps that other chores begin with.
+/// The two steps that other chores begin with; then the costs of the eBPF
+/// programs, held against their budget.
 pub fn step(steps: &mut Steps) -> Result<()> {
-    ebpf::step(steps)?;
-    steps.run("binaries", build)
+    let mut costs = ebpf::step(steps)?;
+    steps.run("binaries", build)?;
+    if process::may_become_root() {
+        ebpf::load(&mut costs)?;
+    }
+    ebpf::check(&costs)
 }
 
 fn build(log: &Log) -> Result<()> {
@@ -46,6 +51,8 @@ fn build(log: &Log) -> Result<()> {
             "--exclude",
             "xtask",
             "--bins",
+            "--example",
+            ebpf::LOADER,
         ]),
         log,
     )

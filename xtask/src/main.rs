@@ -5,6 +5,7 @@
 
 mod binaries;
 mod budget;
+mod committed;
 mod demo;
 mod docs;
 mod ebpf;

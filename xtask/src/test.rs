@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::leaks::Snapshot;
 use crate::steps::{Log, Steps};
-use crate::{binaries, process};
+use crate::{binaries, committed, process};
 
 /// A test program that takes longer hangs.
 const SECONDS_MAX: &str = "900";
@@ -26,15 +26,38 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
     lint(&mut steps)?;
     let (pure, with_root): (Vec<_>, Vec<_>) =
         programs.into_iter().partition(|program| program.needs.is_pure());
-    let mut failed = run_all(&mut steps, "pure tests", &pure, filter)?;
+    let mut failed = misnamed(&pure, &with_root)?;
+    failed.extend(run_all(&mut steps, "pure tests", &pure, filter)?);
     if rooted {
         failed.extend(run_with_root(&mut steps, &with_root, filter)?);
     }
+    committed::notes().iter().for_each(|note| println!("      note: {note}"));
     verdict(&failed)?;
-    if rooted || pure_is_enough {
+    if rooted {
         return Ok(());
     }
-    did_not_run(&with_root)
+    did_not_run(&with_root, pure_is_enough)
+}
+
+/// Tests whose names hide what they need.
+fn misnamed(pure: &[Program], with_root: &[Program]) -> Result<Vec<String>> {
+    let mut complaints = Vec::new();
+    for program in pure.iter().chain(with_root) {
+        let prefix = program.needs.prefix();
+        let wrong = program.list()?.into_iter().filter(|test| !is_named(test, prefix));
+        complaints.extend(wrong.map(|test| {
+            format!(
+                "{}: {test}: a test of this program begins with {prefix} (CONTRIBUTING.md, Tests)",
+                program.name
+            )
+        }));
+    }
+    Ok(complaints)
+}
+
+/// `module::tests::unit_story` begins with `unit_`.
+fn is_named(test: &str, prefix: &str) -> bool {
+    test.rsplit("::").next().is_some_and(|name| name.starts_with(prefix))
 }
 
 /// What a test program needs of the machine.
@@ -56,6 +79,15 @@ impl Needs {
 
     fn is_pure(self) -> bool {
         self == Self::Nothing
+    }
+
+    /// How its tests begin.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Nothing => "unit_",
+            Self::Kernel => "kernel_",
+            Self::Lab => "lab_",
+        }
     }
 }
 
@@ -87,6 +119,8 @@ impl Program {
             Needs::Kernel | Needs::Lab => process::as_root("timeout"),
         };
         command.args(["--kill-after=10", SECONDS_MAX]).arg(&self.path).args(filter);
+        // What a passing test says about parts that it skipped is looked for.
+        command.arg("--show-output");
         if self.needs == Needs::Lab {
             command.arg("--test-threads=1");
         }
@@ -169,6 +203,12 @@ fn run_all(steps: &mut Steps, name: &str, programs: &[Program], filter: Option<&
     for result in results.iter().filter(|result| !result.closing_line.contains(" 0 passed; 0 failed")) {
         println!("      {:<28} {}", result.name, result.closing_line);
     }
+    let passed: u64 = results.iter().map(|result| result.count("passed")).sum();
+    let ignored: u64 = results.iter().map(|result| result.count("ignored")).sum();
+    println!("      {name}: {passed} passed, {ignored} ignored");
+    for result in &results {
+        result.skipped().for_each(|line| println!("      {}: {line}", result.name));
+    }
     let failed = results.into_iter().filter(|result| !result.passed);
     Ok(failed.inspect(|result| eprintln!("{}", result.failures())).map(|result| result.name).collect())
 }
@@ -184,6 +224,18 @@ impl Outcome {
     /// The part of the output that tells what went wrong.
     fn failures(&self) -> &str {
         self.output.find("\nfailures:\n").map_or(&self.output, |start| &self.output[start..])
+    }
+
+    /// `3` of `test result: ok. 3 passed; 0 failed; ...`.
+    fn count(&self, what: &str) -> u64 {
+        let mut words =
+            self.closing_line.split(' ').rev().skip_while(|word| word.trim_end_matches(';') != what);
+        words.nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
+    /// What tests say they did not try.
+    fn skipped(&self) -> impl Iterator<Item = &str> {
+        self.output.lines().filter(|line| line.starts_with("skipped:"))
     }
 }
 
@@ -208,12 +260,15 @@ fn verdict(failed: &[String]) -> Result<()> {
     bail!("{} failed:\n  {}", failed.len(), failed.join("\n  "))
 }
 
-fn did_not_run(programs: &[Program]) -> Result<()> {
+fn did_not_run(programs: &[Program], pure_is_enough: bool) -> Result<()> {
     println!("\nNot run, because they need root:");
     for program in programs {
         for test in program.list()? {
             println!("  {}  {test}", program.name);
         }
+    }
+    if pure_is_enough {
+        return Ok(());
     }
     bail!(
         "only the pure tests ran; run as root (or with sudo) for the others, or be content with these: PURE=1"
@@ -230,5 +285,24 @@ mod tests {
         assert!(Needs::of("test", "lab_matrix") == Needs::Lab);
         assert!(Needs::of("lib", "kernel_maps") == Needs::Nothing);
         assert!(Needs::of("test", "replay").is_pure());
+    }
+
+    #[test]
+    fn unit_a_name_that_hides_its_needs_is_seen() {
+        assert!(is_named("tests::unit_a", "unit_") && is_named("unit_a", "unit_"));
+        assert!(!is_named("tests::kernel_a", "unit_") && !is_named("unit_tests::a", "unit_"));
+    }
+
+    #[test]
+    fn unit_the_closing_line_is_counted_and_skips_are_found() {
+        let outcome = Outcome {
+            name: "p".into(),
+            passed: true,
+            closing_line: "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out"
+                .into(),
+            output: "running\nskipped: no bridge\nend\n".into(),
+        };
+        assert_eq!((outcome.count("passed"), outcome.count("ignored"), outcome.count("lost")), (12, 3, 0));
+        assert_eq!(outcome.skipped().collect::<Vec<_>>(), ["skipped: no bridge"]);
     }
 }
