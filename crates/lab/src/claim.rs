@@ -62,7 +62,7 @@ fn taken(name: &LabName, paths: &LabPaths, wanted: &Shape) -> String {
     let remove = format!("beeline lab down --name {name}");
     match LabRecord::read(paths) {
         Ok(Some(record)) if record.daemon.alive() => {
-            let mut words = format!("the lab {name} exists already ({} nodes)", record.shape.nodes);
+            let mut words = format!("the lab {name} exists already (nodes: {})", record.shape.nodes);
             for difference in record.shape.differences(wanted) {
                 words.push_str(&format!("; {difference}"));
             }

@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod down;
 pub mod echo;
 pub mod enter;
+pub mod harness;
 pub mod leaks;
 pub mod manifests;
 pub mod mounts;

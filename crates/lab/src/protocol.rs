@@ -110,6 +110,8 @@ pub struct PodStatus {
     pub phase: String,
     /// The Ready condition.
     pub ready: bool,
+    /// How often its containers were started again.
+    pub restarts: i32,
     /// Why it is not ready, as far as known.
     pub reason: String,
 }

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use beeline_values::Settings;
@@ -148,7 +149,9 @@ fn follow(mut daemon: Child, name: &LabName) -> Result<()> {
     bail!("the daemon of {name} has ended: somebody took the lab down, or it was killed")
 }
 
+/// Takes down what did not come up, after showing what its programs said.
 fn give_up(name: &LabName, retain: bool, error: anyhow::Error) -> anyhow::Error {
+    wait_if_interrupted();
     if retain {
         let folder = LabPaths::new(name).root().display().to_string();
         return error.context(format!(
@@ -156,11 +159,7 @@ fn give_up(name: &LabName, retain: bool, error: anyhow::Error) -> anyhow::Error 
              remove it with: beeline lab down --name {name}"
         ));
     }
-    let logs = logs(&LabPaths::new(name));
-    let error = match logs.is_empty() {
-        true => error,
-        false => error.context(format!("the ends of its logs:\n{}", logs.join("\n"))),
-    };
+    logs(&LabPaths::new(name)).iter().for_each(|log| eprintln!("{log}"));
     match down::down(name) {
         Ok(_) => error.context(format!(
             "the lab {name} did not come up and was taken down again (--retain keeps it to look at)"
@@ -169,16 +168,28 @@ fn give_up(name: &LabName, retain: bool, error: anyhow::Error) -> anyhow::Error 
     }
 }
 
+/// The ends of the logs that hold anything.
 fn logs(paths: &LabPaths) -> Vec<String> {
     let agents = (1..=NODES_MAX).map(|number| paths.node(&address::node_name(number)).agent_log());
     let all = std::iter::once(paths.daemon_log()).chain(agents).filter(|path| path.exists());
-    all.map(|path| shown(&path)).collect()
+    all.filter_map(|path| shown(&path)).collect()
 }
 
-fn shown(log: &Path) -> String {
+fn shown(log: &Path) -> Option<String> {
     let lines = last_lines(log, LOG_LINES);
     let name = log.strip_prefix(crate::paths::ROOT).unwrap_or(log);
-    format!("{}:\n    {}", name.display(), lines.join("\n    "))
+    (!lines.is_empty()).then(|| format!("{}:\n    {}", name.display(), lines.join("\n    ")))
+}
+
+/// Set once this process has been told to end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What an interruption breaks is no failure of its own: the thread that
+/// takes the lab down ends the process.
+fn wait_if_interrupted() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }
 
 /// Until this process ends: an interruption removes what there is so far.
@@ -189,6 +200,7 @@ fn take_down_if_interrupted(name: LabName) {
     }
     std::thread::spawn(move || {
         let Ok(signal) = signals.wait() else { return };
+        INTERRUPTED.store(true, Ordering::SeqCst);
         eprintln!("beeline lab up: interrupted; taking the lab {name} down again");
         if let Err(error) = down::down(&name) {
             eprintln!("beeline lab up: {error:#}");

@@ -35,7 +35,8 @@ pub async fn bring_up(name: &LabName, shape: Shape, progress: &dyn Fn(&str)) -> 
     let count = shape.nodes;
     let built = paths.clone();
     tokio::task::spawn_blocking(move || topology::build(&built, count)).await??;
-    progress(&format!("{count} nodes, a router, a client and their switch ({})", elapsed(begin)));
+    let nodes = if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
+    progress(&format!("{nodes}, a router, a client and their switch ({})", elapsed(begin)));
 
     let (api, client) = start_api(&record, listener, &paths).await?;
     progress(&format!("Kubernetes API on 127.0.0.1:{} ({})", record.api_port, elapsed(begin)));

@@ -88,6 +88,7 @@ fn pod(object: &Pod) -> PodStatus {
         node: object.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         ips,
         ready: is_ready(object),
+        restarts: status.container_statuses.iter().flatten().map(|one| one.restart_count).sum(),
         reason: reason(object).unwrap_or_default(),
         phase: match object.metadata.deletion_timestamp {
             Some(_) => "Terminating".into(),

@@ -1,0 +1,451 @@
+//! Labs for tests: brought up by the real program under a name of their own,
+//! shown whole when a test fails, taken down and checked for leaks in every
+//! case.
+//!
+//! ```no_run
+//! use beeline_lab::harness::TestLab;
+//!
+//! let lab = TestLab::up("story");
+//! lab.client().run(["ping", "-c1", "172.30.0.11"]).succeeds();
+//! lab.down();
+//! ```
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use beeline_kernel::netns::NetNs;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::daemon::last_lines;
+use crate::leaks::Snapshot;
+use crate::paths::{LabName, LabPaths};
+use crate::protocol::{PodStatus, ServiceStatus, Status};
+use crate::record::{LabRecord, pod_records};
+
+/// How long a command may take unless a test says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a verb of the lab may take.
+const VERB_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Lines of every log that are shown when a test fails.
+const LOG_LINES: usize = 40;
+
+/// Names the folder of the programs to test, instead of the one that the test
+/// was built into.
+const PROGRAMS: &str = "BEELINE_TEST_PROGRAMS";
+
+/// A lab of one test.
+pub struct TestLab {
+    name: LabName,
+    before: Snapshot,
+    is_down: bool,
+}
+
+impl TestLab {
+    /// Three nodes.
+    pub fn up(story: &str) -> TestLab {
+        TestLab::up_with(story, &[])
+    }
+
+    /// With further arguments of `up`.
+    pub fn up_with(story: &str, arguments: &[&str]) -> TestLab {
+        let lab = TestLab::named(story);
+        lab.verb(&[&["up"], arguments].concat()).succeeds();
+        lab
+    }
+
+    /// A name and what the machine looks like, with no lab yet.
+    pub fn named(story: &str) -> TestLab {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        assert!(nix::unistd::geteuid().is_root(), "tests with a lab need root: sudo, or make test");
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mut name = format!("t{}-{number}-{story}", std::process::id());
+        name.truncate(32);
+        let name = LabName::parse(&name).expect("a story is told in letters, digits and dashes");
+        TestLab { name, before: Snapshot::take(), is_down: false }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &LabName {
+        &self.name
+    }
+
+    /// Its files.
+    pub fn paths(&self) -> LabPaths {
+        LabPaths::new(&self.name)
+    }
+
+    /// `beeline lab VERB ... --name NAME`.
+    pub fn verb(&self, arguments: &[&str]) -> Outcome {
+        self.verb_reading(arguments, "")
+    }
+
+    /// The same with something on standard input.
+    pub fn verb_reading(&self, arguments: &[&str], input: &str) -> Outcome {
+        let mut command = self.program(arguments.first().copied().unwrap_or_default());
+        command.args(arguments.iter().skip(1));
+        start(command, input).finish(VERB_TIMEOUT)
+    }
+
+    fn program(&self, verb: &str) -> Command {
+        let mut command = Command::new(program("beeline-lab"));
+        command.args([verb, "--name", self.name.as_str()]);
+        command
+    }
+
+    /// Applies manifests and waits until they are programmed.
+    pub fn apply(&self, manifests: &str) {
+        self.verb_reading(&["apply", "-f", "-"], manifests).succeeds();
+    }
+
+    /// The state of everything.
+    pub fn status(&self) -> Status {
+        let shown = self.verb(&["status", "-o", "json"]).succeeds();
+        serde_json::from_str(&shown.stdout).unwrap_or_else(|error| panic!("{error}\n{shown}"))
+    }
+
+    /// The pods whose names begin so, by name.
+    pub fn pods(&self, prefix: &str) -> Vec<PodStatus> {
+        let mut pods = self.status().pods;
+        pods.retain(|pod| pod.name.starts_with(prefix));
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        pods
+    }
+
+    /// The Service of this name in the namespace `default`.
+    pub fn service(&self, name: &str) -> ServiceStatus {
+        let services = self.status().services;
+        let found =
+            services.into_iter().find(|service| service.namespace == "default" && service.name == name);
+        found.unwrap_or_else(|| panic!("there is no service {name} in default"))
+    }
+
+    /// A pod of the namespace `default`.
+    pub fn pod(&self, name: &str) -> Place<'_> {
+        self.place(&["exec", name], PlaceKind::Pod(name.to_owned()))
+    }
+
+    /// A node.
+    pub fn node(&self, name: &str) -> Place<'_> {
+        self.place(&["node", name], PlaceKind::Node(name.to_owned()))
+    }
+
+    /// The host outside the cluster.
+    pub fn client(&self) -> Place<'_> {
+        self.place(&["client"], PlaceKind::Other("client"))
+    }
+
+    /// The router.
+    pub fn router(&self) -> Place<'_> {
+        self.place(&["router"], PlaceKind::Other("router"))
+    }
+
+    fn place(&self, verb: &[&str], kind: PlaceKind) -> Place<'_> {
+        let verb = verb.iter().map(|word| (*word).to_owned()).collect();
+        Place { lab: self, verb, kind, timeout: TIMEOUT }
+    }
+
+    /// Waits until something holds; fails the test, saying what, if it does
+    /// not within `timeout`.
+    pub fn wait_until(&self, what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + timeout;
+        while !holds() {
+            assert!(Instant::now() < deadline, "after {} s not yet: {what}", timeout.as_secs_f32());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Takes the lab down and fails the test if anything is left.
+    pub fn down(mut self) {
+        self.is_down = true;
+        let gone = self.verb(&["down"]);
+        if !gone.is_success() {
+            panic!("{gone}");
+        }
+        self.check_leaks();
+    }
+
+    /// Fails the test if anything is left of the lab on this machine.
+    pub fn check_leaks(&self) {
+        if let Err(error) = self.before.check(&self.name) {
+            panic!("{error}");
+        }
+    }
+
+    /// Everything that may explain a failure.
+    pub fn state(&self) -> String {
+        let mut parts = vec![format!("==== the lab {}", self.name)];
+        let show =
+            |place: Place<'_>, words: &[&str]| place.timeout(Duration::from_secs(5)).run(words).to_string();
+        parts.push(self.verb(&["status"]).to_string());
+        if let Ok(Some(record)) = LabRecord::read(&self.paths()) {
+            for node in record.nodes.keys() {
+                for words in [&["ip", "-br", "address"][..], &["ip", "route"], &["ip", "-6", "route"]] {
+                    parts.push(show(self.node(node), words));
+                }
+                parts.push(self.log(self.paths().node(node).agent_log()));
+            }
+        }
+        for verb in ["counters", "drops"] {
+            let mut command = Command::new(program("beeline"));
+            command.args([verb, "--name", self.name.as_str()]);
+            parts.push(start(command, "").finish(Duration::from_secs(5)).to_string());
+        }
+        parts.push(self.log(self.paths().daemon_log()));
+        parts.join("\n")
+    }
+
+    fn log(&self, path: PathBuf) -> String {
+        format!("---- {}\n{}", path.display(), last_lines(&path, LOG_LINES).join("\n"))
+    }
+}
+
+impl Drop for TestLab {
+    fn drop(&mut self) {
+        if self.is_down {
+            return;
+        }
+        if !std::thread::panicking() {
+            self.verb(&["down"]).succeeds();
+            return self.check_leaks();
+        }
+        // A second panic would end the process, and with it the tests to come.
+        let last = |work: &dyn Fn() -> String| {
+            let done = catch_unwind(AssertUnwindSafe(work));
+            eprintln!("{}", done.unwrap_or_else(|_| "this failed, too".into()));
+        };
+        last(&|| self.state());
+        last(&|| self.verb(&["down"]).to_string());
+    }
+}
+
+/// A program beside those that are tested.
+pub fn program(name: &str) -> PathBuf {
+    let folder = std::env::var_os(PROGRAMS).map(PathBuf::from).or_else(|| {
+        // Tests are built into a folder below the programs'.
+        Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned())
+    });
+    let path = folder.expect("a test has a folder").join(name);
+    assert!(path.exists(), "{} is missing: build it with make build", path.display());
+    path
+}
+
+/// Somewhere in a lab where commands run.
+#[derive(Clone)]
+pub struct Place<'a> {
+    lab: &'a TestLab,
+    verb: Vec<String>,
+    kind: PlaceKind,
+    timeout: Duration,
+}
+
+#[derive(Clone)]
+enum PlaceKind {
+    Pod(String),
+    Node(String),
+    Other(&'static str),
+}
+
+impl Place<'_> {
+    /// The same with another patience.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Runs a command to its end.
+    pub fn run<T: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = T>) -> Outcome {
+        self.run_reading(command, "")
+    }
+
+    /// The same with something on standard input.
+    pub fn run_reading<T: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = T>, input: &str) -> Outcome {
+        start(self.command(command), input).finish(self.timeout)
+    }
+
+    /// Runs a shell's command line to its end.
+    pub fn shell(&self, line: &str) -> Outcome {
+        self.run(["sh", "-c", line])
+    }
+
+    /// Starts a command that runs beside the test until it is stopped.
+    pub fn start<T: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = T>) -> Background {
+        start(self.command(command), "")
+    }
+
+    fn command<T: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = T>) -> Command {
+        let mut command = self.lab.program(&self.verb[0]);
+        command.args(&self.verb[1..]).arg("--").args(words);
+        command
+    }
+
+    /// Its network namespace, for probes that this process makes itself
+    /// (`netns.enter(|| ...)`): a thousand times faster than a command. They
+    /// are not in the place's cgroup.
+    pub fn netns(&self) -> NetNs {
+        let paths = self.lab.paths();
+        let path = match &self.kind {
+            PlaceKind::Node(name) => paths.node(name).netns(),
+            PlaceKind::Other(name) => paths.netns(name),
+            PlaceKind::Pod(name) => {
+                let pods = pod_records(&paths);
+                let found = pods.into_iter().find(|pod| pod.namespace == "default" && pod.name == *name);
+                found.unwrap_or_else(|| panic!("there is no pod default/{name}")).netns
+            }
+        };
+        NetNs::open(path).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was run.
+    pub command: String,
+    /// Exit status; 128 + number for a signal; none if the time was up.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Outcome {
+    /// Did it return 0?
+    pub fn is_success(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// Fails the test unless it returned 0.
+    #[track_caller]
+    pub fn succeeds(self) -> Outcome {
+        assert!(self.is_success(), "a command failed\n{self}");
+        self
+    }
+
+    /// Fails the test unless it ended with an error.
+    #[track_caller]
+    pub fn fails(self) -> Outcome {
+        assert!(self.code.is_some_and(|code| code != 0), "a command should have failed\n{self}");
+        self
+    }
+
+    /// Fails the test unless standard error holds these words.
+    #[track_caller]
+    pub fn says(self, words: &str) -> Outcome {
+        assert!(self.stderr.contains(words), "a command should have said {words:?}\n{self}");
+        self
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = match self.code {
+            Some(code) => format!("returned {code}"),
+            None => "did not end and was killed".to_owned(),
+        };
+        writeln!(f, "---- {} {end} after {:.2} s", self.command, self.elapsed.as_secs_f32())?;
+        for text in [&self.stdout, &self.stderr].into_iter().filter(|text| !text.is_empty()) {
+            writeln!(f, "{}", text.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// A command that runs; killed when it is dropped.
+pub struct Background {
+    shown: String,
+    begun: Instant,
+    child: Child,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Background {
+    /// Waits for its end, at most so long.
+    pub fn finish(mut self, timeout: Duration) -> Outcome {
+        let deadline = Instant::now() + timeout;
+        let status = loop {
+            match self.child.try_wait().expect("a child can be waited for") {
+                Some(status) => break Some(status),
+                None if Instant::now() > deadline => break None,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        if status.is_none() {
+            self.kill();
+        }
+        let code = status.map(|status| {
+            use std::os::unix::process::ExitStatusExt;
+            status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+        });
+        let read = |thread: &mut Option<JoinHandle<String>>| {
+            thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+        };
+        Outcome {
+            command: self.shown.clone(),
+            code,
+            stdout: read(&mut self.stdout),
+            stderr: read(&mut self.stderr),
+            elapsed: self.begun.elapsed(),
+        }
+    }
+
+    /// Sends a signal and waits for the end.
+    pub fn stop(self, signal: Signal) -> Outcome {
+        let _ = kill(self.pid(), signal);
+        self.finish(TIMEOUT)
+    }
+
+    /// Its process: the command's own, since the verb becomes the command.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// Its group, so that nothing that it started keeps the pipes open.
+    fn kill(&mut self) {
+        let _ = killpg(self.pid(), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn start(mut command: Command, input: &str) -> Background {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let shown = words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
+    if let Some(mut stdin) = child.stdin.take() {
+        let input = input.to_owned();
+        // On a thread: a command that does not read must not hold up the test.
+        std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    }
+    let stdout = child.stdout.take().map(reader);
+    let stderr = child.stderr.take().map(reader);
+    Background { shown, begun: Instant::now(), child, stdout, stderr }
+}
+
+fn reader(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}

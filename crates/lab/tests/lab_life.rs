@@ -1,0 +1,162 @@
+//! A lab's life: born, used, crashed, interrupted, gone without a trace.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use beeline_lab::harness::{TestLab, program};
+use beeline_lab::leaks::leaks;
+use beeline_lab::record::LabRecord;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const TWO_PODS: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - name: echo
+          image: beeline/echo
+          ports: [{containerPort: 8080}, {containerPort: 7000, protocol: UDP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+";
+
+#[test]
+fn lab_comes_up_serves_and_leaves_nothing_behind() {
+    let lab = TestLab::up("life");
+    let status = lab.status();
+    let names: Vec<&str> = status.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["node-1", "node-2", "node-3"]);
+    for (node, number) in status.nodes.iter().zip(1..) {
+        assert!(node.ready && node.agent_ready && node.agent_pid.is_some(), "{node:?}");
+        assert_eq!(node.pod_cidrs, [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")]);
+    }
+    assert_eq!(status.kubeconfig, lab.paths().kubeconfig());
+
+    lab.apply(TWO_PODS);
+    let pods = lab.pods("web-");
+    assert!(pods.len() == 2 && pods.iter().all(|pod| pod.ready && pod.ips.len() == 2), "{pods:?}");
+    assert_ne!(pods[0].node, pods[1].node, "two of a kind go to two nodes");
+    let service = lab.service("web");
+    assert_eq!(service.cluster_ips.len(), 2);
+    assert!(service.endpoints.values().all(|endpoints| endpoints.len() == 2), "{service:?}");
+
+    let again = lab.verb(&["up"]).fails().says("exists already");
+    assert!(again.stderr.contains(&format!("beeline lab down --name {}", lab.name())), "{again}");
+    lab.verb(&["up", "--nodes", "2"]).fails().says("it has 3 nodes, not 2");
+
+    let removed = lab.verb(&["down"]).succeeds();
+    assert!(removed.stdout.contains("3 bpffs with their pins"), "{removed}");
+    lab.check_leaks();
+    let nothing = lab.verb(&["down"]).succeeds();
+    assert!(nothing.stdout.contains("nothing to remove"), "{nothing}");
+    lab.verb(&["status"]).fails().says("there is no lab named");
+    lab.verb(&["client", "--", "true"]).fails().says("there is no lab named");
+}
+
+#[test]
+fn lab_whose_daemon_was_killed_still_runs_commands_and_can_be_removed() {
+    let lab = TestLab::up_with("crash", &["--nodes", "2"]);
+    lab.apply(TWO_PODS);
+    let pod = lab.pods("web-").remove(0).name;
+    let record = LabRecord::read(&lab.paths()).unwrap().unwrap();
+    assert!(record.daemon.signal(Signal::SIGKILL));
+    lab.wait_until("the daemon is dead", Duration::from_secs(5), || !record.daemon.alive());
+
+    lab.pod(&pod).run(["true"]).succeeds();
+    lab.node("node-1").run(["true"]).succeeds();
+    lab.verb(&["status"]).fails().says("beeline lab down --name");
+    lab.verb(&["up"]).fails().says("has lost its daemon");
+    lab.down();
+}
+
+/// At every moment of an `up`, both it and the daemon are killed.
+#[test]
+fn lab_left_half_made_can_be_removed() {
+    let lab = TestLab::named("half");
+    let begun = Instant::now();
+    lab.verb(&["up"]).succeeds();
+    let whole = begun.elapsed();
+    lab.verb(&["down"]).succeeds();
+    for part in 0..8 {
+        let mut command = Command::new(program("beeline-lab"));
+        command.args(["up", "--name", lab.name().as_str()]);
+        let mut up = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(whole * part / 8);
+        up.kill().unwrap();
+        if let Ok(Some(record)) = LabRecord::read(&lab.paths()) {
+            record.daemon.signal(Signal::SIGKILL);
+        }
+        up.wait().unwrap();
+        lab.verb(&["down"]).succeeds();
+        lab.check_leaks();
+    }
+    lab.down();
+}
+
+#[test]
+fn lab_whose_up_is_interrupted_is_taken_down_again() {
+    let lab = TestLab::named("interrupted");
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut command = Command::new(program("beeline-lab"));
+        command.args(["up", "--name", lab.name().as_str()]);
+        let mut up = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        lab.wait_until("up has begun", Duration::from_secs(5), || lab.paths().record().exists());
+        kill(Pid::from_raw(up.id() as i32), signal).unwrap();
+        let code = up.wait().unwrap().code();
+        assert_eq!(code, Some(128 + signal as i32), "either interrupted or quicker than this test");
+        assert_eq!(leaks(lab.name()), Vec::<String>::new());
+    }
+    lab.down();
+}
+
+#[test]
+fn lab_that_does_not_come_up_says_why_and_leaves_nothing() {
+    // An agent that cannot use the device that it is told to use.
+    let lab = TestLab::named("hopeless");
+    let outcome = lab.verb(&["up", "--nodes", "1", "--set", "devices={no-such-device}"]).fails();
+    assert!(outcome.stderr.contains("taken down again"), "{outcome}");
+    lab.check_leaks();
+    lab.down();
+}
+
+#[test]
+fn lab_beside_another_has_a_network_of_its_own() {
+    let (one, other) =
+        (TestLab::up_with("one", &["--nodes", "1"]), TestLab::up_with("other", &["--nodes", "2"]));
+    let ports = [&one, &other].map(|lab| LabRecord::read(&lab.paths()).unwrap().unwrap().api_port);
+    assert_ne!(ports[0], ports[1], "each API has its own port on the machine");
+    one.apply(TWO_PODS);
+    assert_eq!(one.pods("web-").len(), 2);
+    assert!(other.pods("web-").is_empty(), "objects of one lab are not in the other");
+    let identity = |lab: &TestLab| lab.node("node-1").netns().identity().unwrap();
+    assert_ne!(identity(&one), identity(&other));
+    one.down();
+    assert_eq!(other.status().nodes.len(), 2);
+    other.client().run(["ping", "-c1", "-W2", "172.30.0.12"]).succeeds();
+    other.down();
+}
+
+#[test]
+fn lab_without_root_says_that_it_needs_root() {
+    let copy = tempfile::tempdir().unwrap();
+    let program_copy = copy.path().join("beeline-lab");
+    std::fs::copy(program("beeline-lab"), &program_copy).unwrap();
+    std::fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = Command::new(&program_copy).args(["up"]).uid(65534).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && words.contains("needs root"), "{words}");
+}
