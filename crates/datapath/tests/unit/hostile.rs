@@ -78,7 +78,7 @@ proptest! {
         let destinations = [f.neighbour, f.far, f.node, f.outside, f.service, f.free_service];
         let mut build = Build::new(f.pod, destinations[destination], carried);
         (build.payload, build.ttl) = (payload, ttl);
-        let sent = world.from_pod(build);
+        let sent = world.pod_sends(build);
         if !matches!(sent.verdict, Verdict::Drop { .. }) {
             prop_assert_eq!(check(&sent.frame), Ok(()), "{:#?}", sent);
         }
@@ -104,11 +104,11 @@ proptest! {
         };
         let mut request = Build::new(f.pod, f.service, carried(sport, 80, 2));
         request.payload.clone_from(&payload);
-        let there = world.from_pod(request.clone());
+        let there = world.pod_sends(request.clone());
         let (src, dst, _, _) = beeline_datapath::native::build::addresses(&there.frame[14..]).expect("a packet");
         let mut reply = Build::new(dst, src, carried(backend_port, sport, 18));
         reply.payload = payload;
-        let back = if hairpin { world.from_pod(reply) } else { world.from_uplink(reply) };
+        let back = if hairpin { world.pod_sends(reply) } else { world.wire_brings(reply) };
         prop_assert_eq!(check(&back.frame), Ok(()), "{:#?}", back);
         let (src, dst, _, header) = beeline_datapath::native::build::addresses(&back.frame[14..]).expect("a packet");
         prop_assert_eq!((src, dst), (f.service, f.pod), "{:#?}", back);

@@ -34,12 +34,12 @@ fn src_of(frame: &[u8]) -> Ip {
 fn unit_a_pod_reaches_a_pod_on_its_node() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        let sent = world.from_pod(Build::new(f.pod, f.neighbour, tcp(40000, 80, SYN)));
+        let sent = world.pod_sends(Build::new(f.pod, f.neighbour, tcp(40000, 80, SYN)));
         assert_eq!(sent.verdict, Verdict::ToPod { ifindex: second(POD_IFINDEX) }, "{sent:#?}");
         check(&sent.frame).unwrap_or_else(|error| panic!("{error}: {sent:#?}"));
         assert_eq!(world.ttl(&sent.frame), 63);
         assert!(sent.steps.contains(&Step::ConntrackNew), "{sent:#?}");
-        let again = world.from_pod(Build::new(f.pod, f.neighbour, tcp(40000, 80, ACK)));
+        let again = world.pod_sends(Build::new(f.pod, f.neighbour, tcp(40000, 80, ACK)));
         assert!(again.steps.contains(&Step::ConntrackHit { origin: true, service: 0 }), "{again:#?}");
     }
 }
@@ -48,9 +48,9 @@ fn unit_a_pod_reaches_a_pod_on_its_node() {
 fn unit_a_pod_reaches_another_node_by_the_hosts_route_and_the_answer_comes_back() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        let sent = world.from_pod(Build::new(f.pod, f.far, udp(5000, 53)));
+        let sent = world.pod_sends(Build::new(f.pod, f.far, udp(5000, 53)));
         assert_eq!(sent.verdict, Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop }, "{sent:#?}");
-        let answer = world.from_uplink(Build::new(f.far, f.pod, udp(53, 5000)));
+        let answer = world.wire_brings(Build::new(f.far, f.pod, udp(53, 5000)));
         assert_eq!(answer.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{answer:#?}");
         assert!(answer.steps.contains(&Step::ConntrackHit { origin: false, service: 0 }), "{answer:#?}");
     }
@@ -60,9 +60,9 @@ fn unit_a_pod_reaches_another_node_by_the_hosts_route_and_the_answer_comes_back(
 fn unit_what_is_for_the_node_is_the_hosts() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        let to_node = world.from_pod(Build::new(f.pod, f.node, tcp(40000, 6443, SYN)));
+        let to_node = world.pod_sends(Build::new(f.pod, f.node, tcp(40000, 6443, SYN)));
         assert_eq!(to_node.verdict, Verdict::ToHost, "{to_node:#?}");
-        let from_outside = world.from_uplink(Build::new(f.outside, f.node, tcp(40000, 22, SYN)));
+        let from_outside = world.wire_brings(Build::new(f.outside, f.node, tcp(40000, 22, SYN)));
         assert_eq!(from_outside.verdict, Verdict::ToHost, "{from_outside:#?}");
         assert!(world.tables.conntrack.len() == 1, "the host's own traffic is not tracked: {world:#?}");
     }
@@ -73,7 +73,7 @@ fn unit_a_service_is_translated_there_and_back() {
     for f in FAMILIES {
         for carried in [tcp(40000, 80, SYN), udp(40000, 80)] {
             let mut world = World::new(f);
-            let there = world.from_pod(Build::new(f.pod, f.service, carried.clone()));
+            let there = world.pod_sends(Build::new(f.pod, f.service, carried.clone()));
             assert_eq!(
                 there.verdict,
                 Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop },
@@ -85,7 +85,7 @@ fn unit_a_service_is_translated_there_and_back() {
                 Carried::Tcp { .. } => tcp(8080, 40000, SYN | ACK),
                 _ => udp(8080, 40000),
             };
-            let back = world.from_uplink(Build::new(f.far, f.pod, reply));
+            let back = world.wire_brings(Build::new(f.far, f.pod, reply));
             check(&back.frame).unwrap_or_else(|error| panic!("{error}: {back:#?}"));
             assert_eq!((src_of(&back.frame), dst_of(&back.frame)), (f.service, f.pod), "{back:#?}");
             assert_eq!(world.tables.conntrack.len(), 2, "service entry and flow entry: {world:#?}");
@@ -98,11 +98,11 @@ fn unit_a_pod_that_is_its_own_backend_sees_its_gateway() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.backends(&[(f.pod, 8080)]);
-        let there = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        let there = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
         let gateway = if f.pod.is_v4() { Ip::from_v4(GATEWAY_IPV4) } else { Ip::from_octets(GATEWAY_IPV6) };
         assert_eq!(there.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{there:#?}");
         assert_eq!((src_of(&there.frame), dst_of(&there.frame)), (gateway, f.pod));
-        let back = world.from_pod(Build::new(f.pod, gateway, tcp(8080, 40000, SYN | ACK)));
+        let back = world.pod_sends(Build::new(f.pod, gateway, tcp(8080, 40000, SYN | ACK)));
         assert_eq!(back.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{back:#?}");
         assert_eq!((src_of(&back.frame), dst_of(&back.frame)), (f.service, f.pod));
         check(&back.frame).unwrap_or_else(|error| panic!("{error}: {back:#?}"));
@@ -114,7 +114,7 @@ fn unit_a_service_without_endpoints_refuses_at_once() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.backends(&[]);
-        let refused = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        let refused = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
         assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoBackend }, "{refused:#?}");
         check(&refused.frame).unwrap_or_else(|error| panic!("{error}: {refused:#?}"));
         assert_eq!((src_of(&refused.frame), dst_of(&refused.frame)), (f.service, f.pod));
@@ -125,7 +125,7 @@ fn unit_a_service_without_endpoints_refuses_at_once() {
 
         let mut datagram = Build::new(f.pod, f.service, udp(40000, 80));
         datagram.payload = vec![7; 100];
-        let refused = world.from_pod(datagram);
+        let refused = world.pod_sends(datagram);
         assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoBackend }, "{refused:#?}");
         check(&refused.frame).unwrap_or_else(|error| panic!("{error}: {refused:#?}"));
         let unreachable = if f.pod.is_v4() { [3, 3] } else { [1, 4] };
@@ -137,11 +137,11 @@ fn unit_a_service_without_endpoints_refuses_at_once() {
 fn unit_a_port_that_a_service_does_not_have_is_refused_and_echo_is_dropped() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        let refused = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 81, SYN)));
+        let refused = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 81, SYN)));
         assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoServicePort }, "{refused:#?}");
-        let echo = world.from_pod(Build::new(f.pod, f.service, Carried::Echo { reply: false, id: 9 }));
+        let echo = world.pod_sends(Build::new(f.pod, f.service, Carried::Echo { reply: false, id: 9 }));
         assert_eq!(echo.verdict, Verdict::Drop { reason: DropReason::NoServicePort }, "{echo:#?}");
-        let unallocated = world.from_pod(Build::new(f.pod, f.free_service, tcp(40000, 80, SYN)));
+        let unallocated = world.pod_sends(Build::new(f.pod, f.free_service, tcp(40000, 80, SYN)));
         assert_eq!(
             unallocated.verdict,
             Verdict::Answer { reason: DropReason::NoServicePort },
@@ -155,7 +155,7 @@ fn unit_a_reset_is_not_answered_with_a_reset() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.backends(&[]);
-        let sent = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, RST)));
+        let sent = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, RST)));
         assert_eq!(sent.verdict, Verdict::Drop { reason: DropReason::NoBackend }, "{sent:#?}");
     }
 }
@@ -165,15 +165,15 @@ fn unit_a_pod_speaks_for_its_own_addresses_only() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let reason = |sent: &crate::world::Sent| sent.verdict.reason();
-        let foreign = world.from_pod(Build::new(f.neighbour, f.far, udp(1, 2)));
+        let foreign = world.pod_sends(Build::new(f.neighbour, f.far, udp(1, 2)));
         assert_eq!(reason(&foreign), Some(DropReason::SpoofedAddress), "{foreign:#?}");
-        let unknown = world.from_pod(Build::new(f.outside, f.far, udp(1, 2)));
+        let unknown = world.pod_sends(Build::new(f.outside, f.far, udp(1, 2)));
         assert_eq!(reason(&unknown), Some(DropReason::SpoofedAddress), "{unknown:#?}");
         let mut wrong_mac = Build::new(f.pod, f.far, udp(1, 2));
         wrong_mac.mac_src.0[5] ^= 0xff;
-        let wrong_mac = world.from_pod(wrong_mac);
+        let wrong_mac = world.pod_sends(wrong_mac);
         assert_eq!(reason(&wrong_mac), Some(DropReason::SpoofedMac), "{wrong_mac:#?}");
-        let from_outside = world.from_uplink(Build::new(f.neighbour, f.pod, udp(1, 2)));
+        let from_outside = world.wire_brings(Build::new(f.neighbour, f.pod, udp(1, 2)));
         assert_eq!(reason(&from_outside), Some(DropReason::SpoofedAddress), "{from_outside:#?}");
     }
 }
@@ -184,14 +184,14 @@ fn unit_a_packet_that_may_not_go_further_is_left_to_the_host_to_answer() {
         let mut world = World::new(f);
         let mut dying = Build::new(f.pod, f.far, udp(1, 2));
         dying.ttl = 1;
-        assert_eq!(world.from_pod(dying).verdict, Verdict::ToHostError);
+        assert_eq!(world.pod_sends(dying).verdict, Verdict::ToHostError);
         world.route = Route::TooBig;
-        assert_eq!(world.from_pod(Build::new(f.pod, f.far, udp(1, 2))).verdict, Verdict::ToHostError);
+        assert_eq!(world.pod_sends(Build::new(f.pod, f.far, udp(1, 2))).verdict, Verdict::ToHostError);
         world.route = Route::None;
-        let nowhere = world.from_pod(Build::new(f.pod, f.far, udp(1, 2)));
+        let nowhere = world.pod_sends(Build::new(f.pod, f.far, udp(1, 2)));
         assert_eq!(nowhere.verdict, Verdict::Drop { reason: DropReason::NoRoute }, "{nowhere:#?}");
         world.route = Route::Prohibited;
-        let forbidden = world.from_pod(Build::new(f.pod, f.far, udp(1, 2)));
+        let forbidden = world.pod_sends(Build::new(f.pod, f.far, udp(1, 2)));
         assert_eq!(
             forbidden.verdict,
             Verdict::Drop { reason: DropReason::RouteProhibited },
@@ -199,7 +199,7 @@ fn unit_a_packet_that_may_not_go_further_is_left_to_the_host_to_answer() {
         );
         let mut wide = Build::new(f.pod, f.neighbour, udp(1, 2));
         wide.payload = vec![0; 2000];
-        assert_eq!(world.from_pod(wide).verdict, Verdict::ToHostError, "wider than the pod's MTU");
+        assert_eq!(world.pod_sends(wide).verdict, Verdict::ToHostError, "wider than the pod's MTU");
     }
 }
 
@@ -209,11 +209,11 @@ fn unit_a_packet_that_may_not_go_further_is_left_to_the_host_to_answer() {
 fn unit_an_icmp_error_about_a_translated_packet_quotes_what_the_client_sent() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        let there = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        let there = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         let (kind, code) = if f.pod.is_v4() { (3, 4) } else { (2, 0) };
         let mut error = Build::new(f.router, f.pod, Carried::IcmpError { kind, code, word: 1400 });
         error.payload = there.frame[14..].to_vec();
-        let delivered = world.from_uplink(error);
+        let delivered = world.wire_brings(error);
         assert_eq!(delivered.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{delivered:#?}");
         check(&delivered.frame).unwrap_or_else(|error| panic!("{error}: {delivered:#?}"));
         assert_eq!(src_of(&delivered.frame), f.router, "a router keeps its own address: {delivered:#?}");
@@ -231,11 +231,11 @@ fn unit_an_icmp_error_about_a_translated_packet_quotes_what_the_client_sent() {
 fn unit_an_icmp_error_of_the_backend_comes_from_the_service() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        let there = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        let there = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         let (kind, code) = if f.pod.is_v4() { (3, 3) } else { (1, 4) };
         let mut error = Build::new(f.far, f.pod, Carried::IcmpError { kind, code, word: 0 });
         error.payload = there.frame[14..].to_vec();
-        let delivered = world.from_uplink(error);
+        let delivered = world.wire_brings(error);
         check(&delivered.frame).unwrap_or_else(|error| panic!("{error}: {delivered:#?}"));
         assert_eq!(src_of(&delivered.frame), f.service, "{delivered:#?}");
     }
@@ -283,12 +283,12 @@ fn unit_neighbour_discovery_passes_and_lies_do_not() {
         (link_local, 133, Ip::UNSPECIFIED),      // router solicitation
         (Ip::UNSPECIFIED, 143, Ip::UNSPECIFIED), // MLD report
     ] {
-        let sent = world.from_pod(solicitation(src, kind, target));
+        let sent = world.pod_sends(solicitation(src, kind, target));
         assert_eq!(sent.verdict, Verdict::ToHost, "type {kind} from {src}: {sent:#?}");
     }
-    let lie = world.from_pod(solicitation(f.pod, 136, f.neighbour));
+    let lie = world.pod_sends(solicitation(f.pod, 136, f.neighbour));
     assert_eq!(lie.verdict, Verdict::Drop { reason: DropReason::SpoofedNeighbour }, "{lie:#?}");
-    let foreign = world.from_pod(solicitation(f.neighbour, 135, f.node));
+    let foreign = world.pod_sends(solicitation(f.neighbour, 135, f.node));
     assert_eq!(foreign.verdict, Verdict::Drop { reason: DropReason::SpoofedAddress }, "{foreign:#?}");
 }
 
@@ -309,10 +309,10 @@ fn unit_a_full_connection_table_lets_plain_flows_pass_and_says_so() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.tables.conntrack_capacity = 0;
-        let plain = world.from_pod(Build::new(f.pod, f.far, udp(1, 2)));
+        let plain = world.pod_sends(Build::new(f.pod, f.far, udp(1, 2)));
         assert_eq!(plain.verdict, Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop }, "{plain:#?}");
         assert_eq!(plain.untracked, 1, "{plain:#?}");
-        let translated = world.from_pod(Build::new(f.pod, f.service, udp(1, 80)));
+        let translated = world.pod_sends(Build::new(f.pod, f.service, udp(1, 80)));
         assert_eq!(
             translated.verdict,
             Verdict::Drop { reason: DropReason::ConntrackFull },
@@ -325,14 +325,14 @@ fn unit_a_full_connection_table_lets_plain_flows_pass_and_says_so() {
 fn unit_a_connection_that_has_ended_may_open_again_with_another_backend() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
-        world.from_uplink(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
-        world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, FIN | ACK)));
-        world.from_uplink(Build::new(f.far, f.pod, tcp(8080, 40000, FIN | ACK)));
+        world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        world.wire_brings(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
+        world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, FIN | ACK)));
+        world.wire_brings(Build::new(f.far, f.pod, tcp(8080, 40000, FIN | ACK)));
         world.backends(&[(f.neighbour, 9090)]);
-        let kept = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, ACK)));
+        let kept = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, ACK)));
         assert_eq!(dst_of(&kept.frame), f.far, "what is left of the old one goes there: {kept:#?}");
-        let fresh = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        let fresh = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
         assert_eq!(dst_of(&fresh.frame), f.neighbour, "{fresh:#?}");
     }
 }
@@ -341,16 +341,16 @@ fn unit_a_connection_that_has_ended_may_open_again_with_another_backend() {
 fn unit_an_entry_dies_with_its_time_and_is_kept_alive_by_packets() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         world.backends(&[(f.neighbour, 9090)]);
         world.tick += 20;
-        let alive = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        let alive = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         assert_eq!(dst_of(&alive.frame), f.far, "{alive:#?}");
         world.tick += 20;
-        let still = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        let still = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         assert_eq!(dst_of(&still.frame), f.far, "the second packet renewed it: {still:#?}");
         world.tick += 40;
-        let moved = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        let moved = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         assert_eq!(dst_of(&moved.frame), f.neighbour, "{moved:#?}");
     }
 }
@@ -365,19 +365,19 @@ fn unit_either_direction_keeps_both_entries_alive() {
         {
             let mut world = World::new(f);
             if let Carried::Tcp { .. } = ask {
-                world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
-                world.from_uplink(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
+                world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+                world.wire_brings(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
             }
             for _ in 0..20 {
-                world.from_pod(Build::new(f.pod, f.service, ask.clone()));
+                world.pod_sends(Build::new(f.pod, f.service, ask.clone()));
                 world.tick += 20;
             }
-            let back = world.from_uplink(Build::new(f.far, f.pod, answer.clone()));
+            let back = world.wire_brings(Build::new(f.far, f.pod, answer.clone()));
             assert_eq!(src_of(&back.frame), f.service, "{back:#?}");
             world.tick += if matches!(ask, Carried::Tcp { .. }) { 80_000 } else { 100 };
-            let there = world.from_pod(Build::new(f.pod, f.service, ask.clone()));
+            let there = world.pod_sends(Build::new(f.pod, f.service, ask.clone()));
             assert!(!there.steps.contains(&Step::ConntrackNew), "answered connections live long: {there:#?}");
-            let back = world.from_uplink(Build::new(f.far, f.pod, answer));
+            let back = world.wire_brings(Build::new(f.far, f.pod, answer));
             assert_eq!(src_of(&back.frame), f.service, "{back:#?}");
         }
     }
@@ -387,10 +387,10 @@ fn unit_either_direction_keeps_both_entries_alive() {
 fn unit_the_previous_connection_table_is_read_too() {
     for f in FAMILIES {
         let mut world = World::new(f);
-        world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         world.tables.conntrack_previous = std::mem::take(&mut world.tables.conntrack);
         world.backends(&[(f.neighbour, 9090)]);
-        let kept = world.from_pod(Build::new(f.pod, f.service, udp(40000, 80)));
+        let kept = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         assert_eq!(dst_of(&kept.frame), f.far, "{kept:#?}");
     }
 }
@@ -400,11 +400,11 @@ fn unit_two_services_with_one_backend_do_not_share_a_tuple() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.second_service();
-        let first = world.from_pod(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
+        let first = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
         assert_eq!(dst_of(&first.frame), f.far, "{first:#?}");
-        let second = world.from_pod(Build::new(f.pod, f.free_service, tcp(40000, 80, SYN)));
+        let second = world.pod_sends(Build::new(f.pod, f.free_service, tcp(40000, 80, SYN)));
         assert_eq!(second.verdict, Verdict::Drop { reason: DropReason::TupleClash }, "{second:#?}");
-        let other_port = world.from_pod(Build::new(f.pod, f.free_service, tcp(40001, 80, SYN)));
+        let other_port = world.pod_sends(Build::new(f.pod, f.free_service, tcp(40001, 80, SYN)));
         assert_eq!(dst_of(&other_port.frame), f.far, "{other_port:#?}");
     }
 }
@@ -417,7 +417,7 @@ fn unit_the_hosts_own_packets_to_a_pod_are_let_through_and_tracked() {
         probe.mac_dst = crate::world::POD_MAC;
         let sent = world.send(hook::TO_POD, POD_IFINDEX, probe.frame());
         assert_eq!(sent.verdict, Verdict::ToHost, "{sent:#?}");
-        let answer = world.from_pod(Build::new(f.pod, f.node, tcp(8080, 50000, SYN | ACK)));
+        let answer = world.pod_sends(Build::new(f.pod, f.node, tcp(8080, 50000, SYN | ACK)));
         assert_eq!(answer.verdict, Verdict::ToHost, "{answer:#?}");
         let (_, value) = world.tables.conntrack.iter().next().expect("one connection");
         assert!(value.flags & entry::REPLIED != 0, "{value:#?}");
@@ -433,7 +433,7 @@ fn unit_unknown_ethertypes_and_absurd_addresses_are_refused_with_a_reason() {
         let lldp = world.pod_frame(frame);
         assert_eq!(lldp.verdict, Verdict::Drop { reason: DropReason::UnsupportedProtocol }, "{lldp:#?}");
         for martian in f.martians {
-            let sent = world.from_pod(Build::new(f.pod, *martian, udp(1, 2)));
+            let sent = world.pod_sends(Build::new(f.pod, *martian, udp(1, 2)));
             assert_eq!(sent.verdict, Verdict::Drop { reason: DropReason::Martian }, "{martian}: {sent:#?}");
         }
     }

@@ -179,11 +179,11 @@ impl World {
         self.send(hook::FROM_POD, POD_IFINDEX, frame)
     }
 
-    pub fn from_pod(&mut self, build: Build) -> Sent {
+    pub fn pod_sends(&mut self, build: Build) -> Sent {
         self.pod_frame(build.frame())
     }
 
-    pub fn from_uplink(&mut self, build: Build) -> Sent {
+    pub fn wire_brings(&mut self, build: Build) -> Sent {
         self.send(hook::FROM_UPLINK, UPLINK, build.frame())
     }
 
