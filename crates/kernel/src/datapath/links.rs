@@ -120,7 +120,7 @@ impl Links {
 
     /// What is attached now.
     pub(crate) fn attached(&self) -> Vec<Attached> {
-        list(&self.pins)
+        list(&self.pins, !self.tcx)
     }
 
     /// Brings every attachment to what it should be: running these programs,
@@ -234,15 +234,15 @@ impl Links {
     }
 }
 
-/// What is attached, by links and by filters, in this network namespace.
-/// What cannot be read is not listed.
-pub(crate) fn list(pins: &Pins) -> Vec<Attached> {
+/// What is attached: by links, and (if asked for) by classifiers in this
+/// network namespace. What cannot be read is not listed.
+pub(crate) fn list(pins: &Pins, with_filters: bool) -> Vec<Attached> {
     let alive = |attached: &Attached| {
         let link = bpf::open_pin(&pins.link(attached.program, attached.ifindex), Access::ReadWrite);
         link.and_then(|link| bpf::link_state(link.as_fd())).is_ok_and(|state| state.ifindex != 0)
     };
     let mut found: BTreeSet<Attached> = pinned(pins).unwrap_or_default().into_iter().filter(alive).collect();
-    if let Ok(mut netlink) = Netlink::open() {
+    if with_filters && let Ok(mut netlink) = Netlink::open() {
         found.extend(filters(&mut netlink).unwrap_or_default());
     }
     found.into_iter().collect()

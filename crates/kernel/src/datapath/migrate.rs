@@ -9,6 +9,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::fd::AsFd;
 
 use aya_obj::generated::bpf_map_type;
 use beeline_abi::maps;
@@ -17,7 +18,6 @@ use super::bpf::Access;
 use super::error::{DatapathError, failed};
 use super::maps::{RawMap, Shape};
 use super::pins::{Pins, pin_over};
-use std::os::fd::AsFd;
 
 /// `BPF_NOEXIST` of linux/bpf.h.
 const ONLY_NEW: u64 = 1;
@@ -68,6 +68,10 @@ fn copy_table(old: &RawMap, new: &RawMap, version: u32) -> io::Result<()> {
     if old.shape().key_size != new.shape().key_size || old.shape().kind != new.shape().kind {
         return Err(io::Error::other(format!("{} cannot become {}", old.shape(), new.shape())));
     }
+    let per_cpu = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32;
+    if new.shape().kind == per_cpu && old.value_bytes() != new.value_bytes() {
+        return Ok(()); // Counters of another size begin anew.
+    }
     let is_config = new.name() == maps::CONFIG.name;
     insert_all(old, new, 0, |value| {
         // The first word says the layout; 0 = nothing is published yet.
@@ -113,4 +117,105 @@ fn remove_others(old: &RawMap, new: &RawMap) -> io::Result<()> {
         }
     })?;
     others.iter().try_for_each(|key| new.remove(key).map(|_| ()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use aya::maps::MapData;
+
+    use super::*;
+    use crate::bpffs;
+
+    const BPF_HASH: u32 = bpf_map_type::BPF_MAP_TYPE_HASH as u32;
+
+    /// Two layouts on a bpffs that is gone when dropped.
+    struct World {
+        root: PathBuf,
+        old: Pins,
+        new: Pins,
+    }
+
+    impl World {
+        fn new(word: &str) -> World {
+            let root = std::env::temp_dir().join(format!("beeline-test-{}-{word}", std::process::id()));
+            bpffs::mount(&root).unwrap();
+            let (old, new) = (Pins::new(&root, 1), Pins::new(&root, 2));
+            old.create().unwrap();
+            new.create().unwrap();
+            World { root, old, new }
+        }
+
+        /// Makes a hash with 4-byte keys in a layout.
+        fn hash(&self, pins: &Pins, name: &'static str, value_size: u32, max_entries: u32) -> RawMap {
+            let shape = Shape { kind: BPF_HASH, key_size: 4, value_size, max_entries, flags: 1 };
+            let made = MapData::create(shape.to_map(), name, None).unwrap();
+            pin_over(made.fd().as_fd(), &pins.table(name)).unwrap();
+            RawMap::open(&pins.table(name), name, Access::ReadWrite).unwrap().unwrap()
+        }
+    }
+
+    impl Drop for World {
+        fn drop(&mut self) {
+            let _ = bpffs::unmount(&self.root);
+            let _ = std::fs::remove_dir(&self.root);
+        }
+    }
+
+    fn contents(map: &RawMap) -> Vec<(u8, Vec<u8>)> {
+        let mut all = Vec::new();
+        map.read(|key, value| all.push((key[0], value.to_vec()))).unwrap();
+        all.sort();
+        all
+    }
+
+    fn key(number: u8) -> [u8; 4] {
+        [number, 0, 0, 0]
+    }
+
+    #[test]
+    fn kernel_values_grow_and_shrink_and_what_is_outdated_goes() {
+        let world = World::new("grow");
+        let old = world.hash(&world.old, maps::NODE.name, 4, 10);
+        let new = world.hash(&world.new, maps::NODE.name, 6, 20);
+        old.set(&key(1), &[1, 2, 3, 4], 0).unwrap();
+        old.set(&key(2), &[5, 6, 7, 8], 0).unwrap();
+        new.set(&key(2), &[9; 6], 0).unwrap();
+        new.set(&key(3), &[9; 6], 0).unwrap();
+        copy(&world.old, &world.new).unwrap();
+        assert_eq!(contents(&new), [(1, vec![1, 2, 3, 4, 0, 0]), (2, vec![5, 6, 7, 8, 0, 0])]);
+        copy(&world.new, &world.old).unwrap();
+        assert_eq!(contents(&old), [(1, vec![1, 2, 3, 4]), (2, vec![5, 6, 7, 8])]);
+    }
+
+    #[test]
+    fn kernel_connections_of_another_layout_are_copied_and_newer_ones_stay() {
+        let world = World::new("conntrack");
+        let name = maps::CONNTRACK_TABLE.name;
+        let old = world.hash(&world.old, name, 4, 10);
+        let new = world.hash(&world.new, name, 8, 10);
+        share_conntrack(&world.old, &world.new, *new.shape()).unwrap();
+        let pinned = RawMap::open(&world.new.table(name), name, Access::Read).unwrap().unwrap();
+        assert_eq!(pinned.id().unwrap(), new.id().unwrap(), "another layout cannot be shared");
+        old.set(&key(1), &[1; 4], 0).unwrap();
+        copy(&world.old, &world.new).unwrap();
+        // After the first pass both sides go on; the second brings what is missing.
+        new.set(&key(1), &[7; 8], 0).unwrap();
+        old.set(&key(1), &[2; 4], 0).unwrap();
+        old.set(&key(2), &[3; 4], 0).unwrap();
+        copy_conntrack(&world.old, &world.new).unwrap();
+        assert_eq!(contents(&new), [(1, vec![7; 8]), (2, vec![3, 3, 3, 3, 0, 0, 0, 0])]);
+    }
+
+    #[test]
+    fn kernel_a_table_too_small_for_what_it_must_take_is_named() {
+        let world = World::new("small");
+        let old = world.hash(&world.old, maps::NODE.name, 4, 10);
+        world.hash(&world.new, maps::NODE.name, 4, 2);
+        (0..5).for_each(|number| old.set(&key(number), &[0; 4], 0).unwrap());
+        let text = copy(&world.old, &world.new).unwrap_err().to_string();
+        assert!(text.contains("cannot migrate table NODE") && text.contains("v2"), "{text}");
+        assert_eq!(contents(&old).len(), 5, "the old one is as it was");
+    }
 }

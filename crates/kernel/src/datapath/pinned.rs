@@ -92,10 +92,11 @@ impl Pinned {
         &self.fragments
     }
 
-    /// What is attached. Classifiers on `clsact` are seen in the network
+    /// What is attached: links, else classifiers on `clsact` in the network
     /// namespace of the calling thread.
     pub fn attached(&self) -> Vec<Attached> {
-        links::list(&self.pins)
+        let links = links::list(&self.pins, false);
+        if links.is_empty() { links::list(&self.pins, true) } else { links }
     }
 
     /// Kernel memory of each table, bytes.
