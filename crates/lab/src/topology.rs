@@ -53,7 +53,8 @@ fn hosts(paths: &LabPaths, nodes: u32) -> Vec<Host> {
     hosts.extend((1..=nodes).map(|number| {
         let name = address::node_name(number);
         let netns = paths.node(&name).netns();
-        Host { name, netns, address: address::node(number), forwards: true }
+        // Forwarding is the agent's to switch on, as on any fresh machine.
+        Host { name, netns, address: address::node(number), forwards: false }
     }));
     hosts
 }

@@ -40,6 +40,9 @@ pub struct Request {
     /// Manifests to apply: a file, a folder or - (standard input); may be given again
     #[arg(short, long = "filename", value_name = "FILE_OR_DIR")]
     filename: Vec<PathBuf>,
+    /// How long the nodes may take until they are Ready, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u64,
     /// Keep a lab that does not come up, to look at it
     #[arg(long)]
     retain: bool,
@@ -54,7 +57,7 @@ pub fn up(name: &LabName, request: &Request) -> Result<()> {
     Programs::find()?;
     let claim = claim::new(name, &shape)?;
     take_down_if_interrupted(name.clone());
-    let ready = start_daemon(name, &shape).and_then(|daemon| {
+    let ready = start_daemon(name, &shape, request.timeout).and_then(|daemon| {
         // From here on the daemon can be found.
         drop(claim);
         follow(daemon, name)
@@ -115,14 +118,14 @@ fn image(text: &str) -> Result<(String, PathBuf)> {
 }
 
 /// Starts the daemon inside the lab's cgroup and hands it its order.
-fn start_daemon(name: &LabName, shape: &Shape) -> Result<Child> {
+fn start_daemon(name: &LabName, shape: &Shape, timeout_s: u64) -> Result<Child> {
     let paths = LabPaths::new(name);
     let cgroup = cgroup::lab_cgroup(name, &paths)?.join("daemon");
     cgroup::create(&cgroup)?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(&program);
     command
-        .args(["daemon", "--name", name.as_str()])
+        .args(["daemon", "--name", name.as_str(), "--timeout", &timeout_s.to_string()])
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -96,7 +97,11 @@ enum Verb {
     Down,
     /// The process behind a lab
     #[command(hide = true)]
-    Daemon,
+    Daemon {
+        /// How long the agents may take, in seconds
+        #[arg(long)]
+        timeout: u64,
+    },
     /// The program behind the image beeline/echo
     #[command(hide = true)]
     Echo {
@@ -160,7 +165,7 @@ impl Arguments {
             Verb::Agent { node, action } => finish(ask(name, &Call::Agent { node, action }, say)?),
             Verb::Status { output } => status(name, output),
             Verb::Down => take_down(name),
-            Verb::Daemon => run_daemon(name),
+            Verb::Daemon { timeout } => run_daemon(name, Duration::from_secs(timeout)),
             Verb::Echo { ports } => echo::run(&ports),
         }
     }
@@ -217,7 +222,7 @@ fn take_down(name: &LabName) -> Result<()> {
 }
 
 /// Reads its order from standard input, as `up` writes it.
-fn run_daemon(name: &LabName) -> Result<()> {
+fn run_daemon(name: &LabName, timeout: Duration) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BEELINE_LAB_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
@@ -227,5 +232,5 @@ fn run_daemon(name: &LabName) -> Result<()> {
     if LabRecord::read(&LabPaths::new(name))?.is_some() {
         bail!("the lab {name} has a daemon already; start labs with `up`");
     }
-    daemon::run(name, shape)
+    daemon::run(name, shape, timeout)
 }

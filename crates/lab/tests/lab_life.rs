@@ -127,9 +127,12 @@ fn lab_whose_up_is_interrupted_is_taken_down_again() {
 fn lab_that_does_not_come_up_says_why_and_leaves_nothing() {
     // An agent that cannot use the device that it is told to use.
     let lab = TestLab::named("hopeless");
-    let outcome = lab.verb(&["up", "--nodes", "1", "--set", "devices={no-such-device}"]).fails();
-    assert!(outcome.stderr.contains("taken down again"), "{outcome}");
+    let hopeless = ["up", "--nodes", "1", "--timeout", "2", "--set", "devices={no-such-device}"];
+    let outcome = lab.verb(&hopeless).fails().says("taken down again");
+    assert!(outcome.stderr.contains("set the value `devices`"), "the agent's own words are shown: {outcome}");
     lab.check_leaks();
+    lab.verb(&[&hopeless[..], &["--retain"]].concat()).fails().says("beeline lab down --name");
+    assert!(lab.paths().node("node-1").agent_log().exists());
     lab.down();
 }
 

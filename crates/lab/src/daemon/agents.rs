@@ -28,6 +28,9 @@ const STABLE: Duration = Duration::from_millis(500);
 /// Where an agent serves metrics and health, inside its node.
 const HTTP: &str = "127.0.0.1:9879";
 
+/// An agent that was started this often and is not ready will not be.
+const STARTS_MAX: u32 = 5;
+
 /// How long an agent may take to end when it is asked to.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -112,25 +115,27 @@ impl Agent {
         asked.map(|_| ()).map_err(Into::into)
     }
 
-    /// Waits until it is ready.
+    /// Waits until it is ready. One that ends again and again is given up
+    /// before the time is up.
     pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+        let begin = Instant::now();
+        let starts_before = self.state().starts;
         loop {
-            match self.ready().await {
-                Ok(()) => return Ok(()),
-                Err(error) if Instant::now() > deadline => return Err(error.context(self.not_ready(timeout))),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            let Err(error) = self.ready().await else { return Ok(()) };
+            let starts = self.state().starts - starts_before;
+            if starts > STARTS_MAX || begin.elapsed() > timeout {
+                return Err(error.context(self.not_ready(begin.elapsed(), starts)));
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    fn not_ready(&self, timeout: Duration) -> String {
+    fn not_ready(&self, elapsed: Duration, starts: u32) -> String {
         let log = self.config.paths.agent_log();
         format!(
-            "the agent of {} is not ready after {} s (started {} times; the last line of {}: {})",
+            "the agent of {} is not ready after {:.1} s (starts: {starts}; the last line of {}: {})",
             self.config.node,
-            timeout.as_secs(),
-            self.state().starts,
+            elapsed.as_secs_f32(),
             log.display(),
             last_line(&log)
         )

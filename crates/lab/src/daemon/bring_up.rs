@@ -23,11 +23,13 @@ use crate::programs::Programs;
 use crate::record::{LabRecord, PlaceRecord, Shape, write_whole};
 use crate::{cgroup, topology};
 
-/// How long an agent may take until it is ready.
-const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Builds a lab; its folder and its daemon's cgroup exist already.
-pub async fn bring_up(name: &LabName, shape: Shape, progress: &dyn Fn(&str)) -> Result<Lab> {
+pub async fn bring_up(
+    name: &LabName,
+    shape: Shape,
+    timeout: Duration,
+    progress: &dyn Fn(&str),
+) -> Result<Lab> {
     let begin = Instant::now();
     let paths = LabPaths::new(name);
     let programs = Programs::find()?;
@@ -43,7 +45,7 @@ pub async fn bring_up(name: &LabName, shape: Shape, progress: &dyn Fn(&str)) -> 
     register_nodes(&client, &paths, count).await?;
     let agents = start_agents(&record, &paths, &programs)?;
     start_kubelet(&record, &paths, &programs, &client)?;
-    try_join_all(agents.values().map(|agent| wait_ready(agent, &client))).await?;
+    try_join_all(agents.values().map(|agent| wait_ready(agent, timeout, &client))).await?;
     progress(&format!("every node is Ready ({})", elapsed(begin)));
     Ok(Lab { name: name.clone(), paths, api, client, agents })
 }
@@ -179,7 +181,7 @@ fn start_kubelet(record: &LabRecord, paths: &LabPaths, programs: &Programs, clie
     Ok(())
 }
 
-async fn wait_ready(agent: &Agent, client: &Client) -> Result<()> {
-    agent.wait_ready(AGENT_TIMEOUT).await?;
+async fn wait_ready(agent: &Agent, timeout: Duration, client: &Client) -> Result<()> {
+    agent.wait_ready(timeout).await?;
     nodes::write_status(client, agent.number(), Ok(())).await
 }

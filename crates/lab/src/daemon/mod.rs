@@ -18,10 +18,12 @@ mod supervise;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use beeline_apiserver::ApiServer;
 use kube::Client;
+use tokio::net::UnixListener;
 
 use crate::paths::{LabName, LabPaths};
 use crate::protocol::Line;
@@ -40,14 +42,15 @@ pub struct Lab {
 }
 
 /// Runs a lab until it is killed. Progress and the outcome go to standard
-/// output, one [`Line`] each, until it is ready.
-pub fn run(name: &LabName, shape: Shape) -> Result<()> {
+/// output, one [`Line`] each, until it is ready; its agents may take `timeout`
+/// for that.
+pub fn run(name: &LabName, shape: Shape, timeout: Duration) -> Result<()> {
     // A lab of many pods has many pipes; without the right to raise the limit
     // it is smaller.
     let _ = crate::process::raise_file_limit();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
-        match begin(name, shape).await {
+        match begin(name, shape, timeout).await {
             Ok((lab, listener)) => {
                 tell(&Line::Done(format!("lab {name} is up")));
                 server::serve(lab, listener).await
@@ -60,8 +63,8 @@ pub fn run(name: &LabName, shape: Shape) -> Result<()> {
     })
 }
 
-async fn begin(name: &LabName, shape: Shape) -> Result<(Arc<Lab>, tokio::net::UnixListener)> {
-    let lab = Arc::new(bring_up::bring_up(name, shape, &tell_progress).await?);
+async fn begin(name: &LabName, shape: Shape, timeout: Duration) -> Result<(Arc<Lab>, UnixListener)> {
+    let lab = Arc::new(bring_up::bring_up(name, shape, timeout, &tell_progress).await?);
     for agent in lab.agents.values() {
         tokio::spawn(nodes::follow(lab.client.clone(), agent.clone()));
     }
