@@ -131,3 +131,41 @@ pub const fn ticks_from_seconds(seconds: u32) -> u32 {
     let ns = seconds as u64 * 1_000_000_000;
     (ns.div_ceil(1 << TICK_SHIFT)) as u32
 }
+
+/// The kernel's timer (`struct bpf_timer` of linux/bpf.h): the map's type
+/// information must show it by this name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct bpf_timer {
+    /// The kernel's own.
+    pub opaque: [u64; 2],
+}
+
+/// The only element of the `sweep` array: the timer that takes expired
+/// entries out of the connection tables, and what it found.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SweepValue {
+    /// The timer; user space reads zeros.
+    pub timer: bpf_timer,
+    /// Sweeps so far.
+    pub sweeps: u64,
+    /// Entries taken out so far.
+    pub removed: u64,
+    /// Entries that lived at the last whole sweep, both tables together.
+    pub live: u64,
+    /// How long the last sweep took, nanoseconds.
+    pub duration_ns: u64,
+    /// Entries taken out by the running or last sweep.
+    pub removed_now: u64,
+    /// Entries found alive by the running or last sweep.
+    pub live_now: u64,
+}
+
+/// Time between the end of a sweep and the next, nanoseconds: ten ticks.
+pub const SWEEP_INTERVAL_NS: u64 = 10 << TICK_SHIFT;
+/// A sweep holds up its CPU: after so many removals it stops, and the next
+/// one comes after [`SWEEP_PAUSE_NS`].
+pub const SWEEP_REMOVALS_MAX: u64 = 2_048;
+/// Pause of a sweep that is not done, nanoseconds: about 17 ms.
+pub const SWEEP_PAUSE_NS: u64 = 1 << 24;

@@ -101,6 +101,9 @@ pub const CONNTRACK_TABLE: MapSpec = spec(
 pub const CONNTRACK_CURRENT: u32 = 0;
 /// Index of the one before it, read while it drains.
 pub const CONNTRACK_PREVIOUS: u32 = 1;
+/// The sweep of the connection tables.
+pub const SWEEP: MapSpec =
+    spec("SWEEP", MapKind::Array, size_of::<u32>(), size_of::<conntrack::SweepValue>(), 1);
 /// First fragments.
 pub const FRAGMENT: MapSpec = spec(
     "FRAGMENT",
@@ -137,6 +140,7 @@ pub const ALL: &[MapSpec] = &[
     SLOT,
     BACKEND,
     CONNTRACK,
+    SWEEP,
     FRAGMENT,
     CONFIG,
     COUNTER,
@@ -153,6 +157,8 @@ pub mod programs {
     pub const TO_POD: &str = "to_pod";
     /// tc ingress of an uplink.
     pub const FROM_UPLINK: &str = "from_uplink";
+    /// Starts the sweep of the connection tables; run once, never attached.
+    pub const SWEEP: &str = "sweep";
     /// Every program.
-    pub const ALL: &[&str] = &[FROM_POD, TO_POD, FROM_UPLINK];
+    pub const ALL: &[&str] = &[FROM_POD, TO_POD, FROM_UPLINK, SWEEP];
 }

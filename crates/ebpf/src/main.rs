@@ -8,6 +8,7 @@ mod events;
 mod maps;
 mod platform;
 mod skb;
+mod sweep;
 
 use core::mem::{size_of, zeroed};
 
@@ -44,6 +45,13 @@ pub fn to_pod(packet: TcContext) -> i32 {
 #[classifier]
 pub fn from_uplink(packet: TcContext) -> i32 {
     run(&packet, hook::FROM_UPLINK)
+}
+
+/// Starts the sweep of the connection tables. Attached nowhere: run once by
+/// the loader. Returns 0, or a negative error number.
+#[classifier]
+pub fn sweep(_packet: TcContext) -> i32 {
+    sweep::start()
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::macros::btf_map;
 use beeline_abi::Ip;
 use beeline_abi::address::AddressValue;
 use beeline_abi::config::ConfigValue;
-use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, SweepValue};
 use beeline_abi::context::Context;
 use beeline_abi::counter::CounterValue;
 use beeline_abi::endpoint::EndpointValue;
@@ -46,6 +46,8 @@ pub static SLOT: Hash<SlotKey, SlotValue, { maps::SLOT.max_entries as usize }> =
 pub static BACKEND: Hash<u32, BackendValue, { maps::BACKEND.max_entries as usize }> = HashMap::new();
 #[btf_map]
 pub static CONNTRACK: ArrayOfMaps<Connections, { maps::CONNTRACK.max_entries as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static SWEEP: Array<SweepValue, { maps::SWEEP.max_entries as usize }> = Array::new();
 #[btf_map]
 pub static FRAGMENT: LruHashMap<FragmentKey, FragmentValue, { maps::FRAGMENT.max_entries as usize }> =
     LruHashMap::new();

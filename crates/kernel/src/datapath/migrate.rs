@@ -24,7 +24,8 @@ const ONLY_NEW: u64 = 1;
 
 /// Tables that start anew with a layout: what they hold is worth nothing a
 /// moment later.
-const NOT_COPIED: &[&str] = &[maps::CONNTRACK.name, maps::EVENT_STATE.name, maps::EVENTS.name];
+const NOT_COPIED: &[&str] =
+    &[maps::CONNTRACK.name, maps::SWEEP.name, maps::EVENT_STATE.name, maps::EVENTS.name];
 
 /// Before the tables of `to` are made: shares what can be shared.
 pub(crate) fn share_conntrack(from: &Pins, to: &Pins, declared: Shape) -> Result<(), DatapathError> {

@@ -26,7 +26,7 @@ use beeline_abi::ABI_VERSION;
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
 use beeline_abi::config::ConfigValue;
-use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, SweepValue};
 use beeline_abi::counter::CounterValue;
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
@@ -48,6 +48,7 @@ pub use tables::{KernelTable, KernelTables, Plain};
 
 use bpf::Access;
 use conntrack::Conntrack;
+use error::failed;
 use links::Links;
 use maps::RawMap;
 use object::Declared;
@@ -84,6 +85,7 @@ pub struct Datapath {
     tables: KernelTables,
     config: KernelTable<u32, ConfigValue>,
     fragments: KernelTable<FragmentKey, FragmentValue>,
+    sweep: KernelTable<u32, SweepValue>,
     counter: RawMap,
     conntrack: Conntrack,
 }
@@ -150,6 +152,7 @@ impl Datapath {
             tables: KernelTables::open(open)?,
             config: KernelTable::new(open(&layout::CONFIG)?),
             fragments: KernelTable::new(open(&layout::FRAGMENT)?),
+            sweep: KernelTable::new(open(&layout::SWEEP)?),
             counter: open(&layout::COUNTER)?,
             conntrack: Conntrack::open(&pins, Access::ReadWrite)?,
             links: Links::open(&pins, options.attachment, &programs)?,
@@ -168,7 +171,19 @@ impl Datapath {
         if let Some(from) = from {
             migrate::copy_conntrack(from, &self.pins)?;
         }
+        self.start_sweep()?;
         self.pins.set_current()
+    }
+
+    /// Lets the kernel take expired connections out of the tables from now
+    /// on, by the code of this object. The pinned table keeps its timer alive.
+    fn start_sweep(&self) -> Result<(), DatapathError> {
+        let started = self.test_run(layout::programs::SWEEP, &TestPacket::new(&[0; 64]))?.retval;
+        if started == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::from_raw_os_error(started.saturating_neg());
+        Err(failed("start", "the sweep of expired connections")(error))
     }
 
     /// Attaches the programs of a pod to the host side of its veth.
@@ -230,6 +245,11 @@ impl Datapath {
     /// connections: this is for clean-up by owner and for tests.
     pub fn connections(&mut self) -> &mut KernelTable<ConntrackKey, ConntrackValue> {
         &mut self.conntrack.current
+    }
+
+    /// What the sweeps of expired connections found.
+    pub fn sweep(&self) -> Result<SweepValue, DatapathError> {
+        Ok(self.sweep.get(&0)?.unwrap_or_default())
     }
 
     /// First fragments that wait for their followers.

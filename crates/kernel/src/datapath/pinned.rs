@@ -6,7 +6,7 @@ use std::path::Path;
 
 use beeline_abi::ABI_VERSION;
 use beeline_abi::config::ConfigValue;
-use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, SweepValue};
 use beeline_abi::counter::CounterValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::maps;
@@ -30,6 +30,7 @@ pub struct Pinned {
     tables: KernelTables,
     config: KernelTable<u32, ConfigValue>,
     fragments: KernelTable<FragmentKey, FragmentValue>,
+    sweep: KernelTable<u32, SweepValue>,
     counter: RawMap,
     conntrack: Conntrack,
 }
@@ -51,6 +52,7 @@ impl Pinned {
             tables: KernelTables::open(open)?,
             config: KernelTable::new(open(&maps::CONFIG)?),
             fragments: KernelTable::new(open(&maps::FRAGMENT)?),
+            sweep: KernelTable::new(open(&maps::SWEEP)?),
             counter: open(&maps::COUNTER)?,
             conntrack: Conntrack::open(&pins, Access::Read)?,
             pins,
@@ -85,6 +87,11 @@ impl Pinned {
     /// One connection, as a packet finds it.
     pub fn connection(&self, key: &ConntrackKey) -> Result<Option<ConntrackValue>, DatapathError> {
         Ok(self.conntrack.get(key)?)
+    }
+
+    /// What the sweeps of expired connections found.
+    pub fn sweep(&self) -> Result<SweepValue, DatapathError> {
+        Ok(self.sweep.get(&0)?.unwrap_or_default())
     }
 
     /// First fragments that wait for their followers.

@@ -1,0 +1,97 @@
+//! Takes expired entries out of the connection tables, by a timer of the
+//! kernel's: it goes on without the agent.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::bpf_timer;
+use aya_ebpf::helpers::{
+    bpf_for_each_map_elem, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_timer_init, bpf_timer_set_callback,
+    bpf_timer_start,
+};
+use beeline_abi::conntrack::{
+    ConntrackKey, ConntrackValue, SWEEP_INTERVAL_NS, SWEEP_PAUSE_NS, SWEEP_REMOVALS_MAX, SweepValue, tick,
+};
+use beeline_abi::maps::{CONNTRACK_CURRENT, CONNTRACK_PREVIOUS};
+
+use crate::maps;
+
+const CLOCK_MONOTONIC: u64 = 1;
+
+/// Starts the timer, or gives a running one this object's code.
+#[inline(always)]
+pub fn start() -> i32 {
+    let Some(sweep) = maps::SWEEP.get_ptr_mut(0) else { return -1 };
+    let timer = sweep.cast::<bpf_timer>();
+    let map = (&raw const maps::SWEEP).cast_mut().cast::<c_void>();
+    // SAFETY: the timer is the first field of an element of that map. One
+    // that is there already answers EBUSY and is used as it is.
+    unsafe {
+        bpf_timer_init(timer, map, CLOCK_MONOTONIC);
+        let set = bpf_timer_set_callback(timer, sweep_all as *mut c_void);
+        if set != 0 {
+            return set as i32;
+        }
+        bpf_timer_start(timer, SWEEP_INTERVAL_NS, 0) as i32
+    }
+}
+
+/// What the walk over a table is handed. The counts are in the map: were
+/// they here, the verifier would follow every number that they can take.
+struct Walk {
+    now: u32,
+    sweep: *mut SweepValue,
+}
+
+extern "C" fn sweep_all(_map: *mut c_void, _key: *const u32, sweep: *mut SweepValue) -> i32 {
+    // SAFETY: has no preconditions.
+    let begin = unsafe { bpf_ktime_get_ns() };
+    let mut walk = Walk { now: tick(begin), sweep };
+    // SAFETY: the kernel hands the element that holds the timer; nothing else
+    // writes these fields.
+    unsafe {
+        (*sweep).removed_now = 0;
+        (*sweep).live_now = 0;
+        walk_table(CONNTRACK_CURRENT, &mut walk);
+        walk_table(CONNTRACK_PREVIOUS, &mut walk);
+        (*sweep).sweeps += 1;
+        (*sweep).removed += (*sweep).removed_now;
+        (*sweep).duration_ns = bpf_ktime_get_ns() - begin;
+        let done = (*sweep).removed_now < SWEEP_REMOVALS_MAX;
+        if done {
+            (*sweep).live = (*sweep).live_now;
+        }
+        let pause = if done { SWEEP_INTERVAL_NS } else { SWEEP_PAUSE_NS };
+        bpf_timer_start(sweep.cast::<bpf_timer>(), pause, 0);
+    }
+    0
+}
+
+#[inline(always)]
+fn walk_table(index: u32, walk: &mut Walk) {
+    let Some(table) = maps::CONNTRACK.get(index) else { return };
+    let table = core::ptr::from_ref(table).cast_mut().cast::<c_void>();
+    // SAFETY: a table, a callback for its elements, and what the callback is
+    // handed.
+    unsafe { bpf_for_each_map_elem(table, visit as *mut c_void, core::ptr::from_mut(walk).cast(), 0) };
+}
+
+/// Not 0 ends the walk.
+extern "C" fn visit(
+    table: *mut c_void,
+    key: *const ConntrackKey,
+    value: *const ConntrackValue,
+    walk: *mut Walk,
+) -> i64 {
+    // SAFETY: the kernel hands an element of the table and what `walk_table`
+    // gave it.
+    unsafe {
+        let sweep = (*walk).sweep;
+        if (*value).expires > (*walk).now {
+            (*sweep).live_now += 1;
+            return 0;
+        }
+        bpf_map_delete_elem(table, key.cast());
+        (*sweep).removed_now += 1;
+        i64::from((*sweep).removed_now >= SWEEP_REMOVALS_MAX)
+    }
+}
