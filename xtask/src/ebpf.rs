@@ -103,6 +103,7 @@ fn build(log: &Log) -> Result<Costs> {
     let mut cargo = toolchain.cargo_build();
     cargo.args(["--locked", "--message-format=json-render-diagnostics"]);
     let messages = process::output(&mut cargo, log)?;
+    process::refuse_warnings(log)?;
     let object = executable(&messages).context("the eBPF crate built no program")?;
     let bytes = fs::read(&object).with_context(|| format!("{} cannot be read", object.display()))?;
     let sizes =

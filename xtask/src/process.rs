@@ -40,6 +40,16 @@ pub fn output(command: &mut Command, log: &Log) -> Result<String> {
         .with_context(|| format!("{} printed something other than text", name(command)))
 }
 
+/// After a build: cargo shows a crate's warnings again even when nothing was
+/// compiled.
+pub fn refuse_warnings(log: &Log) -> Result<()> {
+    let text = fs::read_to_string(log.path()).context("the step's log cannot be read")?;
+    match text.lines().find(|line| line.starts_with("warning: `") && line.contains("generated")) {
+        Some(line) => bail!("the compiler warns: {line}"),
+        None => Ok(()),
+    }
+}
+
 /// Whether this process is root.
 pub fn am_root() -> bool {
     // SAFETY: geteuid takes nothing and cannot fail.
