@@ -143,7 +143,8 @@ impl Engine {
             }
         }
         self.sync_tables();
-        if self.node_revision != Some(self.planner.node_revision()) {
+        let is_numbered = self.own.as_ref().is_some_and(|own| own.id != 0);
+        if !is_numbered || self.node_revision != Some(self.planner.node_revision()) {
             self.take_in_nodes();
         }
         marks.into_iter().for_each(|mark| self.seen.note(mark));

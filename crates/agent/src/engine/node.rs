@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
+use beeline_abi::ABI_VERSION;
 use beeline_abi::config::ConfigValue;
-use beeline_abi::{ABI_VERSION, Ip};
 use beeline_kernel::sysctl::Previous;
 use tracing::{info, warn};
 
@@ -19,12 +19,14 @@ const FORWARDING: &[(&str, &str)] = &[("net.ipv4.ip_forward", "1"), ("net.ipv6.c
 impl Engine {
     /// The nodes have changed: PodCIDRs, configuration, routes.
     pub(super) fn take_in_nodes(&mut self) {
-        self.node_revision = Some(self.planner.node_revision());
-        if let Some(own) = self.planner.own_node()
-            && self.own.as_ref() != Some(&own)
-        {
-            self.own = Some(own);
+        let own = self.planner.own_node();
+        let is_new = own.is_some() && own != self.own;
+        if is_new {
+            self.own = own;
             self.take_in_own_node();
+        }
+        if !is_new && self.node_revision == Some(self.planner.node_revision()) {
+            return;
         }
         if let Err(error) = self.sync_host(Cause::Change) {
             warn!("the node's network cannot be read: {error:#}; trying again");
@@ -83,10 +85,17 @@ impl Engine {
         Ok(())
     }
 
-    /// This node's addresses as Kubernetes knows them.
+    /// This node's addresses as Kubernetes knows them, or as an earlier agent
+    /// told the programs.
     pub(super) fn node_ips(&self) -> Vec<IpAddr> {
-        let own = self.own.iter().flat_map(|own| [own.ipv4, own.ipv6]);
-        own.filter(|ip| *ip != Ip::UNSPECIFIED).map(IpAddr::from).collect()
+        let ips = match &self.own {
+            Some(own) => [own.ipv4, own.ipv6],
+            None => {
+                let config = self.datapath.config().unwrap_or_default();
+                [config.node_ipv4, config.node_ipv6]
+            }
+        };
+        ips.into_iter().filter(|ip| !ip.is_unspecified()).map(IpAddr::from).collect()
     }
 
     fn desired_host(&self) -> Desired {
@@ -119,7 +128,7 @@ impl Engine {
         for name in uplinks::missing(observed, devices) {
             problems.push(format!("device {name} of the value `devices` does not exist on this node"));
         }
-        if chosen.is_empty() {
+        if chosen.is_empty() && self.planner.is_listed() {
             problems.push(
                 "no uplink: no device carries a default route or this node's address; set the value `devices`"
                     .to_owned(),

@@ -1,0 +1,167 @@
+//! The agent dies and comes back; nobody notices.
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use beeline_abi::Ip;
+
+use crate::world::{Namespace, OUTSIDE_IPS, World, no_programs};
+
+/// Sends a numbered datagram about each millisecond until told to end;
+/// returns how many were sent and which never came back.
+fn flood(socket: &UdpSocket, ends: &AtomicBool) -> (u32, BTreeSet<u32>) {
+    let (mut sent, mut missing, mut buffer) = (0, BTreeSet::new(), [0; 16]);
+    let mut take = |missing: &mut BTreeSet<u32>| match socket.recv(&mut buffer) {
+        Ok(4) => missing.remove(&u32::from_be_bytes(*buffer.first_chunk().unwrap())),
+        _ => false,
+    };
+    socket.set_nonblocking(true).unwrap();
+    while !ends.load(Ordering::Relaxed) {
+        socket.send(&u32::to_be_bytes(sent)).unwrap();
+        missing.insert(sent);
+        sent += 1;
+        thread::sleep(Duration::from_millis(1));
+        while take(&mut missing) {}
+    }
+    socket.set_nonblocking(false).unwrap();
+    while !missing.is_empty() && take(&mut missing) {}
+    (sent, missing)
+}
+
+#[test]
+fn kernel_kill_9_costs_no_packet_and_rewrites_nothing() {
+    if no_programs() {
+        return;
+    }
+    let mut world = World::with_agent();
+    let (web, api) = (world.add("web"), world.add("api"));
+    let paths: [(&Namespace, &Namespace, usize); 3] = [
+        (&web.namespace, &api.namespace, 0),
+        (&web.namespace, &api.namespace, 1),
+        (&world.outside, &api.namespace, 0),
+    ];
+    let echoes: Vec<_> = paths.iter().map(|(_, to, family)| to.echo(api.ips[*family])).collect();
+    let sockets: Vec<UdpSocket> = paths
+        .iter()
+        .zip(&echoes)
+        .map(|((from, _, family), echo)| {
+            let outside = OUTSIDE_IPS[*family].parse().unwrap();
+            let own = if std::ptr::eq(*from, &world.outside) { outside } else { web.ips[*family] };
+            let socket = from.udp(own);
+            socket.connect(echo.address).unwrap();
+            socket
+        })
+        .collect();
+    let before =
+        (world.pinned().contents().unwrap(), world.pinned().attached(), world.pinned().config().unwrap());
+    let routes = world.own_routes();
+    let ends = AtomicBool::new(false);
+    let results: Vec<(u32, BTreeSet<u32>)> = thread::scope(|scope| {
+        let floods: Vec<_> = sockets.iter().map(|socket| scope.spawn(|| flood(socket, &ends))).collect();
+        for _ in 0..5 {
+            thread::sleep(Duration::from_millis(200));
+            world.kill_agent();
+            thread::sleep(Duration::from_millis(100));
+            world.start_agent();
+            world.until_ready();
+        }
+        ends.store(true, Ordering::Relaxed);
+        floods.into_iter().map(|flood| flood.join().unwrap()).collect()
+    });
+    for (number, (sent, missing)) in results.iter().enumerate() {
+        assert!(
+            *sent > 500 && missing.is_empty(),
+            "path {number}: {missing:?} of {sent} lost\n{}",
+            world.log()
+        );
+    }
+    let after =
+        (world.pinned().contents().unwrap(), world.pinned().attached(), world.pinned().config().unwrap());
+    assert_eq!(after, before, "{}", world.log());
+    assert_eq!(world.own_routes(), routes);
+    let last = world.log();
+    let last = last.rsplit("beeline-agent 0").next().unwrap();
+    assert!(last.contains("2 pods of this node taken over"), "{last}");
+    assert!(last.contains("; 0 stale table entries removed"), "{last}");
+    for word in ["put back", "was 0, is 1", "attached", "WARN", "route "] {
+        assert!(!last.contains(word), "the new agent did something ({word}):\n{last}");
+    }
+}
+
+#[test]
+fn kernel_a_del_while_the_agent_is_away_is_made_up_for() {
+    if no_programs() {
+        return;
+    }
+    let mut world = World::with_agent();
+    let (web, api) = (world.add("web"), world.add("api"));
+    world.kill_agent();
+    world.delete(&web);
+    assert!(world.pinned().contents().unwrap().endpoint.contains_key(&Ip::from(web.ipv4())));
+    world.start_agent();
+    world.until_ready();
+    let contents = world.pinned().contents().unwrap();
+    assert_eq!(contents.endpoint.keys().copied().collect::<Vec<_>>(), [api.ipv4(), api.ipv6()].map(Ip::from));
+    assert_eq!(world.status().endpoints.len(), 1);
+    assert_eq!(std::fs::read_dir(world.path("run/deleted")).unwrap().count(), 0);
+    assert_eq!(world.pinned().attached().len(), 3, "two programs of the pod that is left, one uplink");
+}
+
+#[test]
+fn kernel_what_somebody_changes_on_the_host_is_put_back() {
+    if no_programs() {
+        return;
+    }
+    let world = World::with_agent();
+    let pod = world.add("web");
+    let mut netlink = world.node.netlink();
+    let (link, uplink) = (netlink.link(&pod.host_interface).unwrap(), netlink.index("eth0").unwrap());
+    let started = std::time::Instant::now();
+    netlink.delete_route(&world.route("10.244.2.0/24").unwrap()).unwrap();
+    netlink.delete_route(&world.route("10.244.1.2/32").unwrap()).unwrap();
+    netlink.delete_neighbour(link.index, pod.ipv6()).unwrap();
+    netlink.set_mac(link.index, beeline_abi::Mac([2, 0, 0, 0, 0, 7])).unwrap();
+    let good = || {
+        let mut netlink = world.node.netlink();
+        world.route("10.244.2.0/24").is_some()
+            && world.route("10.244.1.2/32").is_some()
+            && netlink.neighbours().unwrap().iter().any(|n| n.ip == pod.ipv6() && n.permanent)
+            && netlink.link(&pod.host_interface).unwrap().mac == Some(beeline_abi::GATEWAY_MAC)
+    };
+    world.eventually("everything is put back", good);
+    assert!(started.elapsed() < Duration::from_secs(1), "it took {:?}", started.elapsed());
+    world.node.set_sysctl("net.ipv4.ip_forward", "0");
+    world.eventually("forwarding is on again", || world.node.sysctl("net.ipv4.ip_forward") == "1");
+    netlink.set_up(uplink, false).unwrap();
+    netlink.set_up(uplink, true).unwrap();
+    // The kernel forgets IPv6 addresses of a device that goes down.
+    netlink.add_address(uplink, "fd00:172:30::11/64".parse().unwrap()).unwrap();
+    world.eventually("the routes by the uplink are back", || {
+        world.route("10.244.2.0/24").is_some() && world.route("fd00:10:244:2::/64").is_some()
+    });
+    let metrics = world.page("/metrics").1;
+    for object in ["route", "neighbour", "link", "sysctl"] {
+        assert!(
+            metrics.contains(&format!("beeline_repairs_total{{object=\"{object}\"}}")),
+            "{object}:\n{metrics}"
+        );
+    }
+}
+
+#[test]
+fn kernel_a_pod_whose_device_goes_before_its_del_leaves_the_tables() {
+    if no_programs() {
+        return;
+    }
+    let world = World::with_agent();
+    let pod = world.add("web");
+    let container = pod.container.clone();
+    drop(pod);
+    world.eventually("its entries are gone", || world.pinned().contents().unwrap().endpoint.is_empty());
+    assert_eq!(world.status().endpoints.len(), 1, "its addresses are kept until DEL");
+    let (success, _) = world.plugin("DEL", &container, std::path::Path::new(""));
+    assert!(success && world.status().endpoints.is_empty(), "{}", world.log());
+}
