@@ -393,6 +393,8 @@ fn join(node: &Namespace, outside: &Namespace) {
     for (namespace, ips) in [(node, NODE_IPS), (outside, OUTSIDE_IPS)] {
         let mut netlink = namespace.netlink();
         let index = netlink.index("eth0").unwrap();
+        // A node's own detection of duplicates has ended long before pods come.
+        namespace.set_sysctl("net.ipv6.conf.eth0.accept_dad", "0");
         netlink.set_up(index, true).unwrap();
         for (ip, bits) in ips.into_iter().zip([24, 64]) {
             netlink.add_address(index, format!("{ip}/{bits}").parse().unwrap()).unwrap();
