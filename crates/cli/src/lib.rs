@@ -10,6 +10,7 @@ mod counters;
 mod docs;
 mod drops;
 mod endpoint;
+mod explain;
 mod lab;
 mod live;
 mod names;
@@ -77,6 +78,8 @@ enum Verb {
     Conntrack(conntrack::Verb),
     /// What every hook did with its packets
     Counters,
+    /// What would happen to a packet, step by step, by the live tables; nothing is sent
+    Explain(explain::Question),
     /// Pages of the documentation that the program itself knows
     #[command(subcommand)]
     Docs(docs::Verb),
@@ -115,6 +118,7 @@ impl Arguments {
             Verb::Node(node::Verb::List) => node::list(&places()?, format),
             Verb::Conntrack(conntrack::Verb::List(filter)) => conntrack::list(&filter, &places()?, format),
             Verb::Counters => counters::list(&places()?, format),
+            Verb::Explain(question) => explain::run(&question, &places()?, format),
         }
     }
 }

@@ -32,6 +32,11 @@ impl Live {
         Ok(Live { pinned })
     }
 
+    /// The pinned tables themselves.
+    pub fn pinned(&self) -> &Pinned {
+        &self.pinned
+    }
+
     /// Counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Vec<CounterValue>> {
         Ok(self.pinned.counters()?)

@@ -44,6 +44,11 @@ impl Directory {
         self.pods.get(&ip).map(String::as_str)
     }
 
+    /// An address of the pod with this name (`namespace/name`).
+    pub fn address_of(&self, pod: &str, accept: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+        self.pods.iter().find(|(ip, name)| *name == pod && accept(ip)).map(|(ip, _)| *ip)
+    }
+
     /// The service with this number.
     pub fn service(&self, id: u32) -> Option<&str> {
         self.services.get(&id).map(String::as_str)

@@ -40,6 +40,8 @@ pub struct Place {
     pub bpffs: PathBuf,
     /// Its agent's socket.
     pub socket: PathBuf,
+    /// Its network namespace; none = the one this program runs in.
+    pub netns: Option<PathBuf>,
 }
 
 impl Place {
@@ -77,6 +79,7 @@ impl PlaceArguments {
             label: self.node.clone().unwrap_or_else(|| "host".into()),
             bpffs: self.bpffs.clone().unwrap_or_else(|| HOST_BPFFS.into()),
             socket: self.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into()),
+            netns: None,
         }
     }
 
@@ -97,7 +100,8 @@ impl PlaceArguments {
         };
         let place = |node: String| {
             let dir = nodes.join(&node);
-            Place { bpffs: dir.join("bpf"), socket: dir.join("agent.sock"), label: node }
+            let netns = Some(dir.join("netns"));
+            Place { bpffs: dir.join("bpf"), socket: dir.join("agent.sock"), netns, label: node }
         };
         Ok(wanted.into_iter().map(place).collect())
     }

@@ -23,6 +23,7 @@ pub mod process;
 mod programs;
 pub mod protocol;
 pub mod record;
+mod round_trip;
 mod show;
 mod spawn;
 mod topology;

@@ -17,7 +17,7 @@ use crate::paths::{LabName, LabPaths};
 use crate::protocol::{Call, Line, ask};
 use crate::record::{LabRecord, Shape};
 use crate::up::Request;
-use crate::{DEFAULT_NAME, daemon, down, echo, manifests, show, up};
+use crate::{DEFAULT_NAME, daemon, down, echo, manifests, round_trip, show, up};
 
 /// What a verb that runs a command returns when it is not the command that
 /// failed; as container runtimes have it.
@@ -109,6 +109,9 @@ enum Verb {
         #[arg(long = "port")]
         ports: Vec<EchoPort>,
     },
+    /// Measure round trips from where it runs (a pod, the client)
+    #[command(hide = true)]
+    RoundTrip(round_trip::Question),
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +170,7 @@ impl Arguments {
             Verb::Down => take_down(name),
             Verb::Daemon { timeout } => run_daemon(name, Duration::from_secs(timeout)),
             Verb::Echo { ports } => echo::run(&ports),
+            Verb::RoundTrip(question) => round_trip::run(&question),
         }
     }
 }

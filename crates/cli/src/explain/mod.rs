@@ -1,0 +1,296 @@
+//! `beeline explain`: the packet path's own code runs over a packet that is
+//! never sent, with the tables as they are pinned and the node's own routes.
+
+mod routes;
+mod steps;
+mod tables;
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use beeline_abi::counter::{hook, outcome};
+use beeline_abi::{Ip, Mac};
+use beeline_datapath::Verdict;
+use beeline_datapath::native::build::{Build, Carried};
+use beeline_datapath::native::{Native, NativeFrame};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::live::Live;
+use crate::names::{Directory, socket_address};
+use crate::output::{self, Format};
+use crate::place::Place;
+use routes::Routes;
+use steps::Told;
+use tables::LiveTables;
+
+/// Nodes that a packet is followed over at most.
+const HOPS_MAX: usize = 4;
+/// TCP's SYN (RFC 9293).
+const SYN: u8 = 2;
+
+/// Which packet.
+#[derive(Debug, Args)]
+pub struct Question {
+    /// Sender: a pod (`namespace/name`) or an address
+    #[arg(long, value_name = "POD|ADDRESS")]
+    from: String,
+    /// Receiver: a pod (`namespace/name`) or an address (a Service's, too)
+    #[arg(long, value_name = "POD|ADDRESS")]
+    to: String,
+    /// Destination port
+    #[arg(long, default_value_t = 80)]
+    port: u16,
+    /// Source port: that of a connection that runs, or one that is free
+    #[arg(long, default_value_t = 40_000)]
+    source_port: u16,
+    /// Protocol
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    protocol: Protocol,
+    /// Bytes behind the transport header
+    #[arg(long, default_value_t = 0)]
+    size: u16,
+    /// Where a pod has addresses of both families: take IPv6
+    #[arg(short = '6', long)]
+    ipv6: bool,
+}
+
+/// Protocols that can be asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    /// The first packet of a connection (SYN)
+    Tcp,
+    /// A datagram
+    Udp,
+    /// An echo request
+    Icmp,
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    from: String,
+    to: String,
+    hops: Vec<Hop>,
+    /// The packet reaches a receiver, as far as these nodes can tell.
+    delivered: bool,
+    /// Where it ends.
+    end: String,
+}
+
+/// One hook that the packet passes.
+#[derive(Debug, Serialize)]
+struct Hop {
+    node: String,
+    hook: &'static str,
+    ifindex: u32,
+    steps: Vec<Told>,
+    /// The counter that such a packet moves, as `beeline counters` names it.
+    outcome: Option<&'static str>,
+    /// Why it is refused, if it is.
+    reason: Option<&'static str>,
+}
+
+/// A node with its tables open.
+struct Node<'a> {
+    place: &'a Place,
+    live: Live,
+    names: Directory,
+}
+
+/// Answers the question.
+pub fn run(question: &Question, places: &[Place], format: Format) -> Result<ExitCode> {
+    let nodes = places.iter().map(Node::open).collect::<Result<Vec<_>>>()?;
+    let explanation = explain(question, &nodes)?;
+    match format {
+        Format::Json => output::json(&explanation)?,
+        Format::Text => output::line(&explanation.to_string())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl<'a> Node<'a> {
+    fn open(place: &'a Place) -> Result<Node<'a>> {
+        Ok(Node { place, live: Live::open(place)?, names: Directory::ask(place) })
+    }
+
+    /// Device and MAC of a pod on this node.
+    fn endpoint(&self, ip: IpAddr) -> Result<Option<(u32, Mac)>> {
+        let found = self.live.pinned().tables().endpoint.get(&Ip::from(ip))?;
+        Ok(found.map(|endpoint| (endpoint.ifindex, endpoint.pod_mac)))
+    }
+
+    /// An uplink: where packets from other nodes arrive.
+    fn uplink(&self) -> Result<u32> {
+        let attached = self.live.pinned().attached();
+        let uplink = attached.iter().find(|one| one.program == beeline_abi::maps::programs::FROM_UPLINK);
+        Ok(uplink.with_context(|| format!("{} has no uplink with a program", self.place.label))?.ifindex)
+    }
+}
+
+/// Looks at every node for the one that something is about.
+fn find<'a, 'n, T>(
+    nodes: &'n [Node<'a>],
+    mut ask: impl FnMut(&Node<'a>) -> Result<Option<T>>,
+) -> Result<Option<(&'n Node<'a>, T)>> {
+    for node in nodes {
+        if let Some(found) = ask(node)? {
+            return Ok(Some((node, found)));
+        }
+    }
+    Ok(None)
+}
+
+/// An address, given as such or by a pod's name.
+fn address(word: &str, v6: Option<bool>, nodes: &[Node<'_>]) -> Result<IpAddr> {
+    if let Ok(address) = word.parse() {
+        return Ok(address);
+    }
+    let of_family = |ip: &IpAddr| v6.is_none_or(|v6| ip.is_ipv6() == v6);
+    let found = nodes.iter().find_map(|node| node.names.address_of(word, of_family));
+    found.with_context(|| {
+        format!("`{word}` is neither an address nor a pod that these nodes know (pods are written namespace/name; see `beeline endpoint list`)")
+    })
+}
+
+fn explain(question: &Question, nodes: &[Node<'_>]) -> Result<Explanation> {
+    // An address given as such decides the family of the other.
+    let given = [&question.from, &question.to].into_iter().find_map(|word| word.parse::<IpAddr>().ok());
+    let v6 = given.map_or(question.ipv6, |ip| ip.is_ipv6());
+    let (from, to) = (address(&question.from, Some(v6), nodes)?, address(&question.to, Some(v6), nodes)?);
+    if from.is_ipv6() != to.is_ipv6() {
+        bail!("{from} and {to} are of different families; a packet has one");
+    }
+    let mut explanation = Explanation {
+        from: label(nodes, from, question.source_port(), question.protocol),
+        to: label(nodes, to, question.port(), question.protocol),
+        hops: Vec::new(),
+        delivered: false,
+        end: String::new(),
+    };
+    let build = question.packet(from, to);
+    let start = match find(nodes, |node| node.endpoint(from))? {
+        Some((node, (ifindex, mac))) => {
+            (node, hook::FROM_POD, ifindex, Build { mac_src: mac, ..build }.frame())
+        }
+        None => match find(nodes, |node| node.endpoint(to))? {
+            Some((node, _)) => (node, hook::FROM_UPLINK, node.uplink()?, build.frame()),
+            None => bail!(
+                "neither {from} nor {to} is a pod of these nodes, so no packet between them is Beeline's; see `beeline endpoint list`"
+            ),
+        },
+    };
+    follow(start, nodes, &mut explanation)?;
+    Ok(explanation)
+}
+
+/// A node, a hook and its device there, a frame.
+type Start<'a, 'n> = (&'n Node<'a>, u8, u32, Vec<u8>);
+
+/// From hook to hook, until the packet leaves what can be seen from here.
+fn follow<'a, 'n>(mut at: Start<'a, 'n>, nodes: &'n [Node<'a>], explanation: &mut Explanation) -> Result<()> {
+    for _ in 0..HOPS_MAX {
+        let (node, hook, ifindex, frame) = at;
+        let (hop, verdict, frame, to) = pass(node, hook, ifindex, frame)?;
+        explanation.hops.push(hop);
+        let next = match verdict {
+            Verdict::Forward { .. } => find(nodes, |node| node.endpoint(to))?,
+            _ => None,
+        };
+        let Some((next, _)) = next else {
+            (explanation.delivered, explanation.end) = end(node, verdict, to);
+            return Ok(());
+        };
+        at = (next, hook::FROM_UPLINK, next.uplink()?, frame);
+    }
+    explanation.end = format!("it goes round: more than {HOPS_MAX} hooks");
+    Ok(())
+}
+
+/// Sends a frame through one hook, natively.
+fn pass(node: &Node<'_>, at: u8, ifindex: u32, frame: Vec<u8>) -> Result<(Hop, Verdict, Vec<u8>, IpAddr)> {
+    let mut tables = LiveTables::new(node.live.pinned());
+    let mut routes = Routes::open(node.place)?;
+    let mut lookup = |context: &_, bytes| routes.lookup(context, bytes);
+    let mut native = Native::new(NativeFrame::new(frame), &mut tables, &mut lookup, steps::now()?);
+    let outcome = native.run(at, ifindex);
+    let (steps, frame) = (std::mem::take(&mut native.steps), std::mem::take(&mut native.frame.bytes));
+    drop(native);
+    routes.failure()?;
+    tables.failure()?;
+    let hop = Hop {
+        node: node.place.label.clone(),
+        hook: hook::name(at),
+        ifindex,
+        steps: steps.iter().map(|step| steps::tell(step, &node.names)).collect(),
+        outcome: outcome.verdict.outcome().map(outcome::name),
+        reason: outcome.verdict.reason().map(beeline_abi::DropReason::name),
+    };
+    Ok((hop, outcome.verdict, frame, outcome.context.dst_after.into()))
+}
+
+/// Whether it arrives, and where it ends.
+fn end(node: &Node<'_>, verdict: Verdict, to: IpAddr) -> (bool, String) {
+    let name = node.names.host(to).map_or_else(|| to.to_string(), |name| format!("{name} ({to})"));
+    let label = &node.place.label;
+    match verdict {
+        Verdict::ToPod { .. } => (true, format!("it arrives at {name} on {label}")),
+        Verdict::ToHost => (true, format!("{label}'s own network stack takes it for {name}")),
+        Verdict::ToHostError => {
+            (false, format!("{label}'s network stack answers with an ICMP error, or fragments it"))
+        }
+        Verdict::Forward { next_hop, .. } => {
+            (true, format!("it leaves {label} to {} and is out of sight", IpAddr::from(next_hop)))
+        }
+        Verdict::Answer { reason } => (false, format!("it is refused at once. {}", reason.cause())),
+        Verdict::Drop { reason } => (false, format!("it is dropped. {}", reason.cause())),
+    }
+}
+
+fn label(nodes: &[Node<'_>], ip: IpAddr, port: u16, protocol: Protocol) -> String {
+    let address = socket_address(ip, port);
+    let name = nodes.iter().find_map(|node| node.names.host(ip));
+    let protocol = match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+        Protocol::Icmp => "echo",
+    };
+    match name {
+        Some(name) => format!("{name} ({protocol} {address})"),
+        None => format!("{protocol} {address}"),
+    }
+}
+
+impl Question {
+    fn source_port(&self) -> u16 {
+        if self.protocol == Protocol::Icmp { 0 } else { self.source_port }
+    }
+
+    fn port(&self) -> u16 {
+        if self.protocol == Protocol::Icmp { 0 } else { self.port }
+    }
+
+    fn packet(&self, from: IpAddr, to: IpAddr) -> Build {
+        let (sport, dport) = (self.source_port, self.port);
+        let carried = match self.protocol {
+            Protocol::Tcp => Carried::Tcp { sport, dport, flags: SYN, sequence: 1, acknowledged: 0 },
+            Protocol::Udp => Carried::Udp { sport, dport },
+            Protocol::Icmp => Carried::Echo { reply: false, id: sport },
+        };
+        Build { payload: vec![0; usize::from(self.size)], ..Build::new(from.into(), to.into(), carried) }
+    }
+}
+
+impl std::fmt::Display for Explanation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "From {} to {}", self.from, self.to)?;
+        for hop in &self.hops {
+            writeln!(f, "{}, hook {} of link {}", hop.node, hop.hook, hop.ifindex)?;
+            for step in &hop.steps {
+                writeln!(f, "  {:<10} {}", step.stage, step.text)?;
+            }
+        }
+        write!(f, "So {}.", self.end.trim_end_matches('.'))
+    }
+}

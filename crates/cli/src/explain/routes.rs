@@ -1,0 +1,81 @@
+//! The node's routes, asked as the datapath asks them (`bpf_fib_lookup`).
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use beeline_abi::Ip;
+use beeline_abi::context::Context;
+use beeline_datapath::native::Way;
+use beeline_datapath::platform::Route;
+use beeline_kernel::netlink::{Netlink, NetlinkError, RouteAnswer, RouteKind};
+use beeline_kernel::netns::NetNs;
+use nix::libc;
+
+use crate::place::Place;
+
+/// A connection to the node's kernel.
+pub struct Routes {
+    netlink: Netlink,
+    failure: Option<anyhow::Error>,
+}
+
+impl Routes {
+    /// In the node's network namespace.
+    pub fn open(place: &Place) -> Result<Routes> {
+        let netlink = match &place.netns {
+            Some(path) => Netlink::open_in(&NetNs::open(path)?),
+            None => Netlink::open(),
+        };
+        let netlink = netlink.with_context(|| format!("the routes of {} cannot be asked", place.label))?;
+        Ok(Routes { netlink, failure: None })
+    }
+
+    /// The first lookup that failed; the answer is then worth nothing.
+    pub fn failure(self) -> Result<()> {
+        self.failure.map_or(Ok(()), Err)
+    }
+
+    /// The way of a packet whose largest segment has `bytes`.
+    pub fn lookup(&mut self, context: &Context, bytes: u32) -> Way {
+        self.ask(context, bytes).unwrap_or_else(|error| {
+            self.failure.get_or_insert(error);
+            Way { route: Route::None, ifindex: 0, next_hop: Ip::UNSPECIFIED }
+        })
+    }
+
+    fn ask(&mut self, context: &Context, bytes: u32) -> Result<Way> {
+        let (src, dst) = (IpAddr::from(context.src_after), IpAddr::from(context.dst_after));
+        let way = |route| Way { route, ifindex: 0, next_hop: context.dst_after };
+        let answer = match self.netlink.route_lookup(dst, Some(src), Some(context.ifindex)) {
+            Ok(answer) => answer,
+            Err(error) => return refused(&error).map(way).ok_or_else(|| error.into()),
+        };
+        match answer.kind {
+            RouteKind::Unicast => self.found(&answer, context, bytes),
+            RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => Ok(way(Route::Prohibited)),
+            _ => Ok(way(Route::Host)),
+        }
+    }
+
+    fn found(&mut self, answer: &RouteAnswer, context: &Context, bytes: u32) -> Result<Way> {
+        let mtu = match answer.mtu {
+            Some(mtu) => mtu,
+            None => self.netlink.link_by_index(answer.ifindex)?.mtu,
+        };
+        Ok(Way {
+            route: if bytes > mtu { Route::TooBig } else { Route::Found },
+            ifindex: answer.ifindex,
+            next_hop: answer.gateway.map_or(context.dst_after, Ip::from),
+        })
+    }
+}
+
+/// What the kernel says by an error number. Without a route the node's own
+/// stack answers the sender.
+fn refused(error: &NetlinkError) -> Option<Route> {
+    match error.errno()? {
+        libc::ENETUNREACH => Some(Route::Host),
+        libc::EINVAL | libc::EHOSTUNREACH | libc::EACCES => Some(Route::Prohibited),
+        _ => None,
+    }
+}

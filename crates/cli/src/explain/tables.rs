@@ -1,0 +1,87 @@
+//! The pinned tables as the packet path reads them. What a packet would
+//! write stays here.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use anyhow::Result;
+use beeline_abi::Ip;
+use beeline_abi::address::{AddressKey, AddressValue};
+use beeline_abi::config::ConfigValue;
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
+use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::fragment::{FragmentKey, FragmentValue};
+use beeline_abi::service::{
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+};
+use beeline_datapath::platform::Tables;
+use beeline_kernel::datapath::Pinned;
+
+/// The tables of a node, and what the packet would have written.
+pub struct LiveTables<'a> {
+    pinned: &'a Pinned,
+    connections: HashMap<ConntrackKey, ConntrackValue>,
+    failure: RefCell<Option<anyhow::Error>>,
+}
+
+impl<'a> LiveTables<'a> {
+    /// Over the pinned tables.
+    pub fn new(pinned: &'a Pinned) -> LiveTables<'a> {
+        LiveTables { pinned, connections: HashMap::new(), failure: RefCell::new(None) }
+    }
+
+    /// The first lookup that failed; the answer is then worth nothing.
+    pub fn failure(self) -> Result<()> {
+        self.failure.into_inner().map_or(Ok(()), Err)
+    }
+
+    fn value<V, E: Into<anyhow::Error>>(&self, found: Result<Option<V>, E>) -> Option<V> {
+        found.unwrap_or_else(|error| {
+            self.failure.borrow_mut().get_or_insert(error.into());
+            None
+        })
+    }
+}
+
+impl Tables for LiveTables<'_> {
+    fn config(&self) -> Option<ConfigValue> {
+        self.value(self.pinned.config().map(Some))
+    }
+    fn address(&self, ip: &Ip) -> Option<AddressValue> {
+        let key = AddressKey { prefix_bits: 128, ip: *ip };
+        self.value(self.pinned.tables().address.get(&key))
+    }
+    fn endpoint(&self, ip: &Ip) -> Option<EndpointValue> {
+        self.value(self.pinned.tables().endpoint.get(ip))
+    }
+    fn service_address(&self, ip: &Ip) -> Option<ServiceAddressValue> {
+        self.value(self.pinned.tables().service_address.get(ip))
+    }
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
+        self.value(self.pinned.tables().frontend.get(key))
+    }
+    fn service(&self, id: u32) -> Option<ServiceValue> {
+        self.value(self.pinned.tables().service.get(&id))
+    }
+    fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
+        self.value(self.pinned.tables().slot.get(key))
+    }
+    fn backend(&self, id: u32) -> Option<BackendValue> {
+        self.value(self.pinned.tables().backend.get(&id))
+    }
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        self.value(self.pinned.fragments().get(key))
+    }
+    fn fragment_insert(&mut self, _key: &FragmentKey, _value: &FragmentValue) {}
+    fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
+        if !self.connections.contains_key(key) {
+            let found = self.value(self.pinned.connection(key))?;
+            self.connections.insert(*key, found);
+        }
+        self.connections.get_mut(key)
+    }
+    fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
+        self.connections.insert(*key, *value);
+        true
+    }
+}

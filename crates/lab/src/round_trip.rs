@@ -1,0 +1,156 @@
+//! Measures round trips of small datagrams: what a way through the network
+//! costs, and what two namespaces joined by nothing but a veth cost.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use beeline_kernel::netlink::{Netlink, Veth, VethEnd};
+use beeline_kernel::netns::NetNs;
+use clap::Args;
+use nix::sched::{CloneFlags, unshare};
+use serde::Serialize;
+
+/// Exchanges before the measured ones: caches and neighbours are filled.
+const WARM_UP: usize = 50;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of a datagram.
+const DATAGRAM_BYTES: usize = 32;
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct Question {
+    /// Where a UDP echo answers, such as 10.96.0.2:7 or [fd00::2]:7
+    #[arg(long, required_unless_present = "plain_veth")]
+    to: Option<SocketAddr>,
+    /// Measure between two namespaces that a veth joins, with nothing attached to it
+    #[arg(long, conflicts_with = "to")]
+    plain_veth: bool,
+    /// With --plain-veth: over IPv6
+    #[arg(short = '6', long, requires = "plain_veth")]
+    ipv6: bool,
+    /// Exchanges
+    #[arg(long, default_value_t = 1000)]
+    count: usize,
+}
+
+/// What was measured. Times are microseconds.
+#[derive(Debug, Serialize)]
+struct Measured {
+    /// The one source port of all exchanges.
+    source_port: u16,
+    /// Exchanges, the warm-up included.
+    exchanges: usize,
+    lost: usize,
+    p50_us: f64,
+    p90_us: f64,
+    p99_us: f64,
+}
+
+/// Measures and prints one line of JSON.
+pub fn run(question: &Question) -> Result<()> {
+    let measured = match question.to {
+        Some(to) => measure(to, question.count)?,
+        None => plain_veth(question.ipv6, question.count)?,
+    };
+    println!("{}", serde_json::to_string(&measured)?);
+    Ok(())
+}
+
+/// One datagram there, one back, `count` times, from one source port.
+fn measure(to: SocketAddr, count: usize) -> Result<Measured> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).context("no socket can be made")?;
+    socket.connect(to).with_context(|| format!("{to} cannot be reached"))?;
+    socket.set_read_timeout(Some(PATIENCE)).context("the socket takes no time limit")?;
+    let mut times = Vec::with_capacity(count);
+    let mut lost = 0;
+    for number in 0..count + WARM_UP {
+        match exchange(&socket).with_context(|| format!("{to} does not answer")) {
+            Ok(time) if number >= WARM_UP => times.push(time),
+            Ok(_) => {}
+            Err(error) if number == 0 => return Err(error),
+            Err(_) => lost += 1,
+        }
+    }
+    if times.is_empty() {
+        bail!("no answer of {to} came back");
+    }
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+    Ok(Measured {
+        source_port: socket.local_addr().context("the socket has no address")?.port(),
+        exchanges: count + WARM_UP,
+        lost,
+        p50_us: at(0.5),
+        p90_us: at(0.9),
+        p99_us: at(0.99),
+    })
+}
+
+fn exchange(socket: &UdpSocket) -> Result<Duration> {
+    let mut answer = [0; 2048];
+    let begin = Instant::now();
+    socket.send(&[b'b'; DATAGRAM_BYTES])?;
+    socket.recv(&mut answer)?;
+    Ok(begin.elapsed())
+}
+
+/// Two namespaces that end with this process.
+fn plain_veth(v6: bool, count: usize) -> Result<Measured> {
+    let (namespace, there) = mpsc::channel();
+    let (joined, ready) = mpsc::channel();
+    let echo = thread::spawn(move || serve(v6, &namespace, &ready));
+    let near = thread::spawn(move || -> Result<Measured> {
+        unshare(CloneFlags::CLONE_NEWNET).context("no network namespace can be made (it needs root)")?;
+        let there: NetNs = there.recv().context("the other side has no namespace")?;
+        join(&there, v6)?;
+        joined.send(()).context("the other side has gone")?;
+        measure(SocketAddr::new(address(v6, 2), 7), count)
+    });
+    let measured = near.join().map_err(|_| anyhow::anyhow!("the measuring thread panicked"))?;
+    // The other side waits for datagrams for ever; it ends with the process.
+    if measured.is_err() && echo.is_finished() {
+        echo.join().map_err(|_| anyhow::anyhow!("the echo thread panicked"))??;
+    }
+    measured
+}
+
+fn address(v6: bool, host: u8) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()).into()
+    } else {
+        Ipv4Addr::new(10, 0, 0, host).into()
+    }
+}
+
+/// Makes the veth, up and with addresses on both ends.
+fn join(there: &NetNs, v6: bool) -> Result<()> {
+    let bits = if v6 { "64" } else { "24" };
+    let mut near = Netlink::open()?;
+    let end = |name| VethEnd { name, mac: None };
+    near.create_veth(&Veth { here: end("near"), there: end("far"), mtu: 1500, there_netns: Some(there) })?;
+    let mut far = Netlink::open_in(there)?;
+    for (netlink, name, host) in [(&mut near, "near", 1), (&mut far, "far", 2)] {
+        let ifindex = netlink.index(name)?;
+        netlink.add_address(ifindex, format!("{}/{bits}", address(v6, host)).parse()?)?;
+        netlink.set_up(ifindex, true)?;
+    }
+    Ok(())
+}
+
+/// The echo at the far end.
+fn serve(v6: bool, namespace: &mpsc::Sender<NetNs>, ready: &mpsc::Receiver<()>) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("no network namespace can be made (it needs root)")?;
+    namespace.send(NetNs::current()?).context("the near side has gone")?;
+    ready.recv().context("the near side gave up")?;
+    let socket = UdpSocket::bind((address(v6, 2), 7)).context("the echo has no socket")?;
+    let mut datagram = [0; 2048];
+    loop {
+        let (bytes, from) = socket.recv_from(&mut datagram)?;
+        socket.send_to(&datagram[..bytes], from)?;
+    }
+}
