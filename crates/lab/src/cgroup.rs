@@ -24,6 +24,12 @@ pub fn lab_cgroup(name: &LabName, paths: &LabPaths) -> Result<PathBuf> {
     Ok(mount.join(name.cgroup()))
 }
 
+/// The lab's cgroup, if there is one; mounts nothing.
+pub fn existing(name: &LabName, paths: &LabPaths) -> Option<PathBuf> {
+    let mount = mounts::cgroup2().ok().flatten().unwrap_or_else(|| paths.own_cgroup_mount());
+    Some(mount.join(name.cgroup())).filter(|cgroup| cgroup.exists())
+}
+
 /// Creates a cgroup and the ones above it.
 pub fn create(path: &Path) -> Result<()> {
     Ok(cgroup::create(path)?)

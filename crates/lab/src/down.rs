@@ -89,15 +89,14 @@ fn look(name: &LabName, paths: &LabPaths) -> Removed {
     let mounts = mounts::below(paths.root()).unwrap_or_default();
     let of_kind = |kind: &str| mounts.iter().filter(|mount| mount.kind == kind).count();
     let (namespaces, bpf_mounts) = (of_kind("nsfs"), of_kind("bpf"));
-    let shown = |path: &Path| path.exists().then(|| path.display().to_string());
-    let cgroup = mounts::cgroup2().ok().flatten().map(|mount| mount.join(name.cgroup()));
+    let cgroup = cgroup::existing(name, paths);
     Removed {
         processes: cgroup.as_deref().map_or(0, |cgroup| cgroup::processes(cgroup).len()),
         namespaces,
         bpf_mounts,
         other_mounts: mounts.len() - namespaces - bpf_mounts,
-        cgroup: cgroup.as_deref().and_then(shown),
-        folder: shown(paths.root()),
+        cgroup: cgroup.map(|path| path.display().to_string()),
+        folder: paths.root().exists().then(|| paths.root().display().to_string()),
     }
 }
 

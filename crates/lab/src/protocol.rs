@@ -93,6 +93,8 @@ pub struct NodeStatus {
     pub agent_ready: bool,
     /// Objects that the agent cannot use, and why; or why it does not answer.
     pub problems: Vec<String>,
+    /// What is set and accepted but not built yet.
+    pub not_built: Vec<String>,
 }
 
 /// State of a pod.

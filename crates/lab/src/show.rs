@@ -1,5 +1,7 @@
 //! The state of a lab as people read it.
 
+use std::collections::BTreeSet;
+
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::protocol::{NodeStatus, PodStatus, ServiceStatus, Status};
@@ -15,6 +17,7 @@ pub fn status(status: &Status) -> String {
         ),
     ];
     parts.extend(problems(status));
+    parts.extend(not_built(status));
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
 }
@@ -64,6 +67,14 @@ fn problems(status: &Status) -> Option<String> {
     (!all.is_empty()).then(|| format!("Not as it should be:\n  {}", all.join("\n  ")))
 }
 
+/// What every node says is said once.
+fn not_built(status: &Status) -> Option<String> {
+    let all: BTreeSet<&str> =
+        status.nodes.iter().flat_map(|node| node.not_built.iter().map(String::as_str)).collect();
+    let all: Vec<&str> = all.into_iter().collect();
+    (!all.is_empty()).then(|| format!("Accepted, without its full effect yet:\n  {}", all.join("\n  ")))
+}
+
 /// Aligned columns without borders; nothing if there are no rows.
 fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -95,10 +106,12 @@ mod tests {
             agent_starts: 1,
             agent_ready: false,
             problems: vec!["no API".into()],
+            not_built: vec!["x=y".into()],
         };
         let shown = status(&Status { nodes: vec![node], ..Status::default() });
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines[1], "node-1   no      172.30.0.11   10.244.1.0/24   not ready, process 7");
-        assert_eq!(lines[3..], ["Not as it should be:", "  node-1: no API"]);
+        assert_eq!(lines[3..5], ["Not as it should be:", "  node-1: no API"]);
+        assert_eq!(lines[6..], ["Accepted, without its full effect yet:", "  x=y"]);
     }
 }

@@ -63,7 +63,7 @@ fn lab_refuses_what_it_does_not_know_before_anything_is_made() {
 
 #[test]
 fn lab_applies_what_it_can_and_names_what_it_cannot() {
-    let lab = TestLab::up_with("partly", &["--nodes", "1"]);
+    let lab = TestLab::up_with("partly", &["--nodes", "2"]);
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("a.yaml", &pod("good", "image: any, command: [sleep, infinity]"));
@@ -77,6 +77,11 @@ fn lab_applies_what_it_can_and_names_what_it_cannot() {
         assert!(outcome.stderr.contains(words), "apply does not say {words:?}\n{outcome}");
     }
     assert!(lab.pods("good")[0].ready, "what can be applied is");
+
+    let later = "apiVersion: v1\nkind: Service\nmetadata: {name: later}\nspec: {externalIPs: [192.0.2.1], ports: [{port: 80}]}\n";
+    let noted = lab.verb_reading(&["apply", "-f", "-"], later).succeeds();
+    assert!(noted.stdout.contains("note: ") && noted.stdout.contains("is not built yet"), "{noted}");
+    assert_eq!(noted.stdout.matches("note: ").count(), 1, "what every node says is said once: {noted}");
 
     let bad = folder.path().join("d.yaml");
     fs::write(&bad, "kind: [\n").unwrap();

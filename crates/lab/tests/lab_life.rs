@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use beeline_lab::harness::{TestLab, program};
+use beeline_lab::harness::{Place, TestLab, program};
 use beeline_lab::leaks::leaks;
 use beeline_lab::record::LabRecord;
 use nix::sys::signal::{Signal, kill};
@@ -53,6 +53,28 @@ fn lab_comes_up_serves_and_leaves_nothing_behind() {
     let service = lab.service("web");
     assert_eq!(service.cluster_ips.len(), 2);
     assert!(service.endpoints.values().all(|endpoints| endpoints.len() == 2), "{service:?}");
+
+    let client = lab.pod(&pods[0].name);
+    let answered_by = |place: &Place<'_>, host: &str, port: u16| -> String {
+        let url =
+            format!("http://{}:{port}/", if host.contains(':') { format!("[{host}]") } else { host.into() });
+        let answer =
+            place.run(["curl", "--silent", "--show-error", "--max-time", "5", &url]).succeeds().stdout;
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        answer["pod"].as_str().unwrap_or_default().to_owned()
+    };
+    for ip in &pods[1].ips {
+        assert_eq!(answered_by(&client, ip, 8080), pods[1].name, "from a pod to a pod of another node");
+        assert_eq!(answered_by(&lab.client(), ip, 8080), pods[1].name, "from outside to a pod");
+        let echoed = client.run_reading(["nc", "-u", "-w1", ip, "7000"], "once more\n").succeeds();
+        assert_eq!(echoed.stdout, "once more\n", "UDP is echoed");
+        let echoed = client.run_reading(["nc", "-q1", "-w3", ip, "8080"], "not HTTP\n").succeeds();
+        assert_eq!(echoed.stdout, "not HTTP\n", "what is not HTTP is echoed");
+    }
+    for ip in &service.cluster_ips {
+        let by = answered_by(&client, ip, 80);
+        assert!(pods.iter().any(|pod| pod.name == by), "from a pod to a Service: {by}");
+    }
 
     let again = lab.verb(&["up"]).fails().says("exists already");
     assert!(again.stderr.contains(&format!("beeline lab down --name {}", lab.name())), "{again}");

@@ -190,7 +190,7 @@ async fn supervise(config: AgentConfig, mut wanted: watch::Receiver<bool>, state
             Err(error) => tracing::error!("{}: {error:#}", config.node),
             Ok(mut child) => {
                 set(child.id());
-                let stopped = run_until(&mut child, &mut wanted).await;
+                let stopped = run_until(&config.node, &mut child, &mut wanted).await;
                 set(None);
                 if stopped {
                     continue;
@@ -205,10 +205,13 @@ async fn supervise(config: AgentConfig, mut wanted: watch::Receiver<bool>, state
 }
 
 /// Waits for the agent's end; true if it was asked to end.
-async fn run_until(child: &mut Child, wanted: &mut watch::Receiver<bool>) -> bool {
+async fn run_until(node: &str, child: &mut Child, wanted: &mut watch::Receiver<bool>) -> bool {
     tokio::select! {
         status = child.wait() => {
-            tracing::warn!("an agent ended: {status:?}");
+            match status {
+                Ok(status) => tracing::warn!("the agent of {node} ended: {status}"),
+                Err(error) => tracing::warn!("the agent of {node} cannot be waited for: {error}"),
+            }
             return false;
         }
         () = unwanted(wanted) => (),

@@ -19,6 +19,10 @@ const ECHO_IMAGE: &str = "beeline/echo";
 /// How long the built-in image may take until its ports listen.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A program that does not tell when it is ready is taken to be so after this
+/// time, if it has not failed by then.
+const SILENT_START: Duration = Duration::from_millis(100);
+
 /// What a container may ask about its pod.
 #[derive(Clone, Debug)]
 pub struct PodFacts {
@@ -139,7 +143,7 @@ pub struct Place<'a> {
     pub log: &'a Path,
 }
 
-/// Starts the program; returns once it is ready.
+/// Starts the program; returns once it is ready, or has ended.
 pub async fn start(
     program: &Program,
     directory: Option<&str>,
@@ -161,7 +165,9 @@ pub async fn start(
     let failed = || format!("cannot start {}", program.path.display());
     if !program.tells_ready {
         spawn::place(&mut command, place.netns, place.cgroup, None)?;
-        return command.spawn().with_context(failed);
+        let mut child = command.spawn().with_context(failed)?;
+        let _ = tokio::time::timeout(SILENT_START, child.wait()).await;
+        return Ok(child);
     }
     let (read, write, number) = spawn::ready_pipe()?;
     command.env(echo::READY_FD, number.to_string());

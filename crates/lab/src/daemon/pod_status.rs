@@ -25,7 +25,7 @@ struct ContainerRun {
     image: String,
     state: ContainerState,
     last_state: Option<ContainerState>,
-    restarts: i32,
+    starts: i32,
     finished: Option<i32>,
 }
 
@@ -38,7 +38,7 @@ impl Run {
             image: spec.image.clone().unwrap_or_default(),
             state: waiting("ContainerCreating", ""),
             last_state: None,
-            restarts: 0,
+            starts: 0,
             finished: None,
         });
         Run {
@@ -70,13 +70,13 @@ impl Run {
         match change {
             Change::Waiting { reason, message } => container.state = waiting(&reason, &message),
             Change::Running => {
-                if container.last_state.is_some() {
-                    container.restarts += 1;
-                }
+                container.starts += 1;
                 let running = ContainerStateRunning { started_at: Some(now) };
                 container.state = ContainerState { running: Some(running), ..ContainerState::default() };
             }
             Change::Ended { exit_code, last } => {
+                // It may end before anybody could have seen it run.
+                container.starts += i32::from(container.state.running.is_none());
                 let ended = ended(exit_code, &container.state, now);
                 container.state = ended.clone();
                 container.last_state = Some(ended);
@@ -149,7 +149,7 @@ impl ContainerRun {
             image_id: self.image.clone(),
             ready: running,
             started: Some(running),
-            restart_count: self.restarts,
+            restart_count: (self.starts - 1).max(0),
             state: Some(self.state.clone()),
             last_state: self.last_state.clone(),
             ..ContainerStatus::default()
@@ -174,4 +174,80 @@ fn ended(exit_code: i32, before: &ContainerState, now: Time) -> ContainerState {
         ..ContainerStateTerminated::default()
     };
     ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn now() -> Time {
+        Time(Timestamp::UNIX_EPOCH)
+    }
+
+    fn run() -> Run {
+        let pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]},
+        }));
+        let mut run = Run::new(&pod.unwrap(), vec!["172.30.0.11".into()], now());
+        run.sandbox_ready(vec!["10.244.1.2".into(), "fd00::2".into()]);
+        run
+    }
+
+    fn ready(run: &Run) -> bool {
+        let status = run.status(None, false, &now());
+        status.conditions.unwrap().iter().any(|one| one.type_ == "Ready" && one.status == "True")
+    }
+
+    fn restarts(run: &Run) -> i32 {
+        run.status(None, false, &now()).container_statuses.unwrap()[0].restart_count
+    }
+
+    #[test]
+    fn unit_a_pod_runs_crashes_and_runs_again() {
+        let mut run = run();
+        assert!(!ready(&run) && run.status(None, false, &now()).phase.unwrap() == "Pending");
+        run.container_changed(0, Change::Running, now());
+        assert!(ready(&run) && restarts(&run) == 0);
+        run.container_changed(0, Change::Ended { exit_code: 1, last: false }, now());
+        let waiting = Change::Waiting { reason: "CrashLoopBackOff".into(), message: String::new() };
+        run.container_changed(0, waiting, now());
+        let status = run.status(None, false, &now());
+        assert!(!ready(&run) && status.phase.as_deref() == Some("Running"), "{status:?}");
+        run.container_changed(0, Change::Running, now());
+        assert!(ready(&run) && restarts(&run) == 1);
+    }
+
+    #[test]
+    fn unit_crashes_are_counted_though_nobody_saw_it_run() {
+        let mut run = run();
+        for _ in 0..3 {
+            run.container_changed(0, Change::Ended { exit_code: 1, last: false }, now());
+        }
+        assert_eq!(restarts(&run), 2);
+    }
+
+    #[test]
+    fn unit_a_pod_that_has_done_its_work_has_succeeded_or_failed() {
+        for (exit_code, phase) in [(0, "Succeeded"), (1, "Failed")] {
+            let mut run = run();
+            run.container_changed(0, Change::Ended { exit_code, last: true }, now());
+            assert!(run.finished());
+            assert_eq!(run.status(None, false, &now()).phase.as_deref(), Some(phase));
+        }
+    }
+
+    #[test]
+    fn unit_a_condition_keeps_its_time_until_it_changes() {
+        let later = Time(Timestamp::from_second(5).unwrap());
+        let mut run = run();
+        let first = run.status(None, false, &now());
+        run.container_changed(0, Change::Running, now());
+        let second = run.status(Some(&first), false, &later);
+        let since = |kind: &str| {
+            let all = second.conditions.as_ref().unwrap().iter();
+            all.filter(|one| one.type_ == kind).find_map(|one| one.last_transition_time.clone())
+        };
+        assert_eq!((since("PodScheduled"), since("Ready")), (Some(now()), Some(later)));
+    }
 }

@@ -99,11 +99,13 @@ async fn answer(lab: &Lab, call: Call, progress: &UnboundedSender<Line>) -> Resu
 }
 
 /// Applies what can be applied and waits for it; what cannot is one error.
+/// What is taken and has not its full effect is noted.
 async fn apply(lab: &Lab, manifests: &[Manifest], progress: &UnboundedSender<Line>) -> Result<Line> {
     let tell = |text: String| {
         // Nobody listens any more: the work goes on.
         let _ = progress.send(Line::Progress(text));
     };
+    let known = status::notes(lab).await;
     let (mut applied, mut problems) = (Vec::new(), Vec::new());
     for manifest in manifests {
         let report = lab.api.apply(&manifest.source, &manifest.text);
@@ -114,8 +116,12 @@ async fn apply(lab: &Lab, manifests: &[Manifest], progress: &UnboundedSender<Lin
     let count = applied.len();
     let settled = settle::settle(lab, &applied, &tell).await;
     problems.extend(settled.err().map(|error| format!("{error:#}")));
+    for note in status::notes(lab).await.difference(&known) {
+        tell(format!("note: {note}"));
+    }
     if problems.is_empty() {
-        return Ok(Line::Done(format!("{count} objects are applied and programmed")));
+        let objects = if count == 1 { "1 object is".to_owned() } else { format!("{count} objects are") };
+        return Ok(Line::Done(format!("{objects} applied and programmed")));
     }
     bail!("{}", problems.join("\n"))
 }

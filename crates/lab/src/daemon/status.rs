@@ -1,6 +1,6 @@
 //! The state of everything, for `status`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -60,6 +60,7 @@ async fn node(lab: &Lab, object: &Node) -> NodeStatus {
         agent_pid: agent.and_then(|agent| agent.state().pid),
         agent_starts: agent.map_or(0, |agent| agent.state().starts),
         agent_ready: told.as_ref().is_ok_and(|status| status.synced),
+        not_built: told.as_ref().map_or_else(|_| Vec::new(), |status| status.not_built.clone()),
         problems: told.map_or_else(|error| vec![error], |status| status.problems),
         name,
     }
@@ -77,6 +78,14 @@ async fn ask(agent: &Agent) -> Result<beeline_api::Status, String> {
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// What the agents cannot use or do not serve yet; those that do not answer
+/// say nothing here.
+pub async fn notes(lab: &Lab) -> BTreeSet<String> {
+    let told = join_all(lab.agents.values().map(|agent| ask(agent))).await;
+    let notes = |status: beeline_api::Status| status.problems.into_iter().chain(status.not_built);
+    told.into_iter().flatten().flat_map(notes).collect()
 }
 
 fn pod(object: &Pod) -> PodStatus {

@@ -103,7 +103,10 @@ pub async fn run(
         match start(&job).await {
             Err(error) => tell(start_failure(&error)).await,
             Ok(mut child) => {
-                tell(Change::Running).await;
+                // One that has failed at once was never ready.
+                if matches!(child.try_wait(), Ok(None)) {
+                    tell(Change::Running).await;
+                }
                 let exit_code = tokio::select! {
                     status = child.wait() => exit_code(status.ok()),
                     grace = stopped(&mut stop) => {
