@@ -144,3 +144,57 @@ fn reset_sigpipe() {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn unit_the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    /// `service list` of `./beeline service list`; what a lab does is the lab's.
+    fn unknown_verb(words: &[&str]) -> Option<String> {
+        let mut command = Arguments::command();
+        for word in words {
+            if *word == "lab" || !command.has_subcommands() {
+                return None;
+            }
+            match command.find_subcommand(word) {
+                Some(found) => command = found.clone(),
+                None => return Some(words.join(" ")),
+            }
+        }
+        None
+    }
+
+    fn pages() -> Vec<PathBuf> {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let folders = [top.clone(), top.join("docs"), top.join("examples/hello")];
+        let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten());
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "md")).collect()
+    }
+
+    #[test]
+    fn unit_every_command_that_the_documentation_names_is_there() {
+        let mut commands = 0;
+        for page in pages() {
+            let text = std::fs::read_to_string(&page).unwrap();
+            for rest in text.split("./beeline ").skip(1) {
+                let words = rest.split([' ', '`', '\n']).take(2);
+                let words: Vec<&str> = words
+                    .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
+                    .collect();
+                let words: Vec<&str> = words.into_iter().take_while(|word| !word.starts_with('-')).collect();
+                commands += 1;
+                assert_eq!(unknown_verb(&words), None, "{} names what is not there", page.display());
+            }
+        }
+        assert!(commands > 10, "only {commands} commands were found in the documentation");
+    }
+}
