@@ -18,6 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -369,11 +370,23 @@ pub struct Background {
     shown: String,
     begun: Instant,
     child: Child,
-    stdout: Option<JoinHandle<String>>,
-    stderr: Option<JoinHandle<String>>,
+    stdout: Capture,
+    stderr: Capture,
 }
 
 impl Background {
+    /// Waits until standard output or standard error holds these words, such
+    /// as tcpdump's "listening on"; fails the test if they do not come.
+    #[track_caller]
+    pub fn wait_for(&self, words: &str, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        while !self.stdout.text().contains(words) && !self.stderr.text().contains(words) {
+            let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
+            assert!(Instant::now() < deadline, "{} did not say {words:?}\n{stdout}{stderr}", self.shown);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Waits for its end, at most so long.
     pub fn finish(mut self, timeout: Duration) -> Outcome {
         let deadline = Instant::now() + timeout;
@@ -384,6 +397,7 @@ impl Background {
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
         };
+        let elapsed = self.begun.elapsed();
         if status.is_none() {
             self.kill();
         }
@@ -391,16 +405,8 @@ impl Background {
             use std::os::unix::process::ExitStatusExt;
             status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
         });
-        let read = |thread: &mut Option<JoinHandle<String>>| {
-            thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
-        };
-        Outcome {
-            command: self.shown.clone(),
-            code,
-            stdout: read(&mut self.stdout),
-            stderr: read(&mut self.stderr),
-            elapsed: self.begun.elapsed(),
-        }
+        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+        Outcome { command: self.shown.clone(), code, stdout, stderr, elapsed }
     }
 
     /// Sends a signal and waits for the end.
@@ -437,15 +443,46 @@ fn start(mut command: Command, input: &str) -> Background {
         // On a thread: a command that does not read must not hold up the test.
         std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     }
-    let stdout = child.stdout.take().map(reader);
-    let stderr = child.stderr.take().map(reader);
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = (Capture::of(stdout), Capture::of(stderr));
     Background { shown, begun: Instant::now(), child, stdout, stderr }
 }
 
-fn reader(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = pipe.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+/// What comes out of a pipe, read as it comes.
+struct Capture {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Capture {
+    fn of(pipe: Option<impl Read + Send + 'static>) -> Capture {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let kept = bytes.clone();
+        let reader = pipe.map(|mut pipe| {
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+                    locked(&kept).extend_from_slice(&buffer[..length]);
+                }
+            })
+        });
+        Capture { bytes, reader }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&locked(&self.bytes)).into_owned()
+    }
+
+    /// All of it; waits for the end of the pipe.
+    fn finish(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            // A reader that panicked has kept what it read.
+            let _ = reader.join();
+        }
+        self.text()
+    }
+}
+
+fn locked(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    bytes.lock().unwrap_or_else(PoisonError::into_inner)
 }

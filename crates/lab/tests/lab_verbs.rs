@@ -32,7 +32,7 @@ fn lab_commands_get_input_and_signals_and_return_their_status() {
             place.start(["sh", "-c", "trap 'echo caught; exit 3' INT; while :; do sleep 0.01; done"]);
         std::thread::sleep(Duration::from_millis(300));
         let trapped = trapped.stop(Signal::SIGINT);
-        assert_eq!((trapped.code, trapped.stdout.as_str()), (Some(3), "caught\n"), "{trapped}");
+        assert_eq!((trapped.code, trapped.stdout.as_str()), (Some(3), "ready\ncaught\n"), "{trapped}");
     }
     lab.down();
 }
