@@ -28,9 +28,9 @@ fn lab_commands_get_input_and_signals_and_return_their_status() {
         assert_eq!(place.run(["/etc/passwd"]).code, Some(126));
         let killed = place.start(["sleep", "100"]).stop(Signal::SIGTERM);
         assert_eq!(killed.code, Some(128 + 15), "{killed}");
-        let trapped =
-            place.start(["sh", "-c", "trap 'echo caught; exit 3' INT; while :; do sleep 0.01; done"]);
-        std::thread::sleep(Duration::from_millis(300));
+        let trap = "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.01; done";
+        let trapped = place.start(["sh", "-c", trap]);
+        trapped.wait_for("ready", Duration::from_secs(5));
         let trapped = trapped.stop(Signal::SIGINT);
         assert_eq!((trapped.code, trapped.stdout.as_str()), (Some(3), "ready\ncaught\n"), "{trapped}");
     }
