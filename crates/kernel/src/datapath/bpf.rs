@@ -11,6 +11,8 @@ use std::path::Path;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info};
 
+use super::maps::Shape;
+
 /// `BPF_F_RDONLY` of linux/bpf.h: the handle cannot change the map.
 pub(crate) const READ_ONLY: u32 = 1 << 3;
 
@@ -76,6 +78,26 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     fields.pathname = path.as_ptr() as u64;
     fields.bpf_fd = object.as_raw_fd() as u32;
     call(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(|_| ())
+}
+
+/// `BPF_MAP_CREATE` of a map of maps; its elements look like `inner`. Of a
+/// long name the kernel keeps 15 bytes.
+pub(crate) fn create_map_of_maps(name: &str, shape: &Shape, inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: the fields of BPF_MAP_CREATE of an all-zero union.
+    let fields = unsafe { &mut attr.__bindgen_anon_1 };
+    fields.map_type = shape.kind;
+    fields.key_size = shape.key_size;
+    fields.value_size = shape.value_size;
+    fields.max_entries = shape.max_entries;
+    fields.map_flags = shape.flags;
+    fields.inner_map_fd = inner.as_raw_fd() as u32;
+    let room = fields.map_name.len() - 1;
+    for (place, byte) in fields.map_name[..room].iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    let fd = call(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
+    Ok(owned(fd))
 }
 
 /// `BPF_OBJ_GET_INFO_BY_FD` of a map.

@@ -4,16 +4,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
 
 use aya::maps::MapData;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::maps;
 use beeline_sync::TableError;
 
-use super::bpf::Access;
+use super::bpf::{self, Access};
 use super::error::{DatapathError, failed};
 use super::maps::{RawMap, Shape};
+use super::object::Declared;
 use super::pins::{Pins, pin_over};
 use super::programs::refused;
 use super::tables::KernelTable;
@@ -39,22 +39,16 @@ impl Conntrack {
         Ok(Conntrack { current: KernelTable::new(current), previous: previous.map(KernelTable::new) })
     }
 
-    /// Makes the table in use where it is missing, pins it and puts it into
-    /// the array.
-    pub(crate) fn create(pins: &Pins, shape: Shape) -> Result<(), DatapathError> {
-        let path = pins.table(maps::CONNTRACK_TABLE.name);
-        let table = match RawMap::open(&path, maps::CONNTRACK_TABLE.name, Access::ReadWrite)? {
-            Some(table) => table,
-            None => {
-                let name = maps::CONNTRACK_TABLE.name;
-                let made = MapData::create(shape.to_map(), name, None)
-                    .map_err(|error| refused(&format!("table {name}"), &error))?;
-                pin_over(made.fd().as_fd(), &path)?;
-                RawMap::open_checked(&path, name, Access::ReadWrite, shape)?
-            }
-        };
-        table.check(&path, shape)?;
-        put(pins, maps::CONNTRACK_CURRENT, &table)
+    /// Makes the table in use and the array of tables where they are missing,
+    /// pins them and puts the one into the other.
+    ///
+    /// Called before the programs are loaded, because the loader would make
+    /// the array over a table with BTF, and Linux 6.1 does not take a table
+    /// without BTF for its like.
+    pub(crate) fn create(pins: &Pins, declared: &Declared) -> Result<(), DatapathError> {
+        let table = create_table(pins, declared.conntrack)?;
+        let array = create_array(pins, declared.tables[maps::CONNTRACK.name], &table)?;
+        put(&array, maps::CONNTRACK_CURRENT, &table)
     }
 
     /// Every connection of both tables; those of the one in use first. One
@@ -79,13 +73,34 @@ impl Conntrack {
     }
 }
 
+/// The table in use: the pinned one, else a new one.
+fn create_table(pins: &Pins, shape: Shape) -> Result<RawMap, DatapathError> {
+    let name = maps::CONNTRACK_TABLE.name;
+    let path = pins.table(name);
+    if RawMap::open(&path, name, Access::Read)?.is_none() {
+        let made = MapData::create(shape.to_map(), name, None);
+        let made = made.map_err(|error| refused(&format!("table {name}"), &error))?;
+        pin_over(made.fd().as_fd(), &path)?;
+    }
+    RawMap::open_checked(&path, name, Access::ReadWrite, shape)
+}
+
+/// The array of tables that look like this one: the pinned one, else a new one.
+fn create_array(pins: &Pins, shape: Shape, table: &RawMap) -> Result<RawMap, DatapathError> {
+    let name = maps::CONNTRACK.name;
+    let path = pins.table(name);
+    if RawMap::open(&path, name, Access::Read)?.is_none() {
+        let made = bpf::create_map_of_maps(name, &shape, table.as_fd());
+        let made = made.map_err(failed("make", format!("table {name}")))?;
+        pin_over(made.as_fd(), &path)?;
+    }
+    RawMap::open_checked(&path, name, Access::ReadWrite, shape)
+}
+
 /// Puts a table into a slot of the array, unless it is there: changing the
 /// array waits for every packet that is under way (8 ms).
-fn put(pins: &Pins, slot: u32, table: &RawMap) -> Result<(), DatapathError> {
-    let path: PathBuf = pins.table(maps::CONNTRACK.name);
-    let name = maps::CONNTRACK.name;
-    let object = || format!("slot {slot} of table {name}");
-    let array = RawMap::open_checked(&path, name, Access::ReadWrite, Shape::of(&maps::CONNTRACK))?;
+fn put(array: &RawMap, slot: u32, table: &RawMap) -> Result<(), DatapathError> {
+    let object = || format!("slot {slot} of table {}", array.name());
     let wanted = table.id().map_err(failed("examine", object()))?;
     let mut id = [0; 4];
     let there = array.get(&slot.to_ne_bytes(), &mut id).map_err(failed("read", object()))?;

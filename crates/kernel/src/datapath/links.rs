@@ -7,7 +7,9 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use aya_obj::generated::bpf_attach_type;
 use beeline_abi::maps::programs;
@@ -23,6 +25,10 @@ use crate::netlink::{Direction, Netlink, NetlinkError};
 const PLACE: (u16, u32) = (0xbee, 0xbee1);
 /// A device index that the kernel does not give.
 const NO_DEVICE: u32 = i32::MAX as u32;
+
+/// How long a link that is on its way out is waited for.
+const LEAVING_PAUSE: Duration = Duration::from_millis(10);
+const LEAVING_TRIES: u32 = 100;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +67,7 @@ fn direction(program: &str) -> Direction {
 pub(crate) struct Links {
     pins: Pins,
     tcx: bool,
-    netlink: Netlink,
+    netlink: Mutex<Netlink>,
     /// What should be attached.
     wanted: BTreeSet<Attached>,
     /// Classifiers of a life that attached on `clsact`, beside links.
@@ -85,7 +91,7 @@ impl Links {
         let mut wanted = pinned(pins)?;
         wanted.extend(&filters);
         let outdated = if tcx { filters } else { BTreeSet::new() };
-        Ok(Links { pins: pins.clone(), tcx, netlink, wanted, outdated })
+        Ok(Links { pins: pins.clone(), tcx, netlink: Mutex::new(netlink), wanted, outdated })
     }
 
     /// Attaches programs to a device, which may have them already.
@@ -120,7 +126,15 @@ impl Links {
 
     /// What is attached now.
     pub(crate) fn attached(&self) -> Vec<Attached> {
-        list(&self.pins, !self.tcx)
+        if self.tcx {
+            return list(&self.pins, None);
+        }
+        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        list(&self.pins, Some(&mut netlink))
+    }
+
+    fn netlink(&mut self) -> &mut Netlink {
+        self.netlink.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings every attachment to what it should be: running these programs,
@@ -192,7 +206,7 @@ impl Links {
             Direction::Ingress => bpf_attach_type::BPF_TCX_INGRESS,
             Direction::Egress => bpf_attach_type::BPF_TCX_EGRESS,
         };
-        let link = bpf::create_tcx_link(new, ifindex, hook).map_err(failed("attach", object()))?;
+        let link = create_link(new, ifindex, hook).map_err(failed("attach", object()))?;
         pin_over(link.as_fd(), &path)?;
         Ok(true)
     }
@@ -201,14 +215,15 @@ impl Links {
         let Attached { ifindex, program } = attached;
         let (new, new_id) = programs.get(program)?;
         let side = direction(program);
-        let there = ours(&mut self.netlink, ifindex, side)?;
+        let netlink = self.netlink();
+        let there = ours(netlink, ifindex, side)?;
         if there == Some((program, new_id)) {
             return Ok(false);
         }
         if there.is_none() {
-            self.netlink.add_clsact(ifindex)?;
+            netlink.add_clsact(ifindex)?;
         }
-        self.netlink.set_bpf_filter(ifindex, side, PLACE, new, program)?;
+        netlink.set_bpf_filter(ifindex, side, PLACE, new, program)?;
         Ok(there.is_none())
     }
 
@@ -227,24 +242,38 @@ impl Links {
     fn remove_filter(&mut self, attached: Attached) -> Result<(), DatapathError> {
         let Attached { ifindex, program } = attached;
         let side = direction(program);
-        if ours(&mut self.netlink, ifindex, side)?.is_some_and(|(name, _)| name == program) {
-            self.netlink.delete_bpf_filter(ifindex, side, PLACE)?;
+        let netlink = self.netlink();
+        if ours(netlink, ifindex, side)?.is_some_and(|(name, _)| name == program) {
+            netlink.delete_bpf_filter(ifindex, side, PLACE)?;
         }
         Ok(())
     }
 }
 
-/// What is attached: by links, and (if asked for) by classifiers in this
-/// network namespace. What cannot be read is not listed.
-pub(crate) fn list(pins: &Pins, with_filters: bool) -> Vec<Attached> {
+/// A link whose pin somebody has removed detaches a moment later; until then
+/// the program cannot be attached a second time.
+fn create_link(program: BorrowedFd<'_>, ifindex: u32, hook: bpf_attach_type) -> io::Result<OwnedFd> {
+    let mut tries = 0;
+    loop {
+        match bpf::create_tcx_link(program, ifindex, hook) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < LEAVING_TRIES => {
+                tries += 1;
+                std::thread::sleep(LEAVING_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// What is attached: by links, and (if asked for) by classifiers in a network
+/// namespace. What cannot be read is not listed.
+pub(crate) fn list(pins: &Pins, classifiers_of: Option<&mut Netlink>) -> Vec<Attached> {
     let alive = |attached: &Attached| {
         let link = bpf::open_pin(&pins.link(attached.program, attached.ifindex), Access::ReadWrite);
         link.and_then(|link| bpf::link_state(link.as_fd())).is_ok_and(|state| state.ifindex != 0)
     };
     let mut found: BTreeSet<Attached> = pinned(pins).unwrap_or_default().into_iter().filter(alive).collect();
-    if with_filters && let Ok(mut netlink) = Netlink::open() {
-        found.extend(filters(&mut netlink).unwrap_or_default());
-    }
+    found.extend(classifiers_of.map(|netlink| filters(netlink).unwrap_or_default()).unwrap_or_default());
     found.into_iter().collect()
 }
 

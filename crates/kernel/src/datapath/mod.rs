@@ -133,10 +133,10 @@ impl Datapath {
         if let Some(from) = from {
             migrate::share_conntrack(from, &pins, declared.conntrack)?;
         }
+        Conntrack::create(&pins, declared)?;
         let pinned = Programs::reuse(options.object, &pins)?;
         let fresh = pinned.is_none();
         let programs = pinned.map_or_else(|| Programs::load(options.object, &pins), Ok)?;
-        Conntrack::create(&pins, declared.conntrack)?;
         if let Some(from) = from {
             migrate::copy(from, &pins)?;
         }

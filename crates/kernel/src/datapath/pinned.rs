@@ -22,6 +22,7 @@ use super::memory;
 use super::pins::Pins;
 use super::programs::{ProgramInfo, TestPacket, TestRun, describe, refused, test_run};
 use super::tables::{KernelTable, KernelTables};
+use crate::netlink::Netlink;
 
 /// What is pinned below one bpffs folder. Its handles of maps cannot write.
 #[derive(Debug)]
@@ -102,8 +103,11 @@ impl Pinned {
     /// What is attached: links, else classifiers on `clsact` in the network
     /// namespace of the calling thread.
     pub fn attached(&self) -> Vec<Attached> {
-        let links = links::list(&self.pins, false);
-        if links.is_empty() { links::list(&self.pins, true) } else { links }
+        let links = links::list(&self.pins, None);
+        if !links.is_empty() {
+            return links;
+        }
+        Netlink::open().map_or(links, |mut netlink| links::list(&self.pins, Some(&mut netlink)))
     }
 
     /// Kernel memory of each table, bytes.

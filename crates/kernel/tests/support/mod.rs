@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use beeline_abi::maps::programs;
 use beeline_abi::{GATEWAY_MAC, Mac};
 use beeline_kernel::bpffs;
-use beeline_kernel::datapath::{Attached, Datapath, EMBEDDED, Options, Pinned};
+use beeline_kernel::datapath::{Attached, Attachment, Datapath, EMBEDDED, Options, Pinned};
 use beeline_kernel::netlink::{Netlink, Veth, VethEnd};
 use beeline_kernel::netns::NetNs;
+use beeline_kernel::sysctl;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -100,6 +101,29 @@ pub fn no_programs() -> bool {
     empty
 }
 
+/// Whether this kernel has TCX links (Linux 6.6), by its version: what the
+/// datapath finds by trying is held against it.
+pub fn has_tcx() -> bool {
+    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
+}
+
+/// Every way to attach that this kernel has.
+pub fn attachments() -> Vec<Attachment> {
+    let mut all = vec![Attachment::Tcx, Attachment::Clsact];
+    all.retain(|one| *one != Attachment::Tcx || has_tcx());
+    if !has_tcx() {
+        eprintln!("skipped: TCX links, which came with Linux 6.6");
+    }
+    all
+}
+
+/// The programs of this binary, attached in that way.
+pub fn attached_by(attachment: Attachment) -> Options<'static> {
+    Options { attachment, ..Options::default() }
+}
+
 /// A node with one uplink (to `outside`) and one pod.
 pub struct TestNode {
     pub bpffs: TestBpffs,
@@ -161,7 +185,7 @@ impl TestNode {
 }
 
 /// A pair of devices between two namespaces, up; returns the index here.
-fn veth(here: &NetNs, (name, mac): (&str, Mac), there: &NetNs, (far_name, far_mac): (&str, Mac)) -> u32 {
+pub fn veth(here: &NetNs, (name, mac): (&str, Mac), there: &NetNs, (far_name, far_mac): (&str, Mac)) -> u32 {
     let mut near = Netlink::open_in(here).unwrap();
     let mut far = Netlink::open_in(there).unwrap();
     near.create_veth(&Veth {
@@ -171,7 +195,10 @@ fn veth(here: &NetNs, (name, mac): (&str, Mac), there: &NetNs, (far_name, far_ma
         there_netns: Some(there),
     })
     .unwrap();
-    for (netlink, device) in [(&mut near, name), (&mut far, far_name)] {
+    for (netlink, netns, device) in [(&mut near, here, name), (&mut far, there, far_name)] {
+        // A node has looked for duplicates of its address long before pods come.
+        let dad = format!("net.ipv6.conf.{device}.accept_dad");
+        netns.enter(|| sysctl::set(&dad, "0")).unwrap().unwrap();
         for device in ["lo", device] {
             let ifindex = netlink.index(device).unwrap();
             netlink.set_up(ifindex, true).unwrap();

@@ -1,0 +1,150 @@
+//! What two ends say to each other: pings, datagrams, streams, each checked
+//! byte by byte; and listeners that answer the same.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use beeline_kernel::netns::NetNs;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+
+/// An answer that takes longer is lost. An emulated machine is slow.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ECHO_BYTES: usize = 56;
+
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at % 251) as u8).collect()
+}
+
+/// One ICMP echo there and back.
+#[track_caller]
+pub fn ping(from: &NetNs, to: IpAddr) {
+    let (family, protocol, request) = match to {
+        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8),
+        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128),
+    };
+    let answer = from.enter(|| {
+        let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol)?;
+        let message = [vec![request, 0, 0, 0, 0, 0, 0, 1], pattern(ECHO_BYTES)].concat();
+        exchange(&UdpSocket::from(socket), SocketAddr::new(to, 0), &message)
+    });
+    let answer = answer.unwrap().unwrap_or_else(|error| panic!("ping {to}: {error}"));
+    assert!([0, 129].contains(&answer[0]) && answer[8..] == pattern(ECHO_BYTES), "ping {to}: {answer:02x?}");
+}
+
+/// One datagram there and back.
+#[track_caller]
+pub fn ask(from: &NetNs, to: SocketAddr, bytes: usize) {
+    let message = pattern(bytes);
+    let answer = from.enter(|| {
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+        exchange(&UdpSocket::bind((any, 0))?, to, &message)
+    });
+    let answer = answer.unwrap().unwrap_or_else(|error| panic!("UDP to {to}, {bytes} bytes: {error}"));
+    assert!(answer == message, "UDP to {to}: {bytes} bytes sent, {} came back", answer.len());
+}
+
+fn exchange(socket: &UdpSocket, to: SocketAddr, message: &[u8]) -> std::io::Result<Vec<u8>> {
+    socket.set_read_timeout(Some(PATIENCE))?;
+    // What is connected takes answers from that address alone.
+    socket.connect(to)?;
+    socket.send(message)?;
+    let mut answer = vec![0; 1 << 16];
+    let length = socket.recv(&mut answer)?;
+    answer.truncate(length);
+    Ok(answer)
+}
+
+/// A TCP connection to a listener of [`answer_at`].
+pub struct Stream {
+    to: SocketAddr,
+    stream: TcpStream,
+}
+
+impl Stream {
+    #[track_caller]
+    pub fn open(from: &NetNs, to: SocketAddr) -> Stream {
+        let stream = from.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        let stream = stream.unwrap_or_else(|error| panic!("TCP to {to}: {error}"));
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Stream { to, stream }
+    }
+
+    /// So many bytes there and the same back.
+    #[track_caller]
+    pub fn exchange(&mut self, bytes: usize) {
+        let message = pattern(bytes);
+        let mut answer = vec![0; bytes];
+        let mut writer = self.stream.try_clone().unwrap();
+        let read = thread::scope(|scope| {
+            let written = scope.spawn(|| writer.write_all(&message));
+            let read = self.stream.read_exact(&mut answer);
+            written.join().unwrap().and(read)
+        });
+        read.unwrap_or_else(|error| panic!("TCP to {}, {bytes} bytes: {error}", self.to));
+        assert!(answer == message, "TCP to {}: the bytes that came back are others", self.to);
+    }
+}
+
+/// Answers datagrams and connections until dropped.
+pub struct Listener {
+    ends: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Listens there with what it hears.
+pub fn answer_at(netns: &NetNs, at: SocketAddr) -> Listener {
+    let ends = Arc::new(AtomicBool::new(false));
+    let (udp, tcp) = netns
+        .enter(|| (UdpSocket::bind(at).unwrap(), TcpListener::bind(at).unwrap()))
+        .unwrap_or_else(|error| panic!("listen at {at}: {error}"));
+    let (seen, seen_too) = (ends.clone(), ends.clone());
+    let threads = vec![thread::spawn(move || answer_datagrams(&udp, &seen)), {
+        thread::spawn(move || answer_streams(&tcp, &seen_too))
+    }];
+    Listener { ends, threads }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // Its panic has been printed.
+            drop(thread.join());
+        }
+    }
+}
+
+const GLANCE: Duration = Duration::from_millis(20);
+
+fn answer_datagrams(socket: &UdpSocket, ends: &AtomicBool) {
+    socket.set_read_timeout(Some(GLANCE)).unwrap();
+    let mut buffer = vec![0; 1 << 16];
+    while !ends.load(Ordering::Relaxed) {
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            socket.send_to(&buffer[..length], from).unwrap();
+        }
+    }
+}
+
+fn answer_streams(listener: &TcpListener, ends: &AtomicBool) {
+    listener.set_nonblocking(true).unwrap();
+    while !ends.load(Ordering::Relaxed) {
+        match listener.accept() {
+            // Ends with the other side's end.
+            Ok((stream, _)) => drop(thread::spawn(move || answer_stream(&stream))),
+            Err(_) => thread::sleep(GLANCE),
+        }
+    }
+}
+
+fn answer_stream(stream: &TcpStream) {
+    stream.set_nonblocking(false).unwrap();
+    let (mut from, mut to) = (stream, stream);
+    // A connection that breaks is the other end's complaint.
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = stream.shutdown(Shutdown::Both);
+}
