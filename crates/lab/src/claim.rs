@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::paths::{LabName, LabPaths, ROOT};
+use crate::programs::typed;
 use crate::record::{LabRecord, Shape};
 
 /// How often the folder above all labs is made anew: another lab's `down` may
@@ -59,7 +60,7 @@ fn make(folder: &Path, mode: u32) -> std::io::Result<()> {
 }
 
 fn taken(name: &LabName, paths: &LabPaths, wanted: &Shape) -> String {
-    let remove = format!("beeline lab down --name {name}");
+    let remove = typed("down", name);
     match LabRecord::read(paths) {
         Ok(Some(record)) if record.daemon.alive() => {
             let mut words = format!("the lab {name} exists already (nodes: {})", record.shape.nodes);

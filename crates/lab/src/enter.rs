@@ -12,6 +12,7 @@ use beeline_kernel::netns::NetNs;
 
 use crate::cgroup;
 use crate::paths::{LabName, LabPaths, ROOT};
+use crate::programs::typed;
 use crate::record::{LabRecord, PodRecord, pod_records};
 
 /// Becomes `command` inside a pod. Returns only if that fails.
@@ -45,7 +46,7 @@ pub fn other(name: &LabName, place: &str, command: &[OsString]) -> Result<()> {
 pub fn require(name: &LabName, paths: &LabPaths) -> Result<LabRecord> {
     let record = LabRecord::read(paths)?;
     record.with_context(|| {
-        format!("there is no lab named {name}; start one with: beeline lab up --name {name}{}", others())
+        format!("there is no lab named {name}; start one with: {}{}", typed("up", name), others())
     })
 }
 

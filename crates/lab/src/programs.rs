@@ -1,8 +1,13 @@
-//! The programs that a lab runs: they stand beside this one.
+//! The programs that a lab runs, which stand beside this one, and how a
+//! person calls them.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+
+use crate::DEFAULT_NAME;
+use crate::paths::LabName;
 
 /// Where they are.
 pub struct Programs {
@@ -29,5 +34,52 @@ impl Programs {
             Ok(path)
         };
         Ok(Programs { agent: beside("beeline-agent")?, plugin: beside("beeline-cni")?, own })
+    }
+}
+
+/// A verb of a lab as a person types it in this folder: printed commands work
+/// when they are pasted.
+pub fn typed(verb: &str, name: &LabName) -> String {
+    let beeline = match (std::env::current_exe(), std::env::current_dir()) {
+        (Ok(own), Ok(here)) => typed_beeline(&own, &here, std::env::var_os("PATH")),
+        _ => "beeline".to_owned(),
+    };
+    let named = if name.as_str() == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
+    format!("{beeline} lab {verb}{named}")
+}
+
+/// In the tree that built it: the wrapper at its root. Installed: by its bare
+/// name where that is found, else by its path.
+fn typed_beeline(own: &Path, here: &Path, search: Option<OsString>) -> String {
+    let folder = own.parent().unwrap_or(Path::new("/"));
+    let root = folder.ancestors().nth(2).filter(|_| folder.ends_with("target/release"));
+    match root.filter(|root| root.join("beeline").is_file()) {
+        Some(root) if root == here => "./beeline".to_owned(),
+        Some(root) => root.join("beeline").display().to_string(),
+        None if search.is_some_and(|all| std::env::split_paths(&all).any(|one| one == folder)) => {
+            "beeline".to_owned()
+        }
+        None => folder.join("beeline").display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_commands_are_shown_as_they_can_be_typed_here() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = tree.path();
+        std::fs::write(root.join("beeline"), "").unwrap();
+        let built = root.join("target/release/beeline-lab");
+        assert_eq!(typed_beeline(&built, root, None), "./beeline");
+        let wrapper = root.join("beeline").display().to_string();
+        assert_eq!(typed_beeline(&built, Path::new("/"), None), wrapper);
+
+        let installed = Path::new("/usr/local/bin/beeline-lab");
+        let found = Some("/bin:/usr/local/bin".into());
+        assert_eq!(typed_beeline(installed, root, found), "beeline");
+        assert_eq!(typed_beeline(installed, root, Some("/bin".into())), "/usr/local/bin/beeline");
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::daemon::agents::AgentAction;
 use crate::enter;
 use crate::paths::{LabName, LabPaths};
+use crate::programs::typed;
 
 /// A manifest, as its file holds it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -145,8 +146,9 @@ pub fn ask(name: &LabName, call: &Call, mut progress: impl FnMut(&str)) -> Resul
     let stream = UnixStream::connect(paths.socket()).with_context(|| {
         format!(
             "the daemon of the lab {name} does not answer: it is not ready yet, or it has died (its log: {}); \
-             `beeline lab down --name {name}` removes what is left of a dead one",
-            paths.daemon_log().display()
+             `{}` removes what is left of a dead one",
+            paths.daemon_log().display(),
+            typed("down", name)
         )
     })?;
     let mut text = serde_json::to_string(call).context("cannot encode the request")?;

@@ -17,7 +17,7 @@ use crate::daemon::last_lines;
 use crate::down;
 use crate::manifests;
 use crate::paths::{LabName, LabPaths};
-use crate::programs::Programs;
+use crate::programs::{Programs, typed};
 use crate::protocol::{Call, Line, Manifest, ask};
 use crate::record::Shape;
 use crate::{address, cgroup, claim, spawn};
@@ -159,7 +159,8 @@ fn give_up(name: &LabName, retain: bool, error: anyhow::Error) -> anyhow::Error 
         let folder = LabPaths::new(name).root().display().to_string();
         return error.context(format!(
             "the lab {name} did not come up; what there is of it is kept (logs below {folder}): \
-             remove it with: beeline lab down --name {name}"
+             remove it with: {}",
+            typed("down", name)
         ));
     }
     logs(&LabPaths::new(name)).iter().for_each(|log| eprintln!("{log}"));
@@ -228,12 +229,14 @@ fn apply(name: &LabName, manifests: Vec<Manifest>) -> Result<()> {
 }
 
 fn say_what_next(name: &LabName) {
-    let named = if name.as_str() == crate::DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
     println!(
         "the lab {name} is up. Commands in manifests run as root on this machine: apply only what you trust.\n\
-         \x20   beeline lab status{named}\n\
-         \x20   export KUBECONFIG=$(beeline lab kubeconfig{named})\n\
-         \x20   beeline lab down{named}"
+         \x20   {}\n\
+         \x20   export KUBECONFIG=$({})\n\
+         \x20   {}",
+        typed("status", name),
+        typed("kubeconfig", name),
+        typed("down", name)
     );
 }
 

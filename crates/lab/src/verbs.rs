@@ -26,7 +26,7 @@ const EXIT_OWN_FAILURE: u8 = 125;
 /// A cluster of network namespaces on this machine: for trying, testing and
 /// measuring, not for production. Needs root.
 #[derive(Debug, Parser)]
-#[command(name = "beeline lab", version, disable_help_subcommand = true)]
+#[command(name = "beeline-lab", bin_name = "beeline lab", version, disable_help_subcommand = true)]
 struct Arguments {
     /// Name of the lab; several may stand side by side
     #[arg(long, global = true, default_value = DEFAULT_NAME, value_parser = LabName::parse)]
