@@ -1,0 +1,181 @@
+//! The lab of the benchmarks: two nodes, a client, a server beside it and one
+//! on the other node, a Service before that one.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use beeline_kernel::datapath::Pinned;
+use serde_json::{Value, json};
+
+/// Port of the servers and of the Service.
+pub const PORT: u16 = 9000;
+/// The nodes.
+pub const NODES: [&str; 2] = ["node-1", "node-2"];
+
+/// A lab, taken down when dropped.
+pub struct BenchLab {
+    name: String,
+    servers: Vec<Child>,
+    status: Value,
+    is_down: bool,
+}
+
+impl BenchLab {
+    /// Brings it up.
+    pub fn up() -> Result<BenchLab> {
+        let name = format!("bench-{}", std::process::id());
+        let mut lab = BenchLab { name, servers: Vec::new(), status: Value::Null, is_down: false };
+        run(lab.verb("up").args(["--nodes", "2"]))?;
+        lab.apply(&manifests())?;
+        lab.status = serde_json::from_str(&run(lab.verb("status").args(["-o", "json"]))?)?;
+        for pod in ["near", "server"] {
+            let server = lab.start_server(pod)?;
+            lab.servers.push(server);
+        }
+        Ok(lab)
+    }
+
+    /// Takes it down.
+    pub fn down(mut self) -> Result<()> {
+        self.is_down = true;
+        self.stop_servers();
+        run(&mut self.verb("down")).map(drop)
+    }
+
+    fn stop_servers(&mut self) {
+        for server in &mut self.servers {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+
+    /// `beeline-lab VERB --name NAME`.
+    pub fn verb(&self, verb: &str) -> Command {
+        let mut command = Command::new(beside("beeline-lab"));
+        command.args([verb, "--name", &self.name]);
+        command
+    }
+
+    fn apply(&self, manifests: &Value) -> Result<()> {
+        let mut command = self.verb("apply");
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().context("beeline-lab cannot be started")?;
+        let mut input = child.stdin.take().context("the lab has no standard input")?;
+        input.write_all(manifests.to_string().as_bytes())?;
+        drop(input);
+        let status = child.wait()?;
+        if status.success() { Ok(()) } else { bail!("the pods of the benchmark cannot be made: {status}") }
+    }
+
+    /// This program with a role inside a pod.
+    pub fn in_pod(&self, pod: &str, role: &[&str]) -> Result<Command> {
+        let own = std::env::current_exe().context("this program's own file is gone")?;
+        let mut command = self.verb("exec");
+        command.args([pod, "--"]).arg(own).args(role);
+        Ok(command)
+    }
+
+    fn start_server(&self, pod: &str) -> Result<Child> {
+        let mut command = self.in_pod(pod, &["serve", &PORT.to_string()])?;
+        let mut child = command.stdout(Stdio::piped()).spawn().context("the server cannot be started")?;
+        let mut line = String::new();
+        let output = child.stdout.take().context("the server has no output")?;
+        BufReader::new(output).read_line(&mut line)?;
+        if line.trim() == "ready" { Ok(child) } else { bail!("the server in {pod} is not ready: {line}") }
+    }
+
+    /// Address of a pod, of a family.
+    pub fn pod(&self, name: &str, v6: bool) -> Result<SocketAddr> {
+        self.address("pods", name, "ips", v6)
+    }
+
+    /// Address of the Service, of a family.
+    pub fn service(&self, v6: bool) -> Result<SocketAddr> {
+        self.address("services", "server", "clusterIPs", v6)
+    }
+
+    fn address(&self, list: &str, name: &str, field: &str, v6: bool) -> Result<SocketAddr> {
+        let objects = self.status[list].as_array().into_iter().flatten();
+        let object = objects.into_iter().find(|object| object["name"] == name);
+        let object = object.with_context(|| format!("the lab has no {name} among its {list}"))?;
+        let addresses = object[field].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let mut addresses = addresses.filter_map(|text| text.parse::<IpAddr>().ok());
+        let found = addresses.find(|ip| ip.is_ipv6() == v6);
+        Ok(SocketAddr::new(found.with_context(|| format!("{name} has no address of that family"))?, PORT))
+    }
+
+    /// A file or folder of a node.
+    pub fn of_node(&self, node: &str, file: &str) -> PathBuf {
+        Path::new("/run/beeline-lab").join(&self.name).join("nodes").join(node).join(file)
+    }
+
+    /// The pinned tables and programs of a node.
+    pub fn pinned(&self, node: &str) -> Result<Pinned> {
+        Ok(Pinned::open(&self.of_node(node, "bpf"))?)
+    }
+
+    /// Memory of each agent and of each node's tables.
+    pub fn print_memory(&self) -> Result<()> {
+        println!("memory");
+        for node in NODES {
+            let nodes = self.status["nodes"].as_array().into_iter().flatten();
+            let found = nodes.into_iter().find(|one| one["name"] == node);
+            let pid = found.and_then(|node| node["agentPid"].as_u64()).context("the agent does not run")?;
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or("VmRSS: unknown");
+            let tables: u64 = self.pinned(node)?.memory_bytes()?.iter().map(|(_, bytes)| bytes).sum();
+            let rss = line.trim_start_matches("VmRSS:").trim();
+            println!("  {node}: agent {rss} resident, tables {} KB", tables / 1024);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for BenchLab {
+    fn drop(&mut self) {
+        if !self.is_down {
+            self.stop_servers();
+            let _ = self.verb("down").status();
+        }
+    }
+}
+
+/// A program beside this one.
+pub fn beside(name: &str) -> PathBuf {
+    std::env::current_exe().map_or_else(|_| name.into(), |own| own.with_file_name(name))
+}
+
+/// Runs a command and hands back what it printed.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?} cannot be started"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn manifests() -> Value {
+    let pod = |name: &str, node: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
+            "spec": {"nodeName": node, "containers": [{
+                "name": "echo", "image": "beeline/echo", "ports": [{"containerPort": 8080}]
+            }]}
+        })
+    };
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "server", "namespace": "default"},
+        "spec": {
+            "ipFamilyPolicy": "PreferDualStack", "selector": {"app": "server"},
+            "ports": [{"port": PORT, "targetPort": PORT, "protocol": "TCP"}]
+        }
+    });
+    let items = [pod("client", NODES[0]), pod("near", NODES[0]), pod("server", NODES[1]), service];
+    json!({"apiVersion": "v1", "kind": "List", "items": items})
+}

@@ -1,0 +1,127 @@
+//! `beeline-bench`: what Beeline costs, on a lab of this machine. Every figure
+//! is a median over rounds in which the things compared alternate.
+
+mod cni;
+mod lab;
+mod packets;
+mod rates;
+mod stats;
+mod traffic;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use lab::BenchLab;
+
+/// Measures on a lab that it brings up and takes down. Needs root.
+#[derive(Debug, Parser)]
+#[command(name = "beeline-bench", version)]
+struct Arguments {
+    /// Rounds of the rates
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Length of one measurement of a rate, milliseconds
+    #[arg(long, default_value_t = 300)]
+    millis: u64,
+    /// Only these
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Memory of agents and tables
+    Memory,
+    /// Nanoseconds per packet by test run
+    Packets,
+    /// CNI ADD and DEL
+    Cni,
+    /// Connections and requests per second, beside kernel forwarding
+    Rates,
+}
+
+/// What this program does inside a pod.
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Answer every byte on a port
+    #[command(hide = true)]
+    Serve {
+        /// The port
+        port: u16,
+    },
+    /// Connect and close as often as possible; prints connections per second
+    #[command(hide = true)]
+    Connect {
+        /// The server
+        to: SocketAddr,
+        /// How long
+        millis: u64,
+    },
+    /// One byte there and back as often as possible; prints exchanges per second
+    #[command(hide = true)]
+    Request {
+        /// The server
+        to: SocketAddr,
+        /// How long
+        millis: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beeline-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Arguments {
+    fn run(self) -> Result<()> {
+        match self.role {
+            Some(Role::Serve { port }) => traffic::serve(port),
+            Some(Role::Connect { to, millis }) => {
+                print_rate(traffic::connect_and_close(to, Duration::from_millis(millis))?)
+            }
+            Some(Role::Request { to, millis }) => {
+                print_rate(traffic::request_and_answer(to, Duration::from_millis(millis))?)
+            }
+            None => self.measure(),
+        }
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    fn measure(&self) -> Result<()> {
+        let lab = BenchLab::up()?;
+        if self.wants(Part::Memory) {
+            lab.print_memory()?;
+        }
+        if self.wants(Part::Packets) {
+            packets::measure(&lab)?;
+        }
+        if self.wants(Part::Cni) {
+            cni::measure(&lab)?;
+        }
+        if self.wants(Part::Rates) {
+            // Last: it stops the agents.
+            rates::measure(&lab, self.rounds, self.millis)?;
+        }
+        lab.down()
+    }
+}
+
+fn print_rate(rate: f64) -> Result<()> {
+    println!("{rate}");
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Connections and requests per second, through Beeline and through the same
+//! devices with plain kernel forwarding: the programs are taken off and put
+//! on again between the measurements, everything else stays.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use beeline_abi::maps::programs;
+use beeline_kernel::datapath::{Attached, Datapath};
+use beeline_kernel::netns::NetNs;
+
+use crate::lab::{BenchLab, NODES, run};
+use crate::stats::{Ratio, Summary};
+
+/// A node whose programs can be taken off.
+struct Node {
+    netns: NetNs,
+    datapath: Datapath,
+    attached: Vec<Attached>,
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Line {
+    /// `connect` or `request`.
+    kind: &'static str,
+    v6: bool,
+    /// `pod`: by the pod's address, `service`: by the Service's.
+    to: &'static str,
+    beeline: bool,
+}
+
+/// Prints the rates and their ratios.
+pub fn measure(lab: &BenchLab, rounds: usize, millis: u64) -> Result<()> {
+    // They would put back what is taken off.
+    for node in NODES {
+        run(lab.verb("agent").args([node, "stop"]))?;
+    }
+    let mut nodes = NODES.iter().map(|node| Node::open(lab, node)).collect::<Result<Vec<_>>>()?;
+    let mut lines = lines();
+    let mut rates: BTreeMap<Line, Vec<f64>> = BTreeMap::new();
+    for round in 0..rounds {
+        for (place, line) in lines.iter().enumerate() {
+            if place == 0 || line.beeline != lines[place - 1].beeline {
+                nodes.iter_mut().try_for_each(|node| node.set(line.beeline))?;
+            }
+            rates.entry(*line).or_default().push(line.measure(lab, millis)?);
+        }
+        // The other state first, and another kind first.
+        lines.rotate_left(1 + round % 2);
+        lines.sort_by_key(|line| line.beeline == (round % 2 == 0));
+    }
+    nodes.iter_mut().try_for_each(|node| node.set(true))?;
+    print(&rates, rounds, millis);
+    Ok(())
+}
+
+fn lines() -> Vec<Line> {
+    let mut lines = Vec::new();
+    for kind in ["connect", "request"] {
+        for v6 in [false, true] {
+            for (to, beeline) in [("pod", false), ("pod", true), ("service", true)] {
+                lines.push(Line { kind, v6, to, beeline });
+            }
+        }
+    }
+    lines.sort_by_key(|line| line.beeline);
+    lines
+}
+
+impl Line {
+    fn measure(&self, lab: &BenchLab, millis: u64) -> Result<f64> {
+        let to: SocketAddr = match self.to {
+            "pod" => lab.pod("server", self.v6)?,
+            _ => lab.service(self.v6)?,
+        };
+        let role = [self.kind, &to.to_string(), &millis.to_string()];
+        let rate = run(&mut lab.in_pod("client", &role)?)?;
+        rate.trim().parse().with_context(|| format!("the client printed no rate: {rate}"))
+    }
+}
+
+impl Node {
+    fn open(lab: &BenchLab, node: &str) -> Result<Node> {
+        let netns = NetNs::open(lab.of_node(node, "netns"))?;
+        let bpffs = lab.of_node(node, "bpf");
+        let datapath = netns.enter(|| Datapath::open(&bpffs))??;
+        let attached = datapath.attached();
+        Ok(Node { netns, datapath, attached })
+    }
+
+    /// With programs, or with plain kernel forwarding.
+    fn set(&mut self, beeline: bool) -> Result<()> {
+        let Node { netns, datapath, attached } = self;
+        netns.enter(|| -> Result<()> {
+            for one in attached.iter() {
+                match (beeline, one.program) {
+                    (false, _) => datapath.detach(one.ifindex)?,
+                    (true, programs::FROM_UPLINK) => datapath.attach_uplink(one.ifindex)?,
+                    (true, _) => datapath.attach_pod(one.ifindex)?,
+                }
+            }
+            Ok(())
+        })?
+    }
+}
+
+fn print(rates: &BTreeMap<Line, Vec<f64>>, rounds: usize, millis: u64) {
+    println!("rates per second, pods on two nodes ({rounds} rounds of {millis} ms, states in turn)");
+    for (kind, what) in [("connect", "connect and close"), ("request", "request and answer, 1 byte")] {
+        for v6 in [false, true] {
+            let of = |to, beeline| rates.get(&Line { kind, v6, to, beeline });
+            let (Some(kernel), Some(pod), Some(service)) =
+                (of("pod", false), of("pod", true), of("service", true))
+            else {
+                continue;
+            };
+            println!("  {what}, IPv{}", if v6 { 6 } else { 4 });
+            println!("    kernel forwarding, pod to pod   {}", Summary::of(kernel));
+            println!(
+                "    Beeline, pod to pod             {}   x {}",
+                Summary::of(pod),
+                Ratio::of(pod, kernel)
+            );
+            println!(
+                "    Beeline, pod to ClusterIP       {}   x {}",
+                Summary::of(service),
+                Ratio::of(service, kernel)
+            );
+            println!("    ClusterIP to pod to pod         x {}", Ratio::of(service, pod));
+        }
+    }
+}
