@@ -2,6 +2,7 @@
 //! packet can take.
 
 mod cast;
+mod scene;
 mod scenes;
 
 use std::process::Command;
@@ -31,7 +32,7 @@ pub fn chore() -> Result<()> {
     say_what_next(&cast);
     if failed > 0 {
         bail!(
-            "{failed} of the scenes above failed; start with ./beeline drops and ./beeline status, then the \
+            "{failed} of the ways above failed; start with ./beeline drops and ./beeline status, then the \
              agents' logs below /run/beeline-lab/default/nodes"
         );
     }

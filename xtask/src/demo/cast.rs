@@ -49,7 +49,8 @@ fn ours(value: &Value) -> impl Iterator<Item = &Value> {
     list(value).filter(|object| object["namespace"] == "default")
 }
 
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
+/// The elements of an array; of anything else, none.
+pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 

@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Pod, lab, list};
+use super::cast::{Pod, list};
+use super::lab;
 use crate::{paths, process};
 
 /// Datagrams of one measurement, and how often it alternates with the plain
@@ -100,7 +101,8 @@ impl Scene {
             }
         }
         println!("   {}", text(&explanation["end"]));
-        let confirmed = list(&explanation["hops"]).map(|hop| confirm(hop, seen)).collect::<Result<Vec<_>>>()?;
+        let confirmed =
+            list(&explanation["hops"]).map(|hop| confirm(hop, seen)).collect::<Result<Vec<_>>>()?;
         println!("   counted: {} for {} datagrams", confirmed.join(", "), seen.datagrams);
         println!(
             "   cost: {:.1} us there and back, {:.1} us over a plain veth: {:.2} times as much (medians)",
