@@ -35,7 +35,7 @@ impl Steps {
     /// Runs one step. What it writes to `Log` is shown only when it fails.
     pub fn run<T>(&mut self, name: &str, work: impl FnOnce(&Log) -> Result<T>) -> Result<T> {
         self.done += 1;
-        let log = Log::create(&format!("{}-{}", self.done, name.replace(' ', "-")))?;
+        let log = Log::create(&format!("{}-{}", self.done, name.replace([' ', '/'], "-")))?;
         let clock = Clock::start(format!("[{}/{}] {name}", self.done, self.total));
         let result = work(&log);
         clock.stop();
