@@ -103,12 +103,14 @@ fn exchange(socket: &UdpSocket) -> Result<Duration> {
 fn plain_veth(v6: bool, count: usize) -> Result<Measured> {
     let (namespace, there) = mpsc::channel();
     let (joined, ready) = mpsc::channel();
-    let echo = thread::spawn(move || serve(v6, &namespace, &ready));
+    let (bound, served) = mpsc::channel();
+    let echo = thread::spawn(move || serve(v6, &namespace, &ready, &bound));
     let near = thread::spawn(move || -> Result<Measured> {
         unshare(CloneFlags::CLONE_NEWNET).context("no network namespace can be made (it needs root)")?;
         let there: NetNs = there.recv().context("the other side has no namespace")?;
         join(&there, v6)?;
         joined.send(()).context("the other side has gone")?;
+        served.recv().context("the other side cannot serve")?;
         measure(SocketAddr::new(address(v6, 2), 7), count)
     });
     let measured = near.join().map_err(|_| anyhow::anyhow!("the measuring thread panicked"))?;
@@ -143,11 +145,17 @@ fn join(there: &NetNs, v6: bool) -> Result<()> {
 }
 
 /// The echo at the far end.
-fn serve(v6: bool, namespace: &mpsc::Sender<NetNs>, ready: &mpsc::Receiver<()>) -> Result<()> {
+fn serve(
+    v6: bool,
+    namespace: &mpsc::Sender<NetNs>,
+    ready: &mpsc::Receiver<()>,
+    bound: &mpsc::Sender<()>,
+) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("no network namespace can be made (it needs root)")?;
     namespace.send(NetNs::current()?).context("the near side has gone")?;
     ready.recv().context("the near side gave up")?;
     let socket = UdpSocket::bind((address(v6, 2), 7)).context("the echo has no socket")?;
+    bound.send(()).context("the near side has gone")?;
     let mut datagram = [0; 2048];
     loop {
         let (bytes, from) = socket.recv_from(&mut datagram)?;
