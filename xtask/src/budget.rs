@@ -158,8 +158,15 @@ fn grew(name: &str, what: &str, from: u64, to: u64, slack_percent: u64) -> Optio
 }
 
 impl Costs {
-    /// The table that the build prints.
-    pub fn table(&self) -> String {
+    /// Prints them.
+    pub fn tell(&self) {
+        print!("{}", self.table());
+        if self.loaded.is_empty() {
+            println!("      not held against the verifier: loading the programs needs root");
+        }
+    }
+
+    fn table(&self) -> String {
         let mut text = format!(
             "      {:<16} {:>12} {:>8} {:>10} {:>14}\n",
             "program", "instructions", "stack", "verified", "machine code"

@@ -40,8 +40,8 @@ pub fn chore(accept: bool) -> Result<()> {
         }
         Ok(())
     })?;
+    costs.tell();
     if accept {
-        print!("{}", costs.table());
         return Budget::read()?.accept(&costs);
     }
     check(&costs)
@@ -65,12 +65,8 @@ pub fn load(costs: &mut Costs) -> Result<()> {
     Ok(())
 }
 
-/// Prints the costs, and fails when a program is over its budget.
+/// Fails when a program is over its budget.
 pub fn check(costs: &Costs) -> Result<()> {
-    print!("{}", costs.table());
-    if costs.loaded.is_empty() {
-        println!("      not held against the verifier: loading the programs needs root");
-    }
     let complaints = Budget::read()?.complaints(costs);
     if complaints.is_empty() {
         return Ok(());

@@ -19,7 +19,7 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
     let rooted = !pure_is_enough && process::may_become_root();
     let mut steps = Steps::new(if rooted { 6 } else { 3 });
     if rooted {
-        binaries::step(&mut steps)?;
+        binaries::step_within_budget(&mut steps)?;
     }
     let programs = steps.run("tests built", build)?;
     let mut failed = lints::check(&mut steps);
