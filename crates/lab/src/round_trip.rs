@@ -65,14 +65,13 @@ fn measure(to: SocketAddr, count: usize) -> Result<Measured> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).context("no socket can be made")?;
     socket.connect(to).with_context(|| format!("{to} cannot be reached"))?;
-    socket.set_read_timeout(Some(PATIENCE)).context("the socket takes no time limit")?;
+    await_first_answer(&socket).with_context(|| format!("{to} does not answer"))?;
     let mut times = Vec::with_capacity(count);
     let mut lost = 0;
     for number in 0..count + WARM_UP {
-        match exchange(&socket).with_context(|| format!("{to} does not answer")) {
+        match exchange(&socket) {
             Ok(time) if number >= WARM_UP => times.push(time),
             Ok(_) => {}
-            Err(error) if number == 0 => return Err(error),
             Err(_) => lost += 1,
         }
     }
@@ -89,6 +88,23 @@ fn measure(to: SocketAddr, count: usize) -> Result<Measured> {
         p90_us: at(0.9),
         p99_us: at(0.99),
     })
+}
+
+/// A link that has just come up may drop what is sent first.
+fn await_first_answer(socket: &UdpSocket) -> Result<()> {
+    const TRIES: u32 = 20;
+    socket.set_read_timeout(Some(PATIENCE / TRIES)).context("the socket takes no time limit")?;
+    for tried in 1.. {
+        match exchange(socket) {
+            Ok(_) => break,
+            Err(error) if tried == TRIES => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    // An answer that came late must not be taken for the next one's.
+    socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+    while socket.recv(&mut [0; 2048]).is_ok() {}
+    socket.set_read_timeout(Some(PATIENCE)).context("the socket takes no time limit")
 }
 
 fn exchange(socket: &UdpSocket) -> Result<Duration> {
