@@ -49,7 +49,7 @@ decide_what_is_needed() {
     test) steps_after=6 needs_lab=yes ;;
     build) steps_after=2 ;;
     ebpf) steps_after=2 ;;
-    test-kernels) steps_after=1 ;;
+    test-kernels) steps_after=5 ;;
     docs) steps_after=3 ;;
     *) steps_after=1 needs_ebpf='' ;;
     esac

@@ -10,8 +10,9 @@ use anyhow::{Result, bail};
 use crate::leaks::Snapshot;
 use crate::steps::{Log, Steps};
 use crate::{binaries, committed, process};
-use batch::{Batch, Needs, Program};
-use outcome::Outcome;
+use batch::Batch;
+pub use batch::{Needs, Program};
+pub use outcome::Outcome;
 
 /// `cargo xtask test`.
 pub fn chore(filter: Option<&str>) -> Result<()> {

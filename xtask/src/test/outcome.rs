@@ -3,6 +3,7 @@
 use std::process::ExitStatus;
 
 /// A batch, run.
+#[derive(Debug)]
 pub struct Outcome {
     /// Of the batch.
     pub name: String,

@@ -1,0 +1,74 @@
+//! `make test-kernels`: the kernel tests inside Debian's stock kernels, in
+//! QEMU without hardware help. Nothing is installed: kernels, QEMU and
+//! busybox are unpacked below target/kernels. No root is needed.
+
+mod initramfs;
+mod machine;
+mod packages;
+
+use anyhow::{Context, Result, bail};
+
+use crate::steps::{Log, Steps};
+use crate::test::{Needs, Program};
+use crate::{ebpf, process};
+use machine::{Machine, Report};
+
+/// The oldest kernel that Beeline supports, and one with TCX links.
+const SERIES: [&str; 2] = ["6.1", "6.12"];
+
+/// The packages whose kernel tests run there.
+const PACKAGES: [&str; 1] = ["beeline-kernel"];
+
+/// `cargo xtask test-kernels`.
+pub fn chore() -> Result<()> {
+    let mut steps = Steps::new(3 + SERIES.len());
+    ebpf::step(&mut steps)?;
+    let programs = steps.run("kernel tests built", build)?;
+    let machines = steps.run("kernels and QEMU", |log| fetch(&programs, log))?;
+    let mut failed = Vec::new();
+    for machine in &machines {
+        // The other kernels are tried even so.
+        match steps.run(&format!("Linux {}", machine.series), |log| machine.run(&programs, log)) {
+            Ok(report) => say(machine, &report),
+            Err(error) => failed.push(format!("{error:#}")),
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("\n")) }
+}
+
+fn build(log: &Log) -> Result<Vec<Program>> {
+    let mut cargo = process::cargo();
+    cargo.args(["test", "--locked", "--release", "--no-run", "--message-format=json-render-diagnostics"]);
+    for package in PACKAGES {
+        cargo.args(["--package", package]);
+    }
+    let mut programs = Program::read_all(&process::output(&mut cargo, log)?)?;
+    for program in &mut programs {
+        program.tests.retain(|test| Needs::of(test) == Some(Needs::Kernel));
+    }
+    programs.retain(|program| !program.tests.is_empty());
+    Ok(programs)
+}
+
+fn fetch(programs: &[Program], log: &Log) -> Result<Vec<Machine>> {
+    let busybox = packages::busybox(log)?;
+    let qemu = packages::qemu(log)?;
+    let machine = |series: &&'static str| {
+        let kernel = packages::kernel(series, log)?;
+        let initramfs = initramfs::build(&kernel, &busybox, programs, log)
+            .with_context(|| format!("the initial file system for Linux {series} cannot be made"))?;
+        Ok(Machine { series, qemu: qemu.clone(), image: kernel.image, initramfs })
+    };
+    SERIES.iter().map(machine).collect()
+}
+
+/// One line for a kernel; below it what the tests did not try there.
+fn say(machine: &Machine, report: &Report) {
+    let each: Vec<String> =
+        report.outcomes.iter().map(|one| format!("{} {}", one.name, one.count("passed"))).collect();
+    let (series, release, passed) = (machine.series, &report.release, report.passed());
+    println!("      Linux {series} ({release}): {passed} passed: {}", each.join(", "));
+    for outcome in &report.outcomes {
+        outcome.skipped().for_each(|line| println!("      {}: {line}", outcome.name));
+    }
+}
