@@ -1,9 +1,11 @@
 //! What the agent is told: the values file, and what follows from it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use beeline_abi::maps::CONNTRACK_TABLE;
 use beeline_source::SourceConfig;
 use beeline_values::{ParsedValues, Settings, Values};
 use tracing::{info, warn};
@@ -32,10 +34,15 @@ pub fn load(options: &Options) -> anyhow::Result<Configuration> {
         !options.node_name.is_empty(),
         "this node's name is missing; give --node-name (or NODE_NAME), the name in `kubectl get nodes`"
     );
-    let ParsedValues { values, notices, not_built } = match &options.values {
+    let ParsedValues { values, notices, mut not_built } = match &options.values {
         Some(path) => read(path)?.parse(),
         None => Settings::default().parse(),
     };
+    let capacity = CONNTRACK_TABLE.max_entries;
+    if values.conntrack_capacity != capacity {
+        let asked = values.conntrack_capacity;
+        not_built.push(format!("bpf.ctTcpMax={asked}: the connection table has {capacity} entries"));
+    }
     Ok(Configuration { node_name: options.node_name.clone(), values, notices, not_built })
 }
 
@@ -50,6 +57,11 @@ impl Configuration {
     pub fn tell(&self) {
         self.notices.iter().for_each(|notice| info!("{notice}"));
         self.not_built.iter().for_each(|sentence| warn!("not built yet: {sentence}"));
+    }
+
+    /// Where /metrics, /healthz and /readyz are served.
+    pub fn http(&self, options: &Options) -> SocketAddr {
+        options.http.unwrap_or((Ipv4Addr::LOCALHOST, self.values.prometheus_port).into())
     }
 
     /// What the source needs to know.

@@ -30,6 +30,9 @@ pub trait Datapath: Send {
     fn counters(&self) -> anyhow::Result<Vec<CounterValue>>;
     /// Kernel memory of each table, bytes.
     fn memory_bytes(&self) -> anyhow::Result<Vec<(&'static str, u64)>>;
+    /// Removes the tables that another release left; returns the numbers of
+    /// their layouts.
+    fn remove_other_layouts(&mut self) -> anyhow::Result<Vec<u32>>;
 }
 
 impl Datapath for KernelDatapath {
@@ -71,5 +74,9 @@ impl Datapath for KernelDatapath {
 
     fn memory_bytes(&self) -> anyhow::Result<Vec<(&'static str, u64)>> {
         Ok(KernelDatapath::memory_bytes(self)?)
+    }
+
+    fn remove_other_layouts(&mut self) -> anyhow::Result<Vec<u32>> {
+        Ok(KernelDatapath::remove_other_layouts(self)?)
     }
 }

@@ -29,9 +29,10 @@ pub struct Options {
     /// good cluster state.
     #[arg(long, default_value = "/var/lib/beeline")]
     pub state_dir: PathBuf,
-    /// Address of /metrics, /healthz and /readyz.
-    #[arg(long, default_value = "127.0.0.1:9879")]
-    pub http: SocketAddr,
+    /// Address of /metrics, /healthz and /readyz; not given = the value
+    /// `prometheus.port` on the IPv4 loopback.
+    #[arg(long)]
+    pub http: Option<SocketAddr>,
     /// Print docs/metrics.md and exit.
     #[arg(long, hide = true)]
     pub print_metrics_doc: bool,

@@ -24,11 +24,13 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
     privileges::reduce()?;
     configuration.tell();
     info!("beeline-agent {} for node {}", env!("CARGO_PKG_VERSION"), configuration.node_name);
+    let state = StateDir::open(&options.state_dir)?;
+    let _lock = state.lock()?;
     // Before anything is looked at, so that no change falls between.
     let watch = Watch::open().context("changes of the host cannot be followed")?;
     let datapath = Datapath::open(&options.bpffs).context("the datapath cannot be opened")?;
     let events = datapath.events().context("drop events cannot be read")?;
-    let engine = start_engine(options, configuration.clone(), datapath)?;
+    let engine = start_engine(options, configuration.clone(), state, datapath)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_keep_alive(Duration::from_secs(1))
@@ -44,11 +46,12 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
 fn start_engine(
     options: &Options,
     configuration: Configuration,
+    state: StateDir,
     datapath: Datapath,
 ) -> anyhow::Result<Engine> {
     Engine::start(Parts {
         configuration,
-        state: StateDir::open(&options.state_dir)?,
+        state,
         spool: beeline_api::deleted_directory(&options.socket),
         datapath: Box::new(datapath),
         host: Box::new(KernelHost::open()?),
@@ -72,10 +75,11 @@ async fn serve(
     threads::keep_time(shared.clone())?;
     threads::watch_connection(source.state())?;
     let listener = server::bind(&options.socket)?;
-    info!("serving {} and http://{}", options.socket.display(), options.http);
+    let http_address = configuration.http(options);
+    info!("serving {} and http://{http_address}", options.socket.display());
     tokio::select! {
         () = server::serve(listener, shared.clone()) => Ok(()),
-        served = http::serve(options.http, shared) => served,
+        served = http::serve(http_address, shared) => served,
         _ = terminate.recv() => told_to_end("SIGTERM"),
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and_then(|()| told_to_end("SIGINT")),
     }

@@ -1,12 +1,13 @@
 //! The files that outlive the agent. A file that cannot be used is put aside
 //! and told; the agent works on.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use beeline_kernel::sysctl::Previous;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
@@ -32,6 +33,20 @@ impl StateDir {
             format!("the state directory {} cannot be made; see --state-dir", path.display())
         })?;
         Ok(StateDir { path: path.to_owned() })
+    }
+
+    /// Makes sure that no other agent works with these files; held while the
+    /// returned value lives.
+    pub fn lock(&self) -> anyhow::Result<Flock<File>> {
+        let path = self.path.join("agent.lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+            anyhow::anyhow!(
+                "{} is held by another agent ({error}); there is one agent per node",
+                path.display()
+            )
+        })
     }
 
     /// The attachments that were written last; none if there are none or they
@@ -83,6 +98,16 @@ impl StateDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unit_a_second_agent_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let held = state.lock().unwrap();
+        assert!(state.lock().unwrap_err().to_string().contains("another agent"));
+        drop(held);
+        state.lock().unwrap();
+    }
 
     #[test]
     fn unit_a_file_that_cannot_be_used_is_put_aside() {

@@ -82,9 +82,7 @@ impl Client {
     /// [`ClientError::Refused`].
     pub fn call(&self, call: Call) -> Result<Response, ClientError> {
         let mut answers = self.stream(call)?;
-        answers
-            .next()
-            .unwrap_or_else(|| Err(self.protocol("it closed the connection without an answer".to_owned())))
+        answers.next().unwrap_or_else(|| Err(self.ended("it ended before the answer")))
     }
 
     /// Asks and reads every line of the answer ([`Call::Drops`]). The
@@ -116,6 +114,14 @@ impl Client {
         }
     }
 
+    /// The agent was stopped while it answered.
+    fn ended(&self, how: &'static str) -> ClientError {
+        ClientError::Broken {
+            path: self.path.clone(),
+            error: io::Error::new(io::ErrorKind::UnexpectedEof, how),
+        }
+    }
+
     fn protocol(&self, detail: String) -> ClientError {
         ClientError::Protocol { path: self.path.clone(), detail }
     }
@@ -138,6 +144,9 @@ impl Responses {
         read.map_err(|error| self.client.io(error))?;
         if line.is_empty() {
             return Ok(None);
+        }
+        if line.last() != Some(&b'\n') && line.len() <= LINE_BYTES_MAX {
+            return Err(self.client.ended("it ended amid the answer"));
         }
         if line.last() != Some(&b'\n') {
             return Err(self.client.protocol(format!("{} bytes without an end of line", line.len())));
@@ -213,10 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn unit_garbage_and_half_lines_are_protocol_errors() {
-        for answer in [&b"no json\n"[..], b"\"done\"", b""] {
+    fn unit_garbage_is_a_protocol_error_and_half_an_answer_a_broken_connection() {
+        let (_directory, client, _server) = serve(b"no json\n");
+        assert!(matches!(client.call(Call::Ready), Err(ClientError::Protocol { .. })));
+        for answer in [&b"\"done\""[..], b""] {
             let (_directory, client, _server) = serve(answer);
-            assert!(matches!(client.call(Call::Ready), Err(ClientError::Protocol { .. })), "{answer:?}");
+            assert!(matches!(client.call(Call::Ready), Err(ClientError::Broken { .. })), "{answer:?}");
         }
     }
 

@@ -1,15 +1,19 @@
 //! What the plugin asks the agent.
 
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use beeline_api::{Allocation, Attachment, Call, Client, ErrorKind, Response};
+use beeline_api::{Allocation, Attachment, Call, Client, ClientError, ErrorKind, Response};
 
 use crate::environment::Environment;
 use crate::error::{CniError, Code};
 
 /// Commit answers when packets flow; a busy node may take a while.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an ADD waits for an agent that is just being started again.
+const RESTART_PATIENCE: Duration = Duration::from_secs(2);
+const RESTART_PAUSE: Duration = Duration::from_millis(20);
 
 /// The agent of this node.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ impl Agent {
             pod_uid: environment.pod.uid.clone(),
             netns: environment.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         };
-        match self.client.call(call)? {
+        match self.call_patiently(&call)? {
             Response::Allocated(allocation) => Ok(allocation),
             other => Err(unexpected("Allocate", &other)),
         }
@@ -46,13 +50,31 @@ impl Agent {
         pod_mac: String,
         netns_cookie: u64,
     ) -> Result<(), CniError> {
-        self.done(Call::Commit { attachment: attachment.clone(), host_ifindex, pod_mac, netns_cookie })
+        let call = Call::Commit { attachment: attachment.clone(), host_ifindex, pod_mac, netns_cookie };
+        match self.call_patiently(&call)? {
+            Response::Done => Ok(()),
+            other => Err(unexpected("Commit", &other)),
+        }
+    }
+
+    /// Calls again while the agent is being started anew: what ADD asks may
+    /// be asked twice.
+    fn call_patiently(&self, call: &Call) -> Result<Response, ClientError> {
+        let deadline = Instant::now() + RESTART_PATIENCE;
+        loop {
+            match self.client.call(call.clone()) {
+                Err(ClientError::Absent { .. } | ClientError::Broken { .. }) if Instant::now() < deadline => {
+                    thread::sleep(RESTART_PAUSE);
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Gives everything back; an attachment that is not known is given back.
     pub fn release(&self, attachment: &Attachment) -> Result<(), CniError> {
         match self.client.call(Call::Release { attachment: attachment.clone() }) {
-            Err(beeline_api::ClientError::Refused(refusal)) if refusal.kind == ErrorKind::Unknown => Ok(()),
+            Err(ClientError::Refused(refusal)) if refusal.kind == ErrorKind::Unknown => Ok(()),
             Err(error) => Err(error.into()),
             Ok(_) => Ok(()),
         }

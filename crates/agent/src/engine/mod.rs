@@ -7,6 +7,8 @@
 mod node;
 mod pods;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -206,6 +208,13 @@ impl Engine {
             warn!("the node's network cannot be read: {error:#}; trying again");
         }
         info!("in step with the API server; {} stale table entries removed", report.deleted);
+        match self.datapath.remove_other_layouts() {
+            Ok(layouts) if layouts.is_empty() => {}
+            Ok(layouts) => {
+                info!("the tables of layouts {layouts:?}, which another release left, are removed")
+            }
+            Err(error) => warn!("tables that another release left cannot be removed: {error:#}"),
+        }
     }
 
     fn note_problems(&mut self, update: &Update) {

@@ -154,10 +154,39 @@ fn same_place(a: &Route, b: &Route) -> bool {
     (a.destination, a.table, a.priority) == (b.destination, b.table, b.priority)
 }
 
+/// Does to `observed` what the kernel would do.
+#[cfg(test)]
+pub(crate) fn perform(observed: &mut Observed, actions: &[Action]) {
+    for action in actions {
+        match action {
+            Action::SetMac { ifindex, mac, .. } => {
+                observed.links.iter_mut().find(|l| l.index == *ifindex).unwrap().mac = Some(*mac);
+            }
+            Action::SetUp { ifindex, .. } => {
+                observed.links.iter_mut().find(|l| l.index == *ifindex).unwrap().up = true;
+            }
+            Action::SetRoute { route, .. } => {
+                observed.routes.retain(|other| !same_place(route, other));
+                observed.routes.push(*route);
+            }
+            Action::DeleteRoute { route } => observed.routes.retain(|other| other != route),
+            Action::SetNeighbour { ifindex, ip, mac, .. } => {
+                observed.neighbours.push(beeline_kernel::netlink::Neighbour {
+                    ifindex: *ifindex,
+                    ip: *ip,
+                    mac: Some(*mac),
+                    permanent: true,
+                })
+            }
+            Action::DeleteLink { name } => observed.links.retain(|link| link.name != *name),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use beeline_kernel::netlink::{Address, Neighbour};
+    use beeline_kernel::netlink::Address;
 
     const POD_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
@@ -203,32 +232,6 @@ mod tests {
             ],
             addresses: vec![address],
             ..Observed::default()
-        }
-    }
-
-    /// Does to `observed` what the kernel would do.
-    fn perform(observed: &mut Observed, actions: &[Action]) {
-        for action in actions {
-            match action {
-                Action::SetMac { ifindex, mac, .. } => {
-                    observed.links.iter_mut().find(|l| l.index == *ifindex).unwrap().mac = Some(*mac);
-                }
-                Action::SetUp { ifindex, .. } => {
-                    observed.links.iter_mut().find(|l| l.index == *ifindex).unwrap().up = true;
-                }
-                Action::SetRoute { route, .. } => {
-                    observed.routes.retain(|other| !same_place(route, other));
-                    observed.routes.push(*route);
-                }
-                Action::DeleteRoute { route } => observed.routes.retain(|other| other != route),
-                Action::SetNeighbour { ifindex, ip, mac, .. } => observed.neighbours.push(Neighbour {
-                    ifindex: *ifindex,
-                    ip: *ip,
-                    mac: Some(*mac),
-                    permanent: true,
-                }),
-                Action::DeleteLink { name } => observed.links.retain(|link| link.name != *name),
-            }
         }
     }
 

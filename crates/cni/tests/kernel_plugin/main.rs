@@ -151,6 +151,20 @@ fn kernel_without_an_agent_add_says_try_again_and_del_leaves_word() {
 }
 
 #[test]
+fn kernel_add_waits_for_an_agent_that_is_just_being_started() {
+    let world = World::without_agent();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            world.start_agent();
+        });
+        world.add("1.1.0").result();
+    });
+    world.delete().result();
+    world.assert_clean();
+}
+
+#[test]
 fn kernel_del_removes_the_link_though_the_agent_is_away() {
     let world = World::new();
     world.add("1.1.0").result();

@@ -191,10 +191,14 @@ impl World {
     /// With an agent that serves.
     pub fn new() -> World {
         let world = World::without_agent();
-        let listener = UnixListener::bind(world.socket()).unwrap();
-        let node = NetNs::open(&world.node.path).unwrap();
-        world.agent.serve(listener, node);
+        world.start_agent();
         world
+    }
+
+    /// Puts the agent on its socket.
+    pub fn start_agent(&self) {
+        let listener = UnixListener::bind(self.socket()).unwrap();
+        self.agent.serve(listener, NetNs::open(&self.node.path).unwrap());
     }
 
     /// With nobody on the socket.

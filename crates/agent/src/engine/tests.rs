@@ -1,0 +1,361 @@
+//! The engine over tables in memory and a host that is a value.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use beeline_abi::GATEWAY_MAC;
+use beeline_abi::config::ConfigValue;
+use beeline_abi::counter::CounterValue;
+use beeline_abi::maps::programs;
+use beeline_api::{ApiError, Attachment, ErrorKind};
+use beeline_kernel::datapath::Attached;
+use beeline_kernel::netlink::{Link as Device, Route};
+use beeline_model::{Node, Object, Service, ServicePort, ServiceType};
+use beeline_source::{Mark, Origin};
+use beeline_sync::Tables;
+use beeline_sync::memory::MemoryTables;
+use tempfile::TempDir;
+
+use super::*;
+use crate::endpoints::{Link, PodReference};
+use crate::host::{Action, Observed};
+use crate::options::Options;
+
+/// What outlives an engine, and what was done to it.
+#[derive(Default)]
+struct Machine {
+    tables: MemoryTables,
+    attached: Vec<Attached>,
+    config: ConfigValue,
+    observed: Observed,
+    sysctls: BTreeMap<String, String>,
+    log: Vec<String>,
+    refuse_attach: bool,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Machine>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        self.0.lock().unwrap()
+    }
+}
+
+/// The tables are taken out while an engine owns them.
+struct MemoryDatapath {
+    tables: MemoryTables,
+    machine: Shared,
+}
+
+impl Drop for MemoryDatapath {
+    fn drop(&mut self) {
+        self.machine.lock().tables = std::mem::take(&mut self.tables);
+    }
+}
+
+impl Datapath for MemoryDatapath {
+    fn tables(&mut self) -> &mut dyn Tables {
+        &mut self.tables
+    }
+
+    fn attach_pod(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        let mut machine = self.machine.lock();
+        anyhow::ensure!(!machine.refuse_attach, "the kernel refuses");
+        machine.log.push(format!("attach {ifindex}"));
+        for program in [programs::FROM_POD, programs::TO_POD] {
+            machine.attached.push(Attached { ifindex, program });
+        }
+        Ok(())
+    }
+
+    fn attach_uplink(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        let mut machine = self.machine.lock();
+        machine.log.push(format!("attach {ifindex}"));
+        machine.attached.push(Attached { ifindex, program: programs::FROM_UPLINK });
+        Ok(())
+    }
+
+    fn detach(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        let mut machine = self.machine.lock();
+        machine.log.push(format!("detach {ifindex}"));
+        machine.attached.retain(|attached| attached.ifindex != ifindex);
+        Ok(())
+    }
+
+    fn attached(&self) -> Vec<Attached> {
+        self.machine.lock().attached.clone()
+    }
+
+    fn repair(&mut self) -> anyhow::Result<usize> {
+        Ok(0)
+    }
+
+    fn set_config(&mut self, config: &ConfigValue) -> anyhow::Result<()> {
+        let mut machine = self.machine.lock();
+        machine.log.push("config".to_owned());
+        machine.config = *config;
+        Ok(())
+    }
+
+    fn config(&self) -> anyhow::Result<ConfigValue> {
+        Ok(self.machine.lock().config)
+    }
+
+    fn counters(&self) -> anyhow::Result<Vec<CounterValue>> {
+        Ok(Vec::new())
+    }
+
+    fn memory_bytes(&self) -> anyhow::Result<Vec<(&'static str, u64)>> {
+        Ok(Vec::new())
+    }
+
+    fn remove_other_layouts(&mut self) -> anyhow::Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+}
+
+impl Host for Shared {
+    fn observe(&mut self) -> anyhow::Result<Observed> {
+        Ok(self.lock().observed.clone())
+    }
+
+    fn link(&mut self, name: &str) -> anyhow::Result<Option<Device>> {
+        Ok(self.lock().observed.links.iter().find(|link| link.name == name).cloned())
+    }
+
+    fn act(&mut self, action: &Action) -> anyhow::Result<()> {
+        let mut machine = self.lock();
+        machine.log.push(action.to_string());
+        crate::host::desired::perform(&mut machine.observed, std::slice::from_ref(action));
+        Ok(())
+    }
+
+    fn sysctl(&self, name: &str) -> anyhow::Result<Option<String>> {
+        Ok(self.lock().sysctls.get(name).cloned())
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
+        self.lock().log.push(format!("{name}={value}"));
+        self.lock().sysctls.insert(name.to_owned(), value.to_owned());
+        Ok(())
+    }
+}
+
+/// A node, over the lives of its agents.
+struct World {
+    machine: Shared,
+    directory: TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        let machine = Shared::default();
+        {
+            let mut machine = machine.lock();
+            machine.observed.links.push(Device {
+                index: 2,
+                name: "eth0".into(),
+                mtu: 1450,
+                ..Device::default()
+            });
+            machine.observed.routes.push(Route::default_via("172.30.0.1".parse().unwrap(), 2));
+            machine.sysctls.insert("net.ipv4.ip_forward".into(), "0".into());
+        }
+        World { machine, directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn start(&self) -> Engine {
+        let options = <Options as clap::Parser>::parse_from(["beeline-agent", "--node-name", "node-1"]);
+        let tables = std::mem::take(&mut self.machine.lock().tables);
+        Engine::start(Parts {
+            configuration: crate::configuration::load(&options).unwrap(),
+            state: StateDir::open(self.directory.path()).unwrap(),
+            spool: self.directory.path().join("deleted"),
+            datapath: Box::new(MemoryDatapath { tables, machine: self.machine.clone() }),
+            host: Box::new(self.machine.clone()),
+            netns_cookie: 7,
+        })
+        .unwrap()
+    }
+
+    /// A host side as the plugin leaves it.
+    fn device(&self, index: u32, attachment: &Attachment) {
+        let (name, kind) = (attachment.host_interface(), "veth".to_owned());
+        self.machine.lock().observed.links.push(Device { index, name, kind, ..Device::default() });
+    }
+
+    fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut self.machine.lock().log)
+    }
+}
+
+fn attachment(id: u32) -> Attachment {
+    Attachment { container_id: format!("c{id}"), interface: "eth0".into() }
+}
+
+fn link(host_ifindex: u32) -> Link {
+    Link { host_ifindex, pod_mac: [2, 0, 0, 0, 0, 1], netns_cookie: 9 }
+}
+
+fn update(change: Change, mark: Mark, origin: Origin) -> Update {
+    Update { change: Some(change), problems: Vec::new(), mark, origin }
+}
+
+/// A full listing of a cluster with this node and, perhaps, a service.
+fn listing(with_service: bool, origin: Origin) -> Vec<Update> {
+    let node = Node {
+        name: "node-1".into(),
+        internal_ips: vec!["172.30.0.11".parse().unwrap()],
+        pod_cidrs: vec!["10.244.1.0/29".parse().unwrap()],
+        zone: None,
+    };
+    let service = Service {
+        name: ObjectName::new("default", "web"),
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: vec!["10.96.0.10".parse().unwrap()],
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: beeline_model::Protocol::Tcp,
+            port: 80,
+            node_port: 0,
+        }],
+        affinity_s: None,
+        internal_local: false,
+        publish_not_ready: false,
+        load_balancer_ips: Vec::new(),
+        external_ips: Vec::new(),
+    };
+    let live = |mark| if origin == Origin::Live { mark } else { Mark::Nothing };
+    let mut updates = Vec::new();
+    for kind in Kind::ALL.iter().copied() {
+        updates.push(update(Change::ResetStart(kind), live(Mark::Start(kind)), origin));
+        let object = match kind {
+            Kind::Node => Some(Object::Node(node.clone())),
+            Kind::Service if with_service => Some(Object::Service(service.clone())),
+            _ => None,
+        };
+        if let Some(object) = object {
+            let mark = live(Mark::applied(kind, &object.name(), 10));
+            updates.push(update(Change::Apply(Box::new(object)), mark, origin));
+        }
+        updates.push(update(Change::ResetEnd(kind), live(Mark::End(kind)), origin));
+    }
+    updates
+}
+
+fn connect(world: &World, engine: &mut Engine, id: u32) -> Result<(), ApiError> {
+    engine.allocate(&attachment(id), PodReference::default())?;
+    world.device(10 + id, &attachment(id));
+    engine.commit(&attachment(id), link(10 + id))
+}
+
+#[test]
+fn unit_programs_are_attached_before_a_pods_device_goes_up() {
+    let world = World::new();
+    let mut engine = world.start();
+    let refused = engine.allocate(&attachment(1), PodReference::default()).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::TryAgain, "{refused}");
+    engine.apply(listing(false, Origin::Live));
+    let allocation = engine.allocate(&attachment(1), PodReference::default()).unwrap();
+    assert_eq!((allocation.mtu, allocation.host_mac), (1450, GATEWAY_MAC.to_string()));
+    world.take_log();
+    world.device(11, &attachment(1));
+    engine.commit(&attachment(1), link(11)).unwrap();
+    let log = world.take_log();
+    let at = |what: &str| log.iter().position(|line| line.contains(what)).unwrap();
+    assert!(at("attach 11") < at("up"), "{log:?}");
+    assert_eq!(engine.reconciler.actual().endpoint.len(), 1);
+}
+
+#[test]
+fn unit_a_commit_that_fails_leaves_nothing_and_can_be_repeated() {
+    let world = World::new();
+    let mut engine = world.start();
+    engine.apply(listing(false, Origin::Live));
+    world.machine.lock().refuse_attach = true;
+    let error = connect(&world, &mut engine, 1).unwrap_err();
+    assert!(error.message.contains("the kernel refuses") && error.message.contains("c1"), "{error}");
+    assert!(engine.reconciler.actual().endpoint.is_empty());
+    assert_eq!(engine.endpoints.get(&attachment(1)).unwrap().link, None);
+    world.machine.lock().refuse_attach = false;
+    engine.commit(&attachment(1), link(11)).unwrap();
+    engine.check(&attachment(1)).unwrap();
+    let wrong = engine.commit(&attachment(1), link(12)).unwrap_err();
+    assert_eq!(wrong.kind, ErrorKind::Invalid, "{wrong}");
+}
+
+#[test]
+fn unit_a_restart_does_nothing_to_what_is_right() {
+    let world = World::new();
+    let mut engine = world.start();
+    engine.apply(listing(true, Origin::Live));
+    connect(&world, &mut engine, 1).unwrap();
+    drop(engine);
+    world.take_log();
+    let before = world.machine.lock().observed.clone();
+    world.machine.lock().tables.start_log();
+    let mut engine = world.start();
+    engine.apply(listing(true, Origin::Live));
+    engine.check_host();
+    engine.compare_tables();
+    engine.check(&attachment(1)).unwrap();
+    drop(engine);
+    assert_eq!(world.take_log(), [""; 0]);
+    assert_eq!(world.machine.lock().tables.take_log(), []);
+    assert_eq!(world.machine.lock().observed, before);
+}
+
+#[test]
+fn unit_only_a_live_listing_removes_what_nobody_asked_for() {
+    let world = World::new();
+    let mut engine = world.start();
+    engine.apply(listing(true, Origin::Live));
+    assert_eq!(engine.reconciler.actual().service.len(), 1);
+    drop(engine);
+    let mut engine = world.start();
+    engine.apply(listing(false, Origin::Journal));
+    assert_eq!(engine.reconciler.actual().service.len(), 1, "the journal may be older than the tables");
+    assert!(engine.unready().is_none() && !engine.is_settled(&[]));
+    engine.apply(listing(false, Origin::Live));
+    assert_eq!(engine.reconciler.actual().service.len(), 0);
+    assert!(engine.is_settled(&[]));
+}
+
+#[test]
+fn unit_word_that_del_left_is_taken_once() {
+    let world = World::new();
+    let mut engine = world.start();
+    engine.apply(listing(false, Origin::Live));
+    connect(&world, &mut engine, 1).unwrap();
+    connect(&world, &mut engine, 2).unwrap();
+    let spool = world.directory.path().join("deleted");
+    std::fs::create_dir(&spool).unwrap();
+    let left = serde_json::to_vec(&attachment(1)).unwrap();
+    std::fs::write(spool.join(attachment(1).file_name()), left).unwrap();
+    std::fs::write(spool.join("garbage.json"), "{").unwrap();
+    engine.tick();
+    assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 0);
+    let left: Vec<_> = engine.endpoints.iter().map(|endpoint| endpoint.attachment.clone()).collect();
+    assert_eq!(left, [attachment(2)]);
+    engine.collect(&[]).unwrap();
+    assert!(engine.reconciler.actual().endpoint.is_empty());
+    assert!(world.machine.lock().observed.links.iter().all(|link| link.name == "eth0"));
+}
+
+#[test]
+fn unit_problems_are_told_by_object_and_forgotten_with_it() {
+    let world = World::new();
+    let mut engine = world.start();
+    let name = ObjectName::new("default", "odd");
+    let problem = Problem { kind: Kind::Service, name: name.clone(), message: "cannot be read".into() };
+    engine.apply([Update {
+        change: None,
+        problems: vec![problem],
+        mark: Mark::Nothing,
+        origin: Origin::Live,
+    }]);
+    assert!(engine.status(true).problems.iter().any(|text| text == "Service default/odd: cannot be read"));
+    engine.apply([update(Change::Delete(Kind::Service, name), Mark::Nothing, Origin::Live)]);
+    assert!(engine.status(true).problems.is_empty(), "{:?}", engine.status(true).problems);
+}
