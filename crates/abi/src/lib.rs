@@ -35,11 +35,17 @@ pub const ABI_VERSION: u32 = 1;
 
 /// The IPv4 address that every pod uses as its gateway (RFC 3927 link-local,
 /// never routed), and the source that a pod sees when it reaches itself
-/// through a Service.
+/// through a Service ([`HAIRPIN_IPV6`] for the other family).
 pub const GATEWAY_IPV4: [u8; 4] = [169, 254, 42, 1];
 
 /// The IPv6 address that every pod uses as its gateway (link-local).
 pub const GATEWAY_IPV6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xbe, 0xe1, 0, 1];
+
+/// The source that a pod sees when it reaches itself through a Service, IPv6:
+/// `100::bee1:1`, of the discard-only prefix (RFC 6666), never routed. Not the
+/// gateway: to a link-local address a socket that is not bound to one of its
+/// own answers from its link-local address (RFC 6724 section 5, rule 2).
+pub const HAIRPIN_IPV6: [u8; 16] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xbe, 0xe1, 0, 1];
 
 /// The MAC address of the host side of every pod's veth. Fixed, so that the
 /// pod's permanent neighbour entries stay true when the host side is made

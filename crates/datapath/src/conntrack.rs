@@ -4,7 +4,7 @@ use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, flags as entry};
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
-use beeline_abi::{DropReason, GATEWAY_IPV4, GATEWAY_IPV6, Ip, Port};
+use beeline_abi::{DropReason, GATEWAY_IPV4, HAIRPIN_IPV6, Ip, Port};
 
 use crate::platform::{Platform, Step};
 use crate::{Stop, icmp};
@@ -201,7 +201,7 @@ fn translate(ctx: &mut Context, origin: bool) {
         if ctx.entry_flags & entry::DNAT != 0 {
             set_dst(ctx, ctx.nat_ip, ctx.nat_port);
             if hairpin {
-                set_src(ctx, gateway(ctx), ctx.sport);
+                set_src(ctx, hairpin_client(ctx), ctx.sport);
             }
         }
     } else if ctx.entry_flags & entry::REPLY_SNAT != 0 {
@@ -226,10 +226,10 @@ pub(crate) fn set_src(ctx: &mut Context, ip: Ip, port: Port) {
     ctx.flags |= flags::SRC_CHANGED;
 }
 
-/// The pods' gateway in the family of the packet.
+/// The client that a pod sees when it reaches itself, in the packet's family.
 #[inline(always)]
-pub(crate) fn gateway(ctx: &Context) -> Ip {
-    if ctx.flags & flags::V6 != 0 { Ip::from_octets(GATEWAY_IPV6) } else { Ip::from_v4(GATEWAY_IPV4) }
+pub(crate) fn hairpin_client(ctx: &Context) -> Ip {
+    if ctx.flags & flags::V6 != 0 { Ip::from_octets(HAIRPIN_IPV6) } else { Ip::from_v4(GATEWAY_IPV4) }
 }
 
 /// Opens the connection of the packet in hand: one entry for a plain flow,

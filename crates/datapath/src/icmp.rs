@@ -6,7 +6,7 @@ use beeline_abi::conntrack::flags as entry;
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
 
-use crate::conntrack::{gateway, key_of, note};
+use crate::conntrack::{hairpin_client, key_of, note};
 use crate::parse::join;
 use crate::platform::{Platform, Step};
 use crate::rewrite::{
@@ -61,7 +61,7 @@ fn outer(ctx: &mut Context, inner_is_origin: bool) {
         }
         ctx.flags |= flags::DST_CHANGED;
         if hairpin {
-            ctx.src_after = gateway(ctx);
+            ctx.src_after = hairpin_client(ctx);
             ctx.flags |= flags::SRC_CHANGED;
         }
     }
@@ -84,7 +84,7 @@ pub fn translate_quoted<P: Platform>(env: &mut P, ctx: &mut Context, outer_chang
     } else {
         (src, sport) = (ctx.nat_ip, ctx.nat_port);
         if ctx.entry_flags & entry::HAIRPIN != 0 {
-            dst = gateway(ctx);
+            dst = hairpin_client(ctx);
         }
     }
     let addresses = quoted_addresses(env, ctx, &src, &dst, v6)?;

@@ -7,7 +7,7 @@ use beeline_abi::service::{FrontendKey, SCOPE_INTERNAL, ServiceValue, SlotKey, a
 use beeline_abi::{DropReason, Ip};
 
 use crate::Stop;
-use crate::conntrack::{flow_is_taken, flow_key, gateway, set_dst, set_src};
+use crate::conntrack::{flow_is_taken, flow_key, hairpin_client, set_dst, set_src};
 use crate::platform::{Platform, Step};
 
 /// Slots that are tried before giving up: a slot may vanish between two
@@ -79,12 +79,12 @@ fn try_slot<P: Platform>(env: &mut P, ctx: &mut Context, service: &ServiceValue)
     Ok(())
 }
 
-/// A pod that is its own backend sees its gateway as the client: a packet
+/// A pod that is its own backend sees a stand-in as the client: a packet
 /// from itself would be refused by its own stack.
 #[inline(always)]
 fn set_hairpin(ctx: &mut Context, backend: Ip) {
     if backend == ctx.src {
-        set_src(ctx, gateway(ctx), ctx.sport);
+        set_src(ctx, hairpin_client(ctx), ctx.sport);
         ctx.flags |= flags::HAIRPIN;
     } else {
         ctx.src_after = ctx.src;

@@ -4,7 +4,7 @@
 use crate::world::{FAMILIES, POD_IFINDEX, UPLINK, World, second};
 use beeline_abi::conntrack::flags as entry;
 use beeline_abi::counter::hook;
-use beeline_abi::{DropReason, GATEWAY_IPV4, GATEWAY_IPV6, Ip};
+use beeline_abi::{DropReason, GATEWAY_IPV4, GATEWAY_IPV6, HAIRPIN_IPV6, Ip};
 use beeline_datapath::Verdict;
 use beeline_datapath::native::build::{Build, Carried, addresses, check};
 use beeline_datapath::platform::{Route, Step};
@@ -94,15 +94,17 @@ fn unit_a_service_is_translated_there_and_back() {
 }
 
 #[test]
-fn unit_a_pod_that_is_its_own_backend_sees_its_gateway() {
+fn unit_a_pod_that_is_its_own_backend_sees_a_stand_in() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.backends(&[(f.pod, 8080)]);
         let there = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
-        let gateway = if f.pod.is_v4() { Ip::from_v4(GATEWAY_IPV4) } else { Ip::from_octets(GATEWAY_IPV6) };
+        let stand_in = if f.pod.is_v4() { Ip::from_v4(GATEWAY_IPV4) } else { Ip::from_octets(HAIRPIN_IPV6) };
         assert_eq!(there.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{there:#?}");
-        assert_eq!((src_of(&there.frame), dst_of(&there.frame)), (gateway, f.pod));
-        let back = world.pod_sends(Build::new(f.pod, gateway, tcp(8080, 40000, SYN | ACK)));
+        assert_eq!((src_of(&there.frame), dst_of(&there.frame)), (stand_in, f.pod));
+        let link_local = !f.pod.is_v4() && stand_in.octets()[0] == 0xfe;
+        assert!(!link_local, "an unbound socket would answer from its link-local address");
+        let back = world.pod_sends(Build::new(f.pod, stand_in, tcp(8080, 40000, SYN | ACK)));
         assert_eq!(back.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{back:#?}");
         assert_eq!((src_of(&back.frame), dst_of(&back.frame)), (f.service, f.pod));
         check(&back.frame).unwrap_or_else(|error| panic!("{error}: {back:#?}"));
