@@ -1,0 +1,318 @@
+//! The flows.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+};
+
+use super::{Flow, PATIENCE, Tally};
+
+/// Time between two echoes, and between two rounds of a stream.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Time between two connections, and between two datagrams.
+const LONG_PAUSE: Duration = Duration::from_millis(10);
+
+/// Keeps a rhythm without catching up: a machine that was busy is not made
+/// busier.
+struct Rhythm(Instant, Duration);
+
+impl Rhythm {
+    fn new(pause: Duration) -> Rhythm {
+        Rhythm(Instant::now(), pause)
+    }
+
+    fn wait(&mut self) {
+        std::thread::sleep(self.1.saturating_sub(self.0.elapsed()));
+        self.0 = Instant::now();
+    }
+}
+
+/// Bytes that differ from place to place, from `start` on.
+fn content(start: u64, length: usize) -> Vec<u8> {
+    let word = |index: u64| (index ^ start).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    let words = (0..).flat_map(word);
+    start.to_be_bytes().into_iter().chain(words).take(length).collect()
+}
+
+/// Segments that this connection has sent again in its life.
+pub fn retransmitted(stream: BorrowedFd<'_>) -> u64 {
+    // SAFETY: tcp_info is plain numbers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = std::mem::size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which lives
+    // until after the call; the descriptor is borrowed for it.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0, "TCP_INFO: {}", io::Error::last_os_error());
+    info.tcpi_total_retrans.into()
+}
+
+/// ICMP echoes, one per [`PAUSE`] whether they are answered or not.
+pub struct Pings {
+    pub to: IpAddr,
+    /// Identifier of its echoes.
+    pub number: u16,
+}
+
+/// Types of echo request and reply (RFC 792, RFC 4443), and the bytes before
+/// the ICMP header in what a raw socket reads.
+fn echo_types(to: IpAddr) -> (u8, u8, usize) {
+    if to.is_ipv4() { (8, 0, 20) } else { (128, 129, 0) }
+}
+
+impl Pings {
+    fn open(&self) -> io::Result<UdpSocket> {
+        let (family, protocol) = match self.to {
+            IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
+            IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
+        };
+        let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20))?;
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(self.to, 0)))?;
+        // The calls on it are those of a socket of datagrams.
+        let socket = UdpSocket::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// Numbers beyond 16 bits stand in the content; its length varies.
+    fn request(&self, number: u64) -> Vec<u8> {
+        let mut message = vec![echo_types(self.to).0, 0, 0, 0];
+        message.extend((0xbe00 | self.number).to_be_bytes());
+        message.extend((number as u16).to_be_bytes());
+        message.extend(content(number, 8 + (number % 1400) as usize));
+        if self.to.is_ipv4() {
+            // For ICMPv6 the kernel does it.
+            let sum = checksum(&message);
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+        }
+        message
+    }
+
+    /// The number of the echo that is answered; none if it is something else.
+    fn answer(&self, packet: &[u8]) -> Option<u64> {
+        let (_, reply, header) = echo_types(self.to);
+        let message = packet.get(header..)?;
+        let is_ours = message.len() >= 16
+            && message[0] == reply
+            && message[4..6] == (0xbe00 | self.number).to_be_bytes();
+        if !is_ours {
+            return None;
+        }
+        let number = u64::from_be_bytes(*message[8..].first_chunk()?);
+        (message[4..] == self.request(number)[4..]).then_some(number)
+    }
+}
+
+impl Flow for Pings {
+    fn run(&self, ends: &AtomicBool) -> Tally {
+        let mut tally = Tally::default();
+        let socket = match self.open() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tally.trouble(error);
+                return tally;
+            }
+        };
+        let (mut sent, mut rhythm) = (0, Rhythm::new(PAUSE));
+        let mut missing: BTreeMap<u64, Instant> = BTreeMap::new();
+        let mut buffer = vec![0; 65536];
+        let mut last = None;
+        // After the last echo its answer is waited for.
+        while last.is_none_or(|last: Instant| !missing.is_empty() && last.elapsed() < PATIENCE) {
+            if ends.load(Ordering::Relaxed) {
+                last = last.or(Some(Instant::now()));
+            } else {
+                match socket.send(&self.request(sent)) {
+                    Ok(_) => drop(missing.insert(sent, Instant::now())),
+                    Err(error) => tally.trouble(format!("echo {sent} cannot be sent: {error}")),
+                }
+                sent += 1;
+            }
+            rhythm.wait();
+            while let Ok(length) = socket.recv(&mut buffer) {
+                if let Some(sent) = self.answer(&buffer[..length]).and_then(|number| missing.remove(&number))
+                {
+                    tally.answered(sent);
+                }
+            }
+        }
+        if !missing.is_empty() {
+            let begin = missing.keys().next().copied().unwrap_or_default();
+            let ages: Vec<u64> = missing.keys().map(|number| number - begin).take(20).collect();
+            tally.trouble(format!(
+                "{} of {sent} echoes were lost: {begin} and those {ages:?} later",
+                missing.len()
+            ));
+        }
+        tally
+    }
+}
+
+/// The Internet checksum (RFC 1071).
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0)));
+    let sum = words.fold(0u32, |sum, word| sum + word);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+fn open_stream(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// One round: bytes there and, the same, back.
+fn exchange(mut stream: &TcpStream, number: u64, length: usize) -> io::Result<()> {
+    let bytes = content(number, length);
+    stream.write_all(&bytes)?;
+    let mut back = vec![0; length];
+    stream.read_exact(&mut back)?;
+    if back == bytes { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
+}
+
+/// Ends a connection from this side and waits for the other's end.
+fn finish(mut stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    match stream.read(&mut [0; 16])? {
+        0 => Ok(()),
+        _ => Err(io::Error::other("more bytes came back than went there")),
+    }
+}
+
+/// One connection that never rests.
+pub struct Stream {
+    pub to: SocketAddr,
+}
+
+impl Flow for Stream {
+    fn run(&self, ends: &AtomicBool) -> Tally {
+        let mut tally = Tally::default();
+        let stream = match open_stream(self.to) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tally.trouble(format!("cannot connect: {error}"));
+                return tally;
+            }
+        };
+        let mut rhythm = Rhythm::new(PAUSE);
+        while !ends.load(Ordering::Relaxed) {
+            let (asked, number) = (Instant::now(), tally.probes);
+            // From one byte to several segments of the largest size.
+            let length = 1 + (number * 379 % 16000) as usize;
+            if let Err(error) = exchange(&stream, number, length) {
+                tally.trouble(format!("broke in round {number} after {:?}: {error}", asked.elapsed()));
+                break;
+            }
+            tally.answered(asked);
+            rhythm.wait();
+        }
+        if tally.troubles.is_empty()
+            && let Err(error) = finish(&stream)
+        {
+            tally.trouble(format!("did not end well: {error}"));
+        }
+        tally.retransmitted = retransmitted(stream.as_fd());
+        tally
+    }
+}
+
+/// Connections, one after the other, each for one round.
+pub struct NewConnections {
+    pub to: SocketAddr,
+}
+
+impl NewConnections {
+    fn one(&self, number: u64) -> io::Result<u64> {
+        let stream = open_stream(self.to)?;
+        exchange(&stream, number, 100)?;
+        finish(&stream)?;
+        Ok(retransmitted(stream.as_fd()))
+    }
+}
+
+impl Flow for NewConnections {
+    fn run(&self, ends: &AtomicBool) -> Tally {
+        let mut tally = Tally::default();
+        let mut rhythm = Rhythm::new(LONG_PAUSE);
+        while !ends.load(Ordering::Relaxed) {
+            let (asked, number) = (Instant::now(), tally.probes);
+            match self.one(number) {
+                Ok(resent) => tally.retransmitted += resent,
+                Err(error) => {
+                    tally.trouble(format!("connection {number} after {:?}: {error}", asked.elapsed()))
+                }
+            }
+            tally.answered(asked);
+            rhythm.wait();
+        }
+        tally
+    }
+}
+
+/// Datagrams, each answered before the next.
+pub struct Datagrams {
+    pub to: SocketAddr,
+    /// All from one socket; else each from a new one, which is a new
+    /// connection to the datapath.
+    pub one_socket: bool,
+}
+
+impl Datagrams {
+    fn open(&self) -> io::Result<UdpSocket> {
+        let any: IpAddr =
+            if self.to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(self.to)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    }
+
+    fn one(socket: &UdpSocket, number: u64) -> io::Result<()> {
+        let bytes = content(number, 8 + (number * 37 % 1400) as usize);
+        socket.send(&bytes)?;
+        let mut buffer = vec![0; 65536];
+        let length = socket.recv(&mut buffer)?;
+        if buffer[..length] == bytes { Ok(()) } else { Err(io::Error::other("another datagram came back")) }
+    }
+}
+
+impl Flow for Datagrams {
+    fn run(&self, ends: &AtomicBool) -> Tally {
+        let mut tally = Tally::default();
+        let mut rhythm = Rhythm::new(LONG_PAUSE);
+        let mut kept = None;
+        while !ends.load(Ordering::Relaxed) {
+            let (asked, number) = (Instant::now(), tally.probes);
+            let socket = kept.take().map_or_else(|| self.open(), Ok);
+            let outcome = socket.and_then(|socket| Datagrams::one(&socket, number).map(|()| socket));
+            match outcome {
+                Ok(socket) if self.one_socket => kept = Some(socket),
+                Ok(_) => {}
+                Err(error) => {
+                    tally.trouble(format!("datagram {number} after {:?}: {error}", asked.elapsed()))
+                }
+            }
+            tally.answered(asked);
+            rhythm.wait();
+        }
+        tally
+    }
+}

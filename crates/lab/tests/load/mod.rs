@@ -1,0 +1,296 @@
+//! Traffic through a lab that notices every loss: pings, TCP streams, new
+//! connections, datagrams, each flow on a thread of its own. Every flow asks
+//! and waits for its answer before it goes on (or, for pings, sends one per
+//! millisecond), so that nothing is lost by a slow machine: what is missing
+//! at the end was lost on the way.
+
+mod flows;
+mod place;
+mod servers;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use beeline_lab::address;
+use beeline_lab::harness::TestLab;
+
+use flows::{Datagrams, NewConnections, Pings, Stream};
+use place::TestPlace;
+use servers::Servers;
+
+/// A caller and a server on node-1, servers on node-2 and node-3, and the
+/// Service in front of the servers. The pods only give their network: the
+/// test listens there itself, to see both ends of every connection.
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: caller}
+spec: {nodeName: node-1, containers: [{name: c, image: any, command: [sleep, infinity]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: near, labels: {app: server}}
+spec: {nodeName: node-1, containers: [{name: c, image: any, command: [sleep, infinity]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: far, labels: {app: server}}
+spec: {nodeName: node-2, containers: [{name: c, image: any, command: [sleep, infinity]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: farther, labels: {app: server}}
+spec: {nodeName: node-3, containers: [{name: c, image: any, command: [sleep, infinity]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: server}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: server}
+  ports:
+    - {name: tcp, protocol: TCP, port: 80, targetPort: 9000}
+    - {name: udp, protocol: UDP, port: 80, targetPort: 9000}
+";
+
+/// Ports of the Service and of the pods behind it.
+const SERVICE_PORT: u16 = 80;
+const SERVER_PORT: u16 = 9000;
+
+/// How long an answer may take before it counts as lost: far longer than a
+/// busy machine lets one wait.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the connections may take to end before the counters are read.
+const SETTLE: Duration = Duration::from_millis(1500);
+
+/// What one flow saw.
+#[derive(Default)]
+struct Tally {
+    /// Questions answered: echoes, rounds of a stream, connections, datagrams.
+    probes: u64,
+    /// The longest time until an answer.
+    slowest: Duration,
+    /// Segments that TCP sent again, as its sockets tell.
+    retransmitted: u64,
+    /// What went wrong, in words.
+    troubles: Vec<String>,
+}
+
+impl Tally {
+    fn answered(&mut self, asked: Instant) {
+        self.probes += 1;
+        self.slowest = self.slowest.max(asked.elapsed());
+    }
+
+    fn trouble(&mut self, text: impl fmt::Display) {
+        // The first few tell what there is to tell.
+        if self.troubles.len() < 20 {
+            self.troubles.push(text.to_string());
+        }
+    }
+}
+
+/// The kinds of flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// ICMP echoes, one per millisecond.
+    Ping,
+    /// An open TCP connection that never rests.
+    Stream,
+    /// TCP connections, one after the other.
+    Connect,
+    /// UDP exchanges.
+    Datagram,
+}
+
+/// One flow: from where, to what.
+trait Flow: Send + Sync + 'static {
+    /// Runs inside the place that it starts from, until told to end.
+    fn run(&self, ends: &AtomicBool) -> Tally;
+}
+
+struct Running {
+    kind: Kind,
+    name: String,
+    thread: JoinHandle<Tally>,
+}
+
+/// Ends every flow when it is dropped, also by a test that fails.
+#[derive(Default)]
+struct Ends(Arc<AtomicBool>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Traffic that runs.
+pub struct Traffic {
+    begun: Instant,
+    ends: Ends,
+    running: Vec<Running>,
+    servers: Servers,
+    places: Vec<TestPlace>,
+}
+
+impl Traffic {
+    /// Makes the pods and the Service, and starts every flow.
+    pub fn start(lab: &TestLab) -> Traffic {
+        lab.apply(MANIFESTS);
+        let pods = ["caller", "near", "far", "farther"].map(|name| TestPlace::of_pod(lab, name));
+        let client = TestPlace::new("client", lab.client().netns(), address::CLIENT.addresses());
+        let places: Vec<TestPlace> = pods.into_iter().chain([client]).collect();
+        places.iter().for_each(TestPlace::calm_tcp);
+        let servers = Servers::start(&places[1..4]);
+        let mut traffic =
+            Traffic { begun: Instant::now(), ends: Ends::default(), running: Vec::new(), servers, places };
+        let service: Vec<IpAddr> =
+            lab.service("server").cluster_ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        (0..2).for_each(|family| traffic.start_family(family, service[family]));
+        traffic
+    }
+
+    /// Every flow of one address family (0 = IPv4).
+    fn start_family(&mut self, family: usize, service: IpAddr) {
+        let ips: Vec<IpAddr> = self.places.iter().map(|place| place.ips[family]).collect();
+        let nodes = [1, 2].map(|number| address::node(number).addresses()[family]);
+        let [caller, near, far, farther, client] = [0, 1, 2, 3, 4];
+        for (from, to) in [
+            (caller, ips[near]),
+            (caller, ips[far]),
+            (farther, ips[caller]),
+            (caller, nodes[0]),
+            (caller, nodes[1]),
+            (client, ips[near]),
+        ] {
+            let number = self.running.len() as u16;
+            self.run(Kind::Ping, from, to, Pings { to, number });
+        }
+        for (from, to, port) in [
+            (caller, ips[near], SERVER_PORT),
+            (caller, ips[far], SERVER_PORT),
+            (client, ips[near], SERVER_PORT),
+            (caller, service, SERVICE_PORT),
+            (caller, service, SERVICE_PORT),
+            (far, service, SERVICE_PORT),
+        ] {
+            self.run(Kind::Stream, from, to, Stream { to: SocketAddr::new(to, port) });
+        }
+        let to = SocketAddr::new(service, SERVICE_PORT);
+        for from in [caller, far] {
+            self.run(Kind::Connect, from, service, NewConnections { to });
+            self.run(Kind::Datagram, from, service, Datagrams { to, one_socket: false });
+        }
+        self.run(Kind::Datagram, caller, service, Datagrams { to, one_socket: true });
+    }
+
+    fn run(&mut self, kind: Kind, from: usize, to: IpAddr, flow: impl Flow) {
+        let place = &self.places[from];
+        let (netns, ends) = (place.netns.clone(), self.ends.0.clone());
+        let thread = std::thread::spawn(move || {
+            let ran = netns.enter(|| flow.run(&ends));
+            ran.unwrap_or_else(|error| Tally { troubles: vec![error.to_string()], ..Tally::default() })
+        });
+        self.running.push(Running { kind, name: format!("{kind:?} {} -> {to}", place.name), thread });
+    }
+
+    /// Ends every flow and tells what became of them.
+    pub fn stop(self) -> Report {
+        let elapsed = self.begun.elapsed();
+        drop(self.ends);
+        let mut flows: Vec<(Kind, String, Tally)> = Vec::new();
+        for running in self.running {
+            let tally = running.thread.join().unwrap_or_else(|_| Tally {
+                troubles: vec!["the flow's thread panicked".into()],
+                ..Tally::default()
+            });
+            flows.push((running.kind, running.name, tally));
+        }
+        std::thread::sleep(SETTLE);
+        let served = self.servers.stop();
+        let counters = self.places.iter().map(|place| (place.name.clone(), place.changes())).collect();
+        Report { elapsed, flows, served, counters }
+    }
+}
+
+/// What became of the traffic.
+pub struct Report {
+    elapsed: Duration,
+    flows: Vec<(Kind, String, Tally)>,
+    served: Tally,
+    /// Kernel counters that have changed, by place.
+    counters: Vec<(String, Vec<(String, u64)>)>,
+}
+
+impl Report {
+    /// All questions asked in flows of this kind.
+    fn probes(&self, kind: Kind) -> u64 {
+        self.flows.iter().filter(|(of, _, _)| *of == kind).map(|(_, _, tally)| tally.probes).sum()
+    }
+
+    /// Fails the test if anything was lost, sent again, refused or wrong, or
+    /// if there was too little traffic to tell.
+    pub fn check(&self) {
+        let flows = self.flows.iter().flat_map(|(_, name, tally)| {
+            tally.troubles.iter().map(move |trouble| format!("{name}: {trouble}"))
+        });
+        let served = self.served.troubles.iter().map(|trouble| format!("server: {trouble}"));
+        let mut troubles: Vec<String> = flows.chain(served).collect();
+        troubles.extend(self.resent());
+        troubles.extend(self.too_quiet());
+        assert!(troubles.is_empty(), "{}\n{self}", troubles.join("\n"));
+    }
+
+    /// Segments that were sent again, as sockets and namespaces tell.
+    fn resent(&self) -> Vec<String> {
+        let by_socket = self.flows.iter().map(|(_, name, tally)| (name.as_str(), tally.retransmitted));
+        let by_socket = by_socket.chain([("the servers", self.served.retransmitted)]);
+        let by_place = self.counters.iter().flat_map(|(place, counters)| {
+            let resent = counters.iter().filter(|(name, _)| name == "Tcp.RetransSegs");
+            resent.map(move |(_, count)| (place.as_str(), *count))
+        });
+        let resent = by_socket.chain(by_place).filter(|(_, count)| *count > 0);
+        resent.map(|(who, count)| format!("{who}: {count} segments were sent again")).collect()
+    }
+
+    /// Flows that asked less than a tenth of what an idle machine lets them.
+    fn too_quiet(&self) -> Vec<String> {
+        let least = |kind| match kind {
+            Kind::Ping | Kind::Stream => 100.0,
+            Kind::Connect | Kind::Datagram => 10.0,
+        };
+        let seconds = self.elapsed.as_secs_f64();
+        let quiet =
+            self.flows.iter().filter(|(kind, _, tally)| (tally.probes as f64) < least(*kind) * seconds);
+        quiet
+            .map(|(_, name, tally)| format!("{name}: {} in {seconds:.1} s tell nothing", tally.probes))
+            .collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "traffic for {:.1} s:", self.elapsed.as_secs_f32())?;
+        for (_, name, tally) in &self.flows {
+            let Tally { probes, slowest, retransmitted, .. } = tally;
+            writeln!(f, "  {name}: {probes}, slowest {slowest:.1?}, sent again {retransmitted}")?;
+        }
+        let [pings, streams, connects, datagrams] =
+            [Kind::Ping, Kind::Stream, Kind::Connect, Kind::Datagram].map(|kind| self.probes(kind));
+        writeln!(
+            f,
+            "in all: {pings} echoes, {streams} rounds of streams, {connects} connections, {datagrams} datagrams"
+        )?;
+        for (place, counters) in &self.counters {
+            let shown: Vec<String> = counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
+            writeln!(f, "  counters of {place}: {}", shown.join(", "))?;
+        }
+        Ok(())
+    }
+}

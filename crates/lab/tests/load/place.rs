@@ -1,0 +1,117 @@
+//! A network namespace that traffic starts or ends in, and what its kernel
+//! counts.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use beeline_kernel::netns::NetNs;
+use beeline_kernel::sysctl;
+use beeline_lab::harness::TestLab;
+
+/// Settings under which TCP sends again what was lost, and only that: by
+/// default a segment whose answer is late by a few milliseconds (the program
+/// at the other end has not had the CPU) is sent again on suspicion. Losses
+/// are still found, a second later. Where the kernel has no such setting, a
+/// very busy machine may fail the test.
+const CALM: &[(&str, &str)] = &[
+    ("net.ipv4.tcp_early_retrans", "0"), // No tail loss probes.
+    ("net.ipv4.tcp_rto_min_us", "1000000"),
+];
+
+/// Counters that tell what became of packets: `/proc/net/snmp` and
+/// `/proc/net/netstat`.
+const COUNTERS: &[&str] = &[
+    "Tcp.RetransSegs",
+    "Tcp.AttemptFails",
+    "Tcp.EstabResets",
+    "Tcp.OutRsts",
+    "Tcp.InErrs",
+    "Tcp.InCsumErrors",
+    "Udp.InErrors",
+    "Udp.RcvbufErrors",
+    "Udp.SndbufErrors",
+    "Udp.NoPorts",
+    "Udp.InCsumErrors",
+    "Ip.InDiscards",
+    "Ip.OutDiscards",
+    "Ip.OutNoRoutes",
+    "Icmp.InDestUnreachs",
+    "Icmp.InTimeExcds",
+    "TcpExt.ListenOverflows",
+    "TcpExt.ListenDrops",
+    "TcpExt.TCPBacklogDrop",
+    "TcpExt.TCPTimeouts",
+    "TcpExt.TCPLossProbes",
+    "TcpExt.TCPFastRetrans",
+    "TcpExt.TCPSynRetrans",
+    "TcpExt.TCPSpuriousRTOs",
+    "TcpExt.TCPDSACKRecv",
+    "TcpExt.TCPAbortOnTimeout",
+    "TcpExt.TCPChallengeACK",
+];
+
+/// A place with its addresses, IPv4 first.
+pub struct TestPlace {
+    pub name: String,
+    pub netns: Arc<NetNs>,
+    pub ips: [IpAddr; 2],
+    before: BTreeMap<String, u64>,
+}
+
+impl TestPlace {
+    pub fn new(name: &str, netns: NetNs, ips: [IpAddr; 2]) -> TestPlace {
+        let before = counters(&netns);
+        TestPlace { name: name.to_owned(), netns: Arc::new(netns), ips, before }
+    }
+
+    /// A pod of the namespace `default`.
+    pub fn of_pod(lab: &TestLab, name: &str) -> TestPlace {
+        let pod = lab.pods(name).into_iter().find(|pod| pod.name == name).unwrap();
+        let ips: Vec<IpAddr> = pod.ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        TestPlace::new(name, lab.pod(name).netns(), ips.try_into().expect("one address of each family"))
+    }
+
+    /// See [`CALM`].
+    pub fn calm_tcp(&self) {
+        let set = |(name, value): &(&str, &str)| {
+            if sysctl::get(name).is_ok() {
+                sysctl::set(name, value).unwrap();
+            }
+        };
+        self.netns.enter(|| CALM.iter().for_each(set)).unwrap();
+    }
+
+    /// What has been counted since this place was opened.
+    pub fn changes(&self) -> Vec<(String, u64)> {
+        let now = counters(&self.netns);
+        let change = |name: &&str| {
+            let count = now.get(*name).unwrap_or(&0) - self.before.get(*name).unwrap_or(&0);
+            ((*name).to_owned(), count)
+        };
+        COUNTERS.iter().map(change).filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+fn counters(netns: &NetNs) -> BTreeMap<String, u64> {
+    // `/proc/net` is that of the process; this is the thread's.
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+    let text = netns.enter(|| read("snmp") + &read("netstat")).unwrap();
+    parse(&text)
+}
+
+/// Lines come in pairs: `Tcp: NAME NAME ...` and `Tcp: 1 2 ...`.
+fn parse(text: &str) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    let lines: Vec<&str> = text.lines().collect();
+    for pair in lines.chunks_exact(2) {
+        let (Some((group, names)), Some((_, values))) = (pair[0].split_once(": "), pair[1].split_once(": "))
+        else {
+            continue;
+        };
+        for (name, value) in names.split(' ').zip(values.split(' ')) {
+            found.insert(format!("{group}.{name}"), value.parse().unwrap_or(0));
+        }
+    }
+    found
+}
