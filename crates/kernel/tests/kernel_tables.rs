@@ -19,7 +19,7 @@ use beeline_kernel::datapath::{Datapath, Pinned, TestPacket};
 use beeline_sync::{Delta, Prune, Reconciler, Table, Tables};
 use nix::poll::{PollFd, PollFlags, poll};
 use std::os::fd::AsFd;
-use support::{TestBpffs, TestNetNs, TestNode, no_programs};
+use support::{TestBpffs, TestNetNs, TestNode, kernel_is, no_programs};
 
 /// The tables of so many Services with three endpoints each.
 fn services(count: u32) -> Delta {
@@ -57,7 +57,16 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
     let netns = TestNetNs::new("node");
     let mut datapath = netns.enter(|| Datapath::open(&bpffs)).unwrap().unwrap();
     let empty = datapath.memory_bytes().unwrap();
-    assert!(megabytes(&empty) < 64, "an empty node holds {} MB: {empty:?}", megabytes(&empty));
+    // Older ones tell the size of full tables.
+    let sizes_are_real = kernel_is((6, 4));
+    if !sizes_are_real {
+        eprintln!("skipped: the memory of tables, which Linux tells since 6.4");
+    }
+    assert!(
+        !sizes_are_real || megabytes(&empty) < 64,
+        "an empty node holds {} MB: {empty:?}",
+        megabytes(&empty)
+    );
 
     let mut reconciler = Reconciler::new();
     let delta = services(10_000);
@@ -69,7 +78,7 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
     assert_eq!((report.written, report.undone), (changes, 0), "{:?}", reconciler.problems());
     let full = datapath.memory_bytes().unwrap();
     println!("{} MB empty, {} MB with 10,000 services: {full:?}", megabytes(&empty), megabytes(&full));
-    assert!(megabytes(&full) < 128, "{full:?}");
+    assert!(!sizes_are_real || megabytes(&full) < 128, "{full:?}");
     drop(datapath);
 
     // A reader sees the same, and the next life has nothing to write.

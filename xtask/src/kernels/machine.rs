@@ -14,7 +14,7 @@ use crate::test::{Outcome, Program};
 
 /// A run that takes longer hangs: an emulated machine is ten times slower.
 const SECONDS_MAX: u32 = 1800;
-const MEGABYTES: &str = "768";
+const MEGABYTES: &str = "512";
 
 /// A kernel with all it needs.
 pub struct Machine {

@@ -172,7 +172,7 @@ impl Links {
         let changed = if self.tcx {
             self.ensure_link(attached, programs)?
         } else {
-            self.ensure_filter(attached, programs)?
+            self.ensure_filter(attached, programs).map_err(|error| without_device(error, attached))?
         };
         // What a life left that attached the other way would run, too.
         if !self.tcx {
@@ -187,7 +187,7 @@ impl Links {
     fn ensure_link(&mut self, attached: Attached, programs: &Programs) -> Result<bool, DatapathError> {
         let Attached { ifindex, program } = attached;
         let path = self.pins.link(program, ifindex);
-        let object = || format!("program {program} on the link with index {ifindex}");
+        let object = || name(attached);
         let (new, new_id) = programs.get(program)?;
         match bpf::open_pin(&path, Access::ReadWrite) {
             Ok(link) => {
@@ -318,6 +318,21 @@ fn ours(
         let program = programs::ALL.iter().find(|name| **name == filter.name)?;
         ((filter.priority, filter.handle) == PLACE).then_some((*program, filter.program_id))
     }))
+}
+
+fn name(attached: Attached) -> String {
+    format!("program {} on the link with index {}", attached.program, attached.ifindex)
+}
+
+/// Netlink names the qdisc or the filter; which program it was for is more
+/// to the point.
+fn without_device(error: DatapathError, attached: Attached) -> DatapathError {
+    match error {
+        DatapathError::Netlink(error) if error.errno() == Some(libc::ENODEV) => {
+            failed("attach", name(attached))(io::Error::from_raw_os_error(libc::ENODEV))
+        }
+        other => other,
+    }
 }
 
 fn is_no_device(error: &DatapathError) -> bool {

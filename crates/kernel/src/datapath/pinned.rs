@@ -110,7 +110,8 @@ impl Pinned {
         Netlink::open().map_or(links, |mut netlink| links::list(&self.pins, Some(&mut netlink)))
     }
 
-    /// Kernel memory of each table, bytes.
+    /// Kernel memory of each table, bytes; before Linux 6.4 what it would
+    /// take if it were full.
     pub fn memory_bytes(&self) -> Result<Vec<(&'static str, u64)>, DatapathError> {
         memory::of_pins(&self.pins)
     }

@@ -17,7 +17,7 @@ use beeline_abi::counter::{hook, outcome};
 use beeline_kernel::datapath::{EMBEDDED, Options};
 use speak::{Stream, ask, ping};
 use support::{attachments, no_programs};
-use world::{FAMILIES, Family, PORT, SERVICE_PORT, TARGET_PORT, World};
+use world::{FAMILIES, Family, PORT, SERVICE_PORT, World};
 
 /// One byte, a full packet, and several fragments.
 const DATAGRAMS: [usize; 3] = [1, 1400, 5000];
@@ -121,7 +121,7 @@ fn talk_until(world: &World, f: &Family, done: &AtomicBool) -> u32 {
     let mut rounds = 0;
     let mut long = Stream::open(&world.pod, at(f.service, SERVICE_PORT));
     while !done.load(Ordering::Relaxed) {
-        for to in [at(f.service, SERVICE_PORT), at(f.other_pod, TARGET_PORT), at(f.outside, PORT)] {
+        for to in [at(f.service, SERVICE_PORT), at(f.other_pod, PORT), at(f.outside, PORT)] {
             ask(&world.pod, to, 1000);
         }
         long.exchange(10_000);

@@ -30,7 +30,7 @@ use crate::support::{POD_MAC, TestNetNs, TestNode, attached_by, veth};
 pub const PORT: u16 = 7000;
 /// The Service's port, and its backends'.
 pub const SERVICE_PORT: u16 = 80;
-pub const TARGET_PORT: u16 = 8080;
+const TARGET_PORT: u16 = 8080;
 
 const OTHER_POD_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x78]);
 const CLASS: u32 = 20;

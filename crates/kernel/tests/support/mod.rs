@@ -101,12 +101,17 @@ pub fn no_programs() -> bool {
     empty
 }
 
-/// Whether this kernel has TCX links (Linux 6.6), by its version: what the
-/// datapath finds by trying is held against it.
-pub fn has_tcx() -> bool {
+/// Whether this kernel is of that version or newer.
+pub fn kernel_is(version: (u32, u32)) -> bool {
     let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
+    (numbers.next(), numbers.next()) >= (Some(version.0), Some(version.1))
+}
+
+/// Whether this kernel has TCX links, by its version: what the datapath finds
+/// by trying is held against it.
+pub fn has_tcx() -> bool {
+    kernel_is((6, 6))
 }
 
 /// Every way to attach that this kernel has.
