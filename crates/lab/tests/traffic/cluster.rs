@@ -1,0 +1,298 @@
+//! Two nodes, three pods, a Service before each, one before all of them, one
+//! before nobody; echoes on the nodes and on the client as well.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use beeline_kernel::netns::NetNs;
+use beeline_lab::address::{CLIENT, Pair};
+use beeline_lab::harness::{Background, Place, TestLab, program};
+
+/// What every echo listens on.
+pub const TCP_PORT: u16 = 8080;
+pub const UDP_PORT: u16 = 7000;
+/// What the Services listen on: other numbers, so that ports are translated.
+pub const SERVICE_TCP_PORT: u16 = 80;
+pub const SERVICE_UDP_PORT: u16 = 53;
+/// What no Service listens on.
+pub const NO_SERVICE_PORT: u16 = 81;
+
+/// Whom a pod that is its own backend sees as the client.
+const STAND_IN: Pair =
+    Pair { ipv4: Ipv4Addr::new(169, 254, 42, 1), ipv6: Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0xbee1, 1) };
+
+const PODS: [(&str, &str); 3] = [("alpha", "node-1"), ("beta", "node-1"), ("gamma", "node-2")];
+const NODES: [&str; 2] = ["node-1", "node-2"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl Family {
+    pub fn of(self, addresses: Pair) -> IpAddr {
+        match self {
+            Family::V4 => addresses.ipv4.into(),
+            Family::V6 => addresses.ipv6.into(),
+        }
+    }
+
+    /// Bytes of the IP header.
+    pub fn header_bytes(self) -> usize {
+        match self {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        }
+    }
+}
+
+/// A host or a pod.
+pub struct Spot {
+    pub name: &'static str,
+    pub addresses: Pair,
+    pub netns: NetNs,
+}
+
+impl Spot {
+    /// Runs a shell's command line inside the network namespace alone.
+    pub fn shell(&self, line: &str) -> String {
+        shell(&self.netns, line)
+    }
+}
+
+/// Where probes go.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub name: String,
+    pub addresses: Pair,
+    pub tcp_port: u16,
+    pub udp_port: u16,
+    pub answers: Answers,
+}
+
+/// What is expected there.
+#[derive(Clone, Debug)]
+pub enum Answers {
+    /// An echo, in a pod of one of these names (none: not in a pod), which
+    /// sees this client.
+    Echo { pods: Vec<&'static str>, client: Client },
+    /// A refusal, at once.
+    Refusal,
+}
+
+/// Whom the other end sees as its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// The one who asked.
+    Sender,
+    /// A stand-in: a pod that is its own backend must not see itself.
+    StandIn,
+    /// Either: the backend is chosen at random and may be the sender.
+    SenderOrStandIn,
+}
+
+impl Client {
+    pub fn allows(self, family: Family, sender: &Spot, seen: IpAddr) -> bool {
+        let (is_sender, is_stand_in) = (seen == family.of(sender.addresses), seen == family.of(STAND_IN));
+        match self {
+            Client::Sender => is_sender,
+            Client::StandIn => is_stand_in,
+            Client::SenderOrStandIn => is_sender || is_stand_in,
+        }
+    }
+}
+
+impl Target {
+    fn spot(spot: &Spot) -> Target {
+        let is_pod = PODS.iter().any(|(pod, _)| *pod == spot.name);
+        Target {
+            name: spot.name.to_owned(),
+            addresses: spot.addresses,
+            tcp_port: TCP_PORT,
+            udp_port: UDP_PORT,
+            answers: Answers::Echo {
+                pods: if is_pod { vec![spot.name] } else { vec![""] },
+                client: Client::Sender,
+            },
+        }
+    }
+
+    pub fn is_service(&self) -> bool {
+        self.name.starts_with("service")
+    }
+}
+
+/// Stands until [`Cluster::down`], or until it is dropped by a failing test,
+/// which then shows the lab's state.
+pub struct Cluster {
+    spots: Vec<Spot>,
+    echoes: Vec<Background>,
+    pub switch: NetNs,
+    pub lab: TestLab,
+}
+
+impl Cluster {
+    pub fn up(story: &str) -> Cluster {
+        let lab = TestLab::up_with(story, &["--nodes", "2"]);
+        lab.apply(&manifests());
+        let mut spots: Vec<Spot> = PODS.iter().map(|(name, _)| pod_spot(&lab, name)).collect();
+        spots.extend(NODES.iter().zip(1..).map(|(name, number)| Spot {
+            name,
+            addresses: beeline_lab::address::node(number),
+            netns: lab.node(name).netns(),
+        }));
+        spots.push(Spot { name: "client", addresses: CLIENT, netns: lab.client().netns() });
+        let hosts = NODES.iter().map(|name| lab.node(name)).chain([lab.client()]);
+        let echoes = hosts.map(|host| start_echo(&host)).collect();
+        let switch = NetNs::open(lab.paths().netns("switch")).unwrap();
+        let cluster = Cluster { spots, echoes, switch, lab };
+        NODES.iter().chain(&["client"]).for_each(|host| cluster.wait_for_echo(host));
+        cluster
+    }
+
+    pub fn down(self) {
+        let Cluster { spots, echoes, switch, lab } = self;
+        drop((spots, echoes, switch));
+        lab.down();
+    }
+
+    pub fn spot(&self, name: &str) -> &Spot {
+        self.spots.iter().find(|spot| spot.name == name).unwrap_or_else(|| panic!("there is no {name}"))
+    }
+
+    /// The echo of a pod, a node or the client.
+    pub fn target(&self, name: &str) -> Target {
+        Target::spot(self.spot(name))
+    }
+
+    /// The Service before one pod, as `sender` should find it.
+    pub fn service(&self, pod: &'static str, sender: &str) -> Target {
+        let client = if pod == sender { Client::StandIn } else { Client::Sender };
+        let answers = Answers::Echo { pods: vec![pod], client };
+        self.service_target(&format!("to-{pod}"), answers)
+    }
+
+    /// The Service before all pods.
+    pub fn service_of_all(&self) -> Target {
+        let pods = PODS.iter().map(|(pod, _)| *pod).collect();
+        self.service_target("to-all", Answers::Echo { pods, client: Client::SenderOrStandIn })
+    }
+
+    /// The Service that has no endpoints.
+    pub fn service_of_nobody(&self) -> Target {
+        self.service_target("to-nobody", Answers::Refusal)
+    }
+
+    /// A port that the Service before a pod lacks.
+    pub fn service_without_port(&self, pod: &str) -> Target {
+        let found = self.service_target(&format!("to-{pod}"), Answers::Refusal);
+        Target {
+            name: format!("{} port {NO_SERVICE_PORT}", found.name),
+            tcp_port: NO_SERVICE_PORT,
+            udp_port: NO_SERVICE_PORT,
+            ..found
+        }
+    }
+
+    fn service_target(&self, name: &str, answers: Answers) -> Target {
+        Target {
+            name: format!("service {name}"),
+            addresses: pair(&self.lab.service(name).cluster_ips),
+            tcp_port: SERVICE_TCP_PORT,
+            udp_port: SERVICE_UDP_PORT,
+            answers,
+        }
+    }
+
+    fn wait_for_echo(&self, host: &str) {
+        let spot = self.spot(host);
+        let listens = || {
+            let tried = spot.netns.enter(|| {
+                FAMILIES.iter().all(|family| {
+                    let address = SocketAddr::new(family.of(spot.addresses), TCP_PORT);
+                    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+                })
+            });
+            tried.unwrap()
+        };
+        self.lab.wait_until(&format!("the echo listens on {host}"), Duration::from_secs(10), listens);
+    }
+}
+
+/// Runs a shell's command line inside a namespace; fails the test if it fails.
+pub fn shell(netns: &NetNs, line: &str) -> String {
+    let run = || Command::new("sh").args(["-c", line]).output().unwrap();
+    let output = netns.enter(run).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{}: {line}: {}{}",
+        netns.name(),
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+fn start_echo(host: &Place<'_>) -> Background {
+    let echo = program("beeline-lab").display().to_string();
+    let [tcp, udp] = [format!("{TCP_PORT}/TCP"), format!("{UDP_PORT}/UDP")];
+    host.start([&echo, "echo", "--port", &tcp, "--port", &udp])
+}
+
+fn pod_spot(lab: &TestLab, name: &'static str) -> Spot {
+    let found = lab.pods(name).remove(0);
+    Spot { name, addresses: pair(&found.ips), netns: lab.pod(name).netns() }
+}
+
+fn pair(addresses: &[String]) -> Pair {
+    let parsed: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    let ipv4 = parsed.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+    let ipv6 = parsed.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+    Pair { ipv4: ipv4.expect("an IPv4 address"), ipv6: ipv6.expect("an IPv6 address") }
+}
+
+fn manifests() -> String {
+    let mut documents: Vec<String> = PODS.iter().map(|(name, node)| pod_manifest(name, node)).collect();
+    documents.extend(
+        PODS.iter().map(|(name, _)| service_manifest(&format!("to-{name}"), &format!("name: {name}"))),
+    );
+    documents.push(service_manifest("to-all", "app: echo"));
+    documents.push(service_manifest("to-nobody", "app: nobody"));
+    documents.join("---\n")
+}
+
+fn pod_manifest(name: &str, node: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: echo, name: {name}}}}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: echo
+      image: beeline/echo
+      ports: [{{containerPort: {TCP_PORT}}}, {{containerPort: {UDP_PORT}, protocol: UDP}}]
+"
+    )
+}
+
+fn service_manifest(name: &str, selector: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: {{{selector}}}
+  ports:
+    - {{name: tcp, port: {SERVICE_TCP_PORT}, targetPort: {TCP_PORT}}}
+    - {{name: udp, port: {SERVICE_UDP_PORT}, targetPort: {UDP_PORT}, protocol: UDP}}
+"
+    )
+}

@@ -1,0 +1,182 @@
+//! Who talks to whom, and how: the list of all probes, and their run.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use beeline_kernel::netns::NetNs;
+
+use super::capture::{Capture, Frame};
+use super::cluster::{Answers, Cluster, FAMILIES, Family, Spot, Target};
+use super::probe::{Probe, Question};
+
+/// Frames of a captured failure that are shown.
+const FRAMES_SHOWN_MAX: usize = 120;
+/// A place gives up after so many failures: each may take seconds.
+const FAILURES_MAX: usize = 8;
+
+/// From a pod, a node or the client to one of these or a Service.
+pub struct Way<'a> {
+    pub from: &'a Spot,
+    pub to: Target,
+}
+
+/// All ways, with pods at either end unless they are named otherwise.
+pub fn ways(cluster: &Cluster) -> Vec<Way<'_>> {
+    let mut ways = pod_ways(cluster);
+    ways.extend(host_ways(cluster));
+    ways
+}
+
+/// The ways that never leave Beeline's path: pod to pod, to Service, to and
+/// from the outside.
+pub fn pod_ways(cluster: &Cluster) -> Vec<Way<'_>> {
+    let way = |from: &str, to| Way { from: cluster.spot(from), to };
+    vec![
+        way("alpha", cluster.target("beta")),            // on one node
+        way("alpha", cluster.target("gamma")),           // to another node
+        way("gamma", cluster.target("alpha")),           // and the other way round
+        way("alpha", cluster.service("beta", "alpha")),  // a backend on this node
+        way("alpha", cluster.service("gamma", "alpha")), // one on another
+        way("alpha", cluster.service("alpha", "alpha")), // the pod itself
+        way("gamma", cluster.service("beta", "gamma")),
+        way("alpha", cluster.service_of_all()), // any of these
+        way("alpha", cluster.service_of_nobody()),
+        way("gamma", cluster.service_without_port("beta")),
+        way("client", cluster.target("alpha")),
+        way("client", cluster.target("gamma")),
+        way("alpha", cluster.target("client")),
+        way("gamma", cluster.target("client")),
+    ]
+}
+
+/// Between pods and nodes.
+pub fn host_ways(cluster: &Cluster) -> Vec<Way<'_>> {
+    let way = |from: &str, to: &str| Way { from: cluster.spot(from), to: cluster.target(to) };
+    vec![
+        way("alpha", "node-1"), // its own
+        way("alpha", "node-2"), // another
+        way("node-1", "alpha"), // its own
+        way("node-1", "gamma"), // on another
+    ]
+}
+
+/// Every question to everybody.
+pub fn probes<'a>(ways: Vec<Way<'a>>) -> Vec<Probe<'a>> {
+    let mut probes = Vec::new();
+    for Way { from, to } in ways {
+        for family in FAMILIES {
+            let questions = questions(&to, family).into_iter();
+            probes.extend(questions.map(|question| Probe { from, to: to.clone(), family, question }));
+        }
+    }
+    probes
+}
+
+/// From one byte to far above the MTU of 1500, and on both sides of the edge
+/// where datagrams begin to be fragmented.
+fn questions(to: &Target, family: Family) -> Vec<Question> {
+    let edge = 1500 - family.header_bytes() - 8;
+    let small = [1, 100, 1400, edge];
+    let large = [edge + 1, 4000];
+    let datagrams = || small.into_iter().chain(large).chain([60_000]);
+    if let Answers::Refusal = to.answers {
+        let mut questions = vec![Question::TcpRefused];
+        match family {
+            Family::V4 => questions.extend(datagrams().map(Question::UdpRefused)),
+            // A fragmented datagram over IPv6 is dropped and counted: packets
+            // with extension headers are not answered.
+            Family::V6 => questions.extend(small.map(Question::UdpRefused)),
+        }
+        return questions;
+    }
+    let mut questions = vec![Question::Who];
+    questions.extend(datagrams().map(Question::Tcp));
+    questions.extend(datagrams().map(Question::Udp));
+    questions.extend([4000, 60_000].map(Question::UdpSegments));
+    // A Service has ports; ICMP has none.
+    if !to.is_service() {
+        questions.extend(small.into_iter().chain(large).map(Question::Ping));
+    }
+    questions
+}
+
+/// What came of all probes.
+pub struct Report<'a> {
+    pub asked: usize,
+    pub elapsed: Duration,
+    failures: Vec<Failure<'a>>,
+}
+
+struct Failure<'a> {
+    probe: Probe<'a>,
+    error: String,
+}
+
+/// Asks all questions: at each place one after the other, the places beside
+/// each other.
+pub fn run<'a>(probes: &[Probe<'a>]) -> Report<'a> {
+    let begun = Instant::now();
+    let mut places: Vec<&str> = probes.iter().map(|probe| probe.from.name).collect();
+    places.sort_unstable();
+    places.dedup();
+    let done: Vec<(usize, Vec<Failure<'a>>)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = places
+            .iter()
+            .map(|place| {
+                let numbered = probes.iter().enumerate().filter(|(_, probe)| probe.from.name == *place);
+                scope.spawn(move || run_at_place(numbered.collect()))
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    let asked = done.iter().map(|(asked, _)| asked).sum();
+    let failures = done.into_iter().flat_map(|(_, failures)| failures).collect();
+    Report { asked, elapsed: begun.elapsed(), failures }
+}
+
+fn run_at_place<'a>(probes: Vec<(usize, &Probe<'a>)>) -> (usize, Vec<Failure<'a>>) {
+    let netns = &probes[0].1.from.netns;
+    let ask_all = || {
+        let (mut asked, mut failures) = (0, Vec::new());
+        for (number, probe) in &probes {
+            asked += 1;
+            if let Err(error) = probe.ask(*number) {
+                failures.push(Failure { probe: (*probe).clone(), error });
+            }
+            if failures.len() == FAILURES_MAX {
+                break;
+            }
+        }
+        (asked, failures)
+    };
+    netns.enter(ask_all).unwrap()
+}
+
+impl Report<'_> {
+    /// Fails the test unless every question was asked and answered as
+    /// expected; then the first failure is tried once more, for a capture.
+    pub fn must_be_whole(&self, cluster: &Cluster, probes: usize) {
+        if self.failures.is_empty() {
+            assert_eq!(self.asked, probes, "the matrix has another size");
+            return;
+        }
+        let mut text = format!("{} of {} probes failed:\n", self.failures.len(), self.asked);
+        for Failure { probe, error } in &self.failures {
+            let _ = writeln!(text, "  {probe}: {error}");
+        }
+        panic!("{text}{}", again(cluster, &self.failures[0].probe));
+    }
+}
+
+/// Asks once more with a capture at the sender, in all nodes and on the switch.
+fn again(cluster: &Cluster, probe: &Probe<'_>) -> String {
+    let hosts = ["node-1", "node-2", "client"].map(|name| (name, &cluster.spot(name).netns));
+    let ends = ["alpha", "beta", "gamma"].map(|name| (name, &cluster.spot(name).netns));
+    let places: Vec<(&str, &NetNs)> = hosts.into_iter().chain(ends).collect();
+    let capture = Capture::start(Instant::now(), places);
+    let result = probe.from.netns.enter(|| probe.ask(0)).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let frames = capture.stop();
+    let shown: Vec<String> = frames.iter().take(FRAMES_SHOWN_MAX).map(Frame::text).collect();
+    format!("the first of them again: {probe}: {result:?}; {} frames:\n{}", frames.len(), shown.join("\n"))
+}

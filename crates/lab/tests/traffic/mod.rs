@@ -1,0 +1,14 @@
+//! Traffic for the tests of whole packets' ways: a small cluster
+//! ([`cluster`]), probes through it ([`probe`], [`matrix`]) that this process
+//! makes itself with sockets inside the lab's namespaces, and captures of
+//! what travelled ([`capture`], [`packet`]).
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+
+pub mod capture;
+pub mod cluster;
+pub mod matrix;
+pub mod packet;
+pub mod ping;
+pub mod probe;
