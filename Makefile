@@ -3,6 +3,7 @@
 #
 #   make demo                 three nodes, two Deployments, a Service: see it work
 #   make test                 every test; without root: PURE=1 make test
+#   make test-kernels         the kernel tests on Debian's stock 6.1 and 6.12, in QEMU
 #   make build                the binaries, under target/release
 #   make bench ARGS="..."     our own benchmarks
 #   make docs                 write the generated pages of docs/ again

@@ -6,10 +6,12 @@ mod initramfs;
 mod machine;
 mod packages;
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 
 use crate::steps::{Log, Steps};
-use crate::test::{Needs, Program};
+use crate::test::{Needs, Outcome, Program};
 use crate::{ebpf, process};
 use machine::{Machine, Report};
 
@@ -68,7 +70,6 @@ fn say(machine: &Machine, report: &Report) {
         report.outcomes.iter().map(|one| format!("{} {}", one.name, one.count("passed"))).collect();
     let (series, release, passed) = (machine.series, &report.release, report.passed());
     println!("      Linux {series} ({release}): {passed} passed: {}", each.join(", "));
-    for outcome in &report.outcomes {
-        outcome.skipped().for_each(|line| println!("      {}: {line}", outcome.name));
-    }
+    let skipped: BTreeSet<&str> = report.outcomes.iter().flat_map(Outcome::skipped).collect();
+    skipped.iter().for_each(|line| println!("      {line}"));
 }
