@@ -24,7 +24,7 @@ mod service;
 mod slice;
 mod slots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use beeline_abi::Ip;
@@ -170,9 +170,16 @@ impl Planner {
         self.nodes.revision()
     }
 
-    /// Names for addresses and numbers.
+    /// Names for addresses and numbers. Pods of other nodes are known as far
+    /// as they are endpoints of a Service.
     pub fn names(&self) -> Names {
-        Names { pods: self.pods.names(), services: self.services.names(), nodes: self.nodes.names() }
+        let nodes = self.nodes.names();
+        // A pod in the host's network bears its node's address.
+        let hosts: HashSet<IpAddr> = nodes.iter().map(|(ip, _)| *ip).collect();
+        let serving = self.services.pods().filter(|(ip, _)| !hosts.contains(ip));
+        let mut pods: BTreeMap<IpAddr, String> = serving.map(|(ip, name)| (ip, name.to_string())).collect();
+        pods.extend(self.pods.names());
+        Names { pods: pods.into_iter().collect(), services: self.services.names(), nodes }
     }
 
     fn apply_object(&mut self, object: Object) {

@@ -191,6 +191,13 @@ impl Services {
         old.map(|(name, _)| name.clone()).collect()
     }
 
+    /// Pods by address, as far as they serve somebody.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = (IpAddr, &Arc<str>)> {
+        let slices = self.services.values().flat_map(|state| &state.slices);
+        let endpoints = slices.flat_map(|(_, slice)| &slice.endpoints);
+        endpoints.filter_map(|endpoint| Some((endpoint.ip.into(), endpoint.pod.as_ref()?)))
+    }
+
     pub(crate) fn names(&self) -> Vec<(u32, String)> {
         let mut names: Vec<(u32, String)> = self
             .services

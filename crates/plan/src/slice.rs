@@ -26,12 +26,14 @@ pub(crate) struct SlicePort {
 pub(crate) struct SliceEndpoint {
     pub(crate) ip: Ip,
     pub(crate) node: Option<Arc<str>>,
+    /// `namespace/name`, for people.
+    pub(crate) pod: Option<Arc<str>>,
     pub(crate) ready: bool,
     /// Serving and terminating: used while nothing is ready.
     pub(crate) draining: bool,
 }
 
-/// One copy of every node name.
+/// One copy of every name of a node or pod.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     names: HashSet<Arc<str>>,
@@ -95,6 +97,7 @@ fn compact_endpoint(endpoint: &Endpoint, interner: &mut Interner) -> SliceEndpoi
     SliceEndpoint {
         ip: endpoint.ip.into(),
         node: endpoint.node.as_deref().filter(|node| !node.is_empty()).map(|node| interner.get(node)),
+        pod: endpoint.pod.as_ref().map(|pod| interner.get(&pod.to_string())),
         ready: endpoint.ready,
         draining: endpoint.serving && endpoint.terminating,
     }

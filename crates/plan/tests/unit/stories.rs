@@ -384,6 +384,14 @@ fn unit_names_of_pods_and_other_kinds() {
     pod.finished = true;
     world.apply(Object::Pod(pod));
     assert!(world.planner.names().pods.is_empty());
+
+    // Pods of other nodes are known by what they serve; who bears a node's
+    // address is that node.
+    let mut serving = slice("web-1", "web", "http:8080", "10.244.2.7 172.30.0.11");
+    serving.endpoints[0].pod = Some(named("web-2"));
+    serving.endpoints[1].pod = Some(named("web-3"));
+    world.apply(Object::EndpointSlice(serving));
+    assert_eq!(world.planner.names().pods, [(ip("10.244.2.7"), "default/web-2".to_owned())]);
     world.list(&[]);
     assert!(world.planner.names().nodes.is_empty());
 }
