@@ -281,6 +281,10 @@ pub struct Names {
     pub services: Vec<(u32, String)>,
     /// Nodes by address.
     pub nodes: Vec<(IpAddr, String)>,
+    /// Pods of this node (`namespace/name`) by the index of their device in
+    /// the node's namespace.
+    #[serde(default)]
+    pub devices: Vec<(u32, String)>,
 }
 
 /// A sampled drop event, in plain words. Counters are exact, events are not:

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use beeline_abi::DropReason;
+use beeline_abi::counter::hook;
 use beeline_api::{Call, DropRecord, Response};
 use serde::Serialize;
 
@@ -166,10 +167,13 @@ fn follow_one(place: &Place, sender: &mpsc::SyncSender<Named>) -> Result<()> {
 impl Named {
     fn new(node: &str, record: DropRecord, names: &Directory) -> Named {
         let owned = |name: Option<&str>| name.map(str::to_owned);
+        // A device is the truth about its end: an address may be borrowed.
+        let sender = names.behind(record.ifindex).filter(|_| record.hook == hook::name(hook::FROM_POD));
+        let receiver = names.behind(record.ifindex).filter(|_| record.hook == hook::name(hook::TO_POD));
         Named {
             node: node.to_owned(),
-            src_name: owned(names.host(record.src)),
-            dst_name: owned(names.host(record.dst)),
+            src_name: owned(sender.or_else(|| names.host(record.src))),
+            dst_name: owned(receiver.or_else(|| names.host(record.dst))),
             service_name: owned(names.service(record.service)),
             record,
         }
@@ -224,11 +228,19 @@ mod tests {
         let names = Directory::new(Names {
             pods: vec![("10.244.1.5".parse().unwrap(), "shop/cart".into())],
             services: vec![(3, "shop/pay:http".into())],
-            nodes: Vec::new(),
+            devices: vec![(7, "shop/cart".into()), (9, "shop/liar".into())],
+            ..Names::default()
         });
+        let text = |record| Named::new("node-1", record, &names).text();
         assert_eq!(
-            Named::new("node-1", record, &names).text(),
+            text(record.clone()),
             "01:02:03.004 node-1 no_backend TCP shop/cart (10.244.1.5:40000) -> service shop/pay:http (10.96.0.7:80) 74 bytes"
+        );
+        // Whose address it bears is not who sent it.
+        let spoofed = DropRecord { reason: "spoofed_address".into(), ifindex: 9, ..record };
+        assert_eq!(
+            text(spoofed),
+            "01:02:03.004 node-1 spoofed_address TCP shop/liar (10.244.1.5:40000) -> service shop/pay:http (10.96.0.7:80) 74 bytes"
         );
     }
 }

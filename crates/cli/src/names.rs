@@ -14,6 +14,7 @@ pub struct Directory {
     pods: HashMap<IpAddr, String>,
     services: HashMap<u32, String>,
     nodes: HashMap<IpAddr, String>,
+    devices: HashMap<u32, String>,
 }
 
 impl Directory {
@@ -36,6 +37,7 @@ impl Directory {
             pods: names.pods.into_iter().collect(),
             services: names.services.into_iter().collect(),
             nodes: names.nodes.into_iter().collect(),
+            devices: names.devices.into_iter().collect(),
         }
     }
 
@@ -47,6 +49,11 @@ impl Directory {
     /// An address of the pod with this name (`namespace/name`).
     pub fn address_of(&self, pod: &str, accept: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         self.pods.iter().find(|(ip, name)| *name == pod && accept(ip)).map(|(ip, _)| *ip)
+    }
+
+    /// The pod behind this device of the node.
+    pub fn behind(&self, ifindex: u32) -> Option<&str> {
+        self.devices.get(&ifindex).map(String::as_str)
     }
 
     /// The service with this number.

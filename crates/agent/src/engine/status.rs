@@ -5,6 +5,7 @@ use beeline_api::{ApiError, ErrorKind, Names, SeenObject, Status, TableStatus};
 use beeline_model::{Kind, ObjectName};
 
 use super::Engine;
+use crate::endpoints::{Endpoint, PodReference};
 use crate::metrics::Snapshot;
 
 impl Engine {
@@ -34,7 +35,13 @@ impl Engine {
     /// Names of pods and services by address and number.
     pub fn names(&self) -> Names {
         let names = self.planner.names();
-        Names { pods: names.pods, services: names.services, nodes: names.nodes }
+        let device = |endpoint: &Endpoint| {
+            let PodReference { namespace, name, .. } = &endpoint.pod;
+            let link = endpoint.link.filter(|_| !name.is_empty())?;
+            Some((link.host_ifindex, format!("{namespace}/{name}")))
+        };
+        let devices = self.endpoints.iter().filter_map(device).collect();
+        Names { pods: names.pods, services: names.services, nodes: names.nodes, devices }
     }
 
     /// For /metrics; the caller adds what it knows itself.

@@ -117,7 +117,7 @@ mod tests {
         let names = Directory::new(Names {
             pods: vec![("10.0.0.5".parse().unwrap(), "shop/cart".into())],
             services: vec![(3, "shop/cart:80".into())],
-            nodes: Vec::new(),
+            ..Names::default()
         });
         let cart = Ip::from_v4([10, 0, 0, 5]);
         let step = Step::Service { service: 3, slots: 2, backend: 9, ip: cart, port: Port::new(8080) };
