@@ -33,25 +33,13 @@ pub fn bench(arguments: &[String]) -> Result<()> {
 
 /// The two steps that other chores begin with; then the costs of the eBPF
 /// programs are told. Who only wants to use them is not held up by a budget.
-pub fn step(steps: &mut Steps) -> Result<()> {
-    let costs = measured(steps)?;
-    costs.tell();
-    Ok(())
-}
-
-/// The same, and fails when a program is over its budget.
-pub fn step_within_budget(steps: &mut Steps) -> Result<()> {
-    let costs = measured(steps)?;
-    costs.tell();
-    ebpf::check(&costs)
-}
-
-fn measured(steps: &mut Steps) -> Result<Costs> {
+pub fn step(steps: &mut Steps) -> Result<Costs> {
     let mut costs = ebpf::step(steps)?;
     steps.run("binaries", build)?;
     if process::may_become_root() {
         ebpf::load(&mut costs)?;
     }
+    costs.tell();
     Ok(costs)
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::leaks::Snapshot;
 use crate::steps::{Log, Steps};
-use crate::{binaries, committed, process};
+use crate::{binaries, committed, ebpf, process};
 use batch::Batch;
 pub use batch::{Needs, Program};
 pub use outcome::Outcome;
@@ -19,11 +19,14 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
     let pure_is_enough = std::env::var("PURE").is_ok_and(|value| value == "1");
     let rooted = !pure_is_enough && process::may_become_root();
     let mut steps = Steps::new(if rooted { 6 } else { 3 });
+    let mut failed = Vec::new();
+    let mut hold = |result: Result<()>| failed.extend(result.err().map(|error| format!("{error:#}")));
     if rooted {
-        binaries::step_within_budget(&mut steps)?;
+        hold(ebpf::check(&binaries::step(&mut steps)?));
     }
-    let programs = steps.run("tests built", build)?;
-    let mut failed = lints::check(&mut steps);
+    let (programs, warnings) = steps.run("tests built", build)?;
+    hold(warnings);
+    hold(lints::check(&mut steps));
     let (batches, misnamed) = batches(&programs, filter);
     failed.extend(misnamed);
     let (pure, with_root): (Vec<_>, Vec<_>) =
@@ -39,12 +42,12 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
     verdict(&failed, rooted || pure_is_enough)
 }
 
-fn build(log: &Log) -> Result<Vec<Program>> {
+/// The programs, and an error if the compiler warned.
+fn build(log: &Log) -> Result<(Vec<Program>, Result<()>)> {
     let mut cargo = process::cargo();
     cargo.args(["test", "--locked", "--release", "--workspace", "--no-run"]);
     let messages = process::output(cargo.arg("--message-format=json-render-diagnostics"), log)?;
-    process::refuse_warnings(log)?;
-    Program::read_all(&messages)
+    Ok((Program::read_all(&messages)?, process::refuse_warnings(log)))
 }
 
 /// What is to be run, the quick and harmless first, and a complaint for each

@@ -13,8 +13,31 @@ use crate::protocol::Manifest;
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// Reads what `-f` names: files, folders (their manifests, by name) and `-`
-/// for standard input. Every document is parsed here; every mistake is told.
+/// for standard input. Every document is parsed here; every mistake is told,
+/// and one is enough to read nothing.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
+    let (manifests, mistakes) = load_good(paths)?;
+    if !mistakes.is_empty() {
+        bail!("nothing was applied:\n{}", mistakes.join("\n"));
+    }
+    Ok(manifests)
+}
+
+/// The same without the files in which something does not parse; and what
+/// that is, one sentence each.
+pub fn load_good(paths: &[PathBuf]) -> Result<(Vec<Manifest>, Vec<String>)> {
+    let (mut good, mut all_mistakes) = (Vec::new(), Vec::new());
+    for manifest in read(paths)? {
+        let mistakes = mistakes(&manifest.source, &manifest.text);
+        if mistakes.is_empty() {
+            good.push(manifest);
+        }
+        all_mistakes.extend(mistakes);
+    }
+    Ok((good, all_mistakes))
+}
+
+fn read(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
     let mut manifests = Vec::new();
     for path in paths {
         if path == Path::new("-") {
@@ -24,11 +47,6 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
         } else {
             manifests.push(file(path)?);
         }
-    }
-    let mistakes: Vec<String> =
-        manifests.iter().flat_map(|manifest| mistakes(&manifest.source, &manifest.text)).collect();
-    if !mistakes.is_empty() {
-        bail!("nothing was applied:\n{}", mistakes.join("\n"));
     }
     Ok(manifests)
 }
@@ -129,6 +147,20 @@ mod tests {
         let manifests = load(&[folder.path().to_owned()]).unwrap();
         let texts: Vec<&str> = manifests.iter().map(|manifest| manifest.text.as_str()).collect();
         assert_eq!(texts, ["a: 1", "b: 1", "{}"]);
+    }
+
+    #[test]
+    fn unit_a_file_with_a_mistake_does_not_spoil_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("a.yaml", "a: 1"), ("b.yaml", "b: ["), ("c.yaml", "c: 1")] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let paths = [folder.path().to_owned()];
+        let (good, mistakes) = load_good(&paths).unwrap();
+        let texts: Vec<&str> = good.iter().map(|manifest| manifest.text.as_str()).collect();
+        assert_eq!(texts, ["a: 1", "c: 1"]);
+        assert!(mistakes.len() == 1 && mistakes[0].contains("b.yaml, line 1"), "{mistakes:?}");
+        assert!(load(&paths).is_err());
     }
 
     #[test]

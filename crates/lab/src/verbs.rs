@@ -154,10 +154,7 @@ impl Arguments {
         let name = &self.name;
         match self.verb {
             Verb::Up(request) => up::up(name, &request),
-            Verb::Apply { filename } => {
-                let manifests = manifests::load(&filename)?;
-                finish(ask(name, &Call::Apply { manifests }, say)?)
-            }
+            Verb::Apply { filename } => apply(name, &filename),
             Verb::Kubeconfig => kubeconfig(name),
             Verb::Exec { namespace, pod, command, .. } => {
                 enter::pod(name, &namespace, &pod, &command.command)
@@ -173,6 +170,20 @@ impl Arguments {
             Verb::RoundTrip(question) => round_trip::run(&question),
         }
     }
+}
+
+/// Applies every file that parses; what is wrong with the others is told last.
+fn apply(name: &LabName, paths: &[PathBuf]) -> Result<()> {
+    let (manifests, mut problems) = manifests::load_good(paths)?;
+    if manifests.is_empty() {
+        bail!("nothing was applied:\n{}", problems.join("\n"));
+    }
+    let applied = ask(name, &Call::Apply { manifests }, say).and_then(finish);
+    if problems.is_empty() {
+        return applied;
+    }
+    problems.extend(applied.err().map(|error| format!("{error:#}")));
+    bail!("not everything was applied:\n{}", problems.join("\n"))
 }
 
 fn require_root() -> Result<()> {

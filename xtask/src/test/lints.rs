@@ -1,5 +1,7 @@
 //! Formatting and lints, each where the toolchain has the tool.
 
+use anyhow::Result;
+
 use crate::process;
 use crate::steps::Steps;
 
@@ -11,8 +13,8 @@ const CHECKS: [(&str, &[&str]); 3] = [
     ("clippy", &["--locked", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]),
 ];
 
-/// Returns what failed; the tests run nevertheless.
-pub fn check(steps: &mut Steps) -> Vec<String> {
+/// What failed; the tests run nevertheless.
+pub fn check(steps: &mut Steps) -> Result<()> {
     let (present, absent): (Vec<_>, Vec<_>) = CHECKS.into_iter().partition(|(tool, _)| has(tool));
     let result = steps.run("lints", |log| {
         present
@@ -22,7 +24,7 @@ pub fn check(steps: &mut Steps) -> Vec<String> {
     let mut tools: Vec<&str> = absent.iter().map(|(tool, _)| *tool).collect();
     tools.dedup();
     tools.iter().for_each(|tool| println!("      cargo {tool} did not run: this toolchain does not have it"));
-    result.err().map(|error| format!("{error:#}")).into_iter().collect()
+    result
 }
 
 fn has(tool: &str) -> bool {

@@ -1,0 +1,180 @@
+//! What the stories of bad days share: objects by the API, probes between
+//! pods, the agents' answers.
+
+pub mod junk;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use beeline_api::{Call, Client, Response, Status};
+use beeline_kernel::netns::NetNs;
+use beeline_lab::daemon::agents::AgentAction;
+use beeline_lab::harness::{TestLab, program};
+use beeline_lab::protocol::{self, PodStatus};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+
+/// The port that echoes in every pod of [`pod`].
+pub const PORT: u16 = 8080;
+
+/// How long what should happen may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An echo on a node, labelled with its name.
+pub fn pod(name: &str, node: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "echo", "image": "beeline/echo", "ports": [{"containerPort": PORT}]}],
+        },
+    })
+}
+
+/// A Service of both families on port 80 before the pods of this name.
+pub fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {
+            "ipFamilyPolicy": "RequireDualStack",
+            "selector": {"app": name},
+            "ports": [{"port": 80, "targetPort": PORT}],
+        },
+    })
+}
+
+/// The lab's API, asked directly: what `apply` waits for is not waited for.
+pub struct Api {
+    runtime: tokio::runtime::Runtime,
+    client: kube::Client,
+}
+
+impl Api {
+    pub fn open(lab: &TestLab) -> Api {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let client = runtime.block_on(async {
+            let file = Kubeconfig::read_from(lab.paths().kubeconfig()).unwrap();
+            let config =
+                kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+            kube::Client::try_from(config).unwrap()
+        });
+        Api { runtime, client }
+    }
+
+    /// Creates an object, whether it is valid or not.
+    pub fn create(&self, path: &str, object: &Value) -> Value {
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .header("Beeline-Lab-Skip-Validation", "true")
+            .body(serde_json::to_vec(object).unwrap())
+            .unwrap();
+        self.send(request)
+    }
+
+    pub fn create_pod(&self, name: &str, node: &str) {
+        self.create("/api/v1/namespaces/default/pods", &pod(name, node));
+    }
+
+    pub fn delete(&self, path: &str) {
+        self.send(http::Request::delete(path).body(Vec::new()).unwrap());
+    }
+
+    fn send(&self, request: http::Request<Vec<u8>>) -> Value {
+        let shown = format!("{} {}", request.method(), request.uri());
+        let answer = self.runtime.block_on(self.client.request(request));
+        answer.unwrap_or_else(|error| panic!("{shown}: {error}"))
+    }
+}
+
+/// What the stories ask of a lab.
+pub trait Asked {
+    fn agent(&self, node: &str, action: AgentAction);
+    fn agent_client(&self, node: &str) -> Client;
+    fn agent_status(&self, node: &str) -> Status;
+    fn pod_status(&self, name: &str) -> Option<PodStatus>;
+    fn until_pod_ready(&self, name: &str) -> [IpAddr; 2];
+    fn until_pod_says(&self, name: &str, words: &[&str]);
+    fn until_pod_gone(&self, name: &str);
+    fn beeline(&self, words: &[&str]) -> String;
+}
+
+impl Asked for TestLab {
+    fn agent(&self, node: &str, action: AgentAction) {
+        let call = protocol::Call::Agent { node: node.to_owned(), action };
+        protocol::ask(self.name(), &call, |_| {}).unwrap_or_else(|error| panic!("{node}: {error:#}"));
+    }
+
+    fn agent_client(&self, node: &str) -> Client {
+        Client::new(self.paths().node(node).socket())
+    }
+
+    fn agent_status(&self, node: &str) -> Status {
+        match self.agent_client(node).call(Call::Status) {
+            Ok(Response::Status(status)) => *status,
+            other => panic!("{node}: {other:?}"),
+        }
+    }
+
+    fn pod_status(&self, name: &str) -> Option<PodStatus> {
+        self.pods(name).into_iter().find(|pod| pod.name == name)
+    }
+
+    fn until_pod_ready(&self, name: &str) -> [IpAddr; 2] {
+        let ready = || self.pod_status(name).filter(|pod| pod.ready);
+        self.wait_until(&format!("pod {name} is ready"), PATIENCE, || ready().is_some());
+        let ips: Vec<IpAddr> = ready().unwrap().ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        ips.try_into().expect("one address of each family")
+    }
+
+    /// Its status tells why it does not run, in these words.
+    fn until_pod_says(&self, name: &str, words: &[&str]) {
+        self.wait_until(&format!("pod {name} says {words:?}"), PATIENCE, || {
+            let status = self.pod_status(name);
+            status.is_some_and(|pod| !pod.ready && words.iter().all(|words| pod.reason.contains(words)))
+        });
+    }
+
+    fn until_pod_gone(&self, name: &str) {
+        self.wait_until(&format!("pod {name} is gone"), PATIENCE, || self.pod_status(name).is_none());
+    }
+
+    /// What `beeline` prints, however it ends.
+    fn beeline(&self, words: &[&str]) -> String {
+        let output =
+            Command::new(program("beeline")).args(words).args(["--name", self.name().as_str()]).output();
+        let output = output.unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+}
+
+/// The Service's addresses on port 80.
+pub fn service_addresses(lab: &TestLab, name: &str) -> Vec<SocketAddr> {
+    let ips = lab.service(name).cluster_ips;
+    ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 80)).collect()
+}
+
+/// One connection to an echo and a few bytes there and back.
+pub fn connect(from: &NetNs, to: SocketAddr) -> std::io::Result<()> {
+    let work = || {
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"there and back")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back)?;
+        if back == b"there and back" { Ok(()) } else { Err(std::io::Error::other("other bytes came back")) }
+    };
+    from.enter(work).unwrap()
+}
+
+/// The same, and it must succeed.
+#[track_caller]
+pub fn reach(from: &NetNs, to: SocketAddr) {
+    connect(from, to).unwrap_or_else(|error| panic!("{to}: {error}"));
+}
