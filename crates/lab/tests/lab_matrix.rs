@@ -3,11 +3,26 @@
 
 mod traffic;
 
-use traffic::cluster::Cluster;
-use traffic::matrix::{probes, run, ways};
+#[path = "traffic/checksum.rs"]
+mod checksum;
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use checksum::{Right, Verifier};
+use traffic::capture::{Capture, Frame};
+use traffic::cluster::{Cluster, Spot};
+use traffic::matrix::{Way, probes, run, ways};
+use traffic::packet::{ETHERNET_BYTES, hex};
 
 /// Probes of the whole matrix: counted, so that none gets lost.
 const PROBES: usize = 702;
+/// Of every link.
+const MTU: usize = 1500;
+/// Frames with wrong checksums that are shown.
+const WRONG_SHOWN_MAX: usize = 5;
+/// Bytes of each of them.
+const BYTES_SHOWN_MAX: usize = 160;
 
 #[test]
 fn lab_everybody_reaches_everybody() {
@@ -17,4 +32,80 @@ fn lab_everybody_reaches_everybody() {
     eprintln!("{} probes in {:?}", report.asked, report.elapsed);
     report.must_be_whole(&cluster, PROBES);
     cluster.down();
+}
+
+/// Over veth a checksum that nobody has completed is trusted, and what is too
+/// large for the wire passes whole: neither does on a real device. So with
+/// both switched off, what the uplinks send is looked at byte by byte.
+#[test]
+fn lab_everybody_reaches_everybody_without_offloads() {
+    let cluster = Cluster::up("checksums");
+    let with_offloads = sent_while_probing_across_nodes(&cluster);
+    assert!(!judge(&with_offloads).1.is_empty(), "this test would not notice incomplete checksums");
+
+    ["node-1", "node-2", "client"].iter().for_each(|host| no_offloads(cluster.spot(host)));
+    whole_matrix_with_right_checksums(&cluster);
+    // Pods that complete their checksums themselves: the translation then
+    // changes whole sums instead of those of the pseudo-header alone.
+    ["alpha", "beta", "gamma"].iter().for_each(|pod| no_offloads(cluster.spot(pod)));
+    whole_matrix_with_right_checksums(&cluster);
+    cluster.down();
+}
+
+fn sent_while_probing_across_nodes(cluster: &Cluster) -> Vec<Frame> {
+    let capture = Capture::start(Instant::now(), [("switch", &cluster.switch)]);
+    let way = Way { from: cluster.spot("alpha"), to: cluster.target("gamma") };
+    let probes = probes(vec![way]);
+    run(&probes).must_be_whole(cluster, probes.len());
+    sent(capture)
+}
+
+fn whole_matrix_with_right_checksums(cluster: &Cluster) {
+    let capture = Capture::start(Instant::now(), [("switch", &cluster.switch)]);
+    let report = run(&probes(ways(cluster)));
+    let frames = sent(capture);
+    report.must_be_whole(cluster, PROBES);
+    let (right, wrong) = judge(&frames);
+    eprintln!("{} probes in {:?}, {} frames: {right:?}", report.asked, report.elapsed, frames.len());
+    assert!(wrong.is_empty(), "{} of {} frames are wrong:\n{}", wrong.len(), frames.len(), shown(&wrong));
+    let Right { ipv4_headers, tcp, udp, icmp, icmpv6, reassembled } = right;
+    let least = [ipv4_headers, tcp, udp, icmp, icmpv6, reassembled].into_iter().min();
+    assert!(least > Some(10), "too little was captured to say anything: {right:?}");
+}
+
+/// What the uplinks sent: the switch receives it at its ports, once.
+fn sent(capture: Capture) -> Vec<Frame> {
+    let mut frames = capture.stop();
+    frames.retain(|frame| !frame.outgoing && frame.device != "switch");
+    frames
+}
+
+/// What is right, and the frames that are not, with what is wrong.
+fn judge(frames: &[Frame]) -> (Right, Vec<(&Frame, String)>) {
+    let mut verifier = Verifier::default();
+    let mut wrong = Vec::new();
+    for frame in frames {
+        if frame.bytes.len() > MTU + ETHERNET_BYTES {
+            wrong.push((frame, "larger than the MTU".to_owned()));
+        } else if let Err(error) = verifier.take(&frame.bytes) {
+            wrong.push((frame, error));
+        }
+    }
+    (verifier.right, wrong)
+}
+
+fn shown(wrong: &[(&Frame, String)]) -> String {
+    let mut text = String::new();
+    for (frame, error) in wrong.iter().take(WRONG_SHOWN_MAX) {
+        let _ = write!(text, "{error}: {}\n{}", frame.text(), hex(&frame.bytes, BYTES_SHOWN_MAX));
+    }
+    text
+}
+
+fn no_offloads(spot: &Spot) {
+    spot.shell("ethtool -K eth0 tx off tso off gso off");
+    let features = spot.shell("ethtool -k eth0");
+    for feature in ["tx-checksumming", "tcp-segmentation-offload", "generic-segmentation-offload"] {
+        assert!(features.contains(&format!("{feature}: off")), "{}: {features}", spot.name);
+    }
 }

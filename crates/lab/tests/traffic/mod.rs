@@ -8,6 +8,8 @@
 
 pub mod capture;
 pub mod cluster;
+pub mod errors;
+pub mod frame;
 pub mod matrix;
 pub mod packet;
 pub mod ping;
