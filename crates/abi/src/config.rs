@@ -10,7 +10,7 @@ use crate::Ip;
 pub struct ConfigValue {
     /// [`crate::ABI_VERSION`]; 0 = nothing published yet.
     pub abi_version: u32,
-    /// See [`flags`].
+    /// Reserved, zero.
     pub flags: u32,
     /// This node's number in the node table.
     pub node: u32,
@@ -34,12 +34,6 @@ pub struct ConfigValue {
     pub node_ipv4: Ip,
     /// The node's address, IPv6; unspecified if it has none.
     pub node_ipv6: Ip,
-}
-
-/// Flags of [`ConfigValue`].
-pub mod flags {
-    /// The previous conntrack table still holds live entries: look there too.
-    pub const CONNTRACK_PREVIOUS: u32 = 1;
 }
 
 impl ConfigValue {

@@ -113,7 +113,14 @@ pub struct Context {
     pub reserved: u32,
     /// Entry about to be written.
     pub value: ConntrackValue,
+    /// Zero, always: what an entry ends with that is written into the table
+    /// of a layout whose values are larger.
+    pub value_end: [u64; VALUE_END_WORDS],
 }
+
+/// Words (8 bytes) by which values of another layout's connection table may
+/// be larger than those of this one.
+pub const VALUE_END_WORDS: usize = 8;
 
 /// Flags of [`Context`].
 pub mod flags {

@@ -87,8 +87,14 @@ pub const SLOT: MapSpec =
 /// Backends by number.
 pub const BACKEND: MapSpec =
     spec("BACKEND", MapKind::Hash, size_of::<u32>(), size_of::<service::BackendValue>(), 524_288);
-/// The connection tables: element [`CONNTRACK_CURRENT`] and [`CONNTRACK_PREVIOUS`].
-pub const CONNTRACK: MapSpec = spec("CONNTRACK", MapKind::ArrayOfMaps, size_of::<u32>(), size_of::<u32>(), 2);
+/// The connection table in use. Its element is empty while programs of two
+/// layouts run beside each other: then the one before it is written.
+pub const CONNTRACK: MapSpec = spec("CONNTRACK", MapKind::ArrayOfMaps, size_of::<u32>(), size_of::<u32>(), 1);
+/// The connection table before the one in use, read while it drains; most of
+/// the time its element is empty. Its values may have another size: an array
+/// of maps holds only those that look like the one it was made with.
+pub const CONNTRACK_PREVIOUS: MapSpec =
+    spec("CONNTRACK_PREVIOUS", MapKind::ArrayOfMaps, size_of::<u32>(), size_of::<u32>(), 1);
 /// Layout of each connection table; `max_entries` is the default capacity.
 pub const CONNTRACK_TABLE: MapSpec = spec(
     "CONNTRACK_TABLE",
@@ -97,10 +103,6 @@ pub const CONNTRACK_TABLE: MapSpec = spec(
     size_of::<conntrack::ConntrackValue>(),
     262_144,
 );
-/// Index of the connection table in use.
-pub const CONNTRACK_CURRENT: u32 = 0;
-/// Index of the one before it, read while it drains.
-pub const CONNTRACK_PREVIOUS: u32 = 1;
 /// The sweep of the connection tables.
 pub const SWEEP: MapSpec =
     spec("SWEEP", MapKind::Array, size_of::<u32>(), size_of::<conntrack::SweepValue>(), 1);
@@ -140,6 +142,7 @@ pub const ALL: &[MapSpec] = &[
     SLOT,
     BACKEND,
     CONNTRACK,
+    CONNTRACK_PREVIOUS,
     SWEEP,
     FRAGMENT,
     CONFIG,

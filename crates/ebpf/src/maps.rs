@@ -47,6 +47,9 @@ pub static BACKEND: Hash<u32, BackendValue, { maps::BACKEND.max_entries as usize
 #[btf_map]
 pub static CONNTRACK: ArrayOfMaps<Connections, { maps::CONNTRACK.max_entries as usize }> = ArrayOfMaps::new();
 #[btf_map]
+pub static CONNTRACK_PREVIOUS: ArrayOfMaps<Connections, { maps::CONNTRACK_PREVIOUS.max_entries as usize }> =
+    ArrayOfMaps::new();
+#[btf_map]
 pub static SWEEP: Array<SweepValue, { maps::SWEEP.max_entries as usize }> = Array::new();
 #[btf_map]
 pub static FRAGMENT: LruHashMap<FragmentKey, FragmentValue, { maps::FRAGMENT.max_entries as usize }> =

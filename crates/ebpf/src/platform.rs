@@ -6,13 +6,12 @@ use aya_ebpf::bindings::{self, bpf_fib_lookup as FibLookup};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_ns};
 use beeline_abi::Ip;
 use beeline_abi::address::AddressValue;
-use beeline_abi::config::{ConfigValue, flags as config_flags};
+use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, tick};
 use beeline_abi::context::{Context, flags};
 use beeline_abi::counter::{CounterValue, outcome, outcome_index};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
-use beeline_abi::maps::{CONNTRACK_CURRENT, CONNTRACK_PREVIOUS};
 use beeline_abi::service::{
     BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
 };
@@ -153,9 +152,9 @@ impl Tables for Kernel {
     }
     #[inline(always)]
     fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
-        let mut found = maps::CONNTRACK.get_value_ptr_mut(CONNTRACK_CURRENT, key);
-        if found.is_none() && self.config()?.flags & config_flags::CONNTRACK_PREVIOUS != 0 {
-            found = maps::CONNTRACK.get_value_ptr_mut(CONNTRACK_PREVIOUS, key);
+        let mut found = maps::CONNTRACK.get_value_ptr_mut(0, key);
+        if found.is_none() {
+            found = maps::CONNTRACK_PREVIOUS.get_value_ptr_mut(0, key);
         }
         // SAFETY: see above. Two CPUs may hold one entry at a time: counts
         // may then miss a packet, no field is torn.
@@ -163,7 +162,9 @@ impl Tables for Kernel {
     }
     #[inline(always)]
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
-        match maps::CONNTRACK.get(CONNTRACK_CURRENT) {
+        // While programs of another layout run at other hooks, they must find
+        // it, too. Larger values end with what is behind `value` in `Context`.
+        match maps::CONNTRACK.get(0).or_else(|| maps::CONNTRACK_PREVIOUS.get(0)) {
             Some(table) => table.insert(key, value, 0).is_ok(),
             None => false,
         }

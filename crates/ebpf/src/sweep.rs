@@ -11,9 +11,8 @@ use aya_ebpf::helpers::{
 use beeline_abi::conntrack::{
     ConntrackKey, ConntrackValue, SWEEP_INTERVAL_NS, SWEEP_PAUSE_NS, SWEEP_REMOVALS_MAX, SweepValue, tick,
 };
-use beeline_abi::maps::{CONNTRACK_CURRENT, CONNTRACK_PREVIOUS};
 
-use crate::maps;
+use crate::maps::{self, Connections};
 
 const CLOCK_MONOTONIC: u64 = 1;
 
@@ -51,8 +50,8 @@ extern "C" fn sweep_all(_map: *mut c_void, _key: *const u32, sweep: *mut SweepVa
     unsafe {
         (*sweep).removed_now = 0;
         (*sweep).live_now = 0;
-        walk_table(CONNTRACK_CURRENT, &mut walk);
-        walk_table(CONNTRACK_PREVIOUS, &mut walk);
+        walk_table(maps::CONNTRACK.get(0), &mut walk);
+        walk_table(maps::CONNTRACK_PREVIOUS.get(0), &mut walk);
         (*sweep).sweeps += 1;
         (*sweep).removed += (*sweep).removed_now;
         (*sweep).duration_ns = bpf_ktime_get_ns() - begin;
@@ -67,8 +66,8 @@ extern "C" fn sweep_all(_map: *mut c_void, _key: *const u32, sweep: *mut SweepVa
 }
 
 #[inline(always)]
-fn walk_table(index: u32, walk: &mut Walk) {
-    let Some(table) = maps::CONNTRACK.get(index) else { return };
+fn walk_table(table: Option<&Connections>, walk: &mut Walk) {
+    let Some(table) = table else { return };
     let table = core::ptr::from_ref(table).cast_mut().cast::<c_void>();
     // SAFETY: a table, a callback for its elements, and what the callback is
     // handed.

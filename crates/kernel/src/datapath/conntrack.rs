@@ -1,6 +1,7 @@
-//! The connection tables: an array of two maps, the one in use and the one
-//! before it. Each is pinned beside the array, because the array gives only
-//! the number of a map, which takes more privileges to open.
+//! The connection tables: the one in use and, while a layout follows another
+//! one (`drain`), the one before it. Each is the element of an array of maps,
+//! and pinned beside it, because the array gives only the number of a map,
+//! which takes more privileges to open.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,6 +10,7 @@ use aya::maps::MapData;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::maps;
 use beeline_sync::TableError;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::bpf::{self, Access};
 use super::error::{DatapathError, failed};
@@ -19,36 +21,47 @@ use super::programs::refused;
 use super::tables::KernelTable;
 
 /// Name of the pin of the table before the one in use.
-pub(crate) const PREVIOUS: &str = "CONNTRACK_PREVIOUS";
+pub(crate) const PREVIOUS_TABLE: &str = "CONNTRACK_PREVIOUS_TABLE";
+
+/// The only element of each array.
+const ELEMENT: [u8; 4] = [0; 4];
 
 /// The connection tables of one layout.
 #[derive(Debug)]
 pub(crate) struct Conntrack {
     pub(crate) current: KernelTable<ConntrackKey, ConntrackValue>,
-    previous: Option<KernelTable<ConntrackKey, ConntrackValue>>,
+    previous: Option<Previous>,
 }
 
 impl Conntrack {
     /// Opens what is pinned.
     pub(crate) fn open(pins: &Pins, access: Access) -> Result<Conntrack, DatapathError> {
         let path = pins.table(maps::CONNTRACK_TABLE.name);
-        let missing = || io::Error::from_raw_os_error(libc::ENOENT);
-        let current = RawMap::open(&path, maps::CONNTRACK_TABLE.name, access)?
-            .ok_or_else(|| failed("open", format!("the table pinned at {}", path.display()))(missing()))?;
-        let previous = RawMap::open(&pins.table(PREVIOUS), PREVIOUS, access)?;
-        Ok(Conntrack { current: KernelTable::new(current), previous: previous.map(KernelTable::new) })
+        let current = RawMap::open_existing(&path, maps::CONNTRACK_TABLE.name, access)?;
+        let previous = RawMap::open(&pins.table(PREVIOUS_TABLE), PREVIOUS_TABLE, access)?;
+        Ok(Conntrack { current: KernelTable::new(current), previous: previous.map(Previous) })
     }
 
-    /// Makes the table in use and the array of tables where they are missing,
-    /// pins them and puts the one into the other.
+    /// Makes the table in use and the arrays of tables where they are missing,
+    /// pins them and puts the one into the other; if there is a previous
+    /// table, only that one.
     ///
     /// Called before the programs are loaded, because the loader would make
     /// the array over a table with BTF, and Linux 6.1 does not take a table
     /// without BTF for its like.
-    pub(crate) fn create(pins: &Pins, declared: &Declared) -> Result<(), DatapathError> {
+    pub(crate) fn create(
+        pins: &Pins,
+        declared: &Declared,
+        previous: Option<&RawMap>,
+    ) -> Result<(), DatapathError> {
         let table = create_table(pins, declared.conntrack)?;
-        let array = create_array(pins, declared.tables[maps::CONNTRACK.name], &table)?;
-        put(&array, maps::CONNTRACK_CURRENT, &table)
+        let array = |name, table| create_array(pins, name, declared.tables[name], table);
+        let in_use = array(maps::CONNTRACK.name, &table)?;
+        let before = array(maps::CONNTRACK_PREVIOUS.name, previous.unwrap_or(&table))?;
+        match previous {
+            Some(previous) => put(&before, previous),
+            None => put(&in_use, &table),
+        }
     }
 
     /// Every connection of both tables; those of the one in use first. One
@@ -73,6 +86,40 @@ impl Conntrack {
     }
 }
 
+/// The table of a layout whose values may have another size.
+#[derive(Debug)]
+struct Previous(RawMap);
+
+impl Previous {
+    fn get(&self, key: &ConntrackKey) -> Result<Option<ConntrackValue>, TableError> {
+        let mut value = vec![0; self.0.value_bytes()];
+        let found = self.0.get(key.as_bytes(), &mut value).map_err(|error| self.error(&error))?;
+        Ok(found.then(|| convert(&value)))
+    }
+
+    fn entries(&self) -> Result<Vec<(ConntrackKey, ConntrackValue)>, TableError> {
+        let mut entries = Vec::new();
+        let each = |key: &[u8], value: &[u8]| {
+            // Keys are the same in every layout that programs can read.
+            entries.extend(ConntrackKey::read_from_bytes(key).ok().map(|key| (key, convert(value))));
+        };
+        self.0.read(each).map_err(|error| self.error(&error))?;
+        Ok(entries)
+    }
+
+    fn error(&self, error: &io::Error) -> TableError {
+        TableError::Kernel { table: self.0.name(), operation: "read", error: error.to_string() }
+    }
+}
+
+/// A value as it will be in the table in use: see `migrate`.
+fn convert(bytes: &[u8]) -> ConntrackValue {
+    let mut value = ConntrackValue::new_zeroed();
+    let shared = bytes.len().min(size_of::<ConntrackValue>());
+    value.as_mut_bytes()[..shared].copy_from_slice(&bytes[..shared]);
+    value
+}
+
 /// The table in use: the pinned one, else a new one.
 fn create_table(pins: &Pins, shape: Shape) -> Result<RawMap, DatapathError> {
     let name = maps::CONNTRACK_TABLE.name;
@@ -86,8 +133,12 @@ fn create_table(pins: &Pins, shape: Shape) -> Result<RawMap, DatapathError> {
 }
 
 /// The array of tables that look like this one: the pinned one, else a new one.
-fn create_array(pins: &Pins, shape: Shape, table: &RawMap) -> Result<RawMap, DatapathError> {
-    let name = maps::CONNTRACK.name;
+fn create_array(
+    pins: &Pins,
+    name: &'static str,
+    shape: Shape,
+    table: &RawMap,
+) -> Result<RawMap, DatapathError> {
     let path = pins.table(name);
     if RawMap::open(&path, name, Access::Read)?.is_none() {
         let made = bpf::create_map_of_maps(name, &shape, table.as_fd());
@@ -97,16 +148,23 @@ fn create_array(pins: &Pins, shape: Shape, table: &RawMap) -> Result<RawMap, Dat
     RawMap::open_checked(&path, name, Access::ReadWrite, shape)
 }
 
-/// Puts a table into a slot of the array, unless it is there: changing the
-/// array waits for every packet that is under way (8 ms).
-fn put(array: &RawMap, slot: u32, table: &RawMap) -> Result<(), DatapathError> {
-    let object = || format!("slot {slot} of table {}", array.name());
-    let wanted = table.id().map_err(failed("examine", object()))?;
+/// Puts a table into an array, unless it is there: changing the array waits
+/// for every packet that is under way (8 ms).
+fn put(array: &RawMap, table: &RawMap) -> Result<(), DatapathError> {
+    let wanted = table.id().map_err(failed("examine", table.name()))?;
     let mut id = [0; 4];
-    let there = array.get(&slot.to_ne_bytes(), &mut id).map_err(failed("read", object()))?;
-    if there && u32::from_ne_bytes(id) == wanted {
-        return Ok(());
-    }
+    let there = array.get(&ELEMENT, &mut id).map_err(failed("read", array.name()))?;
+    if there && u32::from_ne_bytes(id) == wanted { Ok(()) } else { write(array, table) }
+}
+
+/// Puts a table into an array. Every program that ran before has ended when
+/// this returns.
+pub(crate) fn write(array: &RawMap, table: &RawMap) -> Result<(), DatapathError> {
     let fd = table.as_fd().as_raw_fd() as u32;
-    array.set(&slot.to_ne_bytes(), &fd.to_ne_bytes(), 0).map_err(failed("write", object()))
+    array.set(&ELEMENT, &fd.to_ne_bytes(), 0).map_err(failed("write", array.name()))
+}
+
+/// Takes the table out of an array. None there is no error.
+pub(crate) fn clear(array: &RawMap) -> Result<(), DatapathError> {
+    array.remove(&ELEMENT).map(|_| ()).map_err(failed("empty", array.name()))
 }

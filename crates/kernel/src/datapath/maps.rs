@@ -132,16 +132,25 @@ impl RawMap {
         Ok(Some(RawMap { name, fd, shape, value_bytes }))
     }
 
-    /// The same, where the map must exist and look like this.
+    /// The same, where the map must exist.
+    pub(crate) fn open_existing(
+        path: &Path,
+        name: &'static str,
+        access: Access,
+    ) -> Result<RawMap, DatapathError> {
+        let missing = || io::Error::from_raw_os_error(libc::ENOENT);
+        RawMap::open(path, name, access)?
+            .ok_or_else(|| failed("open", format!("the table pinned at {}", path.display()))(missing()))
+    }
+
+    /// The same, where the map must also look like this.
     pub(crate) fn open_checked(
         path: &Path,
         name: &'static str,
         access: Access,
         expected: Shape,
     ) -> Result<RawMap, DatapathError> {
-        let missing = || io::Error::from_raw_os_error(libc::ENOENT);
-        let map = RawMap::open(path, name, access)?
-            .ok_or_else(|| failed("open", format!("the table pinned at {}", path.display()))(missing()))?;
+        let map = RawMap::open_existing(path, name, access)?;
         map.check(path, expected)?;
         Ok(map)
     }

@@ -13,7 +13,7 @@ use super::pins::Pins;
 /// a full hash would take, without its overhead, however empty it is.
 pub(crate) fn of_pins(pins: &Pins) -> Result<Vec<(&'static str, u64)>, DatapathError> {
     let mut found = Vec::new();
-    let inner = [maps::CONNTRACK_TABLE.name, conntrack::PREVIOUS];
+    let inner = [maps::CONNTRACK_TABLE.name, conntrack::PREVIOUS_TABLE];
     for name in maps::ALL.iter().map(|spec| spec.name).chain(inner) {
         let Some(map) = RawMap::open(&pins.table(name), name, Access::Read)? else { continue };
         let bytes = map.memory_bytes().map_err(failed("read the size of", format!("table {name}")))?;

@@ -3,11 +3,12 @@
 //!
 //! A key that keeps its size is the same key; a value that grows gets zeroes
 //! at its end, one that shrinks loses its end. A release that changes a layout in
-//! another way brings its own conversion. The connection table is shared
-//! where its layout is the same, so that both sides of the swap see every
-//! connection; else it is copied, and once more after the swap.
+//! another way brings its own conversion. Tables that packets write are
+//! shared where their layout is the same, so that both sides of the swap see
+//! everything; for connections there is a way also where it is another one
+//! (`drain`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -23,15 +24,31 @@ use super::pins::{Pins, pin_over};
 const ONLY_NEW: u64 = 1;
 
 /// Tables that start anew with a layout: what they hold is worth nothing a
-/// moment later.
-const NOT_COPIED: &[&str] =
-    &[maps::CONNTRACK.name, maps::SWEEP.name, maps::EVENT_STATE.name, maps::EVENTS.name];
+/// moment later, or goes another way.
+const NOT_COPIED: &[&str] = &[
+    maps::CONNTRACK.name,
+    maps::CONNTRACK_PREVIOUS.name,
+    maps::SWEEP.name,
+    maps::EVENT_STATE.name,
+    maps::EVENTS.name,
+];
+
+/// Tables that packets write.
+const SHARED: &[&str] = &[maps::FRAGMENT.name, maps::COUNTER.name];
 
 /// Before the tables of `to` are made: shares what can be shared.
-pub(crate) fn share_conntrack(from: &Pins, to: &Pins, declared: Shape) -> Result<(), DatapathError> {
-    let name = maps::CONNTRACK_TABLE.name;
-    let Some(old) = RawMap::open(&from.table(name), name, Access::ReadWrite)? else { return Ok(()) };
-    if *old.shape() == declared { pin_over(old.as_fd(), &to.table(name)) } else { Ok(()) }
+pub(crate) fn share(
+    from: &Pins,
+    to: &Pins,
+    declared: &HashMap<&'static str, Shape>,
+) -> Result<(), DatapathError> {
+    for name in SHARED {
+        let Some(old) = RawMap::open(&from.table(name), name, Access::ReadWrite)? else { continue };
+        if *old.shape() == declared[name] {
+            pin_over(old.as_fd(), &to.table(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the tables of `to` equal to those of `from`.
@@ -41,19 +58,12 @@ pub(crate) fn copy(from: &Pins, to: &Pins) -> Result<(), DatapathError> {
         let failed = failed("migrate", format!("table {} to {}", spec.name, to.folder().display()));
         copy_table(&old, &new, to.version()).map_err(failed)?;
     }
-    copy_conntrack(from, to)
+    Ok(())
 }
 
-/// Copies the connections that the new table does not know: called again
-/// after the swap, for those that old programs saw in between.
-pub(crate) fn copy_conntrack(from: &Pins, to: &Pins) -> Result<(), DatapathError> {
-    let name = maps::CONNTRACK_TABLE.name;
-    let (Some(old), Some(new)) = both(from, to, name)? else { return Ok(()) };
-    let failed = |error| failed("migrate", format!("table {name} to {}", to.folder().display()))(error);
-    if old.id().map_err(failed)? == new.id().map_err(failed)? {
-        return Ok(());
-    }
-    insert_all(&old, &new, ONLY_NEW, |_| {}).map_err(failed)
+/// Copies what the new table does not have.
+pub(crate) fn add_missing(old: &RawMap, new: &RawMap) -> io::Result<()> {
+    insert_all(old, new, ONLY_NEW, |_| {})
 }
 
 fn both(
@@ -66,6 +76,9 @@ fn both(
 }
 
 fn copy_table(old: &RawMap, new: &RawMap, version: u32) -> io::Result<()> {
+    if old.id()? == new.id()? {
+        return Ok(()); // It is shared.
+    }
     if old.shape().key_size != new.shape().key_size || old.shape().kind != new.shape().kind {
         return Err(io::Error::other(format!("{} cannot become {}", old.shape(), new.shape())));
     }
@@ -191,21 +204,33 @@ mod tests {
     }
 
     #[test]
-    fn kernel_connections_of_another_layout_are_copied_and_newer_ones_stay() {
-        let world = World::new("conntrack");
-        let name = maps::CONNTRACK_TABLE.name;
-        let old = world.hash(&world.old, name, 4, 10);
-        let new = world.hash(&world.new, name, 8, 10);
-        share_conntrack(&world.old, &world.new, *new.shape()).unwrap();
-        let pinned = RawMap::open(&world.new.table(name), name, Access::Read).unwrap().unwrap();
-        assert_eq!(pinned.id().unwrap(), new.id().unwrap(), "another layout cannot be shared");
+    fn kernel_what_packets_write_is_shared_where_it_looks_the_same() {
+        let world = World::new("share");
+        let old = world.hash(&world.old, maps::FRAGMENT.name, 4, 10);
+        let other = world.hash(&world.old, maps::COUNTER.name, 4, 10);
+        let mut declared: HashMap<&'static str, Shape> =
+            [(maps::FRAGMENT.name, *old.shape()), (maps::COUNTER.name, *other.shape())].into();
+        declared.get_mut(maps::COUNTER.name).unwrap().value_size = 8;
+        share(&world.old, &world.new, &declared).unwrap();
+        let shared = RawMap::open(&world.new.table(maps::FRAGMENT.name), "", Access::Read).unwrap().unwrap();
+        assert_eq!(shared.id().unwrap(), old.id().unwrap());
+        let none = RawMap::open(&world.new.table(maps::COUNTER.name), "", Access::Read).unwrap();
+        assert!(none.is_none(), "one of another size cannot be shared: {none:?}");
+        // To be copied onto itself is no harm.
         old.set(&key(1), &[1; 4], 0).unwrap();
         copy(&world.old, &world.new).unwrap();
-        // After the first pass both sides go on; the second brings what is missing.
-        new.set(&key(1), &[7; 8], 0).unwrap();
+        assert_eq!(contents(&old), [(1, vec![1; 4])]);
+    }
+
+    #[test]
+    fn kernel_what_is_missing_is_added_and_what_is_newer_stays() {
+        let world = World::new("missing");
+        let old = world.hash(&world.old, maps::NODE.name, 4, 10);
+        let new = world.hash(&world.new, maps::NODE.name, 8, 10);
         old.set(&key(1), &[2; 4], 0).unwrap();
         old.set(&key(2), &[3; 4], 0).unwrap();
-        copy_conntrack(&world.old, &world.new).unwrap();
+        new.set(&key(1), &[7; 8], 0).unwrap();
+        add_missing(&old, &new).unwrap();
         assert_eq!(contents(&new), [(1, vec![7; 8]), (2, vec![3, 3, 3, 3, 0, 0, 0, 0])]);
     }
 

@@ -3,11 +3,13 @@
 //!
 //! [`Datapath`] is the owner's view: it makes what is missing, attaches,
 //! writes. [`Pinned`] is a reader's view of the same pins. Where things are
-//! pinned stands in `pins`, how a layout becomes the next one in `migrate`.
+//! pinned stands in `pins`, how a layout becomes the next one in `migrate`
+//! and, for connections, in `drain`.
 
 mod bpf;
 mod conntrack;
 mod counters;
+mod drain;
 mod error;
 mod events;
 mod links;
@@ -106,7 +108,7 @@ impl Datapath {
     }
 
     /// The same with every choice. When the links run with another layout,
-    /// its tables are copied first; its folder stays
+    /// its tables are shared or copied first; its folder stays
     /// ([`Datapath::remove_other_layouts`]).
     pub fn open_with(bpffs: &Path, options: &Options<'_>) -> Result<Datapath, DatapathError> {
         let declared = Declared::parse(options.object)?;
@@ -115,10 +117,14 @@ impl Datapath {
         }
         let pins = Pins::new(bpffs, options.abi_version);
         pins.create()?;
-        let from = pins.current().filter(|version| *version != pins.version());
-        let from = from.map(|version| pins.of_version(version));
+        let current = pins.current().map(|version| pins.of_version(version));
+        if let Some(current) = &current {
+            // What a life that ended in the middle has begun.
+            drain::finish(current)?;
+        }
+        let from = current.filter(|current| current.version() != pins.version());
         let mut datapath = Datapath::prepare(pins, options, &declared, from.as_ref())?;
-        datapath.swap(options.object, from.as_ref())?;
+        datapath.swap(options.object)?;
         Ok(datapath)
     }
 
@@ -130,10 +136,12 @@ impl Datapath {
         from: Option<&Pins>,
     ) -> Result<Datapath, DatapathError> {
         check_pinned(&pins, declared)?;
+        let mut previous = None;
         if let Some(from) = from {
-            migrate::share_conntrack(from, &pins, declared.conntrack)?;
+            previous = drain::begin(from, &pins, declared.conntrack)?;
+            migrate::share(from, &pins, &declared.tables)?;
         }
-        Conntrack::create(&pins, declared)?;
+        Conntrack::create(&pins, declared, previous.as_ref())?;
         let pinned = Programs::reuse(options.object, &pins)?;
         let fresh = pinned.is_none();
         let programs = pinned.map_or_else(|| Programs::load(options.object, &pins), Ok)?;
@@ -162,17 +170,18 @@ impl Datapath {
         })
     }
 
-    /// Moves every link to the new programs.
-    fn swap(&mut self, object: &[u8], from: Option<&Pins>) -> Result<(), DatapathError> {
+    /// Moves every link to the new programs, then the connections to the new
+    /// table.
+    fn swap(&mut self, object: &[u8]) -> Result<(), DatapathError> {
         self.links.swap(&self.programs)?;
         if self.fresh {
             self.programs.pin(object, &self.pins)?;
         }
-        if let Some(from) = from {
-            migrate::copy_conntrack(from, &self.pins)?;
-        }
-        self.start_sweep()?;
-        self.pins.set_current()
+        self.pins.set_current()?;
+        drain::finish(&self.pins)?;
+        // Without a handle of the previous table.
+        self.conntrack = Conntrack::open(&self.pins, Access::ReadWrite)?;
+        self.start_sweep()
     }
 
     /// Lets the kernel take expired connections out of the tables from now
