@@ -72,3 +72,103 @@ pub(crate) fn finish(pins: &Pins) -> Result<(), DatapathError> {
     conntrack::clear(&previous)?;
     unpin(&pins.table(PREVIOUS_TABLE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::conntrack::Conntrack;
+    use super::super::object::Declared;
+    use super::super::testing::{World, contents, hash, key};
+    use super::*;
+
+    const TABLE: &str = maps::CONNTRACK_TABLE.name;
+
+    /// What an object would declare whose connections have values of this size.
+    fn declared(value_size: u32) -> Declared {
+        let arrays = [&maps::CONNTRACK, &maps::CONNTRACK_PREVIOUS];
+        let tables = arrays.map(|spec| (spec.name, Shape::of(spec))).into();
+        Declared { tables, conntrack: hash(value_size, 100) }
+    }
+
+    /// The tables of a layout that follows another one.
+    fn prepare(from: &Pins, to: &Pins, value_size: u32) {
+        let declared = declared(value_size);
+        let previous = begin(from, to, declared.conntrack).unwrap();
+        Conntrack::create(to, &declared, previous.as_ref()).unwrap();
+    }
+
+    fn open(pins: &Pins, name: &'static str) -> RawMap {
+        RawMap::open_existing(&pins.table(name), name, Access::ReadWrite).unwrap()
+    }
+
+    /// The number of the table in an array.
+    fn element(pins: &Pins, array: &'static str) -> Option<u32> {
+        let mut id = [0; 4];
+        open(pins, array).get(&[0; 4], &mut id).unwrap().then(|| u32::from_ne_bytes(id))
+    }
+
+    /// Numbers of the table in use and of the one before it.
+    fn elements(pins: &Pins) -> (Option<u32>, Option<u32>) {
+        (element(pins, maps::CONNTRACK.name), element(pins, maps::CONNTRACK_PREVIOUS.name))
+    }
+
+    #[test]
+    fn kernel_connections_move_to_a_table_with_other_values_and_back() {
+        let world = World::new("drain");
+        Conntrack::create(&world.old, &declared(4), None).unwrap();
+        let old = open(&world.old, TABLE);
+        old.set(&key(1), &[1; 4], 0).unwrap();
+        assert_eq!(elements(&world.old), (Some(old.id().unwrap()), None));
+
+        prepare(&world.old, &world.new, 8);
+        assert_eq!(elements(&world.new), (None, Some(old.id().unwrap())), "all write the old one");
+        let new = open(&world.new, TABLE);
+        assert_eq!(contents(&new), []);
+        old.set(&key(2), &[2; 4], 0).unwrap();
+        finish(&world.new).unwrap();
+        assert_eq!(elements(&world.new), (Some(new.id().unwrap()), None));
+        let copied = [(1, vec![1, 1, 1, 1, 0, 0, 0, 0]), (2, vec![2, 2, 2, 2, 0, 0, 0, 0])];
+        assert_eq!(contents(&new), copied);
+        assert!(!world.new.table(PREVIOUS_TABLE).exists(), "nothing is left to do");
+
+        new.set(&key(3), &[3; 8], 0).unwrap();
+        new.remove(&key(1)).unwrap();
+        prepare(&world.new, &world.old, 4);
+        finish(&world.old).unwrap();
+        let back = open(&world.old, TABLE);
+        assert_ne!(back.id().unwrap(), old.id().unwrap(), "what the old table held is outdated");
+        assert_eq!(contents(&back), [(2, vec![2; 4]), (3, vec![3; 4])]);
+        assert_eq!(elements(&world.old), (Some(back.id().unwrap()), None));
+    }
+
+    #[test]
+    fn kernel_connections_that_were_on_their_way_when_a_life_ended_arrive() {
+        let world = World::new("interrupted");
+        Conntrack::create(&world.old, &declared(4), None).unwrap();
+        let old = open(&world.old, TABLE);
+        (1..4).for_each(|number| old.set(&key(number), &[1; 4], 0).unwrap());
+        // A life that ended before all links had changed, then another one.
+        prepare(&world.old, &world.new, 8);
+        prepare(&world.old, &world.new, 8);
+        assert_eq!(elements(&world.new), (None, Some(old.id().unwrap())));
+        // This one ends after the first connection has been copied.
+        let new = open(&world.new, TABLE);
+        conntrack::write(&open(&world.new, maps::CONNTRACK.name), &new).unwrap();
+        new.set(&key(1), &[9; 8], 0).unwrap();
+        new.set(&key(4), &[9; 8], 0).unwrap();
+        finish(&world.new).unwrap();
+        let arrived = |number| (number, vec![1, 1, 1, 1, 0, 0, 0, 0]);
+        assert_eq!(contents(&new), [(1, vec![9; 8]), arrived(2), arrived(3), (4, vec![9; 8])]);
+        finish(&world.new).expect("again is fine");
+        assert_eq!(elements(&world.new), (Some(new.id().unwrap()), None));
+    }
+
+    #[test]
+    fn kernel_connections_of_the_same_layout_are_shared() {
+        let world = World::new("shared");
+        Conntrack::create(&world.old, &declared(4), None).unwrap();
+        prepare(&world.old, &world.new, 4);
+        assert_eq!(open(&world.new, TABLE).id().unwrap(), open(&world.old, TABLE).id().unwrap());
+        assert_eq!(elements(&world.new), elements(&world.old));
+        finish(&world.new).expect("there is nothing to do");
+    }
+}

@@ -135,58 +135,8 @@ fn remove_others(old: &RawMap, new: &RawMap) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
-    use aya::maps::MapData;
-
+    use super::super::testing::{World, contents, key};
     use super::*;
-    use crate::bpffs;
-
-    const BPF_HASH: u32 = bpf_map_type::BPF_MAP_TYPE_HASH as u32;
-
-    /// Two layouts on a bpffs that is gone when dropped.
-    struct World {
-        root: PathBuf,
-        old: Pins,
-        new: Pins,
-    }
-
-    impl World {
-        fn new(word: &str) -> World {
-            let root = std::env::temp_dir().join(format!("beeline-test-{}-{word}", std::process::id()));
-            bpffs::mount(&root).unwrap();
-            let (old, new) = (Pins::new(&root, 1), Pins::new(&root, 2));
-            old.create().unwrap();
-            new.create().unwrap();
-            World { root, old, new }
-        }
-
-        /// Makes a hash with 4-byte keys in a layout.
-        fn hash(&self, pins: &Pins, name: &'static str, value_size: u32, max_entries: u32) -> RawMap {
-            let shape = Shape { kind: BPF_HASH, key_size: 4, value_size, max_entries, flags: 1 };
-            let made = MapData::create(shape.to_map(), name, None).unwrap();
-            pin_over(made.fd().as_fd(), &pins.table(name)).unwrap();
-            RawMap::open(&pins.table(name), name, Access::ReadWrite).unwrap().unwrap()
-        }
-    }
-
-    impl Drop for World {
-        fn drop(&mut self) {
-            let _ = bpffs::unmount(&self.root);
-            let _ = std::fs::remove_dir(&self.root);
-        }
-    }
-
-    fn contents(map: &RawMap) -> Vec<(u8, Vec<u8>)> {
-        let mut all = Vec::new();
-        map.read(|key, value| all.push((key[0], value.to_vec()))).unwrap();
-        all.sort();
-        all
-    }
-
-    fn key(number: u8) -> [u8; 4] {
-        [number, 0, 0, 0]
-    }
 
     #[test]
     fn kernel_values_grow_and_shrink_and_what_is_outdated_goes() {

@@ -21,6 +21,8 @@ mod pinned;
 mod pins;
 mod programs;
 mod tables;
+#[cfg(test)]
+mod testing;
 
 use std::path::Path;
 

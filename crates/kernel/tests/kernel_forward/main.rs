@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
+mod layouts;
+#[path = "../support/next_layout.rs"]
+mod next_layout;
 mod speak;
 #[path = "../support/mod.rs"]
 mod support;

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
 
 use beeline_abi::address::{AddressKey, AddressValue, kind};
 use beeline_abi::config::ConfigValue;
@@ -16,7 +17,7 @@ use beeline_abi::service::{
     SlotValue, address_flags, backend_state,
 };
 use beeline_abi::{DropReason, GATEWAY_IPV4, GATEWAY_IPV6, GATEWAY_MAC, Ip, Mac, Port};
-use beeline_kernel::datapath::{Attachment, Datapath, Options};
+use beeline_kernel::datapath::{Attachment, Datapath, DatapathError, Options};
 use beeline_kernel::netlink::{Netlink, Route};
 use beeline_kernel::netns::NetNs;
 use beeline_kernel::sysctl;
@@ -157,6 +158,29 @@ impl World {
         assert_eq!(datapath.attached().len(), 2 * self.ifindices.len() + 1, "{:?}", datapath.attached());
     }
 
+    /// The same, and it may fail.
+    pub fn try_restart(&self, options: &Options<'_>) -> Result<(), DatapathError> {
+        self.node.enter(|| Datapath::open_with(&self.bpffs, options).map(drop)).unwrap()
+    }
+
+    /// The loader that runs.
+    pub fn datapath(&self) -> MutexGuard<'_, Datapath> {
+        self.datapath.lock().unwrap()
+    }
+
+    /// Keeps the links of a program from being moved to another one.
+    pub fn hold(&self, program: &str) -> Held {
+        let links = self.bpffs.join("links");
+        let held = self.datapath().attached().into_iter().filter(|attached| attached.program == program);
+        let names: Vec<String> = held.map(|attached| format!("{program}-{}", attached.ifindex)).collect();
+        let held = Held { links, names };
+        for (path, kept) in held.paths() {
+            std::fs::rename(&path, kept).unwrap();
+            std::fs::create_dir(path).unwrap();
+        }
+        held
+    }
+
     pub fn counters(&self) -> Vec<CounterValue> {
         self.datapath.lock().unwrap().counters().unwrap()
     }
@@ -166,6 +190,28 @@ impl World {
         let moved = self.counters().into_iter().zip(before).enumerate();
         let moved = moved.map(|(index, (now, then))| (index as u32, now.packets - then.packets));
         moved.filter(|(_, packets)| *packets > 0).map(|(index, packets)| (name(index), packets)).collect()
+    }
+}
+
+/// Links whose pins are out of reach until this is dropped.
+pub struct Held {
+    links: PathBuf,
+    names: Vec<String>,
+}
+
+impl Held {
+    /// Where each pin belongs, and where it is kept.
+    fn paths(&self) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+        self.names.iter().map(|name| (self.links.join(name), self.links.join(format!("kept_{name}x"))))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for (path, kept) in self.paths() {
+            std::fs::remove_dir(&path).unwrap();
+            std::fs::rename(kept, path).unwrap();
+        }
     }
 }
 
