@@ -180,7 +180,12 @@ fn ipv6<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), DropReason> {
         // gives them to software interfaces); here they would be taken for IPv4.
         return Err(DropReason::Martian);
     }
-    extension_headers(env, ctx, byte(header[1], 2))
+    extension_headers(env, ctx, byte(header[1], 2))?;
+    if ctx.l4 > ctx.l3 + ctx.l3_bytes {
+        // The rest of the frame is padding, whatever it looks like.
+        return Err(DropReason::Malformed);
+    }
+    Ok(())
 }
 
 /// Walks the extension headers (RFC 8200 section 4) to the transport header.
@@ -248,7 +253,10 @@ fn transport<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), DropReas
             (ctx.sport, ctx.dport) = ports(header[0]);
             ctx.l4_header_bytes = (byte(header[3], 0) >> 4) as u32 * 4;
             ctx.tcp_flags = byte(header[3], 1);
-            if ctx.l4_header_bytes < 20 || (whole && ctx.l4 + ctx.l4_header_bytes > end) {
+            // Of a first fragment the options may follow later, but not the rest
+            // (RFC 1858: who sends such a fragment wants to be misread).
+            let present = if whole { ctx.l4_header_bytes } else { 20 };
+            if ctx.l4_header_bytes < 20 || ctx.l4 + present > end {
                 return Err(DropReason::Malformed);
             }
         }
@@ -303,7 +311,7 @@ fn icmp<P: Platform>(env: &mut P, ctx: &mut Context, end: u32) -> Result<(), Dro
         ctx.sport = Port(id);
         ctx.dport = Port(id);
     } else if error && ctx.flags & flags::FRAGMENT_FIRST == 0 {
-        quoted(env, ctx, v6);
+        quoted(env, ctx, end, v6);
     }
     Ok(())
 }
@@ -311,7 +319,7 @@ fn icmp<P: Platform>(env: &mut P, ctx: &mut Context, end: u32) -> Result<(), Dro
 /// Reads the packet that an ICMP error quotes. One that cannot be read leaves
 /// the message an ordinary packet: the receiver judges it.
 #[inline(always)]
-fn quoted<P: Platform>(env: &mut P, ctx: &mut Context, v6: bool) {
+fn quoted<P: Platform>(env: &mut P, ctx: &mut Context, end: u32, v6: bool) {
     let at = ctx.l4 + 8;
     ctx.inner_l3 = at;
     if v6 {
@@ -336,6 +344,9 @@ fn quoted<P: Platform>(env: &mut P, ctx: &mut Context, v6: bool) {
         ctx.inner_l4 = at + (version_ihl & 0x0f) as u32 * 4;
     }
     let Some(header) = env.load::<2>(ctx.inner_l4) else { return };
+    if ctx.inner_l4 + 8 > end {
+        return;
+    }
     match ctx.inner_proto as u8 {
         proto::TCP | proto::UDP | proto::SCTP => (ctx.inner_sport, ctx.inner_dport) = ports(header[0]),
         proto::ICMP | proto::ICMPV6 => {

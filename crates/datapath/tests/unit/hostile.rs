@@ -1,7 +1,8 @@
 //! Whatever comes, the packet path ends with a verdict, and what it sends on
 //! is well formed. proptest prints the seed of a failure.
 
-use crate::world::{FAMILIES, POD_IFINDEX, UPLINK, World};
+use crate::world::{FAMILIES, POD_IFINDEX, UPLINK, World, ipv4_fragment};
+use beeline_abi::DropReason;
 use beeline_abi::counter::hook;
 use beeline_datapath::Verdict;
 use beeline_datapath::native::build::{Build, Carried, check};
@@ -17,6 +18,32 @@ fn carried() -> impl Strategy<Value = Carried> {
         (any::<bool>(), any::<u16>()).prop_map(|(reply, id)| Carried::Echo { reply, id }),
         (143..=255_u8).prop_map(Carried::Other), // without meaning to us, without checksum
     ]
+}
+
+/// Behind the end of the packet the frame is padding, whatever it looks like.
+#[test]
+fn unit_headers_behind_the_end_of_the_packet_are_not_read() {
+    let [v4, v6] = FAMILIES;
+    let mut world = World::new(v6);
+    let mut padded = Build::new(v6.pod, v6.far, Carried::Udp { sport: 7, dport: 80 }).frame();
+    padded[18..20].fill(0); // the packet ends with its header
+    for next in [0, 44, 51] {
+        padded[20] = next;
+        let sent = world.pod_frame(padded.clone());
+        assert_eq!(sent.verdict, Verdict::Drop { reason: DropReason::Malformed }, "{next}: {sent:#?}");
+    }
+
+    // A first fragment with half a TCP header.
+    let mut world = World::new(v4);
+    let tcp = Carried::Tcp { sport: 7, dport: 80, flags: 2, sequence: 1, acknowledged: 0 };
+    let mut build = Build::new(v4.pod, v4.far, tcp);
+    build.payload = vec![0; 40];
+    let mut tiny = ipv4_fragment(&build.frame(), 0, 8, 77);
+    tiny.resize(60, 0);
+    let sent = world.pod_frame(tiny);
+    assert_eq!(sent.verdict, Verdict::Drop { reason: DropReason::Malformed }, "{sent:#?}");
+    let sent = world.pod_frame(ipv4_fragment(&build.frame(), 0, 24, 78));
+    assert!(!matches!(sent.verdict, Verdict::Drop { .. }), "{sent:#?}");
 }
 
 proptest! {
