@@ -6,14 +6,15 @@
 #   make test-kernels         the kernel tests on Debian's stock 6.1 and 6.12, in QEMU
 #   make build                the binaries, under target/release
 #   make bench ARGS="..."     our own benchmarks
+#   make fuzz                 the fuzz targets, a minute each, where cargo-fuzz is present
 #   make docs                 write the generated pages of docs/ again
 
-.PHONY: demo test build bench docs ebpf test-kernels preflight clean help
+.PHONY: demo test build bench docs fuzz ebpf test-kernels preflight clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
-demo test build bench docs ebpf test-kernels preflight:
+demo test build bench docs fuzz ebpf test-kernels preflight:
 	@tools/bootstrap.sh $@ $(ARGS)
 
 clean:

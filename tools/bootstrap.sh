@@ -51,6 +51,7 @@ decide_what_is_needed() {
     ebpf) steps_after=2 ;;
     test-kernels) steps_after=5 ;;
     docs) steps_after=3 ;;
+    fuzz) steps_after=1 needs_ebpf='' ;;
     *) steps_after=1 needs_ebpf='' ;;
     esac
     if [ "$chore" = test ] && { [ "$pure" = 1 ] || ! may_become_root; }; then

@@ -10,6 +10,7 @@ mod demo;
 mod docs;
 mod ebpf;
 mod elf;
+mod fuzz;
 mod kernels;
 mod leaks;
 mod paths;
@@ -52,6 +53,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Fuzz the packet path (needs cargo-fuzz and a nightly compiler).
+    Fuzz {
+        /// How long, for each target.
+        #[arg(default_value_t = 60)]
+        seconds: u64,
+    },
     /// Write the generated pages below docs/ again.
     Docs,
     /// Load, attach and forward on stock kernels in QEMU.
@@ -65,6 +72,7 @@ fn main() -> ExitCode {
         Chore::Demo => demo::chore(),
         Chore::Test { filter } => test::chore(filter.as_deref()),
         Chore::Bench { arguments } => binaries::bench(&arguments),
+        Chore::Fuzz { seconds } => fuzz::chore(seconds),
         Chore::Docs => docs::chore(),
         Chore::TestKernels => kernels::chore(),
     };

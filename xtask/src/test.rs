@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::leaks::Snapshot;
 use crate::steps::{Log, Steps};
-use crate::{binaries, committed, ebpf, process};
+use crate::{binaries, committed, ebpf, fuzz, process};
 use batch::Batch;
 pub use batch::{Needs, Program};
 pub use outcome::Outcome;
@@ -18,20 +18,24 @@ pub use outcome::Outcome;
 pub fn chore(filter: Option<&str>) -> Result<()> {
     let pure_is_enough = std::env::var("PURE").is_ok_and(|value| value == "1");
     let rooted = !pure_is_enough && process::may_become_root();
-    let mut steps = Steps::new(if rooted { 6 } else { 3 });
+    let fuzzing = fuzz::is_present();
+    let mut steps = Steps::new(if rooted { 6 } else { 3 } + usize::from(fuzzing));
     let mut failed = Vec::new();
-    let mut hold = |result: Result<()>| failed.extend(result.err().map(|error| format!("{error:#}")));
+    let told = |result: Result<()>| result.err().map(|error| format!("{error:#}"));
     if rooted {
-        hold(ebpf::check(&binaries::step(&mut steps)?));
+        failed.extend(told(ebpf::check(&binaries::step(&mut steps)?)));
     }
     let (programs, warnings) = steps.run("tests built", build)?;
-    hold(warnings);
-    hold(lints::check(&mut steps));
+    failed.extend(told(warnings));
+    failed.extend(told(lints::check(&mut steps)));
     let (batches, misnamed) = batches(&programs, filter);
     failed.extend(misnamed);
     let (pure, with_root): (Vec<_>, Vec<_>) =
         batches.into_iter().partition(|batch| batch.needs == Needs::Nothing);
     failed.extend(run_all(&mut steps, "pure tests", &pure)?);
+    if fuzzing {
+        failed.extend(told(fuzz::check(&mut steps)));
+    }
     if rooted {
         failed.extend(run_with_root(&mut steps, &with_root)?);
     }
