@@ -1,6 +1,7 @@
 //! Releases come and go under traffic: the same programs loaded anew, other
 //! layouts of the tables, and back. Every agent is stopped in between, as an
-//! upgrade does; the test then does what the next release's agent would do.
+//! upgrade does; the test then does what the next release's agent would do,
+//! and before that, what one would do that is killed on the way.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -8,7 +9,10 @@ mod load;
 #[path = "../../kernel/tests/support/next_layout.rs"]
 mod next_layout;
 
-use std::path::PathBuf;
+use std::env;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,8 +32,45 @@ const STAY: Duration = Duration::from_millis(100);
 /// How long the last agent may take to be in step with the API server.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Tells [`lab_a_release_that_is_killed`] where to take over, and which of
+/// the [`releases`] it is.
+const WHERE: &str = "BEELINE_TEST_SWAP_BPFFS";
+const WHICH: &str = "BEELINE_TEST_SWAP_RELEASE";
+
 /// Programs, and the layout that they have.
-type Release<'a> = (&'a [u8], u32);
+struct Release {
+    object: Vec<u8>,
+    layout: u32,
+}
+
+/// The releases that a node goes through; the one after the last is that of
+/// the lab's own agent.
+fn releases() -> Vec<Release> {
+    let this = Options::default().abi_version;
+    // Other bytes behind the object make it another release.
+    let other = || Release { object: [EMBEDDED, &[1]].concat(), layout: this };
+    let next = || Release { object: grown(EMBEDDED, VALUES), layout: this + 1 };
+    let far_next = || Release { object: grown(EMBEDDED, &[VALUES, CONNECTION].concat()), layout: this + 2 };
+    vec![other(), next(), far_next(), next(), far_next()]
+}
+
+/// What a release's agent does first, and what it does when it is in step
+/// with the API server. Returns the devices with programs, and the programs.
+fn take_over(bpffs: &Path, release: &Release) -> Result<(Vec<Attached>, Vec<ProgramInfo>), DatapathError> {
+    let options = Options { object: &release.object, abi_version: release.layout, ..Options::default() };
+    let mut datapath = Datapath::open_with(bpffs, &options)?;
+    datapath.remove_other_layouts()?;
+    Ok((datapath.attached(), datapath.programs()))
+}
+
+/// What happened on a node.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Releases that took over.
+    done: u32,
+    /// Releases that were killed while they took over.
+    killed: u32,
+}
 
 /// One node, and the releases that it goes through.
 struct Node<'a> {
@@ -54,17 +95,9 @@ impl Node<'_> {
         names.filter(|name| name.starts_with('v')).collect()
     }
 
-    /// What a release's agent does first, and what it does when it is in step
-    /// with the API server. Returns the devices with programs, and the programs.
-    fn take_over(&self, (object, layout): Release<'_>) -> (Vec<Attached>, Vec<ProgramInfo>) {
-        let bpffs = self.bpffs();
-        let options = Options { object, abi_version: layout, ..Options::default() };
-        let open = || {
-            let mut datapath = Datapath::open_with(&bpffs, &options)?;
-            datapath.remove_other_layouts()?;
-            Ok::<_, DatapathError>((datapath.attached(), datapath.programs()))
-        };
-        let opened = self.lab.node(self.name).netns().enter(open);
+    fn take_over(&self, release: &Release) -> (Vec<Attached>, Vec<ProgramInfo>) {
+        let (bpffs, layout) = (self.bpffs(), release.layout);
+        let opened = self.lab.node(self.name).netns().enter(|| take_over(&bpffs, release));
         let opened = opened.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let opened = opened.unwrap_or_else(|error| panic!("{}, layout {layout}: {error}", self.name));
         let current = std::fs::read_link(bpffs.join("current")).unwrap();
@@ -73,28 +106,53 @@ impl Node<'_> {
         opened
     }
 
-    /// Through every release and back to the first, again and again; returns
-    /// how many took over.
-    fn change(&self, releases: &[Release<'_>], ends: &AtomicBool) -> u32 {
-        let mut count = 0;
+    /// A release takes over in a process of its own, which is killed after
+    /// some time. False = it was done before.
+    fn take_over_and_die(&self, release: usize, after: Duration) -> bool {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", "lab_a_release_that_is_killed"]).stdout(Stdio::null());
+        command.env(WHERE, self.bpffs()).env(WHICH, release.to_string());
+        let mut process = self.lab.node(self.name).netns().enter(|| command.spawn()).unwrap().unwrap();
+        std::thread::sleep(after);
+        process.kill().unwrap();
+        let status = process.wait().unwrap();
+        let killed = status.signal() == Some(9);
+        assert!(killed || status.success(), "{}: release {release}: {status}", self.name);
+        killed
+    }
+
+    /// Through every release and back to the first, again and again.
+    fn change(&self, releases: &[Release], ends: &AtomicBool) -> Changes {
+        let mut changes = Changes::default();
+        let mut took = Duration::from_millis(500);
+        // The moment wanders through the time that it takes.
+        let mut moments = (1..).map(|number| f64::from(number) * 0.618 % 1.0);
+        let mut kill = |release, took: Duration| {
+            u32::from(self.take_over_and_die(release, took.mul_f64(moments.next().unwrap())))
+        };
         while !ends.load(Ordering::Relaxed) {
             self.agent(AgentAction::Stop);
             let mut before: Option<(Vec<Attached>, Vec<ProgramInfo>)> = None;
-            for release in releases {
-                let after = self.take_over(*release);
+            for (number, release) in releases.iter().enumerate() {
+                changes.killed += kill(number, took);
+                let begun = Instant::now();
+                let after = self.take_over(release);
+                took = begun.elapsed();
                 if let Some((attached, programs)) = before {
                     assert_eq!(after.0, attached, "{}: every device has its programs", self.name);
                     assert_ne!(after.1, programs, "{}: they are others", self.name);
                 }
                 before = Some(after);
-                count += 1;
+                changes.done += 1;
                 std::thread::sleep(STAY);
             }
+            // The agent finds what a release has begun that is given up.
+            changes.killed += kill(1, took);
             self.agent(AgentAction::Start);
-            count += 1;
+            changes.done += 1;
             std::thread::sleep(STAY);
         }
-        count
+        changes
     }
 
     /// Nothing of the other releases is left once the agent is in step.
@@ -104,38 +162,37 @@ impl Node<'_> {
     }
 }
 
+/// Not a test of its own: the process that [`Node::take_over_and_die`] kills.
+#[test]
+fn lab_a_release_that_is_killed() {
+    let (Some(bpffs), Ok(which)) = (env::var_os(WHERE), env::var(WHICH)) else { return };
+    let release = releases().swap_remove(which.parse().unwrap());
+    take_over(Path::new(&bpffs), &release).unwrap_or_else(|error| panic!("{error}"));
+}
+
 #[test]
 fn lab_programs_and_layouts_change_without_a_packet_or_a_connection_lost() {
-    let this = Options::default().abi_version;
-    // Other bytes behind the object make it another release.
-    let other = [EMBEDDED, &[1]].concat();
-    let next = grown(EMBEDDED, VALUES);
-    let far_next = grown(EMBEDDED, &[VALUES, CONNECTION].concat());
-    // One more change is the lab's own agent, which goes back from the last.
-    let releases: &[Release<'_>] =
-        &[(&other, this), (&next, this + 1), (&far_next, this + 2), (&next, this + 1), (&far_next, this + 2)];
+    let releases = releases();
     let lab = TestLab::up("swap");
     let nodes = ["node-1", "node-2", "node-3"].map(|name| Node { lab: &lab, name });
     let traffic = Traffic::start(&lab);
     let ends = AtomicBool::new(false);
     let begun = Instant::now();
-    let counts: Vec<u32> = std::thread::scope(|scope| {
-        let ends = &ends;
-        let changers = nodes.each_ref().map(|node| {
-            scope.spawn(move || {
-                let change = std::panic::AssertUnwindSafe(|| node.change(releases, ends));
-                std::panic::catch_unwind(change).unwrap_or(0)
-            })
-        });
+    let changes: Vec<Changes> = std::thread::scope(|scope| {
+        let (releases, ends) = (&releases, &ends);
+        let changers = nodes.each_ref().map(|node| scope.spawn(move || node.change(releases, ends)));
         std::thread::sleep(CHANGING);
         ends.store(true, Ordering::Relaxed);
-        changers.into_iter().map(|changer| changer.join().unwrap()).collect()
+        // What panicked has said so, and is told once the traffic has ended.
+        changers.into_iter().map(|changer| changer.join().unwrap_or_default()).collect()
     });
     let elapsed = begun.elapsed();
     let report = traffic.stop();
-    println!("releases took over {counts:?} times in {elapsed:.1?}\n{report}");
+    println!("{changes:?} in {elapsed:.1?}\n{report}");
     report.check();
-    assert!(counts.iter().all(|count| *count >= 12), "{counts:?} changes are too few to tell");
+    let enough = |changes: &Changes| changes.done >= 6 && changes.killed >= 3;
+    assert!(changes.iter().all(enough), "{changes:?} are too few to tell");
+    let this = Options::default().abi_version;
     nodes.iter().for_each(|node| node.until_others_are_gone(this));
     lab.down();
 }
