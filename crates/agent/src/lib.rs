@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod engine;
 pub mod host;
 pub mod http;
+pub mod memory;
 pub mod metrics;
 pub mod options;
 pub mod privileges;

@@ -17,11 +17,12 @@ use crate::host::KernelHost;
 use crate::options::Options;
 use crate::shared::Shared;
 use crate::state::StateDir;
-use crate::{http, privileges, server, threads};
+use crate::{http, memory, privileges, server, threads};
 
 /// Runs until a signal ends it. What is in the kernel stays there.
 pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<()> {
     privileges::reduce()?;
+    memory::limit_arenas();
     configuration.tell();
     info!("beeline-agent {} for node {}", env!("CARGO_PKG_VERSION"), configuration.node_name);
     let state = StateDir::open(&options.state_dir)?;
