@@ -9,8 +9,12 @@ use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Replaces the file, so that a reader or a crash sees the old content or the
-/// new one.
+/// Replaces the file, so that a reader, or the next agent after a crash of
+/// this one, sees the old content or the new one. It is not forced to the
+/// disk, which would add a disk's latency to every CNI call: these files
+/// describe pods and settings that a loss of power ends as well, and one that
+/// it tears is put aside. What would be missed (the last good state of the
+/// cluster) is in the journal of `beeline_source`, which does force it.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
     let draft = path.with_extension("new");
     write_draft(&draft, value).and_then(|()| fs::rename(&draft, path)).with_context(|| {
@@ -32,8 +36,7 @@ fn write_draft<T: Serialize>(draft: &Path, value: &T) -> io::Result<()> {
     let file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(draft)?;
     let mut writer = BufWriter::new(file);
     serde_json::to_writer(&mut writer, value)?;
-    writer.flush()?;
-    writer.get_ref().sync_data()
+    writer.flush()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use beeline_abi::Mac;
 use beeline_api::{ApiError, Call, ErrorKind, Response, SeenObject};
+use beeline_kernel::netlink::Change;
 use beeline_source::SourceState;
 
 use crate::drops::{Drops, Subscription};
@@ -54,6 +55,12 @@ impl Shared {
         drop(engine);
         self.progressed.notify_all();
         result
+    }
+
+    /// Keeps the changes of the host that can be ones to be put right.
+    pub fn keep_what_matters(&self, changes: &mut Vec<Change>) {
+        let engine = self.lock();
+        changes.retain(|change| engine.is_concerned(change));
     }
 
     /// Takes a drop event in. `lost` is how many were left out so far, over

@@ -8,9 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use beeline_abi::GATEWAY_MAC;
 use beeline_kernel::datapath::Events;
-use beeline_kernel::netlink::{Change, Watch, protocol};
+use beeline_kernel::netlink::{Change, NetlinkError, Watch};
 use beeline_source::Update;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
@@ -18,21 +17,31 @@ use tracing::{info, warn};
 
 use crate::drops;
 use crate::engine::Cause;
-use crate::host::desired::is_pod_link;
+use crate::host::changes;
+use crate::memory;
 use crate::shared::Shared;
 
 /// Updates that are programmed in one go; CNI calls come in between.
 const BATCH_UPDATES_MAX: usize = 256;
-/// How long changes of the host are gathered before they are looked at.
-const GATHER: Duration = Duration::from_millis(30);
+/// How long changes of the host are gathered before they are looked at. The
+/// plugin releases a pod within this time of deleting its device.
+const GATHER: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Programs what the source tells, until the source ends.
 pub fn follow_source(shared: Arc<Shared>, mut updates: mpsc::Receiver<Update>) -> anyhow::Result<()> {
     spawn("source", move || {
         let mut batch = Vec::with_capacity(BATCH_UPDATES_MAX);
+        let mut was_in_step = false;
         while updates.blocking_recv_many(&mut batch, BATCH_UPDATES_MAX) > 0 {
-            shared.change(|engine| engine.apply(batch.drain(..)));
+            let is_in_step = shared.change(|engine| {
+                engine.apply(batch.drain(..));
+                engine.is_in_step()
+            });
+            if is_in_step && !was_in_step {
+                memory::give_back();
+            }
+            was_in_step = is_in_step;
         }
     })
 }
@@ -40,24 +49,40 @@ pub fn follow_source(shared: Arc<Shared>, mut updates: mpsc::Receiver<Update>) -
 /// Repairs what somebody changes on the host, when the kernel tells it.
 pub fn follow_host(shared: Arc<Shared>, mut watch: Watch) -> anyhow::Result<()> {
     spawn("host", move || {
+        // What mattered when it came.
+        let mut pending: Vec<Change> = Vec::new();
         loop {
-            match watch.wait(None) {
-                Ok(changes) if changes.iter().any(matters) => {}
-                Ok(_) => continue,
+            let changes = match next_changes(&mut watch, pending.is_empty()) {
+                Ok(changes) => changes,
                 Err(error) => {
                     warn!("changes of the host cannot be followed: {error}; looking every 10 s");
                     return;
                 }
+            };
+            // A pod whose device has gone may be released by now.
+            shared.keep_what_matters(&mut pending);
+            if pending.is_empty() {
+                pending = changes::latest(changes);
+                shared.keep_what_matters(&mut pending);
+                continue;
             }
-            thread::sleep(GATHER);
-            // What has come meanwhile is covered by the look that follows.
-            let _ = watch.drain();
-            let looked = shared.change(|engine| engine.sync_host(Cause::Repair));
-            if let Err(error) = looked {
+            // The look covers what has come meanwhile, too.
+            pending.clear();
+            if let Err(error) = shared.change(|engine| engine.sync_host(Cause::Repair)) {
                 warn!("the node's network cannot be read: {error:#}; trying again");
             }
         }
     })
+}
+
+/// The next changes, or, if some are pending, those that come within
+/// [`GATHER`].
+fn next_changes(watch: &mut Watch, waits: bool) -> Result<Vec<Change>, NetlinkError> {
+    if waits {
+        return watch.wait(None);
+    }
+    thread::sleep(GATHER);
+    watch.drain()
 }
 
 /// Relays drop events to whoever listens on the socket.
@@ -96,6 +121,9 @@ pub fn keep_time(shared: Arc<Shared>) -> anyhow::Result<()> {
                     engine.compare_tables();
                 }
             });
+            if seconds % 60 == 59 {
+                memory::give_back();
+            }
             seconds += 1;
             thread::sleep(SECOND.saturating_sub(started.elapsed()).max(SECOND / 2));
         }
@@ -116,20 +144,6 @@ pub fn watch_connection(state: Arc<beeline_source::SourceState>) -> anyhow::Resu
             connected = state.connected();
         }
     })
-}
-
-/// Can this change of the host be one that has to be put right? What the
-/// agent itself does is left out: its own routes that come, its own
-/// neighbours, pods' devices as they should be.
-fn matters(change: &Change) -> bool {
-    match change {
-        Change::Link(link) if is_pod_link(link) => !link.up || link.mac != Some(GATEWAY_MAC),
-        Change::Link(_) | Change::LinkGone(_) | Change::Address(_) | Change::AddressGone(_) => true,
-        Change::Route(route) => route.protocol != protocol::BEELINE,
-        Change::RouteGone(_) | Change::Lost => true,
-        Change::Neighbour(neighbour) => neighbour.mac == Some(GATEWAY_MAC),
-        Change::NeighbourGone(neighbour) => neighbour.permanent,
-    }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {

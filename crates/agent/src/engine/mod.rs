@@ -217,6 +217,11 @@ impl Engine {
         }
     }
 
+    /// Has the API server told everything, and is it programmed?
+    pub fn is_in_step(&self) -> bool {
+        self.pruned
+    }
+
     fn note_problems(&mut self, update: &Update) {
         let about = match &update.change {
             Some(Change::Apply(object)) => Some((object.kind(), object.name())),

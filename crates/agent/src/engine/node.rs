@@ -5,13 +5,14 @@ use std::net::IpAddr;
 
 use beeline_abi::ABI_VERSION;
 use beeline_abi::config::ConfigValue;
+use beeline_kernel::netlink::Change;
 use beeline_kernel::sysctl::Previous;
 use tracing::{info, warn};
 
 use super::{Cause, Engine};
 use crate::host::desired::{self, Desired, PodSide};
 use crate::host::uplinks::{self, Uplink};
-use crate::host::{Action, Observed};
+use crate::host::{Action, Observed, changes};
 
 /// Sysctls of the node and their values, in the order in which they are set.
 const FORWARDING: &[(&str, &str)] = &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
@@ -83,6 +84,11 @@ impl Engine {
         self.sync_pod_sysctls(&observed, cause, &mut problems);
         self.host_problems = problems.into_iter().collect();
         Ok(())
+    }
+
+    /// Can this change of the host be one that has to be put right?
+    pub fn is_concerned(&self, change: &Change) -> bool {
+        changes::matters(change, |ifindex| self.pod_on(ifindex))
     }
 
     /// This node's addresses as Kubernetes knows them, or as an earlier agent

@@ -34,14 +34,14 @@ impl Engine {
 
     /// Names of pods and services by address and number.
     pub fn names(&self) -> Names {
-        let names = self.planner.names();
+        let beeline_plan::Names { pods, services, service_addresses, nodes } = self.planner.names();
         let device = |endpoint: &Endpoint| {
             let PodReference { namespace, name, .. } = &endpoint.pod;
             let link = endpoint.link.filter(|_| !name.is_empty())?;
             Some((link.host_ifindex, format!("{namespace}/{name}")))
         };
         let devices = self.endpoints.iter().filter_map(device).collect();
-        Names { pods: names.pods, services: names.services, nodes: names.nodes, devices }
+        Names { pods, services, service_addresses, nodes, devices }
     }
 
     /// For /metrics; the caller adds what it knows itself.

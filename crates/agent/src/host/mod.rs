@@ -1,8 +1,10 @@
 //! The node beside the datapath: links, routes, neighbours and sysctls.
 //!
-//! [`desired`] compares what should be with what is and says what to do: pure.
+//! [`desired`] compares what should be with what is and says what to do, and
+//! [`changes`] says when to look: both pure.
 //! [`Host`] is the edge that looks and acts.
 
+pub mod changes;
 pub mod desired;
 pub mod uplinks;
 

@@ -152,6 +152,27 @@ fn kernel_what_somebody_changes_on_the_host_is_put_back() {
 }
 
 #[test]
+fn kernel_programs_that_somebody_takes_off_are_put_back() {
+    if no_programs() {
+        return;
+    }
+    let world = World::with_agent();
+    let pod = world.add("web");
+    let before = world.pinned().attached();
+    assert_eq!(before.len(), 3, "{before:?}");
+    for file in std::fs::read_dir(world.path("bpf/beeline/links")).unwrap().flatten() {
+        // A link without pin and owner detaches.
+        std::fs::remove_file(file.path()).unwrap();
+    }
+    assert_eq!(world.pinned().attached(), []);
+    world.eventually("the programs are attached again", || world.pinned().attached() == before);
+    let echo = world.outside.echo(OUTSIDE_IPS[0].parse().unwrap());
+    assert!(pod.namespace.reaches(pod.ipv4(), echo.address), "{}", world.log());
+    let metrics = world.page("/metrics").1;
+    assert!(metrics.contains("beeline_repairs_total{object=\"attachment\"} 3"), "{metrics}");
+}
+
+#[test]
 fn kernel_a_pod_whose_device_goes_before_its_del_leaves_the_tables() {
     if no_programs() {
         return;
