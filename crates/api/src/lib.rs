@@ -281,6 +281,9 @@ pub struct Names {
     pub services: Vec<(u32, String)>,
     /// Nodes by address.
     pub nodes: Vec<(IpAddr, String)>,
+    /// Services (`namespace/name`) by address.
+    #[serde(default)]
+    pub service_addresses: Vec<(IpAddr, String)>,
     /// Pods of this node (`namespace/name`) by the index of their device in
     /// the node's namespace.
     #[serde(default)]

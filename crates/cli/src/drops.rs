@@ -174,7 +174,7 @@ impl Named {
             node: node.to_owned(),
             src_name: owned(sender.or_else(|| names.host(record.src))),
             dst_name: owned(receiver.or_else(|| names.host(record.dst))),
-            service_name: owned(names.service(record.service)),
+            service_name: owned(names.service(record.service).or_else(|| names.service_at(record.dst))),
             record,
         }
     }
@@ -189,6 +189,7 @@ impl Named {
         let destination = self.service_name.as_ref().map(|s| format!("service {s}"));
         let destination = destination.or_else(|| self.dst_name.clone());
         let what = match (r.proto, r.ethertype) {
+            (0, 0x0806) => "ARP".into(),
             (0, ethertype) => format!("ethertype 0x{ethertype:04x}"),
             (proto, _) => protocol(proto),
         };
@@ -228,6 +229,7 @@ mod tests {
         let names = Directory::new(Names {
             pods: vec![("10.244.1.5".parse().unwrap(), "shop/cart".into())],
             services: vec![(3, "shop/pay:http".into())],
+            service_addresses: vec![("10.96.0.7".parse().unwrap(), "shop/pay".into())],
             devices: vec![(7, "shop/cart".into()), (9, "shop/liar".into())],
             ..Names::default()
         });
@@ -235,6 +237,13 @@ mod tests {
         assert_eq!(
             text(record.clone()),
             "01:02:03.004 node-1 no_backend TCP shop/cart (10.244.1.5:40000) -> service shop/pay:http (10.96.0.7:80) 74 bytes"
+        );
+        // A port that the Service does not have has no number.
+        let elsewhere =
+            DropRecord { reason: "no_service_port".into(), service: 0, dport: 81, ..record.clone() };
+        assert_eq!(
+            text(elsewhere),
+            "01:02:03.004 node-1 no_service_port TCP shop/cart (10.244.1.5:40000) -> service shop/pay (10.96.0.7:81) 74 bytes"
         );
         // Whose address it bears is not who sent it.
         let spoofed = DropRecord { reason: "spoofed_address".into(), ifindex: 9, ..record };

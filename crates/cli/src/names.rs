@@ -14,6 +14,7 @@ pub struct Directory {
     pods: HashMap<IpAddr, String>,
     services: HashMap<u32, String>,
     nodes: HashMap<IpAddr, String>,
+    service_addresses: HashMap<IpAddr, String>,
     devices: HashMap<u32, String>,
 }
 
@@ -37,6 +38,7 @@ impl Directory {
             pods: names.pods.into_iter().collect(),
             services: names.services.into_iter().collect(),
             nodes: names.nodes.into_iter().collect(),
+            service_addresses: names.service_addresses.into_iter().collect(),
             devices: names.devices.into_iter().collect(),
         }
     }
@@ -59,6 +61,11 @@ impl Directory {
     /// The service with this number.
     pub fn service(&self, id: u32) -> Option<&str> {
         self.services.get(&id).map(String::as_str)
+    }
+
+    /// The service that has this address.
+    pub fn service_at(&self, ip: IpAddr) -> Option<&str> {
+        self.service_addresses.get(&ip).map(String::as_str)
     }
 
     /// The node with this address.

@@ -116,6 +116,7 @@ pub fn arp<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop>
     let (low, _) = halves(head[4]);
     let sender = Ip::from_v4_word(crate::parse::join(high, low));
     ctx.src = sender;
+    ctx.dst = Ip::from_v4_word(head[6]);
     if sender_mac != ctx.mac_src {
         return Err(Stop::Drop(DropReason::SpoofedNeighbour));
     }

@@ -179,7 +179,12 @@ impl Planner {
         let serving = self.services.pods().filter(|(ip, _)| !hosts.contains(ip));
         let mut pods: BTreeMap<IpAddr, String> = serving.map(|(ip, name)| (ip, name.to_string())).collect();
         pods.extend(self.pods.names());
-        Names { pods: pods.into_iter().collect(), services: self.services.names(), nodes }
+        Names {
+            pods: pods.into_iter().collect(),
+            services: self.services.names(),
+            service_addresses: self.services.address_names(),
+            nodes,
+        }
     }
 
     fn apply_object(&mut self, object: Object) {

@@ -12,6 +12,8 @@ pub struct Names {
     pub pods: Vec<(IpAddr, String)>,
     /// Services (`namespace/name:port`, `/UDP` if it is not TCP) by service id.
     pub services: Vec<(u32, String)>,
+    /// Services (`namespace/name`) by address.
+    pub service_addresses: Vec<(IpAddr, String)>,
     /// Nodes by address.
     pub nodes: Vec<(IpAddr, String)>,
 }

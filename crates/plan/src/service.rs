@@ -214,6 +214,12 @@ impl Services {
         names
     }
 
+    /// Who has which address.
+    pub(crate) fn address_names(&self) -> Vec<(IpAddr, String)> {
+        let owner = |address: &Address| address.claimants.first().map(|name| name.to_string());
+        self.addresses.iter().filter_map(|(ip, address)| Some(((*ip).into(), owner(address)?))).collect()
+    }
+
     /// Computes what is marked: first everything that goes, then everything
     /// that comes, so that what moves from one Service to another ends up
     /// with the new one.

@@ -378,7 +378,9 @@ fn unit_names_of_pods_and_other_kinds() {
     world.apply(Object::Pod(pod.clone()));
     world.apply(Object::Namespace(Namespace { name: "default".into(), labels: Default::default() }));
     world.apply(lab_node(1));
+    world.apply(Object::Service(service("shop", "10.96.0.7", "http:80")));
     let names = world.planner.names();
+    assert_eq!(names.service_addresses, [(ip("10.96.0.7"), "default/shop".to_owned())]);
     assert_eq!(names.pods, [(ip("10.244.1.5"), "default/web-1".to_owned())]);
     assert_eq!(names.nodes[0], (ip("172.30.0.11"), "node-1".to_owned()));
     pod.finished = true;

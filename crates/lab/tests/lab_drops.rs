@@ -1,0 +1,217 @@
+//! No silent drop: each has a reason, is counted exactly, and is told with the
+//! names of pod and Service.
+
+mod traffic;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use beeline_lab::address::Pair;
+use beeline_lab::harness::program;
+use traffic::cluster::{Cluster, FAMILIES, NO_SERVICE_PORT, SERVICE_UDP_PORT, Spot, UDP_PORT};
+use traffic::frame::{self, Mac};
+
+/// Packets of each kind: few, so that all kinds together stay below the events
+/// that are told per second (`ConfigValue::events_per_s`).
+const PACKETS: u64 = 5;
+/// The host side of every pod's link.
+const GATEWAY_MAC: Mac = [0x02, 0xbe, 0xe1, 0, 0, 1];
+/// In the pod range of node-1, but no pod's.
+const NOBODY: Pair = pair([10, 244, 1, 250], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x250]);
+/// Behind a route that node-1 forbids.
+const FORBIDDEN: Pair = pair([198, 51, 100, 9], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 9]);
+/// Nobody's.
+const FOREIGN: Pair = pair([203, 0, 113, 7], [0x2001, 0xdb8, 7, 0, 0, 0, 0, 7]);
+
+const fn pair(v4: [u8; 4], v6: [u16; 8]) -> Pair {
+    let [a, b, c, d, e, f, g, h] = v6;
+    Pair {
+        ipv4: std::net::Ipv4Addr::new(v4[0], v4[1], v4[2], v4[3]),
+        ipv6: std::net::Ipv6Addr::new(a, b, c, d, e, f, g, h),
+    }
+}
+
+#[test]
+fn lab_every_drop_is_counted_and_told_with_names() {
+    let cluster = Cluster::up("drops");
+    let alpha = cluster.spot("alpha");
+    let mac = own_mac(alpha);
+    cluster
+        .spot("node-1")
+        .shell("ip route add blackhole 198.51.100.0/24 && ip route add prohibit 2001:db8::/64");
+    for family in FAMILIES {
+        let own = family.of(alpha.addresses);
+        let (beta, gamma) =
+            (family.of(cluster.spot("beta").addresses), family.of(cluster.spot("gamma").addresses));
+        let alpha_name = Some("default/alpha");
+
+        // A pod in another's name, as a stranger, and with another's MAC.
+        for lie in [beta, family.of(FOREIGN)] {
+            let told = Told {
+                src: lie,
+                dst: gamma,
+                src_name: alpha_name,
+                dst_name: Some("default/gamma"),
+                service: None,
+            };
+            let send = || send_frames(&frame::udp(mac, GATEWAY_MAC, lie, gamma, UDP_PORT));
+            drops(&cluster, alpha, "node-1 from_pod spoofed_address", &told, send);
+        }
+        let told = Told {
+            src: own,
+            dst: gamma,
+            src_name: alpha_name,
+            dst_name: Some("default/gamma"),
+            service: None,
+        };
+        let send = || send_frames(&frame::udp([2, 0, 0, 0, 0, 9], GATEWAY_MAC, own, gamma, UDP_PORT));
+        drops(&cluster, alpha, "node-1 from_pod spoofed_mac", &told, send);
+
+        // Nobody there: seen by the node of the sender, and by the node itself
+        // when it comes from outside.
+        let nobody = family.of(NOBODY);
+        let told = Told { src: own, dst: nobody, src_name: alpha_name, dst_name: None, service: None };
+        drops(&cluster, alpha, "node-1 from_pod no_endpoint", &told, || send_datagrams(nobody, UDP_PORT));
+        let client = cluster.spot("client");
+        let told = Told {
+            src: family.of(client.addresses),
+            dst: nobody,
+            src_name: None,
+            dst_name: None,
+            service: None,
+        };
+        drops(&cluster, client, "node-1 from_uplink no_endpoint", &told, || send_datagrams(nobody, UDP_PORT));
+
+        // A way that the node forbids.
+        let forbidden = family.of(FORBIDDEN);
+        let told = Told { src: own, dst: forbidden, src_name: alpha_name, dst_name: None, service: None };
+        drops(&cluster, alpha, "node-1 from_pod route_prohibited", &told, || {
+            send_datagrams(forbidden, UDP_PORT)
+        });
+
+        // Services: refused, which is told as well.
+        let nobodys = family.of(cluster.service_of_nobody().addresses);
+        let told = Told {
+            src: own,
+            dst: nobodys,
+            src_name: alpha_name,
+            dst_name: None,
+            service: Some("default/to-nobody:53/UDP"),
+        };
+        drops(&cluster, alpha, "node-1 from_pod no_backend", &told, || {
+            send_datagrams(nobodys, SERVICE_UDP_PORT)
+        });
+        let betas = family.of(cluster.service("beta", "alpha").addresses);
+        let told = Told {
+            src: own,
+            dst: betas,
+            src_name: alpha_name,
+            dst_name: None,
+            service: Some("default/to-beta"),
+        };
+        drops(&cluster, alpha, "node-1 from_pod no_service_port", &told, || {
+            send_datagrams(betas, NO_SERVICE_PORT)
+        });
+    }
+    // Neighbour discovery in another's name.
+    let beta = cluster.spot("beta").addresses.ipv4;
+    let told = Told {
+        src: beta.into(),
+        dst: beta.into(),
+        src_name: Some("default/alpha"),
+        dst_name: Some("default/beta"),
+        service: None,
+    };
+    let send = || send_frames(&frame::arp(mac, beta));
+    drops(&cluster, alpha, "node-1 from_pod spoofed_neighbour", &told, send);
+    cluster.down();
+}
+
+/// What the last sampled drop must say.
+#[derive(Debug)]
+struct Told {
+    src: IpAddr,
+    dst: IpAddr,
+    src_name: Option<&'static str>,
+    dst_name: Option<&'static str>,
+    service: Option<&'static str>,
+}
+
+/// Sends, and holds counters and events to it: exactly so many packets, for
+/// this one reason at this one hook, and nothing else dropped.
+fn drops(cluster: &Cluster, from: &Spot, counter: &str, told: &Told, send: impl FnOnce() + Send) {
+    let before = Shown::of(cluster).counters;
+    from.netns.enter(send).unwrap();
+    let mut after = Shown::of(cluster);
+    cluster.lab.wait_until(&format!("{counter} is told: {told:?}"), Duration::from_secs(5), || {
+        after = Shown::of(cluster);
+        after.is_told(counter, told)
+    });
+    let mut new = after.counters;
+    for (counter, packets) in &before {
+        *new.get_mut(counter).unwrap() -= packets;
+    }
+    new.retain(|_, packets| *packets > 0);
+    assert_eq!(new, BTreeMap::from([(counter.to_owned(), PACKETS)]), "{told:?}");
+}
+
+/// What `beeline drops` shows.
+struct Shown {
+    /// By node, hook and reason.
+    counters: BTreeMap<String, u64>,
+    recent: Vec<serde_json::Value>,
+}
+
+impl Shown {
+    fn of(cluster: &Cluster) -> Shown {
+        let mut command = Command::new(program("beeline"));
+        let output =
+            command.args(["drops", "-o", "json", "--name", cluster.lab.name().as_str()]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+        let counters = shown["counters"].as_array().unwrap().iter().map(|row| {
+            let place = [text(row, "node"), text(row, "hook"), text(row, "what")].join(" ");
+            (place, row["packets"].as_u64().unwrap())
+        });
+        Shown { counters: counters.collect(), recent: shown["recent"].as_array().unwrap().clone() }
+    }
+
+    /// Is the last one told of the node the one that is meant, with all names?
+    fn is_told(&self, counter: &str, told: &Told) -> bool {
+        self.recent.iter().any(|drop| {
+            let text = |key: &str| drop[key].as_str();
+            let place = [text("node"), text("hook"), text("reason")].map(Option::unwrap_or_default).join(" ");
+            let address = |key: &str| text(key).and_then(|text| text.parse::<IpAddr>().ok());
+            place == counter
+                && address("src") == Some(told.src)
+                && address("dst") == Some(told.dst)
+                && text("src_name") == told.src_name
+                && text("dst_name") == told.dst_name
+                && text("service_name") == told.service
+        })
+    }
+}
+
+fn own_mac(spot: &Spot) -> Mac {
+    let shown: serde_json::Value = serde_json::from_str(&spot.shell("ip -j link show eth0")).unwrap();
+    let mut bytes = shown[0]["address"].as_str().unwrap().split(':');
+    std::array::from_fn(|_| u8::from_str_radix(bytes.next().unwrap(), 16).unwrap())
+}
+
+fn send_frames(frame: &[u8]) {
+    for _ in 0..PACKETS {
+        frame::send("eth0", frame).unwrap();
+    }
+}
+
+fn send_datagrams(to: IpAddr, port: u16) {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    // Not connected: an answer to one would be an error of the next.
+    let socket = UdpSocket::bind(any).unwrap();
+    for _ in 0..PACKETS {
+        socket.send_to(b"is anybody there?", SocketAddr::new(to, port)).unwrap();
+    }
+}
