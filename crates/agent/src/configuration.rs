@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use beeline_abi::maps::CONNTRACK_TABLE;
+use beeline_kernel::datapath::Attachment;
 use beeline_source::SourceConfig;
 use beeline_values::{ParsedValues, Settings, Values};
 use tracing::{info, warn};
@@ -62,6 +63,11 @@ impl Configuration {
     /// Where /metrics, /healthz and /readyz are served.
     pub fn http(&self, options: &Options) -> SocketAddr {
         options.http.unwrap_or((Ipv4Addr::LOCALHOST, self.values.prometheus_port).into())
+    }
+
+    /// How programs are attached.
+    pub fn attachment(&self) -> Attachment {
+        if self.values.bpf_enable_tcx { Attachment::Auto } else { Attachment::Clsact }
     }
 
     /// What the source needs to know.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use beeline_kernel::datapath::Datapath;
+use beeline_kernel::datapath::{self, Datapath};
 use beeline_kernel::netlink::Watch;
 use beeline_kernel::netns;
 use beeline_source::Source;
@@ -29,7 +29,8 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
     let _lock = state.lock()?;
     // Before anything is looked at, so that no change falls between.
     let watch = Watch::open().context("changes of the host cannot be followed")?;
-    let datapath = Datapath::open(&options.bpffs).context("the datapath cannot be opened")?;
+    let how = datapath::Options { attachment: configuration.attachment(), ..datapath::Options::default() };
+    let datapath = Datapath::open_with(&options.bpffs, &how).context("the datapath cannot be opened")?;
     let events = datapath.events().context("drop events cannot be read")?;
     let engine = start_engine(options, configuration.clone(), state, datapath)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -364,6 +364,13 @@ pub const KEYS: &[Key] = &[
         "Masquerade IPv6 that leaves the cluster.",
     ),
     key(
+        "bpf.enableTCX",
+        Kind::Bool,
+        "true",
+        Built::Yes,
+        "Attach programs by TCX links where the kernel has them (6.6); false = by classifiers on clsact.",
+    ),
+    key(
         "bpf.ctTcpMax",
         TABLE,
         "262144",

