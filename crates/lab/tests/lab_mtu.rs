@@ -1,6 +1,8 @@
 //! What is too big, and what has come too far: the pod is told, by its node,
 //! about what it sent itself.
 
+#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+
 mod traffic;
 
 use std::io::{Read, Write};
