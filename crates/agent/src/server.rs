@@ -2,6 +2,7 @@
 //! only, bounded in lines and connections.
 
 use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,13 +89,19 @@ async fn serve_connection(stream: UnixStream, calls: Arc<dyn Calls>) -> std::io:
             }
         }
         Ok(call) => {
-            let answered = tokio::task::spawn_blocking(move || calls.answer(call)).await;
-            let response = answered.unwrap_or_else(|error| {
-                refuse(ErrorKind::Internal, format!("the agent failed at this call: {error}; see its log"))
-            });
+            // On this thread: a call of the plugin waits for no other one to wake up.
+            let response = tokio::task::block_in_place(|| answer(&*calls, call));
             send(&mut writer, &response).await
         }
     }
+}
+
+/// A call that panics is answered, too. What stands behind the socket sees to
+/// its own state.
+fn answer(calls: &dyn Calls, call: Call) -> Response {
+    catch_unwind(AssertUnwindSafe(|| calls.answer(call))).unwrap_or_else(|_| {
+        refuse(ErrorKind::Internal, "the agent failed at this call; see its log".to_owned())
+    })
 }
 
 /// Root may call, and the agent's own user (root again, in production).

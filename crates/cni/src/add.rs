@@ -17,32 +17,30 @@ use crate::spool;
 
 /// Serves ADD and returns the result.
 pub fn add(environment: &Environment, config: &NetworkConfig) -> Result<Value, CniError> {
-    let namespace = PodNamespace::open(environment.netns.as_deref())?;
+    let mut namespace = PodNamespace::open(environment.netns.as_deref())?;
     let _lock = ContainerLock::acquire(&config.socket, &environment.attachment.container_id)?;
     namespace.refuse_existing(&environment.attachment)?;
     spool::forget(&config.socket, &environment.attachment)?;
     let agent = Agent::on(&config.socket);
     let allocation = agent.allocate(environment)?;
-    let attempt =
-        Attempt { environment, config, agent: &agent, namespace: &namespace, allocation: &allocation };
-    attempt.make().map_err(|error| attempt.undo(error))
+    let attempt = Attempt { environment, config, agent: &agent, allocation: &allocation };
+    attempt.make(&mut namespace).map_err(|error| attempt.undo(error))
 }
 
 struct Attempt<'a> {
     environment: &'a Environment,
     config: &'a NetworkConfig,
     agent: &'a Agent,
-    namespace: &'a PodNamespace,
     allocation: &'a Allocation,
 }
 
 impl Attempt<'_> {
-    fn make(&self) -> Result<Value, CniError> {
+    fn make(&self, namespace: &mut PodNamespace) -> Result<Value, CniError> {
         let attachment = &self.environment.attachment;
         let pairs = pair_gateways(self.allocation)?;
-        let pair = interface::make(self.namespace, &attachment.interface, self.allocation, &pairs)?;
-        self.agent.commit(attachment, pair.host_ifindex, pair.pod_mac.clone(), self.namespace.cookie()?)?;
-        interface::wait_running(self.namespace, &attachment.interface)?;
+        let pair = interface::make(namespace, &attachment.interface, self.allocation, &pairs)?;
+        self.agent.commit(attachment, pair.host_ifindex, pair.pod_mac.clone(), namespace.cookie())?;
+        interface::wait_running(namespace, &attachment.interface)?;
         let made = Made {
             host_interface: self.allocation.host_interface.clone(),
             host_mac: self.allocation.host_mac.clone(),

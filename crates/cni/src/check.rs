@@ -20,8 +20,8 @@ pub fn check(environment: &Environment, config: &NetworkConfig) -> Result<(), Cn
     })?;
     let attachment = &environment.attachment;
     let addresses = addresses_of(previous, &attachment.interface)?;
-    let namespace = PodNamespace::open(environment.netns.as_deref())?;
-    interface::check(&namespace, attachment, &addresses)?;
+    let mut namespace = PodNamespace::open(environment.netns.as_deref())?;
+    interface::check(&mut namespace, attachment, &addresses)?;
     Agent::on(&config.socket).check(attachment)
 }
 

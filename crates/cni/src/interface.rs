@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use beeline_abi::Mac;
 use beeline_api::{Allocation, Attachment};
 use beeline_kernel::netlink::{Link, Netlink, NetlinkError, Route, Veth, VethEnd};
-use beeline_kernel::netns::{NetNs, NetNsError};
+use beeline_kernel::netns::{self, NetNs, NetNsError};
 use beeline_kernel::sysctl;
 use ipnet::IpNet;
 
@@ -23,10 +23,13 @@ const RUNNING_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is asked.
 const RUNNING_PAUSE: Duration = Duration::from_millis(1);
 
-/// The pod's network namespace.
+/// The pod's network namespace. Entering it takes a thread, so what is asked
+/// of it more than once is kept.
 #[derive(Debug)]
 pub struct PodNamespace {
     netns: NetNs,
+    netlink: Netlink,
+    cookie: u64,
 }
 
 /// What [`make`] made.
@@ -53,12 +56,18 @@ impl PodNamespace {
                 "pods on the host network get no interface; the runtime must not call the plugin",
             ));
         }
-        Ok(PodNamespace { netns })
+        let (netlink, cookie) =
+            netns.enter(|| (Netlink::open(), netns::own_cookie())).map_err(namespace_failed)?;
+        let cookie = cookie.map_err(|error| {
+            let message = format!("the cookie of {} cannot be read: {error}", path.display());
+            CniError::new(Code::InputOutput, message)
+        })?;
+        Ok(PodNamespace { netns, netlink: netlink.map_err(failed)?, cookie })
     }
 
     /// Fails if either end of the attachment is there already: it is not ours
     /// to replace, and undoing a failed ADD would remove it.
-    pub fn refuse_existing(&self, attachment: &Attachment) -> Result<(), CniError> {
+    pub fn refuse_existing(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         let host = attachment.host_interface();
         let exists = |name: &str, place: &str| {
             CniError::new(Code::Interface, format!("interface {name} exists already in {place}"))
@@ -66,7 +75,7 @@ impl PodNamespace {
                     "an ADD without a DEL before it; call DEL for this container and interface first",
                 )
         };
-        if find(&mut self.netlink()?, &attachment.interface)?.is_some() {
+        if find(&mut self.netlink, &attachment.interface)?.is_some() {
             return Err(exists(&attachment.interface, self.netns.name()));
         }
         if find(&mut here()?, &host)?.is_some() {
@@ -76,18 +85,14 @@ impl PodNamespace {
     }
 
     /// `SO_NETNS_COOKIE`.
-    pub fn cookie(&self) -> Result<u64, CniError> {
-        self.netns.cookie().map_err(namespace_failed)
-    }
-
-    fn netlink(&self) -> Result<Netlink, CniError> {
-        Netlink::open_in(&self.netns).map_err(failed)
+    pub fn cookie(&self) -> u64 {
+        self.cookie
     }
 }
 
 /// Makes the pair and configures the pod's side. The host side stays down.
 pub fn make(
-    namespace: &PodNamespace,
+    namespace: &mut PodNamespace,
     interface: &str,
     allocation: &Allocation,
     addresses: &[(IpAddr, IpAddr)],
@@ -104,23 +109,22 @@ pub fn make(
     })
     .map_err(failed)?;
     let host_ifindex = host.index(&allocation.host_interface).map_err(failed)?;
-    let mut pod = namespace.netlink()?;
-    let link = pod.link(interface).map_err(failed)?;
+    let link = namespace.netlink.link(interface).map_err(failed)?;
     let pod_mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
     prepare_ipv6(namespace, interface, addresses)?;
+    let pod = &mut namespace.netlink;
     pod.set_up(link.index, true).map_err(failed)?;
     for pair in addresses {
-        give_address(&mut pod, link.index, *pair, gateway_mac, allocation.mtu).map_err(failed)?;
+        give_address(pod, link.index, *pair, gateway_mac, allocation.mtu).map_err(failed)?;
     }
     Ok(Pair { host_ifindex, pod_mac })
 }
 
 /// Waits until the pod's side sends, which the kernel arranges a moment after
 /// the host side came up.
-pub fn wait_running(namespace: &PodNamespace, interface: &str) -> Result<(), CniError> {
-    let mut pod = namespace.netlink()?;
+pub fn wait_running(namespace: &mut PodNamespace, interface: &str) -> Result<(), CniError> {
     let deadline = Instant::now() + RUNNING_PATIENCE;
-    while !pod.link(interface).map_err(failed)?.running {
+    while !namespace.netlink.link(interface).map_err(failed)?.running {
         if Instant::now() > deadline {
             let message = format!(
                 "interface {interface} has no carrier {} s after the agent set up its host side",
@@ -140,19 +144,19 @@ pub fn delete(host_interface: &str) -> Result<(), CniError> {
 
 /// Is everything that ADD made still there?
 pub fn check(
-    namespace: &PodNamespace,
+    namespace: &mut PodNamespace,
     attachment: &Attachment,
     addresses: &[IpAddr],
 ) -> Result<(), CniError> {
-    let mut pod = namespace.netlink()?;
+    let pod = &mut namespace.netlink;
     let place = namespace.netns.name();
-    let link = checked_link(&mut pod, &attachment.interface, place)?;
+    let link = checked_link(pod, &attachment.interface, place)?;
     let host = checked_link(&mut here()?, &attachment.host_interface(), "the node's namespace")?;
     if link.peer.map(|peer| peer.index) != Some(host.index) {
         return Err(mismatch(format!("{} in {place} is not the other end of {}", link.name, host.name)));
     }
-    check_addresses(&mut pod, &link, addresses)?;
-    check_routes(&mut pod, &link, addresses)
+    check_addresses(pod, &link, addresses)?;
+    check_routes(pod, &link, addresses)
 }
 
 fn give_address(
