@@ -50,7 +50,7 @@ pub struct Native<'a, T> {
     pub routes: &'a mut Lookup<'a>,
     /// The present tick.
     pub tick: u32,
-    /// The next random number; counts up.
+    /// What chance says, each time it is asked.
     pub random: u32,
     /// Every step so far.
     pub steps: Vec<Step>,
@@ -177,9 +177,7 @@ impl<T: Tables> Platform for Native<'_, T> {
         self.tick
     }
     fn random(&mut self) -> u32 {
-        let next = self.random;
-        self.random = next.wrapping_add(1);
-        next
+        self.random
     }
     fn count_untracked(&mut self, _ctx: &Context) {
         self.untracked += 1;

@@ -10,9 +10,10 @@ use crate::Stop;
 use crate::conntrack::{flow_is_taken, flow_key, hairpin_client, set_dst, set_src};
 use crate::platform::{Platform, Step};
 
-/// Slots that are tried before giving up: a slot may vanish between two
-/// lookups when a new generation is published, and a tuple may be taken.
-const TRIES_MAX: usize = 3;
+/// Slots that are tried, one after the other from a random one on, before
+/// giving up: a slot may vanish between two lookups when a new generation is
+/// published, and a tuple may be taken.
+const TRIES_MAX: u32 = 3;
 
 /// Chooses a backend if the destination is a Service.
 #[inline(always)]
@@ -33,15 +34,17 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
         return Ok(());
     };
     ctx.service = frontend.service;
+    let first = env.random();
     let mut i = 0;
     let mut outcome = DropReason::ServiceInconsistent;
     while i < TRIES_MAX {
+        let choice = first.wrapping_add(i);
         i += 1;
         let service = env.service(frontend.service).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
         if service.slots == 0 {
             return Err(Stop::Refuse(DropReason::NoBackend));
         }
-        match try_slot(env, ctx, &service) {
+        match try_slot(env, ctx, &service, choice) {
             Ok(()) => return Ok(()),
             Err(reason) => outcome = reason,
         }
@@ -49,10 +52,15 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     Err(Stop::Drop(outcome))
 }
 
-/// Picks one slot at random and sets the translation.
+/// Takes the chosen slot and sets the translation.
 #[inline(always)]
-fn try_slot<P: Platform>(env: &mut P, ctx: &mut Context, service: &ServiceValue) -> Result<(), DropReason> {
-    let slot = env.random() % service.slots;
+fn try_slot<P: Platform>(
+    env: &mut P,
+    ctx: &mut Context,
+    service: &ServiceValue,
+    choice: u32,
+) -> Result<(), DropReason> {
+    let slot = choice % service.slots;
     ctx.slot_key = SlotKey { service: ctx.service, generation: service.generation, slot };
     let chosen = env.slot(&ctx.slot_key).ok_or(DropReason::ServiceInconsistent)?;
     let backend = env.backend(chosen.backend).ok_or(DropReason::ServiceInconsistent)?;

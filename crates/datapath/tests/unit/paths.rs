@@ -411,6 +411,25 @@ fn unit_two_services_with_one_backend_do_not_share_a_tuple() {
     }
 }
 
+/// However unlucky the choice, a free endpoint is found.
+#[test]
+fn unit_a_taken_tuple_leads_to_another_endpoint() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let other = f.neighbour;
+        world.backends(&[(f.far, 8080), (other, 8080)]);
+        for (taken, free, sport) in [(f.far, other, 40000), (other, f.far, 40001)] {
+            world.pod_sends(Build::new(f.pod, taken, tcp(sport, 8080, SYN)));
+            for random in [0, 1, u32::MAX] {
+                world.random = random;
+                let mut copy = World { family: f, tables: world.tables.clone(), ..world };
+                let sent = copy.pod_sends(Build::new(f.pod, f.service, tcp(sport, 80, SYN)));
+                assert_eq!(dst_of(&sent.frame), free, "chance says {random}: {sent:#?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn unit_the_hosts_own_packets_to_a_pod_are_let_through_and_tracked() {
     for f in FAMILIES {

@@ -90,6 +90,8 @@ pub struct World {
     pub tables: MemoryTables,
     pub route: Route,
     pub tick: u32,
+    /// What chance says.
+    pub random: u32,
 }
 
 /// A packet after its way.
@@ -103,7 +105,8 @@ pub struct Sent {
 
 impl World {
     pub fn new(family: Family) -> World {
-        let mut world = World { family, tables: MemoryTables::default(), route: Route::Found, tick: 1000 };
+        let mut world =
+            World { family, tables: MemoryTables::default(), route: Route::Found, tick: 1000, random: 0 };
         let pod_bits = if family.pod.is_v4() { 120 } else { 64 };
         let service_bits = if family.pod.is_v4() { 108 } else { 112 };
         world.prefix(family.pod, pod_bits, kind::LOCAL_POD, 1);
@@ -171,6 +174,7 @@ impl World {
         let way = Way { route: self.route, ifindex: UPLINK, next_hop: self.family.next_hop };
         let mut routes = move |_: &beeline_abi::context::Context, _: u32| way;
         let mut native = Native::new(NativeFrame::new(frame), &mut self.tables, &mut routes, self.tick);
+        native.random = self.random;
         let verdict = native.run(at, ifindex).verdict;
         Sent { verdict, frame: native.frame.bytes, steps: native.steps, untracked: native.untracked }
     }
