@@ -2,6 +2,7 @@
 //! is a median over rounds in which the things compared alternate.
 
 mod cni;
+mod floor;
 mod lab;
 mod packets;
 mod rates;
@@ -112,6 +113,7 @@ impl Arguments {
         }
         if self.wants(Part::Cni) {
             cni::measure(&lab)?;
+            floor::measure(&lab.of_node(lab::NODES[0], ""))?;
         }
         if self.wants(Part::Rates) {
             // Last: it stops the agents.
