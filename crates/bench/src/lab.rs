@@ -25,11 +25,13 @@ pub struct BenchLab {
 }
 
 impl BenchLab {
-    /// Brings it up.
-    pub fn up() -> Result<BenchLab> {
+    /// Brings it up with these values.
+    pub fn up(values: &[String]) -> Result<BenchLab> {
         let name = format!("bench-{}", std::process::id());
         let mut lab = BenchLab { name, servers: Vec::new(), status: Value::Null, is_down: false };
-        run(lab.verb("up").args(["--nodes", "2"]))?;
+        let mut up = lab.verb("up");
+        up.args(["--nodes", "2"]).args(values.iter().flat_map(|value| ["--set", value]));
+        run(&mut up)?;
         lab.apply(&manifests())?;
         lab.status = serde_json::from_str(&run(lab.verb("status").args(["-o", "json"]))?)?;
         for pod in ["near", "server"] {

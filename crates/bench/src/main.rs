@@ -31,6 +31,9 @@ struct Arguments {
     /// Only these
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// A value of the lab, such as bpf.enableTCX=false
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     #[command(subcommand)]
     role: Option<Role>,
 }
@@ -104,7 +107,7 @@ impl Arguments {
     }
 
     fn measure(&self) -> Result<()> {
-        let lab = BenchLab::up()?;
+        let lab = BenchLab::up(&self.set)?;
         if self.wants(Part::Memory) {
             lab.print_memory()?;
         }
