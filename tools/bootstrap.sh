@@ -22,6 +22,7 @@ pure=${PURE:-0}
 . tools/lib/toolchain.sh
 . tools/lib/preflight.sh
 . tools/lib/packages.sh
+. tools/lib/helm.sh
 
 main() {
     run_as_owner_of_tree "$@"
@@ -68,6 +69,7 @@ install_build_tools() {
     check_lock_files
     fetch_crates
     [ -z "$needs_ebpf" ] || build_bpf_linker
+    [ "$chore" != test ] || install_helm_library
     "$cargo" build --quiet --locked --release --package xtask
 }
 

@@ -9,6 +9,7 @@ find_missing_packages() {
     choose_cargo || missing_rust+=(cargo-web rustc-web)
     [ -z "$needs_ebpf" ] || want_ebpf_toolchain
     [ -z "$needs_lab" ] || want_lab_tools
+    [ "$chore" != test ] || want_helm_library
     missing_packages+=("${missing_rust[@]}")
 }
 
@@ -25,6 +26,12 @@ want_ebpf_toolchain() {
         missing_rust=(cargo-web rustc-web libstd-rust-web-dev-bpf)
         find_bpf_linker || want_llvm
     fi
+}
+
+# The tests render the chart with it; see tools/lib/helm.sh.
+want_helm_library() {
+    want_command python3 python3
+    [ -d .tools/helm ] || python3 -m pip --version >/dev/null 2>&1 || missing_packages+=(python3-pip)
 }
 
 want_llvm() {

@@ -11,6 +11,8 @@ use crate::{binaries, paths, process};
 const PAGES: &[(&str, &[&str], &str)] = &[
     ("beeline-agent", &["--print-metrics-doc"], "docs/metrics.md"),
     ("beeline", &["docs", "drop-reasons"], "docs/drop-reasons.md"),
+    ("beeline", &["docs", "chart-values"], "charts/beeline/values.yaml"),
+    ("beeline", &["docs", "chart-schema"], "charts/beeline/values.schema.json"),
 ];
 
 /// `cargo xtask docs`.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use beeline_abi::DropReason;
+use beeline_values::chart;
 use clap::Subcommand;
 
 use crate::output;
@@ -13,12 +14,18 @@ use crate::output;
 pub enum Verb {
     /// docs/drop-reasons.md: every reason of a drop with cause and cure
     DropReasons,
+    /// charts/beeline/values.yaml: every value with its meaning
+    ChartValues,
+    /// charts/beeline/values.schema.json: the schema that Helm checks values with
+    ChartSchema,
 }
 
 /// Prints a page.
 pub fn run(verb: &Verb) -> Result<ExitCode> {
     match verb {
         Verb::DropReasons => output::line(drop_reasons().trim_end())?,
+        Verb::ChartValues => output::line(chart::values_yaml().trim_end())?,
+        Verb::ChartSchema => output::line(&format!("{:#}", chart::json_schema()))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -47,6 +54,18 @@ fn drop_reasons() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unit_the_chart_has_the_values_of_the_agent() {
+        let file = |name: &str| {
+            let path = format!("{}/../../charts/beeline/{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read_to_string(path).unwrap_or_default()
+        };
+        let anew = "is out of date; write it anew with `make docs`";
+        assert!(file("values.yaml") == chart::values_yaml(), "charts/beeline/values.yaml {anew}");
+        let schema = format!("{:#}\n", chart::json_schema());
+        assert!(file("values.schema.json") == schema, "charts/beeline/values.schema.json {anew}");
+    }
 
     #[test]
     fn unit_the_page_of_drop_reasons_says_what_the_enum_says() {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod delete;
 pub mod environment;
 pub mod error;
+pub mod install;
 pub mod interface;
 pub mod lock;
 pub mod result;

@@ -1,13 +1,36 @@
 //! The CNI plugin: carries the environment and standard input to
-//! [`beeline_cni::run`] and its answer back.
+//! [`beeline_cni::run`] and its answer back. Called by a person,
+//! `beeline-cni install` puts it where a container runtime finds it.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
+
+use beeline_cni::install::Install;
 
 /// More than any network configuration; a runtime that sends more is broken.
 const INPUT_BYTES_MAX: u64 = 4 << 20;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("install") => install(arguments),
+        _ => plugin(),
+    }
+}
+
+fn install(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let installed = Install::parse(arguments).and_then(|install| install.run(Path::new("/proc/self/exe")));
+    match installed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beeline-cni install: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn plugin() -> ExitCode {
     let mut input = Vec::new();
     if let Err(error) = std::io::stdin().take(INPUT_BYTES_MAX).read_to_end(&mut input) {
         // The plugin goes on: VERSION needs no input, and all else reports it.

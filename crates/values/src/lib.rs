@@ -11,6 +11,7 @@
 //! the nearest known one, old spellings are accepted with a notice, and what
 //! is accepted but not built yet is said by name.
 
+pub mod chart;
 mod check;
 mod nearest;
 mod old;
@@ -179,6 +180,8 @@ fn not_built(key: &Key, value: &Value) -> Option<String> {
         Built::Only(_, instead) => {
             Some(format!("{}={shown} is accepted but not built yet: {instead}", key.name))
         }
+        Built::Chart if shown == key.default => None,
+        Built::Chart => Some(format!("{}={shown} is for the chart, and has no effect here", key.name)),
         Built::Partly(_) if shown == "false" || shown == key.default && key.kind != schema::Kind::Bool => {
             None
         }

@@ -105,6 +105,16 @@ pub fn value(name: &str, value: &Value) -> Option<(Value, String)> {
     Some((new, format!("{name}={text} is an old spelling: taken as {name}={shown}")))
 }
 
+/// Old spellings of words that a value may be, with today's.
+pub fn choices() -> impl Iterator<Item = (&'static str, &'static str)> {
+    [("none", "disabled"), ("hostscope-legacy", "kubernetes"), ("hostscope", "kubernetes")].into_iter()
+}
+
+/// Every old name, for the chart's schema.
+pub fn dotted_names() -> impl Iterator<Item = &'static str> {
+    names().chain(["tunnel", "k8s-api-server", "k8sApiServer"])
+}
+
 /// Every old name, for suggestions.
 pub fn names() -> impl Iterator<Item = &'static str> {
     RENAMED.iter().map(|(old, _)| *old)

@@ -32,6 +32,8 @@ pub enum Built {
     Partly(&'static str),
     /// These settings only; the text says what happens instead of the others.
     Only(&'static [&'static str], &'static str),
+    /// By the chart's templates; the agent has nothing to do with it.
+    Chart,
 }
 
 /// One value of the schema.
@@ -41,7 +43,8 @@ pub struct Key {
     pub name: &'static str,
     /// What it may be.
     pub kind: Kind,
-    /// Default as text; empty = not set.
+    /// Default as text, for lists and what may be anything as YAML; empty = not
+    /// set.
     pub default: &'static str,
     /// What it does, one sentence.
     pub doc: &'static str,
@@ -62,8 +65,6 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, built: Built
 
 /// Only "off" is built: the feature comes with a later release.
 const OFF: Built = Built::Only(&["false"], "the feature stays off");
-/// The chart's business: pods and images of the installation.
-const CHART: Built = Built::Partly("there is no chart yet, it has no effect on the agent");
 const PORT: Kind = Kind::Integer(1, 65_535);
 const TABLE: Kind = Kind::Integer(1_024, 16_777_216);
 
@@ -512,34 +513,16 @@ pub const KEYS: &[Key] = &[
     key("healthChecking", Kind::Bool, "false", OFF, "Probe between nodes."),
     key("endpointHealthChecking.enabled", Kind::Bool, "false", OFF, "Probe pods."),
     // Plugin.
-    key(
-        "cni.exclusive",
-        Kind::Bool,
-        "true",
-        Built::Partly("the configuration is not installed by the agent yet"),
-        "Move other plugins' configurations aside.",
-    ),
-    key(
-        "cni.install",
-        Kind::Bool,
-        "true",
-        Built::Partly("the plugin is not installed by the agent yet"),
-        "Install plugin and configuration on the node.",
-    ),
+    key("cni.exclusive", Kind::Bool, "true", Built::Chart, "Move other plugins' configurations aside."),
+    key("cni.install", Kind::Bool, "true", Built::Chart, "Install plugin and configuration on the node."),
     key(
         "cni.confPath",
         Kind::Text,
         "/etc/cni/net.d",
-        Built::Partly("the configuration is not installed by the agent yet"),
+        Built::Chart,
         "Folder of the runtime's network configurations.",
     ),
-    key(
-        "cni.binPath",
-        Kind::Text,
-        "/opt/cni/bin",
-        Built::Partly("the plugin is not installed by the agent yet"),
-        "Folder of the runtime's plugins.",
-    ),
+    key("cni.binPath", Kind::Text, "/opt/cni/bin", Built::Chart, "Folder of the runtime's plugins."),
     key(
         "cni.chainingMode",
         Kind::Text,
@@ -558,7 +541,16 @@ pub const KEYS: &[Key] = &[
         "Serve metrics.",
     ),
     key("prometheus.port", PORT, "9962", Built::Yes, "Port of /metrics, /healthz and /readyz."),
-    key("prometheus.serviceMonitor.enabled", Kind::Bool, "false", CHART, "Make a ServiceMonitor."),
+    key(
+        "prometheus.serviceMonitor.enabled",
+        Kind::Bool,
+        "false",
+        Built::Only(
+            &["false"],
+            "/metrics is on the node's loopback, where only the node's own Prometheus reaches it",
+        ),
+        "Make a ServiceMonitor.",
+    ),
     key("hubble.enabled", Kind::Bool, "false", OFF, "Record flows and serve Hubble's observer API."),
     key(
         "hubble.listenAddress",
@@ -577,20 +569,50 @@ pub const KEYS: &[Key] = &[
     key("hubble.relay.enabled", Kind::Bool, "false", OFF, "Hubble for the whole cluster."),
     key("hubble.ui.enabled", Kind::Bool, "false", OFF, "Hubble's user interface."),
     // The installation.
-    key("image", Kind::Any, "", CHART, "The agent's image."),
-    key("imagePullSecrets", Kind::Any, "", CHART, "Secrets to pull images."),
+    key(
+        "image",
+        Kind::Any,
+        "{repository: beeline/agent, tag: \"\", pullPolicy: IfNotPresent}",
+        Built::Chart,
+        "The image of agent and plugin; without a tag, that of the chart's appVersion.",
+    ),
+    key("imagePullSecrets", Kind::Any, "[]", Built::Chart, "Secrets to pull images."),
     key("operator", Kind::Any, "", Built::Partly("Beeline has no operator"), "Cilium's operator."),
-    key("resources", Kind::Any, "", CHART, "Resources of the agent's pod."),
-    key("tolerations", Kind::Any, "", CHART, "Tolerations of the agent's pod."),
-    key("nodeSelector", Kind::Any, "", CHART, "Nodes on which the agent runs."),
-    key("affinity", Kind::Any, "", CHART, "Affinity of the agent's pod."),
-    key("priorityClassName", Kind::Text, "", CHART, "Priority of the agent's pod."),
-    key("updateStrategy", Kind::Any, "", CHART, "How the DaemonSet is updated."),
-    key("podAnnotations", Kind::Any, "", CHART, "Annotations of the agent's pod."),
-    key("podLabels", Kind::Any, "", CHART, "Labels of the agent's pod."),
-    key("extraArgs", Kind::List, "", CHART, "Further arguments of the agent."),
-    key("extraEnv", Kind::Any, "", CHART, "Further environment of the agent."),
-    key("extraConfig", Kind::Any, "", CHART, "Further configuration of the agent."),
+    key("resources", Kind::Any, "{}", Built::Chart, "Resources of the agent's pod."),
+    key("tolerations", Kind::Any, "[{operator: Exists}]", Built::Chart, "Tolerations of the agent's pod."),
+    key(
+        "nodeSelector",
+        Kind::Any,
+        "{kubernetes.io/os: linux}",
+        Built::Chart,
+        "Nodes on which the agent runs.",
+    ),
+    key("affinity", Kind::Any, "{}", Built::Chart, "Affinity of the agent's pod."),
+    key(
+        "priorityClassName",
+        Kind::Text,
+        "system-node-critical",
+        Built::Chart,
+        "Priority of the agent's pod.",
+    ),
+    key(
+        "updateStrategy",
+        Kind::Any,
+        "{type: RollingUpdate, rollingUpdate: {maxUnavailable: 2}}",
+        Built::Chart,
+        "How the DaemonSet is updated.",
+    ),
+    key("podAnnotations", Kind::Any, "{}", Built::Chart, "Annotations of the agent's pod."),
+    key("podLabels", Kind::Any, "{}", Built::Chart, "Labels of the agent's pod."),
+    key("extraArgs", Kind::List, "[]", Built::Chart, "Further arguments of the agent."),
+    key("extraEnv", Kind::Any, "[]", Built::Chart, "Further environment of the agent."),
+    key(
+        "extraConfig",
+        Kind::Any,
+        "{}",
+        Built::Chart,
+        "Further values for the agent's configuration alone; these win.",
+    ),
 ];
 
 /// The value with this name.

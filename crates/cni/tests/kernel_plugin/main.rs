@@ -192,7 +192,7 @@ fn kernel_del_is_idempotent_also_when_the_namespace_has_gone() {
 fn kernel_an_interface_that_exists_is_refused_and_stays() {
     let world = World::new();
     world.add("1.1.0").result();
-    let (before, calls) = (world.pod.dump(), world.agent.calls().len());
+    let (before, calls) = (world.pod.settled(), world.agent.calls().len());
     let (code, message) = world.add("1.1.0").failure();
     assert!(
         code == 102 && message.contains("eth0") && message.contains("exists already"),

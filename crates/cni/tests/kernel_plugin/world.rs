@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use beeline_api::{Allocation, ApiError, Attachment, Call, ErrorKind, Request, Response};
-use beeline_kernel::netlink::Netlink;
+use beeline_kernel::netlink::{Netlink, Route};
 use beeline_kernel::netns::NetNs;
 use serde_json::{Value, json};
 
@@ -37,6 +38,24 @@ impl Namespace {
         let addresses: Vec<_> = netlink.addresses().unwrap();
         let routes: Vec<String> = netlink.routes().unwrap().iter().map(ToString::to_string).collect();
         format!("{}:\n{links:#?}\n{addresses:#?}\n{routes:#?}", self.path.display())
+    }
+
+    /// The same once the kernel is done with the link-local address: it looks
+    /// for duplicates first, and then adds routes.
+    pub fn settled(&self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let (addresses, routes) = (self.netlink().addresses().unwrap(), self.netlink().routes().unwrap());
+            let ready = addresses.iter().filter(|address| address.local_scope).all(|address| {
+                let own = |route: &Route| route.destination.addr() == address.net.addr();
+                !address.unusable && (address.net.addr().is_ipv4() || routes.iter().any(own))
+            });
+            if ready {
+                return self.dump();
+            }
+            assert!(Instant::now() < deadline, "addresses stay unusable: {}", self.dump());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Names of the links, without the loopback.

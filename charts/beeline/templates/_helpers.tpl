@@ -1,0 +1,27 @@
+{{/* What every object of the installation bears. */}}
+{{- define "beeline.labels" -}}
+app.kubernetes.io/name: beeline
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: beeline
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{/* What the agent's pods are found by: never changes. */}}
+{{- define "beeline.selector" -}}
+app.kubernetes.io/name: beeline
+app.kubernetes.io/component: agent
+{{- end }}
+
+{{- define "beeline.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* The agent's values: what is not for the chart alone, then extraConfig. */}}
+{{- define "beeline.config" -}}
+{{- $own := omit .Values "global" "image" "imagePullSecrets" "resources" "tolerations" "nodeSelector" "affinity" "priorityClassName" "updateStrategy" "podAnnotations" "podLabels" "extraArgs" "extraEnv" "extraConfig" "cni" -}}
+{{- $cni := pick .Values.cni "chainingMode" "customConf" -}}
+{{- $prometheus := omit .Values.prometheus "serviceMonitor" -}}
+{{- $own = merge (dict "cni" $cni "prometheus" $prometheus) (omit $own "prometheus") -}}
+{{- toYaml (mergeOverwrite (deepCopy $own) (deepCopy .Values.extraConfig)) -}}
+{{- end }}

@@ -1,0 +1,166 @@
+//! `beeline-cni install`: puts plugin and network configuration where the
+//! container runtime looks for them. The chart's init container runs it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use beeline_api::DEFAULT_SOCKET;
+use serde_json::json;
+
+/// The plugin, as configurations name it.
+const PLUGIN: &str = "beeline-cni";
+/// Runtimes take the first configuration by name.
+const CONFIGURATION: &str = "05-beeline.conflist";
+/// Behind the name of a configuration that is put aside.
+const ASIDE: &str = "beeline_bak";
+
+/// Where to, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Install {
+    /// Folder of the runtime's plugins.
+    pub bin: PathBuf,
+    /// Folder of the runtime's network configurations.
+    pub conf: PathBuf,
+    /// The agent's socket, as the runtime's host sees it.
+    pub socket: PathBuf,
+    /// Put other configurations aside, so that this one is taken.
+    pub exclusive: bool,
+}
+
+impl Install {
+    /// Reads `--bin DIR --conf DIR [--socket PATH] [--exclusive]`.
+    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Install> {
+        let mut install = Install {
+            bin: "/opt/cni/bin".into(),
+            conf: "/etc/cni/net.d".into(),
+            socket: DEFAULT_SOCKET.into(),
+            exclusive: false,
+        };
+        let mut arguments = arguments.into_iter();
+        while let Some(name) = arguments.next() {
+            let mut path =
+                || arguments.next().map(PathBuf::from).with_context(|| format!("{name} needs a path"));
+            match name.as_str() {
+                "--bin" => install.bin = path()?,
+                "--conf" => install.conf = path()?,
+                "--socket" => install.socket = path()?,
+                "--exclusive" => install.exclusive = true,
+                other => {
+                    bail!("{other} is unknown; known are --bin DIR, --conf DIR, --socket PATH, --exclusive")
+                }
+            }
+        }
+        Ok(install)
+    }
+
+    /// Installs `program`. The configuration comes last: with it the runtime
+    /// begins to call the plugin.
+    pub fn run(&self, program: &Path) -> Result<()> {
+        let plugin = fs::read(program).with_context(|| format!("{} cannot be read", program.display()))?;
+        replace(&self.bin, PLUGIN, &plugin, 0o755)?;
+        if self.exclusive {
+            self.put_others_aside()?;
+        }
+        replace(&self.conf, CONFIGURATION, self.configuration().as_bytes(), 0o644)
+    }
+
+    fn configuration(&self) -> String {
+        let plugin = json!({"type": PLUGIN, "socket": self.socket});
+        format!("{:#}\n", json!({"cniVersion": "1.1.0", "name": "beeline", "plugins": [plugin]}))
+    }
+
+    fn put_others_aside(&self) -> Result<()> {
+        let entries = match fs::read_dir(&self.conf) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.with_context(|| format!("{} cannot be listed", self.conf.display()))?,
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+            let is_ours = path.file_name().is_some_and(|name| name == CONFIGURATION);
+            if is_ours || !["conf", "conflist", "json"].contains(&extension) {
+                continue;
+            }
+            let aside = path.with_extension(format!("{extension}.{ASIDE}"));
+            fs::rename(&path, &aside).with_context(|| format!("{} cannot be put aside", path.display()))?;
+            eprintln!("beeline-cni: {} is now {}", path.display(), aside.display());
+        }
+        Ok(())
+    }
+}
+
+/// A runtime that reads meanwhile sees the old file or the new one.
+fn replace(folder: &Path, name: &str, content: &[u8], mode: u32) -> Result<()> {
+    let draft = folder.join(format!(".{name}.new"));
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        fs::write(&draft, content)?;
+        fs::set_permissions(&draft, fs::Permissions::from_mode(mode))?;
+        fs::rename(&draft, folder.join(name))
+    };
+    write().with_context(|| {
+        format!("{} cannot be written: is the host's folder mounted there?", folder.join(name).display())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NetworkConfig;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn unit_plugin_and_configuration_are_put_in_place_and_others_aside() {
+        let host = tempfile::tempdir().unwrap();
+        let [bin, conf] = ["opt/cni/bin", "etc/cni/net.d"].map(|folder| host.path().join(folder));
+        fs::create_dir_all(&conf).unwrap();
+        fs::write(conf.join("10-other.conflist"), "{}").unwrap();
+        fs::write(conf.join("README"), "stays").unwrap();
+        let program = host.path().join("program");
+        fs::write(&program, "plugin").unwrap();
+        let arguments = ["--bin", bin.to_str().unwrap(), "--conf", conf.to_str().unwrap()].map(str::to_owned);
+        let mut install = Install::parse(arguments).unwrap();
+        for _ in 0..2 {
+            install.run(&program).unwrap();
+            assert_eq!(names(&conf), ["05-beeline.conflist", "10-other.conflist", "README"]);
+        }
+        install.exclusive = true;
+        install.run(&program).unwrap();
+        assert_eq!(names(&conf), ["05-beeline.conflist", "10-other.conflist.beeline_bak", "README"]);
+        assert_eq!(names(&bin), ["beeline-cni"]);
+        let mode = fs::metadata(bin.join("beeline-cni")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+
+        // As a runtime hands it to the plugin (CNI 1.1, section 3).
+        let list: serde_json::Value =
+            serde_json::from_slice(&fs::read(conf.join(CONFIGURATION)).unwrap()).unwrap();
+        let mut single = list["plugins"][0].clone();
+        single["cniVersion"] = list["cniVersion"].clone();
+        single["name"] = list["name"].clone();
+        let config = NetworkConfig::parse(single.to_string().as_bytes()).unwrap();
+        assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+    }
+
+    #[test]
+    fn unit_a_wrong_installation_says_what_is_wrong() {
+        let told = |arguments: &[&str]| {
+            format!("{:#}", Install::parse(arguments.iter().map(|text| (*text).to_owned())).unwrap_err())
+        };
+        assert_eq!(told(&["--bin"]), "--bin needs a path");
+        assert!(told(&["--bim", "x"]).starts_with("--bim is unknown; known are --bin"));
+        let install = Install { bin: "/proc/none".into(), ..Install::parse([]).unwrap() };
+        let error = format!("{:#}", install.run(Path::new("/proc/self/exe")).unwrap_err());
+        assert!(
+            error.starts_with("/proc/none/beeline-cni cannot be written: is the host's folder"),
+            "{error}"
+        );
+    }
+}

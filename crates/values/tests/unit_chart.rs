@@ -1,0 +1,156 @@
+//! The chart, rendered by Helm's own library (`make test` installs it below
+//! .tools/helm): what users set arrives at the agent.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use beeline_values::{Settings, Values, chart};
+use serde_json::{Value, json};
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The objects, or what Helm says is wrong; none where Helm is not.
+fn render(values: &Value) -> Option<Result<Vec<Value>, String>> {
+    let library = top().join(".tools/helm");
+    if !library.exists() {
+        println!("skipped: Helm's library is not here; `make test` installs it with pip");
+        return None;
+    }
+    let mut command = Command::new("python3");
+    command.arg(top().join("tools/helm/template.py")).arg(top().join("charts/beeline"));
+    let output = command.arg(values.to_string()).env("PYTHONPATH", library).output().expect("python3 starts");
+    if !output.status.success() {
+        return Some(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    let templates: serde_json::Map<String, Value> =
+        serde_json::from_slice(&output.stdout).expect("the script prints JSON");
+    let manifests = templates.iter().filter(|(name, _)| name.ends_with(".yaml"));
+    let texts = manifests.flat_map(|(_, text)| text.as_str().expect("a text").split("\n---\n"));
+    Some(Ok(texts.map(|text| serde_saphyr::from_str(text).expect("YAML")).collect()))
+}
+
+fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    let mut found = objects.iter().filter(|object| object["kind"] == kind);
+    found.next().unwrap_or_else(|| panic!("no {kind} in {objects:#?}"))
+}
+
+/// What the agent would read.
+fn agents_settings(objects: &[Value]) -> Settings {
+    let text = find(objects, "ConfigMap")["data"]["values.yaml"].as_str().expect("a text");
+    Settings::from_yaml(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+#[test]
+fn unit_chart_without_values_is_the_agent_without_values() {
+    let Some(objects) = render(&json!({})) else { return };
+    let objects = objects.unwrap();
+    let parsed = agents_settings(&objects).parse();
+    assert_eq!(parsed.values, Values::default());
+    assert_eq!(parsed.notices, Vec::<String>::new());
+    let said = Settings::from_set(&["kubeProxyReplacement=true"]).unwrap().parse().not_built;
+    assert_eq!(parsed.not_built, said, "no other default may be answered with a notice");
+
+    let agent = &find(&objects, "DaemonSet")["spec"]["template"]["spec"];
+    assert_eq!(agent["hostNetwork"], true);
+    let capabilities = &agent["containers"][0]["securityContext"]["capabilities"];
+    assert_eq!(*capabilities, json!({"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]}));
+    let rules = find(&objects, "ClusterRole")["rules"].as_array().unwrap();
+    let verbs = rules.iter().flat_map(|rule| rule["verbs"].as_array().unwrap());
+    assert!(verbs.clone().all(|verb| ["get", "list", "watch"].iter().any(|read| verb == read)), "{rules:?}");
+}
+
+#[test]
+fn unit_chart_hands_a_cilium_users_values_to_the_agent() {
+    let values = json!({
+        "kubeProxyReplacement": "strict",
+        "k8sServiceHost": "172.30.0.2",
+        "k8sServicePort": 6443,
+        "routingMode": "native",
+        "autoDirectNodeRoutes": true,
+        "ipv4NativeRoutingCIDR": "10.0.0.0/8",
+        "devices": ["eth0", "eth1"],
+        "bpf": {"ctTcpMax": 65536},
+        "extraConfig": {"debug.enabled": true},
+        "image": {"repository": "registry.local/beeline", "tag": "v1"},
+        "cni": {"exclusive": false, "binPath": "/var/lib/cni/bin"},
+        "prometheus": {"port": 9990},
+        "extraArgs": ["--http=127.0.0.1:1"],
+    });
+    let Some(objects) = render(&values) else { return };
+    let objects = objects.unwrap();
+    let parsed = agents_settings(&objects).parse();
+    let expected = Settings::from_set(&[
+        "kubeProxyReplacement=true",
+        "k8sServiceHost=172.30.0.2",
+        "k8sServicePort=6443",
+        "ipv4NativeRoutingCIDR=10.0.0.0/8",
+        "devices={eth0,eth1}",
+        "bpf.ctTcpMax=65536",
+        "debug.enabled=true",
+        "prometheus.port=9990",
+    ])
+    .unwrap()
+    .parse();
+    assert_eq!(parsed.values, expected.values);
+
+    let agent = &find(&objects, "DaemonSet")["spec"]["template"]["spec"];
+    let container = &agent["containers"][0];
+    assert_eq!(container["image"], "registry.local/beeline:v1");
+    assert_eq!(container["readinessProbe"]["httpGet"]["port"], 9990);
+    assert_eq!(container["command"][2], "--http=127.0.0.1:1");
+    let install = agent["initContainers"][1]["command"].as_array().unwrap();
+    assert!(!install.contains(&json!("--exclusive")), "{install:?}");
+    let volumes = agent["volumes"].as_array().unwrap();
+    assert!(volumes.iter().any(|volume| volume["hostPath"]["path"] == "/var/lib/cni/bin"), "{volumes:?}");
+}
+
+#[test]
+fn unit_chart_refuses_what_nobody_knows() {
+    for (values, told) in [
+        (json!({"rooutingMode": "native"}), "rooutingMode"),
+        (json!({"bpf": {"masqurade": true}}), "masqurade"),
+        (json!({"routingMode": "bridge"}), "routingMode"),
+        (json!({"MTU": 70_000}), "MTU"),
+        (json!({"ipv4NativeRoutingCIDR": "10.0.0.0"}), "ipv4NativeRoutingCIDR"),
+    ] {
+        let Some(answer) = render(&values) else { return };
+        let error = answer.expect_err(&format!("{values} must be refused"));
+        assert!(error.contains(told), "{values}: {error}");
+    }
+}
+
+/// Rendered twice, a configuration has one hash: else every `helm upgrade`
+/// would restart every agent.
+#[test]
+fn unit_chart_restarts_agents_only_for_a_changed_configuration() {
+    let hash = |values: Value| {
+        let objects = render(&values)?.unwrap();
+        let template = &find(&objects, "DaemonSet")["spec"]["template"];
+        Some(template["metadata"]["annotations"]["beeline/config"].as_str().unwrap().to_owned())
+    };
+    let Some(hashes) =
+        [json!({}), json!({}), json!({"MTU": 1400}), json!({"resources": {"limits": {"cpu": 1}}})]
+            .into_iter()
+            .map(hash)
+            .collect::<Option<Vec<_>>>()
+    else {
+        return;
+    };
+    assert_eq!(hashes[0], hashes[1]);
+    assert_ne!(hashes[0], hashes[2]);
+    assert_eq!(hashes[0], hashes[3], "what is not for the agent restarts no agent");
+}
+
+#[test]
+fn unit_schema_of_the_chart_knows_every_value() {
+    let schema = chart::json_schema();
+    for key in beeline_values::schema::KEYS {
+        let mut node = &schema;
+        for part in key.name.split('.') {
+            node = &node["properties"][part];
+        }
+        assert!(node.is_object(), "{} is missing", key.name);
+    }
+}
