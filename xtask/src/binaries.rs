@@ -53,8 +53,6 @@ fn build(log: &Log) -> Result<()> {
             "--exclude",
             "xtask",
             "--bins",
-            "--example",
-            ebpf::LOADER,
         ]),
         log,
     )

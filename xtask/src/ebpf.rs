@@ -16,7 +16,7 @@ use crate::{elf, paths, process};
 
 /// Of the `kernel` crate: loads the embedded programs and prints what the
 /// kernel made of them.
-pub const LOADER: &str = "programs";
+pub const LOADER: &str = "beeline-programs";
 
 /// `cargo xtask ebpf`.
 pub fn chore(accept: bool) -> Result<()> {
@@ -31,7 +31,7 @@ pub fn chore(accept: bool) -> Result<()> {
                     "--release",
                     "--package",
                     "beeline-kernel",
-                    "--example",
+                    "--bin",
                     LOADER,
                 ]),
                 log,
@@ -55,7 +55,7 @@ pub fn step(steps: &mut Steps) -> Result<Costs> {
 /// Asks the kernel, as root, what it makes of the programs in the loader,
 /// which is built.
 pub fn load(costs: &mut Costs) -> Result<()> {
-    let loader = paths::top().join("target/release/examples").join(LOADER);
+    let loader = paths::binary(LOADER);
     let output = process::as_root(loader).output().context("the loader of the programs cannot be started")?;
     if !output.status.success() {
         bail!("the kernel refused the programs: {}", String::from_utf8_lossy(&output.stderr).trim());
