@@ -23,6 +23,7 @@ pure=${PURE:-0}
 . tools/lib/preflight.sh
 . tools/lib/packages.sh
 . tools/lib/helm.sh
+. tools/lib/containerd.sh
 
 main() {
     run_as_owner_of_tree "$@"
@@ -70,6 +71,7 @@ install_build_tools() {
     fetch_crates
     [ -z "$needs_ebpf" ] || build_bpf_linker
     [ "$chore" != test ] || install_helm_library
+    [ "$chore" != test ] || [ -z "$needs_lab" ] || install_containerd
     "$cargo" build --quiet --locked --release --package xtask
 }
 

@@ -14,6 +14,9 @@ use serde_json::json;
 const PLUGIN: &str = "beeline-cni";
 /// Runtimes take the first configuration by name.
 const CONFIGURATION: &str = "05-beeline.conflist";
+/// What runtimes take that do not know `cniVersions` (CNI 1.1, section 1):
+/// containerd 1.6 refuses an answer in 1.1.0.
+const COMMON_VERSION: &str = "1.0.0";
 /// Behind the name of a configuration that is put aside.
 const ASIDE: &str = "beeline_bak";
 
@@ -68,8 +71,13 @@ impl Install {
     }
 
     fn configuration(&self) -> String {
-        let plugin = json!({"type": PLUGIN, "socket": self.socket});
-        format!("{:#}\n", json!({"cniVersion": "1.1.0", "name": "beeline", "plugins": [plugin]}))
+        let list = json!({
+            "cniVersion": COMMON_VERSION,
+            "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+            "name": "beeline",
+            "plugins": [{"type": PLUGIN, "socket": self.socket}],
+        });
+        format!("{list:#}\n")
     }
 
     fn put_others_aside(&self) -> Result<()> {
@@ -147,6 +155,8 @@ mod tests {
         single["name"] = list["name"].clone();
         let config = NetworkConfig::parse(single.to_string().as_bytes()).unwrap();
         assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+        let versions = list["cniVersions"].as_array().unwrap();
+        assert!(versions.contains(&list["cniVersion"]) && versions.contains(&"1.1.0".into()), "{list}");
     }
 
     #[test]
