@@ -37,11 +37,17 @@ int main(int argc, char **argv) {
 /// is behind `ctr` in `$@`.
 const DRIVE: &str = r#"
 set -eu
-work=$1 socket=$2 plugin=$3; shift 3
+work=$1 labs=$2 socket=$3 plugin=$4; shift 4
 mount --make-rprivate /
-mkdir -p /opt/cni /etc/cni
-mount -t tmpfs none /opt/cni
-mount -t tmpfs none /etc/cni
+# What is written here is seen by this shell and its children alone, and gone
+# with them.
+mkdir "$work/labs" "$work/upper" "$work/overlay"
+mount -t overlay -o "lowerdir=/etc,upperdir=$work/upper,workdir=$work/overlay" none /etc
+mount -t tmpfs none /opt
+mount --bind "$labs" "$work/labs"
+mount -t tmpfs none /run
+mkdir -p "$labs"
+mount --bind "$work/labs" "$labs"
 "$plugin" install --socket "$socket"
 containerd -c "$work/config.toml" >"$work/containerd.log" 2>&1 &
 daemon=$!
@@ -53,7 +59,7 @@ until [ -S "$work/c.sock" ]; do
     sleep 0.1
 done
 ctr -a "$work/c.sock" image import --snapshotter native "$work/image.tar"
-ctr -a "$work/c.sock" run --rm --snapshotter native --cni local/ask:1 asker "$@"
+ctr -a "$work/c.sock" run --rm --cgroup "" --snapshotter native --cni local/ask:1 asker "$@"
 "#;
 
 #[test]
@@ -66,6 +72,8 @@ fn lab_containerd_connects_a_container_through_the_plugin() {
     let work = tempfile::tempdir().unwrap();
     configure(work.path());
     make_image(work.path());
+    let labs = lab.paths().kubeconfig();
+    let labs = labs.parent().and_then(Path::parent).unwrap();
     let socket = lab.paths().node("node-1").socket();
     let words = [
         "env".into(),
@@ -77,6 +85,7 @@ fn lab_containerd_connects_a_container_through_the_plugin() {
         DRIVE.into(),
         "drive".into(),
         work.path().display().to_string(),
+        labs.display().to_string(),
         socket.display().to_string(),
         program("beeline-cni").display().to_string(),
         "/ask".into(),
