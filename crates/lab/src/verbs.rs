@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -197,7 +198,8 @@ fn require_root() -> Result<()> {
 }
 
 fn say(line: &str) {
-    println!("{line}");
+    // Whoever has stopped reading (`| head`) need not be told anything.
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn finish(answer: Line) -> Result<()> {

@@ -186,7 +186,8 @@ fn cut_off(lab: &TestLab, node: &str, port: u16) {
     for rule in [
         "add pref 2 lookup local".to_owned(),
         "del pref 0".to_owned(),
-        format!("add pref 1 to 127.0.0.1 ipproto tcp dport {port} prohibit"),
+        // By number: names of protocols are in a package of their own.
+        format!("add pref 1 to 127.0.0.1 ipproto 6 dport {port} prohibit"),
     ] {
         lab.node(node).shell(&format!("ip rule {rule}")).succeeds();
     }

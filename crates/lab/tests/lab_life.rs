@@ -66,10 +66,13 @@ fn lab_comes_up_serves_and_leaves_nothing_behind() {
     for ip in &pods[1].ips {
         assert_eq!(answered_by(&client, ip, 8080), pods[1].name, "from a pod to a pod of another node");
         assert_eq!(answered_by(&lab.client(), ip, 8080), pods[1].name, "from outside to a pod");
-        let echoed = client.run_reading(["nc", "-u", "-w1", ip, "7000"], "once more\n").succeeds();
-        assert_eq!(echoed.stdout, "once more\n", "UDP is echoed");
-        let echoed = client.run_reading(["nc", "-q1", "-w3", ip, "8080"], "not HTTP\n").succeeds();
-        assert_eq!(echoed.stdout, "not HTTP\n", "what is not HTTP is echoed");
+        // bash opens sockets itself (`/dev/udp`, bash(1)): no tool is needed.
+        let echoed = |kind: &str, port: u16, line: &str| {
+            let ask = format!("exec 3<>/dev/{kind}/{ip}/{port}; echo '{line}' >&3; timeout 3 head -n 1 <&3");
+            client.run(["bash", "-c", &ask]).succeeds().stdout
+        };
+        assert_eq!(echoed("udp", 7000, "once more"), "once more\n", "UDP is echoed");
+        assert_eq!(echoed("tcp", 8080, "not HTTP"), "not HTTP\n", "what is not HTTP is echoed");
     }
     for ip in &service.cluster_ips {
         let by = answered_by(&client, ip, 80);
