@@ -152,7 +152,7 @@ fn lab_whose_up_is_interrupted_is_taken_down_again() {
 fn lab_that_does_not_come_up_says_why_and_leaves_nothing() {
     // An agent that cannot use the device that it is told to use.
     let lab = TestLab::named("hopeless");
-    let hopeless = ["up", "--nodes", "1", "--timeout", "2", "--set", "devices={no-such-device}"];
+    let hopeless = ["up", "--nodes", "1", "--timeout", "5", "--set", "devices={no-such-device}"];
     let outcome = lab.verb(&hopeless).fails().says("taken down again");
     assert!(outcome.stderr.contains("set the value `devices`"), "the agent's own words are shown: {outcome}");
     lab.check_leaks();
