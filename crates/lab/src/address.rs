@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+
 /// The most nodes that the plan has addresses for.
 pub const NODES_MAX: u32 = 100;
 
@@ -35,9 +37,13 @@ pub struct Pair {
 
 impl Pair {
     const fn host(number: u8) -> Pair {
+        Pair::on(0, number)
+    }
+
+    const fn on(subnet: u8, number: u8) -> Pair {
         Pair {
-            ipv4: Ipv4Addr::new(172, 30, 0, number),
-            ipv6: Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, bcd(number)),
+            ipv4: Ipv4Addr::new(172, 30, subnet, number),
+            ipv6: Ipv6Addr::new(0xfd00, 0x172, 0x30, subnet as u16, 0, 0, 0, bcd(number)),
         }
     }
 
@@ -69,16 +75,54 @@ const fn bcd(number: u8) -> u16 {
 /// The router.
 pub const ROUTER: Pair = Pair::host(1);
 
+/// The router, on the network behind it.
+pub const ROUTER_BEHIND: Pair = Pair::on(1, 1);
+
+/// Where a node hangs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// On the network of the control plane and the client.
+    #[default]
+    Direct,
+    /// On a network of its own, which the router joins to the first.
+    BehindRouter,
+}
+
+impl Side {
+    /// The router's address there.
+    pub fn gateway(self) -> Pair {
+        match self {
+            Side::Direct => ROUTER,
+            Side::BehindRouter => ROUTER_BEHIND,
+        }
+    }
+}
+
 /// The control plane.
 pub const CONTROL_PLANE: Pair = Pair::host(2);
 
 /// The host outside the cluster.
 pub const CLIENT: Pair = Pair::host(200);
 
-/// The node of this number, from 1.
+/// The node of this number, from 1, on the first network.
 pub fn node(number: u32) -> Pair {
+    node_on(number, Side::Direct)
+}
+
+/// The node of this number, from 1.
+pub fn node_on(number: u32, side: Side) -> Pair {
     assert!((1..=NODES_MAX).contains(&number), "the caller checks the number of nodes");
-    Pair::host(10 + number as u8)
+    match side {
+        Side::Direct => Pair::host(10 + number as u8),
+        Side::BehindRouter => Pair::on(1, 10 + number as u8),
+    }
+}
+
+/// The number of the node of this name.
+pub fn node_number(name: &str) -> Option<u32> {
+    let number = name.strip_prefix("node-")?.parse().ok()?;
+    (node_name(number) == name && (1..=NODES_MAX).contains(&number)).then_some(number)
 }
 
 /// The name of the node of this number, from 1.
@@ -100,9 +144,18 @@ mod tests {
     }
 
     #[test]
+    fn unit_a_node_has_one_number_and_one_name() {
+        assert_eq!(node_number("node-7"), Some(7));
+        for wrong in ["node-0", "node-07", "node-101", "node-", "node-x", "web-1"] {
+            assert_eq!(node_number(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
     fn unit_no_two_hosts_share_an_address() {
         let mut all: Vec<Pair> = (1..=NODES_MAX).map(node).collect();
-        all.extend([ROUTER, CONTROL_PLANE, CLIENT]);
+        all.extend((1..=NODES_MAX).map(|number| node_on(number, Side::BehindRouter)));
+        all.extend([ROUTER, ROUTER_BEHIND, CONTROL_PLANE, CLIENT]);
         let mut seen: Vec<_> = all.iter().flat_map(|pair| pair.addresses()).collect();
         let count = seen.len();
         seen.sort();

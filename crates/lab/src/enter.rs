@@ -31,6 +31,9 @@ pub fn node(name: &LabName, node: &str, command: &[OsString]) -> Result<()> {
         let nodes: Vec<&str> = lab.nodes.keys().map(String::as_str).collect();
         bail!("lab {name} has no node {node:?}; it has {}", nodes.join(", "));
     };
+    if !place.netns.exists() {
+        bail!("{node} is switched off; start it with: {} {node}", typed("node-start", name));
+    }
     become_command(&place.netns, &place.cgroup, command)
 }
 

@@ -16,6 +16,7 @@ pub mod echo;
 pub mod enter;
 pub mod harness;
 pub mod leaks;
+pub mod link;
 pub mod manifests;
 pub mod mounts;
 pub mod paths;

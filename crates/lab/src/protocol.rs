@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::daemon::agents::AgentAction;
 use crate::enter;
+use crate::link::{self, Link};
 use crate::paths::{LabName, LabPaths};
 use crate::programs::typed;
 
@@ -40,8 +41,36 @@ pub enum Call {
         /// What.
         action: AgentAction,
     },
+    /// Change a node's link.
+    Link {
+        /// The node.
+        node: String,
+        /// What.
+        change: link::Change,
+    },
+    /// Do something to a node as a machine.
+    Machine {
+        /// The node.
+        node: String,
+        /// What.
+        action: MachineAction,
+    },
     /// The state of everything.
     Status,
+}
+
+/// What can be done to a node as a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineAction {
+    /// Cut its power.
+    Stop,
+    /// Give it power again.
+    Start,
+    /// Make a new one and let it join.
+    Add,
+    /// Take it away for good.
+    Remove,
 }
 
 /// A line of an answer.
@@ -86,6 +115,10 @@ pub struct NodeStatus {
     pub pod_cidrs: Vec<String>,
     /// The Ready condition.
     pub ready: bool,
+    /// Does it have power?
+    pub powered: bool,
+    /// Its link.
+    pub link: Link,
     /// Process of the agent, if it runs.
     pub agent_pid: Option<u32>,
     /// How often the agent was started.

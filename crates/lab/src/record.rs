@@ -2,7 +2,7 @@
 //! namespaces and the one that removes the lab read it, with no daemon
 //! needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::link::Link;
 use crate::paths::LabPaths;
 use crate::process::ProcessId;
 
@@ -21,6 +22,9 @@ use crate::process::ProcessId;
 pub struct Shape {
     /// Number of nodes.
     pub nodes: u32,
+    /// The nodes that begin behind the router.
+    #[serde(default)]
+    pub behind_router: BTreeSet<String>,
     /// The values of `--set`, as the agents read them (YAML, one per line).
     pub values: String,
     /// `--image NAME=PROGRAM`.
@@ -33,6 +37,12 @@ impl Shape {
         let mut differences = Vec::new();
         if self.nodes != other.nodes {
             differences.push(format!("it has {} nodes, not {}", self.nodes, other.nodes));
+        }
+        if self.behind_router != other.behind_router {
+            differences.push(format!(
+                "behind its router are {:?}, not {:?}",
+                self.behind_router, other.behind_router
+            ));
         }
         if self.values != other.values {
             let line = |values: &str| values.trim_end().replace('\n', ", ");
@@ -64,6 +74,8 @@ pub struct LabRecord {
     pub cgroup: PathBuf,
     /// Nodes by name.
     pub nodes: BTreeMap<String, PlaceRecord>,
+    /// Their cables.
+    pub links: BTreeMap<String, Link>,
     /// `client`, `router`, `control-plane` and `switch`.
     pub others: BTreeMap<String, PlaceRecord>,
 }

@@ -16,6 +16,7 @@ pub fn status(status: &Status) -> String {
             status.services.iter().map(service),
         ),
     ];
+    parts.extend(links(status));
     parts.extend(problems(status));
     parts.extend(not_built(status));
     parts.retain(|part| !part.is_empty());
@@ -26,6 +27,7 @@ fn node(node: &NodeStatus) -> Vec<String> {
     let agent = match node.agent_pid {
         Some(pid) if node.agent_ready => format!("ready, process {pid}"),
         Some(pid) => format!("not ready, process {pid}"),
+        None if !node.powered => "the node is switched off".into(),
         None => "does not run".into(),
     };
     let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
@@ -50,6 +52,14 @@ fn service(service: &ServiceStatus) -> Vec<String> {
         service.ports.join(" "),
         endpoints.join(" "),
     ]
+}
+
+/// The links that somebody has changed.
+fn links(status: &Status) -> Option<String> {
+    let told = status.nodes.iter().map(|node| (&node.name, node.link.describe()));
+    let all: Vec<String> =
+        told.filter(|(_, words)| !words.is_empty()).map(|(name, words)| format!("{name}: {words}")).collect();
+    (!all.is_empty()).then(|| format!("Links as they were changed:\n  {}", all.join("\n  ")))
 }
 
 fn yes(holds: bool) -> String {
@@ -94,6 +104,7 @@ fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::Link;
 
     #[test]
     fn unit_a_status_is_shown_in_columns_with_what_is_wrong_below() {
@@ -102,6 +113,8 @@ mod tests {
             addresses: vec!["172.30.0.11".parse().unwrap()],
             pod_cidrs: vec!["10.244.1.0/24".into()],
             ready: false,
+            powered: true,
+            link: Link { mtu: 1400, ..Link::default() },
             agent_pid: Some(7),
             agent_starts: 1,
             agent_ready: false,
@@ -111,7 +124,8 @@ mod tests {
         let shown = status(&Status { nodes: vec![node], ..Status::default() });
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines[1], "node-1   no      172.30.0.11   10.244.1.0/24   not ready, process 7");
-        assert_eq!(lines[3..5], ["Not as it should be:", "  node-1: no API"]);
-        assert_eq!(lines[6..], ["Accepted, without its full effect yet:", "  x=y"]);
+        assert_eq!(lines[3..5], ["Links as they were changed:", "  node-1: MTU 1400"]);
+        assert_eq!(lines[6..8], ["Not as it should be:", "  node-1: no API"]);
+        assert_eq!(lines[9..], ["Accepted, without its full effect yet:", "  x=y"]);
     }
 }

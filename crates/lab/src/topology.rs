@@ -1,6 +1,6 @@
-//! The lab's network: a switch, and hosts that hang on it. Every link is
-//! made inside the namespaces that it joins: nothing of it ever appears in
-//! the machine's own.
+//! The lab's network: a switch, and hosts that hang on it. The switch holds
+//! two networks, which the router joins. Every link is made inside the
+//! namespaces that it joins: nothing of it ever appears in the machine's own.
 
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,54 +9,85 @@ use anyhow::{Context, Result};
 use beeline_kernel::netns::NetNs;
 use ipnet::IpNet;
 
-use crate::address::{self, Pair, UPLINK};
+use crate::address::{self, Pair, Side, UPLINK};
 use crate::paths::LabPaths;
 use crate::record::PlaceRecord;
 use crate::{cgroup, wire};
 
+/// The router's device on the network behind it, and its port.
+const ROUTER_BEHIND: (&str, &str) = ("eth1", "router-behind");
+
+/// The hosts outside the cluster, which know the way to every pod.
+pub const OUTSIDE: [&str; 3] = ["client", "router", "control-plane"];
+
 /// The bridge in the switch's namespace.
-const BRIDGE: &str = "switch";
+pub fn bridge(side: Side) -> &'static str {
+    match side {
+        Side::Direct => "switch",
+        Side::BehindRouter => "behind",
+    }
+}
 
 /// What a host on the switch is.
 struct Host {
     name: String,
     netns: PathBuf,
+    side: Side,
     address: Pair,
     forwards: bool,
 }
 
 /// Makes the switch and every host on it.
-pub fn build(paths: &LabPaths, nodes: u32) -> Result<()> {
+pub fn build(paths: &LabPaths, nodes: &[(u32, Side)]) -> Result<()> {
     std::fs::create_dir_all(paths.netns("switch").parent().context("the folder of the namespaces")?)?;
     let switch = wire::new_namespace(&paths.netns("switch"))?;
-    wire::bridge(&switch, BRIDGE).context("cannot make the switch")?;
+    for side in [Side::Direct, Side::BehindRouter] {
+        wire::bridge(&switch, bridge(side)).context("cannot make the switch")?;
+    }
     // One thread each: most of the time is the kernel's.
-    let hosts = hosts(paths, nodes);
+    let mut hosts = outside(paths);
+    hosts.extend(nodes.iter().map(|(number, side)| node(paths, *number, *side)));
     std::thread::scope(|scope| {
         let made: Vec<_> = hosts.iter().map(|host| scope.spawn(|| join(host, &switch))).collect();
         made.into_iter().try_for_each(|one| one.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
-    })
+    })?;
+    let router = NetNs::open(paths.netns("router"))?;
+    join_behind(&router, &switch).context("cannot join the router to the network behind it")
 }
 
-fn hosts(paths: &LabPaths, nodes: u32) -> Vec<Host> {
-    let outside = |name: &str, address, forwards| Host {
+/// Makes one more node, or one that was switched off.
+pub fn add_node(paths: &LabPaths, number: u32, side: Side) -> Result<()> {
+    let switch = NetNs::open(paths.netns("switch"))?;
+    join(&node(paths, number, side), &switch)
+}
+
+fn outside(paths: &LabPaths) -> Vec<Host> {
+    let host = |name: &str, address, forwards| Host {
         name: name.to_owned(),
         netns: paths.netns(name),
+        side: Side::Direct,
         address,
         forwards,
     };
-    let mut hosts = vec![
-        outside("router", address::ROUTER, true),
-        outside("client", address::CLIENT, false),
-        outside("control-plane", address::CONTROL_PLANE, false),
-    ];
-    hosts.extend((1..=nodes).map(|number| {
-        let name = address::node_name(number);
-        let netns = paths.node(&name).netns();
-        // Forwarding is the agent's to switch on, as on any fresh machine.
-        Host { name, netns, address: address::node(number), forwards: false }
-    }));
-    hosts
+    vec![
+        host("router", address::ROUTER, true),
+        host("client", address::CLIENT, false),
+        host("control-plane", address::CONTROL_PLANE, false),
+    ]
+}
+
+fn node(paths: &LabPaths, number: u32, side: Side) -> Host {
+    let name = address::node_name(number);
+    let netns = paths.node(&name).netns();
+    // Forwarding is the agent's to switch on, as on any fresh machine.
+    Host { name, netns, side, address: address::node_on(number, side), forwards: false }
+}
+
+fn join_behind(router: &NetNs, switch: &NetNs) -> Result<()> {
+    let (device, port) = ROUTER_BEHIND;
+    wire::cable(router, device, switch, port, bridge(Side::BehindRouter))?;
+    let addresses = address::ROUTER_BEHIND.with_prefixes();
+    addresses.into_iter().try_for_each(|(ip, bits)| wire::address(router, device, ip, bits))
 }
 
 fn join(host: &Host, switch: &NetNs) -> Result<()> {
@@ -65,27 +96,47 @@ fn join(host: &Host, switch: &NetNs) -> Result<()> {
         std::fs::create_dir_all(folder)?;
         let netns = wire::new_namespace(&host.netns)?;
         wire::host_settings(&netns, host.forwards)?;
-        wire::cable(&netns, UPLINK, switch, &host.name, BRIDGE)?;
-        for (ip, bits) in host.address.with_prefixes() {
-            wire::address(&netns, UPLINK, ip, bits)?;
-        }
-        if host.address != address::ROUTER {
-            for gateway in address::ROUTER.addresses() {
-                wire::default_route(&netns, UPLINK, gateway)?;
-            }
-        }
-        Ok(())
+        wire::cable(&netns, UPLINK, switch, &host.name, bridge(host.side))?;
+        address_host(&netns, host.address, host.side)
     };
     make().with_context(|| format!("cannot make {}", host.name))
 }
 
-/// Tells a host outside the cluster the way to a node's pods.
-pub fn route_to_pods(netns: &Path, ranges: &[IpNet], node: u32) -> Result<()> {
-    let netns = NetNs::open(netns)?;
-    for range in ranges {
-        let gateway = address::node(node).of_family(range.addr());
-        wire::route(&netns, UPLINK, *range, gateway)
-            .with_context(|| format!("cannot route {range} to {}", address::node_name(node)))?;
+/// Gives a host its addresses and the router as its way out.
+pub fn address_host(netns: &NetNs, address: Pair, side: Side) -> Result<()> {
+    for (ip, bits) in address.with_prefixes() {
+        wire::address(netns, UPLINK, ip, bits)?;
+    }
+    if address == address::ROUTER {
+        return Ok(());
+    }
+    side.gateway().addresses().into_iter().try_for_each(|gateway| wire::default_route(netns, UPLINK, gateway))
+}
+
+/// Tells the hosts outside the cluster the way to a node's pods: to the node
+/// itself from its own network, by the router from the other.
+pub fn route_to_pods(paths: &LabPaths, ranges: &[IpNet], node: u32, side: Side) -> Result<()> {
+    for host in OUTSIDE {
+        let netns = NetNs::open(paths.netns(host))?;
+        let own = address::node_on(node, side);
+        let (device, gateway) = match (side, host) {
+            (Side::Direct, _) => (UPLINK, own),
+            (Side::BehindRouter, "router") => (ROUTER_BEHIND.0, own),
+            (Side::BehindRouter, _) => (UPLINK, address::ROUTER),
+        };
+        for range in ranges {
+            wire::route(&netns, device, *range, gateway.of_family(range.addr()))
+                .with_context(|| format!("{host}: cannot route {range} to {}", address::node_name(node)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the way to a node's pods away again.
+pub fn forget_pods(paths: &LabPaths, ranges: &[IpNet]) -> Result<()> {
+    for host in OUTSIDE {
+        let netns = NetNs::open(paths.netns(host))?;
+        ranges.iter().try_for_each(|range| wire::remove_route(&netns, *range))?;
     }
     Ok(())
 }

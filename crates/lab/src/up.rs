@@ -2,6 +2,7 @@
 //! ready, applies the manifests. What fails or is interrupted half-way is
 //! taken down again.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,9 @@ pub struct Request {
     /// Number of nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
     nodes: u32,
+    /// A node that begins on the network behind the router; may be given again
+    #[arg(long, value_name = "NODE")]
+    behind_router: Vec<String>,
     /// A value of the chart, such as routingMode=native; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -52,7 +56,8 @@ pub struct Request {
 pub fn up(name: &LabName, request: &Request) -> Result<()> {
     let values = values(&request.set)?;
     let images = request.images.iter().map(|text| image(text)).collect::<Result<_>>()?;
-    let shape = Shape { nodes: request.nodes, values, images };
+    let behind_router = behind_router(request)?;
+    let shape = Shape { nodes: request.nodes, behind_router, values, images };
     let manifests = manifests::load(&request.filename)?;
     Programs::find()?;
     let claim = claim::new(name, &shape)?;
@@ -68,6 +73,20 @@ pub fn up(name: &LabName, request: &Request) -> Result<()> {
     apply(name, manifests)?;
     say_what_next(name);
     Ok(())
+}
+
+/// The nodes behind the router; each must be one of the lab's.
+fn behind_router(request: &Request) -> Result<BTreeSet<String>> {
+    for name in &request.behind_router {
+        let number = address::node_number(name);
+        if number.is_none_or(|number| number > request.nodes) {
+            bail!(
+                "--behind-router {name}: there is no such node; the nodes are node-1 to node-{}",
+                request.nodes
+            );
+        }
+    }
+    Ok(request.behind_router.iter().cloned().collect())
 }
 
 /// The values as the agents read them; says what a user should know of them.

@@ -15,10 +15,10 @@ use crate::daemon::agents::AgentAction;
 use crate::echo::EchoPort;
 use crate::enter::{self, CannotRun};
 use crate::paths::{LabName, LabPaths};
-use crate::protocol::{Call, Line, ask};
+use crate::protocol::{Call, Line, MachineAction, ask};
 use crate::record::{LabRecord, Shape};
 use crate::up::Request;
-use crate::{DEFAULT_NAME, daemon, down, echo, manifests, round_trip, show, up};
+use crate::{DEFAULT_NAME, daemon, down, echo, link, manifests, round_trip, show, up};
 
 /// What a verb that runs a command returns when it is not the command that
 /// failed; as container runtimes have it.
@@ -80,6 +80,33 @@ enum Verb {
     Router {
         #[command(flatten)]
         command: CommandLine,
+    },
+    /// Change a node's link: MTU, carrier, loss, network
+    Link {
+        /// The node
+        node: String,
+        #[command(flatten)]
+        change: link::Change,
+    },
+    /// Cut a node's power: its namespaces, pins and processes vanish at once
+    NodeStop {
+        /// The node
+        node: String,
+    },
+    /// Start a node that was stopped: what is on its disk is there, the rest begins anew
+    NodeStart {
+        /// The node
+        node: String,
+    },
+    /// Make a new node, which joins the cluster
+    NodeAdd {
+        /// The node: node-N, a number that is free
+        node: String,
+    },
+    /// Take a node away for good, with its Node object
+    NodeRemove {
+        /// The node
+        node: String,
     },
     /// Stop, start or kill a node's agent
     Agent {
@@ -163,6 +190,11 @@ impl Arguments {
             Verb::Node { node, command } => enter::node(name, &node, &command.command),
             Verb::Client { command } => enter::other(name, "client", &command.command),
             Verb::Router { command } => enter::other(name, "router", &command.command),
+            Verb::Link { node, change } => finish(ask(name, &Call::Link { node, change }, say)?),
+            Verb::NodeStop { node } => machine(name, node, MachineAction::Stop),
+            Verb::NodeStart { node } => machine(name, node, MachineAction::Start),
+            Verb::NodeAdd { node } => machine(name, node, MachineAction::Add),
+            Verb::NodeRemove { node } => machine(name, node, MachineAction::Remove),
             Verb::Agent { node, action } => finish(ask(name, &Call::Agent { node, action }, say)?),
             Verb::Status { output } => status(name, output),
             Verb::Down => take_down(name),
@@ -171,6 +203,10 @@ impl Arguments {
             Verb::RoundTrip(question) => round_trip::run(&question),
         }
     }
+}
+
+fn machine(name: &LabName, node: String, action: MachineAction) -> Result<()> {
+    finish(ask(name, &Call::Machine { node, action }, say)?)
 }
 
 /// Applies every file that parses; what is wrong with the others is told last.

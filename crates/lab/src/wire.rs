@@ -7,11 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use beeline_kernel::netlink::{Netlink, Route, Veth, VethEnd, protocol};
 use beeline_kernel::netns::NetNs;
-use beeline_kernel::sysctl;
+use beeline_kernel::{loss, sysctl};
 use ipnet::IpNet;
 
 /// MTU of every link, bytes.
-const MTU: u32 = 1500;
+pub const MTU: u32 = 1500;
 
 /// Makes a namespace, bound to a path, with its loopback device up.
 pub fn new_namespace(path: &Path) -> Result<NetNs> {
@@ -76,6 +76,48 @@ pub fn cable(host: &NetNs, device: &str, switch: &NetNs, port: &str, bridge: &st
     Ok(host.set_up(device, true)?)
 }
 
+/// Takes a device away, and with it the cable's other end. None there is no
+/// error.
+pub fn unplug(switch: &NetNs, port: &str) -> Result<()> {
+    Ok(Netlink::open_in(switch)?.delete_link(port)?)
+}
+
+/// Moves a port to another bridge of the switch.
+pub fn plug_into(switch: &NetNs, port: &str, bridge: &str) -> Result<()> {
+    let mut netlink = Netlink::open_in(switch)?;
+    let (port, bridge) = (netlink.index(port)?, netlink.index(bridge)?);
+    Ok(netlink.set_master(port, Some(bridge))?)
+}
+
+/// Sets a device up or down: the other end of its cable has carrier or not.
+pub fn set_up(netns: &NetNs, device: &str, up: bool) -> Result<()> {
+    let mut netlink = Netlink::open_in(netns)?;
+    let index = netlink.index(device)?;
+    Ok(netlink.set_up(index, up)?)
+}
+
+/// Sets the MTU of a device, bytes.
+pub fn set_mtu(netns: &NetNs, device: &str, mtu: u32) -> Result<()> {
+    let mut netlink = Netlink::open_in(netns)?;
+    let index = netlink.index(device)?;
+    Ok(netlink.set_mtu(index, mtu)?)
+}
+
+/// Loses this part of what a device receives and sends.
+pub fn set_loss(netns: &NetNs, device: &str, percent: f64) -> Result<()> {
+    let mut netlink = Netlink::open_in(netns)?;
+    let index = netlink.index(device)?;
+    Ok(loss::set(&mut netlink, index, percent)?)
+}
+
+/// Takes an address, and the routes that stand on it, from a device. None
+/// there is no error.
+pub fn remove_address(netns: &NetNs, device: &str, ip: IpAddr, prefix_length: u8) -> Result<()> {
+    let mut netlink = Netlink::open_in(netns)?;
+    let index = netlink.index(device)?;
+    Ok(netlink.delete_address(index, IpNet::new(ip, prefix_length)?)?)
+}
+
 /// Gives a device an address.
 pub fn address(netns: &NetNs, device: &str, ip: IpAddr, prefix_length: u8) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
@@ -87,19 +129,34 @@ pub fn address(netns: &NetNs, device: &str, ip: IpAddr, prefix_length: u8) -> Re
 pub fn default_route(netns: &NetNs, device: &str, gateway: IpAddr) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
-    add(&mut netlink, Route::default_via(gateway, index))
+    set(&mut netlink, Route::default_via(gateway, index))
 }
 
-/// Adds a route.
+/// Sets a route, in place of the one to the same destination.
 pub fn route(netns: &NetNs, device: &str, destination: IpNet, gateway: IpAddr) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
-    add(&mut netlink, Route::new(destination, index).via(gateway))
+    set(&mut netlink, Route::new(destination, index).via(gateway))
 }
 
-/// As an administrator sets it: the agent must not take it for its own.
-fn add(netlink: &mut Netlink, route: Route) -> Result<()> {
-    Ok(netlink.add_route(&Route { protocol: protocol::STATIC, ..route })?)
+/// Deletes every route to a destination.
+pub fn remove_route(netns: &NetNs, destination: IpNet) -> Result<()> {
+    let mut netlink = Netlink::open_in(netns)?;
+    let routes = netlink.routes()?;
+    let mut found = routes.iter().filter(|route| route.destination == destination.trunc());
+    found.try_for_each(|route| netlink.delete_route(route).map_err(Into::into))
+}
+
+/// As an administrator sets it: the agent must not take it for its own. (IPv6
+/// would take a replaced route with another device for a second one.)
+fn set(netlink: &mut Netlink, route: Route) -> Result<()> {
+    let route = Route { protocol: protocol::STATIC, ..route };
+    let old = netlink.routes()?.into_iter();
+    let is_old = |one: &Route| {
+        one.destination == route.destination && one.protocol == protocol::STATIC && *one != route
+    };
+    old.filter(is_old).try_for_each(|one| netlink.delete_route(&one))?;
+    Ok(netlink.replace_route(&route)?)
 }
 
 /// Runs `work` inside a namespace, on a thread of its own.

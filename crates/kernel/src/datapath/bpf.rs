@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_prog_type};
 
 use super::maps::Shape;
 
@@ -97,6 +97,25 @@ pub(crate) fn create_map_of_maps(name: &str, shape: &Shape, inner: BorrowedFd<'_
         *place = byte as libc::c_char;
     }
     let fd = call(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
+    Ok(owned(fd))
+}
+
+/// `BPF_PROG_LOAD` of a classifier that is small enough to be written by
+/// hand: each instruction as one number, in this machine's byte order.
+pub(crate) fn load_classifier(name: &str, instructions: &[u64]) -> io::Result<OwnedFd> {
+    const LICENSE: &std::ffi::CStr = c"Dual MIT/GPL";
+    let mut attr = empty();
+    // SAFETY: the fields of BPF_PROG_LOAD of an all-zero union.
+    let fields = unsafe { &mut attr.__bindgen_anon_3 };
+    fields.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    fields.insns = instructions.as_ptr() as u64;
+    fields.insn_cnt = instructions.len() as u32;
+    fields.license = LICENSE.as_ptr() as u64;
+    let room = fields.prog_name.len() - 1;
+    for (place, byte) in fields.prog_name[..room].iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    let fd = call(bpf_cmd::BPF_PROG_LOAD, &mut attr)?;
     Ok(owned(fd))
 }
 

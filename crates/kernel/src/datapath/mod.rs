@@ -41,6 +41,7 @@ use beeline_abi::service::{
 };
 use beeline_sync::{Table, Tables};
 
+pub(crate) use bpf::load_classifier;
 pub use error::DatapathError;
 pub use events::Events;
 pub use links::{Attached, Attachment};

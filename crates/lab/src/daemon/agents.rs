@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::container::last_line;
@@ -39,8 +40,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct AgentConfig {
     /// The program.
     pub program: PathBuf,
-    /// Number of the node, from 1.
-    pub number: u32,
     /// Node name.
     pub node: String,
     /// The node's files.
@@ -65,6 +64,7 @@ pub struct Agent {
     config: AgentConfig,
     wanted: watch::Sender<bool>,
     state: Arc<Mutex<AgentState>>,
+    supervisor: AbortHandle,
 }
 
 /// What can be done to an agent.
@@ -84,13 +84,19 @@ impl Agent {
     pub fn start(config: AgentConfig) -> Agent {
         let (wanted, receiver) = watch::channel(true);
         let state = Arc::new(Mutex::new(AgentState::default()));
-        tokio::spawn(supervise(config.clone(), receiver, state.clone()));
-        Agent { config, wanted, state }
+        let supervisor = tokio::spawn(supervise(config.clone(), receiver, state.clone())).abort_handle();
+        Agent { config, wanted, state, supervisor }
     }
 
-    /// The number of its node, from 1.
-    pub fn number(&self) -> u32 {
-        self.config.number
+    /// The name of its node.
+    pub fn node(&self) -> &str {
+        &self.config.node
+    }
+
+    /// Ends it and its supervisor as a power failure does.
+    pub fn cut_power(&self) {
+        self.wanted.send_replace(false);
+        self.supervisor.abort();
     }
 
     /// The agent's socket.

@@ -1,10 +1,11 @@
 //! The part of a kubelet that the lab needs: pods that are scheduled to its
-//! nodes become namespaces and processes. One watch for all nodes, one
-//! worker per pod.
+//! node become namespaces and processes. One watch per node, one worker per
+//! pod; all of them end with the task that runs the kubelet, and leave what
+//! they made as a power failure would.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -13,9 +14,10 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use super::plugin::Plugin;
+use super::plugin::{Plugin, Sandbox};
 use super::pod::{self, Worker};
 use crate::paths::LabPaths;
+use crate::record::pod_records;
 
 /// Sandboxes that are made at the same time.
 const SANDBOXES_AT_ONCE: usize = 8;
@@ -26,14 +28,16 @@ pub struct Kubelet {
     pub client: Client,
     /// The lab's files.
     pub paths: LabPaths,
-    /// Nodes by name.
-    pub nodes: BTreeMap<String, KubeletNode>,
+    /// Its node's name.
+    pub name: String,
+    /// Its node.
+    pub node: RwLock<KubeletNode>,
     /// Local programs by image.
     pub images: BTreeMap<String, PathBuf>,
     /// The program behind the built-in image: this one.
     pub own: PathBuf,
     /// Bounds the sandboxes that are made at once.
-    pub sandboxes: Semaphore,
+    pub sandboxes: Arc<Semaphore>,
 }
 
 /// A node, as its kubelet sees it.
@@ -51,8 +55,18 @@ pub struct KubeletNode {
 
 impl Kubelet {
     /// A fresh bound for [`Kubelet::sandboxes`].
-    pub fn sandbox_bound() -> Semaphore {
-        Semaphore::new(SANDBOXES_AT_ONCE)
+    pub fn sandbox_bound() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(SANDBOXES_AT_ONCE))
+    }
+
+    /// Its node as it is now.
+    pub fn place(&self) -> KubeletNode {
+        self.node.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The node has other addresses from now on; pods that run keep theirs.
+    pub fn readdress(&self, addresses: Vec<String>) {
+        self.node.write().unwrap_or_else(PoisonError::into_inner).addresses = addresses;
     }
 }
 
@@ -65,10 +79,18 @@ struct Running {
     task: JoinHandle<()>,
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// Watches pods and runs them, for as long as the daemon lives.
 pub async fn run(kubelet: Arc<Kubelet>) {
+    forget_sandboxes(&kubelet).await;
     let api: Api<Pod> = Api::all(kubelet.client.clone());
-    let mut events = watcher::watcher(api, watcher::Config::default()).boxed();
+    let own = watcher::Config::default().fields(&format!("spec.nodeName={}", kubelet.name));
+    let mut events = watcher::watcher(api, own).boxed();
     let mut pods: HashMap<(String, String), Running> = HashMap::new();
     let mut listed = Vec::new();
     loop {
@@ -93,15 +115,27 @@ pub async fn run(kubelet: Arc<Kubelet>) {
     }
 }
 
+/// After a reboot: the sandboxes that the runtime remembers are gone; the
+/// plugin is told so (DEL without a namespace), as container runtimes do.
+async fn forget_sandboxes(kubelet: &Kubelet) {
+    let records = pod_records(&kubelet.paths).into_iter().filter(|record| record.node == kubelet.name);
+    let place = kubelet.place();
+    for record in records {
+        if record.netns == place.netns {
+            continue;
+        }
+        if let Err(error) = place.plugin.delete(&Sandbox::of(&record)).await {
+            tracing::warn!("{}/{}: DEL after a reboot: {error:#}", record.namespace, record.name);
+        }
+        let _ = std::fs::remove_file(kubelet.paths.pod(&record.namespace, &record.name).record());
+    }
+}
+
 fn key(pod: &Pod) -> (String, String) {
     (pod.namespace().unwrap_or_default(), pod.name_any())
 }
 
 fn wish(kubelet: &Arc<Kubelet>, pods: &mut HashMap<(String, String), Running>, pod: Pod) {
-    let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { return };
-    if !kubelet.nodes.contains_key(&node) {
-        return;
-    }
     let (key, uid, pod) = (key(&pod), pod.uid().unwrap_or_default(), Arc::new(pod));
     let before = pods.remove(&key);
     let running = match before {
@@ -112,24 +146,18 @@ fn wish(kubelet: &Arc<Kubelet>, pods: &mut HashMap<(String, String), Running>, p
         // It has been removed here and will be from the API.
         Some(running) if running.uid == uid => running,
         // The one of the same name has to be gone first: they share a folder.
-        before => start(kubelet, uid, pod, node, before),
+        before => start(kubelet, uid, pod, before),
     };
     pods.insert(key, running);
 }
 
-fn start(
-    kubelet: &Arc<Kubelet>,
-    uid: String,
-    pod: Arc<Pod>,
-    node: String,
-    before: Option<Running>,
-) -> Running {
+fn start(kubelet: &Arc<Kubelet>, uid: String, pod: Arc<Pod>, before: Option<Running>) -> Running {
     let (sender, receiver) = watch::channel(Some(pod.clone()));
-    let worker = Worker::new(kubelet.clone(), node, pod, receiver);
+    let worker = Worker::new(kubelet.clone(), pod, receiver);
     let task = tokio::spawn(async move {
-        if let Some(before) = before {
+        if let Some(mut before) = before {
             let _ = before.wish.send(None);
-            let _ = before.task.await;
+            let _ = (&mut before.task).await;
         }
         pod::run(worker).await;
     });

@@ -6,6 +6,8 @@ mod bring_up;
 mod container;
 mod endpoints;
 mod kubelet;
+mod lifecycle;
+mod machines;
 mod nodes;
 mod plugin;
 mod pod;
@@ -17,18 +19,21 @@ mod status;
 mod supervise;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use beeline_apiserver::ApiServer;
 use kube::Client;
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 
 use crate::paths::{LabName, LabPaths};
+use crate::programs::Programs;
 use crate::protocol::Line;
-use crate::record::Shape;
+use crate::record::{LabRecord, Shape};
 use agents::Agent;
+use machines::Machines;
 
 pub use container::last_lines;
 
@@ -38,7 +43,34 @@ pub struct Lab {
     paths: LabPaths,
     api: ApiServer,
     client: Client,
-    agents: BTreeMap<String, Arc<Agent>>,
+    programs: Programs,
+    /// What exists.
+    record: RwLock<LabRecord>,
+    /// The agents of the nodes that have power.
+    agents: RwLock<BTreeMap<String, Arc<Agent>>>,
+    /// Held by whoever changes nodes or links.
+    machines: tokio::sync::Mutex<Machines>,
+    /// Bounds the sandboxes that are made at once, on all nodes.
+    sandboxes: Arc<Semaphore>,
+}
+
+impl Lab {
+    /// The agents of the nodes that have power.
+    fn agents(&self) -> BTreeMap<String, Arc<Agent>> {
+        self.agents.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What exists.
+    fn record(&self) -> LabRecord {
+        self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what exists, here and in its file.
+    fn change_record(&self, change: impl FnOnce(&mut LabRecord)) -> Result<()> {
+        let mut record = self.record.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut record);
+        record.write(&self.paths)
+    }
 }
 
 /// Runs a lab until it is killed. Progress and the outcome go to standard
@@ -64,10 +96,7 @@ pub fn run(name: &LabName, shape: Shape, timeout: Duration) -> Result<()> {
 }
 
 async fn begin(name: &LabName, shape: Shape, timeout: Duration) -> Result<(Arc<Lab>, UnixListener)> {
-    let lab = Arc::new(bring_up::bring_up(name, shape, timeout, &tell_progress).await?);
-    for agent in lab.agents.values() {
-        tokio::spawn(nodes::follow(lab.client.clone(), agent.clone()));
-    }
+    let lab = bring_up::bring_up(name, shape, timeout, &tell_progress).await?;
     settle::nodes(&lab).await?;
     let listener = server::listen(&lab.paths.socket())?;
     Ok((lab, listener))

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::agents::Agent;
-use crate::address;
+use crate::address::Pair;
 
 /// How long the API may take to give a node its pod ranges.
 const POD_CIDRS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,11 +23,10 @@ const POD_CIDRS_TIMEOUT: Duration = Duration::from_secs(10);
 const READY_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long an agent may be away until its node is not Ready.
-const NOT_READY_AFTER: Duration = Duration::from_secs(2);
+pub const NOT_READY_AFTER: Duration = Duration::from_secs(2);
 
-/// Creates the Node object of this number.
-pub async fn register(client: &Client, number: u32) -> Result<()> {
-    let name = address::node_name(number);
+/// Creates the Node object.
+pub async fn register(client: &Client, name: &str, addresses: Pair) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let node: Node = serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {
@@ -37,42 +36,59 @@ pub async fn register(client: &Client, number: u32) -> Result<()> {
         }},
     }))?;
     nodes.create(&PostParams::default(), &node).await.with_context(|| format!("cannot register {name}"))?;
-    write_status(client, number, Err("the agent is starting")).await
-}
-
-/// Writes the status: addresses, and whether pods can run.
-pub async fn write_status(client: &Client, number: u32, ready: Result<(), &str>) -> Result<()> {
-    let name = address::node_name(number);
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let mut addresses: Vec<_> = address::node(number)
-        .addresses()
-        .iter()
-        .map(|ip| json!({"type": "InternalIP", "address": ip}))
-        .collect();
-    addresses.push(json!({"type": "Hostname", "address": name}));
-    let (status, reason, message) = match ready {
-        Ok(()) => ("True", "KubeletReady", "the agent is ready"),
-        Err(message) => ("False", "NetworkPluginNotReady", message),
-    };
     let quantity = json!({"cpu": "64", "memory": "64Gi", "pods": "250"});
-    let patch = json!({"status": {
-        "addresses": addresses,
+    let status = json!({
+        "addresses": shown_addresses(name, addresses),
         "capacity": quantity,
         "allocatable": quantity,
-        "conditions": [{
-            "type": "Ready", "status": status, "reason": reason, "message": message,
-            "lastHeartbeatTime": now, "lastTransitionTime": now,
-        }],
+        "conditions": [ready_condition("False", "NetworkPluginNotReady", "the agent is starting")],
         "nodeInfo": {
             "architecture": architecture(), "operatingSystem": "linux", "osImage": "beeline-lab",
             "kernelVersion": kernel_version(), "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION")),
             "kubeProxyVersion": "", "containerRuntimeVersion": "beeline-lab://1", "machineID": "",
             "systemUUID": "", "bootID": "",
         },
-    }});
+    });
+    patch_status(client, name, status).await
+}
+
+/// Tells that a node has other addresses now.
+pub async fn write_addresses(client: &Client, name: &str, addresses: Pair) -> Result<()> {
+    patch_status(client, name, json!({"addresses": shown_addresses(name, addresses)})).await
+}
+
+/// Tells whether pods can run.
+pub async fn write_ready(client: &Client, name: &str, ready: Result<(), &str>) -> Result<()> {
+    let condition = match ready {
+        Ok(()) => ready_condition("True", "KubeletReady", "the agent is ready"),
+        Err(message) => ready_condition("False", "NetworkPluginNotReady", message),
+    };
+    patch_status(client, name, json!({"conditions": [condition]})).await
+}
+
+/// Tells that nobody has heard of the node, as the node controller does.
+pub async fn write_unknown(client: &Client, name: &str) -> Result<()> {
+    let condition = ready_condition("Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.");
+    patch_status(client, name, json!({"conditions": [condition]})).await
+}
+
+fn shown_addresses(name: &str, addresses: Pair) -> Vec<serde_json::Value> {
+    let internal = addresses.addresses().map(|ip| json!({"type": "InternalIP", "address": ip}));
+    internal.into_iter().chain([json!({"type": "Hostname", "address": name})]).collect()
+}
+
+fn ready_condition(status: &str, reason: &str, message: &str) -> serde_json::Value {
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({
+        "type": "Ready", "status": status, "reason": reason, "message": message,
+        "lastHeartbeatTime": now, "lastTransitionTime": now,
+    })
+}
+
+async fn patch_status(client: &Client, name: &str, status: serde_json::Value) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     nodes
-        .patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch))
+        .patch_status(name, &PatchParams::default(), &Patch::Merge(&json!({"status": status})))
         .await
         .with_context(|| format!("cannot write the status of {name}"))?;
     Ok(())
@@ -80,9 +96,9 @@ pub async fn write_status(client: &Client, number: u32, ready: Result<(), &str>)
 
 /// Keeps a node's Ready condition as its agent's readiness, for as long as
 /// the daemon lives. A restart of the agent that is over within
-/// [`NOT_READY_AFTER`] does not show.
-pub async fn follow(client: Client, agent: Arc<Agent>) {
-    let (mut told, mut last_ready) = (true, Instant::now());
+/// [`NOT_READY_AFTER`] does not show. `told` is what the condition is now.
+pub async fn follow(client: Client, agent: Arc<Agent>, mut told: bool) {
+    let mut last_ready = Instant::now();
     loop {
         tokio::time::sleep(READY_PAUSE).await;
         let ready = agent.ready().await;
@@ -95,7 +111,7 @@ pub async fn follow(client: Client, agent: Arc<Agent>) {
         }
         let words = ready.map_err(|error| format!("{error:#}"));
         let written =
-            write_status(&client, agent.number(), words.as_ref().map_err(String::as_str).copied()).await;
+            write_ready(&client, agent.node(), words.as_ref().map_err(String::as_str).copied()).await;
         match written {
             Ok(()) => told = shown,
             Err(error) => tracing::warn!("{error:#}"),
@@ -103,15 +119,15 @@ pub async fn follow(client: Client, agent: Arc<Agent>) {
     }
 }
 
-/// Waits until every node has its pod ranges.
-pub async fn pod_cidrs(client: &Client, count: u32) -> Result<BTreeMap<String, Vec<IpNet>>> {
+/// Waits until all these nodes have their pod ranges.
+pub async fn pod_cidrs(client: &Client, names: &[String]) -> Result<BTreeMap<String, Vec<IpNet>>> {
     let nodes: Api<Node> = Api::all(client.clone());
     let deadline = tokio::time::Instant::now() + POD_CIDRS_TIMEOUT;
     loop {
         let list = nodes.list(&Default::default()).await.context("cannot list the nodes")?;
         let ranges: BTreeMap<String, Vec<IpNet>> =
             list.items.iter().map(|node| (node.name_any(), cidrs(node))).collect();
-        if ranges.values().filter(|ranges| !ranges.is_empty()).count() == count as usize {
+        if names.iter().all(|name| ranges.get(name).is_some_and(|ranges| !ranges.is_empty())) {
             return Ok(ranges);
         }
         if tokio::time::Instant::now() > deadline {
@@ -121,7 +137,8 @@ pub async fn pod_cidrs(client: &Client, count: u32) -> Result<BTreeMap<String, V
     }
 }
 
-fn cidrs(node: &Node) -> Vec<IpNet> {
+/// Its pod ranges.
+pub fn cidrs(node: &Node) -> Vec<IpNet> {
     let texts = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::record::PodRecord;
 use crate::spawn;
 
 /// How long the plugin may take.
@@ -28,6 +29,19 @@ pub struct Sandbox {
     pub name: String,
     /// Its uid.
     pub uid: String,
+}
+
+impl Sandbox {
+    /// The sandbox of a pod that has a record.
+    pub fn of(record: &PodRecord) -> Sandbox {
+        Sandbox {
+            container_id: record.container_id.clone(),
+            netns: record.netns.clone(),
+            namespace: record.namespace.clone(),
+            name: record.name.clone(),
+            uid: record.uid.clone(),
+        }
+    }
 }
 
 /// The plugin of one node.

@@ -46,11 +46,11 @@ pub struct Worker {
 
 impl Worker {
     /// A worker for a pod of this node.
-    pub fn new(kubelet: Arc<Kubelet>, node: String, pod: Arc<Pod>, wish: watch::Receiver<Wish>) -> Worker {
+    pub fn new(kubelet: Arc<Kubelet>, pod: Arc<Pod>, wish: watch::Receiver<Wish>) -> Worker {
         let (namespace, name, uid) =
             (pod.namespace().unwrap_or_default(), pod.name_any(), pod.uid().unwrap_or_default());
         let paths = kubelet.paths.pod(&namespace, &name);
-        let place = kubelet.nodes[&node].clone();
+        let place = kubelet.place();
         let netns = if host_network(&pod) { place.netns.clone() } else { paths.netns() };
         let record = PodRecord {
             cgroup: place.pods_cgroup.join(&uid),
@@ -58,7 +58,7 @@ impl Worker {
             namespace,
             name,
             uid,
-            node,
+            node: kubelet.name.clone(),
             netns,
         };
         let run = Run::new(&pod, place.addresses.clone(), now());
@@ -66,13 +66,7 @@ impl Worker {
     }
 
     fn sandbox(&self) -> Sandbox {
-        Sandbox {
-            container_id: self.record.container_id.clone(),
-            netns: self.record.netns.clone(),
-            namespace: self.record.namespace.clone(),
-            name: self.record.name.clone(),
-            uid: self.record.uid.clone(),
-        }
+        Sandbox::of(&self.record)
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -118,6 +112,10 @@ impl Worker {
 
 /// Lives one pod's life.
 pub async fn run(mut worker: Worker) {
+    if worker.run.outlived(&worker.pod, now()) {
+        write_status(&mut worker).await;
+        doomed(&mut worker.wish).await;
+    }
     if Worker::doom(&worker.wish.borrow().clone()).is_none()
         && let Some(pod_ips) = make_sandbox(&mut worker).await
     {

@@ -33,12 +33,18 @@ impl Run {
     /// A pod that a node has just accepted.
     pub fn new(pod: &Pod, host_ips: Vec<String>, now: Time) -> Run {
         let specs = pod.spec.iter().flat_map(|spec| &spec.containers);
+        // None, unless its node has been started anew.
+        let before = |name: &str| {
+            let mut statuses =
+                pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+            statuses.find(|status| status.name == name).filter(|status| has_begun(status))
+        };
         let containers = specs.map(|spec| ContainerRun {
             name: spec.name.clone(),
             image: spec.image.clone().unwrap_or_default(),
             state: waiting("ContainerCreating", ""),
             last_state: None,
-            starts: 0,
+            starts: before(&spec.name).map_or(0, |status| status.restart_count + 1),
             finished: None,
         });
         Run {
@@ -48,6 +54,31 @@ impl Run {
             sandbox_error: None,
             containers: containers.collect(),
         }
+    }
+
+    /// Has the pod ended for good before its node was started anew? One that
+    /// is not to be restarted has, whatever it did then.
+    pub fn outlived(&mut self, pod: &Pod, now: Time) -> bool {
+        let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+        let status = pod.status.clone().unwrap_or_default();
+        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let began = self.containers.iter().any(|container| container.starts > 0);
+        let done = ended || (began && policy == Some("Never"));
+        if !done {
+            return false;
+        }
+        let exit_code = |name: &str| {
+            let mut statuses = status.container_statuses.iter().flatten();
+            let state = statuses.find(|status| status.name == name)?.state.as_ref()?;
+            Some(state.terminated.as_ref()?.exit_code)
+        };
+        for index in 0..self.containers.len() {
+            // As the kubelet has it where it cannot know: killed.
+            let exit_code = exit_code(&self.containers[index].name).unwrap_or(137);
+            self.containers[index].starts -= i32::from(self.containers[index].starts > 0);
+            self.container_changed(index, Change::Ended { exit_code, last: true }, now.clone());
+        }
+        true
     }
 
     /// The sandbox stands and has these addresses.
@@ -138,6 +169,12 @@ impl Run {
             ..PodCondition::default()
         }
     }
+}
+
+/// Did the container ever start?
+fn has_begun(status: &ContainerStatus) -> bool {
+    let begun = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
+    [&status.state, &status.last_state].into_iter().flatten().any(begun)
 }
 
 impl ContainerRun {

@@ -12,7 +12,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::{Lab, settle, status};
+use super::{Lab, machines, settle, status};
 use crate::protocol::{Call, Line, Manifest};
 
 /// The longest request, in bytes: manifests come in whole.
@@ -88,13 +88,9 @@ async fn answer(lab: &Lab, call: Call, progress: &UnboundedSender<Line>) -> Resu
     match call {
         Call::Apply { manifests } => apply(lab, &manifests, progress).await,
         Call::Status => Ok(Line::Status(Box::new(status::status(lab).await?))),
-        Call::Agent { node, action } => {
-            let Some(agent) = lab.agents.get(&node) else {
-                let nodes: Vec<&str> = lab.agents.keys().map(String::as_str).collect();
-                bail!("lab {} has no node {node:?}; it has {}", lab.name, nodes.join(", "));
-            };
-            agent.act(action).await.map(Line::Done)
-        }
+        Call::Agent { node, action } => machines::agent(lab, &node)?.act(action).await.map(Line::Done),
+        Call::Link { node, change } => machines::change_link(lab, &node, &change).await.map(Line::Done),
+        Call::Machine { node, action } => machines::act(lab, &node, action).await.map(Line::Done),
     }
 }
 

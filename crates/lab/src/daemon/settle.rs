@@ -151,7 +151,8 @@ async fn agents(
     tell: &(dyn Fn(String) + Sync),
 ) -> Result<()> {
     let newest = Newest::of(lab, namespaces).await.context("cannot list the lab's objects")?;
-    let (running, stopped): (Vec<_>, Vec<_>) = lab.agents.iter().partition(|(_, agent)| agent.wanted());
+    let all = lab.agents();
+    let (running, stopped): (Vec<_>, Vec<_>) = all.iter().partition(|(_, agent)| agent.wanted());
     for (node, _) in stopped {
         tell(format!("the agent of {node} is stopped: nothing is programmed there until it is started"));
     }

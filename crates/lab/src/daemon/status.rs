@@ -48,15 +48,19 @@ async fn node(lab: &Lab, object: &Node) -> NodeStatus {
     let spec = object.spec.clone().unwrap_or_default();
     let conditions = object.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    let agent = lab.agents.get(&name);
+    let (agents, record) = (lab.agents(), lab.record());
+    let agent = agents.get(&name);
     let told = match agent {
         Some(agent) => ask(agent).await,
-        None => Err("no agent of this lab".to_owned()),
+        None if record.nodes.contains_key(&name) => Err("the node is switched off".to_owned()),
+        None => Err("the Node object belongs to no node of this lab".to_owned()),
     };
     NodeStatus {
         addresses: addresses.filter_map(|address| address.address.parse().ok()).collect(),
         pod_cidrs: spec.pod_cidrs.unwrap_or_default(),
         ready: conditions.clone().any(|one| one.type_ == "Ready" && one.status == "True"),
+        powered: agent.is_some(),
+        link: record.links.get(&name).copied().unwrap_or_default(),
         agent_pid: agent.and_then(|agent| agent.state().pid),
         agent_starts: agent.map_or(0, |agent| agent.state().starts),
         agent_ready: told.as_ref().is_ok_and(|status| status.synced),
@@ -83,7 +87,8 @@ async fn ask(agent: &Agent) -> Result<beeline_api::Status, String> {
 /// What the agents cannot use or do not serve yet; those that do not answer
 /// say nothing here.
 pub async fn notes(lab: &Lab) -> BTreeSet<String> {
-    let told = join_all(lab.agents.values().map(|agent| ask(agent))).await;
+    let agents = lab.agents();
+    let told = join_all(agents.values().map(|agent| ask(agent))).await;
     let notes = |status: beeline_api::Status| status.problems.into_iter().chain(status.not_built);
     told.into_iter().flatten().flat_map(notes).collect()
 }

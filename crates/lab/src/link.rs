@@ -1,0 +1,148 @@
+//! A node's cable: its MTU, whether it is plugged in, what it loses, and on
+//! which network it ends.
+
+use anyhow::{Context, Result, bail};
+use beeline_kernel::netns::NetNs;
+use serde::{Deserialize, Serialize};
+
+use crate::address::{self, Side, UPLINK};
+use crate::paths::LabPaths;
+use crate::{topology, wire};
+
+/// A cable as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// MTU of both ends, bytes.
+    pub mtu: u32,
+    /// Does the node have carrier?
+    pub up: bool,
+    /// Percent of the packets that are lost, each way.
+    pub loss_percent: f64,
+    /// The network.
+    pub side: Side,
+}
+
+impl Default for Link {
+    fn default() -> Link {
+        Link { mtu: wire::MTU, up: true, loss_percent: 0.0, side: Side::Direct }
+    }
+}
+
+/// What is to change of a cable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[group(required = true, multiple = true)]
+pub struct Change {
+    /// MTU of both ends, in bytes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    pub mtu: Option<u32>,
+    /// Pull the cable: the node's uplink loses its carrier
+    #[arg(long, conflicts_with = "up")]
+    pub down: bool,
+    /// Plug it in again
+    #[arg(long)]
+    pub up: bool,
+    /// Lose this many percent of the packets, each way; 0 ends it
+    #[arg(long, value_name = "P", value_parser = percent)]
+    pub loss: Option<f64>,
+    /// Move the node to the network behind the router: its addresses change
+    #[arg(long, conflicts_with = "direct")]
+    pub behind_router: bool,
+    /// Move it back to the network of the control plane and the client
+    #[arg(long)]
+    pub direct: bool,
+}
+
+fn percent(text: &str) -> Result<f64> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    match number.filter(|percent| (0.0..=100.0).contains(percent)) {
+        Some(percent) => Ok(percent),
+        None => bail!("write percent, from 0 to 100"),
+    }
+}
+
+impl Link {
+    /// A cable that nobody has changed, on this network.
+    pub fn on(side: Side) -> Link {
+        Link { side, ..Link::default() }
+    }
+
+    /// With a change.
+    pub fn changed(self, change: &Change) -> Link {
+        let side = if change.direct { Side::Direct } else { self.side };
+        Link {
+            mtu: change.mtu.unwrap_or(self.mtu),
+            up: (self.up || change.up) && !change.down,
+            loss_percent: change.loss.unwrap_or(self.loss_percent),
+            side: if change.behind_router { Side::BehindRouter } else { side },
+        }
+    }
+
+    /// What is unusual about it, in words; empty if nothing is.
+    pub fn describe(&self) -> String {
+        let usual = Link::default();
+        let parts = [
+            (self.side != usual.side).then(|| "behind the router".to_owned()),
+            (self.mtu != usual.mtu).then(|| format!("MTU {}", self.mtu)),
+            (self.loss_percent > 0.0).then(|| format!("loses {} % each way", self.loss_percent)),
+            (!self.up).then(|| "down".to_owned()),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Makes the cable of a node `after` where it was `before`.
+pub fn apply(paths: &LabPaths, number: u32, before: &Link, after: &Link) -> Result<()> {
+    let name = address::node_name(number);
+    let change = || -> Result<()> {
+        let (node, switch) = (NetNs::open(paths.node(&name).netns())?, NetNs::open(paths.netns("switch"))?);
+        if before.mtu != after.mtu {
+            wire::set_mtu(&switch, &name, after.mtu)?;
+            wire::set_mtu(&node, UPLINK, after.mtu)?;
+        }
+        if before.loss_percent != after.loss_percent {
+            wire::set_loss(&switch, &name, after.loss_percent)?;
+        }
+        if before.side != after.side {
+            wire::plug_into(&switch, &name, topology::bridge(after.side))?;
+            readdress(&node, number, before.side, after.side)?;
+        }
+        if before.up != after.up {
+            wire::set_up(&switch, &name, after.up)?;
+        }
+        Ok(())
+    };
+    change().with_context(|| format!("cannot change the link of {name}"))
+}
+
+/// The old addresses go last: a device without any loses all its routes.
+fn readdress(node: &NetNs, number: u32, before: Side, after: Side) -> Result<()> {
+    topology::address_host(node, address::node_on(number, after), after)?;
+    let old = address::node_on(number, before).with_prefixes();
+    old.into_iter().try_for_each(|(ip, bits)| wire::remove_address(node, UPLINK, ip, bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_a_change_leaves_the_rest_as_it_was() {
+        let bad = Link { mtu: 1400, up: false, loss_percent: 5.0, side: Side::BehindRouter };
+        assert_eq!(bad.changed(&Change::default()), bad);
+        let up = Change { up: true, loss: Some(0.0), ..Change::default() };
+        assert_eq!(bad.changed(&up), Link { up: true, loss_percent: 0.0, ..bad });
+        let direct = Change { direct: true, down: true, ..Change::default() };
+        assert_eq!(Link::default().changed(&direct), Link { up: false, ..Link::default() });
+        assert_eq!(bad.describe(), "behind the router, MTU 1400, loses 5 % each way, down");
+        assert_eq!(Link::default().describe(), "");
+    }
+
+    #[test]
+    fn unit_percent_are_from_0_to_100() {
+        assert_eq!((percent("2.5").unwrap(), percent("100%").unwrap()), (2.5, 100.0));
+        for wrong in ["101", "-1", "x", "NaN", ""] {
+            assert!(percent(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Nodes as machines: their links, the network behind the router, power cuts,
+//! nodes that join and leave.
+
+#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+
+use std::time::Duration;
+
+use beeline_lab::harness::TestLab;
+use beeline_lab::protocol::{NodeStatus, PodStatus};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const WEB: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+        - {name: echo, image: beeline/echo, ports: [{containerPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+";
+
+/// A pod that stays where it is put.
+fn pod_on(name: &str, node: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 0
+  containers:
+    - {{name: echo, image: beeline/echo, ports: [{{containerPort: 8080}}]}}
+---"
+    )
+}
+
+fn node(lab: &TestLab, name: &str) -> NodeStatus {
+    let nodes = lab.status().nodes;
+    nodes.into_iter().find(|node| node.name == name).unwrap_or_else(|| panic!("there is no {name}"))
+}
+
+fn pod(lab: &TestLab, name: &str) -> PodStatus {
+    lab.pods(name).into_iter().next().unwrap_or_else(|| panic!("there is no pod {name}"))
+}
+
+/// Both families, over TCP.
+fn reaches(lab: &TestLab, from: &str, to: &str) -> bool {
+    let ips = pod(lab, to).ips;
+    ips.len() == 2 && ips.iter().all(|ip| asks(lab, from, ip, 8080).is_some())
+}
+
+fn asks(lab: &TestLab, from: &str, ip: &str, port: u16) -> Option<String> {
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let url = format!("http://{host}:{port}/");
+    let place = if from == "client" { lab.client() } else { lab.pod(from) };
+    let answer = place.run(["curl", "--silent", "--max-time", "1", &url]);
+    answer.is_success().then_some(answer.stdout)
+}
+
+#[test]
+fn lab_a_link_has_the_mtu_the_carrier_and_the_loss_that_it_is_given() {
+    let lab = TestLab::up_with("links", &["--nodes", "2"]);
+    let ping = |extra: &[&str]| {
+        let words = [&["ping", "-q", "-W1"], extra, &["172.30.0.12"]].concat();
+        lab.node("node-1").run(words)
+    };
+    lab.verb(&["link", "node-2", "--mtu", "1400"]).succeeds();
+    let shown = lab.node("node-2").shell("cat /sys/class/net/eth0/mtu; ip -o link show eth0").succeeds();
+    assert!(shown.stdout.contains("mtu 1400"), "{shown}");
+    ping(&["-c1", "-Mdo", "-s1372"]).succeeds();
+    assert!(!ping(&["-c1", "-Mdo", "-s1400"]).is_success(), "more than the cable's MTU goes through");
+
+    lab.verb(&["link", "node-2", "--down"]).succeeds();
+    let shown = lab.node("node-2").run(["ip", "-o", "link", "show", "eth0"]).succeeds();
+    assert!(shown.stdout.contains("NO-CARRIER"), "{shown}");
+    assert!(!ping(&["-c1"]).is_success());
+    assert!(lab.verb(&["status"]).stdout.contains("node-2: MTU 1400, down"));
+    lab.verb(&["link", "node-2", "--up", "--mtu", "1500"]).succeeds();
+    lab.wait_until("the node answers again", PATIENCE, || ping(&["-c1"]).is_success());
+
+    lab.verb(&["link", "node-2", "--loss", "30"]).succeeds();
+    let lossy = ping(&["-i0.002", "-c500"]);
+    // Each way: 51 of 100 come back neither way nor the other.
+    let lost: f64 =
+        lossy.stdout.split("% packet loss").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((38.0..=64.0).contains(&lost), "{lossy}");
+    lab.verb(&["link", "node-2", "--loss", "100"]).succeeds();
+    assert!(!ping(&["-c2", "-i0.2"]).is_success());
+    lab.verb(&["link", "node-2", "--loss", "0"]).succeeds();
+    assert!(ping(&["-i0.002", "-c100"]).stdout.contains(" 0% packet loss"));
+    assert!(!lab.verb(&["status"]).stdout.contains("Links as"), "all is as it was");
+
+    lab.verb(&["link", "node-2"]).fails();
+    lab.verb(&["link", "node-2", "--loss", "101"]).fails().says("from 0 to 100");
+    lab.verb(&["link", "node-2", "--mtu", "576"]).fails().says("1280");
+    lab.verb(&["link", "node-9", "--down"]).fails().says("it has node-1, node-2");
+    lab.down();
+}
+
+#[test]
+fn lab_a_node_behind_the_router_is_no_neighbour_and_is_reached_all_the_same() {
+    let lab = TestLab::up_with("behind", &["--nodes", "3", "--behind-router", "node-3"]);
+    lab.apply(&(1..=3).map(|n| pod_on(&format!("p{n}"), &format!("node-{n}"))).collect::<String>());
+    lab.apply(WEB);
+    assert_eq!(node(&lab, "node-3").addresses[0].to_string(), "172.30.1.13");
+    let named = |at: &str, whom: &str| {
+        node(&lab, at)
+            .problems
+            .iter()
+            .any(|problem| problem.contains(whom) && problem.contains("no direct route"))
+    };
+    assert!(named("node-1", "node-3") && named("node-2", "node-3"), "{:?}", node(&lab, "node-1").problems);
+    assert!(!named("node-1", "node-2"), "that one is a neighbour");
+    let routes = lab.node("node-1").run(["ip", "route"]).succeeds();
+    assert!(routes.stdout.contains("10.244.2.0/24 via 172.30.0.12"), "{routes}");
+    assert!(!routes.stdout.contains("10.244.3.0/24"), "{routes}");
+    everyone_reaches_everyone(&lab);
+
+    // The packets take the router.
+    lab.router().shell("sysctl -qw net.ipv4.ip_forward=0").succeeds();
+    assert!(asks(&lab, "p1", &pod(&lab, "p3").ips[0], 8080).is_none());
+    assert!(asks(&lab, "p1", &pod(&lab, "p2").ips[0], 8080).is_some());
+    lab.router().shell("sysctl -qw net.ipv4.ip_forward=1").succeeds();
+
+    lab.verb(&["link", "node-3", "--direct"]).succeeds();
+    lab.wait_until("node-3 is a neighbour", PATIENCE, || !named("node-1", "node-3"));
+    lab.wait_until("the pods reach each other", PATIENCE, || reaches(&lab, "p1", "p3"));
+    let routes = lab.node("node-1").run(["ip", "route"]).succeeds();
+    assert!(routes.stdout.contains("10.244.3.0/24 via 172.30.0.13"), "{routes}");
+    everyone_reaches_everyone(&lab);
+
+    lab.verb(&["link", "node-2", "--behind-router"]).succeeds();
+    lab.wait_until("node-2 is no neighbour", PATIENCE, || named("node-1", "node-2"));
+    assert_eq!(node(&lab, "node-2").addresses[0].to_string(), "172.30.1.12");
+    lab.wait_until("the pods reach each other", PATIENCE, || reaches(&lab, "p1", "p2"));
+    everyone_reaches_everyone(&lab);
+    lab.down();
+}
+
+fn everyone_reaches_everyone(lab: &TestLab) {
+    let service = lab.service("web").cluster_ips;
+    for from in ["p1", "p2", "p3"] {
+        for to in ["p1", "p2", "p3"] {
+            lab.wait_until(&format!("{from} reaches {to}"), PATIENCE, || reaches(lab, from, to));
+        }
+        for ip in &service {
+            lab.wait_until(&format!("{from} reaches {ip}"), PATIENCE, || asks(lab, from, ip, 80).is_some());
+        }
+    }
+    lab.wait_until("the client reaches the pods", PATIENCE, || {
+        ["p1", "p2", "p3"].iter().all(|to| reaches(lab, "client", to))
+    });
+}
+
+#[test]
+fn lab_a_node_that_loses_its_power_comes_back_with_its_pods() {
+    let lab = TestLab::up_with("reboot", &["--nodes", "3"]);
+    lab.apply(&(pod_on("stays", "node-1") + &pod_on("falls", "node-2")));
+    let before = pod(&lab, "falls");
+    let files = lab.paths().node("node-2");
+    lab.verb(&["node-stop", "node-2"]).succeeds();
+    assert!(!files.netns().exists() && !files.bpffs().exists(), "namespace and pins are gone");
+    assert!(files.state().join("endpoints.json").exists(), "the disk is not");
+    lab.verb(&["node", "node-2", "--", "true"]).fails().says("node-start");
+    lab.verb(&["agent", "node-2", "start"]).fails().says("switched off");
+    lab.verb(&["node-stop", "node-2"]).fails().says("already");
+
+    lab.verb(&["node-start", "node-2"]).succeeds();
+    let came_back = || {
+        let now = pod(&lab, "falls");
+        now.ready && now.restarts == before.restarts + 1
+    };
+    lab.wait_until("the pod is back", PATIENCE, came_back);
+    lab.wait_until("and is reached", PATIENCE, || {
+        reaches(&lab, "stays", "falls") && reaches(&lab, "client", "falls")
+    });
+    lab.wait_until("the node is Ready", PATIENCE, || node(&lab, "node-2").ready);
+    // What the sandboxes from before held has been given back.
+    let held = std::fs::read_to_string(files.state().join("endpoints.json")).unwrap();
+    assert_eq!(held.matches("\"falls\"").count(), 1, "{held}");
+    lab.down();
+}
+
+#[test]
+fn lab_the_pods_of_a_dead_node_are_replaced_elsewhere() {
+    let lab = TestLab::up_with("dead", &["--nodes", "3"]);
+    lab.apply(WEB);
+    lab.apply(&pod_on("asker", "node-1"));
+    let on = |name: &str| lab.pods("web").into_iter().filter(|pod| pod.node == name).count();
+    assert_eq!(on("node-2"), 1);
+    lab.verb(&["node-stop", "node-2"]).succeeds();
+    lab.wait_until("the node is NotReady", PATIENCE, || !node(&lab, "node-2").ready);
+    lab.wait_until("its endpoint is gone", PATIENCE, || lab.service("web").endpoints["IPv4"].len() == 2);
+    let ready = || lab.pods("web").into_iter().filter(|pod| pod.ready && pod.node != "node-2").count();
+    lab.wait_until("its pod is replaced elsewhere", PATIENCE, || ready() == 3);
+    let ips = lab.service("web").cluster_ips;
+    for _ in 0..10 {
+        assert!(asks(&lab, "asker", &ips[0], 80).is_some(), "a request went to the dead node");
+    }
+    lab.verb(&["node-start", "node-2"]).succeeds();
+    lab.wait_until("nothing hangs in Terminating", PATIENCE, || {
+        let pods = lab.pods("web");
+        pods.len() == 3 && pods.iter().all(|pod| pod.ready)
+    });
+    lab.down();
+}
+
+#[test]
+fn lab_nodes_join_and_leave() {
+    let lab = TestLab::up_with("join", &["--nodes", "2"]);
+    lab.apply(&pod_on("first", "node-1"));
+    let route = |at: &str| lab.node(at).run(["ip", "route"]).succeeds().stdout.contains("10.244.3.0/24");
+    assert!(!route("node-1"));
+    lab.verb(&["node-add", "node-3"]).succeeds();
+    lab.apply(&pod_on("third", "node-3"));
+    lab.wait_until("the new node's pods are reached", PATIENCE, || {
+        reaches(&lab, "first", "third") && reaches(&lab, "client", "third")
+    });
+    assert!(route("node-1") && route("node-2"));
+    lab.verb(&["node-add", "node-3"]).fails().says("already");
+    lab.verb(&["node-add", "web"]).fails().says("node-N");
+
+    lab.verb(&["node-remove", "node-3"]).succeeds();
+    lab.wait_until("nobody routes to it", PATIENCE, || !route("node-1") && !route("node-2"));
+    let status = lab.status();
+    assert!(status.nodes.iter().all(|node| node.name != "node-3"));
+    assert!(status.pods.iter().all(|pod| pod.node != "node-3"), "{:?}", status.pods);
+    let routes = lab.client().run(["ip", "route"]).succeeds();
+    assert!(!routes.stdout.contains("10.244.3.0/24"), "{routes}");
+    lab.verb(&["node-remove", "node-2"]).succeeds();
+    lab.verb(&["node-remove", "node-1"]).fails().says("the only node");
+    lab.verb(&["node-stop", "node-2"]).fails().says("it has node-1");
+    lab.down();
+}
