@@ -131,10 +131,10 @@ fn lab_a_node_behind_the_router_is_no_neighbour_and_is_reached_all_the_same() {
     everyone_reaches_everyone(&lab);
 
     // The packets take the router.
-    lab.router().shell("sysctl -qw net.ipv4.ip_forward=0").succeeds();
+    lab.router().shell("echo 0 >/proc/sys/net/ipv4/ip_forward").succeeds();
     assert!(asks(&lab, "p1", &pod(&lab, "p3").ips[0], 8080).is_none());
     assert!(asks(&lab, "p1", &pod(&lab, "p2").ips[0], 8080).is_some());
-    lab.router().shell("sysctl -qw net.ipv4.ip_forward=1").succeeds();
+    lab.router().shell("echo 1 >/proc/sys/net/ipv4/ip_forward").succeeds();
 
     lab.verb(&["link", "node-3", "--direct"]).succeeds();
     lab.wait_until("node-3 is a neighbour", PATIENCE, || !named("node-1", "node-3"));
