@@ -72,8 +72,8 @@ fn insert(root: &mut Value, name: &str, property: Value) {
 fn property(key: &Key) -> Value {
     let mut property = kind(key.kind);
     property["description"] = json!(described(key));
-    if key.name == "kubeProxyReplacement" {
-        property["enum"] = json!([true, false, "true", "false", "strict", "probe", "partial", "disabled"]);
+    if let Some(words) = property.get_mut("enum").and_then(Value::as_array_mut) {
+        words.extend(old::words(key.name).map(Value::from));
     }
     property
 }
@@ -86,10 +86,7 @@ fn kind(kind: Kind) -> Value {
             json!({"type": ["integer", "string"], "minimum": min, "maximum": max, "pattern": "^[0-9]+$"})
         }
         Kind::Text => json!({"type": ["string", "number", "boolean"]}),
-        Kind::Choice(words) => {
-            let spelled = old::choices().filter(|(_, today)| words.contains(today)).map(|(old, _)| old);
-            json!({"enum": words.iter().copied().chain(spelled).collect::<Vec<_>>()})
-        }
+        Kind::Choice(words) => json!({"enum": words}),
         Kind::Ipv4Cidr => json!({"type": "string", "pattern": "^[0-9.]+/[0-9]+$"}),
         Kind::Ipv6Cidr => json!({"type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]+$"}),
         Kind::List => json!({"type": ["array", "string"], "items": {"type": ["string", "number"]}}),

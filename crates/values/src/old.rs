@@ -66,6 +66,17 @@ const RENAMED: &[(&str, &str)] = &[
     ("bgp.enabled", "bgpControlPlane.enabled"),
 ];
 
+/// Words of a value (its name, the old word) that became another.
+const WORDS: &[(&str, &str, &str)] = &[
+    ("kubeProxyReplacement", "strict", "true"),
+    ("kubeProxyReplacement", "probe", "true"),
+    ("kubeProxyReplacement", "partial", "true"),
+    ("kubeProxyReplacement", "disabled", "false"),
+    ("loadBalancer.acceleration", "none", "disabled"),
+    ("ipam.mode", "hostscope-legacy", "kubernetes"),
+    ("ipam.mode", "hostscope", "kubernetes"),
+];
+
 /// What an old spelling means today: pairs of name and value, and the notice.
 pub struct Translation {
     /// Today's names and values.
@@ -94,20 +105,14 @@ pub fn name(name: &str, value: &Value) -> Option<Translation> {
 /// Today's form of a value that an earlier release wrote differently.
 pub fn value(name: &str, value: &Value) -> Option<(Value, String)> {
     let text = value.as_str()?;
-    let new = match (name, text) {
-        ("kubeProxyReplacement", "strict" | "probe" | "partial") => Value::Bool(true),
-        ("kubeProxyReplacement", "disabled") => Value::Bool(false),
-        ("loadBalancer.acceleration", "none") => Value::String("disabled".into()),
-        ("ipam.mode", "hostscope-legacy" | "hostscope") => Value::String("kubernetes".into()),
-        _ => return None,
-    };
-    let shown = new.as_str().map_or_else(|| new.to_string(), str::to_owned);
-    Some((new, format!("{name}={text} is an old spelling: taken as {name}={shown}")))
+    let (_, _, today) = WORDS.iter().find(|(of, old, _)| *of == name && *old == text)?;
+    let notice = format!("{name}={text} is an old spelling: taken as {name}={today}");
+    Some((Value::String((*today).to_owned()), notice))
 }
 
-/// Old spellings of words that a value may be, with today's.
-pub fn choices() -> impl Iterator<Item = (&'static str, &'static str)> {
-    [("none", "disabled"), ("hostscope-legacy", "kubernetes"), ("hostscope", "kubernetes")].into_iter()
+/// What an earlier release wrote as this value.
+pub fn words(name: &str) -> impl Iterator<Item = &'static str> {
+    WORDS.iter().filter(move |(of, _, _)| *of == name).map(|(_, old, _)| *old)
 }
 
 /// Every old name, for the chart's schema.

@@ -52,6 +52,11 @@ fn unit_chart_without_values_is_the_agent_without_values() {
     let said = Settings::from_set(&["kubeProxyReplacement=true"]).unwrap().parse().not_built;
     assert_eq!(parsed.not_built, said, "no other default may be answered with a notice");
 
+    let settings = agents_settings(&objects);
+    for name in chart::of_chart_alone() {
+        assert_eq!(settings.get(name), None, "{name} is for the chart alone");
+    }
+
     let agent = &find(&objects, "DaemonSet")["spec"]["template"]["spec"];
     assert_eq!(agent["hostNetwork"], true);
     let capabilities = &agent["containers"][0]["securityContext"]["capabilities"];
