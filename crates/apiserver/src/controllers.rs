@@ -13,6 +13,7 @@ mod namespace;
 mod node;
 mod pods;
 mod replica_set;
+mod roles;
 mod scheduler;
 
 use std::collections::BTreeSet;
@@ -59,9 +60,9 @@ pub(crate) struct Controllers {
 }
 
 impl Controllers {
-    pub fn new(api: &Api, config: &Config) -> Self {
+    pub fn new(api: &Api, config: &Config, ca_pem: &str) -> Self {
         let controllers: Vec<Box<dyn Controller>> = vec![
-            Box::new(namespace::NamespaceController),
+            Box::new(namespace::NamespaceController::new(ca_pem)),
             Box::new(node::NodeController::new(&config.pod_cidrs)),
             Box::new(deployment::DeploymentController),
             Box::new(replica_set::ReplicaSetController),

@@ -17,6 +17,7 @@ pub(crate) fn apply(kind: &Kind, object: &mut Value) {
         }
         "daemonsets" => daemon_set(child(object, "spec")),
         "secrets" => secret(object),
+        "rolebindings" | "clusterrolebindings" => binding(object),
         _ => {}
     }
 }
@@ -155,6 +156,16 @@ fn secret(secret: &mut Value) {
             let encoded =
                 base64::engine::general_purpose::STANDARD.encode(value.as_str().unwrap_or_default());
             child(secret, "data").insert(key, encoded.into());
+        }
+    }
+}
+
+fn binding(binding: &mut Value) {
+    default_to(child(binding, "roleRef"), "apiGroup", crate::kinds::RBAC);
+    let Some(binding) = binding.as_object_mut() else { return };
+    for subject in each(binding, "subjects") {
+        if matches!(subject.get("kind").and_then(Value::as_str), Some("User" | "Group")) {
+            default_to(subject, "apiGroup", crate::kinds::RBAC);
         }
     }
 }

@@ -6,6 +6,7 @@ mod discovery;
 mod page;
 mod query;
 mod resource;
+mod review;
 mod route;
 mod table;
 mod watch;
@@ -27,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::identity::{Authenticator, ISSUER};
 use crate::{Api, ApiError, Kind, Page};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -38,12 +40,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What every connection shares.
 pub(crate) struct Service {
     api: Api,
-    token: String,
+    door: Authenticator,
 }
 
 impl Service {
-    pub fn new(api: Api, token: String) -> Self {
-        Self { api, token }
+    pub fn new(api: Api, door: Authenticator) -> Self {
+        Self { api, door }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -70,9 +72,17 @@ impl Service {
         if let Some(answer) = discovery::open_to_all(&path) {
             return Ok(answer);
         }
-        auth::check(&parts.headers, &self.token)?;
+        let user = auth::user(&parts.headers, &self.door)?;
+        let user = auth::impersonated(&parts.headers, &self.api, user)?;
         check_accept(&parts.headers)?;
-        if let Some(value) = discovery::answer(self.api.kinds(), &path) {
+        let query = query::Query::parse(parts.uri.query().unwrap_or_default());
+        if let Some(target) = review::target(&path) {
+            let asked = review::Asked { api: &self.api, door: &self.door, user: &user, target: &target };
+            let body = body::read(incoming).await?;
+            return asked.answer(&parts.method, &parts.headers, &query, &body);
+        }
+        if let Some(value) = self.information(&path) {
+            auth::check(&self.api, &user, &auth::path_attributes(&parts.method, &path))?;
             return if parts.method == Method::GET {
                 Ok(ok(value))
             } else {
@@ -80,9 +90,20 @@ impl Service {
             };
         }
         let target = route::target(self.api.kinds(), &path)?;
-        let query = query::Query::parse(parts.uri.query().unwrap_or_default());
+        auth::check(&self.api, &user, &auth::attributes(&parts.method, &target, &query))?;
         let body = body::read(incoming).await?;
         resource::answer(&self.api, &parts, &target, &query, &body)
+    }
+}
+
+impl Service {
+    /// What the server tells of itself.
+    fn information(&self, path: &str) -> Option<Value> {
+        match path {
+            "/openid/v1/jwks" => Some(self.door.signer().public_keys()),
+            "/.well-known/openid-configuration" => Some(discovery::openid(ISSUER)),
+            path => discovery::answer(self.api.kinds(), path),
+        }
     }
 }
 

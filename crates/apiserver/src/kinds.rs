@@ -41,6 +41,8 @@ pub(crate) enum NameRule {
     Label1035,
     Label1123,
     Subdomain1123,
+    /// Anything that may stand in a URL, such as `system:masters`.
+    PathSegment,
 }
 
 impl Kind {
@@ -121,13 +123,15 @@ impl Kinds {
     }
 }
 
+pub(crate) const RBAC: &str = "rbac.authorization.k8s.io";
+
 /// Events are nobody's to delete; this many of each kind are kept.
 const EVENTS_MAX: usize = 4096;
 
 fn built_in() -> Vec<Kind> {
-    use NameRule::{Label1035, Label1123};
+    use NameRule::{Label1035, Label1123, PathSegment};
     use k8s_openapi::api::{apps::v1 as apps, coordination::v1 as coordination, core::v1 as core};
-    use k8s_openapi::api::{discovery::v1 as discovery, events::v1 as events};
+    use k8s_openapi::api::{discovery::v1 as discovery, events::v1 as events, rbac::v1 as rbac};
     vec![
         Kind {
             name_rule: Label1123,
@@ -168,6 +172,19 @@ fn built_in() -> Vec<Kind> {
         Kind {
             objects_max: Some(EVENTS_MAX),
             ..namespaced::<events::Event>("events.k8s.io", "Event", "events", &["ev"])
+        },
+        Kind {
+            name_rule: PathSegment,
+            ..cluster::<rbac::ClusterRole>(RBAC, "ClusterRole", "clusterroles", &[])
+        },
+        Kind {
+            name_rule: PathSegment,
+            ..cluster::<rbac::ClusterRoleBinding>(RBAC, "ClusterRoleBinding", "clusterrolebindings", &[])
+        },
+        Kind { name_rule: PathSegment, ..namespaced::<rbac::Role>(RBAC, "Role", "roles", &[]) },
+        Kind {
+            name_rule: PathSegment,
+            ..namespaced::<rbac::RoleBinding>(RBAC, "RoleBinding", "rolebindings", &[])
         },
     ]
 }

@@ -8,7 +8,7 @@
 //! Where it differs from Kubernetes, and says so: pages of a list are not one snapshot (the list's
 //! resourceVersion is that of the first page, so a watch from there repairs it); server-side apply
 //! is a three-way merge per field manager that never reports conflicts; `events.k8s.io` and core
-//! events are two sets of objects; one token is every user.
+//! events are two sets of objects; whoever may write roles may write any (no check of escalation).
 
 mod admission;
 mod allocate;
@@ -18,10 +18,12 @@ mod controllers;
 mod defaults;
 mod error;
 mod http;
+mod identity;
 mod kinds;
 mod kubeconfig;
 mod object;
 mod patch;
+mod rbac;
 mod selector;
 mod server;
 mod store;

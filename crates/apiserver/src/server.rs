@@ -11,6 +11,7 @@ use crate::allocate::Allocators;
 use crate::apply::ApplyReport;
 use crate::controllers::{self, Controllers};
 use crate::http::Service;
+use crate::identity::{Authenticator, Signer};
 use crate::store::{SharedStore, Store};
 use crate::{Api, Kinds, kubeconfig, tls};
 
@@ -53,6 +54,9 @@ pub enum StartError {
     /// No certificate.
     #[error("the API server cannot make its certificate: {0}")]
     Certificate(String),
+    /// No key for tokens of service accounts.
+    #[error("the API server cannot make the key that signs tokens: {0}")]
+    Signer(String),
     /// The first objects were refused.
     #[error("the API server cannot create {what}: {cause}")]
     FirstObject {
@@ -109,8 +113,10 @@ impl ApiServer {
         let api = Api::new(Kinds::built_in(), store, Allocators::new(&config.service_cidrs));
         controllers::bootstrap(&api, &config)?;
         let token = config.token.clone().unwrap_or_else(random_token);
-        let service = Arc::new(Service::new(api.clone(), token.clone()));
-        let controllers = tokio::spawn(Controllers::new(&api, &config).run());
+        let signer = Signer::generate().map_err(StartError::Signer)?;
+        let door = Authenticator::new(api.clone(), token.clone(), signer);
+        let service = Arc::new(Service::new(api.clone(), door));
+        let controllers = tokio::spawn(Controllers::new(&api, &config, &tls.ca_pem).run());
         let tasks = Mutex::new(vec![controllers.abort_handle()]);
         let acceptor = TlsAcceptor::from(tls.server);
         Ok(Self { api, service, acceptor, ca_pem: tls.ca_pem, token, tasks })

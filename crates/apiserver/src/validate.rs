@@ -4,6 +4,7 @@ mod endpoint_slice;
 mod metadata;
 mod node;
 mod pod;
+mod rbac;
 mod service;
 mod workload;
 
@@ -20,6 +21,8 @@ pub(crate) fn object(kind: &Kind, object: &Value, before: Option<&Value>) -> Vec
         "pods" => pod::check(object, before, &mut causes),
         "nodes" => node::check(object, before, &mut causes),
         "deployments" | "replicasets" | "daemonsets" => workload::check(object, before, &mut causes),
+        "roles" | "clusterroles" => rbac::check_role(kind, object, &mut causes),
+        "rolebindings" | "clusterrolebindings" => rbac::check_binding(kind, object, before, &mut causes),
         _ => {}
     }
     causes

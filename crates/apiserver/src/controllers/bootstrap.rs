@@ -20,6 +20,9 @@ pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
             json!({"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}}),
         )?;
     }
+    for (kind, object) in super::roles::first() {
+        create(kind, object)?;
+    }
     create("services", kubernetes_service())?;
     let Some(port) = config.control_plane_port else { return Ok(()) };
     for (family, name) in [(false, "kubernetes"), (true, "kubernetes-ipv6")] {

@@ -10,7 +10,35 @@ use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError, Kind, PatchKind};
 
-pub(super) struct NamespaceController;
+/// The ConfigMap from which pods learn the API server's authority.
+const ROOT_CA: &str = "kube-root-ca.crt";
+
+pub(super) struct NamespaceController {
+    ca_pem: String,
+}
+
+impl NamespaceController {
+    pub fn new(ca_pem: &str) -> Self {
+        Self { ca_pem: ca_pem.to_owned() }
+    }
+
+    fn publish_ca(&self, api: &Api, namespace: &str) -> Result<(), ApiError> {
+        let data = json!({"ca.crt": self.ca_pem});
+        match api.get("configmaps", namespace, ROOT_CA) {
+            Ok(found) if found["data"] == data => Ok(()),
+            Ok(_) => {
+                let patch = json!([{"op": "add", "path": "/data", "value": data}]);
+                api.patch("configmaps", namespace, ROOT_CA, &PatchKind::Json, &patch).map(|_| ())
+            }
+            Err(_) => {
+                let about = "What a pod checks the API server's certificate with; written by the lab.";
+                let annotations = json!({"kubernetes.io/description": about});
+                let metadata = json!({"name": ROOT_CA, "namespace": namespace, "annotations": annotations});
+                ensure(api, "configmaps", json!({"metadata": metadata, "data": data}))
+            }
+        }
+    }
+}
 
 impl Controller for NamespaceController {
     fn name(&self) -> &'static str {
@@ -18,7 +46,7 @@ impl Controller for NamespaceController {
     }
 
     fn watches(&self) -> &'static [&'static str] {
-        &["namespaces", "pods", "serviceaccounts"]
+        &["configmaps", "namespaces", "pods", "serviceaccounts"]
     }
 
     fn mark(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
@@ -38,7 +66,7 @@ impl Controller for NamespaceController {
         if api.get("serviceaccounts", &key.name, "default").is_err() {
             ensure(api, "serviceaccounts", json!({"metadata": {"name": "default", "namespace": key.name}}))?;
         }
-        Ok(())
+        self.publish_ca(api, &key.name)
     }
 }
 

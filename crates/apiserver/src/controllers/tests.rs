@@ -13,7 +13,7 @@ pub(crate) fn cluster() -> (Api, Controllers) {
     let store = SharedStore::new(Store::new(100_000));
     let api = Api::new(Kinds::built_in(), store, Allocators::new(&config.service_cidrs));
     bootstrap(&api, &config).unwrap();
-    let controllers = Controllers::new(&api, &config);
+    let controllers = Controllers::new(&api, &config, "the CA's certificate");
     (api, controllers)
 }
 
@@ -385,4 +385,25 @@ fn unit_thousands_of_services_cost_their_own_changes_only() {
     println!("created {created:?}, settled {settled:?}, one pod {:?}", started.elapsed() - settled);
     assert_eq!(object::items(&slices(&api, "s107")[0], "/endpoints").len(), 1);
     assert!(started.elapsed() < std::time::Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[test]
+fn unit_every_namespace_has_an_account_and_the_servers_authority() {
+    let (api, mut controllers) = cluster();
+    api.create("namespaces", json!({"metadata": {"name": "shop"}})).unwrap();
+    controllers.settle();
+    assert!(api.get("serviceaccounts", "shop", "default").is_ok());
+    let authority = |namespace: &str| {
+        api.get("configmaps", namespace, "kube-root-ca.crt").unwrap()["data"]["ca.crt"].clone()
+    };
+    assert_eq!(authority("shop"), "the CA's certificate");
+    let wrong = json!({"data": {"ca.crt": "another", "more": "x"}});
+    api.patch("configmaps", "shop", "kube-root-ca.crt", &PatchKind::Merge, &wrong).unwrap();
+    api.delete("configmaps", "default", "kube-root-ca.crt", &DeleteOptions::default()).unwrap();
+    controllers.settle();
+    assert_eq!(
+        (authority("shop"), authority("default")),
+        (json!("the CA's certificate"), json!("the CA's certificate"))
+    );
+    assert!(api.get("configmaps", "shop", "kube-root-ca.crt").unwrap()["data"].get("more").is_none());
 }

@@ -1,33 +1,128 @@
-//! Who may ask: whoever shows the token.
+//! Who asks, by the request's headers, and whether they may.
 
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method};
 
-use crate::ApiError;
+use super::query::Query;
+use super::route::Target;
+use crate::identity::{Authenticator, ISSUER, User, service_account};
+use crate::rbac::{self, Attributes};
+use crate::{Api, ApiError};
 
-pub(super) fn check(headers: &HeaderMap, token: &str) -> Result<(), ApiError> {
+/// The user by the bearer token; nobody is let in without one.
+pub(super) fn user(headers: &HeaderMap, door: &Authenticator) -> Result<User, ApiError> {
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let given = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    match given {
-        Some((_, given)) if is_equal(given.trim().as_bytes(), token.as_bytes()) => Ok(()),
-        _ => Err(ApiError::new(401, "Unauthorized", "Unauthorized")),
+    let token = given.map(|(_, token)| token.trim()).filter(|token| !token.is_empty());
+    match token.map(|token| door.user(token, &[ISSUER])) {
+        Some(Ok((user, _))) => Ok(user),
+        Some(Err(why)) => {
+            tracing::debug!(%why, "a token was refused");
+            Err(unauthorized())
+        }
+        None => Err(unauthorized()),
     }
 }
 
-/// Compares in a time that does not tell how much of the token was right.
-fn is_equal(left: &[u8], right: &[u8]) -> bool {
-    let difference = left.iter().zip(right).fold(0, |difference, (left, right)| difference | (left ^ right));
-    left.len() == right.len() && std::hint::black_box(difference) == 0
+fn unauthorized() -> ApiError {
+    ApiError::new(401, "Unauthorized", "Unauthorized")
+}
+
+/// The user that the request is made as: with `Impersonate-User` (`kubectl --as`) somebody else, if
+/// whoever asks may impersonate them.
+pub(super) fn impersonated(headers: &HeaderMap, api: &Api, user: User) -> Result<User, ApiError> {
+    let text = |value: &http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
+    let Some(name) = headers.get("impersonate-user").map(text) else { return Ok(user) };
+    let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
+    let mut asked = vec![match service_account(&name) {
+        Some((namespace, name)) => ("serviceaccounts", namespace.to_owned(), name.to_owned()),
+        None => ("users", String::new(), name.clone()),
+    }];
+    asked.extend(groups.iter().map(|group| ("groups", String::new(), group.clone())));
+    for (resource, namespace, name) in asked {
+        let (verb, resource) = ("impersonate".to_owned(), resource.to_owned());
+        let wanted = Attributes { verb, resource, namespace, name, ..Attributes::default() };
+        check(api, &user, &wanted)?;
+    }
+    Ok(User::named(&name, groups))
+}
+
+/// Refuses what the user may not do.
+pub(super) fn check(api: &Api, user: &User, wanted: &Attributes) -> Result<(), ApiError> {
+    let decision = rbac::decide(api, user, wanted);
+    if decision.allowed {
+        return Ok(());
+    }
+    let sentence = rbac::refusal(user, wanted, &decision.reason);
+    let resource = match wanted.group.as_str() {
+        "" => wanted.resource.clone(),
+        group => format!("{}.{group}", wanted.resource),
+    };
+    let message = match (wanted.path.as_str(), wanted.name.as_str()) {
+        ("", "") => format!("{resource} is forbidden: {sentence}"),
+        ("", name) => format!("{resource} {name:?} is forbidden: {sentence}"),
+        _ => format!("forbidden: {sentence}"),
+    };
+    let mut error = ApiError::new(403, "Forbidden", message);
+    error.details.group = wanted.group.clone();
+    error.details.kind = wanted.resource.clone();
+    error.details.name = wanted.name.clone();
+    Err(error)
+}
+
+/// What a request for an object or a collection wants.
+pub(super) fn attributes(method: &Method, target: &Target, query: &Query) -> Attributes {
+    let watches = query.truth("watch");
+    let verb = match (method.as_str(), &target.name) {
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
+        ("DELETE", None) => "deletecollection",
+        ("DELETE", Some(_)) => "delete",
+        (_, None) if watches => "watch",
+        (_, None) => "list",
+        (_, Some(_)) if watches => "watch",
+        _ => "get",
+    };
+    let own = target.kind.plural == "namespaces";
+    Attributes {
+        verb: verb.to_owned(),
+        group: target.kind.group.to_string(),
+        resource: target.kind.plural.to_string(),
+        subresource: target.subresource.clone().unwrap_or_default(),
+        // A namespace counts as being in itself.
+        namespace: if own { target.name.clone() } else { target.namespace.clone() }.unwrap_or_default(),
+        name: target.name.clone().or_else(|| named_by_selector(query)).unwrap_or_default(),
+        path: String::new(),
+    }
+}
+
+/// A list that selects one name counts as being about that object.
+fn named_by_selector(query: &Query) -> Option<String> {
+    let name = query.text("fieldSelector").strip_prefix("metadata.name=")?;
+    let name = name.strip_prefix('=').unwrap_or(name);
+    (!name.contains(',')).then(|| name.to_owned())
+}
+
+/// What a request for something else than objects wants.
+pub(super) fn path_attributes(method: &Method, path: &str) -> Attributes {
+    let verb = method.as_str().to_lowercase();
+    Attributes { verb, path: path.to_owned(), ..Attributes::default() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Kinds;
+    use crate::controllers::tests::cluster;
+    use crate::identity::Signer;
 
     fn check_header(header: &str) -> bool {
+        let (api, _) = cluster();
+        let door = Authenticator::new(api, "secret".to_owned(), Signer::generate().unwrap());
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, header.parse().unwrap());
-        check(&headers, "secret").is_ok()
+        user(&headers, &door).is_ok()
     }
 
     #[test]
@@ -37,6 +132,26 @@ mod tests {
         assert!(!check_header("Bearer secre"));
         assert!(!check_header("Bearer secrets"));
         assert!(!check_header("Basic secret"));
-        assert!(check(&HeaderMap::new(), "secret").is_err());
+        assert!(!check_header("Bearer "));
+        assert!(!check_header(""));
+    }
+
+    #[test]
+    fn unit_requests_are_verbs_on_resources() {
+        let check = |method: Method, path: &str, query: &str, expected: &str| {
+            let target = super::super::route::target(&Kinds::built_in(), path).unwrap();
+            let one = attributes(&method, &target, &Query::parse(query));
+            let shown = format!(
+                "{} {}/{}/{} {} {}",
+                one.verb, one.group, one.resource, one.subresource, one.namespace, one.name
+            );
+            assert_eq!(shown, expected, "{path}");
+        };
+        check(Method::GET, "/api/v1/pods", "", "list /pods/  ");
+        check(Method::GET, "/api/v1/pods", "watch=1&fieldSelector=metadata.name%3Da", "watch /pods/  a");
+        check(Method::GET, "/api/v1/namespaces/a/pods/b/status", "", "get /pods/status a b");
+        check(Method::DELETE, "/api/v1/namespaces/a/pods", "", "deletecollection /pods/ a ");
+        check(Method::PATCH, "/apis/apps/v1/namespaces/a/deployments/w", "", "patch apps/deployments/ a w");
+        check(Method::DELETE, "/api/v1/namespaces/a", "", "delete /namespaces/ a a");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, ok};
+use super::{Answer, ok, review};
 use crate::{Kind, Kinds};
 
 /// Version of the protocol that this server speaks a part of.
@@ -22,6 +22,15 @@ pub(super) fn open_to_all(path: &str) -> Option<Answer> {
     }
 }
 
+/// How others find the keys that check tokens of service accounts.
+pub(super) fn openid(issuer: &str) -> Value {
+    json!({
+        "issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"),
+        "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    })
+}
+
 pub(super) fn answer(kinds: &Kinds, path: &str) -> Option<Value> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
@@ -34,11 +43,11 @@ pub(super) fn answer(kinds: &Kinds, path: &str) -> Option<Value> {
         })),
         ["apis"] => {
             let groups: Vec<Value> =
-                kinds.groups().iter().map(|(group, version)| api_group(group, version)).collect();
+                groups(kinds).iter().map(|(group, version)| api_group(group, version)).collect();
             Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
         ["apis", group] => {
-            let found = kinds.groups().into_iter().find(|(name, _)| name == group);
+            let found = groups(kinds).into_iter().find(|(name, _)| name == group);
             found.map(|(group, version)| {
                 let mut value = api_group(&group, &version);
                 value["kind"] = json!("APIGroup");
@@ -52,6 +61,18 @@ pub(super) fn answer(kinds: &Kinds, path: &str) -> Option<Value> {
     }
 }
 
+/// The groups of stored objects, then those that hold questions alone.
+fn groups(kinds: &Kinds) -> Vec<(String, String)> {
+    let mut groups = kinds.groups();
+    for (group, ..) in review::RESOURCES {
+        let one = ((*group).to_owned(), "v1".to_owned());
+        if !groups.contains(&one) {
+            groups.push(one);
+        }
+    }
+    groups
+}
+
 fn api_group(group: &str, version: &str) -> Value {
     let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
     json!({"name": group, "versions": [version], "preferredVersion": version})
@@ -62,6 +83,7 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
         .iter()
         .filter(|kind| kind.group == group && kind.version == version)
         .flat_map(|kind| entries(kind))
+        .chain(questions(group, version))
         .collect();
     if found.is_empty() {
         return None;
@@ -70,6 +92,18 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
     Some(
         json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": found}),
     )
+}
+
+/// Questions that are asked as objects, of one group.
+fn questions(group: &str, version: &str) -> Vec<Value> {
+    let of_group = review::RESOURCES.iter().filter(|(one, ..)| *one == group && version == "v1");
+    let entry = |&(_, plural, kind, namespaced): &(&str, &str, &str, bool)| {
+        json!({
+            "name": plural, "singularName": kind.to_lowercase(), "namespaced": namespaced, "kind": kind,
+            "verbs": ["create"],
+        })
+    };
+    of_group.map(entry).collect()
 }
 
 fn entries(kind: &Kind) -> Vec<Value> {
@@ -97,6 +131,13 @@ fn entries(kind: &Kind) -> Vec<Value> {
         scale["version"] = json!("v1");
         scale["kind"] = json!("Scale");
         all.push(scale);
+    }
+    if kind.plural == "serviceaccounts" {
+        let mut token = entry("serviceaccounts/token".to_owned(), &["create"]);
+        token["group"] = json!("authentication.k8s.io");
+        token["version"] = json!("v1");
+        token["kind"] = json!("TokenRequest");
+        all.push(token);
     }
     if kind.plural == "pods" {
         let mut binding = entry("pods/binding".to_owned(), &["create"]);

@@ -36,6 +36,10 @@ fn check_name(kind: &Kind, name: &str, causes: &mut Vec<Cause>) {
             "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
              character, and end with an alphanumeric character, at most 63 of them",
         ),
+        NameRule::PathSegment => {
+            let valid = !matches!(name, "" | "." | "..") && !name.contains(['/', '%']);
+            (valid, "may not be empty, '.' or '..', and may not contain '/' or '%'")
+        }
         NameRule::Subdomain1123 => (
             is_subdomain_1123(name),
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \

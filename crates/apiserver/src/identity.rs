@@ -1,0 +1,244 @@
+//! Who asks: the administrator by the lab's token, service accounts by tokens that are signed here.
+
+mod token;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::object::{self, ObjectKey};
+
+pub(crate) use token::{Bound, Claims, ISSUER, Signer};
+
+/// The group that may do everything.
+pub(crate) const MASTERS: &str = "system:masters";
+const AUTHENTICATED: &str = "system:authenticated";
+
+/// How long a token of a pod that is ending goes on to work, as in Kubernetes: clocks differ.
+const LEEWAY_SECONDS: i64 = 60;
+
+/// A user as authorisation sees them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct User {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl User {
+    /// The lab's administrator, named as kubeadm names it.
+    pub fn admin() -> Self {
+        let groups = vec![MASTERS.to_owned(), AUTHENTICATED.to_owned()];
+        Self { name: "kubernetes-admin".to_owned(), groups, ..Self::default() }
+    }
+
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|one| one == group)
+    }
+
+    /// Somebody whom the administrator speaks for.
+    pub fn named(name: &str, mut groups: Vec<String>) -> Self {
+        if let Some((namespace, _)) = service_account(name).filter(|_| groups.is_empty()) {
+            groups = service_account_groups(namespace);
+        }
+        if !groups.iter().any(|group| group == AUTHENTICATED) {
+            groups.push(AUTHENTICATED.to_owned());
+        }
+        Self { name: name.to_owned(), groups, ..Self::default() }
+    }
+
+    /// As reviews show it.
+    pub fn to_json(&self) -> Value {
+        let mut user = json!({"username": self.name, "groups": self.groups});
+        if !self.uid.is_empty() {
+            user["uid"] = json!(self.uid);
+        }
+        if !self.extra.is_empty() {
+            user["extra"] = json!(self.extra);
+        }
+        user
+    }
+}
+
+/// Namespace and name of the service account that a user is.
+pub(crate) fn service_account(user: &str) -> Option<(&str, &str)> {
+    user.strip_prefix("system:serviceaccount:")?.split_once(':')
+}
+
+fn service_account_groups(namespace: &str) -> Vec<String> {
+    let own = format!("system:serviceaccounts:{namespace}");
+    vec!["system:serviceaccounts".to_owned(), own, AUTHENTICATED.to_owned()]
+}
+
+/// Tells users by what they show.
+pub(crate) struct Authenticator {
+    api: Api,
+    admin_token: String,
+    signer: Signer,
+}
+
+impl Authenticator {
+    pub fn new(api: Api, admin_token: String, signer: Signer) -> Self {
+        Self { api, admin_token, signer }
+    }
+
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// The user that a token stands for and those of the audiences that it is meant for, or why it
+    /// stands for nobody.
+    pub fn user(&self, token: &str, audiences: &[&str]) -> Result<(User, Vec<String>), String> {
+        if is_equal(token.as_bytes(), self.admin_token.as_bytes()) {
+            return Ok((User::admin(), audiences.iter().map(|&one| one.to_owned()).collect()));
+        }
+        let claims = self.signer.verify(token, object::seconds_since_epoch())?;
+        let meant: Vec<String> =
+            claims.audiences.iter().filter(|&one| audiences.contains(&one.as_str())).cloned().collect();
+        if meant.is_empty() {
+            let (has, wants) = (&claims.audiences, audiences);
+            return Err(format!(
+                "the token is for the audiences {has:?}, and these are asked for: {wants:?}"
+            ));
+        }
+        self.check_bindings(&claims)?;
+        Ok((user_of(claims), meant))
+    }
+
+    /// A token lives no longer than what it is bound to.
+    fn check_bindings(&self, claims: &Claims) -> Result<(), String> {
+        let namespace = &claims.namespace;
+        self.check_object("serviceaccounts", namespace, &claims.service_account)?;
+        for (kind, namespace, bound) in
+            [("pods", namespace.as_str(), &claims.pod), ("secrets", namespace, &claims.secret)]
+        {
+            if let Some(bound) = bound {
+                self.check_object(kind, namespace, bound)?;
+            }
+        }
+        match &claims.node {
+            // A pod's token names its node only for information.
+            Some(node) if claims.pod.is_none() => self.check_object("nodes", "", node),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_object(&self, kind: &str, namespace: &str, bound: &Bound) -> Result<(), String> {
+        let key = ObjectKey::new(namespace, &bound.name);
+        let found = self.api.get(kind, namespace, &bound.name);
+        let found = found.map_err(|_| format!("the token is bound to {kind} {key}, which is gone"))?;
+        if object::uid(&found) != bound.uid {
+            return Err(format!("the token is bound to {kind} {key}, which was deleted and made again"));
+        }
+        let ends = object::parse_seconds(object::text(&found, "/metadata/deletionTimestamp"));
+        if ends.is_some_and(|ends| ends + LEEWAY_SECONDS < object::seconds_since_epoch()) {
+            return Err(format!("the token is bound to {kind} {key}, which is being deleted"));
+        }
+        Ok(())
+    }
+}
+
+fn user_of(claims: Claims) -> User {
+    const PREFIX: &str = "authentication.kubernetes.io/";
+    let (namespace, account) = (claims.namespace, claims.service_account);
+    let mut extra = BTreeMap::new();
+    extra.insert(format!("{PREFIX}credential-id"), vec![format!("JTI={}", claims.id)]);
+    for (word, bound) in [("pod", claims.pod), ("node", claims.node)] {
+        if let Some(bound) = bound {
+            extra.insert(format!("{PREFIX}{word}-name"), vec![bound.name]);
+            extra.insert(format!("{PREFIX}{word}-uid"), vec![bound.uid]);
+        }
+    }
+    let name = format!("system:serviceaccount:{namespace}:{}", account.name);
+    User { name, uid: account.uid, groups: service_account_groups(&namespace), extra }
+}
+
+/// Compares in a time that does not tell how much of the token was right.
+fn is_equal(left: &[u8], right: &[u8]) -> bool {
+    let difference = left.iter().zip(right).fold(0, |difference, (left, right)| difference | (left ^ right));
+    left.len() == right.len() && std::hint::black_box(difference) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::tests::cluster;
+
+    const NOW_ON: i64 = 600;
+
+    struct Cluster {
+        api: Api,
+        door: Authenticator,
+    }
+
+    fn start() -> Cluster {
+        let (api, _) = cluster();
+        for (kind, name) in [("serviceaccounts", "robot"), ("secrets", "bound")] {
+            api.create(kind, json!({"metadata": {"name": name}})).unwrap();
+        }
+        let spec = json!({"serviceAccountName": "robot", "containers": [{"name": "a", "image": "b"}]});
+        api.create("pods", json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
+        let door = Authenticator::new(api.clone(), "secret".to_owned(), Signer::generate().unwrap());
+        Cluster { api, door }
+    }
+
+    fn bound(api: &Api, kind: &str, name: &str) -> Bound {
+        Bound { name: name.to_owned(), uid: object::uid(&api.get(kind, "default", name).unwrap()).to_owned() }
+    }
+
+    fn claims(api: &Api) -> Claims {
+        let account = bound(api, "serviceaccounts", "robot");
+        Claims::new("default", account, vec![ISSUER.to_owned()], object::seconds_since_epoch(), NOW_ON)
+    }
+
+    #[test]
+    fn unit_the_admins_token_is_the_admin() {
+        let Cluster { door, .. } = start();
+        let (user, audiences) = door.user("secret", &[ISSUER]).unwrap();
+        assert!(user.is_in(MASTERS));
+        assert_eq!(audiences, [ISSUER]);
+        for wrong in ["secre", "secrets", "", "a.b.c"] {
+            assert!(door.user(wrong, &[ISSUER]).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn unit_a_token_of_a_service_account_is_that_account() {
+        let Cluster { api, door } = start();
+        let token = door.signer().sign(&Claims { pod: Some(bound(&api, "pods", "web")), ..claims(&api) });
+        let (user, _) = door.user(&token, &[ISSUER, "other"]).unwrap();
+        assert_eq!(user.name, "system:serviceaccount:default:robot");
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"];
+        assert_eq!(user.groups, groups);
+        assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["web"]);
+    }
+
+    #[test]
+    fn unit_a_token_dies_with_what_it_is_bound_to() {
+        let Cluster { api, door } = start();
+        let gone = crate::DeleteOptions { grace_seconds: Some(0), ..Default::default() };
+        let pods = door.signer().sign(&Claims { pod: Some(bound(&api, "pods", "web")), ..claims(&api) });
+        let secrets =
+            door.signer().sign(&Claims { secret: Some(bound(&api, "secrets", "bound")), ..claims(&api) });
+        let accounts = door.signer().sign(&claims(&api));
+        api.delete("pods", "default", "web", &gone).unwrap();
+        assert!(door.user(&pods, &[ISSUER]).unwrap_err().contains("pods default/web, which is gone"));
+        assert!(door.user(&secrets, &[ISSUER]).is_ok());
+        api.delete("secrets", "default", "bound", &gone).unwrap();
+        assert!(door.user(&secrets, &[ISSUER]).is_err());
+        assert!(door.user(&accounts, &[ISSUER]).is_ok());
+        api.delete("serviceaccounts", "default", "robot", &gone).unwrap();
+        api.create("serviceaccounts", json!({"metadata": {"name": "robot"}})).unwrap();
+        assert!(door.user(&accounts, &[ISSUER]).unwrap_err().contains("made again"));
+    }
+
+    #[test]
+    fn unit_a_token_is_for_its_audience_alone() {
+        let Cluster { api, door } = start();
+        let token = door.signer().sign(&Claims { audiences: vec!["vault".to_owned()], ..claims(&api) });
+        assert!(door.user(&token, &[ISSUER]).unwrap_err().contains("vault"));
+        assert_eq!(door.user(&token, &["vault", "x"]).unwrap().1, ["vault"]);
+    }
+}

@@ -1,0 +1,307 @@
+//! Who may do what: the rules of Roles and ClusterRoles, bound to users, groups and service accounts.
+
+use serde_json::{Value, json};
+
+use crate::api::{Api, ListOptions};
+use crate::identity::{MASTERS, User};
+use crate::object::{self, items, strings, text};
+
+/// What somebody wants to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub verb: String,
+    pub group: String,
+    pub resource: String,
+    pub subresource: String,
+    /// Empty across all namespaces and for cluster-wide kinds.
+    pub namespace: String,
+    /// Empty for collections.
+    pub name: String,
+    /// The URL, where it names no object; everything else is empty then.
+    pub path: String,
+}
+
+/// Whether it may be done, and the words that `kubectl auth can-i` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub allowed: bool,
+    pub reason: String,
+}
+
+/// Decides by the bindings that exist now.
+pub(crate) fn decide(api: &Api, user: &User, wanted: &Attributes) -> Decision {
+    if user.is_in(MASTERS) {
+        return Decision { allowed: true, reason: String::new() };
+    }
+    let mut missing = Vec::new();
+    for grant in grants(api, user, &wanted.namespace) {
+        match grant.rules {
+            None => missing.push(format!("{} {:?} not found", grant.role_resource, grant.role_name)),
+            Some(rules) if rules.iter().any(|rule| covers(rule, wanted)) => {
+                return Decision { allowed: true, reason: format!("RBAC: allowed by {}", grant.said) };
+            }
+            Some(_) => {}
+        }
+    }
+    let reason = if missing.is_empty() { String::new() } else { format!("RBAC: {}", missing.join(", ")) };
+    Decision { allowed: false, reason }
+}
+
+/// Every rule that a user has in a namespace, as `kubectl auth can-i --list` shows it.
+pub(crate) fn rules_of(api: &Api, user: &User, namespace: &str) -> Vec<Value> {
+    let all = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
+    let everywhere = json!({"nonResourceURLs": ["*"], "verbs": ["*"]});
+    let masters = if user.is_in(MASTERS) { vec![all, everywhere] } else { Vec::new() };
+    let granted = grants(api, user, namespace).into_iter().flat_map(|grant| grant.rules.unwrap_or_default());
+    masters.into_iter().chain(granted).collect()
+}
+
+/// What one binding gives a user.
+struct Grant {
+    /// None where the role does not exist.
+    rules: Option<Vec<Value>>,
+    role_resource: &'static str,
+    role_name: String,
+    /// The binding in words.
+    said: String,
+}
+
+/// The bindings that name the user: those of the cluster and those of one namespace.
+fn grants(api: &Api, user: &User, namespace: &str) -> Vec<Grant> {
+    let all = ListOptions::default();
+    let mut bindings = api.list("clusterrolebindings", None, &all).map(|page| page.items).unwrap_or_default();
+    if !namespace.is_empty() {
+        let own = api.list("rolebindings", Some(namespace), &all).map(|page| page.items);
+        bindings.extend(own.unwrap_or_default());
+    }
+    bindings.iter().filter_map(|binding| grant(api, user, binding)).collect()
+}
+
+fn grant(api: &Api, user: &User, binding: &Value) -> Option<Grant> {
+    let namespace = object::namespace(binding);
+    let subject = items(binding, "/subjects").iter().find(|subject| is_subject(user, subject, namespace))?;
+    let role_name = text(binding, "/roleRef/name").to_owned();
+    let of_cluster = binding["roleRef"]["kind"] == "ClusterRole";
+    let (role, role_resource) = if of_cluster {
+        (api.get("clusterroles", "", &role_name), "clusterrole.rbac.authorization.k8s.io")
+    } else {
+        (api.get("roles", namespace, &role_name), "role.rbac.authorization.k8s.io")
+    };
+    let rules = role.ok().map(|role| rules_of_role(api, &role));
+    let (kind, role_kind) = (text(binding, "/kind"), text(binding, "/roleRef/kind"));
+    let own = with_namespace(object::name(binding), namespace);
+    let (subject_kind, subject) = (text(subject, "/kind"), subject_name(subject));
+    let said = format!("{kind} {own:?} of {role_kind} {role_name:?} to {subject_kind} {subject:?}");
+    Some(Grant { rules, role_resource, role_name, said })
+}
+
+/// A role's own rules and those of the roles that it aggregates, which Kubernetes' controller copies.
+fn rules_of_role(api: &Api, role: &Value) -> Vec<Value> {
+    let mut rules = items(role, "/rules").to_vec();
+    for selector in items(role, "/aggregationRule/clusterRoleSelectors") {
+        let selector = crate::selector::Selector::of_object(selector);
+        let roles = api.list("clusterroles", None, &ListOptions::default()).map(|page| page.items);
+        let others = roles.unwrap_or_default().into_iter().filter(|other| selector.matches(other));
+        rules.extend(others.flat_map(|other| items(&other, "/rules").to_vec()));
+    }
+    rules
+}
+
+fn is_subject(user: &User, subject: &Value, namespace_of_binding: &str) -> bool {
+    let name = text(subject, "/name");
+    match text(subject, "/kind") {
+        "User" => user.name == name,
+        "Group" => user.is_in(name),
+        "ServiceAccount" => {
+            let namespace = match text(subject, "/namespace") {
+                "" => namespace_of_binding,
+                namespace => namespace,
+            };
+            user.name == format!("system:serviceaccount:{namespace}:{name}")
+        }
+        _ => false,
+    }
+}
+
+fn subject_name(subject: &Value) -> String {
+    let is_account = subject["kind"] == "ServiceAccount";
+    with_namespace(text(subject, "/name"), if is_account { text(subject, "/namespace") } else { "" })
+}
+
+/// The order is Kubernetes' own in these sentences.
+fn with_namespace(name: &str, namespace: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{name}/{namespace}") }
+}
+
+/// Whether one rule allows it.
+pub(crate) fn covers(rule: &Value, wanted: &Attributes) -> bool {
+    let lists =
+        |field: &str, word: &str| strings(rule, field).into_iter().any(|one| one == "*" || one == word);
+    if !lists("/verbs", &wanted.verb) {
+        return false;
+    }
+    if !wanted.path.is_empty() {
+        return strings(rule, "/nonResourceURLs").into_iter().any(|url| is_path(url, &wanted.path));
+    }
+    let names = strings(rule, "/resourceNames");
+    lists("/apiGroups", &wanted.group)
+        && strings(rule, "/resources").into_iter().any(|one| is_resource(one, wanted))
+        && (names.is_empty() || names.contains(&wanted.name.as_str()))
+}
+
+fn is_path(url: &str, path: &str) -> bool {
+    match url.strip_suffix('*') {
+        Some(prefix) => path.starts_with(prefix),
+        None => url == path,
+    }
+}
+
+/// `pods`, `pods/log`, `*/scale` or `*`, which is every resource with its parts.
+fn is_resource(given: &str, wanted: &Attributes) -> bool {
+    match (given, given.split_once('/')) {
+        ("*", _) => true,
+        (_, Some(("*", part))) => !part.is_empty() && part == wanted.subresource,
+        (_, Some((resource, part))) => resource == wanted.resource && part == wanted.subresource,
+        (resource, None) => resource == wanted.resource && wanted.subresource.is_empty(),
+    }
+}
+
+/// The sentence of a refusal after the object's name.
+pub(crate) fn refusal(user: &User, wanted: &Attributes, reason: &str) -> String {
+    let (who, verb) = (&user.name, &wanted.verb);
+    let mut sentence = if wanted.path.is_empty() {
+        let resource = match wanted.subresource.as_str() {
+            "" => wanted.resource.clone(),
+            part => format!("{}/{part}", wanted.resource),
+        };
+        let place = match wanted.namespace.as_str() {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace {namespace:?}"),
+        };
+        format!("User {who:?} cannot {verb} resource {resource:?} in API group {:?} {place}", wanted.group)
+    } else {
+        format!("User {who:?} cannot {verb} path {:?}", wanted.path)
+    };
+    if !reason.is_empty() {
+        sentence = format!("{sentence}: {reason}");
+    }
+    sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::tests::cluster;
+
+    const ROLES: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: robot}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: reader}
+rules:
+- {apiGroups: [""], resources: [nodes, pods, pods/log], verbs: [get, list, watch]}
+- {apiGroups: [apps], resources: ["*/scale"], verbs: ["*"]}
+- {apiGroups: [""], resources: [secrets], resourceNames: [own], verbs: [get]}
+- {nonResourceURLs: [/metrics, /logs/*], verbs: [get]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: readers}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reader}
+subjects: [{kind: ServiceAccount, name: robot, namespace: default}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: writer, namespace: kube-system}
+rules: [{apiGroups: [""], resources: [configmaps], verbs: [create, update]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: writers, namespace: kube-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: writer}
+subjects: [{kind: Group, name: "system:serviceaccounts:default", apiGroup: rbac.authorization.k8s.io}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: dangling, namespace: kube-public}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: none}
+subjects: [{kind: User, name: "system:serviceaccount:default:robot", apiGroup: rbac.authorization.k8s.io}]
+"#;
+
+    fn robot() -> User {
+        User::named("system:serviceaccount:default:robot", Vec::new())
+    }
+
+    /// `VERB GROUP/RESOURCE[/PART] NAMESPACE NAME`, with `-` for nothing.
+    fn wanted(text: &str) -> Attributes {
+        let words: Vec<String> =
+            text.split(' ').map(|word| if word == "-" { String::new() } else { word.to_owned() }).collect();
+        let parts: Vec<&str> = words[1].split('/').collect();
+        Attributes {
+            verb: words[0].clone(),
+            group: parts[0].to_owned(),
+            resource: parts[1].to_owned(),
+            subresource: parts.get(2).copied().unwrap_or_default().to_owned(),
+            namespace: words[2].clone(),
+            name: words[3].clone(),
+            path: String::new(),
+        }
+    }
+
+    #[test]
+    fn unit_rules_allow_what_they_say_and_nothing_else() {
+        let (api, _) = cluster();
+        let report = api.apply("roles.yaml", ROLES);
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        for (text, allowed) in [
+            ("list /nodes - -", true),
+            ("watch /pods default -", true),
+            ("get /pods/log default web", true),
+            ("get /pods/status default web", false),
+            ("delete /pods default web", false),
+            ("list apps/pods default -", false),
+            ("patch apps/deployments/scale default web", true),
+            ("patch apps/deployments default web", false),
+            ("get /secrets default own", true),
+            ("get /secrets default other", false),
+            ("list /secrets default -", false),
+            ("create /configmaps kube-system -", true),
+            ("create /configmaps default -", false),
+            ("create /configmaps - -", false),
+        ] {
+            let decision = decide(&api, &robot(), &wanted(text));
+            assert_eq!(decision.allowed, allowed, "{text}: {decision:?}");
+            assert!(decide(&api, &User::admin(), &wanted(text)).allowed, "{text}");
+            assert!(!decide(&api, &User::named("jane", Vec::new()), &wanted(text)).allowed, "{text}");
+        }
+        let path = |path: &str| Attributes { verb: "get".into(), path: path.into(), ..Attributes::default() };
+        assert!(decide(&api, &robot(), &path("/logs/a")).allowed);
+        assert!(!decide(&api, &robot(), &path("/metrics/a")).allowed);
+    }
+
+    #[test]
+    fn unit_reasons_name_the_binding_or_the_missing_role() {
+        let (api, _) = cluster();
+        api.apply("roles.yaml", ROLES);
+        let reason = decide(&api, &robot(), &wanted("list /nodes - -")).reason;
+        let expected = "RBAC: allowed by ClusterRoleBinding \"readers\" of ClusterRole \"reader\" to ServiceAccount \"robot/default\"";
+        assert_eq!(reason, expected);
+        let reason = decide(&api, &robot(), &wanted("list /secrets kube-public -")).reason;
+        assert_eq!(reason, "RBAC: role.rbac.authorization.k8s.io \"none\" not found");
+        let sentence = refusal(&robot(), &wanted("get /pods/status default web"), "");
+        let expected = "User \"system:serviceaccount:default:robot\" cannot get resource \"pods/status\" in API group \"\" in the namespace \"default\"";
+        assert_eq!(sentence, expected);
+    }
+
+    #[test]
+    fn unit_a_service_account_reads_discovery_and_asks_about_itself() {
+        let (api, _) = cluster();
+        let path = Attributes { verb: "get".into(), path: "/apis/apps".into(), ..Attributes::default() };
+        assert!(decide(&api, &robot(), &path).allowed);
+        let ask = wanted("create authorization.k8s.io/selfsubjectaccessreviews - -");
+        assert!(decide(&api, &robot(), &ask).allowed);
+    }
+}
