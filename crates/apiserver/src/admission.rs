@@ -77,17 +77,22 @@ pub(crate) fn begin_life(kind: &Kind, object: &mut Value) {
     }
     metadata.insert("uid".to_owned(), object::new_uid().into());
     metadata.insert("creationTimestamp".to_owned(), object::now().into());
-    if object.get("spec").is_some() {
+    if object.get("spec").is_some() || kind.custom.is_some() {
         object::metadata(object).insert("generation".to_owned(), json!(1));
     }
-    match kind.plural.as_ref() {
+    if kind.custom.is_some() && kind.status {
+        *object = with_field(std::mem::take(object), "status", None);
+    }
+    match kind.built_in_plural() {
         "pods" => object["status"] = json!({"phase": "Pending", "qosClass": "BestEffort"}),
         "services" => object["status"] = json!({"loadBalancer": {}}),
         "namespaces" => {
             object["status"] = json!({"phase": "Active"});
             object::child(object, "spec").insert("finalizers".to_owned(), json!(["kubernetes"]));
         }
-        "deployments" | "replicasets" | "daemonsets" => object["status"] = json!({}),
+        "deployments" | "replicasets" | "daemonsets" | "customresourcedefinitions" => {
+            object["status"] = json!({});
+        }
         _ => {}
     }
 }
@@ -109,8 +114,9 @@ pub(crate) fn check_precondition(kind: &Kind, current: &Value, object: &Value) -
 }
 
 /// The object that an update means: the caller's part of the new one, the rest of the current one.
-pub(crate) fn continue_life(subresource: Subresource, current: &Value, object: Value) -> Value {
+pub(crate) fn continue_life(kind: &Kind, subresource: Subresource, current: &Value, object: Value) -> Value {
     let mut next = match subresource {
+        Subresource::None if kind.has_own_status() => object,
         Subresource::None => with_field(object, "status", current.get("status")),
         Subresource::Status => with_field(current.clone(), "status", object.get("status")),
         Subresource::Finalize => {
@@ -151,7 +157,7 @@ fn with_field(mut object: Value, field: &str, value: Option<&Value>) -> Value {
 
 /// Values that the server gave and a caller that replaces the object need not repeat.
 pub(crate) fn carry_over(kind: &Kind, object: &mut Value, current: &Value) {
-    let fields: &[&str] = match kind.plural.as_ref() {
+    let fields: &[&str] = match kind.built_in_plural() {
         "namespaces" => &["finalizers"],
         "nodes" => &["podCIDR", "podCIDRs"],
         "pods" => &["nodeName", "serviceAccountName"],
@@ -160,7 +166,7 @@ pub(crate) fn carry_over(kind: &Kind, object: &mut Value, current: &Value) {
     for field in fields {
         let Some(value) = current.pointer(&format!("/spec/{field}")) else { continue };
         let spec = object::child(object, "spec");
-        if kind.plural == "namespaces" {
+        if kind.is("namespaces") {
             spec.insert((*field).to_owned(), value.clone());
         } else {
             object::default_to(spec, field, value.clone());
@@ -173,9 +179,23 @@ pub(crate) fn is_same(object: &Value, current: &Value) -> bool {
     object == current
 }
 
-/// Every kind except those without a spec counts changes of what is wanted.
-pub(crate) fn count_generation(object: &mut Value, current: &Value) {
-    if object.get("spec") != current.get("spec") {
+/// Every kind except those without a spec counts changes of what is wanted. Of a custom kind that is
+/// everything beside metadata, and beside the status where that is a subresource.
+pub(crate) fn count_generation(kind: &Kind, object: &mut Value, current: &Value) {
+    let wanted = |object: &Value| {
+        let fields = object.as_object().cloned().unwrap_or_default();
+        let is_wanted = |field: &str| match field {
+            "metadata" | "apiVersion" => false,
+            "status" => kind.has_own_status(),
+            _ => true,
+        };
+        fields.into_iter().filter(|(field, _)| is_wanted(field)).collect::<Value>()
+    };
+    let changed = match kind.custom {
+        Some(_) => wanted(object) != wanted(current),
+        None => object.get("spec") != current.get("spec"),
+    };
+    if changed {
         raise_generation(object);
     }
 }
@@ -191,5 +211,5 @@ pub(crate) fn may_go(kind: &Kind, object: &Value) -> bool {
     object::is_deleting(object)
         && object::items(object, "/metadata/finalizers").is_empty()
         && object::number(object, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
-        && (kind.plural != "namespaces" || object::items(object, "/spec/finalizers").is_empty())
+        && (!kind.is("namespaces") || object::items(object, "/spec/finalizers").is_empty())
 }

@@ -7,19 +7,19 @@ mod delete;
 mod scale;
 mod write;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde_json::{Value, json};
 
-use crate::ApiError;
 use crate::allocate::Allocators;
 use crate::kinds::{Kind, Kinds};
 use crate::object::ObjectKey;
 use crate::patch::ManagerMemory;
 use crate::selector::Selector;
 use crate::store::{SharedStore, Store, Watch, WatchStart};
+use crate::{ApiError, custom};
 
-pub(crate) use write::{Subresource, WriteOptions};
+pub(crate) use write::{Subresource, UnknownFields, WriteOptions};
 
 /// Access to the objects. Cheap to clone; all clones see the same objects.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ pub struct Api {
 }
 
 struct Shared {
-    kinds: Kinds,
+    kinds: RwLock<Kinds>,
     store: SharedStore,
     allocators: Mutex<Allocators>,
     managers: Mutex<ManagerMemory>,
@@ -122,6 +122,7 @@ pub enum PatchKind {
 impl Api {
     pub(crate) fn new(kinds: Kinds, store: SharedStore, allocators: Allocators) -> Self {
         let (allocators, managers) = (Mutex::new(allocators), Mutex::default());
+        let kinds = RwLock::new(kinds);
         Self { shared: Arc::new(Shared { kinds, store, allocators, managers }), skip_validation: false }
     }
 
@@ -131,9 +132,15 @@ impl Api {
         Self { shared: self.shared.clone(), skip_validation: true }
     }
 
-    /// The kinds that are served.
-    pub fn kinds(&self) -> &Kinds {
-        &self.shared.kinds
+    /// The kinds that are served now.
+    pub fn kinds(&self) -> Kinds {
+        self.shared.kinds.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Follows a change of the definitions of kinds. Taken after the store's lock, never before.
+    pub(crate) fn refresh_kinds(&self, store: &mut Store, definitions: &Arc<Kind>) {
+        let next = custom::refresh(store, &self.kinds(), definitions);
+        *self.shared.kinds.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// The kind called `word` (`pods`, `svc`, `deployments.apps`).
@@ -229,7 +236,8 @@ impl Api {
     }
 
     pub(crate) fn get_of(&self, kind: &Kind, key: &ObjectKey) -> Result<Arc<Value>, ApiError> {
-        self.lock().get(kind, key).cloned().ok_or_else(|| ApiError::not_found(kind, &key.name))
+        let found = self.lock().get(kind, key).map(|object| kind.present(object));
+        found.ok_or_else(|| ApiError::not_found(kind, &key.name))
     }
 
     pub(crate) fn list_of(
@@ -238,7 +246,7 @@ impl Api {
         namespace: Option<&str>,
         options: &ListOptions,
     ) -> Result<Page, ApiError> {
-        let selector = Selector::parse(&options.labels, &options.fields)?;
+        let selector = Selector::for_kind(kind, &options.labels, &options.fields)?;
         let store = self.lock();
         let (revision, after) = match options.continue_token.as_str() {
             "" => (store.revision(), None),
@@ -253,7 +261,7 @@ impl Api {
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
         let (mut items, mut last) = (Vec::new(), None);
         for (key, value) in matching.by_ref().take(limit) {
-            items.push(value.clone());
+            items.push(kind.present(value));
             last = Some(key);
         }
         let behind = matching.count();
@@ -271,7 +279,7 @@ impl Api {
         namespace: Option<&str>,
         options: &WatchOptions,
     ) -> Result<Watch, ApiError> {
-        let selector = Selector::parse(&options.labels, &options.fields)?;
+        let selector = Selector::for_kind(kind, &options.labels, &options.fields)?;
         let start = match options.after {
             Some(revision) => WatchStart::After(revision),
             None if options.changes_only => WatchStart::Next,

@@ -5,6 +5,7 @@
 //! the order of events does not matter. What fails is tried again at the next tick.
 
 mod bootstrap;
+mod custom_kind;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 use crate::object::ObjectKey;
 use crate::server::Config;
 use crate::store::{Watch, WatchEvent};
-use crate::{Api, ApiError, WatchOptions};
+use crate::{Api, ApiError, Kinds, WatchOptions};
 
 pub(crate) use bootstrap::bootstrap;
 
@@ -42,6 +43,11 @@ trait Controller: Send {
     /// The kinds (plural) whose events it wants.
     fn watches(&self) -> &'static [&'static str];
 
+    /// Whether it also wants the events of kinds that came with a definition.
+    fn watches_custom(&self) -> bool {
+        false
+    }
+
     /// The keys to reconcile because of an event; called with the object after and before it.
     fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey>;
 
@@ -52,7 +58,8 @@ trait Controller: Send {
 /// All controllers and what they have to do.
 pub(crate) struct Controllers {
     api: Api,
-    watches: Vec<(&'static str, Watch)>,
+    watches: Vec<(String, Watch)>,
+    kinds: Kinds,
     changes: watch::Receiver<u64>,
     controllers: Vec<Box<dyn Controller>>,
     dirty: BTreeSet<(usize, ObjectKey)>,
@@ -69,14 +76,16 @@ impl Controllers {
             Box::new(daemon_set::DaemonSetController),
             Box::new(scheduler::Scheduler),
             Box::new(endpoint_slice::EndpointSliceController),
+            Box::new(custom_kind::CustomKindController),
             Box::new(garbage::GarbageCollector),
         ];
         let kinds: BTreeSet<&'static str> =
             controllers.iter().flat_map(|one| one.watches()).copied().collect();
-        let watches = kinds.into_iter().filter_map(|kind| Some((kind, watch_all(api, kind)?))).collect();
+        let watches =
+            kinds.into_iter().filter_map(|kind| Some((kind.to_owned(), watch_all(api, kind)?))).collect();
         let changes = api.lock().changes();
         let (dirty, failed) = Default::default();
-        Self { api: api.clone(), watches, changes, controllers, dirty, failed }
+        Self { api: api.clone(), watches, kinds: Kinds::built_in(), changes, controllers, dirty, failed }
     }
 
     /// Works until it is dropped.
@@ -109,11 +118,32 @@ impl Controllers {
         !self.dirty.is_empty()
     }
 
+    /// Watches kinds that are new, and no longer those that are gone.
+    fn follow_kinds(&mut self) {
+        let kinds = self.api.kinds();
+        if kinds.is_same(&self.kinds) {
+            return;
+        }
+        let custom = |kinds: &Kinds| -> BTreeSet<String> {
+            kinds.iter().filter(|kind| kind.custom.is_some()).map(|kind| kind.resource()).collect()
+        };
+        let (before, now) = (custom(&self.kinds), custom(&kinds));
+        self.watches.retain(|(kind, _)| !before.contains(kind) || now.contains(kind));
+        for kind in now.difference(&before) {
+            self.watches.extend(watch_all(&self.api, kind).map(|watch| (kind.clone(), watch)));
+        }
+        self.kinds = kinds;
+    }
+
     fn take_events(&mut self) {
+        self.follow_kinds();
         for (kind, watch) in &mut self.watches {
             loop {
                 match watch.try_next() {
-                    Ok(Some(event)) => mark(&self.api, &self.controllers, kind, &event, &mut self.dirty),
+                    Ok(Some(event)) => {
+                        let is_custom = self.kinds.by_word(kind).is_some_and(|kind| kind.custom.is_some());
+                        mark(&self.api, &self.controllers, (kind, is_custom), &event, &mut self.dirty);
+                    }
                     Ok(None) => break,
                     Err(error) => {
                         tracing::debug!(kind, %error, "the controllers fell behind and look at everything again");
@@ -133,12 +163,13 @@ fn watch_all(api: &Api, kind: &str) -> Option<Watch> {
 fn mark(
     api: &Api,
     controllers: &[Box<dyn Controller>],
-    kind: &str,
+    (kind, is_custom): (&str, bool),
     event: &WatchEvent,
     dirty: &mut BTreeSet<(usize, ObjectKey)>,
 ) {
     for (index, controller) in controllers.iter().enumerate() {
-        if !controller.watches().contains(&kind) {
+        let wants = controller.watches().contains(&kind) || is_custom && controller.watches_custom();
+        if !wants {
             continue;
         }
         for object in std::iter::once(&event.object).chain(&event.before) {

@@ -6,7 +6,7 @@ use crate::Kind;
 use crate::object::{child, default_to};
 
 pub(crate) fn apply(kind: &Kind, object: &mut Value) {
-    match kind.plural.as_ref() {
+    match kind.built_in_plural() {
         "services" => service(child(object, "spec")),
         "endpointslices" => endpoint_slice(object),
         "pods" => pod_spec(child(object, "spec")),
@@ -18,6 +18,7 @@ pub(crate) fn apply(kind: &Kind, object: &mut Value) {
         "daemonsets" => daemon_set(child(object, "spec")),
         "secrets" => secret(object),
         "rolebindings" | "clusterrolebindings" => binding(object),
+        "customresourcedefinitions" => crate::custom::complete_definition(object),
         _ => {}
     }
 }

@@ -45,6 +45,33 @@ impl Cause {
         Self { reason: "FieldValueNotSupported", field: field.into(), message }
     }
 
+    /// A value that is not one of the known ones, words or not.
+    pub(crate) fn unsupported_of(field: &str, value: &Value, known: &[Value]) -> Self {
+        let known: Vec<String> = known.iter().map(Value::to_string).collect();
+        let message = format!("Unsupported value: {value}: supported values: {}", known.join(", "));
+        Self { reason: "FieldValueNotSupported", field: field.into(), message }
+    }
+
+    /// A value of another type than the schema wants.
+    pub(crate) fn wrong_type(field: &str, given: &str, wanted: &str) -> Self {
+        let place = if field.is_empty() { String::new() } else { format!("{field} ") };
+        let message = format!("Invalid value: {given:?}: {place}in body must be of type {wanted}: {given:?}");
+        let field = if field.is_empty() { "<nil>" } else { field };
+        Self { reason: "FieldValueTypeInvalid", field: field.into(), message }
+    }
+
+    /// A text of too many letters.
+    pub(crate) fn too_long(field: &str, max: u64) -> Self {
+        let message = format!("Too long: may not be more than {max} bytes");
+        Self { reason: "FieldValueTooLong", field: field.into(), message }
+    }
+
+    /// A list or map of too many elements.
+    pub(crate) fn too_many(field: &str, count: usize, max: u64) -> Self {
+        let message = format!("Too many: {count}: must have at most {max} items");
+        Self { reason: "FieldValueTooMany", field: field.into(), message }
+    }
+
     /// A value that may not be changed or set.
     pub fn forbidden(field: impl Into<String>, why: impl AsRef<str>) -> Self {
         Self {

@@ -29,7 +29,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::identity::{Authenticator, ISSUER};
-use crate::{Api, ApiError, Kind, Page};
+use crate::openapi::Documents;
+use crate::{Api, ApiError, Kind, Kinds, Page};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -41,32 +42,45 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Service {
     api: Api,
     door: Authenticator,
+    documents: Documents,
 }
 
 impl Service {
     pub fn new(api: Api, door: Authenticator) -> Self {
-        Self { api, door }
+        Self { api, door, documents: Documents::default() }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let as_table = table::is_wanted(request.headers());
-        match self.try_answer(request).await {
+        let query = query::Query::parse(request.uri().query().unwrap_or_default());
+        let include = table::Include::of(&query).unwrap_or_default();
+        let mut warnings = Vec::new();
+        let mut response = match self.try_answer(request, &mut warnings).await {
             Ok(Answer::Object(_, object)) if as_table => {
-                json_response(StatusCode::OK, &table::of_object(self.api.kinds(), &object))
+                json_response(StatusCode::OK, &table::of_object(&self.api.kinds(), &object, include))
             }
             Ok(Answer::Page(kind, page)) if as_table => {
-                json_response(StatusCode::OK, &table::of_page(&kind, &page))
+                json_response(StatusCode::OK, &table::of_page(&kind, &page, include))
             }
             Ok(Answer::Object(code, object)) => json_response(code, &object),
             Ok(Answer::Page(kind, page)) => json_bytes(StatusCode::OK, page::to_json(&kind, &page)),
             Ok(Answer::Json(code, value)) => json_response(code, &value),
+            Ok(Answer::Bytes(media_type, bytes)) => {
+                response(StatusCode::OK, media_type, Full::new(bytes).boxed_unsync())
+            }
             Ok(Answer::Text(text)) => text_response(text),
             Ok(Answer::Stream(body)) => stream_response(body),
             Err(error) => error_response(&error),
-        }
+        };
+        warnings.iter().for_each(|warning| add_warning(&mut response, warning));
+        response
     }
 
-    async fn try_answer(&self, request: Request<Incoming>) -> Result<Answer, ApiError> {
+    async fn try_answer(
+        &self,
+        request: Request<Incoming>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Answer, ApiError> {
         let (parts, incoming) = request.into_parts();
         let path = parts.uri.path().to_owned();
         if let Some(answer) = discovery::open_to_all(&path) {
@@ -74,35 +88,42 @@ impl Service {
         }
         let user = auth::user(&parts.headers, &self.door)?;
         let user = auth::impersonated(&parts.headers, &self.api, user)?;
-        check_accept(&parts.headers)?;
         let query = query::Query::parse(parts.uri.query().unwrap_or_default());
         if let Some(target) = review::target(&path) {
+            check_accept(&parts.headers)?;
             let asked = review::Asked { api: &self.api, door: &self.door, user: &user, target: &target };
             let body = body::read(incoming).await?;
             return asked.answer(&parts.method, &parts.headers, &query, &body);
         }
-        if let Some(value) = self.information(&path) {
+        let kinds = self.api.kinds();
+        if let Some(answer) = self.information(&kinds, &path, &parts.headers) {
             auth::check(&self.api, &user, &auth::path_attributes(&parts.method, &path))?;
             return if parts.method == Method::GET {
-                Ok(ok(value))
+                Ok(answer)
             } else {
                 Err(ApiError::method_not_allowed())
             };
         }
-        let target = route::target(self.api.kinds(), &path)?;
+        check_accept(&parts.headers)?;
+        let target = route::target(&kinds, &path)?;
         auth::check(&self.api, &user, &auth::attributes(&parts.method, &target, &query))?;
         let body = body::read(incoming).await?;
-        resource::answer(&self.api, &parts, &target, &query, &body)
+        resource::answer(&self.api, &parts, &target, &query, &body, warnings)
     }
 }
 
 impl Service {
     /// What the server tells of itself.
-    fn information(&self, path: &str) -> Option<Value> {
+    fn information(&self, kinds: &Kinds, path: &str, headers: &HeaderMap) -> Option<Answer> {
+        let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         match path {
-            "/openid/v1/jwks" => Some(self.door.signer().public_keys()),
-            "/.well-known/openid-configuration" => Some(discovery::openid(ISSUER)),
-            path => discovery::answer(self.api.kinds(), path),
+            "/openid/v1/jwks" => Some(ok(self.door.signer().public_keys())),
+            "/.well-known/openid-configuration" => Some(ok(discovery::openid(ISSUER))),
+            path if path.starts_with("/openapi/") => {
+                let (media_type, bytes) = self.documents.answer(kinds, path, accept)?;
+                Some(Answer::Bytes(media_type, bytes))
+            }
+            path => discovery::answer(kinds, path, accept),
         }
     }
 }
@@ -114,6 +135,8 @@ pub(crate) enum Answer {
     /// Objects of a kind.
     Page(Arc<Kind>, Page),
     Json(StatusCode, Value),
+    /// Something of another media type.
+    Bytes(&'static str, Bytes),
     Text(&'static str),
     Stream(Body),
 }
@@ -174,6 +197,14 @@ fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     let message = "only the following media types are accepted: application/json";
     Err(ApiError::new(406, "NotAcceptable", message))
+}
+
+/// A warning as clients show it to people: code 299, no agent, quoted text.
+fn add_warning(response: &mut Response<Body>, warning: &str) {
+    let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+    if let Ok(value) = http::HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+        response.headers_mut().append(http::header::WARNING, value);
+    }
 }
 
 fn json_response(code: StatusCode, value: &Value) -> Response<Body> {

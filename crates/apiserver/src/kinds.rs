@@ -6,6 +6,9 @@ use std::sync::Arc;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use crate::custom::Custom;
+use crate::openapi::{self, Definitions};
+
 /// Reads an object as its kind and writes it back without what the kind does not know.
 pub(crate) type Prune = fn(&Value) -> Result<Value, serde_json::Error>;
 
@@ -20,7 +23,7 @@ pub struct Kind {
     /// Name in URLs, such as `pods`.
     pub plural: Cow<'static, str>,
     /// Abbreviations for kubectl.
-    pub short_names: &'static [&'static str],
+    pub short_names: Vec<Cow<'static, str>>,
     /// Whether objects live in a namespace.
     pub namespaced: bool,
     /// Whether there is a `status` subresource.
@@ -34,6 +37,10 @@ pub struct Kind {
     /// The most objects kept; creating one more drops the oldest. For kinds that nobody cleans up.
     pub(crate) objects_max: Option<usize>,
     pub(crate) prune: Option<Prune>,
+    /// Adds its schema to those of others and returns its name.
+    pub(crate) describe: Option<fn(&mut Definitions) -> String>,
+    /// What a CustomResourceDefinition says of it; none for built-in kinds.
+    pub(crate) custom: Option<Arc<Custom>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +69,71 @@ impl Kind {
         }
     }
 
+    /// Whether it is the built-in kind of this plural. A custom kind may bear the same word in a
+    /// group of its own.
+    pub(crate) fn is(&self, plural: &str) -> bool {
+        self.built_in_plural() == plural
+    }
+
+    /// The plural of a built-in kind; empty for a custom one, of which no rule knows.
+    pub(crate) fn built_in_plural(&self) -> &str {
+        if self.custom.is_some() { "" } else { &self.plural }
+    }
+
+    /// The word for one object, such as `pod`.
+    pub fn singular(&self) -> Cow<'_, str> {
+        match &self.custom {
+            Some(custom) => Cow::Borrowed(&custom.singular),
+            None => Cow::Owned(self.kind.to_lowercase()),
+        }
+    }
+
+    /// The kind of lists, such as `PodList`.
+    pub fn list_kind(&self) -> Cow<'_, str> {
+        match &self.custom {
+            Some(custom) => Cow::Borrowed(&custom.list_kind),
+            None => Cow::Owned(format!("{}List", self.kind)),
+        }
+    }
+
+    /// Words under which kubectl shows several kinds at once, such as `all`.
+    pub fn categories(&self) -> Vec<&str> {
+        match &self.custom {
+            Some(custom) => custom.categories.iter().map(String::as_str).collect(),
+            None if self.in_all => vec!["all"],
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether the status is part of the object like any other field.
+    pub(crate) fn has_own_status(&self) -> bool {
+        self.custom.is_some() && !self.status
+    }
+
+    /// The object as this version of its kind shows it. Versions differ by name alone.
+    pub(crate) fn present(&self, object: &Arc<Value>) -> Arc<Value> {
+        if self.custom.is_none() || object["apiVersion"] == self.api_version() {
+            return object.clone();
+        }
+        let mut shown = Value::clone(object);
+        shown["apiVersion"] = self.api_version().into();
+        Arc::new(shown)
+    }
+
+    /// The object as it is stored.
+    pub(crate) fn to_storage(&self, mut object: Value) -> Value {
+        if let Some(custom) = &self.custom {
+            object["apiVersion"] = format!("{}/{}", self.group, custom.storage_version).into();
+        }
+        object
+    }
+
     /// Whether `word` names this kind: plural, singular, kind, short name, or `plural.group`.
     fn is_called(&self, word: &str) -> bool {
         word == self.plural
             || word.eq_ignore_ascii_case(&self.kind)
-            || self.short_names.contains(&word)
+            || word == self.singular()
+            || self.short_names.iter().any(|name| name == word)
             || word == self.resource()
     }
 }
@@ -77,7 +144,7 @@ impl std::fmt::Debug for Kind {
     }
 }
 
-/// All kinds that the server serves.
+/// All kinds that the server serves at one moment. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Kinds {
     all: Arc<Vec<Arc<Kind>>>,
@@ -89,7 +156,19 @@ impl Kinds {
         Self { all: Arc::new(built_in().into_iter().map(Arc::new).collect()) }
     }
 
-    /// Every kind, in the order of discovery.
+    /// The built-in kinds among these, and custom ones instead of those that were there.
+    pub(crate) fn with_custom(&self, custom: Vec<Arc<Kind>>) -> Self {
+        let built_in = self.iter().filter(|kind| kind.custom.is_none()).cloned();
+        Self { all: Arc::new(built_in.chain(custom).collect()) }
+    }
+
+    /// Whether these are the same kinds, not only equal ones.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.all, &other.all)
+    }
+
+    /// Every kind, in the order of discovery. A kind with several versions comes once for each, the
+    /// preferred one first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Kind>> {
         self.all.iter()
     }
@@ -110,20 +189,41 @@ impl Kinds {
         self.iter().find(|kind| kind.is_called(word))
     }
 
-    /// Groups with their version, without the core group.
-    pub fn groups(&self) -> Vec<(String, String)> {
-        let mut groups = Vec::new();
+    /// Groups with their versions, the preferred one first; without the core group.
+    pub fn groups(&self) -> Vec<(String, Vec<String>)> {
+        let mut groups: Vec<(String, Vec<String>)> = Vec::new();
         for kind in self.iter().filter(|kind| !kind.group.is_empty()) {
-            let group = (kind.group.to_string(), kind.version.to_string());
-            if !groups.contains(&group) {
-                groups.push(group);
+            let at = groups.iter().position(|(name, _)| *name == kind.group).unwrap_or_else(|| {
+                groups.push((kind.group.to_string(), Vec::new()));
+                groups.len() - 1
+            });
+            if !groups[at].1.iter().any(|version| *version == kind.version) {
+                groups[at].1.push(kind.version.to_string());
             }
         }
+        groups.iter_mut().for_each(|(_, versions)| versions.sort_by_key(|version| priority(version)));
         groups
     }
 }
 
 pub(crate) const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// Sorts versions as Kubernetes does: `v2`, `v1`, `v2beta1`, `v1beta2`, `v1alpha1`, then other words.
+pub(crate) fn priority(version: &str) -> impl Ord + use<> {
+    let parsed = parse_version(version);
+    (parsed.is_none(), parsed.map(std::cmp::Reverse), version.to_owned())
+}
+
+/// Stability (2 stable, 1 beta, 0 alpha), major and minor number.
+fn parse_version(version: &str) -> Option<(u8, u32, u32)> {
+    let rest = version.strip_prefix('v')?;
+    for (word, stability) in [("beta", 1), ("alpha", 0)] {
+        if let Some((major, minor)) = rest.split_once(word) {
+            return Some((stability, major.parse().ok()?, minor.parse().ok()?));
+        }
+    }
+    Some((2, rest.parse().ok()?, 0))
+}
 
 /// Events are nobody's to delete; this many of each kind are kept.
 const EVENTS_MAX: usize = 4096;
@@ -132,6 +232,7 @@ fn built_in() -> Vec<Kind> {
     use NameRule::{Label1035, Label1123, PathSegment};
     use k8s_openapi::api::{apps::v1 as apps, coordination::v1 as coordination, core::v1 as core};
     use k8s_openapi::api::{discovery::v1 as discovery, events::v1 as events, rbac::v1 as rbac};
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
     vec![
         Kind {
             name_rule: Label1123,
@@ -186,6 +287,15 @@ fn built_in() -> Vec<Kind> {
             name_rule: PathSegment,
             ..namespaced::<rbac::RoleBinding>(RBAC, "RoleBinding", "rolebindings", &[])
         },
+        Kind {
+            status: true,
+            ..cluster::<apiextensions::CustomResourceDefinition>(
+                "apiextensions.k8s.io",
+                "CustomResourceDefinition",
+                "customresourcedefinitions",
+                &["crd", "crds"],
+            )
+        },
     ]
 }
 
@@ -209,7 +319,7 @@ fn namespaced<T: Serialize + DeserializeOwned>(
         version: "v1".into(),
         kind: kind.into(),
         plural: plural.into(),
-        short_names,
+        short_names: short_names.iter().map(|name| Cow::Borrowed(*name)).collect(),
         namespaced: true,
         status: false,
         scale: false,
@@ -217,6 +327,8 @@ fn namespaced<T: Serialize + DeserializeOwned>(
         name_rule: NameRule::Subdomain1123,
         objects_max: None,
         prune: Some(prune::<T>),
+        describe: Some(openapi::describe::<T>),
+        custom: None,
     }
 }
 
@@ -237,6 +349,13 @@ mod tests {
         assert_eq!(kinds.by_word("svc").unwrap().kind, "Service");
         assert_eq!(kinds.by_word("deployments.apps").unwrap().kind, "Deployment");
         assert_eq!(kinds.by_word("events").unwrap().group, "");
+    }
+
+    #[test]
+    fn unit_versions_are_sorted_by_stability_and_number() {
+        let mut versions = ["v1alpha1", "v1", "foo1", "v2beta1", "v10", "v1beta2", "v2beta10"];
+        versions.sort_by_key(|version| priority(version));
+        assert_eq!(versions, ["v10", "v1", "v2beta10", "v2beta1", "v1beta2", "v1alpha1", "foo1"]);
     }
 
     #[test]

@@ -8,13 +8,16 @@
 //! Where it differs from Kubernetes, and says so: pages of a list are not one snapshot (the list's
 //! resourceVersion is that of the first page, so a watch from there repairs it); server-side apply
 //! is a three-way merge per field manager that never reports conflicts; `events.k8s.io` and core
-//! events are two sets of objects; whoever may write roles may write any (no check of escalation).
+//! events are two sets of objects; whoever may write roles may write any (no check of escalation);
+//! CEL rules of custom kinds are not evaluated (whoever applies some is warned), and their versions
+//! convert by name alone; OpenAPI holds no prose about built-in kinds.
 
 mod admission;
 mod allocate;
 mod api;
 mod apply;
 mod controllers;
+mod custom;
 mod defaults;
 mod error;
 mod http;
@@ -22,6 +25,7 @@ mod identity;
 mod kinds;
 mod kubeconfig;
 mod object;
+mod openapi;
 mod patch;
 mod rbac;
 mod selector;

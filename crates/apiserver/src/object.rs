@@ -146,6 +146,49 @@ pub(crate) fn parse_seconds(time: &str) -> Option<i64> {
     time.parse::<Timestamp>().ok().map(Timestamp::as_second)
 }
 
+/// How long ago this was, as kubectl's columns have it.
+pub(crate) fn age_of(time: &str) -> String {
+    let Some(then) = parse_seconds(time) else { return "<unknown>".to_owned() };
+    let seconds = (seconds_since_epoch() - then).max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let both = |large: i64, unit: &str, small: i64, rest: &str| match small {
+        0 => format!("{large}{unit}"),
+        small => format!("{large}{unit}{small}{rest}"),
+    };
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=599 => both(minutes, "m", seconds % 60, "s"),
+        600..=10_799 => format!("{minutes}m"),
+        10_800..=28_799 => both(hours, "h", minutes % 60, "m"),
+        28_800..=172_799 => format!("{hours}h"),
+        172_800..=691_199 => both(days, "d", hours % 24, "h"),
+        691_200..=63_071_999 => format!("{days}d"),
+        63_072_000..=252_287_999 => both(days / 365, "y", days % 365, "d"),
+        _ => format!("{}y", days / 365),
+    }
+}
+
+/// Adds the paths of fields of `whole` that `part` lacks.
+pub(crate) fn missing(whole: &Value, part: &Value, path: &str, lost: &mut Vec<String>) {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => {
+            for (field, value) in whole.iter().filter(|(_, value)| !value.is_null()) {
+                let path = if path.is_empty() { field.clone() } else { format!("{path}.{field}") };
+                match part.get(field) {
+                    Some(kept) => missing(value, kept, &path, lost),
+                    None => lost.push(path),
+                }
+            }
+        }
+        (Value::Array(whole), Value::Array(part)) => {
+            for (index, (whole, part)) in whole.iter().zip(part).enumerate() {
+                missing(whole, part, &format!("{path}[{index}]"), lost);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// A random (version 4) UUID.
 pub(crate) fn new_uid() -> String {
     let bits = (rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);

@@ -66,6 +66,33 @@ fn merge_keys(path: &[&str], field: &str) -> Option<&'static [&'static str]> {
     })
 }
 
+/// Tells a client how a field's list is merged: `definition` is the name of the type that has it.
+pub(crate) fn describe_list(definition: &str, field: &str, schema: &mut Value) {
+    if field == "strategy" && definition.ends_with("DeploymentSpec") {
+        schema["x-kubernetes-patch-strategy"] = "retainKeys".into();
+    }
+    if schema["type"] != "array" {
+        return;
+    }
+    let parent = match definition.rsplit('.').next().unwrap_or_default() {
+        "Container" | "EphemeralContainer" => "containers",
+        name if name.ends_with("Spec") => "spec",
+        name if name.ends_with("Status") => "status",
+        _ => "",
+    };
+    if is_set(field) {
+        schema["x-kubernetes-patch-strategy"] = "merge".into();
+        schema["x-kubernetes-list-type"] = "set".into();
+    }
+    if let Some(keys) = merge_keys(&[parent], field) {
+        let strategy = if field == "volumes" { "merge,retainKeys" } else { "merge" };
+        schema["x-kubernetes-patch-strategy"] = strategy.into();
+        schema["x-kubernetes-patch-merge-key"] = keys[0].into();
+        schema["x-kubernetes-list-type"] = "map".into();
+        schema["x-kubernetes-list-map-keys"] = keys.into();
+    }
+}
+
 /// Lists of plain values that are merged as sets.
 fn is_set(field: &str) -> bool {
     matches!(field, "finalizers" | "podCIDRs")

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::ApiError;
 use crate::object;
+use crate::{ApiError, Kind};
 
 /// What a list or watch asks for; an empty one matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,9 +68,25 @@ const FIELDS: &[&str] = &[
 ];
 
 impl Selector {
-    /// Reads the two query parameters.
+    /// Reads the two query parameters, for any built-in kind.
+    #[cfg(test)]
     pub fn parse(labels: &str, fields: &str) -> Result<Self, ApiError> {
-        Ok(Self { labels: parse_labels(labels)?, fields: parse_fields(fields)? })
+        Ok(Self { labels: parse_labels(labels)?, fields: parse_fields(fields, FIELDS)? })
+    }
+
+    /// Reads the two query parameters, for objects of this kind.
+    pub fn for_kind(kind: &Kind, labels: &str, fields: &str) -> Result<Self, ApiError> {
+        let labels = parse_labels(labels)?;
+        let fields = match &kind.custom {
+            None => parse_fields(fields, FIELDS)?,
+            Some(custom) => {
+                let own = custom.selectable.iter().map(String::as_str);
+                let known: Vec<&str> =
+                    ["metadata.name", "metadata.namespace"].into_iter().chain(own).collect();
+                parse_fields(fields, &known)?
+            }
+        };
+        Ok(Self { labels, fields })
     }
 
     /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`).
@@ -114,6 +130,7 @@ impl FieldRequirement {
             None | Some(Value::Null) => self.value.is_empty() || self.value == "false",
             Some(Value::String(text)) => *text == self.value,
             Some(Value::Bool(truth)) => self.value == if *truth { "true" } else { "false" },
+            Some(Value::Number(number)) => self.value == number.to_string(),
             Some(_) => false,
         };
         equal == self.equal
@@ -140,16 +157,20 @@ fn of_expression(expression: &Value) -> Requirement {
     Requirement { key: object::text(expression, "/key").to_owned(), test }
 }
 
-fn parse_fields(text: &str) -> Result<Vec<FieldRequirement>, ApiError> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(parse_field).collect()
+fn parse_fields(text: &str, known: &[&str]) -> Result<Vec<FieldRequirement>, ApiError> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| parse_field(part, known))
+        .collect()
 }
 
-fn parse_field(part: &str) -> Result<FieldRequirement, ApiError> {
+fn parse_field(part: &str, known: &[&str]) -> Result<FieldRequirement, ApiError> {
     let (field, value, equal) = split_operator(part).ok_or_else(|| {
         ApiError::bad_request(format!("invalid field selector {part:?}: write FIELD=VALUE or FIELD!=VALUE"))
     })?;
-    if !FIELDS.contains(&field) {
-        let message = format!("field label not supported: {field:?}; supported: {}", FIELDS.join(", "));
+    if !known.contains(&field) {
+        let message = format!("field label not supported: {field:?}; supported: {}", known.join(", "));
         return Err(ApiError::bad_request(message));
     }
     Ok(FieldRequirement { pointer: format!("/{}", field.replace('.', "/")), value: value.to_owned(), equal })

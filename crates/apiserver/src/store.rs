@@ -67,6 +67,8 @@ struct Table {
     /// Revision of the newest entry that the log no longer holds.
     compacted: u64,
     changed: watch::Sender<u64>,
+    /// The kind is not served any more: who watches it is done.
+    closed: bool,
 }
 
 #[derive(Clone)]
@@ -198,6 +200,19 @@ impl Store {
         Ok(())
     }
 
+    /// Lets a kind be watched that was not served for a while.
+    pub fn open(&mut self, kind: &Kind) {
+        self.table(kind).closed = false;
+    }
+
+    /// Ends the watches of a kind that is not served any more, once they have seen everything.
+    pub fn close(&mut self, kind: &Kind) {
+        let revision = self.revision;
+        let table = self.table(kind);
+        table.closed = true;
+        table.changed.send_replace(revision);
+    }
+
     fn table(&mut self, kind: &Kind) -> &mut Table {
         let compacted = self.first_revision;
         self.tables.entry(kind.resource()).or_insert_with(|| Table {
@@ -205,12 +220,14 @@ impl Store {
             log: VecDeque::new(),
             compacted,
             changed: watch::Sender::new(compacted),
+            closed: false,
         })
     }
 
     fn record(&mut self, kind: &Kind, entry: LogEntry) {
         let (revision, log_max) = (entry.revision, self.log_max);
         let table = self.table(kind);
+        table.closed = false;
         table.log.push_back(entry);
         while table.log.len() > log_max {
             table.compacted = table.log.pop_front().map_or(table.compacted, |oldest| oldest.revision);
@@ -357,7 +374,7 @@ impl Watch {
             if self.selector.matches(object) {
                 self.ready.push_back(WatchEvent {
                     kind: EventKind::Added,
-                    object: object.clone(),
+                    object: self.kind.present(object),
                     before: None,
                 });
             }
@@ -381,6 +398,10 @@ impl Watch {
                 let store = shared.lock();
                 store.check_revision(&self.kind, self.revision)?;
                 let Some(table) = store.tables.get(&self.kind.resource()) else { return Ok(()) };
+                if table.closed && table.log.back().is_none_or(|last| last.revision <= self.revision) {
+                    let message = format!("{} is not served any more", self.kind.resource());
+                    return Err(ApiError::gone(message));
+                }
                 let start = table.log.partition_point(|entry| entry.revision <= self.revision);
                 let batch: Vec<LogEntry> = table.log.range(start..).take(BATCH).cloned().collect();
                 if start + batch.len() == table.log.len() {
@@ -412,7 +433,8 @@ impl Watch {
             (true, true) => EventKind::Modified,
             (true, false) => EventKind::Deleted,
         };
-        Some(WatchEvent { kind, object: entry.object.clone(), before: entry.before.clone() })
+        let before = entry.before.as_ref().map(|before| self.kind.present(before));
+        Some(WatchEvent { kind, object: self.kind.present(&entry.object), before })
     }
 }
 

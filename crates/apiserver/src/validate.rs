@@ -15,11 +15,15 @@ use crate::{Cause, Kind};
 /// Everything that is wrong with an object that is about to be stored.
 pub(crate) fn object(kind: &Kind, object: &Value, before: Option<&Value>) -> Vec<Cause> {
     let mut causes = metadata::check(kind, object);
-    match kind.plural.as_ref() {
+    if let Some(custom) = &kind.custom {
+        causes.extend(custom.check(object));
+    }
+    match kind.built_in_plural() {
         "services" => service::check(object, before, &mut causes),
         "endpointslices" => endpoint_slice::check(object, before, &mut causes),
         "pods" => pod::check(object, before, &mut causes),
         "nodes" => node::check(object, before, &mut causes),
+        "customresourcedefinitions" => crate::custom::check_definition(object, before, &mut causes),
         "deployments" | "replicasets" | "daemonsets" => workload::check(object, before, &mut causes),
         "roles" | "clusterroles" => rbac::check_role(kind, object, &mut causes),
         "rolebindings" | "clusterrolebindings" => rbac::check_binding(kind, object, before, &mut causes),
@@ -31,7 +35,10 @@ pub(crate) fn object(kind: &Kind, object: &Value, before: Option<&Value>) -> Vec
 /// Everything that is wrong with a status that is about to be stored.
 pub(crate) fn status(kind: &Kind, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    match kind.plural.as_ref() {
+    if let Some(custom) = &kind.custom {
+        causes.extend(custom.check(object));
+    }
+    match kind.built_in_plural() {
         "pods" => pod::check_status(object, &mut causes),
         "nodes" => node::check_status(object, &mut causes),
         _ => {}
@@ -50,11 +57,11 @@ fn is_label_1123(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-fn is_subdomain_1123(text: &str) -> bool {
+pub(crate) fn is_subdomain_1123(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label_1123)
 }
 
-fn is_label_1035(text: &str) -> bool {
+pub(crate) fn is_label_1035(text: &str) -> bool {
     is_label_1123(text) && text.starts_with(|letter: char| letter.is_ascii_lowercase())
 }
 

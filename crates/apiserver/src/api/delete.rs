@@ -8,7 +8,7 @@ use super::{Api, DeleteOptions, ListOptions, Propagation};
 use crate::admission::{FOREGROUND, ORPHAN};
 use crate::object::{self, ObjectKey};
 use crate::store::Store;
-use crate::{ApiError, Kind, admission};
+use crate::{ApiError, Kind, admission, custom};
 
 /// What a deletion left.
 pub(crate) struct Deleted {
@@ -25,14 +25,18 @@ impl Api {
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
         let mut store = self.lock();
-        let current = store.get(kind, key).cloned().ok_or_else(|| ApiError::not_found(kind, &key.name))?;
+        let current = store.get(kind, key).map(|object| kind.present(object));
+        let current = current.ok_or_else(|| ApiError::not_found(kind, &key.name))?;
         check_preconditions(kind, &current, options)?;
         let grace = grace_seconds(kind, &current, options);
         let mut next = Value::clone(&current);
         mark(&mut next, grace);
         hold(&mut next, options.propagation);
-        if kind.plural == "namespaces" {
+        if kind.is("namespaces") {
             object::child(&mut next, "status").insert("phase".to_owned(), json!("Terminating"));
+        }
+        if kind.is("customresourcedefinitions") && !object::is_deleting(&current) {
+            hold_by(&mut next, custom::CLEANUP);
         }
         if admission::may_go(kind, &next) {
             let object = self.remove_locked(&mut store, kind, key).unwrap_or(current);
@@ -42,7 +46,7 @@ impl Api {
             return Ok(Deleted { object: current, gone: false });
         }
         admission::raise_generation(&mut next);
-        Ok(Deleted { object: store.put(kind, next), gone: false })
+        Ok(Deleted { object: self.put_locked(&mut store, kind, next), gone: false })
     }
 
     /// Deletes everything that a list with these options shows.
@@ -96,7 +100,7 @@ fn check_preconditions(kind: &Kind, current: &Value, options: &DeleteOptions) ->
 /// Only a pod that a node may be running gets time to end; a second request can only shorten it.
 fn grace_seconds(kind: &Kind, current: &Value, options: &DeleteOptions) -> i64 {
     let over = matches!(object::text(current, "/status/phase"), "Succeeded" | "Failed");
-    if kind.plural != "pods" || over || object::text(current, "/spec/nodeName").is_empty() {
+    if !kind.is("pods") || over || object::text(current, "/spec/nodeName").is_empty() {
         return 0;
     }
     let own = object::number(current, "/spec/terminationGracePeriodSeconds").unwrap_or(30);
@@ -127,6 +131,10 @@ fn hold(next: &mut Value, propagation: Propagation) {
         Propagation::Foreground => FOREGROUND,
         Propagation::Orphan => ORPHAN,
     };
+    hold_by(next, finalizer);
+}
+
+fn hold_by(next: &mut Value, finalizer: &str) {
     let metadata = object::metadata(next);
     object::default_to(metadata, "finalizers", json!([]));
     if let Some(list) = metadata["finalizers"].as_array_mut()

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Api, PatchKind, Subresource, WriteOptions};
+use crate::custom::ScalePaths;
 use crate::object::{self, ObjectKey};
 use crate::{ApiError, Cause, Kind, patch};
 
 impl Api {
     pub(crate) fn scale_of(&self, kind: &Kind, key: &ObjectKey) -> Result<Value, ApiError> {
-        Ok(scale(&*self.get_of(kind, key)?))
+        Ok(scale(kind, &*self.get_of(kind, key)?))
     }
 
     pub(crate) fn update_scale(
@@ -20,7 +21,8 @@ impl Api {
         wanted: &Value,
     ) -> Result<Value, ApiError> {
         let mut store = self.lock();
-        let current = store.get(kind, key).cloned().ok_or_else(|| ApiError::not_found(kind, &key.name))?;
+        let current = store.get(kind, key).map(|object| kind.present(object));
+        let current = current.ok_or_else(|| ApiError::not_found(kind, &key.name))?;
         let replicas = object::number(wanted, "/spec/replicas").unwrap_or(0);
         if replicas < 0 {
             let cause =
@@ -28,13 +30,13 @@ impl Api {
             return Err(ApiError::invalid(kind, &key.name, vec![cause]));
         }
         let mut next = Value::clone(&current);
-        object::child(&mut next, "spec").insert("replicas".to_owned(), replicas.into());
+        set_wanted(kind, &mut next, replicas);
         let version = wanted["metadata"]["resourceVersion"].clone();
         if version.as_str().is_some_and(|version| !version.is_empty()) {
             object::metadata(&mut next).insert("resourceVersion".to_owned(), version);
         }
         let options = WriteOptions::default();
-        Ok(scale(&*self.update_locked(&mut store, kind, Subresource::None, next, &options)?))
+        Ok(scale(kind, &*self.update_locked(&mut store, kind, Subresource::None, next, &options)?))
     }
 
     pub(crate) fn patch_scale(
@@ -52,7 +54,35 @@ impl Api {
     }
 }
 
-fn scale(object: &Value) -> Value {
+fn set_wanted(kind: &Kind, object: &mut Value, replicas: i64) {
+    let path = wanted_path(kind);
+    let mut parts: Vec<&str> = path.split('/').skip(1).collect();
+    let Some(last) = parts.pop() else { return };
+    let mut place = object;
+    for part in parts {
+        object::child(place, part);
+        place = &mut place[part];
+    }
+    place[last] = replicas.into();
+}
+
+fn wanted_path(kind: &Kind) -> &str {
+    paths(kind).map_or("/spec/replicas", |paths| &paths.wanted)
+}
+
+fn paths(kind: &Kind) -> Option<&ScalePaths> {
+    kind.custom.as_ref()?.scale.as_ref()
+}
+
+fn scale(kind: &Kind, object: &Value) -> Value {
+    let actual = paths(kind).map_or("/status/replicas", |paths| &paths.actual);
+    let selector = match paths(kind) {
+        Some(paths) => {
+            paths.selector.as_deref().map(|path| object::text(object, path).to_owned()).unwrap_or_default()
+        }
+        None => selector_text(&object["spec"]["selector"]),
+    };
+    let missing = if kind.custom.is_some() { 0 } else { 1 };
     json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1",
         "metadata": {
@@ -60,10 +90,10 @@ fn scale(object: &Value) -> Value {
             "resourceVersion": object["metadata"]["resourceVersion"],
             "creationTimestamp": object["metadata"]["creationTimestamp"],
         },
-        "spec": {"replicas": object::number(object, "/spec/replicas").unwrap_or(1)},
+        "spec": {"replicas": object::number(object, wanted_path(kind)).unwrap_or(missing)},
         "status": {
-            "replicas": object::number(object, "/status/replicas").unwrap_or(0),
-            "selector": selector_text(&object["spec"]["selector"]),
+            "replicas": object::number(object, actual).unwrap_or(0),
+            "selector": selector,
         },
     })
 }

@@ -1,5 +1,6 @@
 //! Create, update and patch.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -27,6 +28,19 @@ pub(crate) enum Subresource {
 pub(crate) struct WriteOptions {
     pub skip_validation: bool,
     pub dry_run: bool,
+    /// What becomes of fields that the kind does not know. They are never kept.
+    pub unknown_fields: UnknownFields,
+    /// What there is to say about a write that is done all the same.
+    pub warnings: RefCell<Vec<String>>,
+}
+
+/// What is done about fields that the kind does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum UnknownFields {
+    #[default]
+    Ignore,
+    Warn,
+    Refuse,
 }
 
 /// How often a generated name that exists already is rolled again.
@@ -56,15 +70,18 @@ impl Api {
         if !object::text(&object, "/metadata/resourceVersion").is_empty() {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
+        check_may_create(kind)?;
         self.choose_name(store, kind, &mut object)?;
-        let mut object = prune(kind, object, skip)?;
-        admission::check_namespace_exists(store, self.kinds(), kind, &object)?;
+        let (mut object, unknown) = prune(kind, object, skip)?;
+        check_unknown(kind, unknown, options)?;
+        admission::check_namespace_exists(store, &self.kinds(), kind, &object)?;
         admission::begin_life(kind, &mut object);
         defaults::apply(kind, &mut object);
         let key = ObjectKey::of(&object);
         if !skip {
             refuse(kind, &key.name, validate::object(kind, &object, None))?;
         }
+        warn(kind, &object, options);
         if store.get(kind, &key).is_some() {
             return Err(ApiError::already_exists(kind, &key.name));
         }
@@ -73,7 +90,7 @@ impl Api {
             return Ok(Arc::new(object));
         }
         make_room(store, kind);
-        Ok(store.put(kind, object))
+        Ok(self.put_locked(store, kind, object))
     }
 
     fn choose_name(&self, store: &Store, kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
@@ -121,10 +138,11 @@ impl Api {
         admission::check_type(kind, &mut object)?;
         admission::check_namespace_field(kind, &mut object)?;
         let key = ObjectKey::of(&object);
-        let current = store.get(kind, &key).cloned().ok_or_else(|| ApiError::not_found(kind, &key.name))?;
+        let current = present(store, kind, &key)?;
         admission::check_precondition(kind, &current, &object)?;
-        let object = prune(kind, object, skip)?;
-        let mut object = admission::continue_life(subresource, &current, object);
+        let (object, unknown) = prune(kind, object, skip)?;
+        check_unknown(kind, unknown, options)?;
+        let mut object = admission::continue_life(kind, subresource, &current, object);
         defaults::apply(kind, &mut object);
         if subresource == Subresource::None {
             admission::carry_over(kind, &mut object, &current);
@@ -137,14 +155,17 @@ impl Api {
             refuse(kind, &key.name, causes)?;
         }
         self.allocate(kind, &mut object, Some(&current), skip, options.dry_run)?;
+        if subresource == Subresource::None {
+            warn(kind, &object, options);
+        }
         if admission::is_same(&object, &current) {
             return Ok(current);
         }
-        admission::count_generation(&mut object, &current);
+        admission::count_generation(kind, &mut object, &current);
         if options.dry_run {
             return Ok(Arc::new(object));
         }
-        let stored = store.put(kind, object);
+        let stored = self.put_locked(store, kind, object);
         if admission::may_go(kind, &stored) {
             return Ok(self.remove_locked(store, kind, &key).unwrap_or(stored));
         }
@@ -165,7 +186,7 @@ impl Api {
         if let PatchKind::Apply { manager } = language {
             return self.server_side_apply(&mut store, kind, subresource, key, manager, change, options);
         }
-        let current = store.get(kind, key).cloned().ok_or_else(|| ApiError::not_found(kind, &key.name))?;
+        let current = present(&store, kind, key)?;
         let changed = patch::apply(&current, language, change)?;
         check_patched_name(kind, key, &changed)?;
         let changed = self.with_checked_version(kind, &current, changed, change, language)?;
@@ -213,7 +234,7 @@ impl Api {
         }
         admission::check_type(kind, &mut change)?;
         check_patched_name(kind, key, &change)?;
-        let current = store.get(kind, key).cloned();
+        let current = present(store, kind, key).ok();
         let created = current.is_none();
         let scope = format!("{manager}/{subresource:?}");
         let stored = match current {
@@ -243,7 +264,7 @@ impl Api {
         lenient: bool,
         dry_run: bool,
     ) -> Result<(), ApiError> {
-        if kind.plural != "services" {
+        if !kind.is("services") {
             return Ok(());
         }
         let mut allocators = self.allocators();
@@ -258,6 +279,16 @@ impl Api {
         }
     }
 
+    /// Stores an object, and with a definition what follows from it.
+    pub(crate) fn put_locked(&self, store: &mut Store, kind: &Arc<Kind>, object: Value) -> Arc<Value> {
+        let stored = store.put(kind, kind.to_storage(object));
+        if kind.is("customresourcedefinitions") {
+            self.refresh_kinds(store, kind);
+            return store.get(kind, &ObjectKey::of(&stored)).cloned().unwrap_or(stored);
+        }
+        kind.present(&stored)
+    }
+
     /// Takes an object out together with everything that was reserved for it.
     pub(crate) fn remove_locked(
         &self,
@@ -266,22 +297,71 @@ impl Api {
         key: &ObjectKey,
     ) -> Option<Arc<Value>> {
         let removed = store.remove(kind, key)?;
-        if kind.plural == "services" {
+        if kind.is("services") {
             self.allocators().release(key);
         }
         self.managers().forget(object::uid(&removed));
-        Some(removed)
+        if kind.is("customresourcedefinitions") {
+            self.refresh_kinds(store, kind);
+        }
+        Some(kind.present(&removed))
     }
 }
 
-fn prune(kind: &Kind, object: Value, skip: bool) -> Result<Value, ApiError> {
-    let Some(prune) = kind.prune.filter(|_| !skip) else { return Ok(object) };
-    prune(&object).map_err(|error| {
+/// The object as this version of its kind shows it.
+fn present(store: &Store, kind: &Kind, key: &ObjectKey) -> Result<Arc<Value>, ApiError> {
+    let found = store.get(kind, key).map(|object| kind.present(object));
+    found.ok_or_else(|| ApiError::not_found(kind, &key.name))
+}
+
+fn check_may_create(kind: &Kind) -> Result<(), ApiError> {
+    if kind.custom.as_ref().is_none_or(|custom| !custom.terminating) {
+        return Ok(());
+    }
+    let message = "create not allowed while custom resource definition is terminating";
+    Err(ApiError::new(405, "MethodNotAllowed", message))
+}
+
+/// The object without the fields that its kind does not know, and their paths.
+fn prune(kind: &Kind, object: Value, skip: bool) -> Result<(Value, Vec<String>), ApiError> {
+    if let Some(custom) = kind.custom.as_ref().filter(|_| !skip) {
+        return Ok(custom.read(&object));
+    }
+    let Some(prune) = kind.prune.filter(|_| !skip) else { return Ok((object, Vec::new())) };
+    let pruned = prune(&object).map_err(|error| {
         let (version, kind_name) = (&kind.version, &kind.kind);
         ApiError::bad_request(format!(
             "{kind_name} in version {version:?} cannot be handled as a {kind_name}: {error}"
         ))
-    })
+    })?;
+    let mut lost = Vec::new();
+    object::missing(&object, &pruned, "", &mut lost);
+    Ok((pruned, lost))
+}
+
+fn check_unknown(kind: &Kind, unknown: Vec<String>, options: &WriteOptions) -> Result<(), ApiError> {
+    let words = unknown.iter().map(|path| format!("unknown field {path:?}"));
+    match options.unknown_fields {
+        UnknownFields::Warn => options.warnings.borrow_mut().extend(words),
+        UnknownFields::Refuse if !unknown.is_empty() => {
+            let (version, kind_name) = (&kind.version, &kind.kind);
+            let list = words.collect::<Vec<_>>().join(", ");
+            return Err(ApiError::bad_request(format!(
+                "{kind_name} in version {version:?} cannot be handled as a {kind_name}: strict decoding error: {list}"
+            )));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What the author of an object should know although it is accepted.
+fn warn(kind: &Kind, object: &Value, options: &WriteOptions) {
+    if kind.is("customresourcedefinitions") {
+        let told = crate::custom::warnings(object);
+        told.iter().for_each(|warning| tracing::warn!("{warning}"));
+        options.warnings.borrow_mut().extend(told);
+    }
 }
 
 fn refuse(kind: &Kind, name: &str, causes: Vec<Cause>) -> Result<(), ApiError> {

@@ -36,6 +36,10 @@ impl Controller for GarbageCollector {
         ]
     }
 
+    fn watches_custom(&self) -> bool {
+        true
+    }
+
     fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
         let mut keys = vec![key(kind, &ObjectKey::of(object))];
         let store = api.lock();

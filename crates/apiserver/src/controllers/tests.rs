@@ -346,6 +346,59 @@ fn unit_a_namespace_takes_its_contents_along() {
 }
 
 #[test]
+fn unit_a_definition_takes_its_objects_along_and_custom_objects_follow_their_owners() {
+    let (api, mut controllers) = cluster();
+    let definition = json!({
+        "metadata": {"name": "hives.bees.example"},
+        "spec": {
+            "group": "bees.example", "scope": "Namespaced", "names": {"plural": "hives", "kind": "Hive"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+        },
+    });
+    api.create("crd", definition.clone()).unwrap();
+    controllers.settle();
+    let owner = api.create("hives", json!({"metadata": {"name": "owner"}})).unwrap();
+    let reference = object::controller_reference(&owner, "bees.example/v1", "Hive");
+    api.create("hives", json!({"metadata": {"name": "owned", "ownerReferences": [reference]}})).unwrap();
+    api.create("configmaps", json!({"metadata": {"name": "owned", "ownerReferences": [reference]}})).unwrap();
+    controllers.settle();
+    api.delete("hives", "default", "owner", &DeleteOptions::default()).unwrap();
+    controllers.settle();
+    assert!(api.get("hives", "default", "owned").unwrap_err().is_not_found());
+    assert!(api.get("configmaps", "default", "owned").unwrap_err().is_not_found());
+
+    let held = json!({"metadata": {"name": "held", "finalizers": ["bees.example/hold"]}});
+    api.create("hives", held).unwrap();
+    api.create("hives", json!({"metadata": {"name": "free"}})).unwrap();
+    let mut watch = api.watch("hives", None, &WatchOptions::default()).unwrap();
+    api.delete("crd", "", "hives.bees.example", &DeleteOptions::default()).unwrap();
+    controllers.settle_some();
+    assert!(api.get("hives", "default", "free").unwrap_err().is_not_found());
+    let refused = api.create("hives", json!({"metadata": {"name": "late"}})).unwrap_err();
+    assert_eq!((refused.code, refused.reason), (405, "MethodNotAllowed"));
+    let release = json!({"metadata": {"finalizers": null}});
+    api.patch("hives", "default", "held", &PatchKind::Merge, &release).unwrap();
+    controllers.settle();
+    assert!(api.get("crd", "", "hives.bees.example").unwrap_err().is_not_found());
+    assert_eq!(api.kind("hives").unwrap_err().code, 404);
+    let mut seen = Vec::new();
+    let end = loop {
+        match watch.try_next() {
+            Ok(Some(event)) => seen.push(format!("{} {}", event.kind.word(), object::name(&event.object))),
+            Ok(None) => panic!("the watch should end; seen {seen:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(
+        seen,
+        ["ADDED free", "ADDED held", "DELETED free", "MODIFIED held", "MODIFIED held", "DELETED held"]
+    );
+    assert_eq!(end.code, 410);
+    api.create("crd", definition).unwrap();
+    assert!(api.watch("hives", None, &WatchOptions::default()).unwrap().try_next().unwrap().is_none());
+}
+
+#[test]
 fn unit_pods_of_a_node_that_is_gone_are_removed() {
     let (api, mut controllers) = cluster();
     (1..=2).for_each(|index| add_node(&api, &format!("node-{index}")));

@@ -1,9 +1,16 @@
-//! What the server can do, for clients that ask before they ask.
+//! What the server can do, for clients that ask before they ask: group by group, or all at once.
 
 use serde_json::{Value, json};
 
 use super::{Answer, ok, review};
 use crate::{Kind, Kinds};
+
+/// The media type in which a client gets everything in one answer.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+const OBJECT_VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const PART_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// Version of the protocol that this server speaks a part of.
 fn version() -> Value {
@@ -31,29 +38,36 @@ pub(super) fn openid(issuer: &str) -> Value {
     })
 }
 
-pub(super) fn answer(kinds: &Kinds, path: &str) -> Option<Value> {
+/// The answer to a path of discovery; `accept` is the header of that name.
+pub(super) fn answer(kinds: &Kinds, path: &str, accept: &str) -> Option<Answer> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
-        [] => {
-            Some(json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/version"]}))
-        }
+        ["api"] if wants_all(accept) => Some(all_at_once(kinds, true)),
+        ["apis"] if wants_all(accept) => Some(all_at_once(kinds, false)),
+        parts => legacy(kinds, parts).map(ok),
+    }
+}
+
+fn legacy(kinds: &Kinds, parts: &[&str]) -> Option<Value> {
+    match parts {
+        [] => Some(json!({"paths": [
+            "/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version",
+        ]})),
         ["api"] => Some(json!({
             "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [],
         })),
         ["apis"] => {
             let groups: Vec<Value> =
-                groups(kinds).iter().map(|(group, version)| api_group(group, version)).collect();
+                groups(kinds).iter().map(|(group, versions)| api_group(group, versions)).collect();
             Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
         ["apis", group] => {
-            let found = groups(kinds).into_iter().find(|(name, _)| name == group);
-            found.map(|(group, version)| {
-                let mut value = api_group(&group, &version);
-                value["kind"] = json!("APIGroup");
-                value["apiVersion"] = json!("v1");
-                value
-            })
+            let (group, versions) = groups(kinds).into_iter().find(|(name, _)| name == group)?;
+            let mut value = api_group(&group, &versions);
+            value["kind"] = json!("APIGroup");
+            value["apiVersion"] = json!("v1");
+            Some(value)
         }
         ["api", "v1"] => resources(kinds, "", "v1"),
         ["apis", group, version] => resources(kinds, group, version),
@@ -62,29 +76,24 @@ pub(super) fn answer(kinds: &Kinds, path: &str) -> Option<Value> {
 }
 
 /// The groups of stored objects, then those that hold questions alone.
-fn groups(kinds: &Kinds) -> Vec<(String, String)> {
+fn groups(kinds: &Kinds) -> Vec<(String, Vec<String>)> {
     let mut groups = kinds.groups();
     for (group, ..) in review::RESOURCES {
-        let one = ((*group).to_owned(), "v1".to_owned());
-        if !groups.contains(&one) {
-            groups.push(one);
+        if !groups.iter().any(|(name, _)| name == group) {
+            groups.push(((*group).to_owned(), vec!["v1".to_owned()]));
         }
     }
     groups
 }
 
-fn api_group(group: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    json!({"name": group, "versions": [version], "preferredVersion": version})
+fn api_group(group: &str, versions: &[String]) -> Value {
+    let entry = |version: &String| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    let versions: Vec<Value> = versions.iter().map(entry).collect();
+    json!({"name": group, "versions": versions, "preferredVersion": versions.first()})
 }
 
 fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
-    let found: Vec<Value> = kinds
-        .iter()
-        .filter(|kind| kind.group == group && kind.version == version)
-        .flat_map(|kind| entries(kind))
-        .chain(questions(group, version))
-        .collect();
+    let found: Vec<Value> = of_version(kinds, group, version).flat_map(entries).chain(questions(group, version)).collect();
     if found.is_empty() {
         return None;
     }
@@ -106,43 +115,136 @@ fn questions(group: &str, version: &str) -> Vec<Value> {
     of_group.map(entry).collect()
 }
 
+fn of_version<'a>(kinds: &'a Kinds, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Kind> {
+    let of_version = move |kind: &&Kind| kind.group == group && kind.version == version;
+    kinds.iter().map(AsRef::as_ref).filter(of_version)
+}
+
 fn entries(kind: &Kind) -> Vec<Value> {
-    let entry = |name: String, verbs: &[&str]| {
-        json!({
-            "name": name, "singularName": "", "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs,
-        })
-    };
-    let verbs = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-    let mut main = entry(kind.plural.to_string(), &verbs);
-    main["singularName"] = json!(kind.kind.to_lowercase());
+    let mut main = json!({
+        "name": kind.plural, "singularName": kind.singular(), "namespaced": kind.namespaced, "kind": kind.kind,
+        "verbs": OBJECT_VERBS,
+    });
     if !kind.short_names.is_empty() {
         main["shortNames"] = json!(kind.short_names);
     }
-    if kind.in_all {
-        main["categories"] = json!(["all"]);
+    if !kind.categories().is_empty() {
+        main["categories"] = json!(kind.categories());
     }
-    let mut all = vec![main];
+    let part = |part: Part<'_>| {
+        let mut entry = json!({
+            "name": format!("{}/{}", kind.plural, part.name), "singularName": "", "namespaced": kind.namespaced,
+            "kind": part.kind, "verbs": part.verbs,
+        });
+        if part.version != kind.version || part.group != kind.group {
+            entry["group"] = json!(part.group);
+            entry["version"] = json!(part.version);
+        }
+        entry
+    };
+    std::iter::once(main).chain(parts(kind).into_iter().map(part)).collect()
+}
+
+/// A subresource: its name, what it is, and what may be done with it.
+struct Part<'a> {
+    name: &'static str,
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+    verbs: &'static [&'static str],
+}
+
+fn parts(kind: &Kind) -> Vec<Part<'_>> {
+    let own =
+        |name, verbs| Part { name, group: &kind.group, version: &kind.version, kind: &kind.kind, verbs };
+    let other =
+        |name, group, version, kind| Part { name, group, version, kind, verbs: &["create"] as &'static [_] };
+    let mut parts = Vec::new();
     if kind.status {
-        all.push(entry(format!("{}/status", kind.plural), &["get", "patch", "update"]));
+        parts.push(own("status", PART_VERBS));
     }
     if kind.scale {
-        let mut scale = entry(format!("{}/scale", kind.plural), &["get", "patch", "update"]);
-        scale["group"] = json!("autoscaling");
-        scale["version"] = json!("v1");
-        scale["kind"] = json!("Scale");
-        all.push(scale);
+        parts.push(Part { verbs: PART_VERBS, ..other("scale", "autoscaling", "v1", "Scale") });
     }
-    if kind.plural == "serviceaccounts" {
-        let mut token = entry("serviceaccounts/token".to_owned(), &["create"]);
-        token["group"] = json!("authentication.k8s.io");
-        token["version"] = json!("v1");
-        token["kind"] = json!("TokenRequest");
-        all.push(token);
+    match kind.built_in_plural() {
+        "pods" => {
+            parts.push(other("binding", "", "v1", "Binding"));
+            parts.push(other("eviction", "policy", "v1", "Eviction"));
+        }
+        "serviceaccounts" => {
+            parts.push(other("token", "authentication.k8s.io", "v1", "TokenRequest"));
+        }
+        "namespaces" => parts.push(own("finalize", &["update"])),
+        _ => {}
     }
-    if kind.plural == "pods" {
-        let mut binding = entry("pods/binding".to_owned(), &["create"]);
-        binding["kind"] = json!("Binding");
-        all.push(binding);
+    parts
+}
+
+/// Whether the client would rather have everything in one answer.
+fn wants_all(accept: &str) -> bool {
+    accept.split(',').any(|one| {
+        let parts: Vec<&str> = one.split(';').map(str::trim).collect();
+        parts.contains(&"as=APIGroupDiscoveryList") && parts.contains(&"v=v2")
+    })
+}
+
+fn all_at_once(kinds: &Kinds, core: bool) -> Answer {
+    let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { groups(kinds) };
+    let items: Vec<Value> =
+        groups.iter().map(|(group, versions)| whole_group(kinds, group, versions)).collect();
+    let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
+    Answer::Bytes(AGGREGATED, list.to_string().into())
+}
+
+fn whole_group(kinds: &Kinds, group: &str, versions: &[String]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| {
+            let stored = of_version(kinds, group, version).map(whole_resource);
+            let resources: Vec<Value> = stored.chain(whole_questions(group)).collect();
+            json!({"version": version, "resources": resources, "freshness": "Current"})
+        })
+        .collect();
+    let metadata = if group.is_empty() {
+        json!({"creationTimestamp": null})
+    } else {
+        json!({"name": group, "creationTimestamp": null})
+    };
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn whole_questions(group: &str) -> Vec<Value> {
+    let entry = |(_, plural, kind, namespaced): &(&str, &str, &str, bool)| {
+        json!({
+            "resource": plural, "responseKind": {"group": group, "version": "v1", "kind": kind},
+            "scope": if *namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": kind.to_lowercase(), "verbs": ["create"],
+        })
+    };
+    review::RESOURCES.iter().filter(|(one, ..)| *one == group).map(entry).collect()
+}
+
+fn whole_resource(kind: &Kind) -> Value {
+    let response =
+        |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let part = |part: Part<'_>| {
+        let kind = response(part.group, part.version, part.kind);
+        json!({"subresource": part.name, "responseKind": kind, "verbs": part.verbs})
+    };
+    let mut resource = json!({
+        "resource": kind.plural, "responseKind": response(&kind.group, &kind.version, &kind.kind),
+        "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": kind.singular(), "verbs": OBJECT_VERBS,
+    });
+    if !kind.short_names.is_empty() {
+        resource["shortNames"] = json!(kind.short_names);
     }
-    all
+    if !kind.categories().is_empty() {
+        resource["categories"] = json!(kind.categories());
+    }
+    let parts: Vec<Value> = parts(kind).into_iter().map(part).collect();
+    if !parts.is_empty() {
+        resource["subresources"] = json!(parts);
+    }
+    resource
 }

@@ -16,7 +16,7 @@ pub(super) fn metadata(page: &Page) -> Value {
 }
 
 pub(super) fn to_json(kind: &Kind, page: &Page) -> Vec<u8> {
-    let (list_kind, version) = (json!(format!("{}List", kind.kind)), json!(kind.api_version()));
+    let (list_kind, version) = (json!(kind.list_kind()), json!(kind.api_version()));
     let head = format!(
         "{{\"kind\":{list_kind},\"apiVersion\":{version},\"metadata\":{},\"items\":[",
         metadata(page)

@@ -1,5 +1,6 @@
 //! Requests about objects: which verb it is, what it says, and the answer.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use super::query::Query;
 use super::route::Target;
 use super::{Answer, body, ok, table, watch};
-use crate::api::{DeleteOptions, ListOptions, Page, Propagation, Subresource, WatchOptions, WriteOptions};
+use crate::api::WriteOptions;
+use crate::api::{DeleteOptions, ListOptions, Page, Propagation, Subresource, UnknownFields, WatchOptions};
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError};
 
@@ -22,13 +24,18 @@ pub(super) fn answer(
     target: &Target,
     query: &Query,
     body: &[u8],
+    warnings: &mut Vec<String>,
 ) -> Result<Answer, ApiError> {
-    let request = Request { api, headers: &parts.headers, target, query, body };
-    match (&target.name, &target.subresource) {
+    let said = RefCell::new(Vec::new());
+    let request = Request { api, headers: &parts.headers, target, query, body, warnings: &said };
+    request.warn_of_deprecation();
+    let answer = match (&target.name, &target.subresource) {
         (None, _) => request.collection(&parts.method),
         (Some(name), None) => request.object(&parts.method, &request.key(name)),
         (Some(name), Some(part)) => request.subresource(&parts.method, &request.key(name), part),
-    }
+    };
+    warnings.append(&mut said.into_inner());
+    answer
 }
 
 struct Request<'a> {
@@ -37,11 +44,17 @@ struct Request<'a> {
     target: &'a Target,
     query: &'a Query,
     body: &'a [u8],
+    warnings: &'a RefCell<Vec<String>>,
 }
 
 impl Request<'_> {
     fn key(&self, name: &str) -> ObjectKey {
         ObjectKey::new(self.target.namespace.clone().unwrap_or_default(), name)
+    }
+
+    fn warn_of_deprecation(&self) {
+        let custom = self.target.kind.custom.as_ref();
+        self.warnings.borrow_mut().extend(custom.and_then(|custom| custom.deprecation.clone()));
     }
 
     fn collection(&self, method: &Method) -> Result<Answer, ApiError> {
@@ -83,11 +96,9 @@ impl Request<'_> {
                     body::patch(self.headers, self.body, self.query.text("fieldManager"))?;
                 Ok(ok(self.api.patch_scale(kind, key, &language, &change)?))
             }
-            ("finalize", &Method::PUT) if kind.plural == "namespaces" => {
-                self.update(Subresource::Finalize, key)
-            }
-            ("binding", &Method::POST) if kind.plural == "pods" => self.bind(key),
-            ("eviction", &Method::POST) if kind.plural == "pods" => self.evict(key),
+            ("finalize", &Method::PUT) if kind.is("namespaces") => self.update(Subresource::Finalize, key),
+            ("binding", &Method::POST) if kind.is("pods") => self.bind(key),
+            ("eviction", &Method::POST) if kind.is("pods") => self.evict(key),
             ("status" | "scale", _) => Err(ApiError::method_not_allowed()),
             _ => Err(ApiError::no_such_path()),
         }
@@ -115,7 +126,8 @@ impl Request<'_> {
         });
         Answer::Stream(match watch {
             Ok(watch) => {
-                let table = table::is_wanted(self.headers).then(|| self.target.kind.clone());
+                let include = table::Include::of(self.query).unwrap_or_default();
+                let table = table::is_wanted(self.headers).then(|| (self.target.kind.clone(), include));
                 watch::stream(watch, self.query.number("timeoutSeconds"), bookmarks, table)
             }
             Err(error) => watch::refusal(&error),
@@ -149,14 +161,18 @@ impl Request<'_> {
         if kind.namespaced && self.target.namespace.is_none() {
             return Err(ApiError::method_not_allowed());
         }
-        let created = self.api.create_of(kind, object, &self.write_options()?)?;
+        let options = self.write_options()?;
+        let created = self.api.create_of(kind, object, &options)?;
+        self.pass_on(&options);
         Ok(Answer::Object(StatusCode::CREATED, created))
     }
 
     fn update(&self, subresource: Subresource, key: &ObjectKey) -> Result<Answer, ApiError> {
         let mut object = body::object(self.headers, self.body)?;
         self.place(&mut object, Some(&key.name))?;
-        let updated = self.api.update_of(&self.target.kind, subresource, object, &self.write_options()?)?;
+        let options = self.write_options()?;
+        let updated = self.api.update_of(&self.target.kind, subresource, object, &options)?;
+        self.pass_on(&options);
         Ok(object_answer(updated))
     }
 
@@ -165,6 +181,7 @@ impl Request<'_> {
         let options = self.write_options()?;
         let (object, created) =
             self.api.patch_of(&self.target.kind, subresource, key, &language, &change, &options)?;
+        self.pass_on(&options);
         let code = if created { StatusCode::CREATED } else { StatusCode::OK };
         Ok(Answer::Object(code, object))
     }
@@ -233,7 +250,22 @@ impl Request<'_> {
             other => return Err(ApiError::bad_request(format!("dryRun {other:?} is not known: use All"))),
         };
         let skip = self.headers.get(SKIP_VALIDATION).is_some_and(|value| value == "true");
-        Ok(WriteOptions { skip_validation: skip, dry_run })
+        let unknown_fields = match self.query.text("fieldValidation") {
+            "Ignore" => UnknownFields::Ignore,
+            "" | "Warn" => UnknownFields::Warn,
+            "Strict" => UnknownFields::Refuse,
+            other => {
+                let message =
+                    format!("fieldValidation {other:?} is not known: use one of Ignore, Warn, Strict");
+                return Err(ApiError::bad_request(message));
+            }
+        };
+        Ok(WriteOptions { skip_validation: skip, dry_run, unknown_fields, ..WriteOptions::default() })
+    }
+
+    /// Tells the client what the write had to say.
+    fn pass_on(&self, options: &WriteOptions) {
+        self.warnings.borrow_mut().append(&mut options.warnings.borrow_mut());
     }
 
     fn delete_options(&self) -> Result<DeleteOptions, ApiError> {

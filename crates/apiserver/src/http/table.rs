@@ -1,4 +1,7 @@
-//! Tables, as kubectl prints them: name and age, and a few columns for the kinds people look at.
+//! Tables, as kubectl prints them.
+
+mod cells;
+mod columns;
 
 use std::sync::Arc;
 
@@ -6,8 +9,11 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 use serde_json::{Value, json};
 
-use crate::object::{self, items, number, strings, text};
-use crate::{Kind, Kinds, Page};
+use super::query::Query;
+use crate::object::{self, text};
+use crate::{ApiError, Kind, Kinds, Page};
+
+use columns::Column;
 
 /// Whether the client prefers a table.
 pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
@@ -16,148 +22,94 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
     first.contains("as=Table") && first.contains("application/json") && first.contains("g=meta.k8s.io")
 }
 
+/// How much of an object stands beside its row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Include {
+    Nothing,
+    #[default]
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub fn of(query: &Query) -> Result<Self, ApiError> {
+        match query.text("includeObject") {
+            "" | "Metadata" => Ok(Self::Metadata),
+            "Object" => Ok(Self::Object),
+            "None" => Ok(Self::Nothing),
+            other => Err(ApiError::bad_request(format!(
+                "includeObject {other:?} is not known: use one of None, Metadata, Object"
+            ))),
+        }
+    }
+}
+
 /// One object as a table; itself where its kind is not served.
-pub(super) fn of_object(kinds: &Kinds, object: &Value) -> Value {
+pub(super) fn of_object(kinds: &Kinds, object: &Value, include: Include) -> Value {
     match kinds.by_type(text(object, "/apiVersion"), text(object, "/kind")) {
-        Some(kind) => of_one(kind, object),
+        Some(kind) => of_one(kind, object, include),
         None => object.clone(),
     }
 }
 
 /// One object of this kind as a table.
-pub(super) fn of_one(kind: &Kind, object: &Value) -> Value {
-    of_objects(kind, [object], json!({"resourceVersion": object["metadata"]["resourceVersion"]}))
+pub(super) fn of_one(kind: &Kind, object: &Value, include: Include) -> Value {
+    of_objects(kind, [object], json!({"resourceVersion": object["metadata"]["resourceVersion"]}), include)
 }
 
 /// A list as a table.
-pub(super) fn of_page(kind: &Kind, page: &Page) -> Value {
-    of_objects(kind, page.items.iter().map(Arc::as_ref), super::page::metadata(page))
+pub(super) fn of_page(kind: &Kind, page: &Page, include: Include) -> Value {
+    of_objects(kind, page.items.iter().map(Arc::as_ref), super::page::metadata(page), include)
 }
 
-fn of_objects<'a>(kind: &Kind, objects: impl IntoIterator<Item = &'a Value>, metadata: Value) -> Value {
-    let columns = columns(&kind.kind);
-    let rows: Vec<Value> = objects.into_iter().map(|object| row(&columns, object)).collect();
-    let definitions: Vec<Value> = columns.iter().map(|column| definition(column.name)).collect();
+fn of_objects<'a>(
+    kind: &Kind,
+    objects: impl IntoIterator<Item = &'a Value>,
+    metadata: Value,
+    include: Include,
+) -> Value {
+    let (definitions, rows): (Vec<Value>, Vec<Value>) = match &kind.custom {
+        Some(custom) => {
+            let name = Column::new("Name", "string", |object| json!(object::name(object)));
+            let definitions = std::iter::once(name.definition()).chain(custom.columns.iter().map(definition));
+            let cells = |object: &Value| -> Vec<Value> {
+                let name = std::iter::once(json!(object::name(object)));
+                name.chain(custom.columns.iter().map(|column| column.cell(object))).collect()
+            };
+            let rows = objects.into_iter().map(|object| row(cells(object), object, include));
+            (definitions.collect(), rows.collect())
+        }
+        None => {
+            let columns = columns::of(kind);
+            let cells = |object: &Value| columns.iter().map(|column| (column.cell)(object)).collect();
+            let rows = objects.into_iter().map(|object| row(cells(object), object, include));
+            (columns.iter().map(Column::definition).collect(), rows.collect())
+        }
+    };
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": definitions, "rows": rows,
     })
 }
 
-struct Column {
-    name: &'static str,
-    cell: fn(&Value) -> Value,
-}
-
-fn definition(name: &str) -> Value {
-    let format = if name == "Name" { "name" } else { "" };
-    json!({"name": name, "type": "string", "format": format, "description": "", "priority": 0})
-}
-
-fn row(columns: &[Column], object: &Value) -> Value {
-    let cells: Vec<Value> = columns.iter().map(|column| (column.cell)(object)).collect();
-    let partial = json!({
-        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"],
-    });
-    json!({"cells": cells, "object": partial})
-}
-
-fn columns(kind: &str) -> Vec<Column> {
-    let column = |name, cell| Column { name, cell };
-    let mut columns: Vec<Column> = vec![column("Name", |object| json!(object::name(object)))];
-    match kind {
-        "Pod" => {
-            columns.push(column("Ready", ready_containers));
-            columns.push(column("Status", pod_status));
-            columns.push(column("IP", |pod| json!(text(pod, "/status/podIP"))));
-            columns.push(column("Node", |pod| json!(text(pod, "/spec/nodeName"))));
-        }
-        "Service" => {
-            columns.push(column("Type", |service| json!(text(service, "/spec/type"))));
-            columns
-                .push(column("Cluster-IP", |service| json!(strings(service, "/spec/clusterIPs").join(","))));
-            columns.push(column("Port(s)", service_ports));
-        }
-        "Node" => columns.push(column("Status", node_status)),
-        "Namespace" => columns.push(column("Status", |namespace| json!(text(namespace, "/status/phase")))),
-        "Deployment" | "ReplicaSet" => {
-            columns.push(column("Ready", ready_replicas));
-            columns.push(column("Available", |object| json!(count(object, "/status/availableReplicas"))));
-        }
-        "DaemonSet" => {
-            columns.push(column("Desired", |object| json!(count(object, "/status/desiredNumberScheduled"))));
-            columns.push(column("Ready", |object| json!(count(object, "/status/numberReady"))));
-        }
-        "EndpointSlice" => {
-            columns.push(column("AddressType", |slice| json!(text(slice, "/addressType"))));
-            columns.push(column("Endpoints", endpoints));
-        }
-        "Event" => {
-            columns.push(column("Type", |event| json!(text(event, "/type"))));
-            columns.push(column("Reason", |event| json!(text(event, "/reason"))));
-            columns.push(column("Message", |event| {
-                json!(format!("{}{}", text(event, "/message"), text(event, "/note")))
-            }));
-        }
-        _ => {}
-    }
-    columns.push(column("Age", age));
-    columns
-}
-
-fn count(object: &Value, pointer: &str) -> String {
-    number(object, pointer).unwrap_or(0).to_string()
-}
-
-fn ready_containers(pod: &Value) -> Value {
-    let ready = items(pod, "/status/containerStatuses")
-        .iter()
-        .filter(|status| object::truth(status, "/ready"))
-        .count();
-    json!(format!("{ready}/{}", items(pod, "/spec/containers").len()))
-}
-
-fn pod_status(pod: &Value) -> Value {
-    json!(if object::is_deleting(pod) { "Terminating" } else { text(pod, "/status/phase") })
-}
-
-fn node_status(node: &Value) -> Value {
-    let ready =
-        items(node, "/status/conditions").iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
-    let cordoned = if object::truth(node, "/spec/unschedulable") { ",SchedulingDisabled" } else { "" };
-    json!(format!("{}{cordoned}", if ready { "Ready" } else { "NotReady" }))
-}
-
-fn service_ports(service: &Value) -> Value {
-    let port = |port: &Value| match number(port, "/nodePort") {
-        Some(node_port) => format!("{}:{node_port}/{}", port["port"], text(port, "/protocol")),
-        None => format!("{}/{}", port["port"], text(port, "/protocol")),
-    };
-    json!(items(service, "/spec/ports").iter().map(port).collect::<Vec<_>>().join(","))
-}
-
-fn ready_replicas(object: &Value) -> Value {
-    json!(format!("{}/{}", count(object, "/status/readyReplicas"), count(object, "/spec/replicas")))
-}
-
-fn endpoints(slice: &Value) -> Value {
-    let addresses: Vec<&str> =
-        items(slice, "/endpoints").iter().flat_map(|one| strings(one, "/addresses")).collect();
-    match addresses.len() {
-        0..=3 => json!(addresses.join(",")),
-        more => json!(format!("{} + {} more...", addresses[..3].join(","), more - 3)),
-    }
-}
-
-fn age(object: &Value) -> Value {
-    let Some(created) = object::parse_seconds(text(object, "/metadata/creationTimestamp")) else {
-        return json!("<unknown>");
-    };
-    let seconds = (object::seconds_since_epoch() - created).max(0);
-    json!(match seconds {
-        0..=119 => format!("{seconds}s"),
-        120..=7199 => format!("{}m", seconds / 60),
-        7200..=172_799 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
+fn definition(column: &crate::custom::Column) -> Value {
+    let kind = if column.kind == "date" { "string" } else { &column.kind };
+    json!({
+        "name": column.name, "type": kind, "format": column.format, "description": column.description,
+        "priority": column.priority,
     })
 }
+
+fn row(cells: Vec<Value>, object: &Value, include: Include) -> Value {
+    let beside = match include {
+        Include::Nothing => Value::Null,
+        Include::Object => object.clone(),
+        Include::Metadata => json!({
+            "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"],
+        }),
+    };
+    json!({"cells": cells, "object": beside})
+}
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ pub(super) fn stream(
     watch: Watch,
     timeout_seconds: Option<u64>,
     bookmarks: bool,
-    table: Option<Arc<Kind>>,
+    table: Option<(Arc<Kind>, table::Include)>,
 ) -> Body {
     let timeout =
         timeout_seconds.filter(|seconds| *seconds > 0).map_or(TIMEOUT, Duration::from_secs).min(TIMEOUT);
@@ -42,7 +42,7 @@ struct State {
     watch: Watch,
     end: Instant,
     bookmarks: bool,
-    table: Option<Arc<Kind>>,
+    table: Option<(Arc<Kind>, table::Include)>,
     ended: bool,
 }
 
@@ -85,8 +85,8 @@ impl State {
 
     fn write_event(&self, event: &WatchEvent, lines: &mut Vec<u8>) {
         match &self.table {
-            Some(kind) if event.kind != EventKind::Bookmark => {
-                write_line(event.kind.word(), &table::of_one(kind, &event.object), lines);
+            Some((kind, include)) if event.kind != EventKind::Bookmark => {
+                write_line(event.kind.word(), &table::of_one(kind, &event.object, *include), lines);
             }
             _ => write_line(event.kind.word(), &event.object, lines),
         }

@@ -1,0 +1,57 @@
+//! CustomResourceDefinitions that go: their objects go first.
+
+use serde_json::{Value, json};
+
+use super::Controller;
+use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
+use crate::custom::CLEANUP;
+use crate::object::{self, ObjectKey};
+use crate::{Api, ApiError};
+
+const DEFINITIONS: &str = "customresourcedefinitions";
+
+pub(super) struct CustomKindController;
+
+impl Controller for CustomKindController {
+    fn name(&self) -> &'static str {
+        "customkind"
+    }
+
+    fn watches(&self) -> &'static [&'static str] {
+        &[DEFINITIONS]
+    }
+
+    fn mark(&self, _: &Api, _: &str, object: &Value) -> Vec<ObjectKey> {
+        vec![ObjectKey::of(object)]
+    }
+
+    fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+        let Ok(definition) = api.get(DEFINITIONS, "", &key.name) else { return Ok(()) };
+        let finalizers = object::strings(&definition, "/metadata/finalizers");
+        if !object::is_deleting(&definition) || !finalizers.contains(&CLEANUP) {
+            return Ok(());
+        }
+        let left = empty(api, object::uid(&definition))?;
+        if left > 0 {
+            let why = format!("{} still has {left} objects that are ending", key.name);
+            return Err(ApiError::new(409, "Conflict", why));
+        }
+        let rest: Vec<&str> = finalizers.into_iter().filter(|one| *one != CLEANUP).collect();
+        let mut next = Value::clone(&definition);
+        object::metadata(&mut next).insert("finalizers".to_owned(), json!(rest));
+        api.update_of(&api.kind(DEFINITIONS)?, Subresource::Internal, next, &WriteOptions::default())
+            .map(|_| ())
+    }
+}
+
+/// Deletes all objects of the kind that a definition made; how many are still there. A definition that
+/// was not accepted has none.
+fn empty(api: &Api, definition_uid: &str) -> Result<usize, ApiError> {
+    let kinds = api.kinds();
+    let is_its_own = |custom: &crate::custom::Custom| custom.origin.is_of(definition_uid);
+    let Some(kind) = kinds.iter().find(|kind| kind.custom.as_deref().is_some_and(is_its_own)) else {
+        return Ok(0);
+    };
+    api.delete_collection(kind, None, &ListOptions::default(), &DeleteOptions::default())?;
+    Ok(api.list_of(kind, None, &ListOptions::default())?.items.len())
+}

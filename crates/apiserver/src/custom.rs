@@ -1,0 +1,171 @@
+//! Kinds that a CustomResourceDefinition describes: how it is read, what its objects must look like,
+//! and what becomes of the kinds that are served when a definition comes, changes or goes.
+//!
+//! CEL rules (`x-kubernetes-validations`) are kept and not evaluated: whoever applies a definition that
+//! has some is told so.
+
+mod columns;
+mod definition;
+mod format;
+mod registry;
+mod rules;
+mod schema;
+mod values;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+pub(crate) use columns::Column;
+pub(crate) use definition::{check as check_definition, complete as complete_definition, warnings};
+pub(crate) use registry::{CLEANUP, refresh};
+pub(crate) use schema::Schema;
+
+use crate::kinds::{NameRule, priority};
+use crate::object::{self, items, strings, text, truth};
+use crate::{Cause, Kind};
+
+/// What a definition says of one version of its kind.
+#[derive(Debug)]
+pub(crate) struct Custom {
+    pub singular: String,
+    pub list_kind: String,
+    pub categories: Vec<String>,
+    /// The version in which objects are stored.
+    pub storage_version: String,
+    pub schema: Schema,
+    /// The schema as it was written, for OpenAPI.
+    pub source: Value,
+    pub columns: Vec<Column>,
+    pub scale: Option<ScalePaths>,
+    /// Paths that field selectors may name, such as `spec.host`.
+    pub selectable: Vec<String>,
+    /// Said to everybody who uses this version.
+    pub deprecation: Option<String>,
+    /// The definition is going: nothing new is made.
+    pub terminating: bool,
+    pub origin: Origin,
+}
+
+/// The state of a definition that a kind was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    uid: String,
+    generation: Option<i64>,
+    terminating: bool,
+}
+
+impl Origin {
+    /// Whether it is the definition of this uid.
+    pub fn is_of(&self, uid: &str) -> bool {
+        self.uid == uid
+    }
+
+    fn of(definition: &Value) -> Self {
+        Self {
+            uid: object::uid(definition).to_owned(),
+            generation: object::number(definition, "/metadata/generation"),
+            terminating: object::is_deleting(definition),
+        }
+    }
+}
+
+/// Where a kind keeps what its `scale` subresource shows, as pointers into the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ScalePaths {
+    pub wanted: String,
+    pub actual: String,
+    /// The pods' selector as text.
+    pub selector: Option<String>,
+}
+
+/// The kinds that an accepted definition serves, one for each version, the preferred one first.
+fn kinds_of(definition: &Value) -> Vec<Kind> {
+    let mut versions: Vec<&Value> = items(definition, "/spec/versions").iter().collect();
+    versions.retain(|version| truth(version, "/served"));
+    versions.sort_by_key(|version| priority(text(version, "/name")));
+    versions.into_iter().map(|version| kind_of(definition, version)).collect()
+}
+
+fn kind_of(definition: &Value, version: &Value) -> Kind {
+    let names = &definition["spec"]["names"];
+    let word = |field: &str| names[field].as_str().unwrap_or_default().to_owned();
+    let owned = |pointer: &str| strings(names, pointer).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let custom = custom_of(definition, version);
+    Kind {
+        group: text(definition, "/spec/group").to_owned().into(),
+        version: text(version, "/name").to_owned().into(),
+        kind: word("kind").into(),
+        plural: word("plural").into(),
+        short_names: owned("/shortNames").into_iter().map(Into::into).collect(),
+        namespaced: text(definition, "/spec/scope") == "Namespaced",
+        status: version.pointer("/subresources/status").is_some(),
+        scale: custom.scale.is_some(),
+        in_all: custom.categories.iter().any(|one| one == "all"),
+        name_rule: NameRule::Subdomain1123,
+        objects_max: None,
+        prune: None,
+        describe: None,
+        custom: Some(Arc::new(custom)),
+    }
+}
+
+fn custom_of(definition: &Value, version: &Value) -> Custom {
+    let names = &definition["spec"]["names"];
+    let storage = items(definition, "/spec/versions").iter().find(|one| truth(one, "/storage"));
+    let source = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_default();
+    Custom {
+        singular: text(names, "/singular").to_owned(),
+        list_kind: text(names, "/listKind").to_owned(),
+        categories: strings(names, "/categories").into_iter().map(str::to_owned).collect(),
+        storage_version: text(storage.unwrap_or(version), "/name").to_owned(),
+        schema: Schema::of(&source),
+        source,
+        columns: columns::of(version),
+        scale: version.pointer("/subresources/scale").map(scale_paths),
+        selectable: items(version, "/selectableFields")
+            .iter()
+            .map(|field| text(field, "/jsonPath").trim_start_matches('.').to_owned())
+            .collect(),
+        deprecation: truth(version, "/deprecated").then(|| deprecation(definition, version)),
+        terminating: object::is_deleting(definition),
+        origin: Origin::of(definition),
+    }
+}
+
+fn deprecation(definition: &Value, version: &Value) -> String {
+    match text(version, "/deprecationWarning") {
+        "" => format!(
+            "{}/{} {} is deprecated",
+            text(definition, "/spec/group"),
+            text(version, "/name"),
+            text(definition, "/spec/names/kind")
+        ),
+        words => words.to_owned(),
+    }
+}
+
+fn scale_paths(scale: &Value) -> ScalePaths {
+    let pointer = |field: &str| text(scale, field).replace('.', "/");
+    ScalePaths {
+        wanted: pointer("/specReplicasPath"),
+        actual: pointer("/statusReplicasPath"),
+        selector: Some(pointer("/labelSelectorPath")).filter(|pointer| !pointer.is_empty()),
+    }
+}
+
+impl Custom {
+    /// The object without what the schema does not know, and with its defaults. Beside it the paths of
+    /// what was taken out.
+    pub fn read(&self, object: &Value) -> (Value, Vec<String>) {
+        values::read(&self.schema, object)
+    }
+
+    /// Everything that breaks the schema.
+    pub fn check(&self, object: &Value) -> Vec<Cause> {
+        rules::check(&self.schema, object)
+    }
+}
+
+#[cfg(test)]
+mod tests;

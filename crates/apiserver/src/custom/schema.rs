@@ -1,0 +1,191 @@
+//! A structural schema, read once from its definition.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use serde_json::Value;
+
+use crate::object::{items, strings, text, truth};
+
+/// One level of a schema. What a definition may not say (`$ref`, `uniqueItems: true`) has no place here.
+#[derive(Debug, Default)]
+pub(crate) struct Schema {
+    pub kind: Option<Type>,
+    pub format: Option<String>,
+    pub nullable: bool,
+    pub int_or_string: bool,
+    pub preserve_unknown: bool,
+    pub embedded: bool,
+    pub properties: BTreeMap<String, Schema>,
+    pub additional: Additional,
+    pub items: Option<Box<Schema>>,
+    pub required: Vec<String>,
+    pub default: Option<Value>,
+    pub allowed: Vec<Value>,
+    pub pattern: Option<Pattern>,
+    pub minimum: Option<Limit>,
+    pub maximum: Option<Limit>,
+    pub multiple_of: Option<f64>,
+    pub length: Range,
+    pub item_count: Range,
+    pub property_count: Range,
+    pub all_of: Vec<Schema>,
+    pub any_of: Vec<Schema>,
+    pub one_of: Vec<Schema>,
+    pub not: Option<Box<Schema>>,
+    pub list: List,
+}
+
+/// The types of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Type {
+    Object,
+    Array,
+    String,
+    Integer,
+    Number,
+    Boolean,
+}
+
+/// What an object may hold beside its properties.
+#[derive(Debug, Default)]
+pub(crate) enum Additional {
+    #[default]
+    Nothing,
+    Anything,
+    Like(Box<Schema>),
+}
+
+/// A regular expression with its text for messages.
+#[derive(Debug)]
+pub(crate) struct Pattern {
+    pub text: String,
+    /// None where the text is no expression; then nothing matches it.
+    pub regex: Option<Regex>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Limit {
+    pub value: Value,
+    pub exclusive: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Range {
+    pub min: Option<u64>,
+    pub max: Option<u64>,
+}
+
+/// What tells the elements of a list apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum List {
+    #[default]
+    Atomic,
+    Set,
+    Map(Vec<String>),
+}
+
+impl Type {
+    pub fn of_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "object" => Self::Object,
+            "array" => Self::Array,
+            "string" => Self::String,
+            "integer" => Self::Integer,
+            "number" => Self::Number,
+            "boolean" => Self::Boolean,
+            _ => return None,
+        })
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Array => "array",
+            Self::String => "string",
+            Self::Integer => "integer",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+        }
+    }
+}
+
+impl Schema {
+    /// Reads `openAPIV3Schema` or a part of it.
+    pub fn of(source: &Value) -> Self {
+        Self {
+            kind: Type::of_word(text(source, "/type")),
+            format: Some(text(source, "/format").to_owned()).filter(|format| !format.is_empty()),
+            nullable: truth(source, "/nullable"),
+            int_or_string: truth(source, "/x-kubernetes-int-or-string"),
+            preserve_unknown: truth(source, "/x-kubernetes-preserve-unknown-fields"),
+            embedded: truth(source, "/x-kubernetes-embedded-resource"),
+            properties: properties(&source["properties"]),
+            additional: additional(&source["additionalProperties"]),
+            items: source
+                .get("items")
+                .filter(|items| items.is_object())
+                .map(|items| Box::new(Self::of(items))),
+            required: strings(source, "/required").into_iter().map(str::to_owned).collect(),
+            default: source.get("default").cloned(),
+            allowed: items(source, "/enum").to_vec(),
+            pattern: Some(text(source, "/pattern")).filter(|text| !text.is_empty()).map(Pattern::of),
+            minimum: limit(source, "minimum", "exclusiveMinimum"),
+            maximum: limit(source, "maximum", "exclusiveMaximum"),
+            multiple_of: source["multipleOf"].as_f64().filter(|factor| *factor > 0.0),
+            length: range(source, "minLength", "maxLength"),
+            item_count: range(source, "minItems", "maxItems"),
+            property_count: range(source, "minProperties", "maxProperties"),
+            all_of: all(source, "/allOf"),
+            any_of: all(source, "/anyOf"),
+            one_of: all(source, "/oneOf"),
+            not: source.get("not").filter(|not| not.is_object()).map(|not| Box::new(Self::of(not))),
+            list: list(source),
+        }
+    }
+}
+
+impl Pattern {
+    pub fn of(text: &str) -> Self {
+        Self { text: text.to_owned(), regex: Regex::new(text).ok() }
+    }
+}
+
+fn properties(source: &Value) -> BTreeMap<String, Schema> {
+    let pairs = source.as_object().into_iter().flatten();
+    pairs.map(|(name, source)| (name.clone(), Schema::of(source))).collect()
+}
+
+fn additional(source: &Value) -> Additional {
+    match source {
+        Value::Object(_) => Additional::Like(Box::new(Schema::of(source))),
+        Value::Bool(true) => Additional::Anything,
+        _ => Additional::Nothing,
+    }
+}
+
+fn all(source: &Value, pointer: &str) -> Vec<Schema> {
+    items(source, pointer).iter().map(Schema::of).collect()
+}
+
+fn limit(source: &Value, field: &str, exclusive: &str) -> Option<Limit> {
+    let number = source.get(field)?.as_f64()?;
+    // Whole numbers are shown as such, however they were written.
+    let value =
+        if number.fract() == 0.0 && number.abs() < 1e15 { (number as i64).into() } else { number.into() };
+    Some(Limit { value, exclusive: source[exclusive] == true })
+}
+
+fn range(source: &Value, min: &str, max: &str) -> Range {
+    Range { min: source[min].as_u64(), max: source[max].as_u64() }
+}
+
+fn list(source: &Value) -> List {
+    match text(source, "/x-kubernetes-list-type") {
+        "set" => List::Set,
+        "map" => {
+            List::Map(strings(source, "/x-kubernetes-list-map-keys").into_iter().map(str::to_owned).collect())
+        }
+        _ => List::Atomic,
+    }
+}

@@ -1,0 +1,223 @@
+//! What stands in the cells of the built-in kinds' tables.
+
+use serde_json::{Value, json};
+
+use super::columns::joined;
+use crate::object::{self, items, number, strings, text, truth};
+
+pub(super) fn or_none(text: &str) -> Value {
+    json!(if text.is_empty() { "<none>" } else { text })
+}
+
+pub(super) fn or_unknown(text: &str) -> Value {
+    json!(if text.is_empty() { "<unknown>" } else { text })
+}
+
+/// The first of these fields that says something.
+pub(super) fn first<'a>(object: &'a Value, pointers: &[&str]) -> &'a str {
+    pointers.iter().map(|pointer| text(object, pointer)).find(|text| !text.is_empty()).unwrap_or_default()
+}
+
+pub(super) fn entries(object: &Value, field: &str) -> usize {
+    object[field].as_object().map_or(0, serde_json::Map::len)
+}
+
+pub(super) fn labels(map: &Value) -> String {
+    let pairs: Vec<String> = map
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
+}
+
+/// A `LabelSelector` in kubectl's notation.
+pub(super) fn selector(selector: &Value) -> String {
+    let mut parts = Vec::new();
+    if entries(selector, "matchLabels") > 0 {
+        parts.push(labels(&selector["matchLabels"]));
+    }
+    for one in items(selector, "/matchExpressions") {
+        let (key, values) = (text(one, "/key"), joined(one, "/values"));
+        parts.push(match text(one, "/operator") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            _ => format!("!{key}"),
+        });
+    }
+    if parts.is_empty() { "<none>".to_owned() } else { parts.join(",") }
+}
+
+pub(super) fn containers(workload: &Value, field: &str) -> String {
+    let containers = items(workload, "/spec/template/spec/containers").iter();
+    containers.map(|one| text(one, field)).collect::<Vec<_>>().join(",")
+}
+
+pub(super) fn ready_replicas(object: &Value) -> Value {
+    let ready = number(object, "/status/readyReplicas").unwrap_or(0);
+    json!(format!("{ready}/{}", number(object, "/spec/replicas").unwrap_or(0)))
+}
+
+pub(super) fn ready_containers(pod: &Value) -> Value {
+    let ready =
+        items(pod, "/status/containerStatuses").iter().filter(|status| truth(status, "/ready")).count();
+    json!(format!("{ready}/{}", items(pod, "/spec/containers").len()))
+}
+
+/// The one word that says how a pod is.
+pub(super) fn pod_status(pod: &Value) -> String {
+    if object::is_deleting(pod) {
+        return if text(pod, "/status/reason") == "NodeLost" { "Unknown" } else { "Terminating" }.to_owned();
+    }
+    if let Some(word) = init_status(pod) {
+        return word;
+    }
+    let phase = first(pod, &["/status/reason", "/status/phase"]).to_owned();
+    let statuses = items(pod, "/status/containerStatuses");
+    let word = statuses.iter().rev().fold(phase, |word, status| container_word(status).unwrap_or(word));
+    let runs =
+        statuses.iter().any(|status| truth(status, "/ready") && status.pointer("/state/running").is_some());
+    match (word.as_str(), runs) {
+        ("Completed", true) => "Running".to_owned(),
+        _ => word,
+    }
+}
+
+fn init_status(pod: &Value) -> Option<String> {
+    let statuses = items(pod, "/status/initContainerStatuses");
+    let of = items(pod, "/spec/initContainers").len();
+    for (index, status) in statuses.iter().enumerate() {
+        if number(status, "/state/terminated/exitCode") == Some(0)
+            || truth(status, "/started") && truth(status, "/ready")
+        {
+            continue;
+        }
+        let word = container_word(status).filter(|word| word != "PodInitializing");
+        return Some(word.map_or(format!("Init:{index}/{of}"), |word| format!("Init:{word}")));
+    }
+    None
+}
+
+fn container_word(status: &Value) -> Option<String> {
+    let waiting = text(status, "/state/waiting/reason");
+    if !waiting.is_empty() {
+        return Some(waiting.to_owned());
+    }
+    let ended = status.pointer("/state/terminated")?;
+    Some(match (text(ended, "/reason"), number(ended, "/signal").unwrap_or(0)) {
+        ("", 0) => format!("ExitCode:{}", number(ended, "/exitCode").unwrap_or(0)),
+        ("", signal) => format!("Signal:{signal}"),
+        (reason, _) => reason.to_owned(),
+    })
+}
+
+pub(super) fn restarts(pod: &Value) -> String {
+    let statuses = items(pod, "/status/containerStatuses");
+    let count: i64 = statuses.iter().filter_map(|status| number(status, "/restartCount")).sum();
+    let last = statuses
+        .iter()
+        .map(|status| text(status, "/lastState/terminated/finishedAt"))
+        .max()
+        .unwrap_or_default();
+    if count == 0 || last.is_empty() {
+        return count.to_string();
+    }
+    format!("{count} ({} ago)", object::age_of(last))
+}
+
+pub(super) fn external_addresses(service: &Value) -> String {
+    let mut addresses: Vec<&str> = items(service, "/status/loadBalancer/ingress")
+        .iter()
+        .map(|ingress| first(ingress, &["/ip", "/hostname"]))
+        .collect();
+    addresses.extend(strings(service, "/spec/externalIPs"));
+    match text(service, "/spec/type") {
+        "ExternalName" => text(service, "/spec/externalName").to_owned(),
+        "LoadBalancer" if addresses.is_empty() => "<pending>".to_owned(),
+        _ if addresses.is_empty() => "<none>".to_owned(),
+        _ => addresses.join(","),
+    }
+}
+
+pub(super) fn service_ports(service: &Value) -> Value {
+    let port = |port: &Value| match number(port, "/nodePort").filter(|node_port| *node_port > 0) {
+        Some(node_port) => format!("{}:{node_port}/{}", port["port"], text(port, "/protocol")),
+        None => format!("{}/{}", port["port"], text(port, "/protocol")),
+    };
+    let ports: Vec<String> = items(service, "/spec/ports").iter().map(port).collect();
+    or_none(&ports.join(","))
+}
+
+pub(super) fn slice_ports(slice: &Value) -> Value {
+    let ports: Vec<String> = items(slice, "/ports").iter().map(|port| port["port"].to_string()).collect();
+    if ports.is_empty() { json!("<unset>") } else { few(ports) }
+}
+
+pub(super) fn endpoints(slice: &Value) -> Value {
+    let endpoints = items(slice, "/endpoints").iter();
+    let addresses: Vec<String> =
+        endpoints.flat_map(|one| strings(one, "/addresses")).map(str::to_owned).collect();
+    if addresses.is_empty() { json!("<unset>") } else { few(addresses) }
+}
+
+fn few(words: Vec<String>) -> Value {
+    match words.len() {
+        0..=3 => json!(words.join(",")),
+        more => json!(format!("{} + {} more...", words[..3].join(","), more - 3)),
+    }
+}
+
+pub(super) fn node_status(node: &Value) -> Value {
+    let ready = items(node, "/status/conditions").iter().find(|one| one["type"] == "Ready");
+    let word = match ready.map(|one| text(one, "/status")) {
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    };
+    let cordoned = if truth(node, "/spec/unschedulable") { ",SchedulingDisabled" } else { "" };
+    json!(format!("{word}{cordoned}"))
+}
+
+pub(super) fn roles(node: &Value) -> String {
+    let labels = node["metadata"]["labels"].as_object().into_iter().flatten();
+    let roles: Vec<&str> = labels
+        .filter_map(|(key, _)| key.strip_prefix("node-role.kubernetes.io/"))
+        .filter(|role| !role.is_empty())
+        .collect();
+    if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") }
+}
+
+pub(super) fn address<'a>(node: &'a Value, kind: &str) -> &'a str {
+    let found = items(node, "/status/addresses").iter().find(|one| one["type"] == kind);
+    found.map(|one| text(one, "/address")).unwrap_or_default()
+}
+
+pub(super) fn last_seen(event: &Value) -> String {
+    let times = ["/series/lastObservedTime", "/lastTimestamp", "/deprecatedLastTimestamp", "/eventTime"];
+    object::age_of(first(event, &times))
+}
+
+pub(super) fn first_seen(event: &Value) -> String {
+    object::age_of(first(event, &["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"]))
+}
+
+pub(super) fn event_count(event: &Value) -> i64 {
+    let counts = ["/series/count", "/count", "/deprecatedCount"];
+    counts.iter().find_map(|pointer| number(event, pointer).filter(|count| *count > 0)).unwrap_or(1)
+}
+
+pub(super) fn involved(event: &Value) -> String {
+    let kind = first(event, &["/involvedObject/kind", "/regarding/kind"]).to_lowercase();
+    format!("{kind}/{}", first(event, &["/involvedObject/name", "/regarding/name"]))
+}
+
+pub(super) fn event_source(event: &Value) -> String {
+    let component = first(
+        event,
+        &["/source/component", "/deprecatedSource/component", "/reportingController", "/reportingComponent"],
+    );
+    let host = first(event, &["/source/host", "/deprecatedSource/host", "/reportingInstance"]);
+    if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") }
+}
