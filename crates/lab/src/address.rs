@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// The most nodes that the plan has addresses for.
@@ -25,6 +26,22 @@ pub const CLUSTER_CIDR_IPV4: &str = "10.244.0.0/16";
 
 /// The IPv6 addresses of all pods.
 pub const CLUSTER_CIDR_IPV6: &str = "fd00:10:244::/48";
+
+/// The IPv4 addresses of Services.
+pub const SERVICE_CIDR_IPV4: &str = "10.96.0.0/16";
+
+/// The IPv6 addresses of Services.
+pub const SERVICE_CIDR_IPV6: &str = "fd00:10:96::/112";
+
+/// The address of this number in each range of Services, IPv4 first.
+pub fn service_addresses(number: u32) -> Vec<IpAddr> {
+    let ranges = [SERVICE_CIDR_IPV4, SERVICE_CIDR_IPV6].into_iter().filter_map(|range| range.parse().ok());
+    let numbered = ranges.map(|range: IpNet| match range.network() {
+        IpAddr::V4(base) => IpAddr::V4((u32::from(base) + number).into()),
+        IpAddr::V6(base) => IpAddr::V6((u128::from(base) + u128::from(number)).into()),
+    });
+    numbered.collect()
+}
 
 /// One address per family on the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +150,12 @@ pub fn node_name(number: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unit_services_are_numbered_in_both_families() {
+        let shown: Vec<String> = service_addresses(10).iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.96.0.10", "fd00:10:96::a"]);
+    }
 
     #[test]
     fn unit_addresses_read_alike_in_both_families() {

@@ -11,6 +11,7 @@ pub mod address;
 pub mod cgroup;
 mod claim;
 pub mod daemon;
+pub mod dns;
 pub mod down;
 pub mod echo;
 pub mod enter;

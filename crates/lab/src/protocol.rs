@@ -100,6 +100,18 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     /// Services.
     pub services: Vec<ServiceStatus>,
+    /// The cluster's DNS.
+    #[serde(default)]
+    pub dns: DnsStatus,
+}
+
+/// State of the cluster's DNS.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// The addresses of its Service.
+    pub addresses: Vec<IpAddr>,
+    /// Why it does not answer; empty if it does.
+    pub problem: String,
 }
 
 /// State of a node.

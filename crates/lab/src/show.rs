@@ -73,7 +73,9 @@ fn problems(status: &Status) -> Option<String> {
         .flat_map(|node| node.problems.iter().map(move |problem| format!("{}: {problem}", node.name)));
     let of_pods = status.pods.iter().filter(|pod| !pod.reason.is_empty());
     let of_pods = of_pods.map(|pod| format!("pod {}/{}: {}", pod.namespace, pod.name, pod.reason));
-    let all: Vec<String> = of_nodes.chain(of_pods).collect();
+    let of_dns = Some(&status.dns.problem).filter(|problem| !problem.is_empty());
+    let of_dns = of_dns.map(|problem| format!("cluster DNS: {problem}"));
+    let all: Vec<String> = of_nodes.chain(of_pods).chain(of_dns).collect();
     (!all.is_empty()).then(|| format!("Not as it should be:\n  {}", all.join("\n  ")))
 }
 

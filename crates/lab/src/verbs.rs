@@ -24,6 +24,10 @@ use crate::{DEFAULT_NAME, daemon, down, echo, link, manifests, round_trip, show,
 /// failed; as container runtimes have it.
 const EXIT_OWN_FAILURE: u8 = 125;
 
+/// What the daemon logs unless BEELINE_LAB_LOG says otherwise: not every
+/// question of DNS.
+const LOG: &str = "info,hickory_server=warn";
+
 /// A cluster of network namespaces on this machine: for trying, testing and
 /// measuring, not for production. Needs root.
 #[derive(Debug, Parser)]
@@ -277,7 +281,7 @@ fn take_down(name: &LabName) -> Result<()> {
 /// Reads its order from standard input, as `up` writes it.
 fn run_daemon(name: &LabName, timeout: Duration) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BEELINE_LAB_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
     let mut order = String::new();
     std::io::stdin().read_to_string(&mut order).context("cannot read the order")?;

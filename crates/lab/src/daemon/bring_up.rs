@@ -11,6 +11,7 @@ use futures::future::try_join_all;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
+use super::dns::ClusterDns;
 use super::kubelet::Kubelet;
 use super::{Lab, machines, nodes};
 use crate::address::{self, CLIENT, CONTROL_PLANE, ROUTER, Side};
@@ -41,13 +42,16 @@ pub async fn bring_up(
 
     let (api, client) = start_api(&record, listener, &paths).await?;
     progress(&format!("Kubernetes API on 127.0.0.1:{} ({})", record.api_port, elapsed(begin)));
-    register_nodes(&client, &paths, &plan).await?;
+    let dns = ClusterDns::start(client.clone(), record.others["control-plane"].netns.clone());
+    let (registered, ()) = tokio::join!(register_nodes(&client, &paths, &plan), dns.publish());
+    registered?;
     let lab = Arc::new(Lab {
         name: name.clone(),
         paths,
         api,
         client,
         programs,
+        dns,
         record: record.into(),
         agents: Default::default(),
         machines: Default::default(),
@@ -122,7 +126,9 @@ async fn start_api(
     listener: TcpListener,
     paths: &LabPaths,
 ) -> Result<(ApiServer, Client)> {
+    let service_cidrs = [address::SERVICE_CIDR_IPV4, address::SERVICE_CIDR_IPV6].map(str::parse);
     let config = Config {
+        service_cidrs: service_cidrs.into_iter().collect::<Result<_, _>>()?,
         control_plane_addresses: CONTROL_PLANE.addresses().to_vec(),
         control_plane_port: Some(address::API_PORT),
         ..Config::default()

@@ -4,6 +4,7 @@
 pub mod agents;
 mod bring_up;
 mod container;
+mod dns;
 mod endpoints;
 mod kubelet;
 mod lifecycle;
@@ -33,6 +34,7 @@ use crate::programs::Programs;
 use crate::protocol::Line;
 use crate::record::{LabRecord, Shape};
 use agents::Agent;
+use dns::ClusterDns;
 use machines::Machines;
 
 pub use container::last_lines;
@@ -44,6 +46,7 @@ pub struct Lab {
     api: ApiServer,
     client: Client,
     programs: Programs,
+    dns: Arc<ClusterDns>,
     /// What exists.
     record: RwLock<LabRecord>,
     /// The agents of the nodes that have power.

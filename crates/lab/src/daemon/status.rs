@@ -39,6 +39,7 @@ pub async fn status(lab: &Lab) -> Result<Status> {
         kubeconfig: lab.paths.kubeconfig(),
         nodes,
         pods: pods.items.iter().map(pod).collect(),
+        dns: lab.dns.status(),
         services: services.items.iter().map(|object| service(object, &slices.items)).collect(),
     })
 }

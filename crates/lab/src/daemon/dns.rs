@@ -1,0 +1,203 @@
+//! The cluster's DNS as a part of the lab: a server in the control plane's
+//! namespace, and the Service in front of it, so that a pod's question takes
+//! the way of any other packet to a Service. A lab whose DNS fails comes up
+//! and says so.
+
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use beeline_kernel::netns::NetNs;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::address::CONTROL_PLANE;
+use crate::dns::{self, NAMESPACE, PORT, SERVICE, SharedFacts, Sockets};
+use crate::protocol::DnsStatus;
+use crate::wire;
+
+/// The pause before what failed is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The running DNS server.
+pub struct ClusterDns {
+    client: Client,
+    netns: PathBuf,
+    facts: Arc<SharedFacts>,
+    problems: Mutex<Problems>,
+}
+
+/// Why it does not answer: each part has its own reason.
+#[derive(Default)]
+struct Problems {
+    server: Option<String>,
+    service: Option<String>,
+}
+
+impl ClusterDns {
+    /// Starts the server in this namespace; it runs until the daemon ends.
+    pub fn start(client: Client, netns: PathBuf) -> Arc<ClusterDns> {
+        let own = ClusterDns { client, netns, facts: Default::default(), problems: Default::default() };
+        let own = Arc::new(own);
+        let (server, watcher) = (own.clone(), own.clone());
+        tokio::spawn(async move { server.keep_serving().await });
+        tokio::spawn(async move { dns::watch(watcher.client.clone(), &watcher.facts).await });
+        own
+    }
+
+    /// Makes the Service and its EndpointSlices, before anything else can
+    /// take its addresses. What fails is tried again beside the lab's life.
+    pub async fn publish(self: &Arc<Self>) {
+        if self.try_publish().await {
+            return;
+        }
+        let own = self.clone();
+        tokio::spawn(async move {
+            while !own.try_publish().await {
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+    }
+
+    /// For people.
+    pub fn status(&self) -> DnsStatus {
+        let problems = self.problems();
+        let all = [&problems.server, &problems.service].into_iter().flatten();
+        DnsStatus { addresses: dns::addresses(), problem: all.cloned().collect::<Vec<_>>().join("; ") }
+    }
+
+    fn problems(&self) -> std::sync::MutexGuard<'_, Problems> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn keep_serving(&self) {
+        loop {
+            let served = match bind(&self.netns) {
+                Ok(sockets) => {
+                    self.problems().server = None;
+                    dns::serve(sockets, self.facts.clone()).await
+                }
+                Err(error) => Err(error),
+            };
+            let error = served.err().unwrap_or_else(|| anyhow::anyhow!("the DNS server ended"));
+            tracing::error!("{error:#}");
+            self.problems().server = Some(format!("{error:#}"));
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn try_publish(&self) -> bool {
+        let created = create_objects(&self.client).await.context("its Service cannot be made");
+        let problem = created.err().map(|error| format!("{error:#}"));
+        problem.iter().for_each(|problem| tracing::error!("cluster DNS: {problem}"));
+        let done = problem.is_none();
+        self.problems().service = problem;
+        done
+    }
+}
+
+/// Both protocols on both addresses of the control plane.
+fn bind(netns: &Path) -> Result<Sockets> {
+    let namespace = NetNs::open(netns)?;
+    let listen = |ip: IpAddr| -> Result<(UdpSocket, TcpListener)> {
+        let bound = UdpSocket::bind((ip, PORT)).and_then(|udp| Ok((udp, TcpListener::bind((ip, PORT))?)));
+        bound.with_context(|| format!("cannot listen on {ip} port {PORT} in {}", netns.display()))
+    };
+    let pairs = wire::inside(&namespace, || CONTROL_PLANE.addresses().map(listen).into_iter().collect());
+    let pairs: Vec<(UdpSocket, TcpListener)> = pairs?;
+    let (udp, tcp) = pairs.into_iter().unzip();
+    Ok(Sockets { udp, tcp })
+}
+
+async fn create_objects(client: &Client) -> Result<()> {
+    create::<Service>(client, service()).await?;
+    for address in CONTROL_PLANE.addresses() {
+        create::<EndpointSlice>(client, slice(address)).await?;
+    }
+    Ok(())
+}
+
+/// Creates an object unless it exists.
+async fn create<K>(client: &Client, object: Value) -> Result<()>
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let object: K = serde_json::from_value(object)?;
+    let name = object.meta().name.clone().unwrap_or_default();
+    match Api::<K>::namespaced(client.clone(), NAMESPACE).create(&PostParams::default(), &object).await {
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+        created => created.map(|_| ()).with_context(|| format!("cannot create {NAMESPACE}/{name}")),
+    }
+}
+
+fn service() -> Value {
+    let addresses = dns::addresses();
+    json!({
+        "metadata": {
+            "name": SERVICE, "namespace": NAMESPACE,
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"},
+        },
+        "spec": {
+            "clusterIP": addresses.first(), "clusterIPs": addresses, "ipFamilyPolicy": "PreferDualStack",
+            "ports": [
+                {"name": "dns", "port": PORT, "protocol": "UDP", "targetPort": PORT},
+                {"name": "dns-tcp", "port": PORT, "protocol": "TCP", "targetPort": PORT},
+            ],
+        },
+    })
+}
+
+/// The server is no pod: the slices have no selector to come from.
+fn slice(address: IpAddr) -> Value {
+    let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+    json!({
+        "metadata": {
+            "name": format!("{SERVICE}-{}", family.to_lowercase()), "namespace": NAMESPACE,
+            "labels": {
+                "kubernetes.io/service-name": SERVICE,
+                "endpointslice.kubernetes.io/managed-by": "beeline-lab",
+            },
+        },
+        "addressType": family,
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": [
+            {"name": "dns", "port": PORT, "protocol": "UDP"},
+            {"name": "dns-tcp", "port": PORT, "protocol": "TCP"},
+        ],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn unit_a_server_that_cannot_run_is_a_problem_and_no_obstacle() {
+        let nobody = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = Client::try_from(nobody).unwrap();
+        let dns = ClusterDns::start(client, "/no/such/namespace".into());
+        dns.publish().await;
+        let both = |problem: &str| {
+            problem.contains("/no/such/namespace") && problem.contains("its Service cannot be made")
+        };
+        for _ in 0..500 {
+            if both(&dns.status().problem) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{:?}", dns.status());
+    }
+}

@@ -1,0 +1,245 @@
+//! Facts and a question in, an answer out. Pure.
+
+use std::net::IpAddr;
+
+use hickory_server::proto::op::ResponseCode;
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
+use hickory_server::proto::rr::{LowerName, Name, RData, Record, RecordType};
+
+use super::facts::{EndpointFacts, Facts, Key, PortFacts};
+use super::question::{Question, question};
+use super::{DOMAIN, NAMESPACE, SERVICE};
+
+/// Seconds for which an answer holds.
+const TTL_S: u32 = 5;
+
+/// Seconds for which the version holds.
+const VERSION_TTL_S: u32 = 28800;
+
+/// The version of the specification that is followed.
+const VERSION: &str = "1.1.0";
+
+/// Names that stand for names are followed so often.
+const ALIASES_MAX: usize = 8;
+
+/// An answer, without its framing.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// Whether the name exists.
+    pub code: ResponseCode,
+    /// The records that were asked for.
+    pub answers: Vec<Record>,
+    /// Records that will be asked for next.
+    pub additionals: Vec<Record>,
+    /// For "no such name" and "no such record": where the zone begins.
+    pub start_of_authority: Option<Record>,
+    /// Is it a name of this cluster?
+    pub authoritative: bool,
+}
+
+/// What a name has: none if there is no such name, else every record that
+/// could be asked for there.
+type Found = Option<Vec<RData>>;
+
+/// Answers. `name` is as it was asked, so that its case comes back.
+pub fn answer(facts: &Facts, name: &Name, kind: RecordType) -> Answer {
+    let mut answer = Answer { authoritative: true, ..Answer::default() };
+    let mut owner = name.clone();
+    for _ in 0..ALIASES_MAX {
+        let asked = question(&LowerName::from(&owner));
+        if asked == Question::Outside {
+            return outside(answer);
+        }
+        let Some(found) = find(facts, &asked, kind) else {
+            answer.code = ResponseCode::NXDomain;
+            break;
+        };
+        let ttl = if asked == Question::Version { VERSION_TTL_S } else { TTL_S };
+        let wanted = found.iter().filter(|data| data.record_type() == kind).cloned();
+        answer.answers.extend(wanted.map(|data| Record::from_rdata(owner.clone(), ttl, data)));
+        match found.into_iter().next() {
+            Some(RData::CNAME(CNAME(target))) if kind != RecordType::CNAME => {
+                let alias = RData::CNAME(CNAME(target.clone()));
+                answer.answers.push(Record::from_rdata(owner, TTL_S, alias));
+                owner = target;
+            }
+            _ => break,
+        }
+    }
+    let has_it = answer.answers.iter().any(|record| record.record_type() == kind);
+    if !has_it {
+        answer.start_of_authority = start_of_authority(&owner);
+    }
+    if kind == RecordType::SRV {
+        answer.additionals = targets(facts, &answer.answers);
+    }
+    answer
+}
+
+/// Nobody here knows such names; a cluster's name that stands for one is told
+/// as far as it goes.
+fn outside(mut answer: Answer) -> Answer {
+    if answer.answers.is_empty() {
+        answer.authoritative = false;
+        answer.code = ResponseCode::NXDomain;
+    }
+    answer
+}
+
+fn find(facts: &Facts, question: &Question, kind: RecordType) -> Found {
+    let found = match question {
+        Question::Domain => vec![soa(DOMAIN), RData::NS(NS(service_name(&dns_service())))],
+        Question::Version => vec![RData::TXT(TXT::new(vec![VERSION.to_owned()]))],
+        Question::Branch => Vec::new(),
+        Question::Namespace(name) => return facts.has_namespace(name).then(Vec::new),
+        Question::Pod { namespace, address } => {
+            return facts.has_namespace(namespace).then(|| vec![address_record(address)]);
+        }
+        Question::Address(address) => return owners(facts, address),
+        Question::Service { namespace, name } => {
+            return service(facts, &(namespace.clone(), name.clone()), kind);
+        }
+        Question::Protocol { namespace, service, protocol } => {
+            let key = (namespace.clone(), service.clone());
+            return ports(facts, &key, &|port| port.protocol == *protocol).map(|_| Vec::new());
+        }
+        Question::Port { namespace, service, port: name, protocol } => {
+            let key = (namespace.clone(), service.clone());
+            return ports(facts, &key, &|port| port.name == *name && port.protocol == *protocol);
+        }
+        Question::Endpoint { namespace, service, hostname } => {
+            let key = (namespace.clone(), service.clone());
+            return some(endpoint_addresses(facts, &key, |name| name == hostname));
+        }
+        Question::Nothing | Question::Outside => return None,
+    };
+    Some(found)
+}
+
+fn service(facts: &Facts, key: &Key, kind: RecordType) -> Found {
+    let service = facts.service(key)?;
+    if let Some(target) = &service.external_name {
+        // A name that cannot be a name has no records.
+        let alias = Name::from_ascii(format!("{}.", target.trim_end_matches('.')));
+        return Some(alias.into_iter().map(|name| RData::CNAME(CNAME(name))).collect());
+    }
+    let addresses = if service.is_headless() {
+        some(endpoint_addresses(facts, key, |_| true))?
+    } else {
+        service.cluster_ips.iter().map(address_record).collect()
+    };
+    // All its ports, for those who do not know their names.
+    let all_ports = Some(()).filter(|()| kind == RecordType::SRV);
+    let all_ports = all_ports.and_then(|()| ports(facts, key, &|_| true)).into_iter().flatten();
+    Some(addresses.into_iter().chain(all_ports).collect())
+}
+
+/// None where there is nothing.
+fn some(found: Vec<RData>) -> Found {
+    Some(found).filter(|found| !found.is_empty())
+}
+
+fn endpoint_addresses(facts: &Facts, key: &Key, wanted: impl Fn(&str) -> bool) -> Vec<RData> {
+    if facts.service(key).is_none() {
+        return Vec::new();
+    }
+    let all = facts.endpoints(key).flat_map(|(endpoint, _)| named(endpoint));
+    let mut addresses: Vec<&IpAddr> =
+        all.filter(|(name, _)| wanted(name)).map(|(_, address)| address).collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses.into_iter().map(address_record).collect()
+}
+
+/// An endpoint's addresses under their names.
+fn named(endpoint: &EndpointFacts) -> impl Iterator<Item = (String, &IpAddr)> {
+    endpoint.addresses.iter().map(|address| (endpoint.name_of(address), address))
+}
+
+/// The SRV records of a Service's named ports that are wanted; none where no
+/// such port is.
+fn ports(facts: &Facts, key: &Key, wanted: &dyn Fn(&PortFacts) -> bool) -> Found {
+    let service = facts.service(key)?;
+    let wanted = |port: &&PortFacts| !port.name.is_empty() && wanted(port);
+    if !service.is_headless() {
+        let target = service_name(key);
+        return some(service.ports.iter().filter(wanted).map(|port| srv(port, target.clone())).collect());
+    }
+    let mut found = Vec::new();
+    for (endpoint, ports) in facts.endpoints(key) {
+        for port in ports.iter().filter(wanted) {
+            found.extend(named(endpoint).map(|(name, _)| srv(port, below_service(&name, key))));
+        }
+    }
+    // Both families of one hostname are one target.
+    found.sort_by_cached_key(ToString::to_string);
+    found.dedup();
+    some(found)
+}
+
+fn srv(port: &PortFacts, target: Name) -> RData {
+    RData::SRV(SRV::new(0, 100, port.number, target))
+}
+
+/// The names of an address.
+fn owners(facts: &Facts, address: &IpAddr) -> Found {
+    if let Some(key) = facts.service_at(address) {
+        return Some(vec![RData::PTR(PTR(service_name(key)))]);
+    }
+    let names = facts.names_at(address);
+    some(names.iter().map(|(name, key)| RData::PTR(PTR(below_service(name, key)))).collect())
+}
+
+/// The addresses of the targets of SRV records.
+fn targets(facts: &Facts, answers: &[Record]) -> Vec<Record> {
+    let mut names: Vec<&Name> = answers
+        .iter()
+        .filter_map(|record| match record.data {
+            RData::SRV(ref srv) => Some(&srv.target),
+            _ => None,
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    let both = |name: &Name| {
+        let found = [RecordType::A, RecordType::AAAA].map(|kind| answer(facts, name, kind).answers);
+        found.into_iter().flatten()
+    };
+    names.into_iter().flat_map(both).collect()
+}
+
+fn address_record(address: &IpAddr) -> RData {
+    match address {
+        IpAddr::V4(address) => RData::A(A(*address)),
+        IpAddr::V6(address) => RData::AAAA(AAAA(*address)),
+    }
+}
+
+fn dns_service() -> Key {
+    (NAMESPACE.to_owned(), SERVICE.to_owned())
+}
+
+fn service_name((namespace, name): &Key) -> Name {
+    domain_name(&format!("{name}.{namespace}.svc.{DOMAIN}."))
+}
+
+fn below_service(label: &str, (namespace, name): &Key) -> Name {
+    domain_name(&format!("{label}.{name}.{namespace}.svc.{DOMAIN}."))
+}
+
+/// Names of objects are labels; one that is not has no name to be told.
+fn domain_name(text: &str) -> Name {
+    Name::from_ascii(text).unwrap_or_else(|_| Name::root())
+}
+
+/// Of the zone in which the name is: the cluster's own, or one of addresses.
+fn start_of_authority(name: &Name) -> Option<Record> {
+    let zones = [DOMAIN, "in-addr.arpa", "ip6.arpa"];
+    let zone = zones.into_iter().find(|zone| domain_name(&format!("{zone}.")).zone_of(name))?;
+    Some(Record::from_rdata(domain_name(&format!("{zone}.")), TTL_S, soa(zone)))
+}
+
+fn soa(zone: &str) -> RData {
+    let (server, master) = (service_name(&dns_service()), domain_name(&format!("hostmaster.{zone}.")));
+    RData::SOA(SOA::new(server, master, 1, 7200, 1800, 86400, TTL_S))
+}
