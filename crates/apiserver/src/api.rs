@@ -17,7 +17,7 @@ use crate::object::ObjectKey;
 use crate::patch::ManagerMemory;
 use crate::selector::Selector;
 use crate::store::{SharedStore, Store, Watch, WatchStart};
-use crate::{ApiError, custom};
+use crate::{ApiError, Cause, custom};
 
 pub(crate) use write::{Subresource, UnknownFields, WriteOptions};
 
@@ -46,6 +46,20 @@ pub struct ListOptions {
     pub limit: usize,
     /// Where the last page ended.
     pub continue_token: String,
+    /// Which moment is wanted; the newest one by default.
+    pub moment: Moment,
+}
+
+/// The moment that a list shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Moment {
+    /// Now.
+    #[default]
+    Newest,
+    /// Now, provided that it is not before this revision.
+    NotOlderThan(u64),
+    /// This revision.
+    Exactly(u64),
 }
 
 /// One page of a list.
@@ -248,16 +262,31 @@ impl Api {
     ) -> Result<Page, ApiError> {
         let selector = Selector::for_kind(kind, &options.labels, &options.fields)?;
         let store = self.lock();
-        let (revision, after) = match options.continue_token.as_str() {
-            "" => (store.revision(), None),
-            token => {
+        let (revision, after) = match (options.continue_token.as_str(), options.moment) {
+            ("", Moment::Newest) => (store.revision(), None),
+            ("", Moment::NotOlderThan(revision)) => {
+                check_not_in_future(&store, revision)?;
+                (store.revision(), None)
+            }
+            ("", Moment::Exactly(revision)) => {
+                check_not_in_future(&store, revision)?;
+                store.check_revision(kind, revision)?;
+                (revision, None)
+            }
+            (token, _) => {
                 let (revision, after) = read_token(token)?;
                 store.check_revision(kind, revision)?;
                 (revision, Some(after))
             }
         };
-        let mut matching =
-            store.list(kind, namespace, after.as_ref()).filter(|(_, value)| selector.matches(value));
+        let then;
+        let objects: Box<dyn Iterator<Item = (&ObjectKey, &Arc<Value>)>> = if revision == store.revision() {
+            Box::new(store.list(kind, namespace, after.as_ref()))
+        } else {
+            then = store.list_at(kind, namespace, after.as_ref(), revision);
+            Box::new(then.iter().map(|(key, value)| (key, value)))
+        };
+        let mut matching = objects.filter(|(_, value)| selector.matches(value));
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
         let (mut items, mut last) = (Vec::new(), None);
         for (key, value) in matching.by_ref().take(limit) {
@@ -301,6 +330,17 @@ impl Api {
     fn managers(&self) -> MutexGuard<'_, ManagerMemory> {
         self.shared.managers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn check_not_in_future(store: &Store, revision: u64) -> Result<(), ApiError> {
+    if revision <= store.revision() {
+        return Ok(());
+    }
+    let message = format!("Too large resource version: {revision}, current: {}", store.revision());
+    let mut error = ApiError::new(504, "Timeout", message);
+    let message = "Too large resource version".to_owned();
+    error.details.causes.push(Cause { reason: "ResourceVersionTooLarge", field: String::new(), message });
+    Err(error)
 }
 
 fn write_token(revision: u64, key: &ObjectKey) -> String {

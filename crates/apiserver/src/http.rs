@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 mod discovery;
+mod moment;
 mod page;
 mod query;
 mod resource;

@@ -5,8 +5,7 @@
 //! `server` -> `http` (protocol) -> `api` (semantics) -> `store` (objects and their history);
 //! `controllers` stand beside `http` as another user of `api`.
 //!
-//! Where it differs from Kubernetes, and says so: pages of a list are not one snapshot (the list's
-//! resourceVersion is that of the first page, so a watch from there repairs it); server-side apply
+//! Where it differs from Kubernetes, and says so: server-side apply
 //! is a three-way merge per field manager that never reports conflicts; `events.k8s.io` and core
 //! events are two sets of objects; whoever may write roles may write any (no check of escalation);
 //! CEL rules of custom kinds are not evaluated (whoever applies some is warned), and their versions
@@ -34,7 +33,7 @@ mod store;
 mod tls;
 mod validate;
 
-pub use api::{Api, DeleteOptions, ListOptions, Page, PatchKind, Propagation, WatchOptions};
+pub use api::{Api, DeleteOptions, ListOptions, Moment, Page, PatchKind, Propagation, WatchOptions};
 pub use apply::{Applied, ApplyProblem, ApplyReport};
 pub use error::{ApiError, Cause, Details};
 pub use kinds::{Kind, Kinds};

@@ -22,7 +22,9 @@ use crate::{Kind, Kinds};
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// The media types of a document.
-pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Clients ask for it with an `@` before the version, in which they could not read the answer's type.
+pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const V2_WORD: &str = "application/com.github.proto-openapi.spec.v2";
 pub(crate) const JSON: &str = "application/json";
 
 /// Documents of the kinds that are served, kept until the kinds change.
@@ -79,10 +81,9 @@ impl Made {
 
 /// The first of both that the client names.
 fn prefers_protobuf(accept: &str) -> bool {
-    let first = accept.split(',').map(str::trim).find(|one| {
-        one.starts_with(V2_PROTOBUF) || one.starts_with("application/com.github") || one.starts_with(JSON)
-    });
-    first.is_some_and(|one| one.starts_with("application/com.github"))
+    let first =
+        accept.split(',').map(str::trim).find(|one| one.starts_with(V2_WORD) || one.starts_with(JSON));
+    first.is_some_and(|one| one.starts_with(V2_WORD))
 }
 
 /// The schemas of all kinds and of what they are made of, by name. References are names alone.
@@ -235,7 +236,7 @@ fn paths(kinds: &[Arc<Kind>], parameter: fn(&str, &str, &str) -> Value) -> Value
 }
 
 fn info() -> Value {
-    json!({"title": "Kubernetes", "version": "v1.33.0+beeline-lab"})
+    json!({"title": "Kubernetes", "version": "v1.36.0+beeline-lab"})
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::object::{self, ObjectKey};
 use crate::selector::Selector;
@@ -127,6 +128,32 @@ impl Store {
             self.tables.get(&kind.resource()).map(|table| table.objects.range((start, Bound::Unbounded)));
         let objects = objects.into_iter().flatten();
         objects.take_while(move |(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
+    }
+
+    /// Objects in key order as they were at a revision that the log still reaches.
+    pub fn list_at(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        after: Option<&ObjectKey>,
+        revision: u64,
+    ) -> Vec<(ObjectKey, Arc<Value>)> {
+        let mut then: BTreeMap<ObjectKey, Arc<Value>> =
+            self.list(kind, namespace, after).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let log = self.tables.get(&kind.resource()).map(|table| &table.log);
+        // From the newest change to the oldest: what was before the oldest is what was then.
+        for entry in log.into_iter().flatten().rev().take_while(|entry| entry.revision > revision) {
+            let key = ObjectKey::of(&entry.object);
+            let elsewhere = namespace.is_some_and(|namespace| key.namespace != namespace);
+            if elsewhere || after.is_some_and(|after| key <= *after) {
+                continue;
+            }
+            match &entry.before {
+                Some(before) => then.insert(key, before.clone()),
+                None => then.remove(&key),
+            };
+        }
+        then.into_iter().collect()
     }
 
     pub fn count(&self, kind: &Kind) -> usize {
@@ -289,6 +316,8 @@ pub struct Watch {
     bookmarks: bool,
     ready: VecDeque<WatchEvent>,
     changed: watch::Receiver<u64>,
+    bookmark_due: Instant,
+    bookmark_interval: Duration,
 }
 
 /// Where a watch starts.
@@ -321,6 +350,8 @@ impl Watch {
             bookmarks,
             ready: VecDeque::new(),
             changed,
+            bookmark_due: Instant::now() + BOOKMARK_INTERVAL,
+            bookmark_interval: BOOKMARK_INTERVAL,
         };
         match start {
             WatchStart::After(revision) => {
@@ -337,13 +368,18 @@ impl Watch {
     pub async fn next(&mut self) -> Result<WatchEvent, ApiError> {
         loop {
             if let Some(event) = self.try_next()? {
+                self.bookmark_due = Instant::now() + self.bookmark_interval;
                 return Ok(event);
             }
-            let change = tokio::time::timeout(BOOKMARK_INTERVAL, self.changed.changed()).await;
-            if change.is_err() && self.bookmarks {
+            // Changes that this watch does not show must not keep it silent for ever.
+            let change = tokio::time::timeout_at(self.bookmark_due, self.changed.changed()).await;
+            if change.is_err() {
+                self.bookmark_due = Instant::now() + self.bookmark_interval;
                 self.catch_up()?;
-                let bookmark = self.bookmark();
-                self.ready.push_back(bookmark);
+                if self.bookmarks && self.ready.is_empty() {
+                    let bookmark = self.bookmark();
+                    self.ready.push_back(bookmark);
+                }
             }
         }
     }
@@ -503,6 +539,48 @@ mod tests {
             drain(&mut watch(&shared, WatchStart::After(recent), "").unwrap()),
             ["ADDED p3", "ADDED p4"]
         );
+    }
+
+    #[test]
+    fn unit_the_past_is_listed_as_it_was() {
+        let mut store = Store::new(100);
+        for name in ["a", "b", "c"] {
+            store.put(&pods(), pod(name, "old"));
+        }
+        let then = store.revision();
+        store.put(&pods(), pod("a", "new"));
+        store.put(&pods(), pod("a", "newer"));
+        store.remove(&pods(), &ObjectKey::new("default", "b"));
+        store.put(&pods(), pod("d", "new"));
+        let shown = |after: Option<&ObjectKey>, revision| -> Vec<String> {
+            let listed = store.list_at(&pods(), Some("default"), after, revision);
+            listed
+                .iter()
+                .map(|(key, pod)| format!("{} {}", key.name, pod["metadata"]["labels"]["app"]))
+                .collect()
+        };
+        assert_eq!(shown(None, then), ["a \"old\"", "b \"old\"", "c \"old\""]);
+        assert_eq!(shown(Some(&ObjectKey::new("default", "a")), then), ["b \"old\"", "c \"old\""]);
+        assert_eq!(shown(None, store.revision()), ["a \"newer\"", "c \"old\"", "d \"new\""]);
+    }
+
+    #[tokio::test]
+    async fn unit_bookmarks_come_although_others_change_things() {
+        let shared = SharedStore::new(Store::new(1000));
+        let mut watch = watch(&shared, WatchStart::Next, "app=web").unwrap();
+        watch.bookmark_interval = Duration::from_millis(100);
+        watch.bookmark_due = Instant::now() + watch.bookmark_interval;
+        let busy = shared.clone();
+        let noise = tokio::spawn(async move {
+            for index in 0.. {
+                busy.lock().put(&pods(), pod(&format!("p{index}"), "db"));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let event =
+            tokio::time::timeout(Duration::from_secs(60), watch.next()).await.expect("a bookmark").unwrap();
+        assert_eq!(event.kind, EventKind::Bookmark);
+        noise.abort();
     }
 
     #[test]

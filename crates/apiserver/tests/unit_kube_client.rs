@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use beeline_apiserver::{ApiServer, Config};
+use beeline_apiserver::{ApiServer, Config, ListOptions, Moment};
 use futures::{StreamExt, TryStreamExt, pin_mut};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
@@ -424,6 +424,77 @@ async fn unit_a_kind_that_a_definition_brings_is_served_like_any_other() {
         assert!(Instant::now() < end, "the kind should be gone");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Names in a list.
+fn names(list: &Value) -> Vec<String> {
+    let items = list["items"].as_array().unwrap_or_else(|| panic!("not a list: {list}")).iter();
+    items.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn unit_pages_are_one_snapshot_and_old_ones_expire() {
+    let lab = lab().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(lab.client.clone());
+    for name in ["a", "b", "c", "d"] {
+        maps.create(&PostParams::default(), &map(name, "1")).await.unwrap();
+    }
+    let path = "/api/v1/namespaces/default/configmaps?labelSelector=";
+    let get = async |query: String| send(&lab, "GET", &format!("{path}{query}"), JSON, &Value::Null).await;
+    let (_, _, first) = get("&limit=2".to_owned()).await;
+    let page = |list: &Value| list["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+    let revision = first["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    maps.delete("c", &DeleteParams::default()).await.unwrap();
+    maps.create(&PostParams::default(), &map("b2", "1")).await.unwrap();
+    let mut shown = names(&first);
+    let (_, _, second) = get(format!("&limit=2&continue={}", page(&first))).await;
+    shown.extend(names(&second));
+    if !page(&second).is_empty() {
+        shown.extend(names(&get(format!("&limit=9&continue={}", page(&second))).await.2));
+    }
+    shown.retain(|name| name != "kube-root-ca.crt");
+    assert_eq!(shown, ["a", "b", "c", "d"], "what was deleted and made meanwhile is of another moment");
+    assert_eq!(second["metadata"]["resourceVersion"], revision.as_str());
+
+    let (_, _, exact) = get(format!("&resourceVersion={revision}&resourceVersionMatch=Exact")).await;
+    assert!(names(&exact).contains(&"c".to_owned()) && !names(&exact).contains(&"b2".to_owned()), "{exact}");
+    let (_, _, newer) = get(format!("&resourceVersion={revision}&resourceVersionMatch=NotOlderThan")).await;
+    assert!(names(&newer).contains(&"b2".to_owned()));
+    lab.server.api().compact();
+    for query in [
+        format!("&limit=2&continue={}", page(&first)),
+        format!("&resourceVersion={revision}&resourceVersionMatch=Exact"),
+    ] {
+        let (code, _, gone) = get(query).await;
+        assert_eq!((code, &gone["reason"]), (410, &json!("Expired")));
+    }
+    // Not over HTTP, because the client would wait and ask again, as it should.
+    let ahead = ListOptions { moment: Moment::NotOlderThan(u64::MAX), ..ListOptions::default() };
+    let ahead = lab.server.api().list("configmaps", None, &ahead).unwrap_err();
+    assert_eq!((ahead.code, ahead.details.causes[0].reason), (504, "ResourceVersionTooLarge"));
+    for (query, expected) in [
+        ("&resourceVersionMatch=Exact", 422),
+        ("&resourceVersion=5&resourceVersionMatch=Fuzzy", 422),
+        ("&resourceVersion=x", 400),
+        ("&watch=true&resourceVersionMatch=Exact&resourceVersion=5", 422),
+        ("&watch=true&labelSelector=a%20b", 400),
+        ("&sendInitialEvents=true", 422),
+    ] {
+        assert_eq!(get(query.to_owned()).await.0, expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn unit_a_watch_ends_in_time_with_a_bookmark() {
+    let lab = lab().await;
+    let path = "/api/v1/namespaces/default/configmaps?watch=true&timeoutSeconds=1&allowWatchBookmarks=true\
+                &fieldSelector=metadata.name%3Dnone";
+    let begun = Instant::now();
+    let (code, _, bookmark) = send(&lab, "GET", path, JSON, &Value::Null).await;
+    assert_eq!((code, &bookmark["type"]), (200, &json!("BOOKMARK")), "{bookmark}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    let revision = bookmark["object"]["metadata"]["resourceVersion"].as_str().unwrap();
+    assert_eq!(revision, lab.server.api().revision().to_string());
 }
 
 #[tokio::test]

@@ -190,7 +190,9 @@ impl Api {
         let changed = patch::apply(&current, language, change)?;
         check_patched_name(kind, key, &changed)?;
         let changed = self.with_checked_version(kind, &current, changed, change, language)?;
-        Ok((self.update_locked(&mut store, kind, subresource, changed, options)?, false))
+        let shown = changed.clone();
+        let stored = self.update_locked(&mut store, kind, subresource, changed, options);
+        Ok((stored.map_err(|error| as_error_of_patch(error, &shown))?, false))
     }
 
     /// A patch that names a resourceVersion is meant for that one only.
@@ -339,6 +341,17 @@ fn prune(kind: &Kind, object: Value, skip: bool) -> Result<(Value, Vec<String>),
     Ok((pruned, lost))
 }
 
+const STRICT: &str = "strict decoding error: ";
+
+/// What a patch makes of an object is not what the client sent: it is told as the patch's fault.
+fn as_error_of_patch(error: ApiError, patched: &Value) -> ApiError {
+    let Some(at) = error.message.find(STRICT).filter(|_| error.code == 400) else { return error };
+    let cause = Cause::invalid("patch", patched, &error.message[at..]);
+    let mut error = ApiError::new(422, "Invalid", format!(" \"\" is invalid: {cause}"));
+    error.details.causes = vec![cause];
+    error
+}
+
 fn check_unknown(kind: &Kind, unknown: Vec<String>, options: &WriteOptions) -> Result<(), ApiError> {
     let words = unknown.iter().map(|path| format!("unknown field {path:?}"));
     match options.unknown_fields {
@@ -347,7 +360,7 @@ fn check_unknown(kind: &Kind, unknown: Vec<String>, options: &WriteOptions) -> R
             let (version, kind_name) = (&kind.version, &kind.kind);
             let list = words.collect::<Vec<_>>().join(", ");
             return Err(ApiError::bad_request(format!(
-                "{kind_name} in version {version:?} cannot be handled as a {kind_name}: strict decoding error: {list}"
+                "{kind_name} in version {version:?} cannot be handled as a {kind_name}: {STRICT}{list}"
             )));
         }
         _ => {}

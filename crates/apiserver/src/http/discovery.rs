@@ -12,10 +12,10 @@ const OBJECT_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const PART_VERBS: &[&str] = &["get", "patch", "update"];
 
-/// Version of the protocol that this server speaks a part of.
+/// Version of the protocol that this server speaks a part of: that of the library of types.
 fn version() -> Value {
     json!({
-        "major": "1", "minor": "33", "gitVersion": "v1.33.0+beeline-lab", "gitCommit": "", "gitTreeState": "clean",
+        "major": "1", "minor": "36", "gitVersion": "v1.36.0+beeline-lab", "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
     })
 }
@@ -93,7 +93,8 @@ fn api_group(group: &str, versions: &[String]) -> Value {
 }
 
 fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
-    let found: Vec<Value> = of_version(kinds, group, version).flat_map(entries).chain(questions(group, version)).collect();
+    let found: Vec<Value> =
+        of_version(kinds, group, version).flat_map(entries).chain(questions(group, version)).collect();
     if found.is_empty() {
         return None;
     }

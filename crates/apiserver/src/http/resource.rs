@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::query::Query;
 use super::route::Target;
-use super::{Answer, body, ok, table, watch};
+use super::{Answer, body, moment, ok, table, watch};
 use crate::api::WriteOptions;
 use crate::api::{DeleteOptions, ListOptions, Page, Propagation, Subresource, UnknownFields, WatchOptions};
 use crate::object::{self, ObjectKey};
@@ -59,7 +59,7 @@ impl Request<'_> {
 
     fn collection(&self, method: &Method) -> Result<Answer, ApiError> {
         match *method {
-            Method::GET if self.query.truth("watch") => Ok(self.watch("")),
+            Method::GET if self.query.truth("watch") => self.watch(""),
             Method::GET => self.list(),
             Method::POST => self.create(),
             Method::DELETE => self.delete_collection(),
@@ -70,7 +70,7 @@ impl Request<'_> {
     fn object(&self, method: &Method, key: &ObjectKey) -> Result<Answer, ApiError> {
         let kind = &self.target.kind;
         match *method {
-            Method::GET if self.query.truth("watch") => Ok(self.watch(&key.name)),
+            Method::GET if self.query.truth("watch") => self.watch(&key.name),
             Method::GET => Ok(object_answer(self.api.get_of(kind, key)?)),
             Method::PUT => self.update(Subresource::None, key),
             Method::PATCH => self.patch(Subresource::None, key),
@@ -105,37 +105,41 @@ impl Request<'_> {
     }
 
     fn list(&self) -> Result<Answer, ApiError> {
-        let page =
-            self.api.list_of(&self.target.kind, self.target.namespace.as_deref(), &self.list_options())?;
+        let options = self.list_options()?;
+        let page = self.api.list_of(&self.target.kind, self.target.namespace.as_deref(), &options)?;
         Ok(Answer::Page(self.target.kind.clone(), page))
     }
 
-    fn list_options(&self) -> ListOptions {
-        ListOptions {
+    fn list_options(&self) -> Result<ListOptions, ApiError> {
+        Ok(ListOptions {
             labels: self.query.text("labelSelector").to_owned(),
             fields: self.query.text("fieldSelector").to_owned(),
             limit: self.query.number("limit").and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0),
             continue_token: self.query.text("continue").to_owned(),
-        }
+            moment: moment::of(self.query)?,
+        })
     }
 
-    fn watch(&self, name: &str) -> Answer {
+    fn watch(&self, name: &str) -> Result<Answer, ApiError> {
         let bookmarks = self.query.truth("allowWatchBookmarks");
         let watch = self.watch_options(name, bookmarks).and_then(|options| {
             self.api.watch_of(&self.target.kind, self.target.namespace.as_deref(), &options)
         });
-        Answer::Stream(match watch {
+        Ok(Answer::Stream(match watch {
             Ok(watch) => {
                 let include = table::Include::of(self.query).unwrap_or_default();
                 let table = table::is_wanted(self.headers).then(|| (self.target.kind.clone(), include));
                 watch::stream(watch, self.query.number("timeoutSeconds"), bookmarks, table)
             }
-            Err(error) => watch::refusal(&error),
-        })
+            // That history is gone is told in the stream, where clients look for it.
+            Err(error) if error.code == 410 => watch::refusal(&error),
+            Err(error) => return Err(error),
+        }))
     }
 
     fn watch_options(&self, name: &str, bookmarks: bool) -> Result<WatchOptions, ApiError> {
         let initial = self.query.truth("sendInitialEvents");
+        moment::check_watch(self.query)?;
         let after = match self.query.text("resourceVersion") {
             // "At least as new as" is always true of the only copy that there is.
             _ if initial => None,
@@ -202,7 +206,7 @@ impl Request<'_> {
     fn delete_collection(&self) -> Result<Answer, ApiError> {
         let (kind, namespace) = (&self.target.kind, self.target.namespace.as_deref());
         let items =
-            self.api.delete_collection(kind, namespace, &self.list_options(), &self.delete_options()?)?;
+            self.api.delete_collection(kind, namespace, &self.list_options()?, &self.delete_options()?)?;
         let page =
             Page { items, revision: self.api.revision(), continue_token: String::new(), remaining: None };
         Ok(Answer::Page(kind.clone(), page))

@@ -124,6 +124,10 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
                 *self.schema = json!({"type": "string"});
                 visitor.visit_newtype_struct(StrDeserializer::new(""))
             }
+            "RawExtension" | "FieldsV1" => {
+                *self.schema = json!({"type": "object"});
+                visitor.visit_newtype_struct(IntoDeserializer::<Error>::into_deserializer(()))
+            }
             _ => visitor.visit_newtype_struct(self),
         }
     }
@@ -171,7 +175,8 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
             *self.schema = json!({"x-kubernetes-int-or-string": true});
             return visitor.visit_str("");
         }
-        *self.schema = json!({});
+        // Clients read an empty schema as none.
+        *self.schema = json!({"description": "Anything."});
         if is::<V::Value>("OrBool") {
             return visitor.visit_bool(true);
         }

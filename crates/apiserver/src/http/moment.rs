@@ -1,0 +1,87 @@
+//! Which moment a list or watch is about: `resourceVersion` and `resourceVersionMatch`.
+
+use serde_json::json;
+
+use super::query::Query;
+use crate::api::Moment;
+use crate::{ApiError, Cause};
+
+/// The moment that a list asks for.
+pub(super) fn of(query: &Query) -> Result<Moment, ApiError> {
+    let (version, wanted) = (query.text("resourceVersion"), query.text("resourceVersionMatch"));
+    if !query.text("continue").is_empty() && !matches!(version, "" | "0") {
+        let message = "specifying resource version is not allowed when using continue";
+        return Err(ApiError::bad_request(message));
+    }
+    check_match(query, "list")?;
+    let revision = match version {
+        "" | "0" => return Ok(Moment::Newest),
+        text => parse(text)?,
+    };
+    let has_limit = query.number("limit").is_some_and(|limit| limit > 0);
+    // Without a word a page is exactly of that moment, a whole list at least of it.
+    Ok(if wanted == "Exact" || wanted.is_empty() && has_limit {
+        Moment::Exactly(revision)
+    } else {
+        Moment::NotOlderThan(revision)
+    })
+}
+
+/// Refuses a watch whose parameters contradict each other.
+pub(super) fn check_watch(query: &Query) -> Result<(), ApiError> {
+    let wanted = query.text("resourceVersionMatch");
+    if query.text("sendInitialEvents").is_empty() {
+        if !wanted.is_empty() {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            return Err(invalid(Cause::forbidden("resourceVersionMatch", why)));
+        }
+        return Ok(());
+    }
+    if wanted != "NotOlderThan" {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        return Err(invalid(Cause::forbidden("resourceVersionMatch", why)));
+    }
+    Ok(())
+}
+
+fn check_match(query: &Query, verb: &str) -> Result<(), ApiError> {
+    if !query.text("sendInitialEvents").is_empty() {
+        let why = format!("sendInitialEvents is forbidden for {verb}");
+        return Err(invalid(Cause::forbidden("sendInitialEvents", why)));
+    }
+    let (version, wanted) = (query.text("resourceVersion"), query.text("resourceVersionMatch"));
+    let forbid = |why: &str| Err(invalid(Cause::forbidden("resourceVersionMatch", why)));
+    match wanted {
+        "" => Ok(()),
+        _ if !query.text("continue").is_empty() => {
+            forbid("resourceVersionMatch is forbidden when continue is provided")
+        }
+        _ if version.is_empty() => {
+            forbid("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        }
+        "Exact" if version == "0" => {
+            forbid("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
+        }
+        "Exact" | "NotOlderThan" => Ok(()),
+        other => {
+            let known = ["Exact", "NotOlderThan", ""];
+            Err(invalid(Cause::unsupported("resourceVersionMatch", &json!(other), &known)))
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<u64, ApiError> {
+    text.parse().map_err(|_| {
+        let why = "strconv.ParseUint: parsing a resource version: invalid syntax";
+        ApiError::bad_request(format!("resourceVersion: Invalid value: {text:?}: {why}"))
+    })
+}
+
+fn invalid(cause: Cause) -> ApiError {
+    let mut error =
+        ApiError::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {cause}"));
+    error.details.group = "meta.k8s.io".to_owned();
+    error.details.kind = "ListOptions".to_owned();
+    error.details.causes = vec![cause];
+    error
+}
