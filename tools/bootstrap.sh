@@ -24,6 +24,7 @@ pure=${PURE:-0}
 . tools/lib/packages.sh
 . tools/lib/helm.sh
 . tools/lib/containerd.sh
+. tools/lib/etcd.sh
 
 main() {
     run_as_owner_of_tree "$@"
@@ -72,6 +73,7 @@ install_build_tools() {
     [ -z "$needs_ebpf" ] || build_bpf_linker
     [ "$chore" != test ] || install_helm_library
     [ "$chore" != test ] || [ -z "$needs_lab" ] || install_containerd
+    [ "$chore" != test ] || [ -z "$needs_lab" ] || install_etcd
     "$cargo" build --quiet --locked --release --package xtask
 }
 

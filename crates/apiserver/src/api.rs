@@ -15,10 +15,12 @@ use crate::allocate::Allocators;
 use crate::kinds::{Kind, Kinds};
 use crate::object::ObjectKey;
 use crate::patch::ManagerMemory;
+use crate::remote::Remote;
 use crate::selector::Selector;
 use crate::store::{SharedStore, Store, Watch, WatchStart};
 use crate::{ApiError, Cause, custom};
 
+pub(crate) use delete::Deleted;
 pub(crate) use write::{Subresource, UnknownFields, WriteOptions};
 
 /// Access to the objects. Cheap to clone; all clones see the same objects.
@@ -33,6 +35,8 @@ struct Shared {
     store: SharedStore,
     allocators: Mutex<Allocators>,
     managers: Mutex<ManagerMemory>,
+    /// The server that has the objects, if it is another one.
+    remote: Option<Remote>,
 }
 
 /// What a list is narrowed to.
@@ -137,7 +141,21 @@ impl Api {
     pub(crate) fn new(kinds: Kinds, store: SharedStore, allocators: Allocators) -> Self {
         let (allocators, managers) = (Mutex::new(allocators), Mutex::default());
         let kinds = RwLock::new(kinds);
-        Self { shared: Arc::new(Shared { kinds, store, allocators, managers }), skip_validation: false }
+        let shared = Shared { kinds, store, allocators, managers, remote: None };
+        Self { shared: Arc::new(shared), skip_validation: false }
+    }
+
+    /// The objects of another server: what is stored here is a mirror of them.
+    pub(crate) fn mirror(kinds: Kinds, store: SharedStore, remote: Remote) -> Self {
+        let (allocators, managers) = (Mutex::new(Allocators::new(&[])), Mutex::default());
+        let kinds = RwLock::new(kinds);
+        let shared = Shared { kinds, store, allocators, managers, remote: Some(remote) };
+        Self { shared: Arc::new(shared), skip_validation: false }
+    }
+
+    /// The server that has the objects, if it is another one.
+    pub(crate) fn remote(&self) -> Option<&Remote> {
+        self.shared.remote.as_ref()
     }
 
     /// The same objects, writable without validation: for tests that need objects which Kubernetes
@@ -155,6 +173,15 @@ impl Api {
     pub(crate) fn refresh_kinds(&self, store: &mut Store, definitions: &Arc<Kind>) {
         let next = custom::refresh(store, &self.kinds(), definitions);
         *self.shared.kinds.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    /// Takes over an object of the other server into the mirror.
+    pub(crate) fn take_over(&self, kind: &Arc<Kind>, value: Value) {
+        let mut store = self.lock();
+        store.take_over(kind, value);
+        if kind.is("customresourcedefinitions") {
+            self.refresh_kinds(&mut store, kind);
+        }
     }
 
     /// The kind called `word` (`pods`, `svc`, `deployments.apps`).

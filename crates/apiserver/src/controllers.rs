@@ -24,7 +24,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::object::ObjectKey;
-use crate::server::Config;
+use crate::server::{Config, Duty};
 use crate::store::{Watch, WatchEvent};
 use crate::{Api, ApiError, Kinds, WatchOptions};
 
@@ -68,17 +68,27 @@ pub(crate) struct Controllers {
 
 impl Controllers {
     pub fn new(api: &Api, config: &Config, ca_pem: &str) -> Self {
-        let controllers: Vec<Box<dyn Controller>> = vec![
+        let manager: Vec<Box<dyn Controller>> = vec![
             Box::new(namespace::NamespaceController::new(ca_pem)),
             Box::new(node::NodeController::new(&config.pod_cidrs)),
             Box::new(deployment::DeploymentController),
             Box::new(replica_set::ReplicaSetController),
             Box::new(daemon_set::DaemonSetController),
-            Box::new(scheduler::Scheduler),
             Box::new(endpoint_slice::EndpointSliceController),
-            Box::new(custom_kind::CustomKindController),
             Box::new(garbage::GarbageCollector),
         ];
+        let scheduler: Vec<Box<dyn Controller>> = vec![Box::new(scheduler::Scheduler)];
+        let custom_kinds: Vec<Box<dyn Controller>> = vec![Box::new(custom_kind::CustomKindController)];
+        let parts = [
+            (Duty::ControllerManager, manager),
+            (Duty::Scheduler, scheduler),
+            (Duty::CustomKinds, custom_kinds),
+        ];
+        let controllers: Vec<Box<dyn Controller>> = parts
+            .into_iter()
+            .filter(|(duty, _)| config.duties.contains(duty))
+            .flat_map(|(_, part)| part)
+            .collect();
         let kinds: BTreeSet<&'static str> =
             controllers.iter().flat_map(|one| one.watches()).copied().collect();
         let watches =

@@ -1,5 +1,6 @@
 //! The server as a whole: objects, controllers and listeners.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,8 +30,34 @@ pub struct Config {
     pub control_plane_port: Option<u16>,
     /// The bearer token that every client shows; none makes a random one.
     pub token: Option<String>,
+    /// What is done for the cluster beside serving objects.
+    pub duties: BTreeSet<Duty>,
+    /// The certificate; none makes one.
+    pub certificate: Option<Certificate>,
     /// Changes remembered per kind; a watch further behind gets 410.
     pub log_max: usize,
+}
+
+/// Something that is done for a cluster beside answering requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Duty {
+    /// What kube-controller-manager does, as far as networking can tell.
+    ControllerManager,
+    /// What kube-scheduler does.
+    Scheduler,
+    /// Objects of custom kinds that go: kube-apiserver does that itself.
+    CustomKinds,
+}
+
+/// A server's certificate and who signed it, as PEM.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate authority.
+    pub ca_pem: String,
+    /// The certificate.
+    pub certificate_pem: String,
+    /// Its key.
+    pub key_pem: String,
 }
 
 impl Default for Config {
@@ -43,6 +70,8 @@ impl Default for Config {
             control_plane_addresses: Vec::new(),
             control_plane_port: None,
             token: None,
+            duties: [Duty::ControllerManager, Duty::Scheduler, Duty::CustomKinds].into(),
+            certificate: None,
             log_max: 32_768,
         }
     }
@@ -107,8 +136,12 @@ impl ApiServer {
     /// Starts the server and its controllers on the current tokio runtime. It serves nobody until
     /// [`ApiServer::serve`] gives it a listener.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let tls = tls::generate(&config.control_plane_addresses)
-            .map_err(|error| StartError::Certificate(error.to_string()))?;
+        let certificate = match &config.certificate {
+            Some(given) => given.clone(),
+            None => tls::generate(&config.control_plane_addresses)
+                .map_err(|error| StartError::Certificate(error.to_string()))?,
+        };
+        let tls = tls::server(&certificate).map_err(|error| StartError::Certificate(error.to_string()))?;
         let store = SharedStore::new(Store::new(config.log_max));
         let api = Api::new(Kinds::built_in(), store, Allocators::new(&config.service_cidrs));
         controllers::bootstrap(&api, &config)?;
@@ -116,10 +149,10 @@ impl ApiServer {
         let signer = Signer::generate().map_err(StartError::Signer)?;
         let door = Authenticator::new(api.clone(), token.clone(), signer);
         let service = Arc::new(Service::new(api.clone(), door));
-        let controllers = tokio::spawn(Controllers::new(&api, &config, &tls.ca_pem).run());
+        let controllers = tokio::spawn(Controllers::new(&api, &config, &certificate.ca_pem).run());
         let tasks = Mutex::new(vec![controllers.abort_handle()]);
-        let acceptor = TlsAcceptor::from(tls.server);
-        Ok(Self { api, service, acceptor, ca_pem: tls.ca_pem, token, tasks })
+        let acceptor = TlsAcceptor::from(tls);
+        Ok(Self { api, service, acceptor, ca_pem: certificate.ca_pem, token, tasks })
     }
 
     /// Serves a listener, which may come from another network namespace. May be called any number of
@@ -168,6 +201,6 @@ impl Drop for ApiServer {
     }
 }
 
-fn random_token() -> String {
+pub(crate) fn random_token() -> String {
     format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
 }

@@ -172,8 +172,14 @@ impl Store {
 
     /// Stores the object under its own key with a new revision.
     pub fn put(&mut self, kind: &Arc<Kind>, mut value: Value) -> Arc<Value> {
+        let revision = self.revision + 1;
+        object::metadata(&mut value).insert("resourceVersion".to_owned(), json!(revision.to_string()));
+        self.keep(kind, value)
+    }
+
+    /// Stores the object as it is; the store's own revision counts on.
+    fn keep(&mut self, kind: &Arc<Kind>, value: Value) -> Arc<Value> {
         self.revision += 1;
-        object::metadata(&mut value).insert("resourceVersion".to_owned(), json!(self.revision.to_string()));
         let key = ObjectKey::of(&value);
         let value = Arc::new(value);
         let before = self.table(kind).objects.insert(key.clone(), value.clone());
@@ -200,6 +206,39 @@ impl Store {
             LogEntry { revision: self.revision, before: Some(before), object: last.clone(), deleted: true };
         self.record(kind, entry);
         Some(last)
+    }
+
+    /// Takes over an object of another server, unless a newer one of it is here.
+    pub fn take_over(&mut self, kind: &Arc<Kind>, value: Value) {
+        let known = self.get(kind, &ObjectKey::of(&value));
+        let newer = known.is_some_and(|known| {
+            let same = object::uid(known) == object::uid(&value);
+            same && object::resource_version(known) >= object::resource_version(&value)
+        });
+        if !newer {
+            self.keep(kind, value);
+        }
+    }
+
+    /// Another server has this object no more.
+    pub fn let_go(&mut self, kind: &Arc<Kind>, value: &Value) {
+        let key = ObjectKey::of(value);
+        if self.get(kind, &key).is_some_and(|known| object::uid(known) == object::uid(value)) {
+            self.remove(kind, &key);
+        }
+    }
+
+    /// Another server has these objects of a kind and no others.
+    pub fn keep_only(&mut self, kind: &Arc<Kind>, keys: &BTreeSet<ObjectKey>) {
+        let gone: Vec<ObjectKey> = self
+            .list(kind, None, None)
+            .map(|(key, _)| key)
+            .filter(|key| !keys.contains(key))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.remove(kind, &key);
+        }
     }
 
     /// Forgets the history, as a compaction of etcd does: watches from older revisions get 410.

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa};
 use rcgen::{KeyPair, KeyUsagePurpose, SanType};
 use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::server::Certificate;
 
 /// Names under which pods and programs on the host know the server.
 const NAMES: &[&str] = &[
@@ -22,28 +25,32 @@ const NAMES: &[&str] = &[
 pub(crate) enum TlsError {
     #[error("making the certificate failed: {0}")]
     Certificate(#[from] rcgen::Error),
+    #[error("the certificate or its key cannot be read: {0}")]
+    Pem(#[from] rustls::pki_types::pem::Error),
     #[error("the TLS library refused the certificate: {0}")]
     Rustls(#[from] rustls::Error),
 }
 
-/// What the listeners and the kubeconfig need.
-pub(crate) struct Tls {
-    pub ca_pem: String,
-    pub server: Arc<ServerConfig>,
-}
-
-pub(crate) fn generate(addresses: &[IpAddr]) -> Result<Tls, TlsError> {
+/// A certificate for these addresses and the usual names, and who signed it.
+pub(crate) fn generate(addresses: &[IpAddr]) -> Result<Certificate, TlsError> {
     let ca = CertifiedIssuer::self_signed(ca_params(), KeyPair::generate()?)?;
     let key = KeyPair::generate()?;
     let certificate = server_params(addresses)?.signed_by(&key, &ca)?;
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    Ok(Certificate { ca_pem: ca.pem(), certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+}
+
+/// What the listeners need.
+pub(crate) fn server(certificate: &Certificate) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(certificate.certificate_pem.as_bytes());
+    let chain = chain.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(certificate.key_pem.as_bytes())?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)?;
+        .with_single_cert(chain, key)?;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Tls { ca_pem: ca.pem(), server: Arc::new(server) })
+    Ok(Arc::new(server))
 }
 
 fn ca_params() -> CertificateParams {

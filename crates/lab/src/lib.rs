@@ -28,6 +28,7 @@ pub mod record;
 mod round_trip;
 mod show;
 mod spawn;
+mod standalone;
 mod topology;
 mod up;
 pub mod verbs;

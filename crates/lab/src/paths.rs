@@ -80,6 +80,11 @@ impl LabPaths {
         self.root.join("kubeconfig")
     }
 
+    /// What a control plane of processes needs, its data and its logs.
+    pub fn control_plane(&self) -> PathBuf {
+        self.root.join("control-plane")
+    }
+
     /// Network namespaces that belong to no node and no pod.
     pub fn netns(&self, name: &str) -> PathBuf {
         self.root.join("netns").join(name)

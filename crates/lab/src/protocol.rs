@@ -103,6 +103,9 @@ pub struct Status {
     /// The cluster's DNS.
     #[serde(default)]
     pub dns: DnsStatus,
+    /// Programs of the control plane that do not run, and why.
+    #[serde(default)]
+    pub control_plane: Vec<String>,
 }
 
 /// State of the cluster's DNS.

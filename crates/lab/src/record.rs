@@ -29,6 +29,9 @@ pub struct Shape {
     pub values: String,
     /// `--image NAME=PROGRAM`.
     pub images: BTreeMap<String, PathBuf>,
+    /// The folder of a control plane's programs; none for the embedded API.
+    #[serde(default)]
+    pub assets: Option<PathBuf>,
 }
 
 impl Shape {
@@ -54,6 +57,13 @@ impl Shape {
         }
         if self.images != other.images {
             differences.push(format!("it knows the images {:?}, not {:?}", self.images, other.images));
+        }
+        if self.assets != other.assets {
+            let named = |assets: &Option<PathBuf>| match assets {
+                Some(path) => format!("the programs of {}", path.display()),
+                None => "the embedded API".to_owned(),
+            };
+            differences.push(format!("it runs {}, not {}", named(&self.assets), named(&other.assets)));
         }
         differences
     }

@@ -75,7 +75,8 @@ fn problems(status: &Status) -> Option<String> {
     let of_pods = of_pods.map(|pod| format!("pod {}/{}: {}", pod.namespace, pod.name, pod.reason));
     let of_dns = Some(&status.dns.problem).filter(|problem| !problem.is_empty());
     let of_dns = of_dns.map(|problem| format!("cluster DNS: {problem}"));
-    let all: Vec<String> = of_nodes.chain(of_pods).chain(of_dns).collect();
+    let of_control_plane = status.control_plane.iter().map(|problem| format!("control plane: {problem}"));
+    let all: Vec<String> = of_nodes.chain(of_pods).chain(of_dns).chain(of_control_plane).collect();
     (!all.is_empty()).then(|| format!("Not as it should be:\n  {}", all.join("\n  ")))
 }
 

@@ -14,7 +14,7 @@ use beeline_values::Settings;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::address::{API_PORT, CONTROL_PLANE, NODES_MAX};
-use crate::daemon::last_lines;
+use crate::daemon::{self, last_lines};
 use crate::down;
 use crate::manifests;
 use crate::paths::{LabName, LabPaths};
@@ -57,7 +57,7 @@ pub fn up(name: &LabName, request: &Request) -> Result<()> {
     let values = values(&request.set)?;
     let images = request.images.iter().map(|text| image(text)).collect::<Result<_>>()?;
     let behind_router = behind_router(request)?;
-    let shape = Shape { nodes: request.nodes, behind_router, values, images };
+    let shape = Shape { nodes: request.nodes, behind_router, values, images, assets: assets()? };
     let manifests = manifests::load(&request.filename)?;
     Programs::find()?;
     let claim = claim::new(name, &shape)?;
@@ -73,6 +73,17 @@ pub fn up(name: &LabName, request: &Request) -> Result<()> {
     apply(name, manifests)?;
     say_what_next(name);
     Ok(())
+}
+
+/// The folder of a control plane's programs, by the convention of controller
+/// tests.
+fn assets() -> Result<Option<PathBuf>> {
+    let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()) else {
+        return Ok(None);
+    };
+    let folder = std::path::absolute(folder).context("the current folder is unknown")?;
+    daemon::check_assets(&folder)?;
+    Ok(Some(folder))
 }
 
 /// The nodes behind the router; each must be one of the lab's.

@@ -18,7 +18,7 @@ use crate::paths::{LabName, LabPaths};
 use crate::protocol::{Call, Line, MachineAction, ask};
 use crate::record::{LabRecord, Shape};
 use crate::up::Request;
-use crate::{DEFAULT_NAME, daemon, down, echo, link, manifests, round_trip, show, up};
+use crate::{DEFAULT_NAME, daemon, down, echo, link, manifests, round_trip, show, standalone, up};
 
 /// What a verb that runs a command returns when it is not the command that
 /// failed; as container runtimes have it.
@@ -141,6 +141,13 @@ enum Verb {
         #[arg(long = "port")]
         ports: Vec<EchoPort>,
     },
+    /// The embedded API as a process of its own, under kube-apiserver's flags
+    #[command(hide = true)]
+    KubeApiserver {
+        /// Flags, as kube-apiserver takes them
+        #[arg(last = true)]
+        flags: Vec<String>,
+    },
     /// Measure round trips from where it runs (a pod, the client)
     #[command(hide = true)]
     RoundTrip(round_trip::Question),
@@ -204,6 +211,7 @@ impl Arguments {
             Verb::Down => take_down(name),
             Verb::Daemon { timeout } => run_daemon(name, Duration::from_secs(timeout)),
             Verb::Echo { ports } => echo::run(&ports),
+            Verb::KubeApiserver { flags } => standalone::run(&flags),
             Verb::RoundTrip(question) => round_trip::run(&question),
         }
     }

@@ -24,6 +24,9 @@ impl Api {
         key: &ObjectKey,
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
+        if let Some(remote) = self.remote() {
+            return remote.delete(self, kind, key, options);
+        }
         let mut store = self.lock();
         let current = store.get(kind, key).map(|object| kind.present(object));
         let current = current.ok_or_else(|| ApiError::not_found(kind, &key.name))?;
@@ -69,6 +72,12 @@ impl Api {
 
     /// Removes an object that only waits for this, whatever its grace period says.
     pub(crate) fn remove_of(&self, kind: &Arc<Kind>, key: &ObjectKey) {
+        if self.remote().is_some() {
+            let at_once = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
+            // Whoever wants it gone tries again.
+            let _ = self.delete_of(kind, key, &at_once);
+            return;
+        }
         let store: &mut Store = &mut self.lock();
         self.remove_locked(store, kind, key);
     }

@@ -53,6 +53,9 @@ impl Api {
         object: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Value>, ApiError> {
+        if let Some(remote) = self.remote() {
+            return remote.create(self, kind, object);
+        }
         let mut store = self.lock();
         self.create_locked(&mut store, kind, object, options)
     }
@@ -122,6 +125,9 @@ impl Api {
         object: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Value>, ApiError> {
+        if let Some(remote) = self.remote() {
+            return remote.update(self, kind, subresource, object);
+        }
         let mut store = self.lock();
         self.update_locked(&mut store, kind, subresource, object, options)
     }
@@ -182,6 +188,9 @@ impl Api {
         change: &Value,
         options: &WriteOptions,
     ) -> Result<(Arc<Value>, bool), ApiError> {
+        if let Some(remote) = self.remote() {
+            return remote.patch(self, kind, subresource, key, language, change);
+        }
         let mut store = self.lock();
         if let PatchKind::Apply { manager } = language {
             return self.server_side_apply(&mut store, kind, subresource, key, manager, change, options);

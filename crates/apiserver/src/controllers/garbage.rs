@@ -70,7 +70,7 @@ impl Controller for GarbageCollector {
         if object::is_deleting(&object) {
             return let_go(api, &kind, &object);
         }
-        if !object::owners(&object).is_empty() && owners_are_gone(api, &object) {
+        if !object::owners(&object).is_empty() && owners_are_gone(api, &object)? {
             return delete(api, &kind, &object);
         }
         Ok(())
@@ -99,9 +99,26 @@ fn remove_stranded(api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn owners_are_gone(api: &Api, object: &Value) -> bool {
+fn owners_are_gone(api: &Api, object: &Value) -> Result<bool, ApiError> {
     let store = api.lock();
-    object::owners(object).iter().all(|owner| store.by_uid(text(owner, "/uid")).is_none())
+    let known = object::owners(object).iter().any(|owner| store.by_uid(text(owner, "/uid")).is_some());
+    drop(store);
+    if known {
+        return Ok(false);
+    }
+    let Some(remote) = api.remote() else { return Ok(true) };
+    // A mirror may hear of an object before its owner: the other server knows.
+    for owner in object::owners(object) {
+        let kind = api.kinds().by_type(text(owner, "/apiVersion"), text(owner, "/kind")).cloned();
+        let Some(kind) = kind else { return Ok(false) };
+        let namespace = if kind.namespaced { object::namespace(object) } else { "" };
+        match remote.get(&kind, &ObjectKey::new(namespace, text(owner, "/name"))) {
+            Ok(found) if object::uid(&found) == text(owner, "/uid") => return Ok(false),
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(true)
 }
 
 fn delete(api: &Api, kind: &Arc<Kind>, object: &Value) -> Result<(), ApiError> {

@@ -161,6 +161,9 @@ impl Api {
                 return Err(ApiError::conflict(&kind, &key.name, &why));
             }
         }
+        if let Some(remote) = self.remote() {
+            return remote.bind(self, &kind, key, node);
+        }
         let mut next = Value::clone(&pod);
         object::child(&mut next, "spec").insert("nodeName".to_owned(), json!(node));
         let condition =

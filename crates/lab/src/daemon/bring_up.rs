@@ -1,16 +1,15 @@
 //! From nothing to nodes that are Ready.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use beeline_apiserver::{ApiServer, Config};
 use futures::future::try_join_all;
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 
+use super::control_plane::ControlPlane;
 use super::dns::ClusterDns;
 use super::kubelet::Kubelet;
 use super::{Lab, machines, nodes};
@@ -19,7 +18,7 @@ use crate::link::Link;
 use crate::paths::{LabName, LabPaths};
 use crate::process::ProcessId;
 use crate::programs::Programs;
-use crate::record::{LabRecord, PlaceRecord, Shape, write_whole};
+use crate::record::{LabRecord, PlaceRecord, Shape};
 use crate::{cgroup, topology};
 
 /// Builds a lab; its folder and its daemon's cgroup exist already.
@@ -40,8 +39,8 @@ pub async fn bring_up(
     let nodes = if shape.nodes == 1 { "1 node".to_owned() } else { format!("{} nodes", shape.nodes) };
     progress(&format!("{nodes}, a router, a client and their switch ({})", elapsed(begin)));
 
-    let (api, client) = start_api(&record, listener, &paths).await?;
-    progress(&format!("Kubernetes API on 127.0.0.1:{} ({})", record.api_port, elapsed(begin)));
+    let (api, client) = ControlPlane::start(&record, listener, &paths).await?;
+    progress(&format!("{} on 127.0.0.1:{} ({})", api.describe(), record.api_port, elapsed(begin)));
     let dns = ClusterDns::start(client.clone(), record.others["control-plane"].netns.clone());
     let (registered, ()) = tokio::join!(register_nodes(&client, &paths, &plan), dns.publish());
     registered?;
@@ -116,35 +115,4 @@ fn first_link(shape: &Shape, number: u32) -> (String, Link) {
     let name = address::node_name(number);
     let side = if shape.behind_router.contains(&name) { Side::BehindRouter } else { Side::Direct };
     (name, Link::on(side))
-}
-
-/// Starts the API: on this machine's loopback, on the loopback of the client
-/// and the router (same port, so that one kubeconfig works everywhere) and on
-/// the control plane's own addresses. The nodes' loopbacks come with them.
-async fn start_api(
-    record: &LabRecord,
-    listener: TcpListener,
-    paths: &LabPaths,
-) -> Result<(ApiServer, Client)> {
-    let service_cidrs = [address::SERVICE_CIDR_IPV4, address::SERVICE_CIDR_IPV6].map(str::parse);
-    let config = Config {
-        service_cidrs: service_cidrs.into_iter().collect::<Result<_, _>>()?,
-        control_plane_addresses: CONTROL_PLANE.addresses().to_vec(),
-        control_plane_port: Some(address::API_PORT),
-        ..Config::default()
-    };
-    let api = ApiServer::start(config)?;
-    api.serve(listener)?;
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    for host in ["client", "router"].map(|name| &record.others[name]) {
-        api.serve(topology::listen(&host.netns, loopback, record.api_port)?)?;
-    }
-    for ip in CONTROL_PLANE.addresses() {
-        api.serve(topology::listen(&record.others["control-plane"].netns, ip, address::API_PORT)?)?;
-    }
-    let kubeconfig = api.kubeconfig(&format!("https://127.0.0.1:{}", record.api_port));
-    write_whole(&paths.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
-    let kubeconfig = Kubeconfig::from_yaml(&kubeconfig).context("the API's kubeconfig is damaged")?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok((api, Client::try_from(config).context("cannot make a client of the API")?))
 }

@@ -8,7 +8,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use beeline_apiserver::ServeHandle;
 use beeline_kernel::bpffs;
 use beeline_kernel::netns::NetNs;
 use futures::future::try_join_all;
@@ -16,6 +15,7 @@ use kube::api::Api;
 use tokio::task::AbortHandle;
 
 use super::agents::{Agent, AgentConfig};
+use super::control_plane::Front;
 use super::kubelet::{self, Kubelet, KubeletNode};
 use super::lifecycle;
 use super::plugin::Plugin;
@@ -45,7 +45,7 @@ pub struct Machines {
 struct Power {
     agent: Arc<Agent>,
     kubelet: Arc<Kubelet>,
-    api: ServeHandle,
+    api: Front,
     tasks: Vec<AbortHandle>,
 }
 

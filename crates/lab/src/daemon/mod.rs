@@ -4,6 +4,7 @@
 pub mod agents;
 mod bring_up;
 mod container;
+mod control_plane;
 mod dns;
 mod endpoints;
 mod kubelet;
@@ -24,7 +25,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use beeline_apiserver::ApiServer;
 use kube::Client;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -34,16 +34,18 @@ use crate::programs::Programs;
 use crate::protocol::Line;
 use crate::record::{LabRecord, Shape};
 use agents::Agent;
+use control_plane::ControlPlane;
 use dns::ClusterDns;
 use machines::Machines;
 
 pub use container::last_lines;
+pub use control_plane::check_assets;
 
 /// The running lab.
 pub struct Lab {
     name: LabName,
     paths: LabPaths,
-    api: ApiServer,
+    api: ControlPlane,
     client: Client,
     programs: Programs,
     dns: Arc<ClusterDns>,

@@ -40,6 +40,7 @@ pub async fn status(lab: &Lab) -> Result<Status> {
         nodes,
         pods: pods.items.iter().map(pod).collect(),
         dns: lab.dns.status(),
+        control_plane: lab.api.problems(),
         services: services.items.iter().map(|object| service(object, &slices.items)).collect(),
     })
 }

@@ -1,0 +1,100 @@
+//! One watch per kind keeps the mirror.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::watcher::{self, Event};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::object::ObjectKey;
+use crate::{Api, Kind, Kinds};
+
+/// The pause after a watch that broke.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How many kinds have been listed once.
+pub(super) struct Listed(watch::Sender<usize>);
+
+impl Default for Listed {
+    fn default() -> Self {
+        Self(watch::Sender::new(0))
+    }
+}
+
+impl Listed {
+    /// Waits for so many.
+    pub(super) async fn all(&self, count: usize) {
+        // The sender lives as long as this.
+        let _ = self.0.subscribe().wait_for(|listed| *listed >= count).await;
+    }
+}
+
+/// Keeps the mirror for as long as it is polled.
+pub(super) async fn run(api: &Api, client: &Client, listed: &Listed) {
+    let built_in = Kinds::built_in();
+    let kinds: Vec<&Arc<Kind>> = built_in.iter().collect();
+    join_all(kinds.iter().map(|kind| follow(api, client, kind, listed))).await;
+}
+
+async fn follow(api: &Api, client: &Client, kind: &Arc<Kind>, listed: &Listed) {
+    let resource = resource(kind);
+    let objects = kube::Api::<DynamicObject>::all_with(client.clone(), &resource);
+    let mut events = watcher::watcher(objects, watcher::Config::default()).boxed();
+    let (mut seen, mut first) = (BTreeSet::new(), true);
+    loop {
+        match events.try_next().await {
+            Ok(Some(Event::Init)) => seen.clear(),
+            Ok(Some(Event::InitApply(object))) => {
+                seen.insert(ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any()));
+                api.take_over(kind, whole(kind, &object));
+            }
+            Ok(Some(Event::InitDone)) => {
+                api.lock().keep_only(kind, &std::mem::take(&mut seen));
+                listed.0.send_modify(|count| *count += usize::from(std::mem::take(&mut first)));
+            }
+            Ok(Some(Event::Apply(object))) => api.take_over(kind, whole(kind, &object)),
+            Ok(Some(Event::Delete(object))) => api.lock().let_go(kind, &whole(kind, &object)),
+            Ok(None) => return,
+            Err(error) => {
+                // A kind that the other server does not have is empty here.
+                if first && not_served(&error) {
+                    listed.0.send_modify(|count| *count += 1);
+                    return;
+                }
+                tracing::debug!(kind = kind.resource(), %error, "a watch broke and begins anew");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn not_served(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) = error else {
+        return false;
+    };
+    matches!(cause, kube::Error::Api(status) if matches!(status.code, 404 | 405))
+}
+
+fn resource(kind: &Kind) -> ApiResource {
+    ApiResource {
+        group: kind.group.to_string(),
+        version: kind.version.to_string(),
+        api_version: kind.api_version(),
+        kind: kind.kind.to_string(),
+        plural: kind.plural.to_string(),
+    }
+}
+
+/// Objects of lists do not say what they are.
+fn whole(kind: &Kind, object: &DynamicObject) -> Value {
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    value["apiVersion"] = json!(kind.api_version());
+    value["kind"] = json!(kind.kind);
+    value
+}

@@ -1,0 +1,272 @@
+//! Requests to the other server.
+
+use std::sync::Arc;
+
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use crate::api::{DeleteOptions, Deleted, PatchKind, Propagation, Subresource};
+use crate::object::{self, ObjectKey, text};
+use crate::{Api, ApiError, Cause, Kind};
+
+/// The other server.
+pub(crate) struct Remote {
+    client: Client,
+}
+
+/// One request.
+struct Call<'a> {
+    method: Method,
+    path: String,
+    content_type: &'static str,
+    body: &'a Value,
+}
+
+impl Remote {
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The object as the server has it now.
+    pub fn get(&self, kind: &Kind, key: &ObjectKey) -> Result<Value, ApiError> {
+        let path = path(kind, &key.namespace, &key.name, "");
+        let call = Call { method: Method::GET, path, content_type: JSON, body: &Value::Null };
+        self.send(kind, call).map(|(_, found)| found)
+    }
+
+    pub fn create(&self, api: &Api, kind: &Arc<Kind>, mut body: Value) -> Result<Arc<Value>, ApiError> {
+        complete(kind, &mut body);
+        let path = path(kind, object::namespace(&body), "", "");
+        let (_, created) =
+            self.send(kind, Call { method: Method::POST, path, content_type: JSON, body: &body })?;
+        Ok(take_over(api, kind, created))
+    }
+
+    pub fn update(
+        &self,
+        api: &Api,
+        kind: &Arc<Kind>,
+        subresource: Subresource,
+        mut body: Value,
+    ) -> Result<Arc<Value>, ApiError> {
+        complete(kind, &mut body);
+        let key = ObjectKey::of(&body);
+        let path = path(kind, &key.namespace, &key.name, below(subresource));
+        let (_, updated) =
+            self.send(kind, Call { method: Method::PUT, path, content_type: JSON, body: &body })?;
+        Ok(take_over(api, kind, updated))
+    }
+
+    /// `true` beside the object means that it was created.
+    pub fn patch(
+        &self,
+        api: &Api,
+        kind: &Arc<Kind>,
+        subresource: Subresource,
+        key: &ObjectKey,
+        language: &PatchKind,
+        change: &Value,
+    ) -> Result<(Arc<Value>, bool), ApiError> {
+        let mut path = path(kind, &key.namespace, &key.name, below(subresource));
+        let content_type = match language {
+            PatchKind::Merge => "application/merge-patch+json",
+            PatchKind::Json => "application/json-patch+json",
+            PatchKind::Strategic => "application/strategic-merge-patch+json",
+            PatchKind::Apply { manager } => {
+                path.push_str(&format!("?fieldManager={manager}&force=true"));
+                "application/apply-patch+yaml"
+            }
+        };
+        let (code, patched) =
+            self.send(kind, Call { method: Method::PATCH, path, content_type, body: change })?;
+        Ok((take_over(api, kind, patched), code == StatusCode::CREATED))
+    }
+
+    pub fn delete(
+        &self,
+        api: &Api,
+        kind: &Arc<Kind>,
+        key: &ObjectKey,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, ApiError> {
+        let path = path(kind, &key.namespace, &key.name, "");
+        let body = delete_options(options);
+        let (_, last) =
+            self.send(kind, Call { method: Method::DELETE, path, content_type: JSON, body: &body })?;
+        let before = api.lock().get(kind, key).cloned();
+        if last["kind"] == "Status" {
+            let object = before.unwrap_or_default();
+            api.lock().let_go(kind, &object);
+            return Ok(Deleted { object, gone: true });
+        }
+        let held = !object::strings(&last, "/metadata/finalizers").is_empty();
+        let grace = object::number(&last, "/metadata/deletionGracePeriodSeconds").unwrap_or(0);
+        let gone = !held && grace == 0 && !kind.is("namespaces");
+        if gone {
+            api.lock().let_go(kind, &last);
+            return Ok(Deleted { object: Arc::new(last), gone });
+        }
+        Ok(Deleted { object: take_over(api, kind, last), gone })
+    }
+
+    /// Puts a pod on a node. The answer does not hold the pod, so it is read: the next pod is placed
+    /// beside this one.
+    pub fn bind(&self, api: &Api, kind: &Arc<Kind>, key: &ObjectKey, node: &str) -> Result<(), ApiError> {
+        let body = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": key.name, "namespace": key.namespace},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        let path = path(kind, &key.namespace, &key.name, "binding");
+        self.send(kind, Call { method: Method::POST, path, content_type: JSON, body: &body })?;
+        api.take_over(kind, self.get(kind, key)?);
+        Ok(())
+    }
+
+    /// Sends and waits.
+    fn send(&self, kind: &Kind, call: Call<'_>) -> Result<(StatusCode, Value), ApiError> {
+        let answered =
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(self.exchange(&call)));
+        let (code, answer) = answered.map_err(|error| {
+            let message = format!("the API server does not answer {} {}: {error}", call.method, call.path);
+            ApiError::new(503, "ServiceUnavailable", message)
+        })?;
+        if code.is_success() { Ok((code, answer)) } else { Err(refusal(kind, code, &answer)) }
+    }
+
+    async fn exchange(
+        &self,
+        call: &Call<'_>,
+    ) -> Result<(StatusCode, Value), Box<dyn std::error::Error + Send + Sync>> {
+        let body = if call.body.is_null() { Vec::new() } else { serde_json::to_vec(call.body)? };
+        let request = Request::builder()
+            .method(&call.method)
+            .uri(&call.path)
+            .header(http::header::CONTENT_TYPE, call.content_type)
+            .header(http::header::ACCEPT, JSON)
+            .body(Body::from(body))?;
+        let response = self.client.send(request).await?;
+        let code = response.status();
+        let bytes = response.into_body().collect().await?.to_bytes();
+        Ok((code, serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+}
+
+const JSON: &str = "application/json";
+
+/// Enters an answer into the mirror.
+fn take_over(api: &Api, kind: &Arc<Kind>, value: Value) -> Arc<Value> {
+    api.take_over(kind, value.clone());
+    let known = api.lock().get(kind, &ObjectKey::of(&value)).cloned();
+    // What is older than the mirror's is still the answer.
+    known.unwrap_or_else(|| Arc::new(value))
+}
+
+fn complete(kind: &Kind, body: &mut Value) {
+    body["apiVersion"] = json!(kind.api_version());
+    body["kind"] = json!(kind.kind);
+}
+
+fn below(subresource: Subresource) -> &'static str {
+    match subresource {
+        Subresource::None | Subresource::Internal => "",
+        Subresource::Status => "status",
+        Subresource::Finalize => "finalize",
+    }
+}
+
+fn path(kind: &Kind, namespace: &str, name: &str, below: &str) -> String {
+    let root = match kind.group.as_ref() {
+        "" => format!("/api/{}", kind.version),
+        group => format!("/apis/{group}/{}", kind.version),
+    };
+    let namespace = if kind.namespaced { format!("/namespaces/{namespace}") } else { String::new() };
+    let tail = [name, below].into_iter().filter(|part| !part.is_empty()).map(|part| format!("/{part}"));
+    format!("{root}{namespace}/{}{}", kind.plural, tail.collect::<String>())
+}
+
+fn delete_options(options: &DeleteOptions) -> Value {
+    let propagation = match options.propagation {
+        Propagation::Background => "Background",
+        Propagation::Foreground => "Foreground",
+        Propagation::Orphan => "Orphan",
+    };
+    let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation});
+    if let Some(seconds) = options.grace_seconds {
+        body["gracePeriodSeconds"] = json!(seconds);
+    }
+    let fields = [("uid", &options.uid), ("resourceVersion", &options.resource_version)];
+    for (field, value) in fields {
+        if let Some(value) = value {
+            body["preconditions"][field] = json!(value);
+        }
+    }
+    body
+}
+
+/// The server's refusal in this side's words.
+fn refusal(kind: &Kind, code: StatusCode, status: &Value) -> ApiError {
+    let message = match text(status, "/message") {
+        "" => format!("the API server answered {code}"),
+        message => message.to_owned(),
+    };
+    let known = [
+        "NotFound",
+        "AlreadyExists",
+        "Conflict",
+        "Invalid",
+        "Forbidden",
+        "BadRequest",
+        "Unauthorized",
+        "MethodNotAllowed",
+        "Expired",
+        "NotAcceptable",
+        "TooManyRequests",
+        "InternalError",
+    ];
+    let reason = known.into_iter().find(|known| *known == text(status, "/reason")).unwrap_or("Unknown");
+    let mut error = ApiError::new(code.as_u16(), reason, message);
+    error.details.kind = kind.plural.to_string();
+    error.details.group = kind.group.to_string();
+    error.details.name = text(status, "/details/name").to_owned();
+    let causes = object::items(status, "/details/causes").iter();
+    error.details.causes = causes
+        .map(|cause| Cause {
+            reason: "FieldValueInvalid",
+            field: text(cause, "/field").to_owned(),
+            message: text(cause, "/message").to_owned(),
+        })
+        .collect();
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kinds;
+
+    #[test]
+    fn unit_paths_are_those_of_kubernetes() {
+        let kinds = Kinds::built_in();
+        let of = |word: &str, namespace: &str, name: &str, below: &str| {
+            path(kinds.by_word(word).unwrap(), namespace, name, below)
+        };
+        assert_eq!(of("pods", "shop", "web", "binding"), "/api/v1/namespaces/shop/pods/web/binding");
+        assert_eq!(of("nodes", "", "node-1", "status"), "/api/v1/nodes/node-1/status");
+        assert_eq!(of("deployments", "shop", "", ""), "/apis/apps/v1/namespaces/shop/deployments");
+    }
+
+    #[test]
+    fn unit_a_refusal_keeps_its_reason() {
+        let kinds = Kinds::built_in();
+        let status = json!({"reason": "AlreadyExists", "message": "pods \"a\" already exists", "code": 409});
+        let error = refusal(kinds.by_word("pods").unwrap(), StatusCode::CONFLICT, &status);
+        assert_eq!((error.reason, error.code), ("AlreadyExists", 409));
+        assert_eq!(error.message, "pods \"a\" already exists");
+        let unknown = refusal(kinds.by_word("pods").unwrap(), StatusCode::BAD_GATEWAY, &Value::Null);
+        assert_eq!((unknown.reason, unknown.code), ("Unknown", 502));
+    }
+}

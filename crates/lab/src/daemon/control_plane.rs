@@ -1,0 +1,146 @@
+//! The lab's control plane: the embedded API, or the programs of Kubernetes
+//! that `KUBEBUILDER_ASSETS` names. The rest of the lab sees no difference.
+
+mod external;
+mod forward;
+mod process;
+
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use beeline_apiserver::{ApiServer, ApplyReport, Config, ServeHandle};
+use ipnet::IpNet;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::task::AbortHandle;
+
+use crate::address::{self, CONTROL_PLANE};
+use crate::paths::LabPaths;
+use crate::record::{LabRecord, write_whole};
+use crate::topology;
+use external::External;
+
+pub use external::check_assets;
+
+/// What answers as the Kubernetes API.
+pub enum ControlPlane {
+    /// In this process.
+    Embedded(Box<ApiServer>),
+    /// In processes of their own.
+    External(Box<External>),
+}
+
+/// A listener that leads to the API, until it is stopped.
+pub enum Front {
+    /// The API itself listens.
+    Served(ServeHandle),
+    /// Connections are passed on.
+    Forwarded(AbortHandle),
+}
+
+impl Front {
+    /// Closes the listener and every connection that came through it.
+    pub fn stop(&self) {
+        match self {
+            Front::Served(handle) => handle.stop(),
+            Front::Forwarded(task) => task.abort(),
+        }
+    }
+}
+
+impl ControlPlane {
+    /// Starts it: on this machine's loopback, on the loopback of the client
+    /// and the router (same port, so that one kubeconfig works everywhere) and
+    /// on the control plane's own addresses. The nodes' loopbacks come with
+    /// them.
+    pub async fn start(
+        record: &LabRecord,
+        listener: TcpListener,
+        paths: &LabPaths,
+    ) -> Result<(ControlPlane, Client)> {
+        let api = match &record.shape.assets {
+            None => ControlPlane::Embedded(Box::new(ApiServer::start(config()?)?)),
+            Some(assets) => ControlPlane::External(Box::new(External::start(assets, record, paths)?)),
+        };
+        api.serve(listener)?;
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        for host in ["client", "router"].map(|name| &record.others[name]) {
+            api.serve(topology::listen(&host.netns, loopback, record.api_port)?)?;
+        }
+        if let ControlPlane::Embedded(server) = &api {
+            for ip in CONTROL_PLANE.addresses() {
+                let own = &record.others["control-plane"].netns;
+                server.serve(topology::listen(own, ip, address::API_PORT)?)?;
+            }
+        }
+        let kubeconfig = api.kubeconfig(&format!("https://127.0.0.1:{}", record.api_port));
+        write_whole(&paths.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
+        let client = client(&kubeconfig).await?;
+        if let ControlPlane::External(external) = &api {
+            external.begin(client.clone()).await?;
+        }
+        Ok((api, client))
+    }
+
+    /// Lets a listener, which may be in any namespace, lead to the API.
+    pub fn serve(&self, listener: TcpListener) -> Result<Front> {
+        match self {
+            ControlPlane::Embedded(server) => Ok(Front::Served(server.serve(listener)?)),
+            ControlPlane::External(external) => Ok(Front::Forwarded(external.forward(listener)?)),
+        }
+    }
+
+    /// Applies every document of a manifest.
+    pub fn apply(&self, source: &str, text: &str) -> ApplyReport {
+        match self {
+            ControlPlane::Embedded(server) => server.apply(source, text),
+            ControlPlane::External(external) => external.apply(source, text),
+        }
+    }
+
+    /// How progress calls it.
+    pub fn describe(&self) -> String {
+        match self {
+            ControlPlane::Embedded(_) => "Kubernetes API".into(),
+            ControlPlane::External(external) => format!("Kubernetes API of {}", external.assets().display()),
+        }
+    }
+
+    /// Its programs that do not run, and why.
+    pub fn problems(&self) -> Vec<String> {
+        match self {
+            ControlPlane::Embedded(_) => Vec::new(),
+            ControlPlane::External(external) => external.problems(),
+        }
+    }
+
+    fn kubeconfig(&self, url: &str) -> String {
+        match self {
+            ControlPlane::Embedded(server) => server.kubeconfig(url),
+            ControlPlane::External(external) => external.kubeconfig(url),
+        }
+    }
+}
+
+/// What the embedded API and the lab's controllers are told.
+fn config() -> Result<Config> {
+    let ranges = |texts: [&str; 2]| texts.map(str::parse::<IpNet>).into_iter().collect::<Result<Vec<_>, _>>();
+    Ok(Config {
+        service_cidrs: ranges([address::SERVICE_CIDR_IPV4, address::SERVICE_CIDR_IPV6])?,
+        pod_cidrs: ranges([address::CLUSTER_CIDR_IPV4, address::CLUSTER_CIDR_IPV6])?,
+        control_plane_addresses: CONTROL_PLANE.addresses().to_vec(),
+        control_plane_port: Some(address::API_PORT),
+        ..Config::default()
+    })
+}
+
+async fn client(kubeconfig: &str) -> Result<Client> {
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).context("the API's kubeconfig is damaged")?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Client::try_from(config).context("cannot make a client of the API")
+}
+
+fn write_file(folder: &Path, name: &str, text: &str, mode: u32) -> Result<()> {
+    write_whole(&folder.join(name), text.as_bytes(), mode)
+}

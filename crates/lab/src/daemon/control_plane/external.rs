@@ -1,0 +1,277 @@
+//! Kubernetes' own control plane: etcd and kube-apiserver, and where they are
+//! present kube-controller-manager and kube-scheduler. What is not present the
+//! lab's controllers do, over HTTP.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use beeline_apiserver::{ApplyReport, Config, Credentials, Duty, RemoteApi};
+use kube::Client;
+use tokio::task::AbortHandle;
+
+use super::process::{Process, Program};
+use super::{config, forward, write_file};
+use crate::address::{self, API_PORT, CONTROL_PLANE};
+use crate::paths::LabPaths;
+use crate::record::LabRecord;
+
+/// How long the API server may take until it is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A program that has ended this often will not come up.
+const ENDS_MAX: u32 = 5;
+
+/// The pause between two questions whether it is ready.
+const READY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where etcd listens, inside the control plane's namespace.
+const ETCD: &str = "http://127.0.0.1:2379";
+const ETCD_PEER: &str = "http://127.0.0.1:2380";
+
+/// A control plane of processes.
+pub struct External {
+    assets: PathBuf,
+    folder: PathBuf,
+    netns: PathBuf,
+    cgroup: PathBuf,
+    credentials: Credentials,
+    processes: Mutex<Vec<Process>>,
+    remote: OnceLock<Arc<RemoteApi>>,
+}
+
+/// Says what is missing of a folder that should hold a control plane.
+pub fn check_assets(assets: &Path) -> Result<()> {
+    for name in ["etcd", "kube-apiserver"] {
+        if !is_program(&assets.join(name)) {
+            bail!(
+                "KUBEBUILDER_ASSETS={} has no program {name}: name a folder with etcd and kube-apiserver, \
+                 or unset it to use the lab's embedded API",
+                assets.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+impl External {
+    /// Starts etcd and the API server.
+    pub fn start(assets: &Path, record: &LabRecord, paths: &LabPaths) -> Result<External> {
+        check_assets(assets)?;
+        let place = &record.others["control-plane"];
+        let external = External {
+            assets: assets.to_owned(),
+            folder: paths.control_plane(),
+            netns: place.netns.clone(),
+            cgroup: place.cgroup.clone(),
+            credentials: Credentials::generate(&certified())?,
+            processes: Mutex::default(),
+            remote: OnceLock::new(),
+        };
+        external.write_files().context("cannot write the control plane's files")?;
+        external.run("etcd", external.etcd_arguments());
+        external.run("kube-apiserver", external.apiserver_arguments());
+        Ok(external)
+    }
+
+    /// Waits for the API server, then starts who works through it.
+    pub async fn begin(&self, client: Client) -> Result<()> {
+        self.wait_ready(&client).await?;
+        let url = format!("https://{}:{API_PORT}", CONTROL_PLANE.ipv4);
+        write_file(&self.folder, "kubeconfig", &self.kubeconfig(&url), 0o600)?;
+        if self.has("kube-controller-manager") {
+            self.run("kube-controller-manager", self.controller_manager_arguments());
+        }
+        if self.has("kube-scheduler") {
+            self.run("kube-scheduler", self.scheduler_arguments());
+        }
+        let config = Config { duties: self.own_duties(), ..config()? };
+        let remote = Arc::new(RemoteApi::new(client, &config));
+        let (ca_pem, own) = (self.credentials.certificate.ca_pem.clone(), remote.clone());
+        tokio::spawn(async move { own.run(&config, &ca_pem).await });
+        let _ = self.remote.set(remote);
+        Ok(())
+    }
+
+    /// The folder of the programs.
+    pub fn assets(&self) -> &Path {
+        &self.assets
+    }
+
+    /// Lets a listener lead to the API server.
+    pub fn forward(&self, listener: TcpListener) -> Result<AbortHandle> {
+        forward::start(listener, &self.netns, SocketAddr::new(CONTROL_PLANE.ipv4.into(), API_PORT))
+    }
+
+    /// Applies a manifest; the API server is ready by then.
+    pub fn apply(&self, source: &str, text: &str) -> ApplyReport {
+        match self.remote.get() {
+            Some(remote) => remote.api().apply(source, text),
+            None => ApplyReport::default(),
+        }
+    }
+
+    /// A kubeconfig for the API server under this URL.
+    pub fn kubeconfig(&self, url: &str) -> String {
+        self.credentials.kubeconfig(url)
+    }
+
+    /// The programs that do not run.
+    pub fn problems(&self) -> Vec<String> {
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter_map(Process::problem)
+            .collect()
+    }
+
+    fn run(&self, name: &str, arguments: Vec<String>) {
+        let program = Program {
+            path: self.assets.join(name),
+            arguments,
+            log: self.folder.join(format!("{name}.log")),
+            netns: self.netns.clone(),
+            cgroup: self.cgroup.clone(),
+        };
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(Process::start(program));
+    }
+
+    async fn wait_ready(&self, client: &Client) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            let Err(error) = client.request_text(request).await else { return Ok(()) };
+            let hopeless = {
+                let processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+                processes.iter().any(|process| process.ends() >= ENDS_MAX)
+            };
+            if hopeless || begin.elapsed() > READY_TIMEOUT {
+                let problems = self.problems().join("; ");
+                bail!(
+                    "the API server of {} is not ready after {} s: {error}; {problems} (logs below {})",
+                    self.assets.display(),
+                    begin.elapsed().as_secs(),
+                    self.folder.display()
+                );
+            }
+            tokio::time::sleep(READY_PAUSE).await;
+        }
+    }
+
+    fn has(&self, program: &str) -> bool {
+        is_program(&self.assets.join(program))
+    }
+
+    /// What nobody else does.
+    fn own_duties(&self) -> BTreeSet<Duty> {
+        let of = [(Duty::ControllerManager, "kube-controller-manager"), (Duty::Scheduler, "kube-scheduler")];
+        of.into_iter().filter(|(_, program)| !self.has(program)).map(|(role, _)| role).collect()
+    }
+
+    fn write_files(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let own = &self.credentials;
+        let tokens = format!("{},beeline-lab,beeline-lab,\"system:masters\"\n", own.token);
+        for (name, text, mode) in [
+            ("ca.crt", own.certificate.ca_pem.as_str(), 0o644),
+            ("apiserver.crt", &own.certificate.certificate_pem, 0o644),
+            ("apiserver.key", &own.certificate.key_pem, 0o600),
+            ("service-account.key", &own.service_account_key_pem, 0o600),
+            ("service-account.pub", &own.service_account_public_pem, 0o644),
+            ("tokens.csv", &tokens, 0o600),
+        ] {
+            write_file(&self.folder, name, text, mode)?;
+        }
+        Ok(())
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    fn etcd_arguments(&self) -> Vec<String> {
+        vec![
+            format!("--data-dir={}", self.file("etcd")),
+            format!("--listen-client-urls={ETCD}"),
+            format!("--advertise-client-urls={ETCD}"),
+            format!("--listen-peer-urls={ETCD_PEER}"),
+            format!("--initial-advertise-peer-urls={ETCD_PEER}"),
+            format!("--initial-cluster=default={ETCD_PEER}"),
+            // A lab that was lost is made anew: no disk has to be waited for.
+            "--unsafe-no-fsync=true".to_owned(),
+        ]
+    }
+
+    fn apiserver_arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--etcd-servers={ETCD}"),
+            "--bind-address=::".to_owned(),
+            format!("--secure-port={API_PORT}"),
+            format!("--advertise-address={}", CONTROL_PLANE.ipv4),
+            format!("--tls-cert-file={}", self.file("apiserver.crt")),
+            format!("--tls-private-key-file={}", self.file("apiserver.key")),
+            format!("--client-ca-file={}", self.file("ca.crt")),
+            format!("--token-auth-file={}", self.file("tokens.csv")),
+            "--authorization-mode=RBAC".to_owned(),
+            "--allow-privileged=true".to_owned(),
+            format!("--service-cluster-ip-range={}", service_ranges()),
+            "--service-node-port-range=30000-32767".to_owned(),
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
+            format!("--service-account-key-file={}", self.file("service-account.pub")),
+            format!("--service-account-signing-key-file={}", self.file("service-account.key")),
+        ];
+        if !self.has("kube-controller-manager") {
+            // Nobody would make the accounts, nor take the taints away again.
+            arguments.push("--disable-admission-plugins=ServiceAccount,TaintNodesByCondition".to_owned());
+        }
+        arguments
+    }
+
+    fn controller_manager_arguments(&self) -> Vec<String> {
+        vec![
+            format!("--kubeconfig={}", self.file("kubeconfig")),
+            format!("--authentication-kubeconfig={}", self.file("kubeconfig")),
+            format!("--authorization-kubeconfig={}", self.file("kubeconfig")),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--leader-elect=false".to_owned(),
+            // The lab itself tells of nodes that are gone; they renew no leases.
+            "--controllers=*,-nodelifecycle".to_owned(),
+            "--allocate-node-cidrs=true".to_owned(),
+            format!("--cluster-cidr={},{}", address::CLUSTER_CIDR_IPV4, address::CLUSTER_CIDR_IPV6),
+            "--node-cidr-mask-size-ipv4=24".to_owned(),
+            "--node-cidr-mask-size-ipv6=64".to_owned(),
+            format!("--service-cluster-ip-range={}", service_ranges()),
+            format!("--root-ca-file={}", self.file("ca.crt")),
+            format!("--service-account-private-key-file={}", self.file("service-account.key")),
+        ]
+    }
+
+    fn scheduler_arguments(&self) -> Vec<String> {
+        vec![
+            format!("--kubeconfig={}", self.file("kubeconfig")),
+            format!("--authentication-kubeconfig={}", self.file("kubeconfig")),
+            format!("--authorization-kubeconfig={}", self.file("kubeconfig")),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--leader-elect=false".to_owned(),
+        ]
+    }
+}
+
+fn service_ranges() -> String {
+    format!("{},{}", address::SERVICE_CIDR_IPV4, address::SERVICE_CIDR_IPV6)
+}
+
+/// The addresses under which the API server is known: the control plane's own
+/// and those of the Service `kubernetes`.
+fn certified() -> Vec<IpAddr> {
+    CONTROL_PLANE.addresses().into_iter().chain(address::service_addresses(1)).collect()
+}

@@ -1,0 +1,64 @@
+//! Connections from any namespace to the API server in the control plane's.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use beeline_kernel::netns::NetNs;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::wire;
+
+/// How long the API server may take to accept.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Passes connections on until it is aborted; they end with it.
+pub fn start(listener: std::net::TcpListener, netns: &Path, target: SocketAddr) -> Result<AbortHandle> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener).context("the runtime does not take a listener")?;
+    Ok(tokio::spawn(run(listener, netns.to_owned(), target)).abort_handle())
+}
+
+async fn run(listener: TcpListener, netns: PathBuf, target: SocketAddr) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let netns = netns.clone();
+                connections.spawn(async move {
+                    if let Err(error) = pass(stream, netns, target).await {
+                        tracing::debug!("a connection to the API server at {target} ended: {error:#}");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!("a way to the API server cannot accept: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn pass(mut near: TcpStream, netns: PathBuf, target: SocketAddr) -> Result<()> {
+    let far = tokio::task::spawn_blocking(move || connect(&netns, target)).await??;
+    let mut far = TcpStream::from_std(far)?;
+    // Small answers must not wait for the acknowledgement of the one before.
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    tokio::io::copy_bidirectional(&mut near, &mut far).await?;
+    Ok(())
+}
+
+fn connect(netns: &Path, target: SocketAddr) -> Result<std::net::TcpStream> {
+    let namespace = NetNs::open(netns)?;
+    let connect = || -> io::Result<std::net::TcpStream> {
+        let stream = std::net::TcpStream::connect_timeout(&target, CONNECT_TIMEOUT)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    };
+    wire::inside(&namespace, || connect().map_err(Into::into))
+}

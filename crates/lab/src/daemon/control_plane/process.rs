@@ -1,0 +1,115 @@
+//! A program of the control plane, started again when it ends. It runs in the
+//! lab's cgroup, so that `down` finds it without this process's help.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::daemon::container::last_line;
+use crate::daemon::supervise::Backoff;
+use crate::spawn;
+
+/// The first pause before it is started again, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// A program that ran this long starts again without the pause growing.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The file.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// What it prints.
+    pub log: PathBuf,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+}
+
+/// A program that is kept running.
+pub struct Process {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    problem: Option<String>,
+    ends: u32,
+}
+
+impl Process {
+    /// Starts it, for as long as the daemon lives.
+    pub fn start(program: Program) -> Process {
+        let state = Arc::new(Mutex::new(State::default()));
+        tokio::spawn(keep_running(program, state.clone()));
+        Process { state }
+    }
+
+    /// Why it does not run just now.
+    pub fn problem(&self) -> Option<String> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
+    }
+
+    /// How often it has ended.
+    pub fn ends(&self) -> u32 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).ends
+    }
+}
+
+async fn keep_running(program: Program, state: Arc<Mutex<State>>) {
+    let tell = |problem: Option<String>| {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.ends += u32::from(problem.is_some());
+        state.problem = problem;
+    };
+    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+    loop {
+        let begin = Instant::now();
+        let ended = match spawn(&program) {
+            Ok(mut child) => {
+                tell(None);
+                child.wait().await.context("cannot wait for it")
+            }
+            Err(error) => Err(error),
+        };
+        let words = describe(&program, ended);
+        tracing::warn!("{words}");
+        tell(Some(words));
+        if begin.elapsed() > STABLE {
+            backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        }
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+fn describe(program: &Program, ended: Result<ExitStatus>) -> String {
+    let path = program.path.display();
+    match ended {
+        Ok(status) => {
+            format!("{path} ended ({status}); its log {}: {}", program.log.display(), last_line(&program.log))
+        }
+        Err(error) => format!("{path} cannot be started: {error:#}"),
+    }
+}
+
+fn spawn(program: &Program) -> Result<Child> {
+    let log = spawn::log_file(&program.log)?;
+    let mut command = Command::new(&program.path);
+    command
+        .args(&program.arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("cannot share the log")?)
+        .stderr(log)
+        .kill_on_drop(true);
+    spawn::place(&mut command, &program.netns, &program.cgroup, None)?;
+    command.spawn().with_context(|| format!("cannot start {}", program.path.display()))
+}
