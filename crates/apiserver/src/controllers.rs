@@ -9,6 +9,7 @@ mod custom_kind;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
+mod endpoints;
 mod garbage;
 mod namespace;
 mod node;
@@ -75,6 +76,7 @@ impl Controllers {
             Box::new(replica_set::ReplicaSetController),
             Box::new(daemon_set::DaemonSetController),
             Box::new(endpoint_slice::EndpointSliceController),
+            Box::new(endpoints::EndpointsController),
             Box::new(garbage::GarbageCollector),
         ];
         let scheduler: Vec<Box<dyn Controller>> = vec![Box::new(scheduler::Scheduler)];

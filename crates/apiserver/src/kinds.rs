@@ -250,6 +250,7 @@ fn built_in() -> Vec<Kind> {
         namespaced::<core::ConfigMap>("", "ConfigMap", "configmaps", &["cm"]),
         namespaced::<core::Secret>("", "Secret", "secrets", &[]),
         namespaced::<core::ServiceAccount>("", "ServiceAccount", "serviceaccounts", &["sa"]),
+        namespaced::<core::Endpoints>("", "Endpoints", "endpoints", &["ep"]),
         Kind { objects_max: Some(EVENTS_MAX), ..namespaced::<core::Event>("", "Event", "events", &["ev"]) },
         Kind {
             status: true,

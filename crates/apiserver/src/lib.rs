@@ -9,7 +9,7 @@
 //! is a three-way merge per field manager that never reports conflicts; `events.k8s.io` and core
 //! events are two sets of objects; whoever may write roles may write any (no check of escalation);
 //! CEL rules of custom kinds are not evaluated (whoever applies some is warned), and their versions
-//! convert by name alone; OpenAPI holds no prose about built-in kinds.
+//! convert by name alone; OpenAPI holds no prose about built-in kinds; bodies in protobuf are refused.
 
 mod admission;
 mod allocate;

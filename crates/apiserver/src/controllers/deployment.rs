@@ -45,6 +45,7 @@ impl Controller for DeploymentController {
         let Some(new) = new.into_iter().next() else {
             return create_set(api, &deployment, &hash, &old);
         };
+        raise_revision(api, &deployment, &new, &old)?;
         if !object::truth(&deployment, "/spec/paused") {
             roll(api, &deployment, &new, &old)?;
             forget_history(api, &deployment, &old)?;
@@ -106,6 +107,21 @@ fn adopt(api: &Api, wanted: &Value, taken: ApiError) -> Result<(), ApiError> {
     }
     let patch = json!({"metadata": {"ownerReferences": wanted["metadata"]["ownerReferences"]}});
     api.patch("replicasets", namespace, name, &crate::PatchKind::Merge, &patch).map(|_| ())
+}
+
+/// Who goes back to an old template makes it the newest revision.
+fn raise_revision(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
+    let newest = old.iter().map(|set| revision(set)).max().unwrap_or(0);
+    let number = if revision(new) > newest { revision(new) } else { newest + 1 };
+    if number != revision(new) {
+        let patch = json!({"metadata": {"annotations": {REVISION: number.to_string()}}});
+        let (namespace, name) = (object::namespace(new), object::name(new));
+        api.patch("replicasets", namespace, name, &crate::PatchKind::Merge, &patch)?;
+    }
+    if object::annotation(deployment, REVISION) != Some(&number.to_string()) {
+        note_revision(api, deployment, number)?;
+    }
+    Ok(())
 }
 
 fn note_revision(api: &Api, deployment: &Value, revision: i64) -> Result<(), ApiError> {

@@ -13,7 +13,7 @@ use crate::object::{self, ObjectKey, items, strings, text};
 use crate::selector::Selector;
 use crate::{Api, ApiError};
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -74,14 +74,14 @@ fn services_of(api: &Api, pod: &Value) -> Vec<ObjectKey> {
     matching.map(|(key, _)| key.clone()).collect()
 }
 
-fn selects(service: &Value) -> bool {
+pub(super) fn selects(service: &Value) -> bool {
     service["spec"]["selector"].as_object().is_some_and(|selector| !selector.is_empty())
         && text(service, "/spec/type") != "ExternalName"
         && !object::is_deleting(service)
 }
 
 /// The slices that this controller made for the service.
-fn slices_of(api: &Api, service: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
+pub(super) fn slices_of(api: &Api, service: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
     let kind = api.kind("endpointslices")?;
     let owned = pods::owned(api, &kind, service);
     Ok(owned.into_iter().filter(|slice| object::label(slice, MANAGED_BY) == Some(MANAGER)).collect())

@@ -164,6 +164,25 @@ fn unit_a_new_template_rolls_without_going_below_the_minimum() {
 }
 
 #[test]
+fn unit_going_back_is_the_newest_revision() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    add_deployment(&api, 1);
+    let image = |image: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": image}]}}}});
+    for wanted in ["beeline/echo", "beeline/echo:2", "beeline/echo"] {
+        api.patch("deployments", "default", "web", &PatchKind::Strategic, &image(wanted)).unwrap();
+        run(&api, &mut controllers);
+    }
+    let revision = "deployment.kubernetes.io/revision";
+    let sets = api.list("replicasets", None, &ListOptions::default()).unwrap().items;
+    let mut revisions: Vec<&str> = sets.iter().filter_map(|set| object::annotation(set, revision)).collect();
+    revisions.sort_unstable();
+    assert_eq!(revisions, ["2", "3"]);
+    let deployment = api.get("deployments", "default", "web").unwrap();
+    assert_eq!(object::annotation(&deployment, revision), Some("3"));
+}
+
+#[test]
 fn unit_scaling_down_ends_pods_gracefully() {
     let (api, mut controllers) = cluster();
     add_node(&api, "node-1");
@@ -299,6 +318,30 @@ fn unit_slices_follow_pods_with_conditions_in_both_families() {
     api.delete("services", "default", "web", &DeleteOptions::default()).unwrap();
     run(&api, &mut controllers);
     assert!(slices(&api, "web").is_empty());
+}
+
+#[test]
+fn unit_endpoints_show_what_slices_show() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    add_deployment(&api, 2);
+    let spec =
+        json!({"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]});
+    api.create("services", json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
+    run(&api, &mut controllers);
+    let found = api.get("endpoints", "default", "web").unwrap();
+    let subset = &found["subsets"][0];
+    assert_eq!(subset["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]), "{found}");
+    let addresses = object::items(subset, "/addresses");
+    assert_eq!(addresses.len(), 2, "{found}");
+    assert_eq!(addresses[0]["targetRef"]["kind"], "Pod");
+    let revision = object::resource_version(&found);
+    controllers.settle();
+    let again = api.get("endpoints", "default", "web").unwrap();
+    assert_eq!(object::resource_version(&again), revision, "what is the same is not written");
+    api.delete("services", "default", "web", &DeleteOptions::default()).unwrap();
+    controllers.settle();
+    assert!(api.get("endpoints", "default", "web").unwrap_err().is_not_found());
 }
 
 #[test]

@@ -104,11 +104,33 @@ fn merge_list<'a>(
         }
         return Ok(());
     };
+    let before = list.clone();
     for element in change {
         // The strategic language knows one key per list, the first.
         merge_element(list, element, &keys[..1], path)?;
     }
+    put_in_order(list, &before, change, &keys[..1]);
     Ok(())
+}
+
+/// What the patch names stands in the patch's order, the rest in its own; a new element comes before
+/// the rest that is left.
+fn put_in_order(list: &mut Vec<Value>, before: &[Value], change: &[Value], keys: &[&str]) {
+    let place = |among: &[Value], one: &Value| among.iter().position(|other| same_element(keys, other, one));
+    let (mut named, rest): (Vec<Value>, Vec<Value>) =
+        std::mem::take(list).into_iter().partition(|one| place(change, one).is_some());
+    named.sort_by_key(|one| place(change, one));
+    let mut rest = rest.into_iter().peekable();
+    for one in named {
+        let limit = place(before, &one);
+        while let Some(other) =
+            rest.next_if(|other| limit.is_some_and(|limit| place(before, other) < Some(limit)))
+        {
+            list.push(other);
+        }
+        list.push(one);
+    }
+    list.extend(rest);
 }
 
 fn merge_element<'a>(
@@ -193,6 +215,11 @@ mod tests {
             json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}}),
             json!({"spec": {"containers": [{"name": "b", "image": "2"}, {"name": "c", "image": "1"}]}}),
             json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}, {"name": "c", "image": "1"}]}}),
+        );
+        check(
+            json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}),
+            json!({"spec": {"containers": [{"name": "new"}]}}),
+            json!({"spec": {"containers": [{"name": "new"}, {"name": "a"}, {"name": "b"}]}}),
         );
     }
 

@@ -162,6 +162,23 @@ pub(super) fn endpoints(slice: &Value) -> Value {
     if addresses.is_empty() { json!("<unset>") } else { few(addresses) }
 }
 
+/// Addresses with ports of an Endpoints object.
+pub(super) fn ready_addresses(endpoints: &Value) -> Value {
+    let mut all = Vec::new();
+    for subset in items(endpoints, "/subsets") {
+        let addresses = items(subset, "/addresses").iter().map(|one| text(one, "/ip"));
+        let ports = items(subset, "/ports");
+        for address in addresses {
+            let shown = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+            match ports {
+                [] => all.push(address.to_owned()),
+                ports => all.extend(ports.iter().map(|port| format!("{shown}:{}", port["port"]))),
+            }
+        }
+    }
+    if all.is_empty() { json!("<none>") } else { few(all) }
+}
+
 fn few(words: Vec<String>) -> Value {
     match words.len() {
         0..=3 => json!(words.join(",")),

@@ -71,6 +71,13 @@ pub(super) fn of(kind: &Kind) -> Vec<Column> {
         ]),
         ("", "ServiceAccount") => usual(vec![count("Secrets", |one| json!(items(one, "/secrets").len()))]),
         ("" | "events.k8s.io", "Event") => event(),
+        ("", "Endpoints") => usual(vec![text_column("Endpoints", cells::ready_addresses)]),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
+            vec![name(), text_column("Created At", |one| json!(text(one, "/metadata/creationTimestamp")))]
+        }
+        ("rbac.authorization.k8s.io", _) => usual(vec![text_column("Role", |one| {
+            json!(format!("{}/{}", text(one, "/roleRef/kind"), text(one, "/roleRef/name")))
+        })]),
         ("apps", "Deployment") => with_template(usual(vec![
             text_column("Ready", cells::ready_replicas),
             count("Up-to-date", |one| number_at(one, "/status/updatedReplicas")),

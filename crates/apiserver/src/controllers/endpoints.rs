@@ -1,0 +1,164 @@
+//! Endpoints, the older picture of what is behind a Service: what its slices of its first family say, for
+//! clients that look there (kubectl describe of old).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::Controller;
+use super::bootstrap::ensure;
+use super::endpoint_slice::{SERVICE_NAME, selects, slices_of};
+use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
+use crate::object::{self, ObjectKey, items, strings, text};
+use crate::{Api, ApiError};
+
+const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+const MANAGER: &str = "endpoint-controller";
+const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
+
+/// More addresses are left out, as Kubernetes does, and the object says so.
+const ADDRESSES_MAX: usize = 1000;
+
+pub(super) struct EndpointsController;
+
+impl Controller for EndpointsController {
+    fn name(&self) -> &'static str {
+        "endpoints"
+    }
+
+    fn watches(&self) -> &'static [&'static str] {
+        &["services", "endpointslices"]
+    }
+
+    fn mark(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+        match (kind, object::label(object, SERVICE_NAME)) {
+            ("services", _) => vec![ObjectKey::of(object)],
+            (_, Some(service)) => vec![ObjectKey::new(object::namespace(object), service)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+        let there = api.get("endpoints", &key.namespace, &key.name).ok();
+        let is_ours = |one: &Arc<Value>| object::label(one, MANAGED_BY) == Some(MANAGER);
+        let Ok(service) = api.get("services", &key.namespace, &key.name) else {
+            return match there.filter(is_ours) {
+                Some(_) => {
+                    gone(api.delete("endpoints", &key.namespace, &key.name, &DeleteOptions::default()))
+                }
+                None => Ok(()),
+            };
+        };
+        let slices = match (key.namespace.as_str(), key.name.as_str()) {
+            ("default", "kubernetes") => slices_by_label(api, key)?,
+            _ if selects(&service) => slices_of(api, &service)?,
+            _ => return Ok(()),
+        };
+        let wanted = endpoints(&service, &slices);
+        match there {
+            None => ensure(api, "endpoints", wanted),
+            Some(there) if same(&there, &wanted) => Ok(()),
+            Some(there) => {
+                let mut next = Value::clone(&there);
+                next["subsets"] = wanted["subsets"].clone();
+                next["metadata"]["labels"] = wanted["metadata"]["labels"].clone();
+                next["metadata"]["annotations"] = wanted["metadata"]["annotations"].clone();
+                let kind = api.kind("endpoints")?;
+                api.update_of(&kind, Subresource::None, next, &WriteOptions::default()).map(|_| ())
+            }
+        }
+    }
+}
+
+fn gone(deleted: Result<Arc<Value>, ApiError>) -> Result<(), ApiError> {
+    match deleted {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn same(there: &Value, wanted: &Value) -> bool {
+    there["subsets"] == wanted["subsets"] && there["metadata"]["labels"] == wanted["metadata"]["labels"]
+}
+
+fn slices_by_label(api: &Api, key: &ObjectKey) -> Result<Vec<Arc<Value>>, ApiError> {
+    let labels = format!("{SERVICE_NAME}={}", key.name);
+    let options = ListOptions { labels, ..ListOptions::default() };
+    Ok(api.list("endpointslices", Some(&key.namespace), &options)?.items)
+}
+
+fn endpoints(service: &Value, slices: &[Arc<Value>]) -> Value {
+    let family = strings(service, "/spec/ipFamilies").first().copied().unwrap_or("IPv4").to_owned();
+    // Addresses that share their ports stand together: ready ones and others.
+    let mut by_ports: BTreeMap<String, (Value, [BTreeMap<String, Value>; 2])> = BTreeMap::new();
+    let mut count = 0;
+    for slice in slices.iter().filter(|slice| text(slice, "/addressType") == family) {
+        let entry = by_ports.entry(slice["ports"].to_string());
+        let (_, places) = entry.or_insert_with(|| (ports(slice), Default::default()));
+        for endpoint in
+            items(slice, "/endpoints").iter().filter(|one| !object::truth(one, "/conditions/terminating"))
+        {
+            let ready = endpoint["conditions"]["ready"] != json!(false);
+            for address in strings(endpoint, "/addresses") {
+                if count >= ADDRESSES_MAX {
+                    break;
+                }
+                count += 1;
+                places[usize::from(!ready)].insert(address.to_owned(), place(address, endpoint));
+            }
+        }
+    }
+    let full = count >= ADDRESSES_MAX;
+    let subsets: Vec<Value> = by_ports.into_values().filter_map(subset).collect();
+    let mut labels = service["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    labels.insert(MANAGED_BY.to_owned(), json!(MANAGER));
+    let mut metadata =
+        json!({"name": object::name(service), "namespace": object::namespace(service), "labels": labels});
+    if full {
+        metadata["annotations"] = json!({OVER_CAPACITY: "truncated"});
+    }
+    // An empty list is left out, so that it equals what is stored.
+    let mut endpoints = json!({"metadata": metadata});
+    if !subsets.is_empty() {
+        endpoints["subsets"] = json!(subsets);
+    }
+    endpoints
+}
+
+fn subset((ports, [ready, others]): (Value, [BTreeMap<String, Value>; 2])) -> Option<Value> {
+    if ready.is_empty() && others.is_empty() {
+        return None;
+    }
+    let mut subset = json!({});
+    for (field, places) in [("addresses", ready), ("notReadyAddresses", others)] {
+        if !places.is_empty() {
+            subset[field] = places.into_values().collect();
+        }
+    }
+    if ports.as_array().is_some_and(|ports| !ports.is_empty()) {
+        subset["ports"] = ports;
+    }
+    Some(subset)
+}
+
+fn place(address: &str, endpoint: &Value) -> Value {
+    let mut place = json!({"ip": address});
+    for field in ["hostname", "nodeName", "targetRef"] {
+        if let Some(value) = endpoint.get(field).filter(|value| !value.is_null()) {
+            place[field] = value.clone();
+        }
+    }
+    place
+}
+
+fn ports(slice: &Value) -> Value {
+    let port = |port: &Value| {
+        let fields = port.as_object().into_iter().flatten();
+        fields
+            .filter(|(_, value)| *value != "" && !value.is_null())
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect::<Value>()
+    };
+    items(slice, "/ports").iter().map(port).collect()
+}
