@@ -1,7 +1,7 @@
 //! The node's attachments and their addresses: pure; the caller writes
 //! [`Endpoints::to_state`] to disk before it answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use anyhow::Context;
@@ -99,6 +99,9 @@ pub struct State {
 pub struct Endpoints {
     ipam: Ipam,
     by_attachment: BTreeMap<Attachment, Endpoint>,
+    /// The committed ones, by the host side of their veth: every change of a
+    /// device, route or neighbour of the node asks for it.
+    by_device: HashMap<u32, Attachment>,
     next_id: u32,
 }
 
@@ -107,14 +110,18 @@ impl Endpoints {
     pub fn load(state: Option<State>) -> anyhow::Result<Endpoints> {
         let Some(state) = state else {
             let ipam = Ipam::new(COOLDOWN_MS_DEFAULT);
-            return Ok(Endpoints { ipam, by_attachment: BTreeMap::new(), next_id: 1 });
+            let (by_attachment, by_device) = (BTreeMap::new(), HashMap::new());
+            return Ok(Endpoints { ipam, by_attachment, by_device, next_id: 1 });
         };
         let ipam = Ipam::from_json(&state.addresses.to_string(), COOLDOWN_MS_DEFAULT)
             .context("the addresses of this node's pods cannot be used")?;
         let known = |endpoint: &Endpoint| ipam.addresses(&owner(&endpoint.attachment)).is_some();
-        let endpoints = state.endpoints.into_iter().filter(known);
-        let by_attachment = endpoints.map(|endpoint| (endpoint.attachment.clone(), endpoint)).collect();
-        Ok(Endpoints { ipam, by_attachment, next_id: state.next_id })
+        let endpoints: Vec<Endpoint> = state.endpoints.into_iter().filter(known).collect();
+        let device = |endpoint: &Endpoint| Some((endpoint.link?.host_ifindex, endpoint.attachment.clone()));
+        let by_device = endpoints.iter().filter_map(device).collect();
+        let by_attachment =
+            endpoints.into_iter().map(|endpoint| (endpoint.attachment.clone(), endpoint)).collect();
+        Ok(Endpoints { ipam, by_attachment, by_device, next_id: state.next_id })
     }
 
     /// For the disk.
@@ -165,14 +172,32 @@ impl Endpoints {
     pub fn commit(&mut self, attachment: &Attachment, link: Link) -> Result<Endpoint, ApiError> {
         let key = self.key(attachment)?;
         let endpoint = self.by_attachment.get_mut(&key).ok_or_else(|| unknown(attachment))?;
-        endpoint.link = Some(link);
-        Ok(endpoint.clone())
+        let before = endpoint.link.replace(link);
+        let endpoint = endpoint.clone();
+        self.forget_device(before, &key);
+        self.by_device.insert(link.host_ifindex, key);
+        Ok(endpoint)
     }
 
     /// Notes that the attachment's interface has gone.
     pub fn unlink(&mut self, attachment: &Attachment) {
         if let Some(endpoint) = self.by_attachment.get_mut(attachment) {
-            endpoint.link = None;
+            let before = endpoint.link.take();
+            self.forget_device(before, attachment);
+        }
+    }
+
+    /// The committed attachment whose device has this index.
+    pub fn on_device(&self, ifindex: u32) -> Option<&Endpoint> {
+        self.by_attachment.get(self.by_device.get(&ifindex)?)
+    }
+
+    /// An index may have been given to another one's device meanwhile.
+    fn forget_device(&mut self, link: Option<Link>, of: &Attachment) {
+        if let Some(link) = link
+            && self.by_device.get(&link.host_ifindex) == Some(of)
+        {
+            self.by_device.remove(&link.host_ifindex);
         }
     }
 
@@ -192,6 +217,7 @@ impl Endpoints {
             if self.ipam.adopt(&owner(&attachment), &addresses) {
                 let endpoint = recovered(attachment.clone(), addresses, &entries[0].1);
                 self.next_id = self.next_id.max(endpoint.id + 1);
+                self.by_device.insert(entries[0].1.ifindex, attachment.clone());
                 self.by_attachment.insert(attachment, endpoint);
             }
         }
@@ -201,7 +227,9 @@ impl Endpoints {
     pub fn release(&mut self, attachment: &Attachment, now: Moment) -> Option<Endpoint> {
         let key = self.key(attachment).ok()?;
         self.ipam.release(&owner(&key), now);
-        self.by_attachment.remove(&key)
+        let released = self.by_attachment.remove(&key);
+        self.forget_device(released.as_ref().and_then(|endpoint| endpoint.link), &key);
+        released
     }
 
     /// One attachment.
@@ -293,6 +321,29 @@ mod tests {
         assert_ne!(allocate(&mut again, 2).unwrap().id, first.id);
         assert!(again.release(&attachment(1), Moment(0)).is_some());
         assert!(again.release(&attachment(1), Moment(0)).is_none());
+    }
+
+    #[test]
+    fn unit_a_device_leads_to_its_pod_for_as_long_as_it_is_the_pods() {
+        let mut endpoints = with_pools();
+        for id in 1..3 {
+            allocate(&mut endpoints, id).unwrap();
+        }
+        let on = |endpoints: &Endpoints, index| {
+            endpoints.on_device(index).map(|endpoint| endpoint.attachment.container_id.clone())
+        };
+        assert_eq!(on(&endpoints, 7), None, "nothing is committed");
+        endpoints.commit(&attachment(1), LINK).unwrap();
+        let text = serde_json::to_string(&endpoints.to_state()).unwrap();
+        let again = Endpoints::load(serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(on(&again, 7), Some("c1".into()), "a restart knows it");
+        // The first has another device now, and the second got its index.
+        endpoints.commit(&attachment(1), Link { host_ifindex: 8, ..LINK }).unwrap();
+        endpoints.commit(&attachment(2), LINK).unwrap();
+        assert_eq!((on(&endpoints, 8), on(&endpoints, 7)), (Some("c1".into()), Some("c2".into())));
+        endpoints.unlink(&attachment(2));
+        endpoints.release(&attachment(1), Moment(0));
+        assert_eq!((on(&endpoints, 8), on(&endpoints, 7)), (None, None));
     }
 
     #[test]

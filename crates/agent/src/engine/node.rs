@@ -88,7 +88,7 @@ impl Engine {
 
     /// Can this change of the host be one that has to be put right?
     pub fn is_concerned(&self, change: &Change) -> bool {
-        changes::matters(change, |ifindex| self.pod_on(ifindex))
+        changes::matters(change, |ifindex| self.endpoints.on_device(ifindex))
     }
 
     /// This node's addresses as Kubernetes knows them, or as an earlier agent

@@ -257,12 +257,6 @@ impl Engine {
         }
     }
 
-    /// The connected pod whose device has this index.
-    pub(super) fn pod_on(&self, ifindex: u32) -> Option<&Endpoint> {
-        let has = |endpoint: &&Endpoint| endpoint.link.is_some_and(|link| link.host_ifindex == ifindex);
-        self.endpoints.iter().find(has)
-    }
-
     /// Releases what DEL left word of while the agent was away. A file is
     /// taken and released under one lock, so that an ADD of the same
     /// attachment comes before or after, never between.
