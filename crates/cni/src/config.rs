@@ -40,8 +40,8 @@ pub struct NetworkConfig {
     pub dns: Option<Value>,
     /// `prevResult` of a chain, or of ADD in a CHECK.
     pub previous: Option<Value>,
-    /// `cni.dev/valid-attachments` (GC).
-    pub valid_attachments: Vec<Attachment>,
+    /// `cni.dev/valid-attachments` (GC); none if the runtime gave no list.
+    pub valid_attachments: Option<Vec<Attachment>>,
 }
 
 impl NetworkConfig {
@@ -108,15 +108,21 @@ fn is_network_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
-fn valid_attachments(object: &Map<String, Value>) -> Result<Vec<Attachment>, CniError> {
+/// An empty list is `null` in Go. (libcni writes the list twice: `attachments`
+/// is what an early draft called it.)
+fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<Attachment>>, CniError> {
     const FIELD: &str = "cni.dev/valid-attachments";
-    let Some(list) = object.get(FIELD).filter(|list| !list.is_null()) else { return Ok(Vec::new()) };
+    let Some(list) = object.get(FIELD).or_else(|| object.get("cni.dev/attachments")) else { return Ok(None) };
+    if list.is_null() {
+        return Ok(Some(Vec::new()));
+    }
     let attachment = |entry: &Value| {
         let text = |field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
         Some(Attachment { container_id: text("containerID")?, interface: text("ifname")? })
     };
     list.as_array()
-        .and_then(|entries| entries.iter().map(attachment).collect())
+        .and_then(|entries| entries.iter().map(attachment).collect::<Option<_>>())
+        .map(Some)
         .ok_or_else(|| invalid(format!("\"{FIELD}\" is not a list of containerID and ifname: {list}")))
 }
 
@@ -219,6 +225,19 @@ mod tests {
         });
         let config = NetworkConfig::parse_leniently(input.to_string().as_bytes()).unwrap();
         let expected = Attachment { container_id: "c".into(), interface: "eth0".into() };
-        assert_eq!(config.valid_attachments, [expected]);
+        assert_eq!(config.valid_attachments, Some(vec![expected]));
+    }
+
+    #[test]
+    fn unit_no_list_is_not_an_empty_list() {
+        let list = |fields: &str| {
+            let input = format!(r#"{{"cniVersion":"1.1.0","name":"b"{fields}}}"#);
+            NetworkConfig::parse_leniently(input.as_bytes()).unwrap().valid_attachments
+        };
+        assert_eq!(list(""), None);
+        assert_eq!(list(r#","cni.dev/valid-attachments":null"#), Some(Vec::new()));
+        assert_eq!(list(r#","cni.dev/valid-attachments":[]"#), Some(Vec::new()));
+        let draft = list(r#","cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]"#);
+        assert_eq!(draft.map(|list| list.len()), Some(1));
     }
 }

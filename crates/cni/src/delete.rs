@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use crate::config::NetworkConfig;
 use crate::environment::Environment;
-use crate::error::CniError;
+use crate::error::{CniError, Code};
 use crate::interface;
 use crate::lock::ContainerLock;
 use crate::spool;
@@ -20,7 +20,12 @@ pub fn delete(environment: &Environment, config: &NetworkConfig) -> Result<(), C
     }
 }
 
-/// Serves GC.
+/// Serves GC. Without a list nothing is known to be valid, and nothing to be
+/// stale: then no pod loses its network.
 pub fn collect(config: &NetworkConfig) -> Result<(), CniError> {
-    Agent::on(&config.socket).collect(config.valid_attachments.clone())
+    let Some(valid) = config.valid_attachments.clone() else {
+        let message = "GC needs the list cni.dev/valid-attachments; it is missing, and nothing was removed";
+        return Err(CniError::new(Code::InvalidConfig, message));
+    };
+    Agent::on(&config.socket).collect(valid)
 }

@@ -273,6 +273,92 @@ fn kernel_calls_at_once_do_not_disturb_each_other() {
     world.assert_clean();
 }
 
+/// What containerd 2 (go-cni) and CRI-O (ocicni) give to the plugin, both by
+/// libcni, for a list that declares what they offer.
+#[test]
+fn kernel_the_calls_of_containerd_and_cri_o_are_served() {
+    const ID: &str = "3f6940ab5ab43bc522569d15b23f8c1bbde1d7678b080398506924fc01d72755";
+    let kubernetes = [
+        ("IgnoreUnknown", "1"),
+        ("K8S_POD_NAMESPACE", "shop"),
+        ("K8S_POD_NAME", "web-7d4b9c-x2x7k"),
+        ("K8S_POD_INFRA_CONTAINER_ID", ID),
+        ("K8S_POD_UID", "8304765e-fd7e-4968-9144-c42c53be04f4"),
+    ];
+    let words = |pairs: &[(&str, &str)]| -> String {
+        pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(";")
+    };
+    // containerd keeps them in a map: any order may come.
+    let mut shuffled = kubernetes;
+    shuffled.reverse();
+    let annotations = json!({"kubernetes.io/config.source": "api"});
+    let containerd = json!({
+        "portMappings": null,
+        "bandwidth": {"ingressRate": 1_000_000, "ingressBurst": 2_147_483_647_u32, "egressRate": 0, "egressBurst": 0},
+        "dns": {"servers": ["10.96.0.10"], "searches": ["shop.svc.cluster.local"], "options": ["ndots:5"]},
+        "cgroupPath": "/kubepods/besteffort/pod8304765e",
+        "io.kubernetes.cri.pod-annotations": annotations,
+    });
+    let cri_o = json!({
+        "bandwidth": {"ingressRate": 0, "ingressBurst": 0, "egressRate": 8_000, "egressBurst": 8_000},
+        "ipRanges": [[{"subnet": "10.1.0.0/24"}]], "aliases": ["web"],
+        "cgroupPath": "kubepods.slice", "io.kubernetes.cri.pod-annotations": annotations,
+    });
+    let runtimes = [
+        ("containerd 1.6", "1.0.0", words(&shuffled), containerd.clone()),
+        ("containerd 2", "1.1.0", words(&shuffled), containerd),
+        ("CRI-O", "1.1.0", words(&kubernetes), cri_o),
+    ];
+    for (runtime, version, arguments, offered) in runtimes {
+        let world = World::new();
+        let nowhere = std::path::Path::new("");
+        let mut config = world.config(version);
+        let bare = config.to_string();
+        config["capabilities"] =
+            offered.as_object().unwrap().keys().map(|key| (key.clone(), json!(true))).collect();
+        config["capabilities"].as_object_mut().unwrap().remove("portMappings");
+        config["runtimeConfig"] = offered;
+        let input = config.to_string();
+        if version == "1.1.0" {
+            assert_eq!(world.call_with("STATUS", "", nowhere, "", &bare).result(), Value::Null, "{runtime}");
+        }
+        let result = world.call_with("ADD", ID, &world.pod.path, &arguments, &input).result();
+        assert_eq!(result["cniVersion"], version, "{runtime}");
+        assert_eq!(world.agent.pods(), ["shop/web-7d4b9c-x2x7k 8304765e-fd7e-4968-9144-c42c53be04f4"]);
+        config["prevResult"] = result;
+        let input = config.to_string();
+        world.call_with("CHECK", ID, &world.pod.path, &arguments, &input).result();
+
+        if version == "1.1.0" {
+            let mut gc = world.config(version);
+            let valid = json!([{"containerID": ID, "ifname": "eth0"}]);
+            gc["cni.dev/valid-attachments"] = valid.clone();
+            gc["cni.dev/attachments"] = valid;
+            world.call_with("GC", "", nowhere, "", &gc.to_string()).result();
+            assert_eq!(world.agent.valid().len(), 1, "{runtime}");
+            let (code, message) = world.call_with("GC", "", nowhere, "", &bare).failure();
+            assert!(code == 7 && message.contains("nothing was removed"), "{code} {message}");
+        }
+        // The sandbox is gone, as after a boot, and the runtime asks twice.
+        for _ in 0..2 {
+            world.call_with("DEL", ID, nowhere, &arguments, &input).result();
+        }
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn kernel_ports_of_the_host_are_refused_aloud_until_they_are_built() {
+    let world = World::new();
+    let mut config = world.config("1.1.0");
+    let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}]);
+    config["runtimeConfig"] = json!({"portMappings": ports});
+    let (code, message) = world.call("ADD", "c1", &world.pod.path, &config.to_string()).failure();
+    assert!(code == 2 && message.contains("8080"), "{code} {message}");
+    world.call("DEL", "c1", &world.pod.path, &config.to_string()).result();
+    world.assert_clean();
+}
+
 #[test]
 fn kernel_version_status_and_gc_answer() {
     let world = World::new();

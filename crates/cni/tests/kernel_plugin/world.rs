@@ -86,6 +86,8 @@ struct AgentState {
     mood: Mood,
     calls: Vec<String>,
     allocated: Vec<Attachment>,
+    pods: Vec<String>,
+    valid: Vec<Attachment>,
 }
 
 /// Plays the agent: hands out 10.1.0.N and fd00::N, sets up the host side at
@@ -124,6 +126,16 @@ impl FakeAgent {
         self.state.lock().unwrap().calls.clone()
     }
 
+    /// The pods that addresses were asked for: namespace, name and uid.
+    pub fn pods(&self) -> Vec<String> {
+        self.state.lock().unwrap().pods.clone()
+    }
+
+    /// What the last GC called valid.
+    pub fn valid(&self) -> Vec<Attachment> {
+        self.state.lock().unwrap().valid.clone()
+    }
+
     /// Attachments that hold addresses.
     pub fn allocated(&self) -> usize {
         self.state.lock().unwrap().allocated.len()
@@ -137,7 +149,12 @@ impl FakeAgent {
             Call::Allocate { .. } if state.mood == Mood::Exhausted => {
                 refusal(ErrorKind::Exhausted, "no address for c: pool 10.1.0.0/24 is exhausted")
             }
-            Call::Allocate { attachment, .. } => {
+            Call::Collect { valid } => {
+                state.valid = valid;
+                Response::Done
+            }
+            Call::Allocate { attachment, pod_namespace, pod_name, pod_uid, .. } => {
+                state.pods.push(format!("{pod_namespace}/{pod_name} {pod_uid}"));
                 state.allocated.push(attachment.clone());
                 Response::Allocated(allocation(&attachment, state.allocated.len() as u8))
             }
@@ -240,15 +257,29 @@ impl World {
 
     /// Runs the plugin in the node as a runtime does.
     pub fn call(&self, command: &str, container: &str, netns: &Path, input: &str) -> Answer {
+        let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u";
+        self.call_with(command, container, netns, arguments, input)
+    }
+
+    /// The same with these `CNI_ARGS`. libcni sets every variable; those that
+    /// a command has no use for are empty.
+    pub fn call_with(
+        &self,
+        command: &str,
+        container: &str,
+        netns: &Path,
+        arguments: &str,
+        input: &str,
+    ) -> Answer {
         let run = || {
             let mut child = Command::new(env!("CARGO_BIN_EXE_beeline-cni"))
                 .env_clear()
                 .env("CNI_COMMAND", command)
                 .env("CNI_CONTAINERID", container)
                 .env("CNI_NETNS", netns)
-                .env("CNI_IFNAME", "eth0")
+                .env("CNI_IFNAME", if container.is_empty() { "" } else { "eth0" })
                 .env("CNI_PATH", "/opt/cni/bin")
-                .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u")
+                .env("CNI_ARGS", arguments)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
