@@ -25,6 +25,7 @@ pure=${PURE:-0}
 . tools/lib/helm.sh
 . tools/lib/containerd.sh
 . tools/lib/etcd.sh
+. tools/lib/kubectl.sh
 
 main() {
     run_as_owner_of_tree "$@"
@@ -74,6 +75,7 @@ install_build_tools() {
     [ "$chore" != test ] || install_helm_library
     [ "$chore" != test ] || [ -z "$needs_lab" ] || install_containerd
     [ "$chore" != test ] || [ -z "$needs_lab" ] || install_etcd
+    [ "$chore" != test ] || [ -z "$needs_lab" ] || install_kubectl
     "$cargo" build --quiet --locked --release --package xtask
 }
 

