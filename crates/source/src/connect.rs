@@ -1,10 +1,16 @@
-//! Ways to the API server, tried in turn.
+//! Ways to the API server: tried in turn, and left when they fall silent.
 
 use std::time::Duration;
 
 use http::Uri;
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::ServiceBuilder;
 use tracing::{debug, info};
 
 use crate::{SourceConfig, SourceError, SourceState};
@@ -13,6 +19,15 @@ use crate::{SourceConfig, SourceError, SourceState};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection that carries nothing is asked after this time, and again after
+/// each [`KEEPALIVE_PAUSE`]: so that what stands between forgets no quiet
+/// watch, and one that it has forgotten is noticed.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(5);
+/// Questions without an answer after which the kernel gives a connection up.
+const KEEPALIVE_TRIES: u32 = 3;
+/// Pause after a question that was not answered; the second one decides.
+const LIVENESS_PAUSE_IN_DOUBT: Duration = Duration::from_secs(1);
 
 /// One configuration per API server.
 pub async fn servers(config: &SourceConfig) -> Result<Vec<Config>, SourceError> {
@@ -67,14 +82,58 @@ pub async fn connect(servers: &[Config], first: usize, state: &SourceState) -> O
 }
 
 async fn probe(config: &Config) -> Result<Client, String> {
-    let client = Client::try_from(config.clone()).map_err(|e| e.to_string())?;
+    let client = client(config).map_err(|e| e.to_string())?;
+    answers(&client).await.map(|()| client)
+}
+
+/// Does the server answer?
+async fn answers(client: &Client) -> Result<(), String> {
     match tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await {
         // A server that refuses this request is there; the watches will say
         // what is refused.
-        Ok(Ok(_) | Err(kube::Error::Api(_))) => Ok(client),
+        Ok(Ok(_) | Err(kube::Error::Api(_))) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
     }
+}
+
+/// Returns, with the reason, once the server has twice not answered; it is
+/// asked about every `pause`. A quiet watch does not tell: a machine that
+/// hangs keeps its connections.
+pub async fn falls_silent(client: &Client, pause: Duration) -> String {
+    loop {
+        tokio::time::sleep(crate::jitter(pause)).await;
+        if answers(client).await.is_ok() {
+            continue;
+        }
+        tokio::time::sleep(LIVENESS_PAUSE_IN_DOUBT).await;
+        if let Err(error) = answers(client).await {
+            return error;
+        }
+    }
+}
+
+/// A client as kube makes it, but whose connections are kept alive, or given
+/// up, by TCP.
+fn client(config: &Config) -> kube::Result<Client> {
+    if config.proxy_url.is_some() {
+        return Client::try_from(config.clone());
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_keepalive(Some(KEEPALIVE_AFTER));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_PAUSE));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_TRIES));
+    tcp.set_tcp_user_timeout(Some(KEEPALIVE_AFTER + KEEPALIVE_PAUSE * KEEPALIVE_TRIES));
+    let mut tls = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
+    tls.set_connect_timeout(config.connect_timeout);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(tower::BoxError::from)
+        .service(HttpClient::builder(TokioExecutor::new()).build(tls));
+    Ok(Client::new(service, config.default_namespace.clone()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use beeline_model::{Change, Kind, Object, ObjectName};
 use serde::{Deserialize, Serialize};
@@ -89,14 +89,21 @@ fn write_all(dir: &Path, queue: &Receiver<Vec<u8>>) -> Result<(), JournalError> 
     let mut base = rewrite(dir)?;
     let mut size = base;
     let mut out = BufWriter::with_capacity(256 << 10, append(&path).map_err(failed)?);
+    let mut flushed = Instant::now();
     loop {
-        match queue.recv_timeout(FLUSH_AFTER) {
+        match queue.recv_timeout(FLUSH_AFTER.saturating_sub(flushed.elapsed())) {
             Ok(line) => {
                 out.write_all(&line).map_err(failed)?;
                 size += line.len() as u64;
             }
-            Err(RecvTimeoutError::Timeout) => out.flush().map_err(failed)?,
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return out.flush().map_err(failed),
+        }
+        // Also while lines keep coming: a journal that is only written in
+        // quiet moments would be minutes old on a busy cluster.
+        if flushed.elapsed() >= FLUSH_AFTER {
+            out.flush().map_err(failed)?;
+            flushed = Instant::now();
         }
         if size > base * 2 + SLACK_BYTES {
             out.flush().map_err(failed)?;

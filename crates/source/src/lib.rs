@@ -30,6 +30,12 @@ pub use crate::seen::{Mark, Seen};
 /// Updates that may wait for the reader; the watches pause when it is full.
 const QUEUE_UPDATES_MAX: usize = 1024;
 
+/// A pause of about this length: between a half more and a half less, so that
+/// the agents of a cluster do not all ask at once.
+pub(crate) fn jitter(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..1.5))
+}
+
 /// What the source needs to know.
 #[derive(Clone, Debug)]
 pub struct SourceConfig {
@@ -45,6 +51,8 @@ pub struct SourceConfig {
     /// How long the API server may stay out of reach at start before the last
     /// good state is told.
     pub patience: Duration,
+    /// How often a server that is watched is asked whether it is still there.
+    pub liveness: Duration,
 }
 
 impl SourceConfig {
@@ -56,6 +64,7 @@ impl SourceConfig {
             node_name: node_name.into(),
             state_dir: None,
             patience: Duration::from_secs(3),
+            liveness: Duration::from_secs(10),
         }
     }
 }

@@ -22,7 +22,11 @@ use crate::{Mark, Origin, SourceConfig, SourceState, Update, connect, convert, j
 
 /// Pause after a failure: from the first to the last, doubled each time.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// The last pause if nobody answers: short, so that what was changed meanwhile
+/// is in force soon after the server is back.
+const BACKOFF_LAST_SILENT: Duration = Duration::from_secs(1);
+/// The last pause if the server answers, but with an error.
+const BACKOFF_LAST_REFUSED: Duration = Duration::from_secs(5);
 /// Failures in a row of one watch before another server is tried.
 const FAILURES_BEFORE_SWITCH: u32 = 5;
 /// Objects per page of a listing.
@@ -35,32 +39,48 @@ pub async fn run(
     state: Arc<SourceState>,
     updates: mpsc::Sender<Update>,
 ) {
-    let mut journal_told = false;
-    let mut index = 0;
-    let mut journal: Option<Journal> = None;
-    let patience_ends = tokio::time::Instant::now() + config.patience;
-    let mut backoff = BACKOFF_FIRST;
-    loop {
-        let Some((client, connected)) = connect::connect(&servers, index, &state).await else {
-            if !journal_told && tokio::time::Instant::now() >= patience_ends {
-                journal_told = true;
-                tell_journal(&config, &updates).await;
-            }
-            if updates.is_closed() {
-                return;
-            }
-            pause(&mut backoff).await;
-            continue;
-        };
-        (journal_told, backoff, index) = (true, BACKOFF_FIRST, connected);
-        let journal = journal.get_or_insert_with(|| Journal::open(config.state_dir.as_deref()));
+    let mut first = tokio::select! {
+        first = reach(&servers, 0, &state) => first,
+        () = updates.closed() => return,
+        () = tokio::time::sleep(config.patience) => {
+            tell_journal(&config, &updates).await;
+            reach_for(&updates, &servers, 0, &state).await
+        }
+    };
+    let journal = Journal::open(config.state_dir.as_deref());
+    while let Some((client, index)) = first {
         let door = Door { updates: updates.clone(), state: state.clone(), journal: journal.clone() };
         let others = servers.len() > 1;
-        if watch_all(client, &config.node_name, door, others).await == Ended::NobodyReads {
+        if watch_all(client, &config, door, others).await == Ended::NobodyReads {
             return;
         }
         state.failed(None);
-        index += 1;
+        first = reach_for(&updates, &servers, index + 1, &state).await;
+    }
+}
+
+/// The first server that answers; none if nobody reads any more.
+async fn reach_for(
+    updates: &mpsc::Sender<Update>,
+    servers: &[Config],
+    first: usize,
+    state: &SourceState,
+) -> Option<(Client, usize)> {
+    tokio::select! {
+        found = reach(servers, first, state) => found,
+        () = updates.closed() => None,
+    }
+}
+
+/// The first server that answers, whenever that is.
+async fn reach(servers: &[Config], first: usize, state: &SourceState) -> Option<(Client, usize)> {
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        let found = connect::connect(servers, first, state).await;
+        if found.is_some() {
+            return found;
+        }
+        pause(&mut backoff, BACKOFF_LAST_SILENT).await;
     }
 }
 
@@ -94,9 +114,9 @@ enum Ended {
 }
 
 /// All watches; returns when one of them wants another server.
-async fn watch_all(client: Client, node: &str, door: Door, others: bool) -> Ended {
+async fn watch_all(client: Client, config: &SourceConfig, door: Door, others: bool) -> Ended {
     let all = watcher::Config::default().page_size(PAGE_OBJECTS);
-    let local_pods = all.clone().fields(&format!("spec.nodeName={node}"));
+    let local_pods = all.clone().fields(&format!("spec.nodeName={}", config.node_name));
     let of_services = all.clone().labels(convert::SERVICE_NAME_LABEL);
     let mut tasks = JoinSet::new();
     let c = || client.clone();
@@ -118,7 +138,14 @@ async fn watch_all(client: Client, node: &str, door: Door, others: bool) -> Ende
         others,
     ));
     // A set that is dropped aborts what is left in it.
-    match tasks.join_next().await {
+    let ended = tokio::select! {
+        ended = tasks.join_next() => ended,
+        why = connect::falls_silent(&client, config.liveness) => {
+            warn!("the API server has fallen silent ({why}); its watches are given up");
+            return Ended::TryAnotherServer;
+        }
+    };
+    match ended {
         Some(Ok(ended)) => ended,
         Some(Err(error)) => {
             warn!(%error, "a watch ended unexpectedly; all are started anew");
@@ -182,14 +209,30 @@ async fn watch<K: Resource>(
             Err(error) => {
                 failures += 1;
                 complain(kind, &error, failures, &door.state);
-                if others && failures >= FAILURES_BEFORE_SWITCH {
+                let answered = is_answer(&error);
+                if others && !answered && failures >= FAILURES_BEFORE_SWITCH {
                     return Ended::TryAnotherServer;
                 }
-                pause(&mut backoff).await;
+                let last = if answered { BACKOFF_LAST_REFUSED } else { BACKOFF_LAST_SILENT };
+                pause(&mut backoff, last).await;
             }
         }
     }
     Ended::TryAnotherServer
+}
+
+/// Did a server that works say so? Another one would say the same (a missing
+/// right, say), and all watches would be begun anew for it.
+fn is_answer(error: &watcher::Error) -> bool {
+    let works = |code: u16| (400..500).contains(&code);
+    match error {
+        watcher::Error::WatchError(status) => works(status.code),
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => works(status.code),
+        watcher::Error::NoResourceVersion => true,
+        _ => false,
+    }
 }
 
 fn complain(kind: Kind, error: &watcher::Error, failures: u32, state: &SourceState) {
@@ -248,7 +291,27 @@ fn identity(meta: &kube::core::ObjectMeta) -> (ObjectName, u64) {
     (convert::object_name(meta), version)
 }
 
-async fn pause(backoff: &mut Duration) {
-    tokio::time::sleep(*backoff).await;
-    *backoff = (*backoff * 2).min(BACKOFF_LAST);
+async fn pause(backoff: &mut Duration, last: Duration) {
+    tokio::time::sleep(crate::jitter(*backoff)).await;
+    *backoff = (*backoff * 2).min(last);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    #[test]
+    fn unit_a_refusal_is_an_answer_and_silence_is_none() {
+        let status = |code| Box::new(Status { code, ..Status::default() });
+        for code in [401, 403, 404, 410, 429] {
+            assert!(is_answer(&watcher::Error::InitialListFailed(kube::Error::Api(status(code)))), "{code}");
+            assert!(is_answer(&watcher::Error::WatchError(status(code))), "{code}");
+        }
+        for code in [500, 503, 504] {
+            assert!(!is_answer(&watcher::Error::WatchStartFailed(kube::Error::Api(status(code)))), "{code}");
+        }
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(!is_answer(&watcher::Error::WatchFailed(kube::Error::ReadEvents(broken))));
+    }
 }

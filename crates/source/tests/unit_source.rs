@@ -4,8 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and says where")]
 
-use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use beeline_model::{Change, Kind, Object, ObjectName, Problem};
 use beeline_source::{Origin, Seen, Source, SourceConfig, Update};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -100,8 +102,70 @@ impl Story {
         }
     }
 
+    /// Serves where it was served before, once that is free: until then a test
+    /// beside this one may have a connection there.
+    async fn serve_again(&mut self, address: SocketAddr) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let listener = loop {
+            match TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(tokio::time::Instant::now() < deadline, "{address}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        self.front = self.server.serve(listener).unwrap();
+    }
+
     async fn until_listed(&mut self) {
         self.until("everything is listed", |c| c.seen.complete()).await;
+    }
+}
+
+/// A server's machine: it may hang. Then its kernel keeps the connections and
+/// takes new ones, and nobody reads them.
+struct Machine {
+    address: SocketAddr,
+    hangs: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Machine {
+    async fn before(server: SocketAddr) -> Machine {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (hangs, seen) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut seen = seen.clone();
+                tokio::spawn(async move {
+                    let serve = async {
+                        let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    };
+                    let hung = async { seen.wait_for(|hangs| *hangs).await.is_ok() };
+                    let has_hung = tokio::select! {
+                        biased;
+                        hung = hung => hung,
+                        () = serve => false,
+                    };
+                    if has_hung {
+                        // Its connections stay as they are.
+                        std::future::pending::<()>().await;
+                    }
+                });
+            }
+        });
+        Machine { address, hangs, task }
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -221,7 +285,7 @@ async fn unit_what_happens_during_an_interruption_is_caught_up() {
     .await
     .expect("the loss of the server must be seen");
 
-    story.front = story.server.serve(TcpListener::bind(address).unwrap()).unwrap();
+    story.serve_again(address).await;
     story
         .until("the difference is known", |c| {
             c.has(Kind::Service, "default/new") && !c.has(Kind::Service, "default/old")
@@ -255,6 +319,75 @@ async fn unit_servers_are_tried_in_turn_and_left_when_they_die() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unit_a_server_that_hangs_is_left_and_found_again() {
+    let server = ApiServer::start(Config::default()).unwrap();
+    let front = server.serve(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let (first, second) = (Machine::before(front.address()).await, Machine::before(front.address()).await);
+    // It takes connections and never says a word.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let urls = [format!("https://{}", mute.local_addr().unwrap()), first.url(), second.url()];
+    let config = config(&server, &front, folder.path(), |config| {
+        config.servers = urls.to_vec();
+        config.liveness = Duration::from_millis(200);
+    });
+    let (updates, source) = Source::start(config).await.unwrap();
+    let mut story = Story { server, front, cluster: Cluster::default(), updates, source, folder };
+    story.until_listed().await;
+
+    let api = story.server.api().clone();
+    first.hangs.send_replace(true);
+    api.create("services", service("told-by-the-second")).unwrap();
+    let has = |name: &'static str| move |c: &Cluster| c.has(Kind::Service, name);
+    story.until("the second tells it", has("default/told-by-the-second")).await;
+
+    // Now nobody answers, until the first is repaired.
+    second.hangs.send_replace(true);
+    api.create("services", service("told-by-the-first")).unwrap();
+    let state = story.source.state();
+    tokio::time::timeout(PATIENCE, async {
+        while state.connected() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the silence must be heard");
+    first.hangs.send_replace(false);
+    story.until("the first tells it", has("default/told-by-the-first")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unit_versions_that_expire_under_load_cost_no_change() {
+    let mut story = Story::begin().await;
+    let api = story.server.api().clone();
+    story.until_listed().await;
+    let address = story.front.address();
+    let mut expected = BTreeSet::from(["default/kubernetes".to_owned()]);
+    for round in 0..4 {
+        story.front.stop();
+        for number in 0..20 {
+            api.create("services", service(&format!("r{round}-{number}"))).unwrap();
+            expected.insert(format!("default/r{round}-{number}"));
+        }
+        for number in 0..20 * usize::from(round > 0) {
+            delete(&story.server, "services", &format!("r{}-{number}", round - 1));
+            expected.remove(&format!("default/r{}-{number}", round - 1));
+        }
+        // What the watches would go on from is forgotten.
+        api.compact();
+        story.serve_again(address).await;
+        api.create("services", service(&format!("after-{round}"))).unwrap();
+        expected.insert(format!("default/after-{round}"));
+        let back = tokio::time::Instant::now();
+        let last = format!("default/after-{round}");
+        story.until("the last one is there", |c| c.has(Kind::Service, &last)).await;
+        assert!(back.elapsed() < Duration::from_secs(4), "after {:?}", back.elapsed());
+    }
+    let expected: Vec<String> = expected.into_iter().collect();
+    story.until("nothing is missing or too much", |c| c.names(Kind::Service) == expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unit_a_start_without_the_server_tells_the_last_good_state() {
     let mut story = Story::begin().await;
     story.server.api().create("services", service("web")).unwrap();
@@ -273,7 +406,7 @@ async fn unit_a_start_without_the_server_tells_the_last_good_state() {
     assert!(!story.source.state().connected());
 
     delete(&story.server, "services", "web");
-    story.front = story.server.serve(TcpListener::bind(address).unwrap()).unwrap();
+    story.serve_again(address).await;
     story.until("the truth is known", |c| c.seen.complete() && !c.has(Kind::Service, "default/web")).await;
     assert!(state.join(beeline_source::journal::FILE_NAME).exists());
 }

@@ -75,3 +75,16 @@ fn unit_a_long_life_keeps_the_file_short() {
     assert!(size < SLACK_BYTES + 10_000, "{size} bytes for three objects");
     assert_eq!(names(dir.path()).len(), 3);
 }
+
+#[test]
+fn unit_what_was_told_is_on_disk_soon_also_while_more_comes() {
+    let temporary = tempfile::tempdir().unwrap();
+    let journal = Journal::open(Some(temporary.path()));
+    journal.record(&namespace("first"));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !names(temporary.path()).contains(&"first".to_owned()) {
+        assert!(Instant::now() < deadline, "it is never quiet, and nothing is written");
+        journal.record(&namespace("busy"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
