@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::Uri;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::Client as HttpClient;
@@ -17,6 +19,8 @@ use crate::{SourceConfig, SourceError, SourceState};
 
 /// How long one server may take to answer the first request.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a server has for its answer before the next one is asked as well.
+const HEAD_START: Duration = Duration::from_millis(300);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that carries nothing is asked after this time, and again after
@@ -63,10 +67,16 @@ fn at(base: &Config, url: &str) -> Result<Config, SourceError> {
 }
 
 /// The first server that answers, from `first` on; none if no server does.
+/// Those after the first are asked too when it takes its time.
 pub async fn connect(servers: &[Config], first: usize, state: &SourceState) -> Option<(Client, usize)> {
-    for offset in 0..servers.len() {
+    let attempt = async |offset: usize| {
+        tokio::time::sleep(HEAD_START * offset as u32).await;
         let index = (first + offset) % servers.len();
-        match probe(&servers[index]).await {
+        (index, probe(&servers[index]).await)
+    };
+    let mut attempts: FuturesUnordered<_> = (0..servers.len()).map(attempt).collect();
+    while let Some((index, answer)) = attempts.next().await {
+        match answer {
             Ok(client) => {
                 info!(server = %servers[index].cluster_url, "connected to the API server");
                 state.succeeded(None);
