@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use beeline_abi::Mac;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,14 @@ pub const API_PORT: u16 = 6443;
 
 /// The device that joins a namespace to the switch.
 pub const UPLINK: &str = "eth0";
+
+/// The most uplinks that a node can have.
+pub const UPLINKS_MAX: u32 = 4;
+
+/// The device of an uplink, from 0.
+pub fn uplink(number: u32) -> String {
+    format!("eth{number}")
+}
 
 /// The IPv4 addresses of all pods.
 pub const CLUSTER_CIDR_IPV4: &str = "10.244.0.0/16";
@@ -74,6 +83,13 @@ impl Pair {
         [self.ipv4.into(), self.ipv6.into()]
     }
 
+    /// The MAC of the device that has it when it is made: a machine that boots
+    /// again has the same network card, and its neighbours know it still.
+    pub fn mac(self) -> Mac {
+        let [_, _, subnet, host] = self.ipv4.octets();
+        Mac([0x02, 0xbe, 0xe1, 0, subnet, host])
+    }
+
     /// The one of the same family as `like`.
     pub fn of_family(self, like: IpAddr) -> IpAddr {
         match like {
@@ -114,6 +130,19 @@ impl Side {
             Side::BehindRouter => ROUTER_BEHIND,
         }
     }
+}
+
+/// A host's addresses in the network of an uplink from 1 on: there it ends in
+/// the same number as in the first.
+pub fn in_network(uplink: u32, first: Pair) -> Pair {
+    assert!((1..UPLINKS_MAX).contains(&uplink), "the caller checks the number of uplinks");
+    Pair::on(1 + uplink as u8, first.ipv4.octets()[3])
+}
+
+/// All addresses of a node, by uplink.
+pub fn of_node(number: u32, side: Side, uplinks: u32) -> Vec<Pair> {
+    let first = node_on(number, side);
+    std::iter::once(first).chain((1..uplinks).map(|uplink| in_network(uplink, first))).collect()
 }
 
 /// The control plane.
@@ -164,6 +193,11 @@ mod tests {
         assert_eq!(CLIENT.ipv6.to_string(), "fd00:172:30::200");
         assert_eq!(node(1).ipv4.to_string(), "172.30.0.11");
         assert_eq!(node(1).ipv6.to_string(), "fd00:172:30::11");
+        let second = of_node(1, Side::BehindRouter, 2)[1];
+        assert_eq!(
+            (second.ipv4.to_string(), second.ipv6.to_string()),
+            ("172.30.2.11".into(), "fd00:172:30:2::11".into())
+        );
     }
 
     #[test]
@@ -179,6 +213,10 @@ mod tests {
         let mut all: Vec<Pair> = (1..=NODES_MAX).map(node).collect();
         all.extend((1..=NODES_MAX).map(|number| node_on(number, Side::BehindRouter)));
         all.extend([ROUTER, ROUTER_BEHIND, CONTROL_PLANE, CLIENT]);
+        for uplink in 1..UPLINKS_MAX {
+            all.extend((1..=NODES_MAX).map(|number| in_network(uplink, node(number))));
+            all.extend([ROUTER, CLIENT].map(|host| in_network(uplink, host)));
+        }
         let mut seen: Vec<_> = all.iter().flat_map(|pair| pair.addresses()).collect();
         let count = seen.len();
         seen.sort();

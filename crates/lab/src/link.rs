@@ -61,6 +61,13 @@ fn percent(text: &str) -> Result<f64> {
     }
 }
 
+impl Change {
+    /// Does it move the node to another network?
+    pub fn moves(&self) -> bool {
+        self.behind_router || self.direct
+    }
+}
+
 impl Link {
     /// A cable that nobody has changed, on this network.
     pub fn on(side: Side) -> Link {
@@ -91,28 +98,29 @@ impl Link {
     }
 }
 
-/// Makes the cable of a node `after` where it was `before`.
-pub fn apply(paths: &LabPaths, number: u32, before: &Link, after: &Link) -> Result<()> {
-    let name = address::node_name(number);
+/// Makes the cable at one of a node's uplinks `after` where it was `before`.
+pub fn apply(paths: &LabPaths, number: u32, uplink: u32, before: &Link, after: &Link) -> Result<()> {
+    let (device, port) = (address::uplink(uplink), topology::port(number, uplink));
     let change = || -> Result<()> {
-        let (node, switch) = (NetNs::open(paths.node(&name).netns())?, NetNs::open(paths.netns("switch"))?);
+        let node = NetNs::open(paths.node(&address::node_name(number)).netns())?;
+        let switch = NetNs::open(paths.netns("switch"))?;
         if before.mtu != after.mtu {
-            wire::set_mtu(&switch, &name, after.mtu)?;
-            wire::set_mtu(&node, UPLINK, after.mtu)?;
+            wire::set_mtu(&switch, &port, after.mtu)?;
+            wire::set_mtu(&node, &device, after.mtu)?;
         }
         if before.loss_percent != after.loss_percent {
-            wire::set_loss(&switch, &name, after.loss_percent)?;
+            wire::set_loss(&switch, &port, after.loss_percent)?;
         }
         if before.side != after.side {
-            wire::plug_into(&switch, &name, topology::bridge(after.side))?;
+            wire::plug_into(&switch, &port, topology::bridge(after.side))?;
             readdress(&node, number, before.side, after.side)?;
         }
         if before.up != after.up {
-            wire::set_up(&switch, &name, after.up)?;
+            wire::set_up(&switch, &port, after.up)?;
         }
         Ok(())
     };
-    change().with_context(|| format!("cannot change the link of {name}"))
+    change().with_context(|| format!("cannot change the link at {device} of {}", address::node_name(number)))
 }
 
 /// The old addresses go last: a device without any loses all its routes.

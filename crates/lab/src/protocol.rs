@@ -45,6 +45,8 @@ pub enum Call {
     Link {
         /// The node.
         node: String,
+        /// Its device.
+        uplink: String,
         /// What.
         change: link::Change,
     },
@@ -134,6 +136,9 @@ pub struct NodeStatus {
     pub powered: bool,
     /// Its link.
     pub link: Link,
+    /// Its further links, from `eth1` on.
+    #[serde(default)]
+    pub further_links: Vec<Link>,
     /// Process of the agent, if it runs.
     pub agent_pid: Option<u32>,
     /// How often the agent was started.

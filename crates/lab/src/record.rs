@@ -22,6 +22,9 @@ use crate::process::ProcessId;
 pub struct Shape {
     /// Number of nodes.
     pub nodes: u32,
+    /// Uplinks of each node; 0 in labs of before: one.
+    #[serde(default)]
+    pub uplinks: u32,
     /// The nodes that begin behind the router.
     #[serde(default)]
     pub behind_router: BTreeSet<String>,
@@ -40,6 +43,10 @@ impl Shape {
         let mut differences = Vec::new();
         if self.nodes != other.nodes {
             differences.push(format!("it has {} nodes, not {}", self.nodes, other.nodes));
+        }
+        if self.uplinks.max(1) != other.uplinks.max(1) {
+            let (own, others) = (self.uplinks.max(1), other.uplinks.max(1));
+            differences.push(format!("its nodes have {own} uplinks each, not {others}"));
         }
         if self.behind_router != other.behind_router {
             differences.push(format!(
@@ -84,8 +91,8 @@ pub struct LabRecord {
     pub cgroup: PathBuf,
     /// Nodes by name.
     pub nodes: BTreeMap<String, PlaceRecord>,
-    /// Their cables.
-    pub links: BTreeMap<String, Link>,
+    /// Their cables, by uplink.
+    pub links: BTreeMap<String, Vec<Link>>,
     /// `client`, `router`, `control-plane` and `switch`.
     pub others: BTreeMap<String, PlaceRecord>,
 }
@@ -121,6 +128,11 @@ pub struct PodRecord {
 }
 
 impl LabRecord {
+    /// Uplinks of each node.
+    pub fn uplinks(&self) -> u32 {
+        self.shape.uplinks.max(1)
+    }
+
     /// Reads the record of a lab; none if there is no such lab.
     pub fn read(paths: &LabPaths) -> Result<Option<LabRecord>> {
         read_json(&paths.record())

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+use crate::address;
 use crate::protocol::{NodeStatus, PodStatus, ServiceStatus, Status};
 
 /// Three listings, and below them what is wrong.
@@ -56,9 +57,17 @@ fn service(service: &ServiceStatus) -> Vec<String> {
 
 /// The links that somebody has changed.
 fn links(status: &Status) -> Option<String> {
-    let told = status.nodes.iter().map(|node| (&node.name, node.link.describe()));
-    let all: Vec<String> =
-        told.filter(|(_, words)| !words.is_empty()).map(|(name, words)| format!("{name}: {words}")).collect();
+    let told = status.nodes.iter().flat_map(|node| {
+        let further = (1..).zip(&node.further_links);
+        let further =
+            further.map(|(uplink, link)| (format!("{} {}", node.name, address::uplink(uplink)), link));
+        std::iter::once((node.name.clone(), &node.link)).chain(further)
+    });
+    let all: Vec<String> = told
+        .map(|(name, link)| (name, link.describe()))
+        .filter(|(_, words)| !words.is_empty())
+        .map(|(name, words)| format!("{name}: {words}"))
+        .collect();
     (!all.is_empty()).then(|| format!("Links as they were changed:\n  {}", all.join("\n  ")))
 }
 
@@ -118,6 +127,7 @@ mod tests {
             ready: false,
             powered: true,
             link: Link { mtu: 1400, ..Link::default() },
+            further_links: vec![Link::default(), Link { up: false, ..Link::default() }],
             agent_pid: Some(7),
             agent_starts: 1,
             agent_ready: false,
@@ -127,8 +137,8 @@ mod tests {
         let shown = status(&Status { nodes: vec![node], ..Status::default() });
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines[1], "node-1   no      172.30.0.11   10.244.1.0/24   not ready, process 7");
-        assert_eq!(lines[3..5], ["Links as they were changed:", "  node-1: MTU 1400"]);
-        assert_eq!(lines[6..8], ["Not as it should be:", "  node-1: no API"]);
-        assert_eq!(lines[9..], ["Accepted, without its full effect yet:", "  x=y"]);
+        assert_eq!(lines[3..6], ["Links as they were changed:", "  node-1: MTU 1400", "  node-1 eth2: down"]);
+        assert_eq!(lines[7..9], ["Not as it should be:", "  node-1: no API"]);
+        assert_eq!(lines[10..], ["Accepted, without its full effect yet:", "  x=y"]);
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use beeline_values::Settings;
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::address::{API_PORT, CONTROL_PLANE, NODES_MAX};
+use crate::address::{API_PORT, CONTROL_PLANE, NODES_MAX, UPLINKS_MAX};
 use crate::daemon::{self, last_lines};
 use crate::down;
 use crate::manifests;
@@ -32,6 +32,9 @@ pub struct Request {
     /// Number of nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
     nodes: u32,
+    /// Uplinks of each node, each to a network of its own: eth0, eth1, ...
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(UPLINKS_MAX)))]
+    uplinks: u32,
     /// A node that begins on the network behind the router; may be given again
     #[arg(long, value_name = "NODE")]
     behind_router: Vec<String>,
@@ -57,7 +60,8 @@ pub fn up(name: &LabName, request: &Request) -> Result<()> {
     let values = values(&request.set)?;
     let images = request.images.iter().map(|text| image(text)).collect::<Result<_>>()?;
     let behind_router = behind_router(request)?;
-    let shape = Shape { nodes: request.nodes, behind_router, values, images, assets: assets()? };
+    let uplinks = request.uplinks;
+    let shape = Shape { nodes: request.nodes, uplinks, behind_router, values, images, assets: assets()? };
     let manifests = manifests::load(&request.filename)?;
     Programs::find()?;
     let claim = claim::new(name, &shape)?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::address::UPLINK;
 use crate::daemon::agents::AgentAction;
 use crate::echo::EchoPort;
 use crate::enter::{self, CannotRun};
@@ -89,6 +90,9 @@ enum Verb {
     Link {
         /// The node
         node: String,
+        /// Which of its uplinks
+        #[arg(long, value_name = "DEVICE", default_value = UPLINK)]
+        uplink: String,
         #[command(flatten)]
         change: link::Change,
     },
@@ -201,7 +205,9 @@ impl Arguments {
             Verb::Node { node, command } => enter::node(name, &node, &command.command),
             Verb::Client { command } => enter::other(name, "client", &command.command),
             Verb::Router { command } => enter::other(name, "router", &command.command),
-            Verb::Link { node, change } => finish(ask(name, &Call::Link { node, change }, say)?),
+            Verb::Link { node, uplink, change } => {
+                finish(ask(name, &Call::Link { node, uplink, change }, say)?)
+            }
             Verb::NodeStop { node } => machine(name, node, MachineAction::Stop),
             Verb::NodeStart { node } => machine(name, node, MachineAction::Start),
             Verb::NodeAdd { node } => machine(name, node, MachineAction::Add),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use beeline_abi::Mac;
 use beeline_kernel::netlink::{Netlink, Route, Veth, VethEnd, protocol};
 use beeline_kernel::netns::NetNs;
 use beeline_kernel::{loss, sysctl};
@@ -58,13 +59,14 @@ pub fn bridge(netns: &NetNs, name: &str) -> Result<()> {
     Ok(netlink.set_up(index, true)?)
 }
 
-/// Joins a host to a bridge: `device` is born in the host's namespace, `port`
-/// in the bridge's.
-pub fn cable(host: &NetNs, device: &str, switch: &NetNs, port: &str, bridge: &str) -> Result<()> {
+/// Joins a host to a bridge: `device`, with this MAC, is born in the host's
+/// namespace, `port` in the bridge's.
+pub fn cable(host: &NetNs, device: (&str, Mac), switch: &NetNs, port: &str, bridge: &str) -> Result<()> {
+    let (device, mac) = device;
     let mut switch = Netlink::open_in(switch)?;
     switch.create_veth(&Veth {
         here: VethEnd { name: port, mac: None },
-        there: VethEnd { name: device, mac: None },
+        there: VethEnd { name: device, mac: Some(mac) },
         mtu: MTU,
         there_netns: Some(host),
     })?;

@@ -196,6 +196,66 @@ fn lab_a_node_that_loses_its_power_comes_back_with_its_pods() {
 }
 
 #[test]
+fn lab_a_second_uplink_is_found_carries_traffic_and_survives_a_reboot() {
+    let lab = TestLab::up_with("uplinks", &["--nodes", "2", "--uplinks", "2"]);
+    lab.apply(&(pod_on("p1", "node-1") + &pod_on("p2", "node-2")));
+    let shown: Vec<String> = node(&lab, "node-1").addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["172.30.0.11", "fd00:172:30::11", "172.30.2.11", "fd00:172:30:2::11"]);
+    let uplinks = |name: &str| -> Vec<String> {
+        let client = beeline_api::Client::new(lab.paths().node(name).socket());
+        match client.call(beeline_api::Call::Status) {
+            Ok(beeline_api::Response::Status(status)) => status.uplinks,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(uplinks("node-1"), ["eth0", "eth1"]);
+    let ping = |ip: &str| lab.client().run(["ping", "-nqc1", "-W1", ip]).is_success();
+    for ip in ["172.30.2.11", "fd00:172:30:2::12", "172.30.2.1"] {
+        assert!(ping(ip), "{ip} on the second network");
+    }
+
+    // The networks are two: each fails alone.
+    lab.verb(&["link", "node-1", "--uplink", "eth1", "--down"]).succeeds();
+    assert!(!ping("172.30.2.11") && ping("172.30.0.11") && ping("172.30.2.12"));
+    assert!(lab.verb(&["status"]).stdout.contains("node-1 eth1: down"));
+    assert!(reaches(&lab, "p1", "p2") && reaches(&lab, "p2", "p1") && reaches(&lab, "client", "p1"));
+    lab.verb(&["link", "node-1", "--uplink", "eth1", "--up"]).succeeds();
+    lab.verb(&["link", "node-1", "--down"]).succeeds();
+    lab.wait_until("the second network is there", PATIENCE, || {
+        ping("172.30.2.11") && ping("fd00:172:30:2::11")
+    });
+    assert!(!ping("172.30.0.11"));
+    lab.verb(&["link", "node-1", "--up"]).succeeds();
+    lab.wait_until("p1 is reached again", PATIENCE, || reaches(&lab, "p2", "p1"));
+    // An administrator leads to the pods by the second network: its device
+    // takes the packets as the first one does.
+    lab.client().run(["ip", "route", "replace", "10.244.1.0/24", "via", "172.30.2.11"]).succeeds();
+    lab.client().run(["ip", "-6", "route", "del", "fd00:10:244:1::/64"]).succeeds();
+    lab.client()
+        .run(["ip", "-6", "route", "add", "fd00:10:244:1::/64", "via", "fd00:172:30:2::11"])
+        .succeeds();
+    assert!(reaches(&lab, "client", "p1"));
+
+    lab.verb(&["link", "node-1", "--uplink", "eth2", "--down"]).fails().says("it has eth0, eth1");
+    lab.verb(&["link", "node-1", "--uplink", "eth1", "--behind-router"]).fails().says("only eth0");
+
+    lab.verb(&["link", "node-2", "--uplink", "eth1", "--mtu", "1400"]).succeeds();
+    lab.verb(&["node-stop", "node-2"]).succeeds();
+    assert!(!ping("172.30.2.12"));
+    lab.verb(&["node-start", "node-2"]).succeeds();
+    lab.wait_until("the client knows its new card", PATIENCE, || {
+        ping("172.30.2.12") && ping("fd00:172:30:2::12")
+    });
+    let link = lab.node("node-2").run(["ip", "link", "show", "eth1"]).succeeds();
+    assert!(link.stdout.contains("mtu 1400"), "{link}");
+    lab.wait_until("the agent has both", PATIENCE, || uplinks("node-2") == ["eth0", "eth1"]);
+    lab.wait_until("the pod is back", PATIENCE, || reaches(&lab, "p1", "p2"));
+    lab.verb(&["node-add", "node-3"]).succeeds();
+    assert!(ping("172.30.2.13"));
+    lab.down();
+}
+
+#[test]
 fn lab_the_pods_of_a_dead_node_are_replaced_elsewhere() {
     let lab = TestLab::up_with("dead", &["--nodes", "3"]);
     lab.apply(WEB);

@@ -47,6 +47,9 @@ pub struct Node {
     pub name: String,
     /// `InternalIP` addresses, in the order of the status; both families.
     pub internal_ips: Vec<IpAddr>,
+    /// `ExternalIP` addresses: those of further networks.
+    #[serde(default)]
+    pub external_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
     /// `topology.kubernetes.io/zone`.

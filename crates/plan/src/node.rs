@@ -27,6 +27,8 @@ pub struct OwnNode {
     pub ipv4: Ip,
     /// Its IPv6 address; unspecified if it has none.
     pub ipv6: Ip,
+    /// Its addresses in further networks.
+    pub external_ips: Vec<IpAddr>,
     /// Its PodCIDRs that no other node claims with better right.
     pub pod_cidrs: Vec<IpNet>,
 }
@@ -173,7 +175,8 @@ impl Nodes {
         let node = state.spec.as_ref()?;
         let value = node_value(node);
         let pod_cidrs = self.active_cidrs(node);
-        Some(OwnNode { id: state.id, ipv4: value.ipv4, ipv6: value.ipv6, pod_cidrs })
+        let external_ips = node.external_ips.clone();
+        Some(OwnNode { id: state.id, ipv4: value.ipv4, ipv6: value.ipv6, external_ips, pod_cidrs })
     }
 
     pub(crate) fn own_is_missing(&self) -> Problem {

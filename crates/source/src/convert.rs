@@ -27,8 +27,10 @@ pub fn object_name(meta: &ObjectMeta) -> ObjectName {
 pub fn node(node: &Node, problems: &mut Vec<Problem>) -> Object {
     let mut say = Problems::of(Kind::Node, &node.metadata, problems);
     let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
-    let internal = addresses.filter(|a| a.type_ == "InternalIP").map(|a| a.address.as_str());
-    let internal_ips = say.parse_all(internal, "status.addresses");
+    let of_type =
+        |kind: &'static str| addresses.clone().filter(move |a| a.type_ == kind).map(|a| a.address.as_str());
+    let internal_ips = say.parse_all(of_type("InternalIP"), "status.addresses");
+    let external_ips = say.parse_all(of_type("ExternalIP"), "status.addresses");
     let spec = node.spec.as_ref();
     let many = spec.and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten();
     let mut cidrs: Vec<&str> = many.map(String::as_str).collect();
@@ -39,6 +41,7 @@ pub fn node(node: &Node, problems: &mut Vec<Problem>) -> Object {
     Object::Node(model::Node {
         name: node.metadata.name.clone().unwrap_or_default(),
         internal_ips,
+        external_ips,
         pod_cidrs,
         zone: node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL).cloned()),
     })
@@ -63,12 +66,22 @@ pub fn pod(pod: &Pod, problems: &mut Vec<Problem>) -> Object {
         ips.extend(status.and_then(|s| s.pod_ip.as_deref()).filter(|ip| !ip.is_empty()));
     }
     let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();
+    let host_network = spec.and_then(|s| s.host_network).unwrap_or(false);
+    if !host_network {
+        let containers = spec.into_iter().flat_map(|s| s.containers.iter());
+        let ports = containers.flat_map(|c| c.ports.iter().flatten()).filter_map(|port| port.host_port);
+        for port in ports.filter(|port| *port != 0) {
+            say.problem(format!(
+                "hostPort {port} is not built yet and leads nowhere; reach the pod by its own address or by a Service"
+            ));
+        }
+    }
     Object::Pod(model::Pod {
         name: object_name(&pod.metadata),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         node: spec.and_then(|s| s.node_name.clone()).filter(|name| !name.is_empty()),
         ips: say.parse_all(ips.into_iter(), "status.podIPs"),
-        host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+        host_network,
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         finished: matches!(phase, "Succeeded" | "Failed"),
     })

@@ -132,7 +132,7 @@ pub const KEYS: &[Key] = &[
         Kind::List,
         "",
         Built::Yes,
-        "Uplink devices of the node; not set = detected from the routes.",
+        "Uplink devices of the node; not set = those with a default route or a node address.",
     ),
     key(
         "directRoutingDevice",

@@ -130,7 +130,9 @@ impl Engine {
             .filter(|attached| attached.program == beeline_abi::maps::programs::FROM_UPLINK)
             .map(|attached| attached.ifindex)
             .collect();
-        let chosen = uplinks::choose(observed, devices, &self.node_ips(), &before);
+        let mut ips = self.node_ips();
+        ips.extend(self.own.iter().flat_map(|own| own.external_ips.clone()));
+        let chosen = uplinks::choose(observed, devices, &ips, &before);
         for name in uplinks::missing(observed, devices) {
             problems.push(format!("device {name} of the value `devices` does not exist on this node"));
         }

@@ -207,6 +207,7 @@ fn listing(with_service: bool, origin: Origin) -> Vec<Update> {
     let node = Node {
         name: "node-1".into(),
         internal_ips: vec!["172.30.0.11".parse().unwrap()],
+        external_ips: Vec::new(),
         pod_cidrs: vec!["10.244.1.0/29".parse().unwrap()],
         zone: None,
     };

@@ -23,7 +23,7 @@ pub struct Uplink {
 
 /// Chooses the uplinks. `devices` may end with `+`, which stands for any end
 /// of a name; empty = detect. `node_ips` are the addresses of this node's
-/// Node object, `before` the indices that were uplinks before: a detected
+/// Node object (`InternalIP` and `ExternalIP`), `before` the indices that were uplinks before: a detected
 /// one stays while its device exists, for a default route may flap.
 pub fn choose(observed: &Observed, devices: &[String], node_ips: &[IpAddr], before: &[u32]) -> Vec<Uplink> {
     let chosen = |link: &&Link| {

@@ -33,16 +33,17 @@ pub async fn bring_up(
     let programs = Programs::find()?;
     let (record, listener) = first_record(name, &paths, &shape)?;
     let plan: Vec<_> =
-        (1..=shape.nodes).map(|number| (number, record.links[&address::node_name(number)].side)).collect();
+        (1..=shape.nodes).map(|number| (number, record.links[&address::node_name(number)][0].side)).collect();
+    let uplinks = record.uplinks();
     let (built, planned) = (paths.clone(), plan.clone());
-    tokio::task::spawn_blocking(move || topology::build(&built, &planned)).await??;
+    tokio::task::spawn_blocking(move || topology::build(&built, &planned, uplinks)).await??;
     let nodes = if shape.nodes == 1 { "1 node".to_owned() } else { format!("{} nodes", shape.nodes) };
     progress(&format!("{nodes}, a router, a client and their switch ({})", elapsed(begin)));
 
     let (api, client) = ControlPlane::start(&record, listener, &paths).await?;
     progress(&format!("{} on 127.0.0.1:{} ({})", api.describe(), record.api_port, elapsed(begin)));
     let dns = ClusterDns::start(client.clone(), record.others["control-plane"].netns.clone());
-    let (registered, ()) = tokio::join!(register_nodes(&client, &paths, &plan), dns.publish());
+    let (registered, ()) = tokio::join!(register_nodes(&client, &paths, &plan, uplinks), dns.publish());
     registered?;
     let lab = Arc::new(Lab {
         name: name.clone(),
@@ -62,11 +63,11 @@ pub async fn bring_up(
 }
 
 /// Makes the Node objects, and tells the hosts outside the way to the pods.
-async fn register_nodes(client: &Client, paths: &LabPaths, plan: &[(u32, Side)]) -> Result<()> {
+async fn register_nodes(client: &Client, paths: &LabPaths, plan: &[(u32, Side)], uplinks: u32) -> Result<()> {
     let names: Vec<String> = plan.iter().map(|(number, _)| address::node_name(*number)).collect();
-    let registered = plan.iter().zip(&names);
-    let registered = registered
-        .map(|((number, side), name)| nodes::register(client, name, address::node_on(*number, *side)));
+    let registered = plan.iter().zip(&names).map(|((number, side), name)| {
+        nodes::register(client, name, address::of_node(*number, *side, uplinks))
+    });
     try_join_all(registered).await?;
     let ranges = nodes::pod_cidrs(client, &names).await?;
     let mut routed = plan.iter().zip(&names);
@@ -90,10 +91,11 @@ fn first_record(name: &LabName, paths: &LabPaths, shape: &Shape) -> Result<(LabR
         ("control-plane".to_owned(), other("control-plane", Some(CONTROL_PLANE))?),
         ("switch".to_owned(), other("switch", None)?),
     ]);
-    let links: BTreeMap<String, Link> = (1..=shape.nodes).map(|number| first_link(shape, number)).collect();
+    let links: BTreeMap<String, Vec<Link>> =
+        (1..=shape.nodes).map(|number| first_links(shape, number)).collect();
     let node = |number| -> Result<(String, PlaceRecord)> {
         let name = address::node_name(number);
-        let addresses = address::node_on(number, links[&name].side);
+        let addresses = address::node_on(number, links[&name][0].side);
         let place = machines::place(paths, &cgroup, &name, addresses)?;
         Ok((name, place))
     };
@@ -111,8 +113,9 @@ fn first_record(name: &LabName, paths: &LabPaths, shape: &Shape) -> Result<(LabR
     Ok((record, listener))
 }
 
-fn first_link(shape: &Shape, number: u32) -> (String, Link) {
+fn first_links(shape: &Shape, number: u32) -> (String, Vec<Link>) {
     let name = address::node_name(number);
     let side = if shape.behind_router.contains(&name) { Side::BehindRouter } else { Side::Direct };
-    (name, Link::on(side))
+    let further = (1..shape.uplinks.max(1)).map(|_| Link::default());
+    (name, std::iter::once(Link::on(side)).chain(further).collect())
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use beeline_kernel::bpffs;
-use beeline_kernel::netns::NetNs;
 use futures::future::try_join_all;
 use kube::api::Api;
 use tokio::task::AbortHandle;
@@ -24,8 +23,8 @@ use crate::address::{self, Pair};
 use crate::link::{self, Link};
 use crate::paths::{LabPaths, NodePaths, PodPaths};
 use crate::protocol::MachineAction;
-use crate::record::{PlaceRecord, write_json, write_whole};
-use crate::{cgroup, mounts, topology, wire};
+use crate::record::{LabRecord, PlaceRecord, write_json, write_whole};
+use crate::{cgroup, mounts, topology};
 
 /// How long the agent of a node that starts may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -105,19 +104,26 @@ pub async fn act(lab: &Lab, node: &str, action: MachineAction) -> Result<String>
 }
 
 /// Changes a node's cable.
-pub async fn change_link(lab: &Lab, node: &str, change: &link::Change) -> Result<String> {
+pub async fn change_link(lab: &Lab, node: &str, uplink: &str, change: &link::Change) -> Result<String> {
     let machines = lab.machines.lock().await;
     let number = number(lab, node)?;
-    let before = lab.record().links.get(node).copied().unwrap_or_default();
+    let record = lab.record();
+    let at = uplink_number(&record, node, uplink)?;
+    if at > 0 && change.moves() {
+        bail!("only {} moves to the network behind the router and back: leave --uplink out", address::UPLINK);
+    }
+    let before = record.links[node][at as usize];
     let after = before.changed(change);
     let Some(power) = machines.on.get(node) else {
         bail!("{node} is switched off; start it with node-start before its link is changed");
     };
     let paths = lab.paths.clone();
-    on_thread(move || link::apply(&paths, number, &before, &after)).await?;
+    on_thread(move || link::apply(&paths, number, at, &before, &after)).await?;
     lab.change_record(|record| {
-        record.links.insert(node.to_owned(), after);
-        if let Some(place) = record.nodes.get_mut(node) {
+        if let Some(link) = record.links.get_mut(node).and_then(|links| links.get_mut(at as usize)) {
+            *link = after;
+        }
+        if let Some(place) = record.nodes.get_mut(node).filter(|_| before.side != after.side) {
             place.addresses = address::node_on(number, after.side).addresses().to_vec();
         }
     })?;
@@ -126,10 +132,12 @@ pub async fn change_link(lab: &Lab, node: &str, change: &link::Change) -> Result
         let ranges = pod_ranges(lab, node).await?;
         topology::route_to_pods(&lab.paths, &ranges, number, after.side)?;
         power.kubelet.readdress(texts(&addresses.addresses()));
-        nodes::write_addresses(&lab.client, node, addresses).await?;
+        let all = address::of_node(number, after.side, record.uplinks());
+        nodes::write_addresses(&lab.client, node, &all).await?;
     }
     let words = after.describe();
-    Ok(format!("the link of {node}: {}", if words.is_empty() { "as it was made" } else { &words }))
+    let at = if at == 0 { String::new() } else { format!(" at {uplink}") };
+    Ok(format!("the link of {node}{at}: {}", if words.is_empty() { "as it was made" } else { &words }))
 }
 
 async fn stop(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()> {
@@ -148,11 +156,13 @@ async fn start(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()> {
     if machines.on.contains_key(node) {
         bail!("{node} has power already; node-stop cuts it");
     }
-    let link = lab.record().links.get(node).copied().unwrap_or_default();
+    let links = lab.record().links.get(node).cloned().unwrap_or_default();
     let paths = lab.paths.clone();
     on_thread(move || {
-        topology::add_node(&paths, number, link.side)?;
-        link::apply(&paths, number, &Link::on(link.side), &link)
+        let side = links.first().map(|link| link.side).unwrap_or_default();
+        topology::add_node(&paths, number, side, links.len() as u32)?;
+        let mut each = (0u32..).zip(&links);
+        each.try_for_each(|(uplink, link)| link::apply(&paths, number, uplink, &Link::on(link.side), link))
     })
     .await?;
     if let Some(missed) = machines.missed.remove(node) {
@@ -169,18 +179,18 @@ async fn add(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()> {
     if lab.record().nodes.contains_key(node) {
         bail!("lab {} has a node {node} already", lab.name);
     }
-    let link = Link::default();
-    let addresses = address::node_on(number, link.side);
+    let (side, uplinks) = (Link::default().side, lab.record().uplinks());
+    let addresses = address::of_node(number, side, uplinks);
     let paths = lab.paths.clone();
-    on_thread(move || topology::add_node(&paths, number, link.side)).await?;
-    let place = place(&lab.paths, &lab.record().cgroup, node, addresses)?;
+    on_thread(move || topology::add_node(&paths, number, side, uplinks)).await?;
+    let place = place(&lab.paths, &lab.record().cgroup, node, addresses[0])?;
     lab.change_record(|record| {
         record.nodes.insert(node.to_owned(), place);
-        record.links.insert(node.to_owned(), link);
+        record.links.insert(node.to_owned(), vec![Link::default(); uplinks as usize]);
     })?;
     nodes::register(&lab.client, node, addresses).await?;
     let ranges = nodes::pod_cidrs(&lab.client, &[node.to_owned()]).await?;
-    topology::route_to_pods(&lab.paths, &ranges[node], number, link.side)?;
+    topology::route_to_pods(&lab.paths, &ranges[node], number, side)?;
     boot(lab, machines, node).await
 }
 
@@ -213,6 +223,19 @@ fn number(lab: &Lab, node: &str) -> Result<u32> {
     number.with_context(|| {
         let nodes: Vec<&str> = record.nodes.keys().map(String::as_str).collect();
         format!("lab {} has no node {node:?}; it has {}", lab.name, nodes.join(", "))
+    })
+}
+
+/// The number of a device that must be one of the node's uplinks.
+fn uplink_number(record: &LabRecord, node: &str, device: &str) -> Result<u32> {
+    let all = 0..record.links.get(node).map_or(0, |links| links.len() as u32);
+    let found = all.clone().find(|number| address::uplink(*number) == device);
+    found.with_context(|| {
+        let uplinks: Vec<String> = all.map(address::uplink).collect();
+        format!(
+            "{node} has no uplink {device:?}; it has {} (`up --uplinks N` makes several)",
+            uplinks.join(", ")
+        )
     })
 }
 
@@ -304,11 +327,11 @@ async fn cut_power(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()>
     lab.agents.write().unwrap_or_else(PoisonError::into_inner).remove(node);
     machines.on.remove(node);
     let (files, cgroup) = (lab.paths.node(node), lab.record().nodes[node].cgroup.clone());
-    let (port, switch) = (node.to_owned(), lab.paths.netns("switch"));
+    let (number, uplinks, paths) = (number(lab, node)?, lab.record().uplinks(), lab.paths.clone());
     on_thread(move || {
         // Processes first: they would see the rest vanish.
         cgroup::remove(&cgroup)?;
-        wire::unplug(&NetNs::open(switch)?, &port)?;
+        topology::unplug(&paths, number, uplinks)?;
         pods.iter().try_for_each(vanish_pod)?;
         unmount_below(files.root())?;
         keep_disk(&files)

@@ -25,8 +25,8 @@ const READY_PAUSE: Duration = Duration::from_millis(250);
 /// How long an agent may be away until its node is not Ready.
 pub const NOT_READY_AFTER: Duration = Duration::from_secs(2);
 
-/// Creates the Node object.
-pub async fn register(client: &Client, name: &str, addresses: Pair) -> Result<()> {
+/// Creates the Node object; `addresses` by uplink.
+pub async fn register(client: &Client, name: &str, addresses: Vec<Pair>) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let node: Node = serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {
@@ -38,7 +38,7 @@ pub async fn register(client: &Client, name: &str, addresses: Pair) -> Result<()
     nodes.create(&PostParams::default(), &node).await.with_context(|| format!("cannot register {name}"))?;
     let quantity = json!({"cpu": "64", "memory": "64Gi", "pods": "250"});
     let status = json!({
-        "addresses": shown_addresses(name, addresses),
+        "addresses": shown_addresses(name, &addresses),
         "capacity": quantity,
         "allocatable": quantity,
         "conditions": [ready_condition("False", "NetworkPluginNotReady", "the agent is starting")],
@@ -53,7 +53,7 @@ pub async fn register(client: &Client, name: &str, addresses: Pair) -> Result<()
 }
 
 /// Tells that a node has other addresses now.
-pub async fn write_addresses(client: &Client, name: &str, addresses: Pair) -> Result<()> {
+pub async fn write_addresses(client: &Client, name: &str, addresses: &[Pair]) -> Result<()> {
     patch_status(client, name, json!({"addresses": shown_addresses(name, addresses)})).await
 }
 
@@ -72,9 +72,14 @@ pub async fn write_unknown(client: &Client, name: &str) -> Result<()> {
     patch_status(client, name, json!({"conditions": [condition]})).await
 }
 
-fn shown_addresses(name: &str, addresses: Pair) -> Vec<serde_json::Value> {
-    let internal = addresses.addresses().map(|ip| json!({"type": "InternalIP", "address": ip}));
-    internal.into_iter().chain([json!({"type": "Hostname", "address": name})]).collect()
+/// Peers and the API know a node by its InternalIPs, one per family; further
+/// networks are told as a cloud's node controller tells them.
+fn shown_addresses(name: &str, addresses: &[Pair]) -> Vec<serde_json::Value> {
+    let shown = addresses.iter().enumerate().flat_map(|(uplink, pair)| {
+        let kind = if uplink == 0 { "InternalIP" } else { "ExternalIP" };
+        pair.addresses().map(|ip| json!({"type": kind, "address": ip}))
+    });
+    shown.chain([json!({"type": "Hostname", "address": name})]).collect()
 }
 
 fn ready_condition(status: &str, reason: &str, message: &str) -> serde_json::Value {

@@ -89,7 +89,9 @@ async fn answer(lab: &Lab, call: Call, progress: &UnboundedSender<Line>) -> Resu
         Call::Apply { manifests } => apply(lab, &manifests, progress).await,
         Call::Status => Ok(Line::Status(Box::new(status::status(lab).await?))),
         Call::Agent { node, action } => machines::agent(lab, &node)?.act(action).await.map(Line::Done),
-        Call::Link { node, change } => machines::change_link(lab, &node, &change).await.map(Line::Done),
+        Call::Link { node, uplink, change } => {
+            machines::change_link(lab, &node, &uplink, &change).await.map(Line::Done)
+        }
         Call::Machine { node, action } => machines::act(lab, &node, action).await.map(Line::Done),
     }
 }

@@ -52,6 +52,7 @@ async fn node(lab: &Lab, object: &Node) -> NodeStatus {
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let (agents, record) = (lab.agents(), lab.record());
     let agent = agents.get(&name);
+    let links = record.links.get(&name).cloned().unwrap_or_default();
     let told = match agent {
         Some(agent) => ask(agent).await,
         None if record.nodes.contains_key(&name) => Err("the node is switched off".to_owned()),
@@ -62,7 +63,8 @@ async fn node(lab: &Lab, object: &Node) -> NodeStatus {
         pod_cidrs: spec.pod_cidrs.unwrap_or_default(),
         ready: conditions.clone().any(|one| one.type_ == "Ready" && one.status == "True"),
         powered: agent.is_some(),
-        link: record.links.get(&name).copied().unwrap_or_default(),
+        link: links.first().copied().unwrap_or_default(),
+        further_links: links.into_iter().skip(1).collect(),
         agent_pid: agent.and_then(|agent| agent.state().pid),
         agent_starts: agent.map_or(0, |agent| agent.state().starts),
         agent_ready: told.as_ref().is_ok_and(|status| status.synced),

@@ -177,6 +177,7 @@ pub fn node(name: &str, ips: &str, cidrs: &str) -> Node {
     Node {
         name: name.into(),
         internal_ips: ips.split_whitespace().map(ip).collect(),
+        external_ips: Vec::new(),
         pod_cidrs: cidrs.split_whitespace().map(|cidr| cidr.parse().expect("a CIDR")).collect(),
         zone: None,
     }

@@ -21,10 +21,11 @@ fn unit_a_dual_stack_node() {
         json!({"metadata": {"name": "node-1", "labels": {ZONE_LABEL: "a"}},
             "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"]},
             "status": {"addresses": [{"type": "Hostname", "address": "node-1"},
-                {"type": "InternalIP", "address": "172.30.0.11"}, {"type": "InternalIP", "address": "fd00:172:30::b"}]}}),
+                {"type": "InternalIP", "address": "172.30.0.11"}, {"type": "InternalIP", "address": "fd00:172:30::b"},
+                {"type": "ExternalIP", "address": "172.30.2.11"}]}}),
     );
     let Object::Node(node) = object else { panic!("{object:?}") };
-    assert_eq!(node.internal_ips.len(), 2);
+    assert_eq!((node.internal_ips.len(), node.external_ips.len()), (2, 1));
     assert_eq!(node.pod_cidrs.len(), 2);
     assert_eq!((node.zone.as_deref(), problems.len()), (Some("a"), 0));
 }
@@ -104,4 +105,16 @@ fn unit_pods_running_finished_and_bare() {
     let (object, problems) = check::<Pod>(pod, json!({"metadata": {"name": "b", "namespace": "d"}}));
     let Object::Pod(bare) = object else { panic!("{object:?}") };
     assert!(bare.node.is_none() && bare.ips.is_empty() && !bare.finished && problems.is_empty());
+}
+
+#[test]
+fn unit_a_port_of_the_host_is_told_where_it_leads_nowhere() {
+    let with = |host_network: bool| {
+        let ports = json!([{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}]);
+        let spec = json!({"hostNetwork": host_network, "containers": [{"name": "c", "ports": ports}]});
+        check::<Pod>(pod, json!({"metadata": {"name": "a", "namespace": "d"}, "spec": spec})).1
+    };
+    let problems = with(false);
+    assert!(problems.len() == 1 && problems[0].contains("hostPort 8080"), "{problems:?}");
+    assert!(with(true).is_empty(), "such a pod has the host's ports");
 }
