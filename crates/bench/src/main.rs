@@ -6,6 +6,7 @@ mod floor;
 mod lab;
 mod packets;
 mod rates;
+mod size;
 mod stats;
 mod traffic;
 
@@ -49,6 +50,8 @@ enum Part {
     Cni,
     /// Connections and requests per second, beside kernel forwarding
     Rates,
+    /// How long labs take, and their memory
+    Lab,
 }
 
 /// What this program does inside a pod.
@@ -107,6 +110,12 @@ impl Arguments {
     }
 
     fn measure(&self) -> Result<()> {
+        if self.wants(Part::Lab) {
+            size::measure(&self.set)?;
+        }
+        if self.only == [Part::Lab] {
+            return Ok(());
+        }
         let lab = BenchLab::up(&self.set)?;
         if self.wants(Part::Memory) {
             lab.print_memory()?;
