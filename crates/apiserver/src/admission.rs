@@ -69,6 +69,44 @@ pub(crate) fn check_namespace_exists(
     }
 }
 
+/// Gives a pod the number behind its priority class, which must exist.
+pub(crate) fn set_priority(
+    store: &Store,
+    kinds: &Kinds,
+    kind: &Kind,
+    object: &mut Value,
+) -> Result<(), ApiError> {
+    let Some(classes) =
+        kinds.by_path("scheduling.k8s.io", "v1", "priorityclasses").filter(|_| kind.is("pods"))
+    else {
+        return Ok(());
+    };
+    let given = object::text(object, "/spec/priorityClassName").to_owned();
+    let found = match given.as_str() {
+        "" => store
+            .list(classes, None, None)
+            .map(|(_, class)| class)
+            .find(|class| object::truth(class, "/globalDefault")),
+        name => store.get(classes, &ObjectKey::new("", name)),
+    };
+    if !given.is_empty() && found.is_none() {
+        let why = format!("no PriorityClass with name {given} was found");
+        return Err(ApiError::forbidden(kind, object::name(object), &why));
+    }
+    let value = found.and_then(|class| object::number(class, "/value")).unwrap_or(0);
+    let policy =
+        found.map(|class| object::text(class, "/preemptionPolicy")).filter(|policy| !policy.is_empty());
+    let policy = policy.unwrap_or("PreemptLowerPriority").to_owned();
+    let name = found.map(|class| object::name(class).to_owned());
+    let spec = object::child(object, "spec");
+    if let Some(name) = name {
+        spec.insert("priorityClassName".to_owned(), name.into());
+    }
+    spec.insert("priority".to_owned(), value.into());
+    object::default_to(spec, "preemptionPolicy", policy);
+    Ok(())
+}
+
 /// Identity and first status of a new object.
 pub(crate) fn begin_life(kind: &Kind, object: &mut Value) {
     let metadata = object::metadata(object);
@@ -157,6 +195,9 @@ fn with_field(mut object: Value, field: &str, value: Option<&Value>) -> Value {
 
 /// Values that the server gave and a caller that replaces the object need not repeat.
 pub(crate) fn carry_over(kind: &Kind, object: &mut Value, current: &Value) {
+    if kind.is("services") {
+        return crate::service::drop_type_dependent(object, current);
+    }
     let fields: &[&str] = match kind.built_in_plural() {
         "namespaces" => &["finalizers"],
         "nodes" => &["podCIDR", "podCIDRs"],

@@ -7,10 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::Cause;
 use crate::object::{self, ObjectKey};
+use crate::{Cause, service};
 
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+
+/// Node ports below are left to those who name theirs, as long as there are others.
+const NODE_PORTS_STATIC: u16 = 86;
 
 /// The highest number of addresses of a range that are tried; larger ranges are used up to here.
 const TRIES_MAX: u128 = 1 << 20;
@@ -33,11 +36,15 @@ struct Range {
 impl Allocators {
     /// One range per family; the first one's family is the cluster's primary family.
     pub fn new(service_cidrs: &[IpNet]) -> Self {
-        let range = |net: &IpNet| Range { net: *net, used: HashMap::new(), next: 1 };
+        let range = |net: &IpNet| {
+            let mut range = Range { net: *net, used: HashMap::new(), next: 1 };
+            range.next = range.static_addresses();
+            range
+        };
         Self {
             ranges: service_cidrs.iter().map(range).collect(),
             ports: BTreeMap::new(),
-            next_port: *NODE_PORTS.start(),
+            next_port: *NODE_PORTS.start() + NODE_PORTS_STATIC,
         }
     }
 
@@ -163,10 +170,7 @@ impl Allocators {
 
     fn assign_ports(&mut self, service: &mut Value, key: &ObjectKey) -> Result<(), Vec<Cause>> {
         let kind = object::text(service, "/spec/type").to_owned();
-        let wants = matches!(kind.as_str(), "NodePort")
-            || (kind == "LoadBalancer" && service["spec"]["allocateLoadBalancerNodePorts"] != json!(false));
-        let checked =
-            object::text(service, "/spec/externalTrafficPolicy") == "Local" && kind == "LoadBalancer";
+        let (wants, checked) = (service::has_node_ports(service), service::has_health_check_port(service));
         let ports = object::child(service, "spec").get_mut("ports").and_then(Value::as_array_mut);
         let mut mine: Vec<u16> = Vec::new();
         for (index, port) in ports.into_iter().flatten().enumerate() {
@@ -217,9 +221,11 @@ impl Allocators {
     }
 
     fn allocate_port(&mut self, key: &ObjectKey, field: &str) -> Result<u16, Vec<Cause>> {
-        for _ in NODE_PORTS {
-            let number = self.next_port;
-            self.next_port = if number == *NODE_PORTS.end() { *NODE_PORTS.start() } else { number + 1 };
+        let (first, last) = (*NODE_PORTS.start(), *NODE_PORTS.end());
+        let low = first + NODE_PORTS_STATIC;
+        let next = self.next_port.clamp(low, last);
+        for number in (next..=last).chain(low..next).chain(first..low) {
+            self.next_port = number + 1;
             if let Entry::Vacant(free) = self.ports.entry(number) {
                 free.insert(key.clone());
                 return Ok(number);
@@ -276,9 +282,11 @@ impl Range {
 
     fn allocate(&mut self, key: &ObjectKey, taken: &mut Vec<IpAddr>) -> Result<IpAddr, Vec<Cause>> {
         let size = self.size();
-        for _ in 0..size {
-            let address = self.at(self.next);
-            self.next = if self.next + 1 >= size { 1 } else { self.next + 1 };
+        let low = self.static_addresses();
+        let next = self.next.clamp(low, size);
+        for offset in (next..size).chain(low..next).chain(1..low) {
+            let address = self.at(offset);
+            self.next = offset + 1;
             if !self.is_reserved(address) && !self.used.contains_key(&address) {
                 self.used.insert(address, key.clone());
                 taken.push(address);
@@ -290,6 +298,15 @@ impl Range {
             self.net
         );
         Err(vec![Cause::forbidden("spec.clusterIPs", why)])
+    }
+
+    /// Addresses at the beginning that are left to those who name theirs (as Kubernetes has it: a
+    /// sixteenth, from 16 to 256), as long as there are others.
+    fn static_addresses(&self) -> u128 {
+        match self.size() {
+            size if size <= 16 => 1,
+            size => (size / 16).clamp(16, 256),
+        }
     }
 
     fn size(&self) -> u128 {
@@ -366,10 +383,11 @@ fn carry_addresses(service: &mut Value, before: &Value) {
     }
 }
 
-/// Ports keep their node ports while the type has node ports, and lose those they had when it has not.
+/// Ports keep their node ports while the type has node ports.
 fn carry_ports(service: &mut Value, before: &Value) {
     let has_ports = matches!(object::text(service, "/spec/type"), "NodePort" | "LoadBalancer");
     let health = object::number(before, "/spec/healthCheckNodePort");
+    let checked = service::has_health_check_port(service);
     let before_ports = object::items(before, "/spec/ports").to_vec();
     let spec = object::child(service, "spec");
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -378,17 +396,18 @@ fn carry_ports(service: &mut Value, before: &Value) {
             continue;
         };
         let Some(port) = port.as_object_mut() else { continue };
-        if has_ports {
-            object::default_to(port, "nodePort", had);
-        } else if port.get("nodePort").is_some_and(|given| *given == json!(had)) {
+        if port.get("nodePort").is_some_and(|given| *given == 0) {
             port.remove("nodePort");
         }
+        if has_ports {
+            object::default_to(port, "nodePort", had);
+        }
     }
-    match health {
-        Some(health) if has_ports => object::default_to(spec, "healthCheckNodePort", health),
-        _ => {
+    if let Some(health) = health.filter(|_| checked) {
+        if spec.get("healthCheckNodePort").is_some_and(|given| *given == 0) {
             spec.remove("healthCheckNodePort");
         }
+        object::default_to(spec, "healthCheckNodePort", health);
     }
 }
 
@@ -412,7 +431,7 @@ mod tests {
     fn unit_single_stack_is_the_default_and_the_primary_family() {
         let mut web = service("web", json!({"type": "ClusterIP", "selector": {"a": "b"}}));
         allocators().assign(&mut web, None).unwrap();
-        assert_eq!(field(&web, "clusterIPs"), json!(["10.96.0.1"]));
+        assert_eq!(field(&web, "clusterIPs"), json!(["10.96.1.0"]));
         assert_eq!(field(&web, "ipFamilies"), json!(["IPv4"]));
         assert_eq!(field(&web, "ipFamilyPolicy"), "SingleStack");
     }
@@ -424,8 +443,8 @@ mod tests {
             json!({"type": "ClusterIP", "ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6"]}),
         );
         allocators().assign(&mut web, None).unwrap();
-        assert_eq!(field(&web, "clusterIPs"), json!(["fd00:10:96::1", "10.96.0.1"]));
-        assert_eq!(field(&web, "clusterIP"), "fd00:10:96::1");
+        assert_eq!(field(&web, "clusterIPs"), json!(["fd00:10:96::100", "10.96.1.0"]));
+        assert_eq!(field(&web, "clusterIP"), "fd00:10:96::100");
         assert_eq!(field(&web, "ipFamilies"), json!(["IPv6", "IPv4"]));
     }
 
@@ -439,7 +458,7 @@ mod tests {
         assert_eq!(single.assign(&mut web, None).unwrap_err()[0].field, "spec.ipFamilyPolicy");
         let mut web = service("web", json!({"type": "ClusterIP", "ipFamilyPolicy": "PreferDualStack"}));
         single.assign(&mut web, None).unwrap();
-        assert_eq!(field(&web, "clusterIPs"), json!(["10.96.0.1"]));
+        assert_eq!(field(&web, "clusterIPs"), json!(["10.96.1.0"]));
     }
 
     #[test]
@@ -474,12 +493,12 @@ mod tests {
         let mut dual = web.clone();
         dual["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
         all.assign(&mut dual, Some(&web)).unwrap();
-        assert_eq!(field(&dual, "clusterIPs"), json!(["10.96.0.1", "fd00:10:96::1"]));
+        assert_eq!(field(&dual, "clusterIPs"), json!(["10.96.1.0", "fd00:10:96::100"]));
         let mut single = dual.clone();
         single["spec"]["ipFamilyPolicy"] = json!("SingleStack");
         all.assign(&mut single, Some(&dual)).unwrap();
-        assert_eq!(field(&single, "clusterIPs"), json!(["10.96.0.1"]));
-        all.assign(&mut service("other", json!({"clusterIP": "fd00:10:96::1"})), None).unwrap();
+        assert_eq!(field(&single, "clusterIPs"), json!(["10.96.1.0"]));
+        all.assign(&mut service("other", json!({"clusterIP": "fd00:10:96::100"})), None).unwrap();
     }
 
     #[test]
@@ -496,17 +515,31 @@ mod tests {
         let mut all = allocators();
         let mut web = service("web", json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
         all.assign(&mut web, None).unwrap();
-        assert_eq!(web["spec"]["ports"][0]["nodePort"], 30000);
+        assert_eq!(web["spec"]["ports"][0]["nodePort"], 30086);
         let mut plain = web.clone();
         plain["spec"]["type"] = json!("ClusterIP");
+        crate::service::drop_type_dependent(&mut plain, &web);
         all.assign(&mut plain, Some(&web)).unwrap();
         assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
         let mut other =
-            service("other", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30000}]}));
+            service("other", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30086}]}));
         all.assign(&mut other, None).unwrap();
         let mut outside =
             service("third", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}));
         assert_eq!(all.assign(&mut outside, None).unwrap_err()[0].field, "spec.ports[0].nodePort");
+    }
+
+    #[test]
+    fn unit_low_addresses_and_ports_are_left_to_those_who_name_them() {
+        let mut small = Allocators::new(&["10.96.0.0/26".parse().unwrap()]);
+        let mut given: Vec<String> = Vec::new();
+        for index in 0..62 {
+            let mut one = service(&format!("s{index}"), json!({"type": "NodePort", "ports": [{"port": 80}]}));
+            small.assign(&mut one, None).unwrap();
+            given.push(field(&one, "clusterIP").as_str().unwrap().to_owned());
+        }
+        assert_eq!((given[0].as_str(), given[47].as_str()), ("10.96.0.16", "10.96.0.1"), "{given:?}");
+        assert!(small.assign(&mut service("more", json!({"type": "ClusterIP"})), None).is_err());
     }
 
     #[test]

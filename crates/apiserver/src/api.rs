@@ -4,6 +4,7 @@
 //! conflicts with itself. Nothing here waits.
 
 mod delete;
+mod fields;
 mod scale;
 mod write;
 
@@ -14,7 +15,6 @@ use serde_json::{Value, json};
 use crate::allocate::Allocators;
 use crate::kinds::{Kind, Kinds};
 use crate::object::ObjectKey;
-use crate::patch::ManagerMemory;
 use crate::remote::Remote;
 use crate::selector::Selector;
 use crate::store::{SharedStore, Store, Watch, WatchStart};
@@ -34,7 +34,6 @@ struct Shared {
     kinds: RwLock<Kinds>,
     store: SharedStore,
     allocators: Mutex<Allocators>,
-    managers: Mutex<ManagerMemory>,
     /// The server that has the objects, if it is another one.
     remote: Option<Remote>,
 }
@@ -134,22 +133,24 @@ pub enum PatchKind {
     Apply {
         /// Who owns the fields in the patch.
         manager: String,
+        /// Whether it takes over what others own.
+        force: bool,
     },
 }
 
 impl Api {
     pub(crate) fn new(kinds: Kinds, store: SharedStore, allocators: Allocators) -> Self {
-        let (allocators, managers) = (Mutex::new(allocators), Mutex::default());
-        let kinds = RwLock::new(kinds);
-        let shared = Shared { kinds, store, allocators, managers, remote: None };
-        Self { shared: Arc::new(shared), skip_validation: false }
+        Self::made_of(kinds, store, allocators, None)
     }
 
     /// The objects of another server: what is stored here is a mirror of them.
     pub(crate) fn mirror(kinds: Kinds, store: SharedStore, remote: Remote) -> Self {
-        let (allocators, managers) = (Mutex::new(Allocators::new(&[])), Mutex::default());
-        let kinds = RwLock::new(kinds);
-        let shared = Shared { kinds, store, allocators, managers, remote: Some(remote) };
+        Self::made_of(kinds, store, Allocators::new(&[]), Some(remote))
+    }
+
+    fn made_of(kinds: Kinds, store: SharedStore, allocators: Allocators, remote: Option<Remote>) -> Self {
+        let (kinds, allocators) = (RwLock::new(kinds), Mutex::new(allocators));
+        let shared = Shared { kinds, store, allocators, remote };
         Self { shared: Arc::new(shared), skip_validation: false }
     }
 
@@ -351,11 +352,6 @@ impl Api {
     /// Always taken after the store's lock, never before.
     fn allocators(&self) -> MutexGuard<'_, Allocators> {
         self.shared.allocators.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Always taken after the store's lock, never before.
-    fn managers(&self) -> MutexGuard<'_, ManagerMemory> {
-        self.shared.managers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -67,8 +67,8 @@ impl fmt::Display for ApplyProblem {
 
 impl Api {
     /// Applies every document of a manifest; `source` is how messages call it, such as a file's name.
-    /// Documents are created or merged over what exists, as `kubectl apply` does; what an earlier
-    /// manifest set and this one leaves out is removed. Lists (`kind: List`) are taken apart.
+    /// Documents are created or merged over what exists, as `kubectl apply` does, whoever owns it; what
+    /// an earlier manifest set and this one leaves out is removed. Lists (`kind: List`) are taken apart.
     pub fn apply(&self, source: &str, manifest: &str) -> ApplyReport {
         let mut report = ApplyReport::default();
         for (index, document) in split_documents(manifest).into_iter().enumerate() {
@@ -115,7 +115,7 @@ impl Api {
         };
         let key = ObjectKey::new(namespace, object::name(object));
         let before = self.get_of(&kind, &key).ok();
-        let language = PatchKind::Apply { manager: MANAGER.to_owned() };
+        let language = PatchKind::Apply { manager: MANAGER.to_owned(), force: true };
         let options = WriteOptions::default();
         let (object, created) = self.patch_of(&kind, Subresource::None, &key, &language, object, &options)?;
         let resource_version = object::resource_version(&object);
@@ -131,7 +131,8 @@ impl Api {
     }
 
     fn create_generated(&self, kind: &Arc<Kind>, object: &Value) -> Result<Applied, ApiError> {
-        let object = self.create_of(kind, object.clone(), &WriteOptions::default())?;
+        let options = WriteOptions { manager: MANAGER.to_owned(), ..WriteOptions::default() };
+        let object = self.create_of(kind, object.clone(), &options)?;
         let (key, resource_version) = (ObjectKey::of(&object), object::resource_version(&object));
         Ok(Applied { kind: kind.clone(), key, resource_version, action: "created", object })
     }

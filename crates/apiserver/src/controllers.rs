@@ -11,6 +11,7 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod garbage;
+mod load_balancer;
 mod namespace;
 mod node;
 mod pods;
@@ -81,10 +82,13 @@ impl Controllers {
         ];
         let scheduler: Vec<Box<dyn Controller>> = vec![Box::new(scheduler::Scheduler)];
         let custom_kinds: Vec<Box<dyn Controller>> = vec![Box::new(custom_kind::CustomKindController)];
+        let load_balancers: Vec<Box<dyn Controller>> =
+            vec![Box::new(load_balancer::LoadBalancerController::new(&config.load_balancer_cidrs))];
         let parts = [
             (Duty::ControllerManager, manager),
             (Duty::Scheduler, scheduler),
             (Duty::CustomKinds, custom_kinds),
+            (Duty::LoadBalancers, load_balancers),
         ];
         let controllers: Vec<Box<dyn Controller>> = parts
             .into_iter()

@@ -7,7 +7,10 @@ use crate::object::{child, default_to};
 
 pub(crate) fn apply(kind: &Kind, object: &mut Value) {
     match kind.built_in_plural() {
-        "services" => service(child(object, "spec")),
+        "services" => {
+            service(child(object, "spec"));
+            service_status(object);
+        }
         "endpointslices" => endpoint_slice(object),
         "pods" => pod_spec(child(object, "spec")),
         "deployments" => deployment(child(object, "spec")),
@@ -18,6 +21,11 @@ pub(crate) fn apply(kind: &Kind, object: &mut Value) {
         "daemonsets" => daemon_set(child(object, "spec")),
         "secrets" => secret(object),
         "rolebindings" | "clusterrolebindings" => binding(object),
+        "priorityclasses" => {
+            if let Some(fields) = object.as_object_mut() {
+                default_to(fields, "preemptionPolicy", "PreemptLowerPriority");
+            }
+        }
         "customresourcedefinitions" => crate::custom::complete_definition(object),
         _ => {}
     }
@@ -29,20 +37,14 @@ fn service(spec: &mut Map<String, Value>) {
     default_to(spec, "sessionAffinity", "None");
     if spec["sessionAffinity"] == "ClientIP" {
         default_to(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
-    } else {
-        spec.remove("sessionAffinityConfig");
     }
     if !external_name {
         default_to(spec, "internalTrafficPolicy", "Cluster");
     }
-    if matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
+    let external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    if matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer")) || (external_ips && !external_name)
+    {
         default_to(spec, "externalTrafficPolicy", "Cluster");
-    } else {
-        let external_ips =
-            spec.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-        if !external_ips {
-            spec.remove("externalTrafficPolicy");
-        }
     }
     if spec["type"] == "LoadBalancer" {
         default_to(spec, "allocateLoadBalancerNodePorts", true);
@@ -51,6 +53,15 @@ fn service(spec: &mut Map<String, Value>) {
         default_to(port, "protocol", "TCP");
         if let Some(number) = port.get("port").cloned() {
             default_to(port, "targetPort", number);
+        }
+    }
+}
+
+fn service_status(service: &mut Value) {
+    let balancer = service.pointer_mut("/status/loadBalancer").and_then(Value::as_object_mut);
+    for ingress in balancer.into_iter().flat_map(|balancer| each(balancer, "ingress")) {
+        if ingress.get("ip").and_then(Value::as_str).is_some_and(|ip| !ip.is_empty()) {
+            default_to(ingress, "ipMode", "VIP");
         }
     }
 }

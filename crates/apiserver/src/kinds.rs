@@ -225,6 +225,8 @@ fn parse_version(version: &str) -> Option<(u8, u32, u32)> {
     Some((2, rest.parse().ok()?, 0))
 }
 
+const NETWORKING: &str = "networking.k8s.io";
+
 /// Events are nobody's to delete; this many of each kind are kept.
 const EVENTS_MAX: usize = 4096;
 
@@ -232,6 +234,9 @@ fn built_in() -> Vec<Kind> {
     use NameRule::{Label1035, Label1123, PathSegment};
     use k8s_openapi::api::{apps::v1 as apps, coordination::v1 as coordination, core::v1 as core};
     use k8s_openapi::api::{discovery::v1 as discovery, events::v1 as events, rbac::v1 as rbac};
+    use k8s_openapi::api::{
+        networking::v1 as networking, policy::v1 as policy, scheduling::v1 as scheduling,
+    };
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
     vec![
         Kind {
@@ -287,6 +292,28 @@ fn built_in() -> Vec<Kind> {
         Kind {
             name_rule: PathSegment,
             ..namespaced::<rbac::RoleBinding>(RBAC, "RoleBinding", "rolebindings", &[])
+        },
+        cluster::<scheduling::PriorityClass>(
+            "scheduling.k8s.io",
+            "PriorityClass",
+            "priorityclasses",
+            &["pc"],
+        ),
+        namespaced::<apps::ControllerRevision>("apps", "ControllerRevision", "controllerrevisions", &[]),
+        namespaced::<networking::NetworkPolicy>(NETWORKING, "NetworkPolicy", "networkpolicies", &["netpol"]),
+        Kind {
+            status: true,
+            ..namespaced::<networking::Ingress>(NETWORKING, "Ingress", "ingresses", &["ing"])
+        },
+        cluster::<networking::IngressClass>(NETWORKING, "IngressClass", "ingressclasses", &[]),
+        Kind {
+            status: true,
+            ..namespaced::<policy::PodDisruptionBudget>(
+                "policy",
+                "PodDisruptionBudget",
+                "poddisruptionbudgets",
+                &["pdb"],
+            )
         },
         Kind {
             status: true,

@@ -5,9 +5,9 @@
 //! `server` -> `http` (protocol) -> `api` (semantics) -> `store` (objects and their history);
 //! `controllers` stand beside `http` as another user of `api`.
 //!
-//! Where it differs from Kubernetes, and says so: server-side apply
-//! is a three-way merge per field manager that never reports conflicts; `events.k8s.io` and core
-//! events are two sets of objects; whoever may write roles may write any (no check of escalation);
+//! Where it differs from Kubernetes, and says so: `events.k8s.io` and core events are two sets of
+//! objects; network policies, ingresses and disruption budgets are stored, and nobody acts on them;
+//! whoever may write roles may write any (no check of escalation);
 //! CEL rules of custom kinds are not evaluated (whoever applies some is warned), and their versions
 //! convert by name alone; OpenAPI holds no prose about built-in kinds; bodies in protobuf are refused.
 
@@ -20,6 +20,7 @@ mod credentials;
 mod custom;
 mod defaults;
 mod error;
+mod fields;
 mod http;
 mod identity;
 mod kinds;
@@ -31,6 +32,7 @@ mod rbac;
 mod remote;
 mod selector;
 mod server;
+mod service;
 mod store;
 mod tls;
 mod validate;

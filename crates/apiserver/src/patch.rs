@@ -1,15 +1,12 @@
 //! The languages in which a change may be written: JSON merge patch, JSON patch, strategic merge
-//! patch, and the three-way merge behind server-side apply.
+//! patch. Server-side apply is `fields`.
 
 mod strategic;
-mod three_way;
 
 use serde_json::Value;
 
 use crate::ApiError;
 use crate::api::PatchKind;
-
-pub(crate) use three_way::{ManagerMemory, three_way};
 
 /// The object after the change.
 pub(crate) fn apply(current: &Value, language: &PatchKind, change: &Value) -> Result<Value, ApiError> {
@@ -18,7 +15,8 @@ pub(crate) fn apply(current: &Value, language: &PatchKind, change: &Value) -> Re
         PatchKind::Merge => json_patch::merge(&mut changed, change),
         PatchKind::Json => apply_json(&mut changed, change)?,
         PatchKind::Strategic => strategic::merge(&mut changed, change)?,
-        PatchKind::Apply { .. } => changed = three_way(&Value::Null, change, current),
+        // Of a part that is stored in another object, such as its scale.
+        PatchKind::Apply { .. } => json_patch::merge(&mut changed, change),
     }
     if !changed.is_object() {
         return Err(ApiError::bad_request("the patch leaves something that is not an object"));
@@ -40,7 +38,7 @@ fn apply_json(changed: &mut Value, change: &Value) -> Result<(), ApiError> {
 }
 
 /// Lists whose elements have an identity, and the fields that are it. The first key is the strategic
-/// merge patch's; all of them together are server-side apply's.
+/// merge patch's.
 fn merge_keys(path: &[&str], field: &str) -> Option<&'static [&'static str]> {
     let parent = path.last().copied().unwrap_or_default();
     Some(match field {

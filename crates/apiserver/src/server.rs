@@ -23,6 +23,9 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Ranges of which each node gets a part (/24 of IPv4, /64 of IPv6), at most one per family.
     pub pod_cidrs: Vec<IpNet>,
+    /// Pools of which Services of type LoadBalancer get addresses, at most one per family; empty
+    /// leaves that to somebody else.
+    pub load_balancer_cidrs: Vec<IpNet>,
     /// Addresses of the control plane: in the certificate, and (with a port) behind the service
     /// `kubernetes`.
     pub control_plane_addresses: Vec<IpAddr>,
@@ -47,6 +50,8 @@ pub enum Duty {
     Scheduler,
     /// Objects of custom kinds that go: kube-apiserver does that itself.
     CustomKinds,
+    /// Addresses for Services of type LoadBalancer: what a cloud's controller manager gives.
+    LoadBalancers,
 }
 
 /// A server's certificate and who signed it, as PEM.
@@ -67,10 +72,11 @@ impl Default for Config {
         Self {
             service_cidrs: vec![net("10.96.0.0/16"), net("fd00:10:96::/112")],
             pod_cidrs: vec![net("10.244.0.0/16"), net("fd00:10:244::/48")],
+            load_balancer_cidrs: vec![net("172.30.0.224/28"), net("fd00:172:30::fe0/124")],
             control_plane_addresses: Vec::new(),
             control_plane_port: None,
             token: None,
-            duties: [Duty::ControllerManager, Duty::Scheduler, Duty::CustomKinds].into(),
+            duties: [Duty::ControllerManager, Duty::Scheduler, Duty::CustomKinds, Duty::LoadBalancers].into(),
             certificate: None,
             log_max: 32_768,
         }

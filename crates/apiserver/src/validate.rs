@@ -6,6 +6,7 @@ mod node;
 mod pod;
 mod rbac;
 mod service;
+mod service_update;
 mod workload;
 
 use serde_json::{Value, json};
@@ -40,6 +41,7 @@ pub(crate) fn status(kind: &Kind, object: &Value) -> Vec<Cause> {
     }
     match kind.built_in_plural() {
         "pods" => pod::check_status(object, &mut causes),
+        "services" => service::check_status(object, &mut causes),
         "nodes" => node::check_status(object, &mut causes),
         _ => {}
     }
@@ -48,6 +50,9 @@ pub(crate) fn status(kind: &Kind, object: &Value) -> Vec<Cause> {
 
 const NAME_RULE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \
                          start and end with an alphanumeric character";
+
+const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
+                              and must start and end with an alphanumeric character";
 
 fn is_label_1123(text: &str) -> bool {
     let inside = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use beeline_apiserver::{ApiServer, Config, Credentials, DeleteOptions, Duty, ListOptions, RemoteApi};
+use beeline_apiserver::{
+    ApiServer, Config, Credentials, DeleteOptions, Duty, ListOptions, PatchKind, RemoteApi,
+};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -84,8 +86,7 @@ async fn unit_controllers_work_on_a_server_elsewhere() {
     for name in ["node-1", "node-2"] {
         server.api().create("nodes", json!({"metadata": {"name": name}})).unwrap();
         let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-        let language = beeline_apiserver::PatchKind::Merge;
-        server.api().patch_status("nodes", "", name, &language, &ready).unwrap();
+        server.api().patch_status("nodes", "", name, &PatchKind::Merge, &ready).unwrap();
     }
     let ranges = || -> Vec<Value> {
         let nodes = server.api().list("nodes", None, &ListOptions::default()).unwrap().items;
@@ -119,4 +120,30 @@ async fn unit_controllers_work_on_a_server_elsewhere() {
     .await;
     assert!(names(&server, "replicasets").is_empty());
     running.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unit_apply_elsewhere_conflicts_unless_it_is_forced() {
+    let (server, client) = server().await;
+    let config = Config { duties: BTreeSet::new(), ..Config::default() };
+    let remote = RemoteApi::new(client, &config);
+    let api = remote.api().clone();
+    let apply = move |manager: &str, force: bool, value: &str| {
+        let language = PatchKind::Apply { manager: manager.to_owned(), force };
+        let wanted = json!({"data": {"a": value}});
+        api.patch("configmaps", "default", "words", &language, &wanted)
+    };
+    let done = tokio::spawn(async move {
+        apply("one & only", false, "1").unwrap();
+        let refused = apply("two", false, "2").unwrap_err();
+        apply("two", true, "3").unwrap();
+        refused
+    });
+    let refused = done.await.unwrap();
+    assert_eq!((refused.code, refused.reason), (409, "Conflict"));
+    let causes: Vec<_> = refused.details.causes.iter().map(|one| (one.reason, one.field.as_str())).collect();
+    assert_eq!(causes, [("FieldManagerConflict", ".data.a")]);
+    assert!(refused.message.contains("one & only"), "{}", refused.message);
+    let words = server.api().get("configmaps", "default", "words").unwrap();
+    assert_eq!(words["data"]["a"], "3");
 }

@@ -19,6 +19,7 @@ impl Api {
         kind: &Arc<Kind>,
         key: &ObjectKey,
         wanted: &Value,
+        options: &WriteOptions,
     ) -> Result<Value, ApiError> {
         let mut store = self.lock();
         let current = store.get(kind, key).map(|object| kind.present(object));
@@ -35,7 +36,7 @@ impl Api {
         if version.as_str().is_some_and(|version| !version.is_empty()) {
             object::metadata(&mut next).insert("resourceVersion".to_owned(), version);
         }
-        let options = WriteOptions::default();
+        let options = WriteOptions { part: "scale", ..options.clone() };
         Ok(scale(kind, &*self.update_locked(&mut store, kind, Subresource::None, next, &options)?))
     }
 
@@ -45,12 +46,12 @@ impl Api {
         key: &ObjectKey,
         language: &PatchKind,
         change: &Value,
+        options: &WriteOptions,
     ) -> Result<Value, ApiError> {
         let mut before = self.scale_of(kind, key)?;
         // Only a version that the patch itself names is a condition.
         object::metadata(&mut before).remove("resourceVersion");
-        let language = if matches!(language, PatchKind::Apply { .. }) { &PatchKind::Merge } else { language };
-        self.update_scale(kind, key, &patch::apply(&before, language, change)?)
+        self.update_scale(kind, key, &patch::apply(&before, language, change)?, options)
     }
 }
 

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::Api;
+use super::fields::{self, Wanted};
 use crate::admission;
 use crate::api::PatchKind;
+use crate::fields::Entry;
 use crate::object::{self, ObjectKey};
 use crate::store::Store;
 use crate::{ApiError, Cause, Kind, defaults, patch, validate};
@@ -32,6 +34,12 @@ pub(crate) struct WriteOptions {
     pub unknown_fields: UnknownFields,
     /// What there is to say about a write that is done all the same.
     pub warnings: RefCell<Vec<String>>,
+    /// Who writes; empty for the server's own controllers.
+    pub manager: String,
+    /// The part of the object that is written, where the request names one that is stored in another.
+    pub part: &'static str,
+    /// Who owns what afterwards, where that is decided already.
+    pub applied: Option<Vec<Entry>>,
 }
 
 /// What is done about fields that the kind does not know.
@@ -78,6 +86,7 @@ impl Api {
         let (mut object, unknown) = prune(kind, object, skip)?;
         check_unknown(kind, unknown, options)?;
         admission::check_namespace_exists(store, &self.kinds(), kind, &object)?;
+        admission::set_priority(store, &self.kinds(), kind, &mut object)?;
         admission::begin_life(kind, &mut object);
         defaults::apply(kind, &mut object);
         let key = ObjectKey::of(&object);
@@ -88,6 +97,7 @@ impl Api {
         if store.get(kind, &key).is_some() {
             return Err(ApiError::already_exists(kind, &key.name));
         }
+        fields::own(kind, Subresource::None, None, &mut object, Vec::new(), options);
         self.allocate(kind, &mut object, None, skip, options.dry_run)?;
         if options.dry_run {
             return Ok(Arc::new(object));
@@ -146,6 +156,7 @@ impl Api {
         let key = ObjectKey::of(&object);
         let current = present(store, kind, &key)?;
         admission::check_precondition(kind, &current, &object)?;
+        let owners = fields::owners(&object, &current);
         let (object, unknown) = prune(kind, object, skip)?;
         check_unknown(kind, unknown, options)?;
         let mut object = admission::continue_life(kind, subresource, &current, object);
@@ -160,6 +171,7 @@ impl Api {
             };
             refuse(kind, &key.name, causes)?;
         }
+        fields::own(kind, subresource, Some(&current), &mut object, owners, options);
         self.allocate(kind, &mut object, Some(&current), skip, options.dry_run)?;
         if subresource == Subresource::None {
             warn(kind, &object, options);
@@ -192,10 +204,15 @@ impl Api {
             return remote.patch(self, kind, subresource, key, language, change);
         }
         let mut store = self.lock();
-        if let PatchKind::Apply { manager } = language {
-            return self.server_side_apply(&mut store, kind, subresource, key, manager, change, options);
+        let found = present(&store, kind, key).ok();
+        if let PatchKind::Apply { manager, force } = language {
+            let wanted = Wanted { kind, subresource, key, change, force: *force };
+            let own = WriteOptions { manager: manager.clone(), ..options.clone() };
+            let done = self.server_side_apply(&mut store, &wanted, found, &own);
+            options.warnings.replace(own.warnings.into_inner());
+            return done;
         }
-        let current = present(&store, kind, key)?;
+        let current = found.ok_or_else(|| ApiError::not_found(kind, &key.name))?;
         let changed = patch::apply(&current, language, change)?;
         check_patched_name(kind, key, &changed)?;
         let changed = self.with_checked_version(kind, &current, changed, change, language)?;
@@ -221,50 +238,6 @@ impl Api {
             return Err(ApiError::conflict(kind, object::name(current), admission::MODIFIED));
         }
         Ok(changed)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one request's parts, passed on unchanged")]
-    fn server_side_apply(
-        &self,
-        store: &mut Store,
-        kind: &Arc<Kind>,
-        subresource: Subresource,
-        key: &ObjectKey,
-        manager: &str,
-        change: &Value,
-        options: &WriteOptions,
-    ) -> Result<(Arc<Value>, bool), ApiError> {
-        let mut change = change.clone();
-        let metadata = object::metadata(&mut change);
-        for field in ["managedFields", "uid", "creationTimestamp"] {
-            metadata.remove(field);
-        }
-        object::default_to(metadata, "name", key.name.clone());
-        if kind.namespaced {
-            object::default_to(metadata, "namespace", key.namespace.clone());
-        }
-        admission::check_type(kind, &mut change)?;
-        check_patched_name(kind, key, &change)?;
-        let current = present(store, kind, key).ok();
-        let created = current.is_none();
-        let scope = format!("{manager}/{subresource:?}");
-        let stored = match current {
-            None if subresource == Subresource::Status => return Err(ApiError::not_found(kind, &key.name)),
-            None => self.create_locked(store, kind, change.clone(), options)?,
-            Some(current) => {
-                let last = self.managers().get(object::uid(&current), &scope).cloned();
-                let wanted = object::text(&change, "/metadata/resourceVersion");
-                if !wanted.is_empty() && wanted != object::text(&current, "/metadata/resourceVersion") {
-                    return Err(ApiError::conflict(kind, &key.name, admission::MODIFIED));
-                }
-                let merged = patch::three_way(last.as_ref().unwrap_or(&Value::Null), &change, &current);
-                self.update_locked(store, kind, subresource, merged, options)?
-            }
-        };
-        if !options.dry_run {
-            self.managers().remember(object::uid(&stored), &scope, change);
-        }
-        Ok((stored, created))
     }
 
     fn allocate(
@@ -311,7 +284,6 @@ impl Api {
         if kind.is("services") {
             self.allocators().release(key);
         }
-        self.managers().forget(object::uid(&removed));
         if kind.is("customresourcedefinitions") {
             self.refresh_kinds(store, kind);
         }
@@ -334,7 +306,7 @@ fn check_may_create(kind: &Kind) -> Result<(), ApiError> {
 }
 
 /// The object without the fields that its kind does not know, and their paths.
-fn prune(kind: &Kind, object: Value, skip: bool) -> Result<(Value, Vec<String>), ApiError> {
+pub(super) fn prune(kind: &Kind, object: Value, skip: bool) -> Result<(Value, Vec<String>), ApiError> {
     if let Some(custom) = kind.custom.as_ref().filter(|_| !skip) {
         return Ok(custom.read(&object));
     }
@@ -390,7 +362,7 @@ fn refuse(kind: &Kind, name: &str, causes: Vec<Cause>) -> Result<(), ApiError> {
     if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, name, causes)) }
 }
 
-fn check_patched_name(kind: &Kind, key: &ObjectKey, changed: &Value) -> Result<(), ApiError> {
+pub(super) fn check_patched_name(kind: &Kind, key: &ObjectKey, changed: &Value) -> Result<(), ApiError> {
     if ObjectKey::of(changed) == *key {
         return Ok(());
     }

@@ -9,6 +9,12 @@ use crate::{Api, ApiError};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
+/// Priorities that every cluster has.
+const PRIORITIES: &[(&str, i64, &str)] = &[
+    ("system-cluster-critical", 2_000_000_000, "For pods that a cluster needs, on whatever node."),
+    ("system-node-critical", 2_000_001_000, "For pods that a node needs."),
+];
+
 pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
     let create = |kind: &str, object: Value| match api.create(kind, object) {
         Err(cause) => Err(StartError::FirstObject { what: format!("its first {kind}"), cause }),
@@ -22,6 +28,10 @@ pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
     }
     for (kind, object) in super::roles::first() {
         create(kind, object)?;
+    }
+    for (name, value, about) in PRIORITIES {
+        let object = json!({"metadata": {"name": name}, "value": value, "description": about});
+        create("priorityclasses", object)?;
     }
     create("services", kubernetes_service())?;
     let Some(port) = config.control_plane_port else { return Ok(()) };

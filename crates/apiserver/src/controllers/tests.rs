@@ -503,3 +503,45 @@ fn unit_every_namespace_has_an_account_and_the_servers_authority() {
     );
     assert!(api.get("configmaps", "shop", "kube-root-ca.crt").unwrap()["data"].get("more").is_none());
 }
+
+#[test]
+fn unit_load_balancers_get_addresses_of_the_pool_and_give_them_back() {
+    let (api, mut controllers) = cluster();
+    let create = |name: &str, more: Value| {
+        let mut spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        api.create("services", json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+    };
+    create("one", json!({}));
+    create("two", json!({"ipFamilyPolicy": "PreferDualStack"}));
+    create("three", json!({"loadBalancerIP": "172.30.0.230"}));
+    create("others", json!({"loadBalancerClass": "example.com/lb"}));
+    controllers.settle();
+    let addresses = |name: &str| {
+        let service = api.get("services", "default", name).unwrap();
+        let ingress = object::items(&service, "/status/loadBalancer/ingress").iter();
+        ingress.map(|one| object::text(one, "/ip").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses("three"), ["172.30.0.230"]);
+    assert_eq!(addresses("others"), Vec::<String>::new());
+    let (one, two) = (addresses("one"), addresses("two"));
+    assert!(
+        one[0].starts_with("172.30.0.2") && two.len() == 2 && two[1].starts_with("fd00:172:30::fe"),
+        "{one:?} {two:?}"
+    );
+    assert_ne!(one[0], two[0]);
+    api.patch("services", "default", "one", &PatchKind::Merge, &json!({"spec": {"type": "ClusterIP"}}))
+        .unwrap();
+    controllers.settle();
+    assert_eq!(addresses("one"), Vec::<String>::new());
+    for index in 0..12 {
+        create(&format!("more{index}"), json!({}));
+    }
+    controllers.settle();
+    create("last", json!({}));
+    controllers.settle_some();
+    assert_eq!(addresses("last"), Vec::<String>::new(), "14 addresses are all that there are");
+    api.delete("services", "default", "more3", &DeleteOptions::default()).unwrap();
+    controllers.settle();
+    assert_eq!(addresses("last").len(), 1);
+}

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::allocate::Allocators;
-use crate::api::ListOptions;
+use crate::api::{ListOptions, WriteOptions};
 use crate::store::{SharedStore, Store};
 use crate::{Api, Kinds, PatchKind};
 
@@ -227,7 +227,9 @@ fn unit_status_scale_and_generation_are_apart() {
     assert_eq!(after["metadata"]["generation"], 1);
     let kind = api.kind("hives").unwrap();
     let key = crate::ObjectKey::new("default", "a");
-    let scale = api.patch_scale(&kind, &key, &merge, &json!({"spec": {"replicas": 4}})).unwrap();
+    let scale = api
+        .patch_scale(&kind, &key, &merge, &json!({"spec": {"replicas": 4}}), &WriteOptions::default())
+        .unwrap();
     assert_eq!(scale["spec"]["replicas"], 4);
     assert_eq!(scale["status"], json!({"replicas": 2, "selector": "a=b"}));
     let after = api.get("hives", "default", "a").unwrap();

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
 
+use super::query::Query;
 use crate::ApiError;
 use crate::api::PatchKind;
 
@@ -45,16 +46,22 @@ pub(super) fn optional_object(headers: &HeaderMap, body: &[u8]) -> Result<Value,
 }
 
 /// The patch in the body of a PATCH and its language.
-pub(super) fn patch(headers: &HeaderMap, body: &[u8], manager: &str) -> Result<(PatchKind, Value), ApiError> {
+pub(super) fn patch(headers: &HeaderMap, body: &[u8], query: &Query) -> Result<(PatchKind, Value), ApiError> {
+    let (manager, force) = (query.text("fieldManager"), query.truth("force"));
+    if force && content_type(headers) != "application/apply-patch+yaml" {
+        let why = "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch";
+        return Err(ApiError::new(422, "Invalid", why));
+    }
     Ok(match content_type(headers) {
         "application/json-patch+json" => (PatchKind::Json, parse_json(body)?),
         "application/merge-patch+json" => (PatchKind::Merge, parse_json(body)?),
         "application/strategic-merge-patch+json" => (PatchKind::Strategic, parse_json(body)?),
         "application/apply-patch+yaml" => {
             if manager.is_empty() {
-                return Err(ApiError::bad_request("fieldManager is required for apply patch"));
+                let why = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+                return Err(ApiError::new(422, "Invalid", why));
             }
-            (PatchKind::Apply { manager: manager.to_owned() }, parse_yaml(body)?)
+            (PatchKind::Apply { manager: manager.to_owned(), force }, parse_yaml(body)?)
         }
         other => {
             let known = "application/json-patch+json, application/merge-patch+json, \
@@ -62,6 +69,31 @@ pub(super) fn patch(headers: &HeaderMap, body: &[u8], manager: &str) -> Result<(
             return Err(unsupported(other, known));
         }
     })
+}
+
+/// The longest name of a field manager.
+const MANAGER_MAX: usize = 128;
+
+/// Who writes: as the request says, else the first word of the program's name.
+pub(super) fn manager(headers: &HeaderMap, query: &Query) -> Result<String, ApiError> {
+    let given = query.text("fieldManager");
+    let refuse = |why: String| {
+        Err(ApiError::new(422, "Invalid", format!("fieldManager: Invalid value: {given:?}: {why}")))
+    };
+    if given.len() > MANAGER_MAX {
+        return refuse(format!("may not be more than {MANAGER_MAX} bytes"));
+    }
+    if given.chars().any(char::is_control) {
+        return refuse("should only contain printable characters".to_owned());
+    }
+    if !given.is_empty() {
+        return Ok(given.to_owned());
+    }
+    let agent = headers.get(USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned());
+    let agent = agent.unwrap_or_default();
+    let name = agent.split('/').next().unwrap_or_default().chars().filter(|letter| !letter.is_control());
+    let name: String = name.take(MANAGER_MAX).collect();
+    Ok(if name.is_empty() { "unknown".to_owned() } else { name })
 }
 
 fn parse_json(body: &[u8]) -> Result<Value, ApiError> {

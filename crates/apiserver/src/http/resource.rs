@@ -89,12 +89,12 @@ impl Request<'_> {
             ("scale", _) if !kind.scale => Err(ApiError::no_such_path()),
             ("scale", &Method::GET) => Ok(ok(self.api.scale_of(kind, key)?)),
             ("scale", &Method::PUT) => {
-                Ok(ok(self.api.update_scale(kind, key, &body::object(self.headers, self.body)?)?))
+                let wanted = body::object(self.headers, self.body)?;
+                Ok(ok(self.api.update_scale(kind, key, &wanted, &self.write_options()?)?))
             }
             ("scale", &Method::PATCH) => {
-                let (language, change) =
-                    body::patch(self.headers, self.body, self.query.text("fieldManager"))?;
-                Ok(ok(self.api.patch_scale(kind, key, &language, &change)?))
+                let (language, change) = body::patch(self.headers, self.body, self.query)?;
+                Ok(ok(self.api.patch_scale(kind, key, &language, &change, &self.write_options()?)?))
             }
             ("finalize", &Method::PUT) if kind.is("namespaces") => self.update(Subresource::Finalize, key),
             ("binding", &Method::POST) if kind.is("pods") => self.bind(key),
@@ -181,7 +181,7 @@ impl Request<'_> {
     }
 
     fn patch(&self, subresource: Subresource, key: &ObjectKey) -> Result<Answer, ApiError> {
-        let (language, change) = body::patch(self.headers, self.body, self.query.text("fieldManager"))?;
+        let (language, change) = body::patch(self.headers, self.body, self.query)?;
         let options = self.write_options()?;
         let (object, created) =
             self.api.patch_of(&self.target.kind, subresource, key, &language, &change, &options)?;
@@ -264,7 +264,14 @@ impl Request<'_> {
                 return Err(ApiError::bad_request(message));
             }
         };
-        Ok(WriteOptions { skip_validation: skip, dry_run, unknown_fields, ..WriteOptions::default() })
+        let manager = body::manager(self.headers, self.query)?;
+        Ok(WriteOptions {
+            skip_validation: skip,
+            dry_run,
+            unknown_fields,
+            manager,
+            ..WriteOptions::default()
+        })
     }
 
     /// Tells the client what the write had to say.

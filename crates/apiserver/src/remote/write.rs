@@ -75,8 +75,8 @@ impl Remote {
             PatchKind::Merge => "application/merge-patch+json",
             PatchKind::Json => "application/json-patch+json",
             PatchKind::Strategic => "application/strategic-merge-patch+json",
-            PatchKind::Apply { manager } => {
-                path.push_str(&format!("?fieldManager={manager}&force=true"));
+            PatchKind::Apply { manager, force } => {
+                path.push_str(&format!("?fieldManager={}&force={force}", escaped(manager)));
                 "application/apply-patch+yaml"
             }
         };
@@ -188,6 +188,13 @@ fn path(kind: &Kind, namespace: &str, name: &str, below: &str) -> String {
     format!("{root}{namespace}/{}{}", kind.plural, tail.collect::<String>())
 }
 
+/// A text as a value of a query.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let one = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(one).collect()
+}
+
 fn delete_options(options: &DeleteOptions) -> Value {
     let propagation = match options.propagation {
         Propagation::Background => "Background",
@@ -233,9 +240,13 @@ fn refusal(kind: &Kind, code: StatusCode, status: &Value) -> ApiError {
     error.details.group = kind.group.to_string();
     error.details.name = text(status, "/details/name").to_owned();
     let causes = object::items(status, "/details/causes").iter();
+    let causes_known = ["FieldManagerConflict", "FieldValueRequired", "FieldValueNotSupported"];
     error.details.causes = causes
         .map(|cause| Cause {
-            reason: "FieldValueInvalid",
+            reason: causes_known
+                .into_iter()
+                .find(|known| *known == text(cause, "/reason"))
+                .unwrap_or("FieldValueInvalid"),
             field: text(cause, "/field").to_owned(),
             message: text(cause, "/message").to_owned(),
         })
@@ -257,6 +268,7 @@ mod tests {
         assert_eq!(of("pods", "shop", "web", "binding"), "/api/v1/namespaces/shop/pods/web/binding");
         assert_eq!(of("nodes", "", "node-1", "status"), "/api/v1/nodes/node-1/status");
         assert_eq!(of("deployments", "shop", "", ""), "/apis/apps/v1/namespaces/shop/deployments");
+        assert_eq!(escaped("a-1_b.c~ &f=ü"), "a-1_b.c~%20%26f%3D%C3%BC");
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn check_address(field: String, address_type: &str, address: &str, causes: &mut 
 }
 
 /// Addresses that no endpoint can have.
-fn special_address(address: IpAddr) -> Option<&'static str> {
+pub(super) fn special_address(address: IpAddr) -> Option<&'static str> {
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{NAME_RULE, is_label_1035, is_label_1123, is_subdomain_1123};
+use super::{NAME_RULE, SUBDOMAIN_RULE, is_label_1035, is_label_1123, is_subdomain_1123};
 use crate::kinds::NameRule;
 use crate::object::{self, text};
 use crate::{Cause, Kind};
@@ -40,11 +40,7 @@ fn check_name(kind: &Kind, name: &str, causes: &mut Vec<Cause>) {
             let valid = !matches!(name, "" | "." | "..") && !name.contains(['/', '%']);
             (valid, "may not be empty, '.' or '..', and may not contain '/' or '%'")
         }
-        NameRule::Subdomain1123 => (
-            is_subdomain_1123(name),
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
-             start and end with an alphanumeric character",
-        ),
+        NameRule::Subdomain1123 => (is_subdomain_1123(name), SUBDOMAIN_RULE),
     };
     if !valid {
         causes.push(Cause::invalid("metadata.name", &json!(name), rule));
@@ -84,7 +80,7 @@ fn check_annotations(annotations: &Value, causes: &mut Vec<Cause>) {
 }
 
 /// `[PREFIX/]NAME`.
-fn is_qualified_name(key: &str) -> bool {
+pub(super) fn is_qualified_name(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => is_subdomain_1123(prefix) && !name.is_empty() && is_label_value(name),
         None => !key.is_empty() && is_label_value(key),

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::metadata::check_labels;
+use super::endpoint_slice::special_address;
+use super::metadata::{check_labels, is_qualified_name};
 use super::{
-    check_ip, check_label_1123, check_one_of, check_port_number, check_protocol, is_port_name,
-    is_subdomain_1123,
+    SUBDOMAIN_RULE, check_ip, check_label_1123, check_one_of, check_port_number, check_protocol,
+    is_port_name, is_subdomain_1123, service_update,
 };
 use crate::Cause;
 use crate::object::{items, number, strings, text};
+use crate::service::{has_health_check_port, is_external, is_load_balancer};
 
 pub(super) fn check(service: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
     let spec = &service["spec"];
@@ -23,11 +25,18 @@ pub(super) fn check(service: &Value, before: Option<&Value>, causes: &mut Vec<Ca
     if spec["type"] == "ExternalName" {
         check_external_name(spec, causes);
     } else {
-        check_cluster_ips(spec, before, causes);
+        check_cluster_ips(spec, causes);
     }
     check_ports(spec, causes);
+    check_external(service, causes);
+    if let Some(before) = before {
+        service_update::check(service, before, causes);
+    }
     for (index, address) in strings(spec, "/externalIPs").into_iter().enumerate() {
-        check_ip(format!("spec.externalIPs[{index}]"), address, causes);
+        let field = format!("spec.externalIPs[{index}]");
+        if let Some(why) = check_ip(field.clone(), address, causes).and_then(special_address) {
+            causes.push(Cause::invalid(field, &json!(address), why));
+        }
     }
     for (index, range) in strings(spec, "/loadBalancerSourceRanges").into_iter().enumerate() {
         if range.trim().parse::<ipnet::IpNet>().is_err() {
@@ -41,8 +50,64 @@ pub(super) fn check(service: &Value, before: Option<&Value>, causes: &mut Vec<Ca
     }
 }
 
+/// Fields that only some types have.
+fn check_external(service: &Value, causes: &mut Vec<Cause>) {
+    let spec = &service["spec"];
+    let balanced = is_load_balancer(service);
+    for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerSourceRanges"] {
+        let empty = spec[field].is_null() || spec[field].as_array().is_some_and(Vec::is_empty);
+        if !empty && !balanced {
+            let why = "may only be used when `type` is 'LoadBalancer'";
+            causes.push(Cause::forbidden(format!("spec.{field}"), why));
+        }
+    }
+    let class = text(spec, "/loadBalancerClass");
+    if balanced && !spec["loadBalancerClass"].is_null() && !is_qualified_name(class) {
+        let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
+                   with an alphanumeric character";
+        causes.push(Cause::invalid("spec.loadBalancerClass", &json!(class), why));
+    }
+    if !spec["externalTrafficPolicy"].is_null() && !is_external(service) {
+        let why = "may only be set for externally-accessible services";
+        causes.push(Cause::invalid("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"], why));
+    }
+    if number(spec, "/healthCheckNodePort").is_some_and(|port| port != 0) && !has_health_check_port(service) {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        causes.push(Cause::invalid("spec.healthCheckNodePort", &spec["healthCheckNodePort"], why));
+    }
+}
+
+/// What a load balancer writes.
+pub(super) fn check_status(service: &Value, causes: &mut Vec<Cause>) {
+    let ingress = items(service, "/status/loadBalancer/ingress");
+    if !ingress.is_empty() && !is_load_balancer(service) {
+        let why = "may only be used when `spec.type` is 'LoadBalancer'";
+        causes.push(Cause::forbidden("status.loadBalancer.ingress", why));
+    }
+    for (index, one) in ingress.iter().enumerate() {
+        let field = |name: &str| format!("status.loadBalancer.ingress[{index}].{name}");
+        let (ip, name) = (text(one, "/ip"), text(one, "/hostname"));
+        if !ip.is_empty() {
+            check_ip(field("ip"), ip, causes);
+            check_one_of(field("ipMode"), &one["ipMode"], &["Proxy", "VIP"], causes);
+        } else if !one["ipMode"].is_null() {
+            causes.push(Cause::forbidden(field("ipMode"), "may not be specified when `ip` is not set"));
+        }
+        if name.parse::<std::net::IpAddr>().is_ok() {
+            let why = "must be a DNS name, not an IP address";
+            causes.push(Cause::invalid(field("hostname"), &json!(name), why));
+        } else if !name.is_empty() && !is_subdomain_1123(name) {
+            causes.push(Cause::invalid(field("hostname"), &json!(name), SUBDOMAIN_RULE));
+        }
+    }
+}
+
 fn check_affinity(spec: &Value, causes: &mut Vec<Cause>) {
     check_one_of("spec.sessionAffinity".to_owned(), &spec["sessionAffinity"], &["ClientIP", "None"], causes);
+    if spec["sessionAffinity"] == "None" && !spec["sessionAffinityConfig"].is_null() {
+        let why = "must not be set when session affinity is None";
+        causes.push(Cause::forbidden("spec.sessionAffinityConfig", why));
+    }
     if let Some(seconds) = number(spec, "/sessionAffinityConfig/clientIP/timeoutSeconds")
         && !(1..=86400).contains(&seconds)
     {
@@ -86,14 +151,21 @@ fn check_external_name(spec: &Value, causes: &mut Vec<Cause>) {
     if name.is_empty() {
         causes.push(Cause::required("spec.externalName", ""));
     } else if !is_subdomain_1123(name.trim_end_matches('.')) {
-        causes.push(Cause::invalid("spec.externalName", &json!(name), "must be a DNS name"));
+        causes.push(Cause::invalid("spec.externalName", &json!(name), SUBDOMAIN_RULE));
     }
-    if !text(spec, "/clusterIP").is_empty() {
-        causes.push(Cause::forbidden("spec.clusterIPs", "may not be set when `type` is 'ExternalName'"));
+    let why = "may not be set when `type` is 'ExternalName'";
+    let has_ip = !text(spec, "/clusterIP").is_empty() || !items(spec, "/clusterIPs").is_empty();
+    let given = [
+        ("clusterIPs", has_ip),
+        ("ipFamilies", !items(spec, "/ipFamilies").is_empty()),
+        ("ipFamilyPolicy", !spec["ipFamilyPolicy"].is_null()),
+    ];
+    for (field, _) in given.iter().filter(|(_, given)| *given) {
+        causes.push(Cause::forbidden(format!("spec.{field}"), why));
     }
 }
 
-fn check_cluster_ips(spec: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
+fn check_cluster_ips(spec: &Value, causes: &mut Vec<Cause>) {
     let (single, list) = (text(spec, "/clusterIP"), strings(spec, "/clusterIPs"));
     if let Some(first) = list.first()
         && !single.is_empty()
@@ -126,7 +198,6 @@ fn check_cluster_ips(spec: &Value, before: Option<&Value>, causes: &mut Vec<Caus
         ));
     }
     check_families_match(spec, &addresses, causes);
-    check_unchanged(single, before, causes);
 }
 
 fn check_families_match(spec: &Value, addresses: &[std::net::IpAddr], causes: &mut Vec<Cause>) {
@@ -140,14 +211,6 @@ fn check_families_match(spec: &Value, addresses: &[std::net::IpAddr], causes: &m
                 why,
             ));
         }
-    }
-}
-
-/// The first cluster IP stays as long as the service has one.
-fn check_unchanged(single: &str, before: Option<&Value>, causes: &mut Vec<Cause>) {
-    let had = before.map(|before| text(before, "/spec/clusterIP")).unwrap_or_default();
-    if !had.is_empty() && !single.is_empty() && had != single {
-        causes.push(Cause::invalid("spec.clusterIPs[0]", &json!(single), "may not change once set"));
     }
 }
 
@@ -173,6 +236,16 @@ fn check_ports(spec: &Value, causes: &mut Vec<Cause>) {
             }
         }
         check_port_number(field(".port"), &port["port"], causes);
+        if port["port"] == 10250 && spec["type"] == "LoadBalancer" {
+            let why = "may not expose port 10250 externally since it is used by kubelet";
+            causes.push(Cause::invalid(field(".port"), &port["port"], why));
+        }
+        let application = text(port, "/appProtocol");
+        if !application.is_empty() && !is_qualified_name(application) {
+            let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
+                       with an alphanumeric character";
+            causes.push(Cause::invalid(field(".appProtocol"), &port["appProtocol"], why));
+        }
         check_protocol(field(".protocol"), &port["protocol"], causes);
         check_target(field(".targetPort"), &port["targetPort"], causes);
         if !numbers.insert((port["port"].as_i64(), text(port, "/protocol"))) {

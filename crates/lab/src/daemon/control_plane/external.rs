@@ -174,7 +174,9 @@ impl External {
     /// What nobody else does.
     fn own_duties(&self) -> BTreeSet<Duty> {
         let of = [(Duty::ControllerManager, "kube-controller-manager"), (Duty::Scheduler, "kube-scheduler")];
-        of.into_iter().filter(|(_, program)| !self.has(program)).map(|(role, _)| role).collect()
+        let missing = of.into_iter().filter(|(_, program)| !self.has(program)).map(|(role, _)| role);
+        // A cloud's controller manager, which gives addresses to load balancers, is not among the programs.
+        missing.chain([Duty::LoadBalancers]).collect()
     }
 
     fn write_files(&self) -> Result<()> {

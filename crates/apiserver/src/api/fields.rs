@@ -1,0 +1,156 @@
+//! Server-side apply, and who owns what after every other write.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::write::{check_patched_name, prune};
+use super::{Api, Subresource, WriteOptions};
+use crate::fields::{self, Application, Entry, LAST_APPLIED, Manager, Type};
+use crate::object::{self, ObjectKey};
+use crate::store::Store;
+use crate::{ApiError, Kind, admission};
+
+/// The type of a kind's objects, for merging.
+fn type_of(kind: &Kind) -> Type<'_> {
+    match &kind.custom {
+        Some(custom) => Type::Custom(&custom.source),
+        None => Type::of_kind(&kind.kind),
+    }
+}
+
+fn manager(kind: &Kind, subresource: Subresource, options: &WriteOptions) -> Manager {
+    let part = match subresource {
+        Subresource::None | Subresource::Internal => options.part,
+        Subresource::Status => "status",
+        Subresource::Finalize => "finalize",
+    };
+    // What the server's own controllers write is theirs, whose Kubernetes' names they bear.
+    let name = if options.manager.is_empty() { "kube-controller-manager" } else { &options.manager };
+    Manager::new(name, part, kind.status)
+}
+
+/// The owners that a write begins with: those that the client sends back, else those that hold.
+pub(super) fn owners(object: &Value, current: &Value) -> Vec<Entry> {
+    if fields::is_reset(object) {
+        return Vec::new();
+    }
+    let given = fields::read(object);
+    if given.is_empty() { fields::read(current) } else { given }
+}
+
+/// Writes who owns what into an object that is about to be stored.
+pub(super) fn own(
+    kind: &Kind,
+    subresource: Subresource,
+    before: Option<&Value>,
+    object: &mut Value,
+    owners: Vec<Entry>,
+    options: &WriteOptions,
+) {
+    let known = before.map(fields::read).unwrap_or_default();
+    match &options.applied {
+        Some(applied) => fields::write(object, applied.clone(), &known),
+        // Bindings, owners and the like are nobody's, as in Kubernetes.
+        None if subresource == Subresource::Internal => fields::write(object, known.clone(), &known),
+        None => {
+            let manager = manager(kind, subresource, options);
+            fields::track(type_of(kind), &kind.api_version(), before, object, owners, &manager);
+        }
+    }
+}
+
+/// What a request to apply names.
+pub(super) struct Wanted<'a> {
+    pub kind: &'a Arc<Kind>,
+    pub subresource: Subresource,
+    pub key: &'a ObjectKey,
+    pub change: &'a Value,
+    pub force: bool,
+}
+
+impl Api {
+    /// Applies; `true` beside the object means that it was created.
+    pub(super) fn server_side_apply(
+        &self,
+        store: &mut Store,
+        wanted: &Wanted<'_>,
+        current: Option<Arc<Value>>,
+        options: &WriteOptions,
+    ) -> Result<(Arc<Value>, bool), ApiError> {
+        let Wanted { kind, subresource, key, .. } = wanted;
+        let change = checked(wanted, current.as_deref())?;
+        let (known, _) = prune(kind, change.clone(), options.skip_validation || self.skip_validation)?;
+        let manager = manager(kind, *subresource, options);
+        let one = Application {
+            kind: type_of(kind),
+            api_version: &kind.api_version(),
+            manager: &manager,
+            force: wanted.force,
+            wanted: &change,
+            known: &known,
+        };
+        let live = current.as_deref().cloned().unwrap_or(json!({}));
+        let (mut merged, owners) =
+            fields::apply(&live, fields::read(&live), &one).map_err(fields::conflict_error)?;
+        keep_annotation(&mut merged, &live, &change, &manager);
+        let own = WriteOptions { applied: Some(owners), ..options.clone() };
+        let stored = match &current {
+            None if *subresource != Subresource::None => Err(ApiError::not_found(kind, &key.name)),
+            None => self.create_locked(store, kind, merged, &own),
+            Some(_) => self.update_locked(store, kind, *subresource, merged, &own),
+        };
+        options.warnings.replace(own.warnings.into_inner());
+        Ok((stored?, current.is_none()))
+    }
+}
+
+/// What is to be applied, with what the path says of it.
+fn checked(wanted: &Wanted<'_>, current: Option<&Value>) -> Result<Value, ApiError> {
+    let (kind, key) = (wanted.kind, wanted.key);
+    let mut change = wanted.change.clone();
+    admission::check_type(kind, &mut change)?;
+    if !object::items(&change, "/metadata/managedFields").is_empty() {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    let metadata = object::metadata(&mut change);
+    object::default_to(metadata, "name", key.name.clone());
+    if kind.namespaced {
+        object::default_to(metadata, "namespace", key.namespace.clone());
+    }
+    check_patched_name(kind, key, &change)?;
+    fields::check_lists(&change, type_of(kind)).map_err(|why| {
+        let (version, kind_name) = (kind.api_version(), &kind.kind);
+        let message =
+            format!("failed to create typed patch object ({key}; {version}, Kind={kind_name}): {why}");
+        ApiError::bad_request(message)
+    })?;
+    let version = object::text(&change, "/metadata/resourceVersion");
+    let uid = object::uid(&change);
+    match current {
+        Some(current)
+            if !version.is_empty() && version != object::text(current, "/metadata/resourceVersion") =>
+        {
+            Err(ApiError::conflict(kind, &key.name, admission::MODIFIED))
+        }
+        None if !uid.is_empty() => {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
+            Err(ApiError::conflict(kind, &key.name, &why))
+        }
+        None => {
+            object::metadata(&mut change).remove("resourceVersion");
+            Ok(change)
+        }
+        Some(_) => Ok(change),
+    }
+}
+
+/// kubectl that applied with its annotation before finds there what it applied last.
+fn keep_annotation(merged: &mut Value, live: &Value, change: &Value, manager: &Manager) {
+    if manager.name == "kubectl" && object::annotation(live, LAST_APPLIED).is_some() {
+        let annotations = object::child(&mut merged["metadata"], "annotations");
+        annotations.insert(LAST_APPLIED.to_owned(), change.to_string().into());
+    }
+}

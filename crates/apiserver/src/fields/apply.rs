@@ -1,0 +1,155 @@
+//! Server-side apply: what a manager wants laid over what is, unless that is somebody else's.
+
+use serde_json::Value;
+
+use super::managed::{APPLY, Entry, Manager, UPDATE};
+use super::set::FieldSet;
+use super::types::Type;
+use super::walk::{self, compare, fields_of};
+use crate::object;
+use crate::{ApiError, Cause};
+
+/// The owner of everything that an object had when nobody had owned anything of it.
+const BEFORE_FIRST: &str = "before-first-apply";
+
+/// Where `kubectl apply` without `--server-side` keeps what it applied.
+pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// One request to apply.
+pub(crate) struct Application<'a> {
+    pub kind: Type<'a>,
+    pub api_version: &'a str,
+    pub manager: &'a Manager,
+    pub force: bool,
+    /// What is wanted.
+    pub wanted: &'a Value,
+    /// The same without what the kind does not know.
+    pub known: &'a Value,
+}
+
+/// A field that somebody else owns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Conflict {
+    manager: String,
+    path: String,
+}
+
+/// The object afterwards and who owns what of it, or with whom the request conflicts.
+pub(crate) fn apply(
+    live: &Value,
+    owners: Vec<Entry>,
+    one: &Application<'_>,
+) -> Result<(Value, Vec<Entry>), Vec<Conflict>> {
+    let conflicts = match attempt(live, owners.clone(), one, one.force) {
+        Ok(done) => return Ok(done),
+        Err(conflicts) => conflicts,
+    };
+    // kubectl that moves from the annotation to the server may take over what it applied itself.
+    let own = if one.manager.name == "kubectl" { last_applied(live, one.kind) } else { FieldSet::default() };
+    let foreign: Vec<Overlap> = conflicts
+        .into_iter()
+        .map(|(entry, set)| (entry, set.difference(&own)))
+        .filter(|(_, set)| !set.is_empty())
+        .collect();
+    if foreign.is_empty() {
+        let done = attempt(live, owners, one, true);
+        return done.map_err(|_| Vec::new());
+    }
+    Err(foreign.iter().flat_map(|(entry, set)| describe(entry, set)).collect())
+}
+
+/// An owner, and what of its fields is wanted differently.
+type Overlap = (Entry, FieldSet);
+
+fn attempt(
+    live: &Value,
+    mut owners: Vec<Entry>,
+    one: &Application<'_>,
+    force: bool,
+) -> Result<(Value, Vec<Entry>), Vec<Overlap>> {
+    let outside = &one.manager.outside;
+    if owners.is_empty() && live.get("metadata").is_some() {
+        let everything = fields_of(live, one.kind);
+        let before = Manager::new(BEFORE_FIRST, "", false);
+        owners.push(Entry::new(&before, UPDATE, one.api_version, everything));
+    }
+    let set = fields_of(one.wanted, one.kind).intersection(&fields_of(one.known, one.kind)).without(outside);
+    let mine = Entry::new(one.manager, APPLY, one.api_version, set);
+    let last = owners.iter().position(|entry| entry.is(&mine)).map(|at| owners.remove(at));
+    let merged = walk::merge(live, one.wanted, one.kind);
+    let wanted = prune(merged, last.as_ref(), &mine, &owners, one.kind);
+    let difference = compare(live, &wanted, one.kind);
+    let changed = difference.added.union(&difference.modified);
+    let conflicts: Vec<Overlap> = owners
+        .iter()
+        .map(|entry| (entry.clone(), entry.set.intersection(&changed).without(outside)))
+        .filter(|(_, set)| !set.is_empty())
+        .collect();
+    if !force && !conflicts.is_empty() {
+        return Err(conflicts);
+    }
+    for entry in &mut owners {
+        entry.set = entry.set.difference(&changed).difference(&difference.removed);
+    }
+    owners.push(mine);
+    Ok((wanted, owners))
+}
+
+/// Takes away what the manager applied last, applies no more, and nobody else owns.
+fn prune(merged: Value, last: Option<&Entry>, mine: &Entry, others: &[Entry], kind: Type<'_>) -> Value {
+    let Some(last) = last.filter(|last| !last.set.is_empty()) else { return merged };
+    let owned = others.iter().fold(mine.set.clone(), |all, entry| all.union(&entry.set)).with_fields_above();
+    let (last, all) = (last.set.with_fields_above(), fields_of(&merged, kind).with_fields_above());
+    let fields = |value: &Value| fields_of(value, kind).with_fields_above();
+    // Without everything that was applied last; then with what is owned; then with what was never
+    // applied, such as defaults.
+    let bare = walk::remove(&merged, &last, kind);
+    let owned = walk::remove(&merged, &all.difference(&fields(&bare).union(&owned)), kind);
+    walk::remove(&merged, &all.difference(&fields(&owned)).intersection(&last), kind)
+}
+
+/// What the annotation of client-side apply names.
+fn last_applied(live: &Value, kind: Type<'_>) -> FieldSet {
+    let applied = object::annotation(live, LAST_APPLIED).and_then(|text| serde_json::from_str(text).ok());
+    applied.map(|applied: Value| fields_of(&applied, kind)).unwrap_or_default()
+}
+
+fn describe(entry: &Entry, set: &FieldSet) -> Vec<Conflict> {
+    let mut manager = format!("{:?}", entry.manager);
+    if !entry.subresource.is_empty() {
+        manager = format!("{manager} with subresource {:?}", entry.subresource);
+    }
+    if entry.operation == UPDATE {
+        manager = format!("{manager} using {}", entry.api_version);
+        if !entry.time.is_empty() {
+            manager = format!("{manager} at {}", entry.time);
+        }
+    }
+    set.paths().into_iter().map(|path| Conflict { manager: manager.clone(), path }).collect()
+}
+
+/// The refusal that names every conflict.
+pub(crate) fn conflict_error(mut conflicts: Vec<Conflict>) -> ApiError {
+    conflicts.sort_by(|left, right| left.manager.cmp(&right.manager));
+    let message = match conflicts.as_slice() {
+        [one] => format!("1 conflict: conflict with {}: {}", one.manager, one.path),
+        many => {
+            let mut lines = Vec::new();
+            for (index, one) in many.iter().enumerate() {
+                if index == 0 || many[index - 1].manager != one.manager {
+                    lines.push(format!("conflicts with {}:", one.manager));
+                }
+                lines.push(format!("- {}", one.path));
+            }
+            format!("{} conflicts: {}", many.len(), lines.join("\n"))
+        }
+    };
+    let mut error = ApiError::new(409, "Conflict", format!("Apply failed with {message}"));
+    let cause = |one: Conflict| Cause {
+        reason: "FieldManagerConflict",
+        message: format!("conflict with {}", one.manager),
+        field: one.path,
+    };
+    error.details.causes = conflicts.into_iter().map(cause).collect();
+    error
+}

@@ -1,0 +1,231 @@
+//! `metadata.managedFields`: reading it, writing it, and following those who create, update and patch.
+
+use serde_json::{Value, json};
+
+use super::set::FieldSet;
+use super::types::Type;
+use super::walk::compare;
+use crate::object::{self, text};
+
+/// Managers that update, per object, as in Kubernetes; the oldest beyond become one.
+const UPDATERS_MAX: usize = 10;
+const ANCIENT: &str = "ancient-changes";
+
+pub(super) const APPLY: &str = "Apply";
+pub(super) const UPDATE: &str = "Update";
+
+/// Who writes: a name, and the part of the object that the request is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manager {
+    pub name: String,
+    pub subresource: &'static str,
+    /// What a request about this part of the object cannot change, so not own.
+    pub(super) outside: FieldSet,
+}
+
+impl Manager {
+    /// `has_status` says whether the status is a part of its own.
+    pub fn new(name: &str, subresource: &'static str, has_status: bool) -> Self {
+        let outside = match subresource {
+            "status" => json!({"f:metadata": {}, "f:spec": {}}),
+            _ if has_status => json!({"f:status": {}}),
+            _ => json!({}),
+        };
+        Self { name: name.to_owned(), subresource, outside: FieldSet::from_json(&outside) }
+    }
+}
+
+/// What one manager owns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub manager: String,
+    pub operation: &'static str,
+    pub api_version: String,
+    pub subresource: String,
+    pub time: String,
+    pub set: FieldSet,
+}
+
+impl Entry {
+    pub(super) fn new(manager: &Manager, operation: &'static str, api_version: &str, set: FieldSet) -> Self {
+        Self {
+            manager: manager.name.clone(),
+            operation,
+            api_version: api_version.to_owned(),
+            subresource: manager.subresource.to_owned(),
+            time: object::now(),
+            set,
+        }
+    }
+
+    /// Whether both are one manager at the same sort of work. A manager that applies is the same one
+    /// under every version of the kind.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.manager == other.manager
+            && self.operation == other.operation
+            && self.subresource == other.subresource
+            && (self.operation == APPLY || self.api_version == other.api_version)
+    }
+
+    fn read(entry: &Value) -> Option<Self> {
+        let operation = [APPLY, UPDATE].into_iter().find(|word| entry["operation"] == *word)?;
+        if !entry["fieldsType"].is_null() && entry["fieldsType"] != "FieldsV1" {
+            return None;
+        }
+        let word = |pointer: &str| text(entry, pointer).to_owned();
+        Some(Self {
+            manager: word("/manager"),
+            operation,
+            api_version: word("/apiVersion"),
+            subresource: word("/subresource"),
+            time: word("/time"),
+            set: FieldSet::from_json(&entry["fieldsV1"]),
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let mut entry = json!({
+            "manager": self.manager, "operation": self.operation, "apiVersion": self.api_version,
+            "fieldsType": "FieldsV1", "fieldsV1": self.set.to_json(),
+        });
+        for (field, value) in [("time", &self.time), ("subresource", &self.subresource)] {
+            if !value.is_empty() {
+                entry[field] = json!(value);
+            }
+        }
+        entry
+    }
+}
+
+/// Who owns what of an object; what cannot be read is left out.
+pub(crate) fn read(object: &Value) -> Vec<Entry> {
+    object::items(object, "/metadata/managedFields").iter().filter_map(Entry::read).collect()
+}
+
+/// Whether a client asks to forget all owners: a list of one empty entry.
+pub(crate) fn is_reset(object: &Value) -> bool {
+    matches!(object::items(object, "/metadata/managedFields"), [one] if one.as_object().is_some_and(|one| one.is_empty()))
+}
+
+/// Writes the owners into an object in Kubernetes' order. Entries that own what they did keep their time.
+pub(crate) fn write(object: &mut Value, mut entries: Vec<Entry>, before: &[Entry]) {
+    for entry in &mut entries {
+        let set = std::mem::take(&mut entry.set);
+        entry.set = set.without(&of_the_server());
+    }
+    entries.retain(|entry| !entry.set.is_empty());
+    bound(&mut entries);
+    for entry in &mut entries {
+        if let Some(same) = before.iter().find(|one| one.is(entry) && one.set == entry.set) {
+            entry.time.clone_from(&same.time);
+        }
+    }
+    entries.sort_by(|left, right| order(left).cmp(&order(right)));
+    let list: Vec<Value> = entries.iter().map(Entry::to_json).collect();
+    let metadata = object::metadata(object);
+    if list.is_empty() {
+        metadata.remove("managedFields");
+    } else {
+        metadata.insert("managedFields".to_owned(), list.into());
+    }
+}
+
+fn order(entry: &Entry) -> [&str; 5] {
+    [entry.operation, &entry.time, &entry.manager, &entry.api_version, &entry.subresource]
+}
+
+/// Fields that nobody owns because the server writes them.
+fn of_the_server() -> FieldSet {
+    FieldSet::from_json(&json!({
+        "f:apiVersion": {}, "f:kind": {},
+        "f:metadata": {
+            "f:creationTimestamp": {}, "f:deletionGracePeriodSeconds": {}, "f:deletionTimestamp": {},
+            "f:generation": {}, "f:managedFields": {}, "f:name": {}, "f:namespace": {},
+            "f:resourceVersion": {}, "f:selfLink": {}, "f:uid": {},
+        },
+    }))
+}
+
+/// Makes the oldest updaters one where there are too many.
+fn bound(entries: &mut Vec<Entry>) {
+    let mut updaters: Vec<Entry> = entries.extract_if(.., |entry| entry.operation == UPDATE).collect();
+    updaters.sort_by(|left, right| order(left).cmp(&order(right)));
+    while updaters.len() > UPDATERS_MAX {
+        let mut oldest = updaters.remove(0);
+        let version = oldest.api_version.clone();
+        ANCIENT.clone_into(&mut oldest.manager);
+        oldest.subresource.clear();
+        match updaters.iter_mut().find(|one| one.api_version == version) {
+            Some(next) if next.manager == ANCIENT => next.set = next.set.union(&oldest.set),
+            // The next oldest becomes the collection, so that there is one entry less.
+            Some(next) => {
+                oldest.set = oldest.set.union(&next.set);
+                oldest.time.clone_from(&next.time);
+                *next = oldest;
+            }
+            None => break,
+        }
+    }
+    entries.append(&mut updaters);
+}
+
+/// Writes into `after` who owns what now that somebody made it out of `before` (none: created it).
+/// `owners` are those that hold before.
+pub(crate) fn track(
+    kind: Type<'_>,
+    api_version: &str,
+    before: Option<&Value>,
+    after: &mut Value,
+    owners: Vec<Entry>,
+    manager: &Manager,
+) {
+    let known = before.map(read).unwrap_or_default();
+    if before.is_some() && owners.is_empty() {
+        // Nobody owns anything of it, until somebody applies.
+        return write(after, Vec::new(), &known);
+    }
+    let beginning = before.is_none().then(|| beginning(after));
+    let difference = compare(before.or(beginning.as_ref()).unwrap_or(&Value::Null), after, kind);
+    let changed = difference.added.union(&difference.modified);
+    let mine = Entry::new(manager, UPDATE, api_version, changed.without(&manager.outside));
+    let mut owners = owners;
+    for entry in owners.iter_mut() {
+        let left = entry.set.difference(&difference.removed);
+        entry.set = if entry.is(&mine) { left } else { left.difference(&changed) };
+    }
+    if !mine.set.is_empty() {
+        match owners.iter_mut().find(|entry| entry.is(&mine)) {
+            Some(entry) => *entry = Entry { set: entry.set.union(&mine.set), ..mine },
+            None => owners.push(mine),
+        }
+    }
+    write(after, owners, &known);
+}
+
+/// The parts that an object has before anybody fills them in, which therefore nobody owns.
+fn beginning(object: &Value) -> Value {
+    let mut beginning = json!({});
+    for parts in [
+        &["metadata"][..],
+        &["spec"],
+        &["spec", "containers"],
+        &["spec", "strategy"],
+        &["spec", "template"],
+        &["spec", "template", "metadata"],
+        &["spec", "template", "spec"],
+        &["spec", "template", "spec", "containers"],
+        &["spec", "updateStrategy"],
+        &["status"],
+        &["status", "loadBalancer"],
+    ] {
+        let Some(value) = object.pointer(&format!("/{}", parts.join("/"))) else { continue };
+        let (last, above) = parts.split_last().expect("every path has a part");
+        let parent = above.iter().fold(&mut beginning, |parent, part| &mut parent[*part]);
+        match value {
+            Value::Object(_) => parent[*last] = json!({}),
+            Value::Array(_) => parent[*last] = json!([]),
+            _ => {}
+        }
+    }
+    beginning
+}

@@ -1,0 +1,216 @@
+//! Sets of fields: trees of path elements in the notation of `FieldsV1`.
+//!
+//! An element is `f:NAME` (a field), `k:{...}` (a list's element by its keys), `v:...` (a set's
+//! element by its value). A node may be a member itself, have members below it, or both.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+/// The mark of a member that has members below it.
+const SELF: &str = ".";
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FieldSet {
+    nodes: BTreeMap<String, Node>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Node {
+    member: bool,
+    below: FieldSet,
+}
+
+impl FieldSet {
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Makes a path a member.
+    pub fn insert(&mut self, path: &[String]) {
+        let Some((first, rest)) = path.split_first() else { return };
+        let node = self.nodes.entry(first.clone()).or_default();
+        if rest.is_empty() {
+            node.member = true;
+        } else {
+            node.below.insert(rest);
+        }
+    }
+
+    /// Whether a path of one element is a member.
+    pub fn has(&self, element: &str) -> bool {
+        self.nodes.get(element).is_some_and(|node| node.member)
+    }
+
+    /// What is below an element.
+    pub fn below(&self, element: &str) -> Option<&Self> {
+        self.nodes.get(element).map(|node| &node.below)
+    }
+
+    pub fn union(&self, other: &Self) -> Self {
+        let mut all = self.clone();
+        for (element, node) in &other.nodes {
+            let mine = all.nodes.entry(element.clone()).or_default();
+            mine.member |= node.member;
+            mine.below = mine.below.union(&node.below);
+        }
+        all
+    }
+
+    pub fn intersection(&self, other: &Self) -> Self {
+        self.combined(other, |mine, other| Node {
+            member: mine.member && other.is_some_and(|other| other.member),
+            below: other.map(|other| mine.below.intersection(&other.below)).unwrap_or_default(),
+        })
+    }
+
+    /// The members that are not members of the other set.
+    pub fn difference(&self, other: &Self) -> Self {
+        self.combined(other, |mine, other| match other {
+            None => mine.clone(),
+            Some(other) => {
+                Node { member: mine.member && !other.member, below: mine.below.difference(&other.below) }
+            }
+        })
+    }
+
+    /// The members that neither are members of the other set nor stand below one.
+    pub fn without(&self, other: &Self) -> Self {
+        self.combined(other, |mine, other| match other {
+            None => mine.clone(),
+            Some(other) if other.member => Node::default(),
+            Some(other) => Node { member: mine.member, below: mine.below.without(&other.below) },
+        })
+    }
+
+    fn combined(&self, other: &Self, combine: impl Fn(&Node, Option<&Node>) -> Node) -> Self {
+        let nodes = self.nodes.iter().map(|(element, node)| {
+            let node = combine(node, other.nodes.get(element));
+            (element.clone(), node)
+        });
+        Self { nodes: nodes.filter(|(_, node)| node.member || !node.below.is_empty()).collect() }
+    }
+
+    /// The same with every field on the way to a member a member too; elements of lists are not.
+    pub fn with_fields_above(&self) -> Self {
+        let nodes = self.nodes.iter().map(|(element, node)| {
+            let member = node.member || element.starts_with("f:");
+            (element.clone(), Node { member, below: node.below.with_fields_above() })
+        });
+        Self { nodes: nodes.collect() }
+    }
+
+    /// Every member, as people read paths: `.spec.ports[port=80,protocol="TCP"].name`.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        self.collect_paths("", &mut paths);
+        paths
+    }
+
+    fn collect_paths(&self, above: &str, paths: &mut Vec<String>) {
+        for (element, node) in &self.nodes {
+            let path = format!("{above}{}", show(element));
+            if node.member {
+                paths.push(path.clone());
+            }
+            node.below.collect_paths(&path, paths);
+        }
+    }
+
+    /// As `FieldsV1` holds it.
+    pub fn to_json(&self) -> Value {
+        let node = |node: &Node| {
+            let mut below = node.below.to_json();
+            if node.member && !node.below.is_empty() {
+                below[SELF] = json!({});
+            }
+            below
+        };
+        self.nodes.iter().map(|(element, one)| (element.clone(), node(one))).collect::<Map<_, _>>().into()
+    }
+
+    /// Reads `FieldsV1`; what it cannot read is left out.
+    pub fn from_json(fields: &Value) -> Self {
+        let mut set = Self::default();
+        for (element, below) in fields.as_object().into_iter().flatten() {
+            let Some(element) = canonical(element) else { continue };
+            let own = below.as_object();
+            let member = own.is_none_or(|own| own.is_empty() || own.contains_key(SELF));
+            set.nodes.insert(element, Node { member, below: Self::from_json(below) });
+        }
+        set
+    }
+}
+
+/// The element with its keys in order; none for what is no element.
+fn canonical(element: &str) -> Option<String> {
+    let (prefix, rest) = element.split_once(':')?;
+    match prefix {
+        "f" => Some(element.to_owned()),
+        "k" | "v" | "i" => {
+            let value: Value = serde_json::from_str(rest).ok()?;
+            Some(format!("{prefix}:{value}"))
+        }
+        _ => None,
+    }
+}
+
+fn show(element: &str) -> String {
+    let Some((prefix, rest)) = element.split_once(':') else { return element.to_owned() };
+    match prefix {
+        "f" => format!(".{rest}"),
+        "k" => {
+            let keys: Map<String, Value> = serde_json::from_str(rest).unwrap_or_default();
+            let keys: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!("[{}]", keys.join(","))
+        }
+        "v" => format!("[={rest}]"),
+        _ => format!("[{rest}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(fields: Value) -> FieldSet {
+        FieldSet::from_json(&fields)
+    }
+
+    #[test]
+    fn unit_sets_go_out_and_come_back_in_the_notation_of_kubernetes() {
+        let fields = json!({
+            "f:metadata": {"f:labels": {".": {}, "f:app": {}}, "f:finalizers": {"v:\"a\"": {}}},
+            "f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}}},
+        });
+        assert_eq!(set(fields.clone()).to_json(), fields);
+        let unordered = json!({"f:ports": {"k:{\"protocol\":\"TCP\", \"port\":80}": {}}, "odd": {}});
+        assert_eq!(
+            set(unordered).to_json(),
+            json!({"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {}}})
+        );
+        let expected = [
+            ".metadata.finalizers[=\"a\"]",
+            ".metadata.labels",
+            ".metadata.labels.app",
+            ".spec.ports[port=80,protocol=\"TCP\"]",
+            ".spec.ports[port=80,protocol=\"TCP\"].port",
+        ];
+        assert_eq!(set(fields).paths(), expected);
+    }
+
+    #[test]
+    fn unit_sets_are_joined_and_cut() {
+        let left = set(json!({"f:a": {".": {}, "f:b": {}, "f:c": {}}, "f:d": {}}));
+        let right = set(json!({"f:a": {".": {}, "f:b": {}}, "f:e": {}}));
+        let check = |set: FieldSet, expected: Value| assert_eq!(set.to_json(), expected);
+        check(left.union(&right), json!({"f:a": {".": {}, "f:b": {}, "f:c": {}}, "f:d": {}, "f:e": {}}));
+        check(left.intersection(&right), json!({"f:a": {".": {}, "f:b": {}}}));
+        check(left.difference(&right), json!({"f:a": {"f:c": {}}, "f:d": {}}));
+        check(left.without(&right), json!({"f:d": {}}));
+        check(
+            set(json!({"f:a": {"k:{\"b\":1}": {"f:c": {}}}})).with_fields_above(),
+            json!({"f:a": {".": {}, "k:{\"b\":1}": {"f:c": {}}}}),
+        );
+    }
+}

@@ -1,0 +1,228 @@
+//! What the schemas say about lists and maps: which are one value (atomic), which have elements with
+//! an identity, and which are sets. It follows `x-kubernetes-list-type`, `-list-map-keys` and
+//! `-map-type` of Kubernetes' OpenAPI document for the built-in kinds, and a CustomResourceDefinition's
+//! own schema for the others. Without a word a map is granular and a list atomic.
+
+use serde_json::{Map, Value, json};
+
+/// What stands at a place: a named type, a schema, or something of which nothing is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Type<'a> {
+    /// A whole object, which has the same metadata as every other.
+    Object(&'static str),
+    /// A whole object by its schema.
+    Custom(&'a Value),
+    Named(&'static str),
+    Schema(&'a Value),
+}
+
+/// How the value there is merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Relation {
+    /// As a whole.
+    Atomic,
+    /// Field by field, or, for a list whose elements have no identity, as a whole.
+    Plain,
+    /// Element by element, which these fields identify.
+    Keys(Vec<String>),
+    /// Element by element, which their values identify.
+    Set,
+}
+
+enum Rule {
+    Is(&'static str),
+    Atomic,
+    Keys(&'static [&'static str], &'static str),
+    Set,
+}
+
+/// A type of which nothing is known.
+const FREE: &str = "";
+/// A type that is one value.
+const ATOMIC: &str = "!";
+
+use Rule::{Atomic, Is, Keys, Set};
+
+/// Type, field, rule. Types are called as in Kubernetes where it helps; several kinds share one where
+/// their rules are the same.
+const RULES: &[(&str, &str, Rule)] = &[
+    ("ObjectMeta", "finalizers", Set),
+    ("ObjectMeta", "ownerReferences", Keys(&["uid"], ATOMIC)),
+    ("Pod", "spec", Is("PodSpec")),
+    ("Pod", "status", Is("PodStatus")),
+    ("PodTemplate", "metadata", Is("ObjectMeta")),
+    ("PodTemplate", "spec", Is("PodSpec")),
+    ("PodSpec", "affinity", Is("Affinity")),
+    ("PodSpec", "containers", Keys(&["name"], "Container")),
+    ("PodSpec", "initContainers", Keys(&["name"], "Container")),
+    ("PodSpec", "ephemeralContainers", Keys(&["name"], "Container")),
+    ("PodSpec", "hostAliases", Keys(&["ip"], FREE)),
+    ("PodSpec", "imagePullSecrets", Keys(&["name"], ATOMIC)),
+    ("PodSpec", "nodeSelector", Atomic),
+    ("PodSpec", "resourceClaims", Keys(&["name"], FREE)),
+    ("PodSpec", "resources", Is("Resources")),
+    ("PodSpec", "schedulingGates", Keys(&["name"], FREE)),
+    ("PodSpec", "topologySpreadConstraints", Keys(&["topologyKey", "whenUnsatisfiable"], "Spread")),
+    ("PodSpec", "volumes", Keys(&["name"], "Volume")),
+    ("PodStatus", "conditions", Keys(&["type"], FREE)),
+    ("PodStatus", "podIPs", Keys(&["ip"], FREE)),
+    ("PodStatus", "resourceClaimStatuses", Keys(&["name"], FREE)),
+    ("Affinity", "nodeAffinity", Is("NodeAffinity")),
+    ("NodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", Atomic),
+    ("Spread", "labelSelector", Atomic),
+    ("Volume", "cephfs", Is("SecretVolume")),
+    ("Volume", "cinder", Is("SecretVolume")),
+    ("Volume", "csi", Is("SecretVolume")),
+    ("Volume", "flexVolume", Is("SecretVolume")),
+    ("Volume", "iscsi", Is("SecretVolume")),
+    ("Volume", "rbd", Is("SecretVolume")),
+    ("SecretVolume", "nodePublishSecretRef", Atomic),
+    ("SecretVolume", "secretRef", Atomic),
+    ("Container", "env", Keys(&["name"], "EnvVar")),
+    ("Container", "ports", Keys(&["containerPort", "protocol"], FREE)),
+    ("Container", "resources", Is("Resources")),
+    ("Container", "volumeDevices", Keys(&["devicePath"], FREE)),
+    ("Container", "volumeMounts", Keys(&["mountPath"], FREE)),
+    ("EnvVar", "valueFrom", Is("EnvVarSource")),
+    ("EnvVarSource", "configMapKeyRef", Atomic),
+    ("EnvVarSource", "fieldRef", Atomic),
+    ("EnvVarSource", "fileKeyRef", Atomic),
+    ("EnvVarSource", "resourceFieldRef", Atomic),
+    ("EnvVarSource", "secretKeyRef", Atomic),
+    ("Resources", "claims", Keys(&["name"], FREE)),
+    ("Deployment", "spec", Is("WorkloadSpec")),
+    ("Deployment", "status", Is("Conditions")),
+    ("ReplicaSet", "spec", Is("WorkloadSpec")),
+    ("ReplicaSet", "status", Is("Conditions")),
+    ("DaemonSet", "spec", Is("WorkloadSpec")),
+    ("DaemonSet", "status", Is("Conditions")),
+    ("StatefulSet", "spec", Is("WorkloadSpec")),
+    ("StatefulSet", "status", Is("Conditions")),
+    ("Job", "spec", Is("WorkloadSpec")),
+    ("WorkloadSpec", "selector", Atomic),
+    ("WorkloadSpec", "template", Is("PodTemplate")),
+    ("Conditions", "conditions", Keys(&["type"], FREE)),
+    ("Service", "spec", Is("ServiceSpec")),
+    ("Service", "status", Is("Conditions")),
+    ("ServiceSpec", "ports", Keys(&["port", "protocol"], FREE)),
+    ("ServiceSpec", "selector", Atomic),
+    ("ServiceAccount", "secrets", Keys(&["name"], ATOMIC)),
+    ("Namespace", "status", Is("Conditions")),
+    ("Node", "spec", Is("NodeSpec")),
+    ("Node", "status", Is("NodeStatus")),
+    ("NodeSpec", "podCIDRs", Set),
+    ("NodeStatus", "addresses", Keys(&["type"], FREE)),
+    ("NodeStatus", "conditions", Keys(&["type"], FREE)),
+    ("Event", "involvedObject", Atomic),
+    ("Event", "regarding", Atomic),
+    ("Event", "related", Atomic),
+    ("ControllerRevision", "data", Atomic),
+    ("ClusterRoleBinding", "roleRef", Atomic),
+    ("RoleBinding", "roleRef", Atomic),
+    ("NetworkPolicy", "spec", Is("NetworkPolicySpec")),
+    ("NetworkPolicySpec", "podSelector", Atomic),
+    ("PodDisruptionBudget", "spec", Is("DisruptionSpec")),
+    ("PodDisruptionBudget", "status", Is("Conditions")),
+    ("DisruptionSpec", "selector", Atomic),
+    ("Ingress", "spec", Is("IngressSpec")),
+    ("IngressSpec", "defaultBackend", Is("IngressBackend")),
+    ("IngressBackend", "resource", Atomic),
+    ("IngressBackend", "service", Is("IngressService")),
+    ("IngressService", "port", Atomic),
+    ("ServiceCIDR", "status", Is("Conditions")),
+    ("CustomResourceDefinition", "status", Is("Conditions")),
+];
+
+impl<'a> Type<'a> {
+    /// The type of a built-in kind's objects.
+    pub fn of_kind(kind: &str) -> Self {
+        let known = RULES.iter().map(|(name, ..)| *name).find(|name| *name == kind);
+        Self::Object(known.unwrap_or(FREE))
+    }
+
+    /// The type of a field.
+    pub fn field(self, field: &str) -> Self {
+        match self {
+            Self::Object(_) | Self::Custom(_) if field == "metadata" => Self::Named("ObjectMeta"),
+            Self::Object(name) | Self::Named(name) => match rule(name, field) {
+                Some(Is(inner)) => Self::Named(inner),
+                Some(Keys(_, inner)) => Self::Named(inner),
+                Some(Atomic) => Self::Named(ATOMIC),
+                Some(Set) | None => Self::Named(FREE),
+            },
+            Self::Custom(schema) | Self::Schema(schema) => match schema["properties"].get(field) {
+                Some(inner) => Self::Schema(inner),
+                None if schema["additionalProperties"].is_object() => {
+                    Self::Schema(&schema["additionalProperties"])
+                }
+                None => Self::Named(FREE),
+            },
+        }
+    }
+
+    /// How the value of a field is merged.
+    pub fn relation(self, field: &str) -> Relation {
+        match (self, self.field(field)) {
+            (Self::Object(name) | Self::Named(name), _) => match rule(name, field) {
+                Some(Atomic) => Relation::Atomic,
+                Some(Keys(keys, _)) => Relation::Keys(keys.iter().map(|&key| key.to_owned()).collect()),
+                Some(Set) => Relation::Set,
+                Some(Is(_)) | None => Relation::Plain,
+            },
+            (_, Self::Schema(inner)) => relation_of_schema(inner),
+            _ => Relation::Plain,
+        }
+    }
+
+    /// The type of a list's elements, of the list's own type.
+    pub fn element(self) -> Self {
+        match self {
+            Self::Schema(schema) => Self::Schema(&schema["items"]),
+            // A named list's type is that of its elements already.
+            _ => self,
+        }
+    }
+
+    /// Whether a value of this type is one value, whatever it looks like.
+    pub fn is_atomic(self) -> bool {
+        match self {
+            Self::Named(name) => name == ATOMIC,
+            Self::Schema(schema) => schema["x-kubernetes-map-type"] == "atomic",
+            _ => false,
+        }
+    }
+
+    /// A list's element by its keys. An absent key has its default.
+    pub fn key_of(self, keys: &[String], element: &Value) -> Option<Map<String, Value>> {
+        let default = |key: &str| match self {
+            Self::Schema(schema) => schema["properties"][key].get("default").cloned(),
+            _ => (key == "protocol").then(|| json!("TCP")),
+        };
+        keys.iter()
+            .map(|key| {
+                let given = element.get(key).filter(|value| !value.is_null()).cloned();
+                given.or_else(|| default(key)).map(|value| (key.clone(), value))
+            })
+            .collect()
+    }
+}
+
+fn rule(name: &str, field: &str) -> Option<&'static Rule> {
+    if name == FREE {
+        return None;
+    }
+    RULES.iter().find(|(one, two, _)| *one == name && *two == field).map(|(.., rule)| rule)
+}
+
+fn relation_of_schema(schema: &Value) -> Relation {
+    match schema["x-kubernetes-list-type"].as_str() {
+        Some("map") => {
+            let keys = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
+            Relation::Keys(keys.filter_map(Value::as_str).map(str::to_owned).collect())
+        }
+        Some("set") => Relation::Set,
+        Some(_) => Relation::Atomic,
+        None if schema["x-kubernetes-map-type"] == "atomic" => Relation::Atomic,
+        None => Relation::Plain,
+    }
+}
