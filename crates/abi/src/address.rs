@@ -60,4 +60,8 @@ pub mod kind {
     pub const LOAD_BALANCER: u8 = 6;
     /// Known to be outside the cluster.
     pub const OUTSIDE: u8 = 7;
+    /// Outside the cluster, but reached with the pod's own address
+    /// (`ipv4NativeRoutingCIDR`, `ipv6NativeRoutingCIDR`, the ranges of
+    /// ip-masq-agent's configuration).
+    pub const NATIVE_RANGE: u8 = 8;
 }

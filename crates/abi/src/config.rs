@@ -10,7 +10,7 @@ use crate::Ip;
 pub struct ConfigValue {
     /// [`crate::ABI_VERSION`]; 0 = nothing published yet.
     pub abi_version: u32,
-    /// Reserved, zero.
+    /// See [`flags`].
     pub flags: u32,
     /// This node's number in the node table.
     pub node: u32,
@@ -34,6 +34,27 @@ pub struct ConfigValue {
     pub node_ipv4: Ip,
     /// The node's address, IPv6; unspecified if it has none.
     pub node_ipv6: Ip,
+    /// First port that translated sources get when theirs is taken, host
+    /// byte order. The range holds no NodePort and no port that the kernel
+    /// gives to sockets by itself (`ip_local_port_range`).
+    pub nat_port_first: u16,
+    /// Last port of that range, host byte order.
+    pub nat_port_last: u16,
+    /// Reserved, zero.
+    pub reserved: u32,
+}
+
+/// Flags of [`ConfigValue`].
+pub mod flags {
+    /// Pods reach the outside with the node's IPv4 address.
+    pub const MASQUERADE_IPV4: u32 = 1;
+    /// Pods reach the outside with the node's IPv6 address.
+    pub const MASQUERADE_IPV6: u32 = 2;
+    /// The socket hooks translate for pods, too, not for the host alone.
+    pub const SOCKET_PODS: u32 = 4;
+    /// 127.0.0.1 and ::1 count as node addresses at the socket hooks
+    /// (NodePorts on loopback).
+    pub const NODE_PORT_LOOPBACK: u32 = 8;
 }
 
 impl ConfigValue {
@@ -56,6 +77,10 @@ impl ConfigValue {
             netns_cookie: 0,
             node_ipv4: Ip::UNSPECIFIED,
             node_ipv6: Ip::UNSPECIFIED,
+            // Above the kernel's own range of local ports, 32768 to 60999.
+            nat_port_first: 61_000,
+            nat_port_last: 65_535,
+            reserved: 0,
         }
     }
 }

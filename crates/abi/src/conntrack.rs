@@ -90,11 +90,13 @@ pub struct ConntrackValue {
     pub packets_reply: u64,
     /// Bytes (whole frames) from the responder.
     pub bytes_reply: u64,
-    /// The other entry's far end: for a flow entry of a hairpin connection,
-    /// the client's real address; else unspecified.
-    pub origin_ip: Ip,
+    /// The second translation, with [`flags::SNAT`]. Service entry: the
+    /// source that requests get. Flow entry: the client, to whom replies go.
+    pub second_ip: Ip,
+    /// Port of `second_ip`, network byte order.
+    pub second_port: Port,
     /// Reserved, zero.
-    pub reserved: [u32; 4],
+    pub reserved: [u16; 7],
 }
 
 /// Flags of [`ConntrackValue`].
@@ -105,15 +107,19 @@ pub mod flags {
     pub const DNAT: u16 = 2;
     /// Flow entry: replies are given `nat_ip`:`nat_port` as their source.
     pub const REPLY_SNAT: u16 = 4;
-    /// The backend is the client itself: requests got the gateway's address
-    /// as source, replies go back to `origin_ip`.
-    pub const HAIRPIN: u16 = 8;
+    /// The source is translated, too: see `second_ip`. A client that is its
+    /// own backend sees a stand-in, clients of other nodes' backends and of
+    /// the outside are given an address of this node.
+    pub const SNAT: u16 = 8;
     /// Dispatched by direct server return.
     pub const DSR: u16 = 16;
     /// The backend was chosen by affinity.
     pub const AFFINITY: u16 = 32;
     /// The responder has answered.
     pub const REPLIED: u16 = 64;
+    /// The connection came in by an uplink (`ingress_ifindex`): replies leave
+    /// by it.
+    pub const REPLY_BY_INGRESS: u16 = 128;
 }
 
 /// Shift from nanoseconds of `CLOCK_MONOTONIC` to ticks: one tick is

@@ -93,12 +93,16 @@ pub struct Context {
     pub next_hop: Ip,
     /// Translation found in the connection table.
     pub nat_ip: Ip,
-    /// Original client of a hairpin connection.
-    pub origin_ip: Ip,
+    /// Second translation found in the connection table.
+    pub second_ip: Ip,
     /// Port of `nat_ip`.
     pub nat_port: Port,
+    /// Port of `second_ip`.
+    pub second_port: Port,
     /// Flags of the entry found.
-    pub entry_flags: u16,
+    pub entry_flags: u32,
+    /// Device by which the packet has to leave; 0 = as the routes say.
+    pub reply_ifindex: u32,
     /// Key in hand.
     pub key: ConntrackKey,
     /// Second key in hand (the flow entry of a translated connection).
@@ -144,6 +148,8 @@ pub mod flags {
     pub const SRC_IS_A: u32 = 256;
     /// The packet goes in the direction of the connection's first packet.
     pub const ORIGIN: u32 = 512;
-    /// The client reaches itself through a Service.
-    pub const HAIRPIN: u32 = 1024;
+    /// The second end of the connection is translated, too.
+    pub const SNAT: u32 = 1024;
+    /// The packet came from outside by an uplink: its answers leave by it.
+    pub const REPLY_BY_INGRESS: u32 = 2048;
 }

@@ -22,8 +22,10 @@ pub mod hook {
     pub const FROM_UPLINK: u8 = 2;
     /// tc egress of an uplink.
     pub const TO_UPLINK: u8 = 3;
+    /// Socket hooks of a cgroup: connect, sendmsg, recvmsg, getpeername.
+    pub const SOCKET: u8 = 4;
     /// Number of hooks.
-    pub const COUNT: u8 = 4;
+    pub const COUNT: u8 = 5;
 
     /// The name that metrics and the CLI use.
     pub const fn name(hook: u8) -> &'static str {
@@ -32,6 +34,7 @@ pub mod hook {
             TO_POD => "to_pod",
             FROM_UPLINK => "from_uplink",
             TO_UPLINK => "to_uplink",
+            SOCKET => "socket",
             _ => "unknown",
         }
     }
@@ -52,6 +55,8 @@ pub mod outcome {
     /// Sent without a connection entry because the table is full (counted
     /// beside the outcome proper).
     pub const UNTRACKED: u8 = 5;
+    /// A socket's address was translated to a backend's.
+    pub const SOCKET_TRANSLATED: u8 = 6;
     /// Number of outcomes, with room.
     pub const COUNT: u8 = 16;
 
@@ -64,6 +69,7 @@ pub mod outcome {
             ANSWERED => "answered",
             TO_HOST_ERROR => "to_host_error",
             UNTRACKED => "untracked",
+            SOCKET_TRANSLATED => "socket_translated",
             _ => "unknown",
         }
     }

@@ -79,6 +79,14 @@ drop_reasons! {
         "Such packets are not traffic of normal programs; see what sends them.";
     Martian = 19, "martian", "The source or destination address can not stand in a forwarded packet (loopback, multicast or unspecified).",
         "Multicast and broadcast do not leave a pod; loopback addresses are wrong on a wire.";
+    SourceRangeDenied = 20, "source_range_denied", "The client is in none of the Service's loadBalancerSourceRanges.",
+        "Compare the client's address with `kubectl get service NAME -o yaml`; a load balancer in front may hide it.";
+    NatPortsFull = 21, "nat_ports_full", "No port is free for a translated source towards this destination; live connections stay.",
+        "Spread the connections over more destinations or nodes, or reuse them; `beeline nat top` names who holds the ports.";
+    SctpPortChange = 22, "sctp_port_change", "An SCTP Service has a target port that differs from its port: no checksum of SCTP can be made for that.",
+        "Set targetPort (and nodePort) equal to port, or use a headless Service.";
+    NoLocalBackend = 23, "no_local_backend", "The Service's traffic policy is Local and this node runs none of its endpoints.",
+        "Send to a node that runs one (load balancers ask healthCheckNodePort), or set the policy to Cluster.";
 }
 
 #[cfg(test)]

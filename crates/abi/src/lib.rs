@@ -31,7 +31,7 @@ pub use ip::{Ip, Mac, Port};
 
 /// Version of every layout in this crate. Maps are pinned under
 /// `v<ABI_VERSION>/`; it rises whenever `layout.snapshot` changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The IPv4 address that every pod uses as its gateway (RFC 3927 link-local,
 /// never routed), and the source that a pod sees when it reaches itself

@@ -3,7 +3,7 @@
 
 use core::mem::size_of;
 
-use crate::{Ip, address, config, conntrack, counter, endpoint, event, fragment, node, service};
+use crate::{Ip, address, config, conntrack, counter, endpoint, event, fragment, node, service, socket};
 
 /// The kinds of map in use, named as the kernel names them (`enum bpf_map_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,25 @@ pub const SLOT: MapSpec =
 /// Backends by number.
 pub const BACKEND: MapSpec =
     spec("BACKEND", MapKind::Hash, size_of::<u32>(), size_of::<service::BackendValue>(), 524_288);
+/// Clients that Services let in.
+pub const SOURCE_RANGE: MapSpec = spec(
+    "SOURCE_RANGE",
+    MapKind::LpmTrie,
+    size_of::<service::SourceRangeKey>(),
+    size_of::<service::SourceRangeValue>(),
+    65_536,
+);
+/// Clients and the backends they keep.
+pub const AFFINITY: MapSpec = spec(
+    "AFFINITY",
+    MapKind::LruHash,
+    size_of::<service::AffinityKey>(),
+    size_of::<service::AffinityValue>(),
+    65_536,
+);
+/// Sockets that were translated.
+pub const SOCKET: MapSpec =
+    spec("SOCKET", MapKind::Hash, size_of::<socket::SocketKey>(), size_of::<socket::SocketValue>(), 131_072);
 /// The connection table in use. Its element is empty while programs of two
 /// layouts run beside each other: then the one before it is written.
 pub const CONNTRACK: MapSpec = spec("CONNTRACK", MapKind::ArrayOfMaps, size_of::<u32>(), size_of::<u32>(), 1);
@@ -141,6 +160,9 @@ pub const ALL: &[MapSpec] = &[
     SERVICE,
     SLOT,
     BACKEND,
+    SOURCE_RANGE,
+    AFFINITY,
+    SOCKET,
     CONNTRACK,
     CONNTRACK_PREVIOUS,
     SWEEP,

@@ -97,12 +97,92 @@ pub struct ServiceValue {
     pub maglev: u32,
 }
 
+/// Key of the source-range table, as `BPF_MAP_TYPE_LPM_TRIE` wants it: which
+/// clients a set of `loadBalancerSourceRanges` lets in.
+#[repr(C)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+pub struct SourceRangeKey {
+    /// [`SOURCE_SET_BITS`] plus the prefix length in bits of the 128-bit form.
+    pub prefix_bits: u32,
+    /// The set ([`FrontendValue::source_ranges`]), as stored in native order.
+    pub set: u32,
+    /// The prefix, host bits zero.
+    pub ip: Ip,
+}
+
+/// Bits of [`SourceRangeKey::set`].
+pub const SOURCE_SET_BITS: u32 = 32;
+
+/// Value of the source-range table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SourceRangeValue {
+    /// 1: clients of the prefix are let in.
+    pub allowed: u32,
+}
+
+/// Key of the affinity table: a client of a Service with `ClientIP` affinity.
+#[repr(C)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+pub struct AffinityKey {
+    /// The client's address; for a socket of a pod or the host that of its
+    /// network namespace: its cookie in the last eight bytes.
+    pub client: Ip,
+    /// Service id.
+    pub service: u32,
+    /// 1: `client` is a network namespace's cookie.
+    pub is_cookie: u32,
+}
+
+/// Value of the affinity table. An LRU hash: it holds a preference, not a
+/// connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct AffinityValue {
+    /// Backend id.
+    pub backend: u32,
+    /// Tick of the last connection; the preference ends
+    /// [`ServiceValue::affinity_s`] later.
+    pub used: u32,
+}
+
 /// Flags of [`ServiceValue`].
 pub mod service_flags {
     /// Choose by consistent hashing.
     pub const MAGLEV: u32 = 1;
     /// Dispatch by direct server return.
     pub const DSR: u32 = 2;
+    /// Without slots packets are dropped, not refused: there are endpoints,
+    /// but none on this node, and the traffic policy is `Local`.
+    pub const LOCAL: u32 = 4;
 }
 
 /// Key of the slot table.
@@ -130,6 +210,10 @@ pub struct SlotKey {
     /// `0 .. slots`.
     pub slot: u32,
 }
+
+/// A generation that no service has: the key (service, [`SLOT_MEMBER`],
+/// backend id) exists while the backend serves a service with affinity.
+pub const SLOT_MEMBER: u32 = u32::MAX;
 
 /// Value of the slot table.
 #[repr(C)]

@@ -1,5 +1,4 @@
-//! The socket table (socket load balancing; its hooks come later, its layout
-//! is fixed now).
+//! The socket table: what the socket hooks translated.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -25,7 +25,8 @@ use beeline_abi::event::{Event, EventState};
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
+    SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_abi::{ABI_VERSION, Ip, Mac, Port, maps};
@@ -79,6 +80,9 @@ fn layouts() -> Vec<Layout> {
             netns_cookie,
             node_ipv4,
             node_ipv6,
+            nat_port_first,
+            nat_port_last,
+            reserved,
         }),
         layout!(ConntrackKey { ip_a, ip_b, port_a, port_b, proto, zone, reserved }),
         layout!(ConntrackValue {
@@ -101,7 +105,8 @@ fn layouts() -> Vec<Layout> {
             bytes_origin,
             packets_reply,
             bytes_reply,
-            origin_ip,
+            second_ip,
+            second_port,
             reserved,
         }),
         layout!(SweepValue { timer, sweeps, removed, live, duration_ns, removed_now, live_now }),
@@ -158,6 +163,10 @@ fn layouts() -> Vec<Layout> {
         layout!(SlotKey { service, generation, slot }),
         layout!(SlotValue { backend, weight_sum }),
         layout!(BackendValue { ip, port, proto, state, node, zone, weight, flags }),
+        layout!(SourceRangeKey { prefix_bits, set, ip }),
+        layout!(SourceRangeValue { allowed }),
+        layout!(AffinityKey { client, service, is_cookie }),
+        layout!(AffinityValue { backend, used }),
         layout!(SocketKey { cookie, backend_ip, backend_port, proto, reserved }),
         layout!(SocketValue { frontend_ip, frontend_port, flags, service, backend }),
     ]

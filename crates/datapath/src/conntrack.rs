@@ -94,7 +94,7 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     note(ctx, value, origin);
     env.step(Step::ConntrackHit { origin, service: ctx.service });
     translate(ctx, origin);
-    if after != before && ctx.entry_flags & (entry::DNAT | entry::REPLY_SNAT) != 0 {
+    if after != before && ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) != 0 {
         tell_other_entry(env, ctx, after);
     }
     true
@@ -127,9 +127,9 @@ impl State {
 #[inline(always)]
 fn tell_other_entry<P: Platform>(env: &mut P, ctx: &mut Context, state: State) {
     flow_key(ctx);
-    let service = ctx.service;
+    let (service, backend) = (ctx.service, ctx.backend);
     let Some(other) = env.conntrack(&ctx.flow_key) else { return };
-    if other.service != service {
+    if other.service != service || other.backend != backend {
         return; // another connection has taken the tuple
     }
     other.expires = state.expires;
@@ -143,8 +143,9 @@ fn tell_other_entry<P: Platform>(env: &mut P, ctx: &mut Context, state: State) {
 pub(crate) fn note(ctx: &mut Context, value: &ConntrackValue, origin: bool) {
     ctx.nat_ip = value.nat_ip;
     ctx.nat_port = value.nat_port;
-    ctx.entry_flags = value.flags;
-    ctx.origin_ip = value.origin_ip;
+    ctx.second_ip = value.second_ip;
+    ctx.second_port = value.second_port;
+    ctx.entry_flags = value.flags as u32;
     ctx.service = value.service;
     ctx.backend = value.backend;
     if origin {
@@ -196,18 +197,19 @@ fn tcp_lifetime(value: &ConntrackValue, config: &ConfigValue) -> u32 {
 /// Applies the entry's translation to the tuple in `ctx`.
 #[inline(always)]
 fn translate(ctx: &mut Context, origin: bool) {
-    let hairpin = ctx.entry_flags & entry::HAIRPIN != 0;
     if origin {
-        if ctx.entry_flags & entry::DNAT != 0 {
+        if ctx.entry_flags & entry::DNAT as u32 != 0 {
             set_dst(ctx, ctx.nat_ip, ctx.nat_port);
-            if hairpin {
-                set_src(ctx, hairpin_client(ctx), ctx.sport);
-            }
         }
-    } else if ctx.entry_flags & entry::REPLY_SNAT != 0 {
-        set_src(ctx, ctx.nat_ip, ctx.nat_port);
-        if hairpin {
-            set_dst(ctx, ctx.origin_ip, ctx.dport);
+        if ctx.entry_flags & entry::SNAT as u32 != 0 {
+            set_second(ctx, true);
+        }
+    } else {
+        if ctx.entry_flags & entry::REPLY_SNAT as u32 != 0 {
+            set_src(ctx, ctx.nat_ip, ctx.nat_port);
+        }
+        if ctx.entry_flags & entry::SNAT as u32 != 0 {
+            set_second(ctx, false);
         }
     }
 }
@@ -224,6 +226,26 @@ pub(crate) fn set_src(ctx: &mut Context, ip: Ip, port: Port) {
     ctx.src_after = ip;
     ctx.sport_after = port;
     ctx.flags |= flags::SRC_CHANGED;
+}
+
+/// The far end of a connection whose source was translated, in either
+/// direction. The identifier of an echo is the requester's port, and stands
+/// for both ports ([`ConntrackKey`]).
+#[inline(always)]
+fn set_second(ctx: &mut Context, origin: bool) {
+    if origin {
+        set_src(ctx, ctx.second_ip, ctx.second_port);
+    } else {
+        set_dst(ctx, ctx.second_ip, ctx.second_port);
+    }
+    if is_echo(ctx) {
+        (ctx.sport_after, ctx.dport_after) = (ctx.second_port, ctx.second_port);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn is_echo(ctx: &Context) -> bool {
+    ctx.proto == proto::ICMP || ctx.proto == proto::ICMPV6
 }
 
 /// The client that a pod sees when it reaches itself, in the packet's family.
@@ -249,7 +271,7 @@ pub fn open<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
         _ => config.ticks_udp_unreplied,
     };
     fresh_value(env, ctx, lifetime);
-    if ctx.flags & flags::DST_CHANGED == 0 {
+    if ctx.flags & (flags::DST_CHANGED | flags::SRC_CHANGED) == 0 {
         if !env.conntrack_insert(&ctx.key, &ctx.value) {
             env.count_untracked(ctx);
         }
@@ -281,21 +303,29 @@ fn fresh_value<P: Platform>(env: &mut P, ctx: &mut Context, lifetime: u32) {
 }
 
 /// The flow entry first: a reply must never find the service entry alone.
+/// Both name the whole translation; their flags say what of it is done.
 #[inline(always)]
 fn open_translated<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
-    let hairpin = if ctx.flags & flags::HAIRPIN != 0 { entry::HAIRPIN } else { 0 };
-    let service_flags = ctx.value.flags;
+    let shared = if ctx.flags & flags::SNAT != 0 { entry::SNAT } else { 0 }
+        | if ctx.flags & flags::REPLY_BY_INGRESS != 0 { entry::REPLY_BY_INGRESS } else { 0 };
+    let request =
+        ctx.value.flags | shared | if ctx.flags & flags::DST_CHANGED != 0 { entry::DNAT } else { 0 };
     let src_is_a = flow_key(ctx);
-    ctx.value.flags = entry::REPLY_SNAT | hairpin | if src_is_a { entry::ORIGIN_A } else { 0 };
+    ctx.value.flags = shared
+        | if ctx.flags & flags::DST_CHANGED != 0 { entry::REPLY_SNAT } else { 0 }
+        | if src_is_a { entry::ORIGIN_A } else { 0 };
     ctx.value.nat_ip = ctx.dst;
     ctx.value.nat_port = ctx.dport;
-    ctx.value.origin_ip = ctx.src;
+    ctx.value.second_ip = ctx.src;
+    ctx.value.second_port = ctx.sport;
     if !env.conntrack_insert(&ctx.flow_key, &ctx.value) {
         return Err(Stop::Drop(DropReason::ConntrackFull));
     }
-    ctx.value.flags = service_flags | entry::DNAT | hairpin;
+    ctx.value.flags = request;
     ctx.value.nat_ip = ctx.dst_after;
     ctx.value.nat_port = ctx.dport_after;
+    ctx.value.second_ip = ctx.src_after;
+    ctx.value.second_port = ctx.sport_after;
     if !env.conntrack_insert(&ctx.key, &ctx.value) {
         return Err(Stop::Drop(DropReason::ConntrackFull));
     }
@@ -311,11 +341,11 @@ pub(crate) fn flow_key(ctx: &mut Context) -> bool {
 /// Whether another live connection holds the translated tuple.
 #[inline(always)]
 pub(crate) fn flow_is_taken<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
-    let (dst, dport, src, now) = (ctx.dst, ctx.dport, ctx.src, ctx.now);
+    let (dst, dport, src, sport, now) = (ctx.dst, ctx.dport, ctx.src, ctx.sport, ctx.now);
     let Some(value) = env.conntrack(&ctx.flow_key) else { return false };
-    let ours = value.flags & entry::REPLY_SNAT != 0
-        && value.nat_ip == dst
+    let ours = value.nat_ip == dst
         && value.nat_port == dport
-        && value.origin_ip == src;
+        && value.second_ip == src
+        && value.second_port == sport;
     value.expires > now && !ours && !(value.tcp_origin != 0 && ended(value))
 }

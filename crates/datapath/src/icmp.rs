@@ -6,15 +6,16 @@ use beeline_abi::conntrack::flags as entry;
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
 
-use crate::conntrack::{hairpin_client, key_of, note};
+use crate::conntrack::{key_of, note};
 use crate::parse::join;
 use crate::platform::{Platform, Step};
 use crate::rewrite::{
-    ICMP_CHECKSUM, address_difference, difference, ipv4_checksum_change, store_address, sum_add,
+    ICMP_CHECKSUM, ICMP_IDENTIFIER, address_difference, difference, half, ipv4_checksum_change,
+    store_address, sum_add,
 };
 
 /// Finds the connection of the quoted packet and takes down the translation
-/// of the outer addresses. `key`, `nat_ip` and `origin_ip` stay in `ctx` for
+/// of the outer addresses. `key`, `nat_ip` and `second_ip` stay in `ctx` for
 /// [`translate_quoted`]. False: the quoted packet is of no known connection.
 #[inline(always)]
 pub fn follow_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
@@ -43,58 +44,71 @@ pub fn follow_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
 /// An error about a reply goes to the virtual address, that is the backend.
 #[inline(always)]
 fn outer(ctx: &mut Context, inner_is_origin: bool) {
-    let hairpin = ctx.entry_flags & entry::HAIRPIN != 0;
-    if inner_is_origin && ctx.entry_flags & entry::REPLY_SNAT != 0 {
+    let source_too = ctx.entry_flags & entry::SNAT as u32 != 0;
+    let service = if inner_is_origin { entry::REPLY_SNAT } else { entry::DNAT } as u32;
+    if ctx.entry_flags & (service | entry::SNAT as u32) == 0 {
+        return;
+    }
+    if inner_is_origin {
         if ctx.src == ctx.inner_dst {
             ctx.src_after = ctx.nat_ip;
             ctx.flags |= flags::SRC_CHANGED;
         }
-        if hairpin {
-            ctx.dst_after = ctx.origin_ip;
+        if source_too {
+            ctx.dst_after = ctx.second_ip;
         }
-        // Also without a change of its own the message must be rewritten
-        // inside; the flag leads there.
-        ctx.flags |= flags::DST_CHANGED;
-    } else if !inner_is_origin && ctx.entry_flags & entry::DNAT != 0 {
+    } else {
         if ctx.dst == ctx.inner_src {
             ctx.dst_after = ctx.nat_ip;
         }
-        ctx.flags |= flags::DST_CHANGED;
-        if hairpin {
-            ctx.src_after = hairpin_client(ctx);
+        if source_too {
+            ctx.src_after = ctx.second_ip;
             ctx.flags |= flags::SRC_CHANGED;
         }
     }
+    // Also without a change of its own the message must be rewritten inside;
+    // the flag leads there.
+    ctx.flags |= flags::DST_CHANGED;
 }
 
-/// Rewrites the quoted packet: of a request its destination (and, hairpin,
-/// its source), of a reply its source. `outer_change` is what the outer
-/// addresses changed, part of ICMPv6's pseudo-header.
+/// Rewrites the quoted packet: of a request its destination (and its source
+/// where that was translated), of a reply the other way round. `outer_change`
+/// is what the outer addresses changed, part of ICMPv6's pseudo-header.
 #[inline(always)]
 pub fn translate_quoted<P: Platform>(env: &mut P, ctx: &mut Context, outer_change: u32) -> Option<()> {
     let v6 = ctx.flags & flags::V6 != 0;
     let inner_is_origin = ctx.flags & flags::ORIGIN != 0;
+    let source_too = ctx.entry_flags & entry::SNAT as u32 != 0;
     let (mut src, mut dst) = (ctx.inner_src, ctx.inner_dst);
     let (mut sport, mut dport) = (ctx.inner_sport, ctx.inner_dport);
     if inner_is_origin {
         (dst, dport) = (ctx.nat_ip, ctx.nat_port);
-        if ctx.entry_flags & entry::HAIRPIN != 0 {
-            src = ctx.origin_ip;
+        if source_too {
+            (src, sport) = (ctx.second_ip, ctx.second_port);
         }
     } else {
         (src, sport) = (ctx.nat_ip, ctx.nat_port);
-        if ctx.entry_flags & entry::HAIRPIN != 0 {
-            dst = hairpin_client(ctx);
+        if source_too {
+            (dst, dport) = (ctx.second_ip, ctx.second_port);
         }
     }
     let addresses = quoted_addresses(env, ctx, &src, &dst, v6)?;
-    let has_ports = matches!(ctx.inner_proto as u8, proto::TCP | proto::UDP | proto::SCTP);
     let mut inside = if v6 { addresses } else { 0 };
-    if has_ports {
-        let old = join(ctx.inner_sport.0, ctx.inner_dport.0);
-        let new = join(sport.0, dport.0);
-        env.store(ctx.inner_l4, &[new])?;
-        inside = sum_add(inside, difference(old, new));
+    match ctx.inner_proto as u8 {
+        proto::TCP | proto::UDP | proto::SCTP => {
+            let old = join(ctx.inner_sport.0, ctx.inner_dport.0);
+            let new = join(sport.0, dport.0);
+            env.store(ctx.inner_l4, &[new])?;
+            inside = sum_add(inside, difference(old, new));
+        }
+        // The identifier of an echo: the only thing that can have changed is
+        // the requester's.
+        proto::ICMP | proto::ICMPV6 => {
+            let new = if inner_is_origin { sport } else { dport };
+            env.store_u16(ctx.inner_l4 + ICMP_IDENTIFIER, new.0)?;
+            inside = sum_add(inside, difference(half(ctx.inner_sport.0), half(new.0)));
+        }
+        _ => {}
     }
     let at = ctx.l4 + ICMP_CHECKSUM;
     if v6 {

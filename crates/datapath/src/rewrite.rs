@@ -14,6 +14,8 @@ pub(crate) const TCP_CHECKSUM: u32 = 16;
 pub(crate) const UDP_CHECKSUM: u32 = 6;
 /// Offset of the checksum in an ICMP or ICMPv6 header.
 pub(crate) const ICMP_CHECKSUM: u32 = 2;
+/// Offset of the identifier in an ICMP or ICMPv6 echo.
+pub(crate) const ICMP_IDENTIFIER: u32 = 4;
 /// Offset of the checksum in an IPv4 header.
 const IPV4_CHECKSUM: u32 = 10;
 
@@ -114,18 +116,34 @@ fn transport<P: Platform>(env: &mut P, ctx: &mut Context, pseudo: u32) -> Option
     let (at, zero_is_none) = match ctx.proto {
         proto::TCP => (TCP_CHECKSUM, false),
         proto::UDP => (UDP_CHECKSUM, true),
-        proto::ICMPV6 => (ICMP_CHECKSUM, false),
+        proto::ICMP | proto::ICMPV6 => return identifier(env, ctx, pseudo),
         _ => return Some(()),
     };
     let at = ctx.l4 + at;
     env.checksum_change(at, pseudo, true, zero_is_none)?;
     let old = join(ctx.sport.0, ctx.dport.0);
     let new = join(ctx.sport_after.0, ctx.dport_after.0);
-    if ctx.proto == proto::ICMPV6 || old == new {
+    if old == new {
         return Some(());
     }
     env.store(ctx.l4, &[new])?;
     env.checksum_change(at, difference(old, new), false, zero_is_none)
+}
+
+/// The identifier of an echo stands for the requester's port. ICMPv6 sums
+/// over the pseudo-header, ICMP does not (RFC 4443 section 2.3, RFC 792).
+#[inline(always)]
+fn identifier<P: Platform>(env: &mut P, ctx: &mut Context, pseudo: u32) -> Option<()> {
+    let at = ctx.l4 + ICMP_CHECKSUM;
+    if ctx.proto == proto::ICMPV6 {
+        env.checksum_change(at, pseudo, true, false)?;
+    }
+    let new = ctx.sport_after;
+    if new.0 == ctx.sport.0 {
+        return Some(());
+    }
+    env.store_u16(ctx.l4 + ICMP_IDENTIFIER, new.0)?;
+    env.checksum_change(at, difference(half(ctx.sport.0), half(new.0)), false, false)
 }
 
 /// Takes one from TTL or hop limit; the caller has checked that one is left.

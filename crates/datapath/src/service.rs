@@ -67,7 +67,7 @@ fn try_slot<P: Platform>(
     if ctx.proto == proto::SCTP && backend.port != ctx.dport {
         // The CRC32c of SCTP covers the ports (RFC 9260 section 6.8) and no
         // helper recomputes it.
-        return Err(DropReason::RewriteFailed);
+        return Err(DropReason::SctpPortChange);
     }
     ctx.backend = chosen.backend;
     ctx.generation = service.generation;
@@ -93,9 +93,9 @@ fn try_slot<P: Platform>(
 fn set_hairpin(ctx: &mut Context, backend: Ip) {
     if backend == ctx.src {
         set_src(ctx, hairpin_client(ctx), ctx.sport);
-        ctx.flags |= flags::HAIRPIN;
+        ctx.flags |= flags::SNAT;
     } else {
         ctx.src_after = ctx.src;
-        ctx.flags &= !(flags::HAIRPIN | flags::SRC_CHANGED);
+        ctx.flags &= !(flags::SNAT | flags::SRC_CHANGED);
     }
 }

@@ -16,8 +16,10 @@ use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
+    SlotKey, SlotValue, SourceRangeValue,
 };
+use beeline_abi::socket::{SocketKey, SocketValue};
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -44,6 +46,15 @@ pub static SERVICE: Hash<u32, ServiceValue, { maps::SERVICE.max_entries as usize
 pub static SLOT: Hash<SlotKey, SlotValue, { maps::SLOT.max_entries as usize }> = HashMap::new();
 #[btf_map]
 pub static BACKEND: Hash<u32, BackendValue, { maps::BACKEND.max_entries as usize }> = HashMap::new();
+/// The set, then the address ([`beeline_abi::service::SourceRangeKey`]).
+#[btf_map]
+pub static SOURCE_RANGE: LpmTrie<[u32; 5], SourceRangeValue, { maps::SOURCE_RANGE.max_entries as usize }> =
+    LpmTrie::new();
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue, { maps::AFFINITY.max_entries as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub static SOCKET: Hash<SocketKey, SocketValue, { maps::SOCKET.max_entries as usize }> = HashMap::new();
 #[btf_map]
 pub static CONNTRACK: ArrayOfMaps<Connections, { maps::CONNTRACK.max_entries as usize }> = ArrayOfMaps::new();
 #[btf_map]
