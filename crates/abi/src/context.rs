@@ -152,4 +152,9 @@ pub mod flags {
     pub const SNAT: u32 = 1024;
     /// The packet came from outside by an uplink: its answers leave by it.
     pub const REPLY_BY_INGRESS: u32 = 2048;
+    /// The source is to become the node's.
+    pub const SOURCE_OF_NODE: u32 = 4096;
+    /// The source is to get another port: its own is taken towards the
+    /// destination.
+    pub const SOURCE_PORT: u32 = 8192;
 }

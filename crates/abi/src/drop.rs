@@ -87,6 +87,10 @@ drop_reasons! {
         "Set targetPort (and nodePort) equal to port, or use a headless Service.";
     NoLocalBackend = 23, "no_local_backend", "The Service's traffic policy is Local and this node runs none of its endpoints.",
         "Send to a node that runs one (load balancers ask healthCheckNodePort), or set the policy to Cluster.";
+    TooBig = 24, "too_big", "The packet is larger than the MTU of its way; the sender was told so.",
+        "Path MTU discovery does the rest; if it stays, see whether a firewall drops ICMP on the way to the sender.";
+    TtlExceeded = 25, "ttl_exceeded", "The packet's TTL or hop limit has run out; the sender was told so.",
+        "traceroute sends such packets; otherwise look for a loop in the routes.";
 }
 
 #[cfg(test)]

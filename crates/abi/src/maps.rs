@@ -182,8 +182,10 @@ pub mod programs {
     pub const TO_POD: &str = "to_pod";
     /// tc ingress of an uplink.
     pub const FROM_UPLINK: &str = "from_uplink";
+    /// tc egress of an uplink.
+    pub const TO_UPLINK: &str = "to_uplink";
     /// Starts the sweep of the connection tables; run once, never attached.
     pub const SWEEP: &str = "sweep";
     /// Every program.
-    pub const ALL: &[&str] = &[FROM_POD, TO_POD, FROM_UPLINK, SWEEP];
+    pub const ALL: &[&str] = &[FROM_POD, TO_POD, FROM_UPLINK, TO_UPLINK, SWEEP];
 }

@@ -41,6 +41,34 @@ pub fn refuse<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -
     }
 }
 
+/// Tells the sender why its packet went no further: too big (RFC 1191, RFC
+/// 4443 section 3.2) or no hop left. No ICMP error is answered (RFC 1122
+/// section 3.2.2), and no fragment but the first.
+#[inline(always)]
+pub fn error<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -> Verdict {
+    env.step(Step::Refused(reason));
+    let silent = flags::HAS_OPTIONS | flags::FRAGMENT_LATER | flags::ICMP_ERROR;
+    let v6 = ctx.flags & flags::V6 != 0;
+    let too_big = reason as u8 == DropReason::TooBig as u8;
+    // Types and codes: 3/4 and 11/0 (RFC 792), 2/0 and 3/0 (RFC 4443).
+    let type_code = match (v6, too_big) {
+        (false, true) => 0x0304_0000_u32,
+        (false, false) => 0x0b00_0000,
+        (true, true) => 0x0200_0000,
+        (true, false) => 0x0300_0000,
+    };
+    let word = if too_big { ctx.out_mtu } else { 0 };
+    let answered = if ctx.flags & silent != 0 || ctx.proto == proto::SCTP {
+        None
+    } else {
+        icmp_error(env, ctx, type_code.to_be(), word.to_be())
+    };
+    match answered {
+        Some(()) => Verdict::Answer { reason },
+        None => Verdict::Drop { reason },
+    }
+}
+
 /// Swaps the Ethernet addresses.
 #[inline(always)]
 fn swap_ethernet<P: Platform>(env: &mut P, ctx: &Context) -> Option<()> {
@@ -111,18 +139,26 @@ fn reset<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
     swap_ethernet(env, ctx)
 }
 
-/// The packet becomes an ICMP port unreachable that quotes its IP header and
-/// the first eight bytes behind it.
+/// The packet becomes an ICMP port unreachable: 3/3 (RFC 792), 1/4 (RFC 4443).
 #[inline(always)]
 fn unreachable<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
     let v6 = ctx.flags & flags::V6 != 0;
-    let udp: [u32; 2] = env.load(ctx.l4)?;
-    let (_, checksum) = halves(udp[1]);
-    let partial = checksum != 0 && env.checksum_is_partial(ctx.l4 + UDP_CHECKSUM);
+    icmp_error(env, ctx, if v6 { 0x0104_0000_u32.to_be() } else { 0x0303_0000_u32.to_be() }, 0)
+}
+
+/// The packet becomes an ICMP error that quotes its IP header and the first
+/// eight bytes behind it. Type and code, and the second word, in network byte
+/// order.
+#[inline(always)]
+fn icmp_error<P: Platform>(env: &mut P, ctx: &mut Context, type_code: u32, word: u32) -> Option<()> {
+    let v6 = ctx.flags & flags::V6 != 0;
+    let carried: [u32; 2] = env.load(ctx.l4)?;
+    let (_, checksum) = halves(carried[1]);
+    let partial = ctx.proto == proto::UDP && checksum != 0 && env.checksum_is_partial(ctx.l4 + UDP_CHECKSUM);
     // A device that completes the quoted checksum makes the sum over the
     // quoted bytes the complement of what stands there now (the
     // pseudo-header's sum); this answer's own checksum is computed for that.
-    let quoted = if partial { half(!checksum) } else { sum_add(udp[0], udp[1]) };
+    let quoted = if partial { half(!checksum) } else { sum_add(carried[0], carried[1]) };
     let header = if v6 { IPV6_BYTES } else { IPV4_BYTES };
     let quoted_ip = quoted_header_sum(env, v6)?;
     env.truncate(ctx.l4 + QUOTED_BYTES)?;
@@ -130,14 +166,12 @@ fn unreachable<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
     let payload = 8 + header + QUOTED_BYTES;
     let protocol = if v6 { proto::ICMPV6 } else { proto::ICMP };
     let pseudo = ip_header(env, ctx, protocol, payload)?;
-    // Type and code: 3/3 (RFC 792), 1/4 (RFC 4443).
-    let first = if v6 { 0x0104_0000_u32.to_be() } else { 0x0303_0000_u32.to_be() };
-    let mut sum = sum_add(sum_add(first, quoted), quoted_ip);
+    let mut sum = sum_add(sum_add(sum_add(type_code, word), quoted), quoted_ip);
     if v6 {
         sum = sum_add(sum, pseudo);
     }
-    let (type_code, _) = halves(first);
-    env.store(ETHERNET_BYTES + header, &[join(type_code, !sum_fold(sum)), 0])?;
+    let (head, _) = halves(type_code);
+    env.store(ETHERNET_BYTES + header, &[join(head, !sum_fold(sum)), word])?;
     swap_ethernet(env, ctx)
 }
 

@@ -4,6 +4,7 @@ use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, flags as entry};
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
+use beeline_abi::service::backend_state;
 use beeline_abi::{DropReason, GATEWAY_IPV4, HAIRPIN_IPV6, Ip, Port};
 
 use crate::platform::{Platform, Step};
@@ -75,6 +76,13 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     if is_tcp && origin && reopens(value, tcp_flags) {
         return false;
     }
+    if ctx.proto == proto::UDP && origin && value.flags & entry::DNAT != 0 && value.backend != 0 {
+        let (backend, ip, port) = (value.backend, value.nat_ip, value.nat_port);
+        if !serves(env, backend, ip, port) {
+            return false;
+        }
+    }
+    let Some(value) = env.conntrack(&ctx.key) else { return false };
     let before = State::of(value);
     account(value, origin, tcp_flags, bytes);
     let lifetime = if is_tcp {
@@ -98,6 +106,17 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
         tell_other_entry(env, ctx, after);
     }
     true
+}
+
+/// Whether a backend still takes what is new. UDP has no end that a
+/// connection could run on to: it leaves a backend that is gone or
+/// terminates at once, for another.
+#[inline(always)]
+fn serves<P: Platform>(env: &P, backend: u32, ip: Ip, port: Port) -> bool {
+    match env.backend(backend) {
+        Some(value) => value.state == backend_state::ACTIVE && value.ip == ip && value.port == port,
+        None => false,
+    }
 }
 
 /// What both entries of a translated connection must agree on.
@@ -150,6 +169,8 @@ pub(crate) fn note(ctx: &mut Context, value: &ConntrackValue, origin: bool) {
     ctx.backend = value.backend;
     if origin {
         ctx.flags |= flags::ORIGIN;
+    } else if value.flags & entry::REPLY_BY_INGRESS != 0 {
+        ctx.reply_ifindex = value.ingress_ifindex;
     }
 }
 

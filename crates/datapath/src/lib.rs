@@ -2,8 +2,9 @@
 //!
 //! The same code runs in the kernel and in user space; what differs is the
 //! [`platform::Platform`] it is given. One function per hook:
-//! [`from_pod`], [`to_pod`] and [`from_uplink`]. The order of the stages is
-//! parse, guard, conntrack, service, policy, rewrite, route.
+//! [`from_pod`], [`to_pod`], [`from_uplink`] and [`to_uplink`]. The order of
+//! the stages is parse, guard, conntrack, service, source, policy, rewrite,
+//! route.
 #![no_std]
 
 #[cfg(feature = "native")]
@@ -22,9 +23,12 @@ pub mod policy;
 pub mod rewrite;
 pub mod route;
 pub mod service;
+pub mod source;
 
-use beeline_abi::context::Context;
+use beeline_abi::address::kind;
+use beeline_abi::context::{Context, flags};
 use beeline_abi::counter::{hook, outcome};
+use beeline_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
 use beeline_abi::{DropReason, Ip};
 
 use crate::parse::Frame;
@@ -51,7 +55,7 @@ pub enum Verdict {
         next_hop: Ip,
     },
     /// The packet was refused and has become the answer to itself: return it
-    /// to the pod it came from.
+    /// to the pod, or by the uplink, that it came from.
     Answer {
         /// Why the packet was refused.
         reason: DropReason,
@@ -94,6 +98,10 @@ pub enum Stop {
     Host,
     /// It is refused and the sender is told.
     Refuse(DropReason),
+    /// It does not fit into `ctx.out_mtu` bytes and the sender is told.
+    TooBig,
+    /// Its TTL has run out and the sender is told.
+    TtlExceeded,
     /// It is dropped.
     Drop(DropReason),
 }
@@ -106,6 +114,7 @@ pub fn run<P: Platform>(env: &mut P, ctx: &mut Context) -> Verdict {
     let result = match ctx.hook {
         hook::FROM_POD => from_pod(env, ctx),
         hook::TO_POD => to_pod(env, ctx),
+        hook::TO_UPLINK => to_uplink(env, ctx),
         _ => from_uplink(env, ctx),
     };
     let verdict = match result {
@@ -113,6 +122,8 @@ pub fn run<P: Platform>(env: &mut P, ctx: &mut Context) -> Verdict {
         Err(Stop::Host) => Verdict::ToHost,
         Err(Stop::Drop(reason)) => Verdict::Drop { reason },
         Err(Stop::Refuse(reason)) => answer::refuse(env, ctx, reason),
+        Err(Stop::TooBig) => answer::error(env, ctx, DropReason::TooBig),
+        Err(Stop::TtlExceeded) => answer::error(env, ctx, DropReason::TtlExceeded),
     };
     env.step(Step::Verdict(verdict));
     verdict
@@ -130,7 +141,8 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
     guard::source(env, ctx)?;
     parse::fragment(env, ctx).map_err(Stop::Drop)?;
     if !conntrack::follow(env, ctx) {
-        service::choose(env, ctx)?;
+        service::choose(env, ctx, SCOPE_INTERNAL)?;
+        source::choose(env, ctx)?;
         policy::check(env, ctx)?;
         conntrack::open(env, ctx)?;
     }
@@ -157,21 +169,65 @@ pub fn to_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
     Ok(Verdict::ToHost)
 }
 
-/// A packet that arrives at the node (tc ingress of an uplink). What is not
-/// for a local pod is the host's.
+/// A packet that arrives at the node (tc ingress of an uplink): for a pod on
+/// it, for a Service or a translated source, or the host's.
 #[inline(always)]
 pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     match parse::frame(env, ctx) {
         Ok(Frame::Ip) => {}
         _ => return Err(Stop::Host),
     }
-    route::only_local_pods(env, ctx)?;
-    parse::fragment(env, ctx).map_err(Stop::Drop)?;
+    let for_pod = match env.address(&ctx.dst).map_or(0, |address| address.kind) {
+        kind::LOCAL_POD => true,
+        kind::REMOTE_POD | kind::PEER_NODE | kind::SERVICE_RANGE => return Err(Stop::Host),
+        _ => false,
+    };
+    match parse::fragment(env, ctx) {
+        Err(reason) if for_pod => return Err(Stop::Drop(reason)),
+        Err(_) => return Err(Stop::Host),
+        Ok(()) => {}
+    }
     if !conntrack::follow(env, ctx) {
+        if !for_pod {
+            outside_service(env, ctx)?;
+        }
         guard::outside(env, ctx)?;
         policy::check(env, ctx)?;
         conntrack::open(env, ctx)?;
     }
+    if !for_pod && ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) == 0 {
+        return Err(Stop::Host);
+    }
+    route::onward(env, ctx)
+}
+
+/// A new connection from outside to a Service. Everything else that is for an
+/// address of the node is the host's, and is not tracked.
+#[inline(always)]
+fn outside_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+    service::choose(env, ctx, SCOPE_EXTERNAL)?;
+    if ctx.flags & flags::DST_CHANGED == 0 {
+        return Err(Stop::Host);
+    }
+    ctx.flags |= flags::REPLY_BY_INGRESS;
+    source::choose(env, ctx)
+}
+
+/// A packet that leaves the node (tc egress of an uplink). What was forwarded
+/// has had its translation; what the host sends may be the answer of a backend
+/// in the host's network, or an ICMP error about a translated packet.
+#[inline(always)]
+pub fn to_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+    if !env.is_of_host() {
+        return Err(Stop::Host);
+    }
+    match parse::frame(env, ctx) {
+        Ok(Frame::Ip) => {}
+        _ => return Err(Stop::Host),
+    }
+    if parse::fragment(env, ctx).is_err() || !conntrack::follow(env, ctx) {
+        return Err(Stop::Host);
+    }
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
-    route::to_local_pod(env, ctx)
+    Ok(Verdict::ToHost)
 }

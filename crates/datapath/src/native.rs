@@ -16,7 +16,8 @@ use beeline_abi::context::Context;
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
+    SlotKey, SlotValue,
 };
 
 use crate::Verdict;
@@ -34,6 +35,10 @@ pub struct Way {
     pub ifindex: u32,
     /// The neighbour there.
     pub next_hop: Ip,
+    /// The node's source address on that way; unspecified if it is not known.
+    pub source: Ip,
+    /// MTU of the way, bytes.
+    pub mtu: u32,
 }
 
 /// A route lookup: the packet with its addresses, bytes of its largest
@@ -52,6 +57,8 @@ pub struct Native<'a, T> {
     pub tick: u32,
     /// What chance says, each time it is asked.
     pub random: u32,
+    /// The node itself sends the packet.
+    pub of_host: bool,
     /// Every step so far.
     pub steps: Vec<Step>,
     /// Packets let through although the connection table was full.
@@ -70,7 +77,7 @@ pub struct Outcome {
 impl<'a, T: Tables> Native<'a, T> {
     /// A packet before its way.
     pub fn new(frame: NativeFrame, tables: T, routes: &'a mut Lookup<'a>, tick: u32) -> Native<'a, T> {
-        Native { frame, tables, routes, tick, random: 0, steps: Vec::new(), untracked: 0 }
+        Native { frame, tables, routes, tick, random: 0, of_host: false, steps: Vec::new(), untracked: 0 }
     }
 
     /// Sends the packet through a hook (see `beeline_abi::counter::hook`) of
@@ -158,6 +165,15 @@ impl<T: Tables> Tables for Native<'_, T> {
     fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
         self.tables.conntrack(key)
     }
+    fn source_allowed(&self, set: u32, client: &Ip) -> bool {
+        self.tables.source_allowed(set, client)
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.tables.affinity(key)
+    }
+    fn affinity_insert(&mut self, key: &AffinityKey, value: &AffinityValue) {
+        self.tables.affinity_insert(key, value);
+    }
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
         self.tables.conntrack_insert(key, value)
     }
@@ -168,7 +184,11 @@ impl<T> Routing for Native<'_, T> {
         let way = (self.routes)(ctx, bytes);
         ctx.out_ifindex = way.ifindex;
         ctx.next_hop = way.next_hop;
+        ctx.out_mtu = way.mtu;
         way.route
+    }
+    fn source(&mut self, ctx: &mut Context) -> Ip {
+        (self.routes)(ctx, 0).source
     }
 }
 
@@ -178,6 +198,9 @@ impl<T: Tables> Platform for Native<'_, T> {
     }
     fn random(&mut self) -> u32 {
         self.random
+    }
+    fn is_of_host(&self) -> bool {
+        self.of_host
     }
     fn count_untracked(&mut self, _ctx: &Context) {
         self.untracked += 1;

@@ -108,6 +108,7 @@ fn reset(ctx: &mut Context) {
     ctx.identity_src = 0;
     ctx.identity_dst = 0;
     ctx.entry_flags = 0;
+    ctx.reply_ifindex = 0;
 }
 
 #[inline(always)]

@@ -7,7 +7,8 @@ use beeline_abi::context::Context;
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
+    SlotKey, SlotValue,
 };
 use beeline_abi::{DropReason, Ip};
 
@@ -67,6 +68,12 @@ pub trait Tables {
     fn fragment_insert(&mut self, key: &FragmentKey, value: &FragmentValue);
     /// The entry in place (current table, then the previous one).
     fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue>;
+    /// Whether a set of source ranges lets a client in.
+    fn source_allowed(&self, set: u32, client: &Ip) -> bool;
+    /// The backend that a client keeps.
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue>;
+    /// Remembers it; best effort.
+    fn affinity_insert(&mut self, key: &AffinityKey, value: &AffinityValue);
     /// Writes a new entry; false if the table is full.
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool;
 }
@@ -75,8 +82,13 @@ pub trait Tables {
 pub trait Routing {
     /// Looks up the route of `ctx.src_after` to `ctx.dst_after` for a packet
     /// whose largest segment has `bytes` (IP header included), arriving at
-    /// `ctx.ifindex`. Fills `ctx.out_ifindex` and `ctx.next_hop`.
+    /// `ctx.ifindex`, out of `ctx.reply_ifindex` where that is set and leads
+    /// there. Fills `ctx.out_ifindex`, `ctx.next_hop` and, if it is too big,
+    /// `ctx.out_mtu`.
     fn lookup(&mut self, ctx: &mut Context, bytes: u32) -> Route;
+    /// The node's source address towards `ctx.dst_after`; unspecified if the
+    /// routing does not say.
+    fn source(&mut self, ctx: &mut Context) -> Ip;
 }
 
 /// What the host's routing says.
@@ -100,6 +112,8 @@ pub trait Platform: Packet + Tables + Routing {
     fn tick(&self) -> u32;
     /// A random number.
     fn random(&mut self) -> u32;
+    /// The node itself made the packet: it came in by no device.
+    fn is_of_host(&self) -> bool;
     /// Counts a packet that was let through although the connection table is
     /// full.
     fn count_untracked(&mut self, ctx: &Context);
@@ -141,6 +155,13 @@ pub enum Step {
         /// Backend address.
         ip: Ip,
         /// Backend port, network byte order.
+        port: beeline_abi::Port,
+    },
+    /// The source becomes an address and port of the node.
+    Source {
+        /// Address.
+        ip: Ip,
+        /// Port, network byte order.
         port: beeline_abi::Port,
     },
     /// Addresses were rewritten.

@@ -7,7 +7,7 @@ use beeline_abi::{DropReason, Mac};
 
 use crate::platform::{Platform, Route, Step};
 use crate::rewrite::decrement_ttl;
-use crate::{Stop, Verdict};
+use crate::{Stop, Verdict, rewrite};
 
 /// Where a pod's packet goes.
 #[inline(always)]
@@ -24,12 +24,59 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
     forward(env, ctx)
 }
 
-/// Lets only packets for this node's pod range go on; the rest is the host's.
+/// Where a packet from an uplink goes on. A translated one that does not fit,
+/// or has no hop left, is answered before it is rewritten: the host could not
+/// tell the client, whom it does not know.
 #[inline(always)]
-pub fn only_local_pods<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
-    match env.address(&ctx.dst) {
-        Some(address) if address.kind == kind::LOCAL_POD => Ok(()),
-        _ => Err(Stop::Host),
+pub fn onward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+    let kind = env.address(&ctx.dst_after).map_or(0, |address| address.kind);
+    let mut endpoint = EndpointValue::default();
+    let mut fits = true;
+    if kind == kind::LOCAL_POD {
+        endpoint = env.endpoint(&ctx.dst_after).ok_or(Stop::Drop(DropReason::NoEndpoint))?;
+        ctx.identity_dst = endpoint.identity;
+        ctx.out_mtu = endpoint.mtu as u32;
+        env.step(Step::LocalPod { ifindex: endpoint.ifindex });
+        fits = ctx.out_mtu == 0 || largest_segment(env, ctx) <= ctx.out_mtu;
+    } else if kind != kind::OWN_NODE {
+        fits = has_way_out(env, ctx)?;
+    }
+    let translated = ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) != 0;
+    let has_hop = ctx.ttl > 1 || kind == kind::OWN_NODE;
+    if translated && !has_hop {
+        return Err(Stop::TtlExceeded);
+    }
+    // IPv4 that may be fragmented is the kernel's, unless its source is the
+    // node's now: the kernel takes nothing from itself.
+    if translated && !fits && ctx.flags & (flags::DONT_FRAGMENT | flags::SRC_CHANGED) != 0 {
+        return Err(Stop::TooBig);
+    }
+    rewrite::apply(env, ctx).map_err(Stop::Drop)?;
+    if kind == kind::OWN_NODE {
+        return Ok(Verdict::ToHost);
+    }
+    if !fits || !has_hop {
+        return Ok(Verdict::ToHostError);
+    }
+    decrement_ttl(env, ctx).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
+    if kind == kind::LOCAL_POD {
+        ethernet(env, &endpoint).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
+        return Ok(Verdict::ToPod { ifindex: endpoint.ifindex });
+    }
+    Ok(Verdict::Forward { ifindex: ctx.out_ifindex, next_hop: ctx.next_hop })
+}
+
+/// Asks the host's routing. False: the packet is larger than the way's MTU.
+#[inline(always)]
+fn has_way_out<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<bool, Stop> {
+    let bytes = largest_segment(env, ctx);
+    let route = env.lookup(ctx, bytes);
+    env.step(Step::Routed { route, ifindex: ctx.out_ifindex, next_hop: ctx.next_hop });
+    match route {
+        Route::Found => Ok(true),
+        Route::TooBig => Ok(false),
+        Route::Host | Route::None => Err(Stop::Drop(DropReason::NoRoute)),
+        Route::Prohibited => Err(Stop::Drop(DropReason::RouteProhibited)),
     }
 }
 

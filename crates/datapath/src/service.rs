@@ -1,13 +1,18 @@
 //! The service stage: the first packet of a connection to a Service gets a
 //! backend, or a refusal.
 
+use beeline_abi::config::ConfigValue;
+use beeline_abi::conntrack::ticks_from_seconds;
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
-use beeline_abi::service::{FrontendKey, SCOPE_INTERNAL, ServiceValue, SlotKey, address_flags};
+use beeline_abi::service::{
+    AffinityKey, AffinityValue, FrontendKey, SCOPE_EXTERNAL, SLOT_MEMBER, ServiceValue, SlotKey,
+    address_flags, service_flags,
+};
 use beeline_abi::{DropReason, Ip};
 
 use crate::Stop;
-use crate::conntrack::{flow_is_taken, flow_key, hairpin_client, set_dst, set_src};
+use crate::conntrack::{flow_is_taken, flow_key, hairpin_client, is_echo, set_dst, set_src, tcp};
 use crate::platform::{Platform, Step};
 
 /// Slots that are tried, one after the other from a random one on, before
@@ -15,16 +20,16 @@ use crate::platform::{Platform, Step};
 /// published, and a tuple may be taken.
 const TRIES_MAX: u32 = 3;
 
-/// Chooses a backend if the destination is a Service.
+/// Chooses a backend if the destination is a Service for clients of `scope`
+/// (`beeline_abi::service::SCOPE_INTERNAL` or `SCOPE_EXTERNAL`).
 #[inline(always)]
-pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context, scope: u8) -> Result<(), Stop> {
     if ctx.flags & flags::ICMP_ERROR != 0 {
         return Ok(());
     }
     let Some(address) = env.service_address(&ctx.dst) else { return Ok(()) };
-    ctx.frontend_key =
-        FrontendKey { class: address.class, port: ctx.dport, proto: ctx.proto, scope: SCOPE_INTERNAL };
-    if ctx.proto == proto::ICMP || ctx.proto == proto::ICMPV6 {
+    ctx.frontend_key = FrontendKey { class: address.class, port: ctx.dport, proto: ctx.proto, scope };
+    if is_echo(ctx) {
         ctx.frontend_key.port = beeline_abi::Port(0);
     }
     let Some(frontend) = env.frontend(&ctx.frontend_key) else {
@@ -33,57 +38,109 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
         }
         return Ok(());
     };
+    if scope == SCOPE_EXTERNAL {
+        admit(env, ctx, frontend.source_ranges)?;
+    }
     ctx.service = frontend.service;
+    balance(env, ctx)
+}
+
+/// Who may come in from outside: clients of the source ranges. A TCP packet in
+/// the middle of a connection that is not ours is of one that began before us
+/// (kube-proxy's), or of none: the host knows.
+#[inline(always)]
+fn admit<P: Platform>(env: &P, ctx: &Context, source_ranges: u32) -> Result<(), Stop> {
+    if source_ranges != 0 && !env.source_allowed(source_ranges, &ctx.src) {
+        return Err(Stop::Drop(DropReason::SourceRangeDenied));
+    }
+    if ctx.proto == proto::TCP && ctx.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN {
+        return Err(Stop::Host);
+    }
+    Ok(())
+}
+
+/// Tries the backend that the client keeps, then slots from a random one on.
+#[inline(always)]
+fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+    let Some(settings) = env.config() else { return Err(Stop::Drop(DropReason::NotConfigured)) };
     let first = env.random();
+    let mut kept = kept_backend(env, ctx);
     let mut i = 0;
-    let mut outcome = DropReason::ServiceInconsistent;
+    let mut outcome = Stop::Drop(DropReason::ServiceInconsistent);
     while i < TRIES_MAX {
         let choice = first.wrapping_add(i);
         i += 1;
-        let service = env.service(frontend.service).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
+        let service = env.service(ctx.service).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
         if service.slots == 0 {
-            return Err(Stop::Refuse(DropReason::NoBackend));
+            return Err(without_slots(&service));
         }
-        match try_slot(env, ctx, &service, choice) {
-            Ok(()) => return Ok(()),
-            Err(reason) => outcome = reason,
+        ctx.generation = service.generation;
+        let id = if kept != 0 { kept } else { backend_of_slot(env, ctx, &service, choice) };
+        kept = 0;
+        match try_backend(env, ctx, &settings, id, service.slots) {
+            Ok(()) => {
+                if service.affinity_s != 0 {
+                    keep_backend(env, ctx);
+                }
+                return Ok(());
+            }
+            Err(stop) => outcome = stop,
         }
     }
-    Err(Stop::Drop(outcome))
+    if outcome == Stop::Drop(DropReason::TupleClash) {
+        // The client's port is taken towards the last backend tried, too.
+        ctx.flags |= flags::SOURCE_PORT;
+        return Ok(());
+    }
+    Err(outcome)
 }
 
-/// Takes the chosen slot and sets the translation.
 #[inline(always)]
-fn try_slot<P: Platform>(
-    env: &mut P,
-    ctx: &mut Context,
-    service: &ServiceValue,
-    choice: u32,
-) -> Result<(), DropReason> {
+fn without_slots(service: &ServiceValue) -> Stop {
+    if service.flags & service_flags::LOCAL != 0 {
+        Stop::Drop(DropReason::NoLocalBackend)
+    } else {
+        Stop::Refuse(DropReason::NoBackend)
+    }
+}
+
+/// The backend id in a slot; 0 if a new generation has just taken its place.
+#[inline(always)]
+fn backend_of_slot<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue, choice: u32) -> u32 {
     let slot = choice % service.slots;
     ctx.slot_key = SlotKey { service: ctx.service, generation: service.generation, slot };
-    let chosen = env.slot(&ctx.slot_key).ok_or(DropReason::ServiceInconsistent)?;
-    let backend = env.backend(chosen.backend).ok_or(DropReason::ServiceInconsistent)?;
+    env.slot(&ctx.slot_key).map_or(0, |chosen| chosen.backend)
+}
+
+/// Takes the backend and sets the translation.
+#[inline(always)]
+fn try_backend<P: Platform>(
+    env: &mut P,
+    ctx: &mut Context,
+    settings: &ConfigValue,
+    id: u32,
+    slots: u32,
+) -> Result<(), Stop> {
+    let backend = env.backend(id).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
     if ctx.proto == proto::SCTP && backend.port != ctx.dport {
         // The CRC32c of SCTP covers the ports (RFC 9260 section 6.8) and no
         // helper recomputes it.
-        return Err(DropReason::SctpPortChange);
+        return Err(Stop::Drop(DropReason::SctpPortChange));
     }
-    ctx.backend = chosen.backend;
-    ctx.generation = service.generation;
+    ctx.backend = id;
     set_dst(ctx, backend.ip, backend.port);
+    env.step(Step::Service { service: ctx.service, slots, backend: id, ip: backend.ip, port: backend.port });
+    if ctx.frontend_key.scope == SCOPE_EXTERNAL && backend.node != settings.node {
+        // Its answers have to come back this way.
+        ctx.flags |= flags::SOURCE_OF_NODE;
+        return Ok(());
+    }
+    ctx.flags &= !flags::SOURCE_OF_NODE;
     set_hairpin(ctx, backend.ip);
     flow_key(ctx);
     if flow_is_taken(env, ctx) {
-        return Err(DropReason::TupleClash);
+        return Err(Stop::Drop(DropReason::TupleClash));
     }
-    env.step(Step::Service {
-        service: ctx.service,
-        slots: service.slots,
-        backend: chosen.backend,
-        ip: backend.ip,
-        port: backend.port,
-    });
     Ok(())
 }
 
@@ -96,6 +153,33 @@ fn set_hairpin(ctx: &mut Context, backend: Ip) {
         ctx.flags |= flags::SNAT;
     } else {
         ctx.src_after = ctx.src;
+        ctx.sport_after = ctx.sport;
         ctx.flags &= !(flags::SNAT | flags::SRC_CHANGED);
     }
+}
+
+/// The backend that the client has had of late, while it still serves
+/// (`ClientIP` session affinity); else 0.
+#[inline(always)]
+fn kept_backend<P: Platform>(env: &P, ctx: &mut Context) -> u32 {
+    let Some(service) = env.service(ctx.service) else { return 0 };
+    if service.affinity_s == 0 {
+        return 0;
+    }
+    let Some(kept) = env.affinity(&affinity_key(ctx)) else { return 0 };
+    if ctx.now.wrapping_sub(kept.used) > ticks_from_seconds(service.affinity_s) {
+        return 0;
+    }
+    ctx.slot_key = SlotKey { service: ctx.service, generation: SLOT_MEMBER, slot: kept.backend };
+    env.slot(&ctx.slot_key).map_or(0, |member| member.backend)
+}
+
+#[inline(always)]
+fn keep_backend<P: Platform>(env: &mut P, ctx: &Context) {
+    env.affinity_insert(&affinity_key(ctx), &AffinityValue { backend: ctx.backend, used: ctx.now });
+}
+
+#[inline(always)]
+fn affinity_key(ctx: &Context) -> AffinityKey {
+    AffinityKey { client: ctx.src, service: ctx.service, is_cookie: 0 }
 }

@@ -13,7 +13,7 @@ mod sweep;
 use core::mem::{size_of, zeroed};
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh};
-use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use beeline_abi::Ip;
@@ -47,6 +47,12 @@ pub fn from_uplink(packet: TcContext) -> i32 {
     run(&packet, hook::FROM_UPLINK)
 }
 
+/// tc egress of an uplink.
+#[classifier]
+pub fn to_uplink(packet: TcContext) -> i32 {
+    run(&packet, hook::TO_UPLINK)
+}
+
 /// Starts the sweep of the connection tables. Attached nowhere: run once by
 /// the loader. Returns 0, or a negative error number.
 #[classifier]
@@ -56,6 +62,10 @@ pub fn sweep(_packet: TcContext) -> i32 {
 
 #[inline(always)]
 fn run(packet: &TcContext, hook: u8) -> i32 {
+    // SAFETY: the kernel hands a valid context to the program.
+    if hook == hook::TO_UPLINK && unsafe { (*packet.skb.skb).ingress_ifindex } != 0 {
+        return TC_ACT_UNSPEC; // forwarded, and translated when it came in
+    }
     let Some(ctx) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
     // SAFETY: an element of this CPU; programs do not preempt each other.
     let ctx: &mut Context = unsafe { &mut *ctx };
@@ -86,7 +96,11 @@ fn act(ctx: &Context, verdict: Verdict) -> i32 {
         // drops the packet and counts it.
         Verdict::ToPod { ifindex } => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
         // SAFETY: as above.
-        Verdict::Answer { .. } => unsafe { bpf_redirect_peer(ctx.ifindex, 0) as i32 },
+        Verdict::Answer { .. } if ctx.hook == hook::FROM_POD => unsafe {
+            bpf_redirect_peer(ctx.ifindex, 0) as i32
+        },
+        // SAFETY: as above.
+        Verdict::Answer { .. } => unsafe { bpf_redirect(ctx.ifindex, 0) as i32 },
         Verdict::Forward { ifindex, next_hop } => forward(ifindex, &next_hop),
         Verdict::Drop { .. } => TC_ACT_SHOT,
     }

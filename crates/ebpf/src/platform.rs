@@ -3,6 +3,7 @@
 use core::mem::{size_of, zeroed};
 
 use aya_ebpf::bindings::{self, bpf_fib_lookup as FibLookup};
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_ns};
 use beeline_abi::Ip;
 use beeline_abi::address::AddressValue;
@@ -13,7 +14,8 @@ use beeline_abi::counter::{CounterValue, outcome, outcome_index};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SOURCE_SET_BITS,
+    ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
 };
 use beeline_datapath::platform::{Packet, Platform, Route, Routing, Step, Tables};
 
@@ -151,6 +153,21 @@ impl Tables for Kernel {
         let _ = maps::FRAGMENT.insert(key, value, 0);
     }
     #[inline(always)]
+    fn source_allowed(&self, set: u32, client: &Ip) -> bool {
+        let Ip([a, b, c, d]) = *client;
+        let key = Key::new(SOURCE_SET_BITS + 128, [set, a, b, c, d]);
+        maps::SOURCE_RANGE.get(&key).is_some_and(|value| value.allowed != 0)
+    }
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        // SAFETY: see above.
+        unsafe { maps::AFFINITY.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn affinity_insert(&mut self, key: &AffinityKey, value: &AffinityValue) {
+        let _ = maps::AFFINITY.insert(key, value, 0);
+    }
+    #[inline(always)]
     fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
         let mut found = maps::CONNTRACK.get_value_ptr_mut(0, key);
         if found.is_none() {
@@ -171,16 +188,15 @@ impl Tables for Kernel {
     }
 }
 
-impl Routing for Kernel {
+impl Kernel {
+    /// Asks the kernel's routing; `ifindex` is the incoming device, or with
+    /// `BPF_FIB_LOOKUP_OUTPUT` the one to leave by.
     #[inline(always)]
-    fn lookup(&mut self, ctx: &mut Context, bytes: u32) -> Route {
-        // SAFETY: plain data; all-zero is valid.
-        let mut fib: FibLookup = unsafe { zeroed() };
-        fib.ifindex = ctx.ifindex;
+    fn fib(&self, fib: &mut FibLookup, ctx: &Context, ifindex: u32, bytes: u32, flags: u32) -> i64 {
+        fib.ifindex = ifindex;
         fib.__bindgen_anon_1.tot_len = bytes as u16;
         fib.l4_protocol = ctx.proto;
-        let v6 = ctx.flags & flags::V6 != 0;
-        if v6 {
+        if ctx.flags & flags::V6 != 0 {
             fib.family = AF_INET6;
             fib.__bindgen_anon_3.ipv6_src = ctx.src_after.0;
             fib.__bindgen_anon_4.ipv6_dst = ctx.dst_after.0;
@@ -190,9 +206,25 @@ impl Routing for Kernel {
             fib.__bindgen_anon_4.ipv4_dst = ctx.dst_after.v4_word();
         }
         // SAFETY: a valid context and parameters of the size that is named.
-        let result =
-            unsafe { bpf_fib_lookup(self.skb.0.cast(), &raw mut fib, size_of::<FibLookup>() as i32, 0) };
+        unsafe { bpf_fib_lookup(self.skb.0.cast(), fib, size_of::<FibLookup>() as i32, flags) }
+    }
+}
+
+impl Routing for Kernel {
+    #[inline(always)]
+    fn lookup(&mut self, ctx: &mut Context, bytes: u32) -> Route {
+        // SAFETY: plain data; all-zero is valid.
+        let mut fib: FibLookup = unsafe { zeroed() };
+        let mut result = NOT_ASKED;
+        if ctx.reply_ifindex != 0 {
+            result = self.fib(&mut fib, ctx, ctx.reply_ifindex, bytes, bindings::BPF_FIB_LOOKUP_OUTPUT);
+        }
+        if !leads_out(result) {
+            result = self.fib(&mut fib, ctx, ctx.ifindex, bytes, 0);
+        }
         ctx.out_ifindex = fib.ifindex;
+        // SAFETY: the kernel has written the MTU there if the packet exceeds it.
+        ctx.out_mtu = unsafe { fib.__bindgen_anon_1.mtu_result } as u32;
         // SAFETY: the union holds the neighbour of the family that is named.
         ctx.next_hop = unsafe {
             if fib.family == AF_INET6 {
@@ -203,6 +235,35 @@ impl Routing for Kernel {
         };
         route(result)
     }
+
+    /// `BPF_FIB_LOOKUP_SRC` is of Linux 6.7; before, the node's own address
+    /// has to do.
+    #[inline(always)]
+    fn source(&mut self, ctx: &mut Context) -> Ip {
+        // SAFETY: plain data; all-zero is valid.
+        let mut fib: FibLookup = unsafe { zeroed() };
+        let result = self.fib(&mut fib, ctx, ctx.ifindex, 0, bindings::BPF_FIB_LOOKUP_SRC);
+        if !leads_out(result) {
+            return Ip::UNSPECIFIED;
+        }
+        // SAFETY: the union holds the source of the packet's family.
+        unsafe {
+            if ctx.flags & flags::V6 != 0 {
+                Ip(fib.__bindgen_anon_3.ipv6_src)
+            } else {
+                Ip::from_v4_word(fib.__bindgen_anon_3.ipv4_src)
+            }
+        }
+    }
+}
+
+/// No answer of `bpf_fib_lookup`.
+const NOT_ASKED: i64 = -1;
+
+#[inline(always)]
+fn leads_out(result: i64) -> bool {
+    result == bindings::BPF_FIB_LKUP_RET_SUCCESS as i64
+        || result == bindings::BPF_FIB_LKUP_RET_NO_NEIGH as i64
 }
 
 /// What the kernel's answer means for a packet (`enum` in linux/bpf.h).
@@ -229,6 +290,10 @@ impl Platform for Kernel {
     fn random(&mut self) -> u32 {
         // SAFETY: has no preconditions.
         unsafe { bpf_get_prandom_u32() }
+    }
+    #[inline(always)]
+    fn is_of_host(&self) -> bool {
+        self.skb.is_of_host()
     }
     #[inline(always)]
     fn count_untracked(&mut self, ctx: &Context) {

@@ -31,10 +31,21 @@ impl Skb {
         this
     }
 
+    /// The node itself made the packet: it came in by no device.
+    #[inline(always)]
+    pub fn is_of_host(&self) -> bool {
+        // SAFETY: the kernel hands a valid context to the program.
+        unsafe { (*self.0).ingress_ifindex == 0 }
+    }
+
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
+        let mut skb = self.0;
+        // SAFETY: a copy onto itself. It keeps the compiler from holding the
+        // sum of context and offset, which the verifier refuses to read through.
+        unsafe { asm!("{0} = {0}", inout(reg) skb, options(nomem, preserves_flags)) };
         // SAFETY: the kernel hands a valid context to the program.
-        unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) }
+        unsafe { ((*skb).data as usize, (*skb).data_end as usize) }
     }
 
     /// TCP with no options before it: the sender's stack keeps its headers

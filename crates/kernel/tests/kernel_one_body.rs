@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use beeline_abi::address::{AddressKey, AddressValue, kind};
+use beeline_abi::config::{ConfigValue, flags};
 use beeline_abi::conntrack::tick;
 use beeline_abi::context::Context;
 use beeline_abi::counter::{CounterValue, drop_index, hook, outcome, outcome_index};
@@ -18,7 +19,8 @@ use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::ip::proto;
 use beeline_abi::maps::programs;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    BackendValue, CLASS_NODE, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL, SLOT_MEMBER,
+    SOURCE_SET_BITS, ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
     address_flags, backend_state,
 };
 use beeline_abi::{Ip, Port};
@@ -98,6 +100,8 @@ impl Family {
 /// The second pod's device: nothing is sent there, its number is enough.
 const OTHER_POD_IFINDEX: u32 = 4242;
 const UPLINK_MTU: u32 = 1500;
+/// The only port that translated sources get: chance has no say.
+const NAT_PORT: u16 = 61_000;
 
 /// A packet of a story.
 #[derive(Clone, Debug)]
@@ -121,11 +125,19 @@ struct Story {
     /// Endpoints of the Service: 0 none, else which address.
     endpoint: usize,
     endpoint_port: u16,
+    /// The endpoint terminates.
+    terminates: bool,
+    /// Pods reach the outside as the node.
+    masquerade: bool,
+    /// The NodePort admits: 0 everyone, 1 the client outside, 2 nobody.
+    ranges: u8,
+    /// ClientIP affinity.
+    affinity: bool,
     packets: Vec<Packet>,
 }
 
 fn ports() -> impl Strategy<Value = u16> {
-    prop_oneof![Just(80), Just(8080), Just(40000), any::<u16>()]
+    prop_oneof![Just(80), Just(80), Just(8080), Just(40000), Just(NAT_PORT), any::<u16>()]
 }
 
 fn carried() -> impl Strategy<Value = Carried> {
@@ -143,15 +155,15 @@ fn carried() -> impl Strategy<Value = Carried> {
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
-    let source = prop_oneof![4 => Just(0_usize), 2 => Just(3), 1 => 0..10_usize];
-    let destination = prop_oneof![3 => Just(8_usize), 2 => Just(0), 5 => 0..10_usize];
+    let source = prop_oneof![4 => Just(0_usize), 2 => Just(3), 2 => Just(6), 1 => 0..10_usize];
+    let destination = prop_oneof![3 => Just(8_usize), 2 => Just(0), 2 => Just(4), 5 => 0..10_usize];
     let damage = prop_oneof![
         4 => Just(Vec::new()),
         1 => proptest::collection::vec((0..90_usize, any::<u8>()), 1..4)
     ];
     let size = prop_oneof![4 => 0..64_usize, 1 => 1400..1600_usize];
     (
-        0..3_u8,
+        0..4_u8,
         source,
         destination,
         carried(),
@@ -175,8 +187,18 @@ fn packet() -> impl Strategy<Value = Packet> {
 }
 
 fn story() -> impl Strategy<Value = Story> {
-    (0..2_usize, 0..4_usize, ports(), proptest::collection::vec(packet(), 1..10)).prop_map(
-        |(family, endpoint, endpoint_port, packets)| Story { family, endpoint, endpoint_port, packets },
+    let kind = (0..2_usize, 0..5_usize, ports(), any::<bool>(), any::<bool>(), 0..3_u8, any::<bool>());
+    (kind, proptest::collection::vec(packet(), 1..10)).prop_map(
+        |((family, endpoint, endpoint_port, terminates, masquerade, ranges, affinity), packets)| Story {
+            family,
+            endpoint,
+            endpoint_port,
+            terminates: terminates && affinity,
+            masquerade,
+            ranges,
+            affinity,
+            packets,
+        },
     )
 }
 
@@ -202,11 +224,12 @@ fn way(f: &Family, up: u32, ctx: &Context, bytes: u32) -> Way {
     let dst = ctx.dst_after;
     let found = |next_hop| {
         let route = if bytes > UPLINK_MTU { Answer::TooBig } else { Answer::Found };
-        Way { route, ifindex: up, next_hop }
+        Way { route, ifindex: up, next_hop, source: ip(f.node), mtu: UPLINK_MTU }
     };
+    let nowhere = |route| Way { route, ifindex: 0, next_hop: dst, source: Ip::UNSPECIFIED, mtu: 0 };
     match dst {
-        _ if dst == ip(f.node) => Way { route: Answer::Host, ifindex: 0, next_hop: dst },
-        _ if dst == ip(f.forbidden) => Way { route: Answer::Prohibited, ifindex: 0, next_hop: dst },
+        _ if dst == ip(f.node) => nowhere(Answer::Host),
+        _ if dst == ip(f.forbidden) => nowhere(Answer::Prohibited),
         _ if dst == ip(f.gateway) => found(dst),
         _ => found(ip(f.gateway)),
     }
@@ -240,17 +263,44 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
         let key = FrontendKey { class: 20, port: Port::new(80), proto: protocol, scope: 0 };
         tables.frontend.insert(key, FrontendValue { service: 5, ..FrontendValue::default() });
     }
-    let endpoints = [f.pod, f.other_pod, f.far_pod];
+    let on_nodes = ServiceAddressValue { class: CLASS_NODE, flags: 0 };
+    tables.service_address.insert(ip(f.node), on_nodes);
+    for protocol in [proto::TCP, proto::UDP] {
+        for scope in [SCOPE_INTERNAL, SCOPE_EXTERNAL] {
+            let key = FrontendKey { class: CLASS_NODE, port: Port::new(80), proto: protocol, scope };
+            let source_ranges = u32::from(story.ranges > 0) * 7;
+            tables.frontend.insert(key, FrontendValue { service: 5, flags: 0, source_ranges });
+        }
+    }
+    if story.ranges == 1 {
+        let range = SourceRangeKey { prefix_bits: SOURCE_SET_BITS + 128, set: 7, ip: ip(f.outside) };
+        tables.source_range.insert(range, SourceRangeValue { allowed: 1 });
+    }
+    let masquerade = flags::MASQUERADE_IPV4 | flags::MASQUERADE_IPV6;
+    tables.config = Some(ConfigValue {
+        node: 1,
+        flags: if story.masquerade { masquerade } else { 0 },
+        node_ipv4: ip(FAMILIES[0].node),
+        node_ipv6: ip(FAMILIES[1].node),
+        nat_port_first: NAT_PORT,
+        nat_port_last: NAT_PORT,
+        ..ConfigValue::defaults()
+    });
+    let endpoints = [f.pod, f.other_pod, f.far_pod, f.node];
     let slots = u32::from(story.endpoint > 0);
-    tables.service.insert(5, ServiceValue { generation: 1, slots, ..ServiceValue::default() });
+    let affinity_s = if story.affinity { 600 } else { 0 };
+    tables.service.insert(5, ServiceValue { generation: 1, slots, affinity_s, ..ServiceValue::default() });
     if story.endpoint > 0 {
         let backend = BackendValue {
             ip: ip(endpoints[story.endpoint - 1]),
             port: Port::new(story.endpoint_port),
-            state: backend_state::ACTIVE,
+            state: if story.terminates { backend_state::TERMINATING } else { backend_state::ACTIVE },
+            node: if story.endpoint == 3 { 2 } else { 1 },
             ..BackendValue::default()
         };
         tables.backend.insert(9, backend);
+        let member = SlotKey { service: 5, generation: SLOT_MEMBER, slot: 9 };
+        tables.slot.insert(member, SlotValue { backend: 9, weight_sum: 0 });
         tables
             .slot
             .insert(SlotKey { service: 5, generation: 1, slot: 0 }, SlotValue { backend: 9, weight_sum: 0 });
@@ -278,6 +328,9 @@ fn fill(datapath: &mut Datapath, tables: &MemoryTables) {
     copy(datapath.backend(), tables.backend.clone());
     copy(datapath.connections(), HashMap::new());
     copy(datapath.fragments(), HashMap::new());
+    copy(datapath.affinity(), HashMap::new());
+    copy(datapath.source_ranges(), tables.source_range.clone());
+    datapath.set_config(&tables.config.unwrap()).unwrap();
 }
 
 fn frame(packet: &Packet, f: &Family, before: Option<&Vec<u8>>) -> Vec<u8> {
@@ -343,6 +396,7 @@ fn compare(node: &TestNode, datapath: &mut Datapath, story: &Story) -> Result<bo
         let (program, ifindex) = match packet.hook {
             hook::FROM_POD => (programs::FROM_POD, node.pod_ifindex),
             hook::TO_POD => (programs::TO_POD, node.pod_ifindex),
+            hook::TO_UPLINK => (programs::TO_UPLINK, node.uplink_ifindex),
             _ => (programs::FROM_UPLINK, node.uplink_ifindex),
         };
         let counters = datapath.counters().unwrap();
@@ -350,6 +404,7 @@ fn compare(node: &TestNode, datapath: &mut Datapath, story: &Story) -> Result<bo
         let kernel = node.netns.enter(|| datapath.test_run(program, &run)).unwrap().unwrap();
         let mut routes = |ctx: &Context, bytes| way(f, node.uplink_ifindex, ctx, bytes);
         let mut native = Native::new(NativeFrame::new(frame.clone()), &mut memory, &mut routes, start);
+        native.of_host = true; // a test run's packet came in by no device
         let verdict = native.run(packet.hook, ifindex).verdict;
         if now() != start {
             return Ok(false);
@@ -365,6 +420,8 @@ fn compare(node: &TestNode, datapath: &mut Datapath, story: &Story) -> Result<bo
     prop_assert_eq!(connections, memory.conntrack);
     let fragments: HashMap<_, _> = datapath.fragments().entries().unwrap().into_iter().collect();
     prop_assert_eq!(fragments, memory.fragment);
+    let affinity: HashMap<_, _> = datapath.affinity().entries().unwrap().into_iter().collect();
+    prop_assert_eq!(affinity, memory.affinity);
     Ok(true)
 }
 
@@ -375,7 +432,6 @@ fn kernel_both_bodies_agree_on_every_packet() {
     }
     let node = node();
     let mut datapath = node.open();
-    datapath.set_config(&beeline_abi::config::ConfigValue::defaults()).unwrap();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 800,
         failure_persistence: None,

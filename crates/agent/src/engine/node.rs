@@ -164,7 +164,7 @@ impl Engine {
             .filter_map(|endpoint| Some((endpoint.link?.host_ifindex, endpoint.host_interface())))
             .collect();
         let mut done = 0;
-        for (ifindex, name) in uplinks.iter().filter(|(ifindex, _)| programs_on(*ifindex) < 1) {
+        for (ifindex, name) in uplinks.iter().filter(|(ifindex, _)| programs_on(*ifindex) < 2) {
             match self.datapath.attach_uplink(*ifindex) {
                 Ok(()) => done += 1,
                 Err(error) => problems.push(format!("uplink {name} cannot be attached: {error:#}")),

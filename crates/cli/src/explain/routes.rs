@@ -39,13 +39,13 @@ impl Routes {
     pub fn lookup(&mut self, context: &Context, bytes: u32) -> Way {
         self.ask(context, bytes).unwrap_or_else(|error| {
             self.failure.get_or_insert(error);
-            Way { route: Route::None, ifindex: 0, next_hop: Ip::UNSPECIFIED }
+            Way { route: Route::None, ..NOWHERE }
         })
     }
 
     fn ask(&mut self, context: &Context, bytes: u32) -> Result<Way> {
         let (src, dst) = (IpAddr::from(context.src_after), IpAddr::from(context.dst_after));
-        let way = |route| Way { route, ifindex: 0, next_hop: context.dst_after };
+        let way = |route| Way { route, next_hop: context.dst_after, ..NOWHERE };
         let answer = match self.netlink.route_lookup(dst, Some(src), Some(context.ifindex)) {
             Ok(answer) => answer,
             Err(error) => return refused(&error).map(way).ok_or_else(|| error.into()),
@@ -58,6 +58,7 @@ impl Routes {
     }
 
     fn found(&mut self, answer: &RouteAnswer, context: &Context, bytes: u32) -> Result<Way> {
+        let dst = IpAddr::from(context.dst_after);
         let mtu = match answer.mtu {
             Some(mtu) => mtu,
             None => self.netlink.link_by_index(answer.ifindex)?.mtu,
@@ -66,9 +67,21 @@ impl Routes {
             route: if bytes > mtu { Route::TooBig } else { Route::Found },
             ifindex: answer.ifindex,
             next_hop: answer.gateway.map_or(context.dst_after, Ip::from),
+            source: self.source(dst)?,
+            mtu,
         })
     }
+
+    /// The address that the node itself would send from.
+    fn source(&mut self, dst: IpAddr) -> Result<Ip> {
+        let answer = self.netlink.route_lookup(dst, None, None)?;
+        Ok(answer.source.map_or(Ip::UNSPECIFIED, Ip::from))
+    }
 }
+
+/// No way.
+const NOWHERE: Way =
+    Way { route: Route::None, ifindex: 0, next_hop: Ip::UNSPECIFIED, source: Ip::UNSPECIFIED, mtu: 0 };
 
 /// What the kernel says by an error number. Without a route the node's own
 /// stack answers the sender.

@@ -44,6 +44,9 @@ pub fn tell(step: &Step, names: &Directory) -> Told {
             let name = service_name(service, names);
             ("service", format!("{name}: {to} ({}), {}", host_name(ip, names), chosen(slots)))
         }
+        Step::Source { ip, port } => {
+            ("source", format!("becomes {} of this node", socket_address(ip.into(), port.get())))
+        }
         Step::Rewritten { src, dst } => {
             ("rewrite", format!("now {} to {}", host(src, names), host(dst, names)))
         }

@@ -12,7 +12,8 @@ use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SOURCE_SET_BITS,
+    ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey,
 };
 use beeline_datapath::platform::Tables;
 use beeline_kernel::datapath::Pinned;
@@ -73,6 +74,14 @@ impl Tables for LiveTables<'_> {
         self.value(self.pinned.fragments().get(key))
     }
     fn fragment_insert(&mut self, _key: &FragmentKey, _value: &FragmentValue) {}
+    fn source_allowed(&self, set: u32, client: &Ip) -> bool {
+        let key = SourceRangeKey { prefix_bits: SOURCE_SET_BITS + 128, set, ip: *client };
+        self.value(self.pinned.tables().source_range.get(&key)).is_some_and(|value| value.allowed != 0)
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.value(self.pinned.affinity().get(key))
+    }
+    fn affinity_insert(&mut self, _key: &AffinityKey, _value: &AffinityValue) {}
     fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
         if !self.connections.contains_key(key) {
             let found = self.value(self.pinned.connection(key))?;

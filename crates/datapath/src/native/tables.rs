@@ -9,7 +9,8 @@ use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SOURCE_SET_BITS,
+    ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
 
 use crate::platform::Tables;
@@ -27,6 +28,8 @@ pub struct MemoryTables {
     pub slot: HashMap<SlotKey, SlotValue>,
     pub backend: HashMap<u32, BackendValue>,
     pub fragment: HashMap<FragmentKey, FragmentValue>,
+    pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
+    pub affinity: HashMap<AffinityKey, AffinityValue>,
     pub conntrack: HashMap<ConntrackKey, ConntrackValue>,
     /// The connection table before this one, read where the current has no
     /// entry.
@@ -47,6 +50,8 @@ impl Default for MemoryTables {
             slot: HashMap::new(),
             backend: HashMap::new(),
             fragment: HashMap::new(),
+            source_range: BTreeMap::new(),
+            affinity: HashMap::new(),
             conntrack: HashMap::new(),
             conntrack_previous: HashMap::new(),
             conntrack_capacity: usize::MAX,
@@ -96,6 +101,18 @@ impl Tables for MemoryTables {
         let current = self.conntrack.get_mut(key);
         current.or_else(|| self.conntrack_previous.get_mut(key))
     }
+    fn source_allowed(&self, set: u32, client: &Ip) -> bool {
+        let key =
+            |bits| SourceRangeKey { prefix_bits: SOURCE_SET_BITS + bits, set, ip: masked(client, bits) };
+        let found = (0..=128).rev().find_map(|bits| self.source_range.get(&key(bits)));
+        found.is_some_and(|value| value.allowed != 0)
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.affinity.get(key).copied()
+    }
+    fn affinity_insert(&mut self, key: &AffinityKey, value: &AffinityValue) {
+        self.affinity.insert(*key, *value);
+    }
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
         if self.conntrack.len() >= self.conntrack_capacity && !self.conntrack.contains_key(key) {
             return false;
@@ -138,6 +155,15 @@ impl<T: Tables> Tables for &mut T {
     }
     fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue> {
         (**self).conntrack(key)
+    }
+    fn source_allowed(&self, set: u32, client: &Ip) -> bool {
+        (**self).source_allowed(set, client)
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        (**self).affinity(key)
+    }
+    fn affinity_insert(&mut self, key: &AffinityKey, value: &AffinityValue) {
+        (**self).affinity_insert(key, value);
     }
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
         (**self).conntrack_insert(key, value)

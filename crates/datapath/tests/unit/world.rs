@@ -169,12 +169,32 @@ impl World {
         self.tables.service.insert(1, value);
     }
 
+    /// The pods of this node: address, device, MAC.
+    pub fn pods(&self) -> [(Ip, u32, Mac); 2] {
+        [(self.family.pod, POD_IFINDEX, POD_MAC), (self.family.neighbour, second(POD_IFINDEX), NEIGHBOUR_MAC)]
+    }
+
+    /// The node itself sends a packet out of the uplink.
+    pub fn host_sends(&mut self, build: Build) -> Sent {
+        self.send_as(true, hook::TO_UPLINK, UPLINK, build.frame())
+    }
+
     /// Sends a frame through a hook.
     pub fn send(&mut self, at: u8, ifindex: u32, frame: Vec<u8>) -> Sent {
-        let way = Way { route: self.route, ifindex: UPLINK, next_hop: self.family.next_hop };
+        self.send_as(false, at, ifindex, frame)
+    }
+
+    fn send_as(&mut self, of_host: bool, at: u8, ifindex: u32, frame: Vec<u8>) -> Sent {
+        let way = Way {
+            route: self.route,
+            ifindex: UPLINK,
+            next_hop: self.family.next_hop,
+            source: self.family.node,
+            mtu: 1400,
+        };
         let mut routes = move |_: &beeline_abi::context::Context, _: u32| way;
         let mut native = Native::new(NativeFrame::new(frame), &mut self.tables, &mut routes, self.tick);
-        native.random = self.random;
+        (native.random, native.of_host) = (self.random, of_host);
         let verdict = native.run(at, ifindex).verdict;
         Sent { verdict, frame: native.frame.bytes, steps: native.steps, untracked: native.untracked }
     }

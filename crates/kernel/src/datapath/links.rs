@@ -54,11 +54,14 @@ pub struct Attached {
 /// The programs of a pod's host-side veth.
 pub(crate) const POD: &[&str] = &[programs::FROM_POD, programs::TO_POD];
 /// The programs of an uplink.
-pub(crate) const UPLINK: &[&str] = &[programs::FROM_UPLINK];
+pub(crate) const UPLINK: &[&str] = &[programs::FROM_UPLINK, programs::TO_UPLINK];
 
 /// The side of a device that a program belongs to.
 fn direction(program: &str) -> Direction {
-    if program == programs::TO_POD { Direction::Egress } else { Direction::Ingress }
+    match program {
+        programs::TO_POD | programs::TO_UPLINK => Direction::Egress,
+        _ => Direction::Ingress,
+    }
 }
 
 /// The attachments of one datapath, in the network namespace of the thread

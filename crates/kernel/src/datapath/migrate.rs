@@ -34,7 +34,7 @@ const NOT_COPIED: &[&str] = &[
 ];
 
 /// Tables that packets write.
-const SHARED: &[&str] = &[maps::FRAGMENT.name, maps::COUNTER.name];
+const SHARED: &[&str] = &[maps::FRAGMENT.name, maps::COUNTER.name, maps::AFFINITY.name, maps::SOCKET.name];
 
 /// Before the tables of `to` are made: shares what can be shared.
 pub(crate) fn share(

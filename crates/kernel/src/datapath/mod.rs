@@ -37,7 +37,8 @@ use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::maps::{self as layout, MapSpec};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
+    SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
 use beeline_sync::{Table, Tables};
 
@@ -90,6 +91,7 @@ pub struct Datapath {
     tables: KernelTables,
     config: KernelTable<u32, ConfigValue>,
     fragments: KernelTable<FragmentKey, FragmentValue>,
+    affinity: KernelTable<AffinityKey, AffinityValue>,
     sweep: KernelTable<u32, SweepValue>,
     counter: RawMap,
     conntrack: Conntrack,
@@ -163,6 +165,7 @@ impl Datapath {
             tables: KernelTables::open(open)?,
             config: KernelTable::new(open(&layout::CONFIG)?),
             fragments: KernelTable::new(open(&layout::FRAGMENT)?),
+            affinity: KernelTable::new(open(&layout::AFFINITY)?),
             sweep: KernelTable::new(open(&layout::SWEEP)?),
             counter: open(&layout::COUNTER)?,
             conntrack: Conntrack::open(&pins, Access::ReadWrite)?,
@@ -203,7 +206,7 @@ impl Datapath {
         self.links.attach(ifindex, links::POD, &self.programs)
     }
 
-    /// Attaches the program of an uplink.
+    /// Attaches the programs of an uplink.
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.links.attach(ifindex, links::UPLINK, &self.programs)
     }
@@ -267,6 +270,16 @@ impl Datapath {
     /// First fragments that wait for their followers.
     pub fn fragments(&mut self) -> &mut KernelTable<FragmentKey, FragmentValue> {
         &mut self.fragments
+    }
+
+    /// Clients and the backends that they keep.
+    pub fn affinity(&mut self) -> &mut KernelTable<AffinityKey, AffinityValue> {
+        &mut self.affinity
+    }
+
+    /// Clients that Services let in.
+    pub fn source_ranges(&mut self) -> &mut KernelTable<SourceRangeKey, SourceRangeValue> {
+        &mut self.tables.source_range
     }
 
     /// Kernel memory of each table, bytes; before Linux 6.4 what it would

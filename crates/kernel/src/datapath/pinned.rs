@@ -10,6 +10,7 @@ use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, SweepValue};
 use beeline_abi::counter::CounterValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::maps;
+use beeline_abi::service::{AffinityKey, AffinityValue};
 use beeline_sync::Contents;
 
 use super::bpf::{self, Access};
@@ -31,6 +32,7 @@ pub struct Pinned {
     tables: KernelTables,
     config: KernelTable<u32, ConfigValue>,
     fragments: KernelTable<FragmentKey, FragmentValue>,
+    affinity: KernelTable<AffinityKey, AffinityValue>,
     sweep: KernelTable<u32, SweepValue>,
     counter: RawMap,
     conntrack: Conntrack,
@@ -53,6 +55,7 @@ impl Pinned {
             tables: KernelTables::open(open)?,
             config: KernelTable::new(open(&maps::CONFIG)?),
             fragments: KernelTable::new(open(&maps::FRAGMENT)?),
+            affinity: KernelTable::new(open(&maps::AFFINITY)?),
             sweep: KernelTable::new(open(&maps::SWEEP)?),
             counter: open(&maps::COUNTER)?,
             conntrack: Conntrack::open(&pins, Access::Read)?,
@@ -98,6 +101,11 @@ impl Pinned {
     /// First fragments that wait for their followers.
     pub fn fragments(&self) -> &KernelTable<FragmentKey, FragmentValue> {
         &self.fragments
+    }
+
+    /// Clients and the backends that they keep.
+    pub fn affinity(&self) -> &KernelTable<AffinityKey, AffinityValue> {
+        &self.affinity
     }
 
     /// What is attached: links, else classifiers on `clsact` in the network

@@ -10,6 +10,7 @@ use beeline_abi::maps::{self, MapSpec};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
     BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    SourceRangeKey, SourceRangeValue,
 };
 use beeline_sync::{Contents, Table, TableError, Tables};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -109,6 +110,7 @@ pub struct KernelTables {
     pub service: KernelTable<u32, ServiceValue>,
     pub slot: KernelTable<SlotKey, SlotValue>,
     pub backend: KernelTable<u32, BackendValue>,
+    pub source_range: KernelTable<SourceRangeKey, SourceRangeValue>,
 }
 
 impl KernelTables {
@@ -125,6 +127,7 @@ impl KernelTables {
             service: KernelTable::new(open(&maps::SERVICE)?),
             slot: KernelTable::new(open(&maps::SLOT)?),
             backend: KernelTable::new(open(&maps::BACKEND)?),
+            source_range: KernelTable::new(open(&maps::SOURCE_RANGE)?),
         })
     }
 

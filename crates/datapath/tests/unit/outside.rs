@@ -1,0 +1,399 @@
+//! Clients outside the cluster: NodePorts and load balancers, translated
+//! sources, masquerading, and what goes wrong on the way.
+
+use crate::world::{FAMILIES, Family, POD_IFINDEX, Sent, UPLINK, World};
+use beeline_abi::config::flags as config;
+use beeline_abi::counter::hook;
+use beeline_abi::ip::proto;
+use beeline_abi::service::{
+    FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL, SLOT_MEMBER, SOURCE_SET_BITS,
+    ServiceAddressValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags, backend_state,
+    service_flags,
+};
+use beeline_abi::{DropReason, Ip, Port};
+use beeline_datapath::Verdict;
+use beeline_datapath::native::build::{Build, Carried, check};
+use beeline_datapath::platform::Step;
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+const NODE_PORT: u16 = 30080;
+const CLASS_NODE: u32 = beeline_abi::service::CLASS_NODE;
+
+fn tcp(sport: u16, dport: u16, flags: u8) -> Carried {
+    Carried::Tcp { sport, dport, flags, sequence: 1000, acknowledged: 0 }
+}
+
+fn udp(sport: u16, dport: u16) -> Carried {
+    Carried::Udp { sport, dport }
+}
+
+/// Addresses and protocol of an IP packet, which may be cut short.
+fn ends(packet: &[u8]) -> (Ip, Ip, u8) {
+    let ip = |at: usize| Ip::from_octets(std::array::from_fn(|i| packet[at + i]));
+    let v4 = |at: usize| Ip::from_v4(std::array::from_fn(|i| packet[at + i]));
+    if packet[0] >> 4 == 4 { (v4(12), v4(16), packet[9]) } else { (ip(8), ip(24), packet[6]) }
+}
+
+/// What follows the IP header.
+fn transport(packet: &[u8]) -> &[u8] {
+    &packet[if packet[0] >> 4 == 4 { 20 } else { 40 }..]
+}
+
+/// Addresses and ports of a frame whose checksums hold; the identifier of an
+/// echo stands for both ports.
+fn tuple(sent: &Sent) -> (Ip, u16, Ip, u16) {
+    check(&sent.frame).unwrap_or_else(|error| panic!("{error}: {sent:#?}"));
+    let (src, dst, protocol) = ends(&sent.frame[14..]);
+    let head = transport(&sent.frame[14..]);
+    let port = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+    match protocol {
+        proto::ICMP | proto::ICMPV6 => (src, port(4), dst, port(4)),
+        _ => (src, port(0), dst, port(2)),
+    }
+}
+
+/// A node with a NodePort for the Service 1; this node has the number 1.
+fn node_port(f: Family) -> World {
+    let mut world = World::new(f);
+    if let Some(config) = &mut world.tables.config {
+        config.node = 1;
+        (config.node_ipv4, config.node_ipv6) = (f.node, f.node);
+    }
+    world.tables.service_address.insert(f.node, ServiceAddressValue { class: CLASS_NODE, flags: 0 });
+    for scope in [SCOPE_INTERNAL, SCOPE_EXTERNAL] {
+        for protocol in [proto::TCP, proto::UDP, proto::SCTP] {
+            let key = FrontendKey { class: CLASS_NODE, port: Port::new(NODE_PORT), proto: protocol, scope };
+            world.tables.frontend.insert(key, FrontendValue { service: 1, ..FrontendValue::default() });
+        }
+    }
+    world
+}
+
+/// The backends of the Service are of this node.
+fn are_here(world: &mut World) {
+    world.tables.backend.values_mut().for_each(|backend| backend.node = 1);
+}
+
+fn masquerading(f: Family) -> World {
+    let mut world = node_port(f);
+    if let Some(config) = &mut world.tables.config {
+        config.flags = config::MASQUERADE_IPV4 | config::MASQUERADE_IPV6;
+    }
+    world
+}
+
+fn asks(f: Family, carried: Carried) -> Build {
+    Build::new(f.outside, f.node, carried)
+}
+
+#[test]
+fn unit_a_client_outside_reaches_a_pod_here_with_its_own_address() {
+    for f in FAMILIES {
+        let mut world = node_port(f);
+        world.backends(&[(f.pod, 8080)]);
+        are_here(&mut world);
+        let there = world.wire_brings(asks(f, tcp(40000, NODE_PORT, SYN)));
+        assert_eq!(there.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{there:#?}");
+        assert_eq!(tuple(&there), (f.outside, 40000, f.pod, 8080), "{there:#?}");
+        let back = world.pod_sends(Build::new(f.pod, f.outside, tcp(8080, 40000, SYN | ACK)));
+        assert_eq!(back.verdict, Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop }, "{back:#?}");
+        assert_eq!(tuple(&back), (f.node, NODE_PORT, f.outside, 40000), "{back:#?}");
+    }
+}
+
+#[test]
+fn unit_a_backend_elsewhere_answers_through_this_node() {
+    for f in FAMILIES {
+        for (ask, answer) in [
+            (tcp(40000, NODE_PORT, SYN), (|port| tcp(8080, port, SYN | ACK)) as fn(u16) -> Carried),
+            (udp(40000, NODE_PORT), |port| udp(8080, port)),
+        ] {
+            let mut world = node_port(f);
+            let there = world.wire_brings(asks(f, ask.clone()));
+            assert_eq!(
+                there.verdict,
+                Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop },
+                "{there:#?}"
+            );
+            let (src, sport, dst, dport) = tuple(&there);
+            assert_eq!((src, dst, dport), (f.node, f.far, 8080), "{there:#?}");
+            assert!((1024..30000).contains(&sport) || sport >= 61000, "a port of the range: {there:#?}");
+            let back = world.wire_brings(Build::new(f.far, f.node, answer(sport)));
+            assert_eq!(tuple(&back), (f.node, NODE_PORT, f.outside, 40000), "{back:#?}");
+            assert!(matches!(back.verdict, Verdict::Forward { .. }), "{back:#?}");
+            let again = world.wire_brings(asks(f, ask));
+            assert_eq!(tuple(&again), (src, sport, dst, dport), "the connection keeps its port: {again:#?}");
+            assert!(again.steps.iter().any(|step| matches!(step, Step::ConntrackHit { origin: true, .. })));
+        }
+    }
+}
+
+#[test]
+fn unit_the_nodes_other_ports_stay_the_hosts() {
+    for f in FAMILIES {
+        let mut world = node_port(f);
+        let ssh = world.wire_brings(asks(f, tcp(40000, 22, SYN)));
+        assert_eq!(ssh.verdict, Verdict::ToHost, "{ssh:#?}");
+        let mid_flow = world.wire_brings(asks(f, tcp(40000, NODE_PORT, ACK)));
+        assert_eq!(mid_flow.verdict, Verdict::ToHost, "a connection from before us: {mid_flow:#?}");
+        assert!(world.tables.conntrack.is_empty(), "{world:#?}");
+    }
+}
+
+#[test]
+fn unit_without_endpoints_the_client_is_refused_by_the_address_it_asked() {
+    for f in FAMILIES {
+        let mut world = node_port(f);
+        world.backends(&[]);
+        let refused = world.wire_brings(asks(f, tcp(40000, NODE_PORT, SYN)));
+        assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoBackend }, "{refused:#?}");
+        assert_eq!(tuple(&refused), (f.node, NODE_PORT, f.outside, 40000), "{refused:#?}");
+        if let Some(service) = world.tables.service.get_mut(&1) {
+            service.flags = service_flags::LOCAL;
+        }
+        let dropped = world.wire_brings(asks(f, tcp(40000, NODE_PORT, SYN)));
+        assert_eq!(dropped.verdict, Verdict::Drop { reason: DropReason::NoLocalBackend }, "{dropped:#?}");
+    }
+}
+
+#[test]
+fn unit_a_load_balancers_address_is_no_hosts_and_admits_its_source_ranges() {
+    for f in FAMILIES {
+        let mut world = node_port(f);
+        let balanced = if f.pod.is_v4() {
+            Ip::from_v4([192, 0, 2, 80])
+        } else {
+            Ip([0x2001_0db8_u32.to_be(), 0, 0, 80_u32.to_be()])
+        };
+        let class = ServiceAddressValue { class: 40, flags: address_flags::EXCLUSIVE };
+        world.tables.service_address.insert(balanced, class);
+        let key = FrontendKey { class: 40, port: Port::new(80), proto: proto::TCP, scope: SCOPE_EXTERNAL };
+        world.tables.frontend.insert(key, FrontendValue { service: 1, flags: 0, source_ranges: 7 });
+        let ask = Build::new(f.outside, balanced, tcp(40000, 80, SYN));
+        let stranger = world.wire_brings(ask.clone());
+        assert_eq!(
+            stranger.verdict,
+            Verdict::Drop { reason: DropReason::SourceRangeDenied },
+            "{stranger:#?}"
+        );
+        let range = SourceRangeKey { prefix_bits: SOURCE_SET_BITS + 128, set: 7, ip: f.outside };
+        world.tables.source_range.insert(range, SourceRangeValue { allowed: 1 });
+        let guest = world.wire_brings(ask);
+        assert!(matches!(guest.verdict, Verdict::Forward { .. }), "{guest:#?}");
+        let other_port = world.wire_brings(Build::new(f.outside, balanced, tcp(40000, 81, SYN)));
+        assert_eq!(
+            other_port.verdict,
+            Verdict::Answer { reason: DropReason::NoServicePort },
+            "{other_port:#?}"
+        );
+    }
+}
+
+#[test]
+fn unit_a_backend_in_the_hosts_network_answers_for_the_service() {
+    for f in FAMILIES {
+        let mut world = node_port(f);
+        world.backends(&[(f.node, 9100)]);
+        are_here(&mut world);
+        let there = world.wire_brings(asks(f, tcp(40000, NODE_PORT, SYN)));
+        assert_eq!(there.verdict, Verdict::ToHost, "{there:#?}");
+        assert_eq!(tuple(&there), (f.outside, 40000, f.node, 9100), "{there:#?}");
+        let back = world.host_sends(Build::new(f.node, f.outside, tcp(9100, 40000, SYN | ACK)));
+        assert_eq!(back.verdict, Verdict::ToHost, "{back:#?}");
+        assert_eq!(tuple(&back), (f.node, NODE_PORT, f.outside, 40000), "{back:#?}");
+        let own = world.host_sends(Build::new(f.node, f.outside, tcp(9100, 40001, ACK)));
+        assert_eq!(tuple(&own), (f.node, 9100, f.outside, 40001), "not the Service's: {own:#?}");
+    }
+}
+
+#[test]
+fn unit_pods_reach_the_outside_as_the_node() {
+    for f in FAMILIES {
+        let echo = |reply, id| Carried::Echo { reply, id };
+        let ways: [(Carried, &dyn Fn(u16) -> Carried); 3] = [
+            (tcp(40000, 443, SYN), &|port| tcp(443, port, SYN | ACK)),
+            (udp(40000, 53), &|port| udp(53, port)),
+            (echo(false, 7), &|port| echo(true, port)),
+        ];
+        for (ask, answer) in ways {
+            let mut world = masquerading(f);
+            let there = world.pod_sends(Build::new(f.pod, f.outside, ask.clone()));
+            let (src, port, dst, _) = tuple(&there);
+            assert_eq!((src, dst), (f.node, f.outside), "{there:#?}");
+            let back = world.wire_brings(Build::new(f.outside, f.node, answer(port)));
+            assert_eq!(back.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{back:#?}");
+            let (src, _, dst, own_port) = tuple(&back);
+            let own = if matches!(ask, Carried::Echo { .. }) { 7 } else { 40000 };
+            assert_eq!((src, dst, own_port), (f.outside, f.pod, own), "{back:#?}");
+            let mut plain = World::new(f);
+            let there = plain.pod_sends(Build::new(f.pod, f.outside, ask));
+            assert_eq!(tuple(&there).0, f.pod, "not asked for: {there:#?}");
+        }
+    }
+}
+
+#[test]
+fn unit_the_clusters_own_addresses_are_not_masqueraded() {
+    for f in FAMILIES {
+        let mut world = masquerading(f);
+        for dst in [f.far, f.next_hop, f.neighbour] {
+            let sent = world.pod_sends(Build::new(f.pod, dst, tcp(40000, 80, SYN)));
+            assert_eq!(tuple(&sent).0, f.pod, "{sent:#?}");
+        }
+        let served = world.pod_sends(Build::new(f.pod, f.service, tcp(40001, 80, SYN)));
+        assert_eq!(tuple(&served).0, f.pod, "{served:#?}");
+    }
+}
+
+#[test]
+fn unit_two_pods_with_one_port_are_told_apart() {
+    for f in FAMILIES {
+        let mut world = masquerading(f);
+        world.random = 5;
+        let mut seen = Vec::new();
+        for (pod, ifindex, mac) in world.pods() {
+            let mut ask = Build::new(pod, f.outside, udp(20000, 53));
+            ask.mac_src = mac;
+            let sent = world.send(hook::FROM_POD, ifindex, ask.frame());
+            seen.push((pod, ifindex, tuple(&sent).1));
+        }
+        assert_ne!(seen[0].2, seen[1].2, "{seen:?}");
+        for (pod, ifindex, port) in seen {
+            let back = world.wire_brings(Build::new(f.outside, f.node, udp(53, port)));
+            assert_eq!(back.verdict, Verdict::ToPod { ifindex }, "{back:#?}");
+            assert_eq!((tuple(&back).2, tuple(&back).3), (pod, 20000), "{back:#?}");
+        }
+    }
+}
+
+#[test]
+fn unit_when_no_port_is_free_live_connections_stay() {
+    for f in FAMILIES {
+        let mut world = masquerading(f);
+        if let Some(config) = &mut world.tables.config {
+            (config.nat_port_first, config.nat_port_last) = (61000, 61007);
+        }
+        let mut ports = Vec::new();
+        for sport in 0..8 {
+            let sent = world.pod_sends(Build::new(f.pod, f.outside, udp(20000 + sport, 53)));
+            ports.push(tuple(&sent).1);
+        }
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 8, "eight connections, eight ports: {ports:?}");
+        let ninth = world.pod_sends(Build::new(f.pod, f.outside, udp(20100, 53)));
+        assert_eq!(ninth.verdict, Verdict::Drop { reason: DropReason::NatPortsFull }, "{ninth:#?}");
+        let elsewhere = world.pod_sends(Build::new(f.pod, f.outside, udp(20100, 54)));
+        assert!(matches!(elsewhere.verdict, Verdict::Forward { .. }), "ports count per destination");
+        world.tick += 1_000;
+        let later = world.pod_sends(Build::new(f.pod, f.outside, udp(20100, 53)));
+        assert!(matches!(later.verdict, Verdict::Forward { .. }), "expired ones make room: {later:#?}");
+    }
+}
+
+#[test]
+fn unit_icmp_errors_about_translated_sources_find_the_client() {
+    for f in FAMILIES {
+        let kind = if f.pod.is_v4() { 3 } else { 1 };
+        let mut world = masquerading(f);
+        let there = world.pod_sends(Build::new(f.pod, f.outside, udp(40000, 53)));
+        let mut error = Build::new(
+            f.router,
+            f.node,
+            Carried::IcmpError { kind, code: 4 - u8::from(!f.pod.is_v4()), word: 0 },
+        );
+        error.payload = there.frame[14..].to_vec();
+        let told = world.wire_brings(error);
+        assert_eq!(told.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{told:#?}");
+        check(&told.frame).unwrap_or_else(|error| panic!("{error}: {told:#?}"));
+        let quoted = transport(&told.frame[14..])[8..].to_vec();
+        assert_eq!((ends(&quoted).0, ends(&quoted).1), (f.pod, f.outside), "{told:#?}");
+        assert_eq!(transport(&quoted)[..2], 40000_u16.to_be_bytes(), "the pod's own port: {told:#?}");
+    }
+}
+
+#[test]
+fn unit_what_does_not_fit_a_translated_way_is_answered_by_the_service() {
+    for f in FAMILIES {
+        let mut world = node_port(f);
+        world.route = beeline_datapath::platform::Route::TooBig;
+        let mut ask = asks(f, udp(40000, NODE_PORT));
+        ask.payload = vec![0; 1400];
+        ask.dont_fragment = true;
+        let told = world.wire_brings(ask);
+        assert_eq!(told.verdict, Verdict::Answer { reason: DropReason::TooBig }, "{told:#?}");
+        check(&told.frame).unwrap_or_else(|error| panic!("{error}: {told:#?}"));
+        let (src, dst, _) = ends(&told.frame[14..]);
+        assert_eq!((src, dst), (f.node, f.outside), "{told:#?}");
+        let icmp = transport(&told.frame[14..]);
+        assert_eq!(u32::from_be_bytes([icmp[4], icmp[5], icmp[6], icmp[7]]), 1400, "its MTU: {told:#?}");
+        let (src, dst, _) = ends(&icmp[8..]);
+        assert_eq!((src, dst), (f.outside, f.node), "what the client sent: {told:#?}");
+
+        let mut last_hop = asks(f, tcp(40001, NODE_PORT, SYN));
+        last_hop.ttl = 1;
+        world.route = beeline_datapath::platform::Route::Found;
+        let told = world.wire_brings(last_hop);
+        assert_eq!(told.verdict, Verdict::Answer { reason: DropReason::TtlExceeded }, "{told:#?}");
+        check(&told.frame).unwrap_or_else(|error| panic!("{error}: {told:#?}"));
+    }
+}
+
+#[test]
+fn unit_a_client_keeps_its_backend_while_it_serves() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        world.backends(&[(f.far, 8080), (f.neighbour, 8080)]);
+        let members: Vec<u32> = world.tables.backend.keys().copied().filter(|id| *id >= 200).collect();
+        for id in &members {
+            let key = SlotKey { service: 1, generation: SLOT_MEMBER, slot: *id };
+            world.tables.slot.insert(key, SlotValue { backend: *id, weight_sum: 0 });
+        }
+        if let Some(service) = world.tables.service.get_mut(&1) {
+            service.affinity_s = 600;
+        }
+        let mut first = None;
+        for (sport, chance) in (40000..40020).zip(0..) {
+            world.random = chance;
+            let sent = world.pod_sends(Build::new(f.pod, f.service, udp(sport, 80)));
+            let backend = tuple(&sent).2;
+            assert_eq!(*first.get_or_insert(backend), backend, "{sent:#?}");
+        }
+        let (Some(kept), Some(other)) =
+            (first, first.map(|kept| if kept == f.far { f.neighbour } else { f.far }))
+        else {
+            panic!("no backend was chosen")
+        };
+        let gone = world.tables.backend.iter().find(|(id, value)| members.contains(id) && value.ip == kept);
+        let gone = *gone.expect("the kept backend").0;
+        world.tables.slot.remove(&SlotKey { service: 1, generation: SLOT_MEMBER, slot: gone });
+        world.random = u32::from(other == f.neighbour);
+        let moved = world.pod_sends(Build::new(f.pod, f.service, udp(41000, 80)));
+        assert_eq!(tuple(&moved).2, other, "its backend has left the Service: {moved:#?}");
+        world.tick += 700;
+        world.random = u32::from(other != f.neighbour);
+        let late = world.pod_sends(Build::new(f.pod, f.service, udp(41001, 80)));
+        assert_eq!(tuple(&late).2, kept, "the preference has run out: {late:#?}");
+    }
+}
+
+#[test]
+fn unit_udp_leaves_a_backend_that_terminates_and_tcp_stays() {
+    for f in FAMILIES {
+        for (carried, mid_flow, leaves) in
+            [(udp(40000, 80), udp(40000, 80), true), (tcp(40000, 80, SYN), tcp(40000, 80, ACK), false)]
+        {
+            let mut world = World::new(f);
+            let first = world.pod_sends(Build::new(f.pod, f.service, carried));
+            assert_eq!(tuple(&first).2, f.far, "{first:#?}");
+            for backend in world.tables.backend.values_mut() {
+                backend.state = backend_state::TERMINATING;
+            }
+            world.backends(&[(f.neighbour, 9090)]);
+            let next = world.pod_sends(Build::new(f.pod, f.service, mid_flow));
+            let expected = if leaves { f.neighbour } else { f.far };
+            assert_eq!(tuple(&next).2, expected, "{next:#?}");
+        }
+    }
+}
