@@ -103,9 +103,14 @@ pub const AFFINITY: MapSpec = spec(
     size_of::<service::AffinityValue>(),
     65_536,
 );
-/// Sockets that were translated.
-pub const SOCKET: MapSpec =
-    spec("SOCKET", MapKind::Hash, size_of::<socket::SocketKey>(), size_of::<socket::SocketValue>(), 131_072);
+/// Sockets that were translated; two entries each.
+pub const SOCKET: MapSpec = spec(
+    "SOCKET",
+    MapKind::LruHash,
+    size_of::<socket::SocketKey>(),
+    size_of::<socket::SocketValue>(),
+    32_768,
+);
 /// The connection table in use. Its element is empty while programs of two
 /// layouts run beside each other: then the one before it is written.
 pub const CONNTRACK: MapSpec = spec("CONNTRACK", MapKind::ArrayOfMaps, size_of::<u32>(), size_of::<u32>(), 1);
@@ -184,8 +189,41 @@ pub mod programs {
     pub const FROM_UPLINK: &str = "from_uplink";
     /// tc egress of an uplink.
     pub const TO_UPLINK: &str = "to_uplink";
+    /// connect(2), IPv4.
+    pub const CONNECT4: &str = "connect4";
+    /// connect(2), IPv6.
+    pub const CONNECT6: &str = "connect6";
+    /// sendmsg(2) of datagrams, IPv4.
+    pub const SENDMSG4: &str = "sendmsg4";
+    /// sendmsg(2) of datagrams, IPv6.
+    pub const SENDMSG6: &str = "sendmsg6";
+    /// recvmsg(2) of datagrams, IPv4.
+    pub const RECVMSG4: &str = "recvmsg4";
+    /// recvmsg(2) of datagrams, IPv6.
+    pub const RECVMSG6: &str = "recvmsg6";
+    /// getpeername(2), IPv4.
+    pub const GETPEERNAME4: &str = "getpeername4";
+    /// getpeername(2), IPv6.
+    pub const GETPEERNAME6: &str = "getpeername6";
+    /// The programs of a cgroup's socket hooks.
+    pub const SOCKETS: &[&str] =
+        &[CONNECT4, CONNECT6, SENDMSG4, SENDMSG6, RECVMSG4, RECVMSG6, GETPEERNAME4, GETPEERNAME6];
     /// Starts the sweep of the connection tables; run once, never attached.
     pub const SWEEP: &str = "sweep";
     /// Every program.
-    pub const ALL: &[&str] = &[FROM_POD, TO_POD, FROM_UPLINK, TO_UPLINK, SWEEP];
+    pub const ALL: &[&str] = &[
+        FROM_POD,
+        TO_POD,
+        FROM_UPLINK,
+        TO_UPLINK,
+        SWEEP,
+        CONNECT4,
+        CONNECT6,
+        SENDMSG4,
+        SENDMSG6,
+        RECVMSG4,
+        RECVMSG6,
+        GETPEERNAME4,
+        GETPEERNAME6,
+    ];
 }

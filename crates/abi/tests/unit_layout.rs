@@ -167,8 +167,8 @@ fn layouts() -> Vec<Layout> {
         layout!(SourceRangeValue { allowed }),
         layout!(AffinityKey { client, service, is_cookie }),
         layout!(AffinityValue { backend, used }),
-        layout!(SocketKey { cookie, backend_ip, backend_port, proto, reserved }),
-        layout!(SocketValue { frontend_ip, frontend_port, flags, service, backend }),
+        layout!(SocketKey { cookie, ip, port, proto, direction, reserved }),
+        layout!(SocketValue { ip, port, flags, service, backend }),
     ]
 }
 

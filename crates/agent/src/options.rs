@@ -22,6 +22,11 @@ pub struct Options {
     /// Mounted BPF file system below which everything is pinned.
     #[arg(long, default_value = "/sys/fs/bpf/beeline")]
     pub bpffs: PathBuf,
+    /// Folder of the cgroup (version 2) whose sockets the socket hooks
+    /// translate; not given = the root of the hierarchy, wherever it is
+    /// mounted.
+    #[arg(long)]
+    pub cgroup: Option<PathBuf>,
     /// Unix socket to serve.
     #[arg(long, default_value = beeline_api::DEFAULT_SOCKET)]
     pub socket: PathBuf,

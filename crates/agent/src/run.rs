@@ -9,7 +9,7 @@ use beeline_kernel::netlink::Watch;
 use beeline_kernel::netns;
 use beeline_source::Source;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::configuration::Configuration;
 use crate::engine::{Engine, Parts};
@@ -30,7 +30,10 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
     // Before anything is looked at, so that no change falls between.
     let watch = Watch::open().context("changes of the host cannot be followed")?;
     let how = datapath::Options { attachment: configuration.attachment(), ..datapath::Options::default() };
-    let datapath = Datapath::open_with(&options.bpffs, &how).context("the datapath cannot be opened")?;
+    let mut datapath = Datapath::open_with(&options.bpffs, &how).context("the datapath cannot be opened")?;
+    if let Err(error) = socket_hooks(options, configuration, &mut datapath) {
+        warn!("{error:#}; pods are served, but this node itself cannot reach Services");
+    }
     let events = datapath.events().context("drop events cannot be read")?;
     let engine = start_engine(options, configuration.clone(), state, datapath)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -42,6 +45,30 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
     runtime.block_on(serve(options, configuration, engine, watch, events))?;
     // Threads that wait are not waited for.
     runtime.shutdown_background();
+    Ok(())
+}
+
+/// Socket load balancing, as the values want it. The hooks stay when the
+/// agent ends.
+fn socket_hooks(
+    options: &Options,
+    configuration: &Configuration,
+    datapath: &mut Datapath,
+) -> anyhow::Result<()> {
+    if !configuration.values.socket_lb_enabled {
+        return datapath.detach_sockets().context("the socket hooks cannot be taken off");
+    }
+    let cgroup = match &options.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => beeline_kernel::cgroup::find_mount().context("sockets cannot be translated")?,
+    };
+    let attached = datapath.attach_sockets(&cgroup);
+    let attached = attached.with_context(|| {
+        format!("the socket hooks cannot be attached to the cgroup {}; see --cgroup", cgroup.display())
+    })?;
+    if attached > 0 {
+        info!("sockets below the cgroup {} are translated", cgroup.display());
+    }
     Ok(())
 }
 

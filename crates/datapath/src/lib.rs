@@ -23,6 +23,7 @@ pub mod policy;
 pub mod rewrite;
 pub mod route;
 pub mod service;
+pub mod socket;
 pub mod source;
 
 use beeline_abi::address::kind;

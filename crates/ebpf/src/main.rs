@@ -8,6 +8,7 @@ mod events;
 mod maps;
 mod platform;
 mod skb;
+mod sockets;
 mod sweep;
 
 use core::mem::{size_of, zeroed};

@@ -54,7 +54,8 @@ pub static SOURCE_RANGE: LpmTrie<[u32; 5], SourceRangeValue, { maps::SOURCE_RANG
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue, { maps::AFFINITY.max_entries as usize }> =
     LruHashMap::new();
 #[btf_map]
-pub static SOCKET: Hash<SocketKey, SocketValue, { maps::SOCKET.max_entries as usize }> = HashMap::new();
+pub static SOCKET: LruHashMap<SocketKey, SocketValue, { maps::SOCKET.max_entries as usize }> =
+    LruHashMap::new();
 #[btf_map]
 pub static CONNTRACK: ArrayOfMaps<Connections, { maps::CONNTRACK.max_entries as usize }> = ArrayOfMaps::new();
 #[btf_map]

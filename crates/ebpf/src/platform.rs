@@ -36,6 +36,12 @@ impl Kernel {
     pub fn new(skb: Skb) -> Kernel {
         Kernel { skb }
     }
+
+    /// The tables alone, for hooks that see no packet.
+    #[inline(always)]
+    pub fn without_packet() -> Kernel {
+        Kernel { skb: Skb(core::ptr::null_mut()) }
+    }
 }
 
 /// Adds one packet to a counter of this CPU.

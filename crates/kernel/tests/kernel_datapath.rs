@@ -54,7 +54,7 @@ fn kernel_the_datapath_outlives_its_owner() {
         })
         .unwrap();
     assert_eq!(first.attached(), node.all_attached());
-    assert_eq!(links(&node), if has_tcx() { 3 } else { 0 }, "the way to attach is found by trying");
+    assert_eq!(links(&node), if has_tcx() { 4 } else { 0 }, "the way to attach is found by trying");
     let config = ConfigValue { node: 7, ..ConfigValue::defaults() };
     first.set_config(&config).unwrap();
     first.node().update(&7, &NodeValue { path_mtu: 1500, ..NodeValue::default() }).unwrap();
@@ -123,14 +123,14 @@ fn kernel_what_others_detach_is_attached_again() {
                 std::fs::remove_file(pin).unwrap();
             }
         }
-        assert_eq!(node.attached().len(), 2, "{:?}", options.attachment);
+        assert_eq!(node.attached().len(), 3, "{:?}", options.attachment);
         let repaired = node.netns.enter(|| datapath.repair()).unwrap().unwrap();
         assert_eq!((repaired, node.attached()), (1, node.all_attached()), "{:?}", options.attachment);
 
         // A device goes: its programs are forgotten.
         Netlink::open_in(&node.netns).unwrap().delete_link("lxc0").unwrap();
         let repaired = node.netns.enter(|| datapath.repair()).unwrap().unwrap();
-        assert_eq!((repaired, node.attached().len()), (2, 1), "{:?}", options.attachment);
+        assert_eq!((repaired, node.attached().len()), (2, 2), "{:?}", options.attachment);
         assert_eq!(node.netns.enter(|| datapath.repair()).unwrap().unwrap(), 0);
     }
 }
@@ -209,7 +209,7 @@ fn kernel_without_tcx_classifiers_do_the_same() {
     if has_tcx() {
         let tcx = node.open();
         assert_eq!((running(Direction::Ingress), tcx.attached()), (vec![], node.all_attached()));
-        assert_eq!(links(&node), 3);
+        assert_eq!(links(&node), 4);
     }
     let mut back = node.open_with(&by_classifier);
     assert_eq!(links(&node), 0);

@@ -249,16 +249,16 @@ pub const KEYS: &[Key] = &[
     key(
         "socketLB.enabled",
         Kind::Bool,
-        "false",
-        Built::Only(&["false"], "services use per-packet translation"),
-        "Translate services when a socket connects.",
+        "true",
+        Built::Yes,
+        "Translate Services when a socket connects: without it the nodes themselves cannot reach Services.",
     ),
     key(
         "socketLB.hostNamespaceOnly",
         Kind::Bool,
-        "false",
-        Built::Only(&["false"], "services use per-packet translation"),
-        "Socket translation for the host only.",
+        "true",
+        Built::Yes,
+        "Translate sockets of the host's network alone; pods' packets are translated one by one, as gVisor, Kata and NFS clients need it.",
     ),
     key(
         "loadBalancer.mode",

@@ -54,6 +54,10 @@ pub struct Values {
     pub load_balancer_mode: LoadBalancerMode,
     /// `bpf.masquerade`.
     pub bpf_masquerade: bool,
+    /// `socketLB.enabled`.
+    pub socket_lb_enabled: bool,
+    /// `socketLB.hostNamespaceOnly`.
+    pub socket_lb_host_only: bool,
     /// `bpf.enableTCX`.
     pub bpf_enable_tcx: bool,
     /// `bpf.ctTcpMax`: capacity of the connection table.
@@ -98,6 +102,8 @@ impl Values {
                 _ => LoadBalancerMode::Snat,
             },
             bpf_masquerade: get.bool("bpf.masquerade"),
+            socket_lb_enabled: get.bool("socketLB.enabled"),
+            socket_lb_host_only: get.bool("socketLB.hostNamespaceOnly"),
             bpf_enable_tcx: get.bool("bpf.enableTCX"),
             conntrack_capacity: get.text("bpf.ctTcpMax").parse().unwrap_or_default(),
             devices: get.list("devices"),

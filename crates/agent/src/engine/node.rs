@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use beeline_abi::ABI_VERSION;
-use beeline_abi::config::ConfigValue;
+use beeline_abi::config::{ConfigValue, flags as config_flags};
 use beeline_kernel::netlink::Change;
 use beeline_kernel::sysctl::Previous;
 use tracing::{info, warn};
@@ -59,16 +59,25 @@ impl Engine {
         let current = self.datapath.config()?;
         let mut config = ConfigValue { netns_cookie: self.netns_cookie, ..ConfigValue::defaults() };
         if current.abi_version == ABI_VERSION {
-            let ConfigValue { flags, node, node_ipv4, node_ipv6, .. } = current;
-            config = ConfigValue { flags, node, node_ipv4, node_ipv6, ..config };
+            let ConfigValue { node, node_ipv4, node_ipv6, .. } = current;
+            config = ConfigValue { node, node_ipv4, node_ipv6, ..config };
         }
         if let Some(own) = self.own.as_ref().filter(|own| own.id != 0) {
             config = ConfigValue { node: own.id, node_ipv4: own.ipv4, node_ipv6: own.ipv6, ..config };
         }
+        config.flags = self.config_flags();
         if config != current {
             self.datapath.set_config(&config)?;
         }
         Ok(())
+    }
+
+    /// The programs' switches, as the values set them.
+    fn config_flags(&self) -> u32 {
+        let values = &self.configuration.values;
+        let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
+        flag(values.socket_lb_enabled && !values.socket_lb_host_only, config_flags::SOCKET_PODS)
+            | flag(values.socket_lb_enabled, config_flags::NODE_PORT_LOOPBACK)
     }
 
     /// Looks at the host and does what is to be done.

@@ -32,6 +32,16 @@ pub(crate) struct LinkState {
     pub ifindex: u32,
 }
 
+/// What the kernel says about a link to a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CgroupLinkState {
+    /// Number of the program that runs.
+    pub program_id: u32,
+    /// The cgroup (the inode of its folder); 0 = it has gone, or the link was
+    /// detached.
+    pub cgroup_id: u64,
+}
+
 /// A test run of a classifier.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SkbRun<'a> {
@@ -136,6 +146,31 @@ pub(crate) fn link_state(link: BorrowedFd<'_>) -> io::Result<LinkState> {
     // are plain numbers too.
     let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
     Ok(LinkState { program_id: info.prog_id, ifindex })
+}
+
+/// `BPF_OBJ_GET_INFO_BY_FD` of a link to a cgroup.
+pub(crate) fn cgroup_link_state(link: BorrowedFd<'_>) -> io::Result<CgroupLinkState> {
+    // SAFETY: plain data, for which all-zero is valid.
+    let mut info: bpf_link_info = unsafe { zeroed() };
+    read_info(link, &mut info)?;
+    // SAFETY: such a link fills these fields; of any other kind of link they
+    // are plain numbers too.
+    let cgroup_id = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
+    Ok(CgroupLinkState { program_id: info.prog_id, cgroup_id })
+}
+
+/// `BPF_LINK_CREATE` of a link to a cgroup, after those that are there.
+pub(crate) fn create_cgroup_link(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.link_create.attach_type = hook as u32;
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    let fd = call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    Ok(owned(fd))
 }
 
 /// `BPF_LINK_CREATE` of a TCX link, after those that are there.

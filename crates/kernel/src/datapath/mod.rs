@@ -20,6 +20,7 @@ mod object;
 mod pinned;
 mod pins;
 mod programs;
+mod sockets;
 mod tables;
 #[cfg(test)]
 mod testing;
@@ -180,6 +181,7 @@ impl Datapath {
     /// table.
     fn swap(&mut self, object: &[u8]) -> Result<(), DatapathError> {
         self.links.swap(&self.programs)?;
+        sockets::swap(&self.pins, &self.programs)?;
         if self.fresh {
             self.programs.pin(object, &self.pins)?;
         }
@@ -209,6 +211,22 @@ impl Datapath {
     /// Attaches the programs of an uplink.
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.links.attach(ifindex, links::UPLINK, &self.programs)
+    }
+
+    /// Attaches the socket hooks to a cgroup, in place of another if it was
+    /// attached to one. Returns how many were not attached.
+    pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<usize, DatapathError> {
+        sockets::attach(&self.pins, cgroup, &self.programs)
+    }
+
+    /// Takes the socket hooks off their cgroup. None there is no error.
+    pub fn detach_sockets(&mut self) -> Result<(), DatapathError> {
+        sockets::detach(&self.pins)
+    }
+
+    /// The socket hooks that are attached, by name.
+    pub fn attached_sockets(&self) -> Vec<&'static str> {
+        sockets::attached(&self.pins)
     }
 
     /// Takes every program off a device. One that is gone or has none is no error.

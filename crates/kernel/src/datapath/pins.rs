@@ -81,6 +81,11 @@ impl Pins {
         self.links().join(format!("{program}-{ifindex}"))
     }
 
+    /// The link of a socket hook.
+    pub(crate) fn socket_link(&self, program: &str) -> PathBuf {
+        self.links().join(program)
+    }
+
     /// The links that are pinned: program and device.
     pub(crate) fn pinned_links(&self) -> Result<Vec<(String, u32)>, DatapathError> {
         let names = names(&self.links())?;

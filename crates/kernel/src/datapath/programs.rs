@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use aya::programs::{Program, SchedClassifier};
+use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use beeline_abi::maps;
 use sha2::{Digest, Sha256};
@@ -144,13 +144,15 @@ fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, DatapathError
     let object = || format!("program {name}");
     let missing = || DatapathError::Object(format!("program {name} is missing"));
     let program: &mut Program = ebpf.program_mut(name).ok_or_else(missing)?;
-    let classifier: &mut SchedClassifier = program
-        .try_into()
-        .map_err(|_| DatapathError::Object(format!("program {name} is not a classifier")))?;
-    classifier.load().map_err(|error| refused(&object(), &error))?;
-    let fd = classifier.fd().map_err(|error| refused(&object(), &error))?;
+    match program {
+        Program::SchedClassifier(classifier) => classifier.load(),
+        Program::CgroupSockAddr(hook) => hook.load(),
+        _ => return Err(DatapathError::Object(format!("program {name} is of a kind that is not loaded"))),
+    }
+    .map_err(|error| refused(&object(), &error))?;
+    let fd = program.fd().map_err(|error| refused(&object(), &error))?;
     let fd = fd.as_fd().try_clone_to_owned().map_err(failed("keep", object()))?;
-    let info = classifier.info().map_err(|error| refused(&object(), &error))?;
+    let info = program.info().map_err(|error| refused(&object(), &error))?;
     Ok(Loaded { fd, info: describe(name, &info) })
 }
 

@@ -178,13 +178,14 @@ impl TestNode {
         self.netns.enter(|| Pinned::open(&self.bpffs).unwrap().attached()).unwrap()
     }
 
-    /// The three attachments of a node with one pod and one uplink.
+    /// The attachments of a node with one pod and one uplink.
     pub fn all_attached(&self) -> Vec<Attached> {
         let pod = |program| Attached { ifindex: self.pod_ifindex, program };
         vec![
             pod(programs::FROM_POD),
             pod(programs::TO_POD),
             Attached { ifindex: self.uplink_ifindex, program: programs::FROM_UPLINK },
+            Attached { ifindex: self.uplink_ifindex, program: programs::TO_UPLINK },
         ]
     }
 }

@@ -46,7 +46,7 @@ pub struct AgentConfig {
     pub paths: NodePaths,
     /// The kubeconfig.
     pub kubeconfig: PathBuf,
-    /// The node's cgroup for the agent.
+    /// The node's cgroup.
     pub cgroup: PathBuf,
 }
 
@@ -246,6 +246,7 @@ fn spawn_agent(config: &AgentConfig) -> Result<Child> {
     argument(&mut command, "--kubeconfig", &config.kubeconfig);
     argument(&mut command, "--values", &config.paths.values());
     argument(&mut command, "--bpffs", &config.paths.bpffs());
+    argument(&mut command, "--cgroup", &config.cgroup);
     argument(&mut command, "--socket", &config.paths.socket());
     argument(&mut command, "--state-dir", &config.paths.state());
     command
@@ -253,6 +254,6 @@ fn spawn_agent(config: &AgentConfig) -> Result<Child> {
         .stdout(log.try_clone().context("cannot share the log")?)
         .stderr(log)
         .kill_on_drop(true);
-    spawn::place(&mut command, &config.paths.netns(), &config.cgroup, None)?;
+    spawn::place(&mut command, &config.paths.netns(), &config.cgroup.join("agent"), None)?;
     command.spawn().with_context(|| format!("cannot start {}", config.program.display()))
 }

@@ -279,7 +279,7 @@ fn switch_on(lab: &Lab, node: &str) -> Result<Power> {
     let api = lab.api.serve(topology::listen(&place.netns, loopback, record.api_port)?)?;
     let agent = Arc::new(Agent::start(AgentConfig {
         program: lab.programs.agent.clone(),
-        cgroup: place.cgroup.join("agent"),
+        cgroup: place.cgroup.clone(),
         node: node.to_owned(),
         paths: files.clone(),
         kubeconfig: lab.paths.kubeconfig(),

@@ -1,0 +1,192 @@
+//! Socket load balancing: what a socket asks for becomes a backend before a
+//! packet exists, so that no packet needs a translation. One function per
+//! hook: [`connect`] (also for datagrams that name their destination),
+//! [`sendmsg`] and [`peer`] (what a datagram came from, what a socket is
+//! connected to).
+
+use beeline_abi::config::flags as config;
+use beeline_abi::conntrack::ticks_from_seconds;
+use beeline_abi::service::{
+    AffinityKey, AffinityValue, CLASS_NODE, FrontendKey, SCOPE_INTERNAL, SLOT_MEMBER, ServiceValue, SlotKey,
+    address_flags, backend_state,
+};
+use beeline_abi::socket::{SocketKey, SocketValue, direction};
+use beeline_abi::{Ip, Port};
+
+use crate::platform::Tables;
+
+/// Slots that are tried, because one may vanish while a new generation is
+/// published.
+const TRIES_MAX: u32 = 3;
+
+/// What a socket hook asks of the body it runs in.
+pub trait Sockets: Tables {
+    /// The present tick (`beeline_abi::conntrack::tick`).
+    fn tick(&self) -> u32;
+    /// A random number.
+    fn random(&mut self) -> u32;
+    /// What is known of a socket.
+    fn socket(&self, key: &SocketKey) -> Option<SocketValue>;
+    /// Remembers it; best effort.
+    fn socket_insert(&mut self, key: &SocketKey, value: &SocketValue);
+}
+
+/// A socket and the address that it names. IPv4 is mapped, also where an IPv6
+/// socket names it so (RFC 4291 section 2.5.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its cookie.
+    pub cookie: u64,
+    /// The cookie of its network namespace.
+    pub netns_cookie: u64,
+    /// The address.
+    pub ip: Ip,
+    /// The port.
+    pub port: Port,
+    /// IP protocol.
+    pub proto: u8,
+}
+
+/// What a hook does with the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing.
+    Keep,
+    /// Puts another in its place.
+    Use(Ip, Port),
+    /// Refuses the call with `ECONNREFUSED`.
+    Refuse,
+}
+
+/// connect(2): a backend for the life of the connection.
+#[inline(always)]
+pub fn connect<S: Sockets>(env: &mut S, asked: &Asked) -> Answer {
+    let Some(service) = service_of(env, asked) else { return Answer::Keep };
+    match service {
+        Some(service) => choose(env, asked, service),
+        None => Answer::Refuse,
+    }
+}
+
+/// sendmsg(2) with a destination: the backend that the socket had for it the
+/// last time, while it serves; so all datagrams of one exchange reach one
+/// backend, as they do where packets are translated.
+#[inline(always)]
+pub fn sendmsg<S: Sockets>(env: &mut S, asked: &Asked) -> Answer {
+    if let Some(kept) = env.socket(&key(asked, direction::ASKED)) {
+        let serves = env.backend(kept.backend).is_some_and(|backend| {
+            backend.state == backend_state::ACTIVE && backend.ip == kept.ip && backend.port == kept.port
+        });
+        if serves {
+            return Answer::Use(kept.ip, kept.port);
+        }
+    }
+    connect(env, asked)
+}
+
+/// recvmsg(2) and getpeername(2): whoever asked for a Service hears from it.
+#[inline(always)]
+pub fn peer<S: Sockets>(env: &mut S, backend: &Asked) -> Answer {
+    match env.socket(&key(backend, direction::BACKEND)) {
+        Some(known) => Answer::Use(known.ip, known.port),
+        None => Answer::Keep,
+    }
+}
+
+/// The Service behind the address. None: not ours to translate. A service of
+/// `None`: the address is a Service's, the port is not.
+#[inline(always)]
+fn service_of<S: Sockets>(env: &S, asked: &Asked) -> Option<Option<u32>> {
+    let settings = env.config()?;
+    let of_host = asked.netns_cookie == settings.netns_cookie;
+    if !of_host && settings.flags & config::SOCKET_PODS == 0 {
+        return None;
+    }
+    let on_loopback = of_host && settings.flags & config::NODE_PORT_LOOPBACK != 0 && is_loopback(&asked.ip);
+    let (class, exclusive) = if on_loopback {
+        (CLASS_NODE, false)
+    } else {
+        let address = env.service_address(&asked.ip)?;
+        (address.class, address.flags & address_flags::EXCLUSIVE != 0)
+    };
+    let frontend = FrontendKey { class, port: asked.port, proto: asked.proto, scope: SCOPE_INTERNAL };
+    match env.frontend(&frontend) {
+        Some(found) => Some(Some(found.service)),
+        None if exclusive => Some(None),
+        None => None,
+    }
+}
+
+#[inline(always)]
+fn is_loopback(ip: &Ip) -> bool {
+    if ip.is_v4() {
+        return u32::from_be(ip.v4_word()) >> 24 == 127;
+    }
+    ip.0[0] == 0 && ip.0[1] == 0 && ip.0[2] == 0 && ip.0[3] == 1_u32.to_be()
+}
+
+#[inline(always)]
+fn choose<S: Sockets>(env: &mut S, asked: &Asked, id: u32) -> Answer {
+    let first = env.random();
+    let mut i = 0;
+    while i < TRIES_MAX {
+        let choice = first.wrapping_add(i);
+        let Some(service) = env.service(id) else { return Answer::Refuse };
+        if service.slots == 0 {
+            return Answer::Refuse;
+        }
+        let kept = if i == 0 { kept_backend(env, asked, id, &service) } else { 0 };
+        i += 1;
+        let slot = SlotKey { service: id, generation: service.generation, slot: choice % service.slots };
+        let number = if kept != 0 { kept } else { env.slot(&slot).map_or(0, |chosen| chosen.backend) };
+        let Some(backend) = env.backend(number) else { continue };
+        remember(
+            env,
+            asked,
+            &SocketValue { ip: backend.ip, port: backend.port, flags: 0, service: id, backend: number },
+        );
+        if service.affinity_s != 0 {
+            let used = env.tick();
+            env.affinity_insert(&affinity_key(asked, id), &AffinityValue { backend: number, used });
+        }
+        return Answer::Use(backend.ip, backend.port);
+    }
+    Answer::Refuse
+}
+
+/// Both ways: datagrams find their backend again, answers their Service.
+#[inline(always)]
+fn remember<S: Sockets>(env: &mut S, asked: &Asked, backend: &SocketValue) {
+    env.socket_insert(&key(asked, direction::ASKED), backend);
+    let there = Asked { ip: backend.ip, port: backend.port, ..*asked };
+    let service = SocketValue { ip: asked.ip, port: asked.port, ..*backend };
+    env.socket_insert(&key(&there, direction::BACKEND), &service);
+}
+
+#[inline(always)]
+fn key(asked: &Asked, direction: u8) -> SocketKey {
+    let Asked { cookie, ip, port, proto, .. } = *asked;
+    SocketKey { cookie, ip, port, proto, direction, reserved: [0; 4] }
+}
+
+/// The backend that sockets of this network namespace had of late, while it
+/// serves (`ClientIP` affinity; a socket has no address yet); else 0.
+#[inline(always)]
+fn kept_backend<S: Sockets>(env: &S, asked: &Asked, id: u32, service: &ServiceValue) -> u32 {
+    if service.affinity_s == 0 {
+        return 0;
+    }
+    let Some(kept) = env.affinity(&affinity_key(asked, id)) else { return 0 };
+    if env.tick().wrapping_sub(kept.used) > ticks_from_seconds(service.affinity_s) {
+        return 0;
+    }
+    let member = SlotKey { service: id, generation: SLOT_MEMBER, slot: kept.backend };
+    env.slot(&member).map_or(0, |member| member.backend)
+}
+
+#[inline(always)]
+fn affinity_key(asked: &Asked, service: u32) -> AffinityKey {
+    let cookie = asked.netns_cookie;
+    let client = Ip([0, 0, (cookie >> 32) as u32, cookie as u32]);
+    AffinityKey { client, service, is_cookie: 1 }
+}

@@ -1,0 +1,197 @@
+//! The socket hooks of a cgroup (`BPF_PROG_TYPE_CGROUP_SOCK_ADDR`): each reads
+//! the address of a call, asks `beeline_datapath::socket`, and writes back
+//! what it says.
+
+use core::arch::asm;
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::{
+    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use beeline_abi::conntrack::tick;
+use beeline_abi::counter::{hook, outcome, outcome_index};
+use beeline_abi::socket::{SocketKey, SocketValue};
+use beeline_abi::{Ip, Port};
+use beeline_datapath::socket::{Answer, Asked, Sockets, connect, peer, sendmsg};
+
+use crate::maps;
+use crate::platform::{Kernel, count};
+
+/// The call goes on.
+const PROCEED: i32 = 1;
+/// The call ends with the error that was set.
+const REFUSE: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+
+/// connect(2), IPv4.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(call: SockAddrContext) -> i32 {
+    let asked = asked4(call.sock_addr);
+    answer4(call.sock_addr, connect(&mut Kernel::without_packet(), &asked))
+}
+
+/// connect(2), IPv6.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(call: SockAddrContext) -> i32 {
+    let asked = asked6(call.sock_addr);
+    answer6(call.sock_addr, connect(&mut Kernel::without_packet(), &asked))
+}
+
+/// sendmsg(2) of datagrams with a destination, IPv4.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(call: SockAddrContext) -> i32 {
+    let asked = asked4(call.sock_addr);
+    answer4(call.sock_addr, sendmsg(&mut Kernel::without_packet(), &asked))
+}
+
+/// sendmsg(2) of datagrams with a destination, IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(call: SockAddrContext) -> i32 {
+    let asked = asked6(call.sock_addr);
+    answer6(call.sock_addr, sendmsg(&mut Kernel::without_packet(), &asked))
+}
+
+/// recvmsg(2) of datagrams, IPv4: where they came from.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(call: SockAddrContext) -> i32 {
+    let from = asked4(call.sock_addr);
+    answer4(call.sock_addr, peer(&mut Kernel::without_packet(), &from))
+}
+
+/// recvmsg(2) of datagrams, IPv6: where they came from.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(call: SockAddrContext) -> i32 {
+    let from = asked6(call.sock_addr);
+    answer6(call.sock_addr, peer(&mut Kernel::without_packet(), &from))
+}
+
+/// getpeername(2), IPv4.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(call: SockAddrContext) -> i32 {
+    let to = asked4(call.sock_addr);
+    answer4(call.sock_addr, peer(&mut Kernel::without_packet(), &to))
+}
+
+/// getpeername(2), IPv6.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(call: SockAddrContext) -> i32 {
+    let to = asked6(call.sock_addr);
+    answer6(call.sock_addr, peer(&mut Kernel::without_packet(), &to))
+}
+
+/// Keeps the compiler from holding the sum of context and offset, through
+/// which the verifier refuses to read.
+#[inline(always)]
+fn plain(mut call: *mut bpf_sock_addr) -> *mut bpf_sock_addr {
+    // SAFETY: a copy onto itself.
+    unsafe { asm!("{0} = {0}", inout(reg) call, options(nomem, preserves_flags)) };
+    call
+}
+
+#[inline(always)]
+fn asked4(call: *mut bpf_sock_addr) -> Asked {
+    let call = plain(call);
+    // SAFETY: the kernel hands a valid context to the program.
+    asked(call, Ip::from_v4_word(unsafe { (*call).user_ip4 }))
+}
+
+#[inline(always)]
+fn asked6(call: *mut bpf_sock_addr) -> Asked {
+    let call = plain(call);
+    // SAFETY: as above.
+    let ip = unsafe {
+        Ip([
+            (&raw const (*call).user_ip6[0]).read(),
+            (&raw const (*call).user_ip6[1]).read(),
+            (&raw const (*call).user_ip6[2]).read(),
+            (&raw const (*call).user_ip6[3]).read(),
+        ])
+    };
+    asked(call, ip)
+}
+
+#[inline(always)]
+fn asked(call: *mut bpf_sock_addr, ip: Ip) -> Asked {
+    // SAFETY: the kernel hands a valid context to the program; the port is
+    // two bytes in network order.
+    unsafe {
+        Asked {
+            cookie: bpf_get_socket_cookie(call.cast()),
+            netns_cookie: bpf_get_netns_cookie(call.cast()),
+            ip,
+            port: Port((*plain(call)).user_port as u16),
+            proto: (*plain(call)).protocol as u8,
+        }
+    }
+}
+
+#[inline(always)]
+fn answer4(call: *mut bpf_sock_addr, answer: Answer) -> i32 {
+    if let Answer::Use(ip, port) = answer {
+        let call = plain(call);
+        // SAFETY: the kernel hands a valid context to the program.
+        unsafe {
+            (*call).user_ip4 = ip.v4_word();
+            (*call).user_port = port.0 as u32;
+        }
+    }
+    end(answer)
+}
+
+#[inline(always)]
+fn answer6(call: *mut bpf_sock_addr, answer: Answer) -> i32 {
+    if let Answer::Use(Ip([a, b, c, d]), port) = answer {
+        let call = plain(call);
+        // SAFETY: as above; word by word, as the kernel allows.
+        unsafe {
+            (&raw mut (*call).user_ip6[0]).write_volatile(a);
+            (&raw mut (*call).user_ip6[1]).write_volatile(b);
+            (&raw mut (*call).user_ip6[2]).write_volatile(c);
+            (&raw mut (*call).user_ip6[3]).write_volatile(d);
+            (*call).user_port = port.0 as u32;
+        }
+    }
+    end(answer)
+}
+
+#[inline(always)]
+fn end(answer: Answer) -> i32 {
+    match answer {
+        Answer::Keep => PROCEED,
+        Answer::Use(..) => {
+            count(outcome_index(hook::SOCKET, outcome::SOCKET_TRANSLATED), 0);
+            PROCEED
+        }
+        Answer::Refuse => {
+            count(outcome_index(hook::SOCKET, outcome::ANSWERED), 0);
+            // SAFETY: has no preconditions.
+            unsafe { bpf_set_retval(-ECONNREFUSED) };
+            REFUSE
+        }
+    }
+}
+
+impl Sockets for Kernel {
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        // SAFETY: has no preconditions.
+        tick(unsafe { bpf_ktime_get_ns() })
+    }
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        // SAFETY: has no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    }
+    #[inline(always)]
+    fn socket(&self, key: &SocketKey) -> Option<SocketValue> {
+        // SAFETY: a value is replaced whole, and stays in memory until the
+        // program has ended.
+        unsafe { maps::SOCKET.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn socket_insert(&mut self, key: &SocketKey, value: &SocketValue) {
+        let _ = maps::SOCKET.insert(key, value, 0);
+    }
+}

@@ -1,0 +1,267 @@
+//! The socket hooks, as programs meet them: what they connect to, what they
+//! hear from, what they are refused. Real sockets of a process in a cgroup and
+//! a network namespace of the test.
+
+#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+
+mod support;
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use beeline_abi::config::{ConfigValue, flags};
+use beeline_abi::ip::proto;
+use beeline_abi::service::{
+    BackendValue, CLASS_NODE, FrontendKey, FrontendValue, SCOPE_INTERNAL, ServiceAddressValue, ServiceValue,
+    SlotKey, SlotValue, address_flags, backend_state,
+};
+use beeline_abi::{Ip, Port};
+use beeline_kernel::cgroup;
+use beeline_kernel::datapath::Datapath;
+use beeline_sync::Tables;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use support::{TestNode, no_programs};
+
+const SERVICES: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+const BACKENDS: [&str; 2] = ["127.0.0.1", "::1"];
+
+fn ip(text: &str) -> Ip {
+    Ip::from(text.parse::<IpAddr>().unwrap())
+}
+
+fn address(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+/// A cgroup of the test, gone when dropped.
+struct TestCgroup(PathBuf);
+
+impl TestCgroup {
+    fn new(name: &str) -> TestCgroup {
+        let path = cgroup::find_mount().unwrap().join(format!("beeline-test-{}-{name}", std::process::id()));
+        cgroup::create(&path).unwrap();
+        TestCgroup(path)
+    }
+}
+
+impl Drop for TestCgroup {
+    fn drop(&mut self) {
+        if let Err(error) = cgroup::remove(&self.0) {
+            eprintln!("left behind: {error}");
+        }
+    }
+}
+
+/// One Service in each family: port 80 to 8080 of the loopback, TCP and UDP;
+/// port 81 without endpoints; NodePort 30080.
+fn fill(datapath: &mut Datapath) {
+    for (i, (service, backend)) in SERVICES.iter().zip(BACKENDS).enumerate() {
+        let (class, id) = (20 + i as u32, 1 + i as u32);
+        let exclusive = ServiceAddressValue { class, flags: address_flags::EXCLUSIVE };
+        datapath.service_address().update(&ip(service), &exclusive).unwrap();
+        for protocol in [proto::TCP, proto::UDP] {
+            let key = |class, port| FrontendKey {
+                class,
+                port: Port::new(port),
+                proto: protocol,
+                scope: SCOPE_INTERNAL,
+            };
+            let to = |service| FrontendValue { service, ..FrontendValue::default() };
+            datapath.frontend().update(&key(class, 80), &to(id)).unwrap();
+            datapath.frontend().update(&key(class, 81), &to(99)).unwrap();
+            datapath.frontend().update(&key(CLASS_NODE, 30080), &to(id)).unwrap();
+        }
+        set_backend(datapath, id, &backend_at(backend, 8080));
+        let slot = SlotKey { service: id, generation: 1, slot: 0 };
+        datapath.slot().update(&slot, &SlotValue { backend: id, weight_sum: 0 }).unwrap();
+        let value = ServiceValue { generation: 1, slots: 1, ..ServiceValue::default() };
+        datapath.service().update(&id, &value).unwrap();
+    }
+    datapath.service().update(&99, &ServiceValue { generation: 1, ..ServiceValue::default() }).unwrap();
+}
+
+fn backend_at(backend: &str, port: u16) -> BackendValue {
+    let state = backend_state::ACTIVE;
+    BackendValue { ip: ip(backend), port: Port::new(port), state, ..BackendValue::default() }
+}
+
+fn set_backend(datapath: &mut Datapath, id: u32, value: &BackendValue) {
+    datapath.backend().update(&id, value).unwrap();
+}
+
+/// A node with hooks on a cgroup, and what runs in both.
+struct World {
+    node: TestNode,
+    cgroup: TestCgroup,
+    datapath: Datapath,
+}
+
+impl World {
+    fn new(name: &str, flags: u32) -> World {
+        let node = TestNode::new();
+        let cgroup = TestCgroup::new(name);
+        let mut datapath = node.open();
+        let netns_cookie = node.netns.cookie().unwrap();
+        datapath.set_config(&ConfigValue { netns_cookie, flags, ..ConfigValue::defaults() }).unwrap();
+        fill(&mut datapath);
+        assert_eq!(datapath.attach_sockets(&cgroup.0).unwrap(), 8);
+        World { node, cgroup, datapath }
+    }
+
+    /// Runs `story` in a process of its own in the node's namespace and in
+    /// the cgroup; what it says is empty if it is content.
+    fn process(&self, story: impl FnOnce() -> Result<(), String>) {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        // SAFETY: the child uses its own memory, and ends by _exit.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                drop(reader);
+                let told = cgroup::add(&self.cgroup.0, 0)
+                    .map_err(|error| error.to_string())
+                    .and_then(|()| self.node.netns.enter_this_thread().map_err(|error| error.to_string()))
+                    .and_then(|()| story());
+                if let Err(text) = &told {
+                    let _ = std::io::Write::write_all(&mut &writer, text.as_bytes());
+                }
+                // SAFETY: ends the child without running the parent's cleanup.
+                unsafe { nix::libc::_exit(i32::from(told.is_err())) }
+            }
+            ForkResult::Parent { child } => {
+                drop(writer);
+                let mut text = String::new();
+                reader.read_to_string(&mut text).unwrap();
+                let status = waitpid(child, None).unwrap();
+                assert_eq!(status, WaitStatus::Exited(child, 0), "{text}");
+            }
+        }
+    }
+}
+
+fn check<T: PartialEq + std::fmt::Debug>(what: &str, is: T, should: T) -> Result<(), String> {
+    if is == should { Ok(()) } else { Err(format!("{what}: {is:?}, not {should:?}")) }
+}
+
+fn said<T>(what: &str, result: std::io::Result<T>) -> Result<T, String> {
+    result.map_err(|error| format!("{what}: {error}"))
+}
+
+/// connect(2), over TCP; the peer has the Service's name.
+fn connects(service: &str, port: u16, backend: &str) -> Result<(), String> {
+    let listener = said("listen", TcpListener::bind(address(backend, 8080)))?;
+    let stream = said("connect", TcpStream::connect(address(service, port)))?;
+    let (_, client) = said("accept", listener.accept())?;
+    check("the peer that the server sees", client, said("own name", stream.local_addr())?)?;
+    check("the peer that the client sees", said("peer", stream.peer_addr())?, address(service, port))
+}
+
+/// sendmsg(2) and recvmsg(2), not connected.
+fn exchanges(client: &UdpSocket, server: &UdpSocket, to: SocketAddr) -> Result<(), String> {
+    said("send", client.send_to(b"ask", to))?;
+    let mut bytes = [0; 16];
+    let (_, from) = said("receive", server.recv_from(&mut bytes))?;
+    said("answer", server.send_to(b"answer", from))?;
+    let (_, from) = said("receive the answer", client.recv_from(&mut bytes))?;
+    check("where the answer comes from", from, to)
+}
+
+fn udp(at: SocketAddr) -> Result<UdpSocket, String> {
+    let socket = said("bind", UdpSocket::bind(at))?;
+    said("time-out", socket.set_read_timeout(Some(Duration::from_secs(3))))?;
+    Ok(socket)
+}
+
+fn any(ip: &str) -> SocketAddr {
+    address(if ip.contains(':') { "::" } else { "0.0.0.0" }, 0)
+}
+
+#[test]
+fn kernel_the_nodes_sockets_reach_services() {
+    if no_programs() {
+        return;
+    }
+    let mut world = World::new("reach", flags::NODE_PORT_LOOPBACK);
+    for (service, backend) in SERVICES.into_iter().zip(BACKENDS) {
+        world.process(|| connects(service, 80, backend));
+        world.process(|| connects(backend, 30080, backend));
+        world.process(|| exchanges(&udp(any(service))?, &udp(address(backend, 8080))?, address(service, 80)));
+    }
+    // An IPv6 socket that names IPv4 (RFC 4291 section 2.5.5.2).
+    world.process(|| connects("::ffff:10.96.0.10", 80, BACKENDS[0]));
+    // A datagram socket stays with its backend while that serves, then leaves.
+    let (id, service) = (1, address(SERVICES[0], 80));
+    let first = backend_at(BACKENDS[0], 8080);
+    world.process(|| {
+        let (client, server) = (udp(any(SERVICES[0]))?, udp(address(BACKENDS[0], 8080))?);
+        exchanges(&client, &server, service)?;
+        exchanges(&client, &server, service)
+    });
+    set_backend(&mut world.datapath, id, &BackendValue { state: backend_state::TERMINATING, ..first });
+    set_backend(&mut world.datapath, 7, &backend_at(BACKENDS[0], 9090));
+    let slot = SlotKey { service: id, generation: 2, slot: 0 };
+    world.datapath.slot().update(&slot, &SlotValue { backend: 7, weight_sum: 0 }).unwrap();
+    let value = ServiceValue { generation: 2, slots: 1, ..ServiceValue::default() };
+    world.datapath.service().update(&id, &value).unwrap();
+    world.process(|| exchanges(&udp(any(SERVICES[0]))?, &udp(address(BACKENDS[0], 9090))?, service));
+}
+
+#[test]
+fn kernel_a_service_without_endpoints_refuses_the_call() {
+    if no_programs() {
+        return;
+    }
+    let world = World::new("refuse", 0);
+    for service in SERVICES {
+        for port in [81, 82] {
+            world.process(|| {
+                let error = TcpStream::connect(address(service, port)).err();
+                let error = error.and_then(|error| error.raw_os_error());
+                check("connect", error, Some(nix::libc::ECONNREFUSED))?;
+                let error = udp(any(service))?.send_to(b"ask", address(service, port)).err();
+                check("sendto", error.and_then(|error| error.raw_os_error()), Some(nix::libc::ECONNREFUSED))
+            });
+        }
+    }
+}
+
+#[test]
+fn kernel_sockets_of_pods_are_translated_where_that_is_wanted() {
+    if no_programs() {
+        return;
+    }
+    let mut world = World::new("pods", 0);
+    let config = world.datapath.config().unwrap();
+    // To the hooks another namespace than the node's is a pod's.
+    let elsewhere = ConfigValue { netns_cookie: config.netns_cookie + 1_000_000, ..config };
+    world.datapath.set_config(&elsewhere).unwrap();
+    world.process(|| {
+        let listener = said("listen", TcpListener::bind(address(BACKENDS[0], 8080)))?;
+        said("no wait", listener.set_nonblocking(true))?;
+        let timeout = Duration::from_millis(300);
+        let reached = TcpStream::connect_timeout(&address(SERVICES[0], 80), timeout).is_ok();
+        check("a pod's socket is left alone", reached, false)
+    });
+    world.datapath.set_config(&ConfigValue { flags: flags::SOCKET_PODS, ..elsewhere }).unwrap();
+    world.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
+}
+
+#[test]
+fn kernel_the_hooks_outlive_the_agent_and_move_to_another_cgroup() {
+    if no_programs() {
+        return;
+    }
+    let mut world = World::new("first", 0);
+    drop(std::mem::replace(&mut world.datapath, world.node.open()));
+    assert_eq!(world.datapath.attached_sockets().len(), 8);
+    assert_eq!(world.datapath.attach_sockets(&world.cgroup.0).unwrap(), 0, "nothing was missing");
+    world.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
+    let other = TestCgroup::new("other");
+    assert_eq!(world.datapath.attach_sockets(&other.0).unwrap(), 8);
+    let first = std::mem::replace(&mut world.cgroup, other);
+    world.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
+    world.datapath.detach_sockets().unwrap();
+    assert!(world.datapath.attached_sockets().is_empty());
+    drop(first);
+}
