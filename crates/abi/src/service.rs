@@ -13,16 +13,18 @@ use crate::{Ip, Port};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ServiceAddressValue {
-    /// All addresses of one class share their frontends. [`CLASS_NODE`] is
-    /// every node address; numbers from [`CLASS_FIRST_EXACT`] stand for one
-    /// address each.
+    /// All addresses of one class share their frontends. [`CLASS_NODE`] and
+    /// [`CLASS_NODE_IPV6`] are every node address of a family; numbers from
+    /// [`CLASS_FIRST_EXACT`] stand for one address each.
     pub class: u32,
     /// See [`address_flags`].
     pub flags: u32,
 }
 
-/// The class of all node addresses (NodePort).
+/// The class of all IPv4 addresses of nodes (NodePort).
 pub const CLASS_NODE: u32 = 1;
+/// The class of all IPv6 addresses of nodes.
+pub const CLASS_NODE_IPV6: u32 = 2;
 /// The first class that stands for a single address.
 pub const CLASS_FIRST_EXACT: u32 = 16;
 
@@ -31,6 +33,9 @@ pub mod address_flags {
     /// The address belongs to Services alone: a port without a frontend is
     /// refused. Absent on node addresses, whose other ports are the host's.
     pub const EXCLUSIVE: u32 = 1;
+    /// The address has frontends of its own and is a node's: a port that is
+    /// not found in its class is looked for in that of its family's nodes.
+    pub const ALSO_NODE: u32 = 2;
 }
 
 /// Key of the frontend table.

@@ -118,6 +118,7 @@ pub fn run<P: Platform>(env: &mut P, ctx: &mut Context) -> Verdict {
         hook::TO_UPLINK => to_uplink(env, ctx),
         _ => from_uplink(env, ctx),
     };
+    env.cut(ctx);
     let verdict = match result {
         Ok(verdict) => verdict,
         Err(Stop::Host) => Verdict::ToHost,
@@ -139,14 +140,20 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
         Ok(Frame::Other) => return Err(Stop::Drop(DropReason::UnsupportedProtocol)),
         Err(reason) => return Err(Stop::Drop(reason)),
     }
+    env.cut(ctx);
     guard::source(env, ctx)?;
     parse::fragment(env, ctx).map_err(Stop::Drop)?;
+    env.cut(ctx);
     if !conntrack::follow(env, ctx) {
+        env.cut(ctx);
         service::choose(env, ctx, SCOPE_INTERNAL)?;
+        env.cut(ctx);
         source::choose(env, ctx)?;
         policy::check(env, ctx)?;
+        env.cut(ctx);
         conntrack::open(env, ctx)?;
     }
+    env.cut(ctx);
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
     route::from_pod(env, ctx)
 }
@@ -159,13 +166,16 @@ pub fn to_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
         Ok(Frame::Ip) => {}
         _ => return Err(Stop::Host),
     }
+    env.cut(ctx);
     if parse::fragment(env, ctx).is_err() {
         return Err(Stop::Host);
     }
+    env.cut(ctx);
     if !conntrack::follow(env, ctx) {
         policy::check(env, ctx)?;
         conntrack::open(env, ctx)?;
     }
+    env.cut(ctx);
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
     Ok(Verdict::ToHost)
 }
@@ -178,6 +188,7 @@ pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdic
         Ok(Frame::Ip) => {}
         _ => return Err(Stop::Host),
     }
+    env.cut(ctx);
     let for_pod = match env.address(&ctx.dst).map_or(0, |address| address.kind) {
         kind::LOCAL_POD => true,
         kind::REMOTE_POD | kind::PEER_NODE | kind::SERVICE_RANGE => return Err(Stop::Host),
@@ -188,14 +199,18 @@ pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdic
         Err(_) => return Err(Stop::Host),
         Ok(()) => {}
     }
+    env.cut(ctx);
     if !conntrack::follow(env, ctx) {
+        env.cut(ctx);
         if !for_pod {
             outside_service(env, ctx)?;
         }
         guard::outside(env, ctx)?;
         policy::check(env, ctx)?;
+        env.cut(ctx);
         conntrack::open(env, ctx)?;
     }
+    env.cut(ctx);
     if !for_pod && ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) == 0 {
         return Err(Stop::Host);
     }
@@ -211,6 +226,7 @@ fn outside_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), St
         return Err(Stop::Host);
     }
     ctx.flags |= flags::REPLY_BY_INGRESS;
+    env.cut(ctx);
     source::choose(env, ctx)
 }
 
@@ -226,9 +242,11 @@ pub fn to_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict,
         Ok(Frame::Ip) => {}
         _ => return Err(Stop::Host),
     }
+    env.cut(ctx);
     if parse::fragment(env, ctx).is_err() || !conntrack::follow(env, ctx) {
         return Err(Stop::Host);
     }
+    env.cut(ctx);
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
     Ok(Verdict::ToHost)
 }

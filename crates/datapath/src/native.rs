@@ -199,6 +199,7 @@ impl<T: Tables> Platform for Native<'_, T> {
     fn random(&mut self) -> u32 {
         self.random
     }
+    fn cut(&self, _ctx: &mut Context) {}
     fn is_of_host(&self) -> bool {
         self.of_host
     }

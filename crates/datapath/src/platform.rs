@@ -112,6 +112,10 @@ pub trait Platform: Packet + Tables + Routing {
     fn tick(&self) -> u32;
     /// A random number.
     fn random(&mut self) -> u32;
+    /// A cut between stages: what the next one needs, it reads from `ctx`
+    /// anew. So the kernel's verifier meets every stage in one state, instead
+    /// of once for each way through the stages before it.
+    fn cut(&self, ctx: &mut Context);
     /// The node itself made the packet: it came in by no device.
     fn is_of_host(&self) -> bool;
     /// Counts a packet that was let through although the connection table is

@@ -6,8 +6,8 @@ use beeline_abi::conntrack::ticks_from_seconds;
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, FrontendKey, SCOPE_EXTERNAL, SLOT_MEMBER, ServiceValue, SlotKey,
-    address_flags, service_flags,
+    AffinityKey, AffinityValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, SCOPE_EXTERNAL, SLOT_MEMBER,
+    ServiceValue, SlotKey, address_flags, service_flags,
 };
 use beeline_abi::{DropReason, Ip};
 
@@ -32,31 +32,35 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context, scope: u8) -> Result<
     if is_echo(ctx) {
         ctx.frontend_key.port = beeline_abi::Port(0);
     }
-    let Some(frontend) = env.frontend(&ctx.frontend_key) else {
+    let mut found = env.frontend(&ctx.frontend_key);
+    if found.is_none() && address.flags & address_flags::ALSO_NODE != 0 {
+        ctx.frontend_key.class = class_of_nodes(&ctx.dst);
+        found = env.frontend(&ctx.frontend_key);
+    }
+    let Some(frontend) = found else {
         if address.flags & address_flags::EXCLUSIVE != 0 {
             return Err(Stop::Refuse(DropReason::NoServicePort));
         }
         return Ok(());
     };
-    if scope == SCOPE_EXTERNAL {
-        admit(env, ctx, frontend.source_ranges)?;
+    if frontend.source_ranges != 0 && !env.source_allowed(frontend.source_ranges, &ctx.src) {
+        return Err(Stop::Drop(DropReason::SourceRangeDenied));
+    }
+    // TCP in the middle of a connection that is not ours is of one that began
+    // before us (kube-proxy's), or of none: the host knows.
+    if scope == SCOPE_EXTERNAL && ctx.proto == proto::TCP && ctx.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN
+    {
+        return Err(Stop::Host);
     }
     ctx.service = frontend.service;
+    env.cut(ctx);
     balance(env, ctx)
 }
 
-/// Who may come in from outside: clients of the source ranges. A TCP packet in
-/// the middle of a connection that is not ours is of one that began before us
-/// (kube-proxy's), or of none: the host knows.
+/// The class of the nodes' addresses of a family.
 #[inline(always)]
-fn admit<P: Platform>(env: &P, ctx: &Context, source_ranges: u32) -> Result<(), Stop> {
-    if source_ranges != 0 && !env.source_allowed(source_ranges, &ctx.src) {
-        return Err(Stop::Drop(DropReason::SourceRangeDenied));
-    }
-    if ctx.proto == proto::TCP && ctx.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN {
-        return Err(Stop::Host);
-    }
-    Ok(())
+pub(crate) fn class_of_nodes(ip: &Ip) -> u32 {
+    if ip.is_v4() { CLASS_NODE } else { CLASS_NODE_IPV6 }
 }
 
 /// Tries the backend that the client keeps, then slots from a random one on.

@@ -7,13 +7,14 @@
 use beeline_abi::config::flags as config;
 use beeline_abi::conntrack::ticks_from_seconds;
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, CLASS_NODE, FrontendKey, SCOPE_INTERNAL, SLOT_MEMBER, ServiceValue, SlotKey,
-    address_flags, backend_state,
+    AffinityKey, AffinityValue, FrontendKey, SCOPE_INTERNAL, SLOT_MEMBER, ServiceAddressValue, ServiceValue,
+    SlotKey, address_flags, backend_state,
 };
 use beeline_abi::socket::{SocketKey, SocketValue, direction};
 use beeline_abi::{Ip, Port};
 
 use crate::platform::Tables;
+use crate::service::class_of_nodes;
 
 /// Slots that are tried, because one may vanish while a new generation is
 /// published.
@@ -103,16 +104,21 @@ fn service_of<S: Sockets>(env: &S, asked: &Asked) -> Option<Option<u32>> {
         return None;
     }
     let on_loopback = of_host && settings.flags & config::NODE_PORT_LOOPBACK != 0 && is_loopback(&asked.ip);
-    let (class, exclusive) = if on_loopback {
-        (CLASS_NODE, false)
-    } else {
-        let address = env.service_address(&asked.ip)?;
-        (address.class, address.flags & address_flags::EXCLUSIVE != 0)
+    let address = match env.service_address(&asked.ip) {
+        Some(address) => address,
+        None if on_loopback => ServiceAddressValue { class: class_of_nodes(&asked.ip), flags: 0 },
+        None => return None,
     };
-    let frontend = FrontendKey { class, port: asked.port, proto: asked.proto, scope: SCOPE_INTERNAL };
-    match env.frontend(&frontend) {
+    let mut frontend =
+        FrontendKey { class: address.class, port: asked.port, proto: asked.proto, scope: SCOPE_INTERNAL };
+    let mut found = env.frontend(&frontend);
+    if found.is_none() && (on_loopback || address.flags & address_flags::ALSO_NODE != 0) {
+        frontend.class = class_of_nodes(&asked.ip);
+        found = env.frontend(&frontend);
+    }
+    match found {
         Some(found) => Some(Some(found.service)),
-        None if exclusive => Some(None),
+        None if address.flags & address_flags::EXCLUSIVE != 0 => Some(None),
         None => None,
     }
 }

@@ -1,5 +1,6 @@
 //! The kernel as the packet path's platform.
 
+use core::arch::asm;
 use core::mem::{size_of, zeroed};
 
 use aya_ebpf::bindings::{self, bpf_fib_lookup as FibLookup};
@@ -296,6 +297,12 @@ impl Platform for Kernel {
     fn random(&mut self) -> u32 {
         // SAFETY: has no preconditions.
         unsafe { bpf_get_prandom_u32() }
+    }
+    #[inline(always)]
+    fn cut(&self, ctx: &mut Context) {
+        // SAFETY: does nothing; the compiler must take it that the context was
+        // read and written.
+        unsafe { asm!("{0} = {0}", inout(reg) core::ptr::from_mut(ctx) => _, options(nostack)) };
     }
     #[inline(always)]
     fn is_of_host(&self) -> bool {

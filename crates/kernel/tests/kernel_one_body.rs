@@ -19,9 +19,9 @@ use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::ip::proto;
 use beeline_abi::maps::programs;
 use beeline_abi::service::{
-    BackendValue, CLASS_NODE, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL, SLOT_MEMBER,
-    SOURCE_SET_BITS, ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
-    address_flags, backend_state,
+    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL,
+    SLOT_MEMBER, SOURCE_SET_BITS, ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey,
+    SourceRangeValue, address_flags, backend_state,
 };
 use beeline_abi::{Ip, Port};
 use beeline_datapath::Verdict;
@@ -263,11 +263,12 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
         let key = FrontendKey { class: 20, port: Port::new(80), proto: protocol, scope: 0 };
         tables.frontend.insert(key, FrontendValue { service: 5, ..FrontendValue::default() });
     }
-    let on_nodes = ServiceAddressValue { class: CLASS_NODE, flags: 0 };
+    let class = if v4 { CLASS_NODE } else { CLASS_NODE_IPV6 };
+    let on_nodes = ServiceAddressValue { class, flags: 0 };
     tables.service_address.insert(ip(f.node), on_nodes);
     for protocol in [proto::TCP, proto::UDP] {
         for scope in [SCOPE_INTERNAL, SCOPE_EXTERNAL] {
-            let key = FrontendKey { class: CLASS_NODE, port: Port::new(80), proto: protocol, scope };
+            let key = FrontendKey { class, port: Port::new(80), proto: protocol, scope };
             let source_ranges = u32::from(story.ranges > 0) * 7;
             tables.frontend.insert(key, FrontendValue { service: 5, flags: 0, source_ranges });
         }

@@ -14,8 +14,8 @@ use std::time::Duration;
 use beeline_abi::config::{ConfigValue, flags};
 use beeline_abi::ip::proto;
 use beeline_abi::service::{
-    BackendValue, CLASS_NODE, FrontendKey, FrontendValue, SCOPE_INTERNAL, ServiceAddressValue, ServiceValue,
-    SlotKey, SlotValue, address_flags, backend_state,
+    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_INTERNAL,
+    ServiceAddressValue, ServiceValue, SlotKey, SlotValue, address_flags, backend_state,
 };
 use beeline_abi::{Ip, Port};
 use beeline_kernel::cgroup;
@@ -60,6 +60,7 @@ impl Drop for TestCgroup {
 fn fill(datapath: &mut Datapath) {
     for (i, (service, backend)) in SERVICES.iter().zip(BACKENDS).enumerate() {
         let (class, id) = (20 + i as u32, 1 + i as u32);
+        let nodes = [CLASS_NODE, CLASS_NODE_IPV6][i];
         let exclusive = ServiceAddressValue { class, flags: address_flags::EXCLUSIVE };
         datapath.service_address().update(&ip(service), &exclusive).unwrap();
         for protocol in [proto::TCP, proto::UDP] {
@@ -72,7 +73,7 @@ fn fill(datapath: &mut Datapath) {
             let to = |service| FrontendValue { service, ..FrontendValue::default() };
             datapath.frontend().update(&key(class, 80), &to(id)).unwrap();
             datapath.frontend().update(&key(class, 81), &to(99)).unwrap();
-            datapath.frontend().update(&key(CLASS_NODE, 30080), &to(id)).unwrap();
+            datapath.frontend().update(&key(nodes, 30080), &to(id)).unwrap();
         }
         set_backend(datapath, id, &backend_at(backend, 8080));
         let slot = SlotKey { service: id, generation: 1, slot: 0 };
@@ -153,7 +154,9 @@ fn connects(service: &str, port: u16, backend: &str) -> Result<(), String> {
     let listener = said("listen", TcpListener::bind(address(backend, 8080)))?;
     let stream = said("connect", TcpStream::connect(address(service, port)))?;
     let (_, client) = said("accept", listener.accept())?;
-    check("the peer that the server sees", client, said("own name", stream.local_addr())?)?;
+    let own = said("own name", stream.local_addr())?;
+    let own = SocketAddr::new(own.ip().to_canonical(), own.port());
+    check("the peer that the server sees", client, own)?;
     check("the peer that the client sees", said("peer", stream.peer_addr())?, address(service, port))
 }
 

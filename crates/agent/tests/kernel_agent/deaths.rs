@@ -108,7 +108,7 @@ fn kernel_a_del_while_the_agent_is_away_is_made_up_for() {
     assert_eq!(contents.endpoint.keys().copied().collect::<Vec<_>>(), [api.ipv4(), api.ipv6()].map(Ip::from));
     assert_eq!(world.status().endpoints.len(), 1);
     assert_eq!(std::fs::read_dir(world.path("run/deleted")).unwrap().count(), 0);
-    assert_eq!(world.pinned().attached().len(), 3, "two programs of the pod that is left, one uplink");
+    assert_eq!(world.pinned().attached().len(), 4, "two programs of the pod that is left, two of the uplink");
 }
 
 #[test]

@@ -6,9 +6,9 @@ use beeline_abi::config::flags as config;
 use beeline_abi::counter::hook;
 use beeline_abi::ip::proto;
 use beeline_abi::service::{
-    FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL, SLOT_MEMBER, SOURCE_SET_BITS,
-    ServiceAddressValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags, backend_state,
-    service_flags,
+    CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL, SLOT_MEMBER,
+    SOURCE_SET_BITS, ServiceAddressValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
+    address_flags, backend_state, service_flags,
 };
 use beeline_abi::{DropReason, Ip, Port};
 use beeline_datapath::Verdict;
@@ -18,7 +18,6 @@ use beeline_datapath::platform::Step;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 const NODE_PORT: u16 = 30080;
-const CLASS_NODE: u32 = beeline_abi::service::CLASS_NODE;
 
 fn tcp(sport: u16, dport: u16, flags: u8) -> Carried {
     Carried::Tcp { sport, dport, flags, sequence: 1000, acknowledged: 0 }
@@ -60,10 +59,11 @@ fn node_port(f: Family) -> World {
         config.node = 1;
         (config.node_ipv4, config.node_ipv6) = (f.node, f.node);
     }
-    world.tables.service_address.insert(f.node, ServiceAddressValue { class: CLASS_NODE, flags: 0 });
+    let class = if f.pod.is_v4() { CLASS_NODE } else { CLASS_NODE_IPV6 };
+    world.tables.service_address.insert(f.node, ServiceAddressValue { class, flags: 0 });
     for scope in [SCOPE_INTERNAL, SCOPE_EXTERNAL] {
         for protocol in [proto::TCP, proto::UDP, proto::SCTP] {
-            let key = FrontendKey { class: CLASS_NODE, port: Port::new(NODE_PORT), proto: protocol, scope };
+            let key = FrontendKey { class, port: Port::new(NODE_PORT), proto: protocol, scope };
             world.tables.frontend.insert(key, FrontendValue { service: 1, ..FrontendValue::default() });
         }
     }
@@ -171,6 +171,14 @@ fn unit_a_load_balancers_address_is_no_hosts_and_admits_its_source_ranges() {
         let key = FrontendKey { class: 40, port: Port::new(80), proto: proto::TCP, scope: SCOPE_EXTERNAL };
         world.tables.frontend.insert(key, FrontendValue { service: 1, flags: 0, source_ranges: 7 });
         let ask = Build::new(f.outside, balanced, tcp(40000, 80, SYN));
+        let key = FrontendKey { scope: SCOPE_INTERNAL, ..key };
+        world.tables.frontend.insert(key, FrontendValue { service: 1, flags: 0, source_ranges: 7 });
+        let pod = world.pod_sends(Build::new(f.pod, balanced, tcp(40000, 80, SYN)));
+        assert_eq!(
+            pod.verdict,
+            Verdict::Drop { reason: DropReason::SourceRangeDenied },
+            "pods, too: {pod:#?}"
+        );
         let stranger = world.wire_brings(ask.clone());
         assert_eq!(
             stranger.verdict,

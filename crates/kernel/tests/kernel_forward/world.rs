@@ -155,7 +155,7 @@ impl World {
         let opened = self.node.enter(|| Datapath::open_with(&self.bpffs, options)).unwrap();
         let mut datapath = self.datapath.lock().unwrap();
         *datapath = opened.unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(datapath.attached().len(), 2 * self.ifindices.len() + 1, "{:?}", datapath.attached());
+        assert_eq!(datapath.attached().len(), 2 * self.ifindices.len() + 2, "{:?}", datapath.attached());
     }
 
     /// The same, and it may fail.
