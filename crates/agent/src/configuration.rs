@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use beeline_abi::maps::CONNTRACK_TABLE;
 use beeline_kernel::datapath::Attachment;
+use beeline_plan::{PlanConfig, ServiceConfig};
 use beeline_source::SourceConfig;
 use beeline_values::{ParsedValues, Settings, Values};
 use tracing::{info, warn};
@@ -68,6 +69,24 @@ impl Configuration {
     /// How programs are attached.
     pub fn attachment(&self) -> Attachment {
         if self.values.bpf_enable_tcx { Attachment::Auto } else { Attachment::Clsact }
+    }
+
+    /// What the planner needs to know.
+    pub fn plan(&self) -> PlanConfig {
+        let values = &self.values;
+        PlanConfig {
+            node_name: self.node_name.clone(),
+            native_ranges: values.native_ranges.clone(),
+            services: ServiceConfig {
+                node_ports: values.node_port,
+                node_port_addresses: values.node_port_addresses.clone(),
+                external_ips: values.external_ips.clone(),
+                host_ports: values.host_port,
+                affinity: values.session_affinity,
+                limit_all_types: values.source_ranges_all_types,
+            },
+            ..PlanConfig::default()
+        }
     }
 
     /// What the source needs to know.

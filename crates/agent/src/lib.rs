@@ -11,6 +11,7 @@ pub mod disk;
 pub mod drops;
 pub mod endpoints;
 pub mod engine;
+pub mod health;
 pub mod host;
 pub mod http;
 pub mod memory;

@@ -17,7 +17,7 @@ use crate::host::KernelHost;
 use crate::options::Options;
 use crate::shared::Shared;
 use crate::state::StateDir;
-use crate::{http, memory, privileges, server, threads};
+use crate::{health, http, memory, privileges, server, threads};
 
 /// Runs until a signal ends it. What is in the kernel stays there.
 pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<()> {
@@ -103,14 +103,27 @@ async fn serve(
     threads::follow_events(shared.clone(), events)?;
     threads::keep_time(shared.clone())?;
     threads::watch_connection(source.state())?;
+    if configuration.values.node_port_health_check {
+        tokio::spawn(health::serve_checks(shared.health(), health::everywhere()));
+    }
+    let node_health = serve_node_health(configuration, &shared);
     let listener = server::bind(&options.socket)?;
     let http_address = configuration.http(options);
     info!("serving {} and http://{http_address}", options.socket.display());
     tokio::select! {
         () = server::serve(listener, shared.clone()) => Ok(()),
-        served = http::serve(http_address, shared) => served,
+        served = http::serve(http_address, shared.clone()) => served,
+        served = node_health => served,
         _ = terminate.recv() => told_to_end("SIGTERM"),
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and_then(|()| told_to_end("SIGINT")),
+    }
+}
+
+/// Answers as kube-proxy's health check, if that is wanted.
+async fn serve_node_health(configuration: &Configuration, shared: &Shared) -> anyhow::Result<()> {
+    match &configuration.values.healthz_bind_address {
+        Some(address) => health::serve_node(address, shared.health()).await,
+        None => std::future::pending().await,
     }
 }
 

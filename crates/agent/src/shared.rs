@@ -12,6 +12,7 @@ use beeline_source::SourceState;
 use crate::drops::{Drops, Subscription};
 use crate::endpoints::{Link, PodReference};
 use crate::engine::{Engine, Sought};
+use crate::health::Health;
 use crate::http::Observed;
 use crate::metrics::Snapshot;
 use crate::server::Calls;
@@ -26,6 +27,7 @@ pub struct Shared {
     progressed: Condvar,
     /// Beside the engine, so that readiness is told while it works.
     unready: Mutex<Option<String>>,
+    health: Arc<Health>,
     source: Arc<SourceState>,
     drops: Drops,
     events_read: AtomicU64,
@@ -40,6 +42,7 @@ impl Shared {
             engine: Mutex::new(engine),
             progressed: Condvar::new(),
             unready,
+            health: Arc::default(),
             source,
             drops: Drops::new(),
             events_read: AtomicU64::default(),
@@ -51,7 +54,10 @@ impl Shared {
     pub fn change<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
         let mut engine = self.lock();
         let result = work(&mut engine);
-        *self.unready.lock().unwrap_or_else(PoisonError::into_inner) = engine.unready();
+        let unready = engine.unready();
+        self.health.set_node(unready.is_none(), engine.node_is_leaving());
+        self.health.set_checks(engine.take_health_changes());
+        *self.unready.lock().unwrap_or_else(PoisonError::into_inner) = unready;
         drop(engine);
         self.progressed.notify_all();
         result
@@ -61,6 +67,11 @@ impl Shared {
     pub fn keep_what_matters(&self, changes: &mut Vec<Change>) {
         let engine = self.lock();
         changes.retain(|change| engine.is_concerned(change));
+    }
+
+    /// What load balancers are told.
+    pub fn health(&self) -> Arc<Health> {
+        self.health.clone()
     }
 
     /// Takes a drop event in. `lost` is how many were left out so far, over

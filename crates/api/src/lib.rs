@@ -288,6 +288,26 @@ pub struct Names {
     /// the node's namespace.
     #[serde(default)]
     pub devices: Vec<(u32, String)>,
+    /// Service ids that stand for the endpoints of this node alone (traffic
+    /// policy `Local`).
+    #[serde(default)]
+    pub local_services: Vec<u32>,
+    /// Frontends that are more than a ClusterIP or a NodePort.
+    #[serde(default)]
+    pub frontends: Vec<FrontendName>,
+}
+
+/// What a frontend is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontendName {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// `LoadBalancer`, `ExternalIP` or `HostPort`.
+    pub kind: String,
 }
 
 /// A sampled drop event, in plain words. Counters are exact, events are not:

@@ -79,6 +79,7 @@ impl Live {
         Ok(Tables {
             addresses: addresses.into_iter().map(|(ip, value)| (IpAddr::from(ip), value.class)).collect(),
             frontends: tables.frontend.entries()?,
+            source_ranges: tables.source_range.entries()?.into_iter().map(|(key, _)| key).collect(),
             services: tables.service.entries()?,
         })
     }

@@ -1,7 +1,7 @@
 //! Names of addresses and numbers, from the agent; without one, the bare
 //! addresses stand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use beeline_api::{Call, Names, Response};
@@ -16,6 +16,8 @@ pub struct Directory {
     nodes: HashMap<IpAddr, String>,
     service_addresses: HashMap<IpAddr, String>,
     devices: HashMap<u32, String>,
+    local_services: HashSet<u32>,
+    frontends: HashMap<(IpAddr, u16, u8), String>,
 }
 
 impl Directory {
@@ -40,6 +42,8 @@ impl Directory {
             nodes: names.nodes.into_iter().collect(),
             service_addresses: names.service_addresses.into_iter().collect(),
             devices: names.devices.into_iter().collect(),
+            local_services: names.local_services.into_iter().collect(),
+            frontends: names.frontends.into_iter().map(|of| ((of.ip, of.port, of.proto), of.kind)).collect(),
         }
     }
 
@@ -61,6 +65,17 @@ impl Directory {
     /// The service with this number.
     pub fn service(&self, id: u32) -> Option<&str> {
         self.services.get(&id).map(String::as_str)
+    }
+
+    /// Does the service with this number stand for the node's own endpoints
+    /// alone (traffic policy `Local`)?
+    pub fn is_local(&self, id: u32) -> bool {
+        self.local_services.contains(&id)
+    }
+
+    /// `LoadBalancer`, `ExternalIP` or `HostPort`, if the frontend is one.
+    pub fn frontend(&self, ip: IpAddr, port: u16, proto: u8) -> Option<&str> {
+        self.frontends.get(&(ip, port, proto)).map(String::as_str)
     }
 
     /// The service that has this address.

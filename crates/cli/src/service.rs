@@ -1,13 +1,13 @@
 //! `beeline service`: services as the packets see them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use beeline_abi::service::{
-    BackendValue, CLASS_NODE, FrontendKey, FrontendValue, SCOPE_EXTERNAL, ServiceValue, SlotKey, SlotValue,
-    backend_state,
+    BackendValue, CLASS_FIRST_EXACT, CLASS_NODE, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SOURCE_SET_BITS,
+    ServiceValue, SlotKey, SlotValue, SourceRangeKey, backend_state, service_flags,
 };
 use clap::Subcommand;
 use serde::Serialize;
@@ -37,8 +37,13 @@ struct Service {
     id: u32,
     name: Option<String>,
     frontends: Vec<String>,
+    /// Traffic policy: `Cluster`, or `Local` for the node's own endpoints.
+    policy: &'static str,
     slots: u32,
     generation: u32,
+    /// Without slots: packets are dropped, because other nodes have endpoints.
+    dropped: bool,
+    affinity_s: u32,
     #[serde(skip)]
     addresses: Vec<IpAddr>,
 }
@@ -47,7 +52,12 @@ impl Row for Service {
     const HEADER: &'static [&'static str] = &["NODE", "ID", "SERVICE", "FRONTENDS", "BACKENDS"];
     fn cells(&self) -> Vec<String> {
         let name = self.name.clone().unwrap_or_else(|| "-".into());
-        let slots = if self.slots == 0 { "0 (refused)".into() } else { self.slots.to_string() };
+        let slots = match (self.slots, self.policy) {
+            (0, _) if self.dropped => "0 (dropped)".into(),
+            (0, _) => "0 (refused)".into(),
+            (slots, "Local") => format!("{slots} (Local)"),
+            (slots, _) => slots.to_string(),
+        };
         vec![self.node.clone(), self.id.to_string(), name, self.frontends.join(" "), slots]
     }
 }
@@ -83,6 +93,8 @@ pub struct Tables {
     pub frontends: Vec<(FrontendKey, FrontendValue)>,
     /// Services.
     pub services: Vec<(u32, ServiceValue)>,
+    /// Source ranges.
+    pub source_ranges: Vec<SourceRangeKey>,
 }
 
 /// `beeline service ...`.
@@ -107,21 +119,36 @@ fn rows(node: &str, tables: &Tables, names: &Directory) -> Vec<Service> {
     let mut addresses: HashMap<u32, Vec<IpAddr>> = HashMap::new();
     tables.addresses.iter().for_each(|(ip, class)| addresses.entry(*class).or_default().push(*ip));
     addresses.values_mut().for_each(|list| list.sort());
-    let mut frontends: HashMap<u32, Vec<&FrontendKey>> = HashMap::new();
-    tables.frontends.iter().for_each(|(key, value)| frontends.entry(value.service).or_default().push(key));
+    let mut frontends: HashMap<u32, Spots> = HashMap::new();
+    for (key, value) in &tables.frontends {
+        let spots = frontends.entry(value.service).or_default();
+        let scopes = spots.entry((key.class, key.port.get(), key.proto)).or_default();
+        scopes[usize::from(key.scope == SCOPE_EXTERNAL)] = Some(value.source_ranges);
+    }
+    let none = Spots::new();
     let row = |(id, value): &(u32, ServiceValue)| {
-        let keys = frontends.get(id).map(Vec::as_slice).unwrap_or_default();
-        let of = |key: &FrontendKey| addresses.get(&key.class).cloned().unwrap_or_default();
-        let mut shown: Vec<String> = keys.iter().flat_map(|key| frontend(key, &of(key))).collect();
+        let spots = frontends.get(id).unwrap_or(&none);
+        let of = |class: u32| addresses.get(&class).cloned().unwrap_or_default();
+        let mut shown: Vec<String> = spots
+            .iter()
+            .flat_map(|(spot, scopes)| frontend(*spot, *scopes, &of(spot.0), tables, names))
+            .collect();
         shown.sort();
         Service {
             node: node.to_owned(),
             id: *id,
             name: names.service(*id).map(str::to_owned),
             frontends: shown,
+            policy: if names.is_local(*id) { "Local" } else { "Cluster" },
             slots: value.slots,
             generation: value.generation,
-            addresses: keys.iter().flat_map(|key| of(key)).collect(),
+            dropped: value.flags & service_flags::LOCAL != 0,
+            affinity_s: value.affinity_s,
+            addresses: spots
+                .keys()
+                .filter(|(class, ..)| *class >= CLASS_FIRST_EXACT)
+                .flat_map(|(class, ..)| of(*class))
+                .collect(),
         }
     };
     let mut rows: Vec<Service> = tables.services.iter().map(row).collect();
@@ -129,13 +156,57 @@ fn rows(node: &str, tables: &Tables, names: &Directory) -> Vec<Service> {
     rows
 }
 
-fn frontend(key: &FrontendKey, addresses: &[IpAddr]) -> Vec<String> {
-    let scope = if key.scope == SCOPE_EXTERNAL { " (external)" } else { "" };
-    let (proto, port) = (protocol(key.proto), key.port.get());
-    match key.class {
-        CLASS_NODE => vec![format!("{proto} NODE:{port}{scope}")],
-        _ => addresses.iter().map(|ip| format!("{proto} {}{scope}", socket_address(*ip, port))).collect(),
+/// Source-range sets by class, port and protocol, for clients inside and
+/// outside; none: not served there.
+type Spots = BTreeMap<(u32, u16, u8), [Option<u32>; 2]>;
+
+/// A frontend in words: what it is, for whom, and from where.
+fn frontend(
+    (class, port, proto): (u32, u16, u8),
+    scopes: [Option<u32>; 2],
+    addresses: &[IpAddr],
+    tables: &Tables,
+    names: &Directory,
+) -> Vec<String> {
+    let scope = match scopes {
+        [Some(_), None] => Some("internal"),
+        [None, Some(_)] => Some("external"),
+        _ => None,
+    };
+    let set = scopes.into_iter().flatten().max().unwrap_or(0);
+    let from = (set != 0).then(|| format!("from {}", ranges(tables, set)));
+    let words = |kind: &str| {
+        // A ClusterIP is for the inside anyway.
+        let scope = scope.filter(|scope| kind != "ClusterIP" || *scope == "external");
+        let words = [Some(kind.to_owned()), scope.map(str::to_owned), from.clone()];
+        words.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    };
+    let name = protocol(proto);
+    if class < CLASS_FIRST_EXACT {
+        let node = if class == CLASS_NODE { "NODE" } else { "NODE(IPv6)" };
+        return vec![format!("{name} {node}:{port} ({})", words("NodePort"))];
     }
+    let kind = |ip: IpAddr| match names.frontend(ip, port, proto) {
+        Some(kind) => kind,
+        // Without the agent's word: only ClusterIPs are for the inside alone.
+        None if scope == Some("internal") => "ClusterIP",
+        None => "LoadBalancer, ExternalIP or HostPort",
+    };
+    let shown = |ip: &IpAddr| format!("{name} {} ({})", socket_address(*ip, port), words(kind(*ip)));
+    addresses.iter().map(shown).collect()
+}
+
+fn ranges(tables: &Tables, set: u32) -> String {
+    let of_set = tables.source_ranges.iter().filter(|key| key.set == set);
+    let mut ranges: Vec<String> = of_set
+        .map(|key| {
+            let bits = key.prefix_bits.saturating_sub(SOURCE_SET_BITS);
+            let bits = if key.ip.is_v4() && bits >= 96 { bits - 96 } else { bits };
+            format!("{}/{bits}", key.ip)
+        })
+        .collect();
+    ranges.sort();
+    if ranges.is_empty() { "nobody".to_owned() } else { ranges.join(" ") }
 }
 
 fn describe(wanted: &str, places: &[Place], format: Format) -> Result<ExitCode> {
@@ -209,8 +280,16 @@ impl Described {
         let s = &self.service;
         let mut lines =
             vec![format!("{} on {} (id {})", s.name.as_deref().unwrap_or("unnamed service"), s.node, s.id)];
+        if s.policy == "Local" {
+            lines.push("  policy    Local: only endpoints of this node".into());
+        }
+        if s.affinity_s != 0 {
+            lines.push(format!("  affinity  ClientIP, {} s", s.affinity_s));
+        }
         lines.extend(s.frontends.iter().map(|frontend| format!("  frontend  {frontend}")));
-        if s.slots == 0 {
+        if s.slots == 0 && s.dropped {
+            lines.push("  no endpoint on this node, though elsewhere: packets are dropped".into());
+        } else if s.slots == 0 {
             lines.push("  no ready endpoints: connections are refused at once".into());
         }
         for b in &self.backends {
@@ -232,32 +311,71 @@ mod tests {
     use super::*;
     use beeline_abi::Port;
     use beeline_abi::service::SCOPE_INTERNAL;
-    use beeline_api::Names;
+    use beeline_api::{FrontendName, Names};
 
     fn tables() -> Tables {
         let frontend =
             |class, port| FrontendKey { class, port: Port::new(port), proto: 6, scope: SCOPE_INTERNAL };
+        let external = |class, port| FrontendKey { scope: SCOPE_EXTERNAL, ..frontend(class, port) };
         let leads_to = |service| FrontendValue { service, ..Default::default() };
         Tables {
-            addresses: vec![("10.96.0.7".parse().unwrap(), 16), ("fd00:10:96::7".parse().unwrap(), 17)],
+            addresses: vec![
+                ("10.96.0.7".parse().unwrap(), 16),
+                ("fd00:10:96::7".parse().unwrap(), 17),
+                ("192.0.2.1".parse().unwrap(), 18),
+                ("172.30.0.11".parse().unwrap(), CLASS_NODE),
+            ],
             frontends: vec![
                 (frontend(16, 80), leads_to(3)),
                 (frontend(17, 80), leads_to(3)),
                 (frontend(CLASS_NODE, 30080), leads_to(3)),
+                (external(CLASS_NODE, 30080), leads_to(3)),
+                (frontend(18, 80), FrontendValue { service: 3, source_ranges: 1, ..Default::default() }),
+                (external(18, 80), FrontendValue { service: 5, source_ranges: 1, ..Default::default() }),
+                (external(2, 30080), FrontendValue { service: 5, source_ranges: 2, ..Default::default() }),
             ],
             services: vec![
                 (3, ServiceValue { slots: 2, ..Default::default() }),
                 (4, ServiceValue::default()),
+                (5, ServiceValue { flags: service_flags::LOCAL, ..Default::default() }),
             ],
+            source_ranges: vec![SourceRangeKey {
+                prefix_bits: SOURCE_SET_BITS + 104,
+                set: 1,
+                ip: "10.0.0.0".parse::<IpAddr>().unwrap().into(),
+            }],
         }
     }
 
     #[test]
     fn unit_tables_become_rows_that_answer_to_every_name() {
-        let names =
-            Directory::new(Names { services: vec![(3, "shop/web:http".into())], ..Default::default() });
+        let kind = |kind: &str| FrontendName {
+            ip: "192.0.2.1".parse().unwrap(),
+            port: 80,
+            proto: 6,
+            kind: kind.to_owned(),
+        };
+        let names = Directory::new(Names {
+            services: vec![(3, "shop/web:http".into())],
+            local_services: vec![5],
+            frontends: vec![kind("LoadBalancer")],
+            ..Default::default()
+        });
         let rows = rows("node-1", &tables(), &names);
-        assert_eq!(rows[0].frontends, ["TCP 10.96.0.7:80", "TCP NODE:30080", "TCP [fd00:10:96::7]:80"]);
+        let shown = [
+            "TCP 10.96.0.7:80 (ClusterIP)",
+            "TCP 192.0.2.1:80 (LoadBalancer, internal, from 10.0.0.0/8)",
+            "TCP NODE:30080 (NodePort)",
+            "TCP [fd00:10:96::7]:80 (ClusterIP)",
+        ];
+        assert_eq!(rows[0].frontends, shown);
+        let shown = [
+            "TCP 192.0.2.1:80 (LoadBalancer, external, from 10.0.0.0/8)",
+            "TCP NODE(IPv6):30080 (NodePort, external, from nobody)",
+        ];
+        let local = rows.iter().find(|row| row.id == 5).unwrap();
+        assert_eq!((local.frontends.as_slice(), local.policy), (shown.map(String::from).as_slice(), "Local"));
+        assert_eq!(local.cells()[4], "0 (dropped)");
         for word in [
             "shop/web",
             "shop/web:http",

@@ -122,7 +122,7 @@ fn kernel_every_verb_works_without_an_agent() {
     assert_eq!(nodes[0]["pod_cidrs"][0], "10.244.2.0/24", "{nodes}");
 
     let services = orphan.json("service list");
-    assert_eq!(services[0]["frontends"][0], "TCP 10.96.0.7:80", "{services}");
+    assert_eq!(services[0]["frontends"][0], "TCP 10.96.0.7:80 (ClusterIP)", "{services}");
     let service = &orphan.json("service describe 10.96.0.7:80")[0];
     assert_eq!(service["backends"][1]["address"], "10.244.2.5:8080", "{service}");
     assert_eq!(service["broken_slots"], serde_json::json!([2]), "{service}");

@@ -80,7 +80,8 @@ fn lab_applies_what_it_can_and_names_what_it_cannot() {
 
     let later = "apiVersion: v1\nkind: Service\nmetadata: {name: later}\nspec: {externalIPs: [192.0.2.1], ports: [{port: 80}]}\n";
     let noted = lab.verb_reading(&["apply", "-f", "-"], later).succeeds();
-    assert!(noted.stdout.contains("note: ") && noted.stdout.contains("is not built yet"), "{noted}");
+    let said = "its externalIP 192.0.2.1 is not served: externalIPs.enabled is off";
+    assert!(noted.stdout.contains("note: ") && noted.stdout.contains(said), "{noted}");
     assert_eq!(noted.stdout.matches("note: ").count(), 1, "what every node says is said once: {noted}");
 
     let bad = folder.path().join("d.yaml");

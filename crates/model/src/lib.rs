@@ -47,13 +47,17 @@ pub struct Node {
     pub name: String,
     /// `InternalIP` addresses, in the order of the status; both families.
     pub internal_ips: Vec<IpAddr>,
-    /// `ExternalIP` addresses: those of further networks.
-    #[serde(default)]
-    pub external_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
     /// `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
+    /// `ExternalIP` addresses, in the order of the status; both families.
+    #[serde(default)]
+    pub external_ips: Vec<IpAddr>,
+    /// The node is about to go: it is being deleted, or the cluster
+    /// autoscaler has chosen it. Load balancers are told to leave it.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 /// A namespace.
@@ -82,6 +86,22 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// Succeeded or Failed: its addresses may belong to another pod.
     pub finished: bool,
+    /// Ports of its containers that have a `hostPort`.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of a container that its node offers as its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    /// `hostIP`; none: every address of the node.
+    pub host_ip: Option<IpAddr>,
+    /// `hostPort`, 1..=65535.
+    pub host_port: u16,
+    /// `containerPort`, 1..=65535.
+    pub container_port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
 }
 
 /// Transport protocols of Service ports.
@@ -158,10 +178,35 @@ pub struct Service {
     pub internal_local: bool,
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
-    /// Addresses in `status.loadBalancer.ingress`.
+    /// Addresses in `status.loadBalancer.ingress` that the nodes answer for
+    /// (`ipMode: VIP`, the default).
     pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
+    /// `externalTrafficPolicy: Local`.
+    #[serde(default)]
+    pub external_local: bool,
+    /// `healthCheckNodePort`; 0 = none.
+    #[serde(default)]
+    pub health_check_node_port: u16,
+    /// `loadBalancerSourceRanges`.
+    #[serde(default)]
+    pub source_ranges: SourceRanges,
+    /// Somebody else serves it: it has the label
+    /// `service.kubernetes.io/service-proxy-name` or
+    /// `service.kubernetes.io/headless`.
+    #[serde(default)]
+    pub foreign: bool,
+}
+
+/// Who may use a load balancer. No range at all: everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRanges {
+    /// The ranges that could be read.
+    pub ranges: Vec<IpNet>,
+    /// There are others that could not: a family without any range then lets
+    /// nobody in, rather than everybody.
+    pub malformed: bool,
 }
 
 /// One endpoint of a slice.
@@ -181,6 +226,12 @@ pub struct Endpoint {
     pub zone: Option<String>,
     /// Pod behind it.
     pub pod: Option<ObjectName>,
+    /// `hints.forZones`.
+    #[serde(default)]
+    pub zone_hints: Vec<String>,
+    /// `hints.forNodes`.
+    #[serde(default)]
+    pub node_hints: Vec<String>,
 }
 
 /// One port of a slice.

@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering as Memory};
 
 use beeline_abi::service::{BackendValue, backend_state};
 use beeline_abi::{Ip, Port};
@@ -21,9 +22,26 @@ pub(crate) struct Backend {
     ip: Ip,
     port: u16,
     proto: u8,
+    /// How many owners would send it new connections.
+    active: AtomicU32,
+    /// The state that was written last.
+    state: AtomicU8,
 }
 
 impl Backend {
+    fn probe(node: Option<Arc<str>>, ip: Ip, port: u16, proto: u8) -> Backend {
+        Backend { id: 0, node, ip, port, proto, active: AtomicU32::new(0), state: AtomicU8::new(0) }
+    }
+
+    /// Of an endpoint that is listed, but neither ready nor chosen as the
+    /// last resort, connections run on and new ones do not come.
+    fn state(&self) -> u8 {
+        match self.active.load(Memory::Relaxed) {
+            0 => backend_state::TERMINATING,
+            _ => backend_state::ACTIVE,
+        }
+    }
+
     fn key(&self) -> (Option<&str>, Ip, u16, u8) {
         (self.node.as_deref(), self.ip, self.port, self.proto)
     }
@@ -56,6 +74,8 @@ pub(crate) struct Backends {
     adopted: HashMap<(Ip, u16, u8), Vec<(u32, u32)>>,
     /// Let go of by some slot since the last sweep.
     released: Vec<Arc<Backend>>,
+    /// Whose state may have changed since the last sweep.
+    touched: Vec<Arc<Backend>>,
 }
 
 impl Backends {
@@ -65,6 +85,7 @@ impl Backends {
             ids: Ids::new(1),
             adopted: HashMap::new(),
             released: Vec::new(),
+            touched: Vec::new(),
         }
     }
 
@@ -91,16 +112,35 @@ impl Backends {
         nodes: &Nodes,
         delta: &mut Delta,
     ) -> Arc<Backend> {
-        let probe = Backend { id: 0, node, ip, port, proto };
+        let probe = Backend::probe(node, ip, port, proto);
         if let Some(known) = self.backends.get(&probe) {
             return known.clone();
         }
         let value = value_of(&probe, nodes);
         let id = self.adopted_id(&value).unwrap_or_else(|| self.ids.allocate());
         let backend = Arc::new(Backend { id, ..probe });
-        delta.backend.insert(id, Some(value));
         self.backends.insert(backend.clone());
+        // Its state, too, is written by the sweep.
+        self.touched.push(backend.clone());
+        delta.backend.insert(id, Some(value));
         backend
+    }
+
+    /// One more lists the backend.
+    pub(crate) fn hold(&mut self, backend: &Arc<Backend>, active: bool) {
+        if active {
+            backend.active.fetch_add(1, Memory::Relaxed);
+            self.touched.push(backend.clone());
+        }
+    }
+
+    /// One less lists the backend.
+    pub(crate) fn let_go(&mut self, backend: Arc<Backend>, active: bool) {
+        if active {
+            backend.active.fetch_sub(1, Memory::Relaxed);
+            self.touched.push(backend.clone());
+        }
+        self.released.push(backend);
     }
 
     /// A slot no longer refers to the backend.
@@ -108,8 +148,14 @@ impl Backends {
         self.released.push(backend);
     }
 
-    /// Removes released backends that nothing refers to.
-    pub(crate) fn sweep(&mut self, delta: &mut Delta) {
+    /// Writes states that have changed, and removes released backends that
+    /// nothing refers to.
+    pub(crate) fn sweep(&mut self, nodes: &Nodes, delta: &mut Delta) {
+        for backend in std::mem::take(&mut self.touched) {
+            if backend.state.swap(backend.state(), Memory::Relaxed) != backend.state() {
+                delta.backend.insert(backend.id, Some(value_of(&backend, nodes)));
+            }
+        }
         while let Some(backend) = self.released.pop() {
             // One reference is ours, one the set's; a second release of the
             // same backend holds one more and comes to its turn later.
@@ -124,7 +170,7 @@ impl Backends {
 
     /// The number of `node` has changed.
     pub(crate) fn renumber(&self, node: &str, nodes: &Nodes, delta: &mut Delta) {
-        let first = Backend { id: 0, node: Some(node.into()), ip: Ip::UNSPECIFIED, port: 0, proto: 0 };
+        let first = Backend::probe(Some(node.into()), Ip::UNSPECIFIED, 0, 0);
         let of_node = self.backends.range(Arc::new(first)..);
         for backend in of_node.take_while(|backend| backend.node.as_deref() == Some(node)) {
             delta.backend.insert(backend.id, Some(value_of(backend, nodes)));
@@ -144,9 +190,9 @@ fn value_of(backend: &Backend, nodes: &Nodes) -> BackendValue {
         ip: backend.ip,
         port: Port::new(backend.port),
         proto: backend.proto,
-        state: backend_state::ACTIVE,
+        state: backend.state(),
         node: backend.node.as_deref().map_or(0, |name| nodes.id_of(name)),
-        zone: 0,
+        zone: backend.node.as_deref().map_or(0, |name| nodes.zone_number(name)),
         weight: 1,
         flags: 0,
     }

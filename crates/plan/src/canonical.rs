@@ -5,8 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, kind};
-use beeline_abi::service::{BackendValue, FrontendKey, SCOPE_EXTERNAL, ServiceValue, SlotKey, address_flags};
+use beeline_abi::service::{
+    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SLOT_MEMBER,
+    SOURCE_SET_BITS, ServiceValue, SlotKey, address_flags, backend_state, service_flags,
+};
 use beeline_sync::Contents;
+
+use crate::spot::protocol_name;
 
 /// The canonical text. What nothing leads to (an orphan) and what leads to
 /// nothing (missing) have lines of their own.
@@ -57,6 +62,7 @@ fn addresses(contents: &Contents, lines: &mut Vec<String>) {
             kind::OWN_NODE => "own node",
             kind::PEER_NODE => "peer node",
             kind::SERVICE_RANGE => "service range",
+            kind::NATIVE_RANGE => "native range",
             _ => "unknown kind",
         };
         lines.push(format!(
@@ -79,35 +85,57 @@ fn services(contents: &Contents, lines: &mut Vec<String>) {
     for (ip, value) in &contents.service_address {
         class_names.entry(value.class).or_default().push(ip);
         let exclusive = if value.flags & address_flags::EXCLUSIVE != 0 { " exclusive" } else { "" };
-        lines.push(format!("service address {ip}{exclusive}"));
+        let node =
+            if is_node(value.class) || value.flags & address_flags::ALSO_NODE != 0 { " node" } else { "" };
+        let own = if is_node(value.class) || !exclusive.is_empty() { "" } else { " own ports" };
+        lines.push(format!("service address {ip}{exclusive}{own}{node}"));
     }
     let mut asked: BTreeSet<u32> = BTreeSet::new();
     for (key, value) in &contents.frontend {
         asked.insert(value.service);
         let addresses = class_names.get(&key.class).map(Vec::as_slice).unwrap_or_default();
-        lines.push(frontend_line(contents, key, addresses, value.service));
+        lines.push(frontend_line(contents, key, addresses, value));
     }
     let used = used_slots(contents);
     orphans(contents, &asked, &used, lines);
+    resting(contents, lines);
 }
 
-fn frontend_line(contents: &Contents, key: &FrontendKey, addresses: &[&Ip], service: u32) -> String {
+fn is_node(class: u32) -> bool {
+    [CLASS_NODE, CLASS_NODE_IPV6].contains(&class)
+}
+
+fn frontend_line(contents: &Contents, key: &FrontendKey, addresses: &[&Ip], value: &FrontendValue) -> String {
     let address = match addresses {
+        _ if key.class == CLASS_NODE => "nodes".to_owned(),
+        _ if key.class == CLASS_NODE_IPV6 => "nodes(IPv6)".to_owned(),
         [] => "orphan".to_owned(),
         _ => addresses.iter().map(|ip| ip.to_string()).collect::<Vec<_>>().join(","),
     };
     let scope = if key.scope == SCOPE_EXTERNAL { " external" } else { "" };
-    let proto = match key.proto {
-        6 => "TCP".to_owned(),
-        17 => "UDP".to_owned(),
-        other => other.to_string(),
+    let proto = protocol_name(key.proto);
+    let from = match value.source_ranges {
+        0 => String::new(),
+        set => format!(" from {}", source_ranges(contents, set)),
     };
-    let backends = match contents.service.get(&service) {
+    let backends = match contents.service.get(&value.service) {
         None => "missing".to_owned(),
-        Some(value) if value.slots == 0 => format!("refused{}", service_text(value)),
-        Some(value) => format!("{}{}", backends(contents, service, value).join(" "), service_text(value)),
+        Some(of) if of.slots == 0 && of.flags & service_flags::LOCAL != 0 => {
+            format!("dropped{}", service_text(of))
+        }
+        Some(of) if of.slots == 0 => format!("refused{}", service_text(of)),
+        Some(of) => format!("{}{}", backends(contents, value.service, of).join(" "), service_text(of)),
     };
-    format!("frontend {address} {}/{proto}{scope} -> {backends}", key.port)
+    format!("frontend {address} {}/{proto}{scope}{from} -> {backends}", key.port)
+}
+
+fn source_ranges(contents: &Contents, set: u32) -> String {
+    let of_set = contents.source_range.keys().filter(|key| key.set == set);
+    let mut ranges: Vec<String> = of_set
+        .map(|key| prefix_text(&AddressKey { prefix_bits: key.prefix_bits - SOURCE_SET_BITS, ip: key.ip }))
+        .collect();
+    ranges.sort();
+    if ranges.is_empty() { "nobody".to_owned() } else { ranges.join(",") }
 }
 
 fn service_text(value: &ServiceValue) -> String {
@@ -115,8 +143,9 @@ fn service_text(value: &ServiceValue) -> String {
     if value.affinity_s != 0 {
         text += &format!(" affinity {} s", value.affinity_s);
     }
-    if value.flags != 0 {
-        text += &format!(" flags {}", value.flags);
+    let others = value.flags & !service_flags::LOCAL;
+    if others != 0 {
+        text += &format!(" flags {others}");
     }
     text
 }
@@ -134,7 +163,8 @@ fn backends(contents: &Contents, service: u32, value: &ServiceValue) -> Vec<Stri
 fn backend_text(contents: &Contents, backend: &BackendValue) -> String {
     let ip = if backend.ip.is_v4() { backend.ip.to_string() } else { format!("[{}]", backend.ip) };
     let unusual = match (backend.state, backend.weight) {
-        (1, 1) => String::new(),
+        (backend_state::ACTIVE, 1) => String::new(),
+        (backend_state::TERMINATING, 1) => "(drains)".to_owned(),
         (state, weight) => format!("(state {state} weight {weight})"),
     };
     format!("{ip}:{}@{}{unusual}", backend.port, node_name(contents, backend.node))
@@ -145,6 +175,15 @@ fn used_slots(contents: &Contents) -> BTreeSet<SlotKey> {
     for (service, value) in &contents.service {
         let slots = 0..value.slots;
         used.extend(slots.map(|slot| SlotKey { service: *service, generation: value.generation, slot }));
+        if value.affinity_s != 0 {
+            let members: Vec<u32> = used
+                .range(SlotKey { service: *service, ..SlotKey::default() }..)
+                .take_while(|key| key.service == *service)
+                .filter_map(|key| Some(contents.slot.get(key)?.backend))
+                .collect();
+            let member = |slot| SlotKey { service: *service, generation: SLOT_MEMBER, slot };
+            used.extend(members.into_iter().map(member));
+        }
     }
     used
 }
@@ -159,8 +198,18 @@ fn orphans(contents: &Contents, asked: &BTreeSet<u32>, used: &BTreeSet<SlotKey>,
             key.slot, key.generation, key.service
         ));
     }
+    let sets: BTreeSet<u32> = contents.frontend.values().map(|value| value.source_ranges).collect();
+    for key in contents.source_range.keys().filter(|key| !sets.contains(&key.set)) {
+        lines.push(format!("orphan source range {}/{} of set {}", key.ip, key.prefix_bits, key.set));
+    }
+}
+
+/// Backends that no slot leads to: endpoints that terminate, that are not
+/// ready, or that are meant for others.
+fn resting(contents: &Contents, lines: &mut Vec<String>) {
     let held: BTreeSet<u32> = contents.slot.values().map(|slot| slot.backend).collect();
-    for id in contents.backend.keys().filter(|id| !held.contains(id)) {
-        lines.push(format!("orphan backend {id}"));
+    for (_, backend) in contents.backend.iter().filter(|(id, _)| !held.contains(id)) {
+        let proto = protocol_name(backend.proto);
+        lines.push(format!("resting {}/{proto}", backend_text(contents, backend)));
     }
 }

@@ -9,7 +9,7 @@ use beeline_abi::address::AddressKey;
 use ipnet::IpNet;
 
 /// A prefix in the 128-bit form that both families share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Prefix {
     start: u128,
     bits: u32,

@@ -12,17 +12,25 @@
 //! endpoints only: a Service whose slices are not known yet must not replace
 //! a good one.
 
+mod address;
 mod backend;
 pub mod canonical;
 mod claims;
+mod explain;
+mod health;
+mod host_port;
 mod ids;
 mod names;
 mod node;
 mod problems;
+mod program;
+mod ranges;
 mod select;
 mod service;
 mod slice;
 mod slots;
+mod spot;
+mod wish;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -33,8 +41,10 @@ use beeline_model::{Change, Kind, Object, ObjectName, Problem};
 use beeline_sync::{Contents, Delta};
 use ipnet::IpNet;
 
-pub use names::Names;
+pub use health::HealthCheck;
+pub use names::{FrontendName, Names};
 pub use node::{OwnNode, Route};
+pub use spot::FrontendKind;
 
 use names::Pods;
 use node::Nodes;
@@ -52,6 +62,29 @@ pub struct PlanConfig {
     /// Subnets of this node's uplinks: a peer is reached directly only if its
     /// address is in one. None: every peer is taken to be a neighbour.
     pub on_link: Option<Vec<IpNet>>,
+    /// Ranges outside the cluster that pods reach with their own address.
+    pub native_ranges: Vec<IpNet>,
+    /// Which parts of Services are on.
+    pub services: ServiceConfig,
+}
+
+/// Which parts of Services are on, beyond ClusterIPs. Everything else is off
+/// and named as such on the objects that ask for it.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceConfig {
+    /// NodePorts, and the addresses of LoadBalancers.
+    pub node_ports: bool,
+    /// Node addresses at which NodePorts are served; empty: all.
+    pub node_port_addresses: Vec<IpNet>,
+    /// Ranges of which Services may take externalIPs; none: externalIPs are
+    /// off.
+    pub external_ips: Option<Vec<IpNet>>,
+    /// hostPorts of pods.
+    pub host_ports: bool,
+    /// `sessionAffinity: ClientIP`.
+    pub affinity: bool,
+    /// `loadBalancerSourceRanges` count for NodePorts and externalIPs, too.
+    pub limit_all_types: bool,
 }
 
 /// Turns changes of the model into changes of the tables.
@@ -72,7 +105,7 @@ impl Planner {
     /// A planner that knows nothing yet.
     pub fn new(config: PlanConfig) -> Planner {
         Planner {
-            services: Services::new(&config.node_name),
+            services: Services::new(&config.node_name, config.services.clone()),
             nodes: Nodes::new(config),
             pods: Pods::default(),
             book: Book::default(),
@@ -118,9 +151,12 @@ impl Planner {
         self.nodes.set_on_link(on_link);
     }
 
-    /// True once Nodes, Services and EndpointSlices have been listed.
+    /// True once Nodes, Services and EndpointSlices have been listed, and
+    /// Pods where their hostPorts matter.
     pub fn is_listed(&self) -> bool {
-        [Kind::Node, Kind::Service, Kind::EndpointSlice].iter().all(|kind| self.listed[index(*kind)])
+        let listed = |kind: Kind| self.listed[index(kind)];
+        let pods = !self.services.serves_host_ports() || listed(Kind::Pod);
+        pods && [Kind::Node, Kind::Service, Kind::EndpointSlice].into_iter().all(listed)
     }
 
     /// What changes in the tables since the last call.
@@ -129,8 +165,8 @@ impl Planner {
         if !self.is_listed() {
             return delta;
         }
-        let renumbered = self.nodes.drain(&mut delta, &mut self.book);
-        self.services.drain(&renumbered, &self.nodes, &mut delta, &mut self.book);
+        let changes = self.nodes.drain(&mut delta, &mut self.book);
+        self.services.drain(changes, &self.nodes, &mut delta, &mut self.book);
         if !self.drained {
             self.drained = true;
             self.nodes.finish_adoption();
@@ -158,6 +194,17 @@ impl Planner {
         self.nodes.own()
     }
 
+    /// The cluster is about to remove this node.
+    pub fn own_node_is_leaving(&self) -> bool {
+        self.nodes.own_is_leaving()
+    }
+
+    /// What `healthCheckNodePort`s answer from now on, as far as it has
+    /// changed since the last call; none: nothing is to be answered.
+    pub fn take_health_changes(&mut self) -> BTreeMap<ObjectName, Option<HealthCheck>> {
+        self.services.take_health_changes()
+    }
+
     /// The native routes that this node needs: one for every PodCIDR of
     /// every neighbour.
     pub fn routes(&self) -> Vec<Route> {
@@ -179,9 +226,12 @@ impl Planner {
         let serving = self.services.pods().filter(|(ip, _)| !hosts.contains(ip));
         let mut pods: BTreeMap<IpAddr, String> = serving.map(|(ip, name)| (ip, name.to_string())).collect();
         pods.extend(self.pods.names());
+        let services = self.services.names();
         Names {
             pods: pods.into_iter().collect(),
-            services: self.services.names(),
+            local_services: services.iter().filter(|name| name.local).map(|name| name.id).collect(),
+            services: services.into_iter().map(|name| (name.id, name.name)).collect(),
+            frontends: self.services.frontend_names(),
             service_addresses: self.services.address_names(),
             nodes,
         }
@@ -193,7 +243,10 @@ impl Planner {
             Object::Node(node) => self.nodes.apply(node, epoch),
             Object::Service(service) => self.services.apply(service, epoch),
             Object::EndpointSlice(slice) => self.services.apply_slice(slice, epoch, &mut self.book),
-            Object::Pod(pod) => self.pods.apply(pod, epoch),
+            Object::Pod(pod) => {
+                self.services.apply_pod(&pod);
+                self.pods.apply(pod, epoch);
+            }
             Object::Namespace(_) => {}
         }
     }
@@ -203,7 +256,10 @@ impl Planner {
             Kind::Node => self.nodes.delete(&name.name),
             Kind::Service => self.services.delete(name),
             Kind::EndpointSlice => self.services.delete_slice(name, &mut self.book),
-            Kind::Pod => self.pods.delete(name),
+            Kind::Pod => {
+                self.services.delete_pod(name);
+                self.pods.delete(name);
+            }
             Kind::Namespace => {}
         }
     }

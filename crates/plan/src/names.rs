@@ -3,19 +3,60 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use beeline_abi::ip::proto;
 use beeline_model::{ObjectName, Pod};
+
+use crate::program::PortKey;
+use crate::spot::{FrontendKind, protocol_name};
 
 /// Names for addresses and numbers, for events and drops.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// Pods (`namespace/name`) by address.
     pub pods: Vec<(IpAddr, String)>,
-    /// Services (`namespace/name:port`, `/UDP` if it is not TCP) by service id.
+    /// Services (`namespace/name:port`, `/UDP` if it is not TCP) by service
+    /// id; pods with hostPorts (`namespace/name:containerPort`) as well.
     pub services: Vec<(u32, String)>,
+    /// Service ids that stand for the endpoints of this node alone
+    /// (`externalTrafficPolicy` or `internalTrafficPolicy: Local`).
+    pub local_services: Vec<u32>,
+    /// What frontends are, as far as the tables do not tell it.
+    pub frontends: Vec<FrontendName>,
     /// Services (`namespace/name`) by address.
     pub service_addresses: Vec<(IpAddr, String)>,
     /// Nodes by address.
     pub nodes: Vec<(IpAddr, String)>,
+}
+
+/// The kind of a frontend at an address of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FrontendName {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// The kind.
+    pub kind: FrontendKind,
+}
+
+/// Whom a service id stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ServiceName {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) local: bool,
+}
+
+impl ServiceName {
+    pub(crate) fn of(id: u32, owner: &ObjectName, key: PortKey) -> ServiceName {
+        let name = match key.proto {
+            proto::TCP => format!("{owner}:{}", key.port),
+            other => format!("{owner}:{}/{}", key.port, protocol_name(other)),
+        };
+        ServiceName { id, name, local: key.local }
+    }
 }
 
 #[derive(Debug)]

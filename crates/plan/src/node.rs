@@ -50,7 +50,22 @@ struct NodeState {
     spec: Option<Node>,
     /// 0 until the first drain after it appeared.
     id: u32,
+    /// Its zone as of the last drain.
+    zone: u16,
     epoch: u32,
+}
+
+/// What has changed about nodes, as far as Services and pods go by it.
+#[derive(Debug, Default)]
+pub(crate) struct NodeChanges {
+    /// Nodes whose number or zone is another one.
+    pub(crate) renumbered: Vec<String>,
+    /// Addresses that may have become, or may no longer be, a node's.
+    pub(crate) addresses: BTreeSet<Ip>,
+    /// This node has other addresses.
+    pub(crate) own_addresses: bool,
+    /// This node is in another zone.
+    pub(crate) own_zone: bool,
 }
 
 #[derive(Debug)]
@@ -62,6 +77,9 @@ pub(crate) struct Nodes {
     adopted: HashMap<AddressKey, u32>,
     pod_cidrs: Claims,
     addresses: BTreeMap<Ip, BTreeSet<String>>,
+    /// Internal and external addresses: where NodePorts are served.
+    service_ips: BTreeMap<Ip, BTreeSet<String>>,
+    changes: NodeChanges,
     endpoints: BTreeSet<Ip>,
     dirty_nodes: BTreeSet<String>,
     dirty_keys: BTreeSet<AddressKey>,
@@ -70,7 +88,8 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) fn new(config: PlanConfig) -> Nodes {
-        let ranges = config.service_cidrs.iter().map(|range| Prefix::of(range.trunc()).key()).collect();
+        let ranges = config.service_cidrs.iter().chain(&config.native_ranges);
+        let ranges = ranges.map(|range| Prefix::of(range.trunc()).key()).collect();
         Nodes {
             config,
             nodes: BTreeMap::new(),
@@ -78,6 +97,8 @@ impl Nodes {
             adopted: HashMap::new(),
             pod_cidrs: Claims::default(),
             addresses: BTreeMap::new(),
+            service_ips: BTreeMap::new(),
+            changes: NodeChanges::default(),
             endpoints: BTreeSet::new(),
             dirty_nodes: BTreeSet::new(),
             dirty_keys: ranges,
@@ -111,8 +132,8 @@ impl Nodes {
             }
         }
         self.claim(&name, false);
-        let id = self.nodes.get(&name).map_or(0, |state| state.id);
-        self.nodes.insert(name.clone(), NodeState { spec: Some(node), id, epoch });
+        let (id, zone) = self.nodes.get(&name).map_or((0, 0), |state| (state.id, state.zone));
+        self.nodes.insert(name.clone(), NodeState { spec: Some(node), id, zone, epoch });
         self.claim(&name, true);
     }
 
@@ -148,12 +169,11 @@ impl Nodes {
         }
     }
 
-    /// Computes what is marked. Returns the nodes whose number has changed.
-    pub(crate) fn drain(&mut self, delta: &mut Delta, book: &mut Book) -> Vec<String> {
-        let mut renumbered = Vec::new();
+    /// Computes what is marked. Returns what others go by.
+    pub(crate) fn drain(&mut self, delta: &mut Delta, book: &mut Book) -> NodeChanges {
         for name in std::mem::take(&mut self.dirty_nodes) {
             if self.drain_node(&name, delta) {
-                renumbered.push(name.clone());
+                self.changes.renumbered.push(name.clone());
             }
             let problems = self.nodes.get(&name).map_or_else(Vec::new, |_| self.problems_of(&name));
             book.set_problems(Kind::Node, &ObjectName::cluster(name), problems);
@@ -161,12 +181,41 @@ impl Nodes {
         for key in std::mem::take(&mut self.dirty_keys) {
             delta.address.insert(key, self.address_value(key));
         }
-        renumbered
+        std::mem::take(&mut self.changes)
     }
 
     /// The number of a node, 0 if there is no such node.
     pub(crate) fn id_of(&self, name: &str) -> u32 {
         self.nodes.get(name).map_or(0, |state| state.id)
+    }
+
+    /// The number of a node's zone; 0 if it has none, or is not known.
+    pub(crate) fn zone_number(&self, name: &str) -> u16 {
+        self.nodes.get(name).map_or(0, |state| state.zone)
+    }
+
+    /// This node's zone.
+    pub(crate) fn own_zone(&self) -> Option<&str> {
+        self.own_spec()?.zone.as_deref()
+    }
+
+    /// This node is about to go.
+    pub(crate) fn own_is_leaving(&self) -> bool {
+        self.own_spec().is_some_and(|node| node.leaving)
+    }
+
+    /// This node's addresses, internal and external.
+    pub(crate) fn own_addresses(&self) -> Vec<Ip> {
+        self.own_spec().map(service_ips).unwrap_or_default()
+    }
+
+    /// The node that has the address, internal or external.
+    pub(crate) fn with_address(&self, ip: &Ip) -> Option<&str> {
+        self.service_ips.get(ip)?.first().map(String::as_str)
+    }
+
+    fn own_spec(&self) -> Option<&Node> {
+        self.nodes.get(&self.config.node_name)?.spec.as_ref()
     }
 
     pub(crate) fn own(&self) -> Option<OwnNode> {
@@ -225,6 +274,17 @@ impl Nodes {
         let (ips, cidrs) = (usable_ips(node), usable_cidrs(node));
         self.revision += 1;
         self.dirty_nodes.insert(name.to_owned());
+        for ip in service_ips(node) {
+            let claimants = self.service_ips.entry(ip).or_default();
+            let changed = if add { claimants.insert(name.to_owned()) } else { claimants.remove(name) };
+            if claimants.is_empty() {
+                self.service_ips.remove(&ip);
+            }
+            if changed {
+                self.changes.addresses.insert(ip);
+                self.changes.own_addresses |= name == self.config.node_name;
+            }
+        }
         for ip in ips.into_iter().map(Ip::from) {
             let claimants = self.addresses.entry(ip).or_default();
             if add {
@@ -255,13 +315,14 @@ impl Nodes {
         }
     }
 
-    /// Sets or unsets the node's entry. True if its number has changed.
+    /// Sets or unsets the node's entry. True if its number or zone has changed.
     fn drain_node(&mut self, name: &str, delta: &mut Delta) -> bool {
         let Some(state) = self.nodes.get_mut(name) else { return false };
         let Some(node) = &state.spec else {
             let id = state.id;
             self.nodes.remove(name);
             if name == self.config.node_name {
+                self.changes.own_zone = true;
                 self.dirty_keys.extend(self.endpoints.iter().map(|ip| host_key(*ip)));
             }
             if id != 0 {
@@ -282,7 +343,10 @@ impl Nodes {
             }
         }
         delta.node.insert(state.id, Some(node_value(node)));
-        is_new
+        let zone = node.zone.as_deref().map_or(0, zone_number);
+        let moved = std::mem::replace(&mut state.zone, zone) != zone;
+        self.changes.own_zone |= (moved || is_new) && name == self.config.node_name;
+        is_new || moved
     }
 
     /// What stands behind a prefix, if anybody claims it.
@@ -312,7 +376,12 @@ impl Nodes {
         }
         let ranges = self.config.service_cidrs.iter();
         let is_range = ranges.map(|range| Prefix::of(range.trunc()).key()).any(|range| range == key);
-        is_range.then(|| AddressValue { kind: kind::SERVICE_RANGE, ..AddressValue::default() })
+        if is_range {
+            return Some(AddressValue { kind: kind::SERVICE_RANGE, ..AddressValue::default() });
+        }
+        let natives = self.config.native_ranges.iter();
+        let is_native = natives.map(|range| Prefix::of(range.trunc()).key()).any(|range| range == key);
+        is_native.then(|| AddressValue { kind: kind::NATIVE_RANGE, ..AddressValue::default() })
     }
 
     fn is_in_own_range(&self, ip: Ip) -> bool {
@@ -425,4 +494,21 @@ fn node_value(node: &Node) -> NodeValue {
     let ips = usable_ips(node);
     let first = |ipv6| ips.iter().find(|ip| ip.is_ipv6() == ipv6).map_or(Ip::UNSPECIFIED, |ip| (*ip).into());
     NodeValue { mode: mode::NATIVE, ipv4: first(false), ipv6: first(true), ..NodeValue::default() }
+}
+
+/// Internal and external addresses, each once.
+fn service_ips(node: &Node) -> Vec<Ip> {
+    let ips = node.internal_ips.iter().chain(&node.external_ips);
+    let mut ips: Vec<Ip> = ips.filter(|ip| why_no_unicast(**ip).is_none()).map(|ip| Ip::from(*ip)).collect();
+    ips.sort();
+    ips.dedup();
+    ips
+}
+
+/// A number for a zone that every agent and every life of it chooses alike:
+/// FNV-1a, folded. It tells zones apart for people, nothing is chosen by it.
+fn zone_number(name: &str) -> u16 {
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    ((hash >> 16) ^ (hash & 0xffff)).max(1) as u16
 }

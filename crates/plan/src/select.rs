@@ -7,49 +7,138 @@ use beeline_model::{Service, ServicePort};
 
 use crate::slice::{Slice, SliceEndpoint};
 
-/// An endpoint that serves.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// An endpoint of a Service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) ip: Ip,
     pub(crate) port: u16,
     pub(crate) node: Option<Arc<str>>,
+    pub(crate) ready: bool,
+    /// Serving and terminating: used while nothing is ready.
+    draining: bool,
+    hints: Hints,
 }
 
-/// The ready endpoints of the family; if there is none, those that terminate
-/// but still serve. Sorted, each address and port once.
-pub(crate) fn select<'a>(
+/// What the slices say about who should use the endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Hints {
+    names_nodes: bool,
+    names_own_node: bool,
+    names_zones: bool,
+    names_own_zone: bool,
+}
+
+/// Where packets are to be sent from: this node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Here<'a> {
+    pub(crate) node: &'a str,
+    pub(crate) zone: Option<&'a str>,
+}
+
+/// The endpoints that serve a port, by traffic policy.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    /// `Cluster`, as places in the list of targets.
+    pub(crate) cluster: Vec<usize>,
+    /// `Local`: those on this node.
+    pub(crate) local: Vec<usize>,
+    /// Somewhere there is one that could serve.
+    pub(crate) any: bool,
+}
+
+/// All endpoints of the family that the slices list for the port. Sorted,
+/// each address and port once.
+pub(crate) fn targets<'a>(
     service: &Service,
     port: &ServicePort,
     ipv6: bool,
-    slices: impl Iterator<Item = &'a Slice> + Clone,
-    own_node: &str,
+    slices: impl Iterator<Item = &'a Slice>,
+    here: Here<'_>,
 ) -> Vec<Target> {
-    let candidates = move || {
-        slices
-            .clone()
-            .filter(move |slice| slice.ipv6 == ipv6)
-            .flat_map(|slice| slice.ports.iter().map(move |port| (slice, port)))
-            .filter(|(_, of)| *of.name == *port.name && of.protocol == port.protocol)
-            .flat_map(|(slice, of)| slice.endpoints.iter().map(move |endpoint| (endpoint, of.port)))
-            .filter(|(endpoint, _)| !service.internal_local || endpoint.node.as_deref() == Some(own_node))
-    };
-    let ready = |endpoint: &SliceEndpoint| endpoint.ready || service.publish_not_ready;
-    let ready_targets = targets(candidates().filter(|(endpoint, _)| ready(endpoint)));
-    if ready_targets.is_empty() {
-        return targets(candidates().filter(|(endpoint, _)| endpoint.draining));
-    }
-    ready_targets
-}
-
-fn targets<'a>(endpoints: impl Iterator<Item = (&'a SliceEndpoint, u16)>) -> Vec<Target> {
-    let mut targets: Vec<Target> = endpoints
-        .map(|(endpoint, port)| Target { ip: endpoint.ip, port, node: endpoint.node.clone() })
+    let listed = slices
+        .filter(|slice| slice.ipv6 == ipv6)
+        .flat_map(|slice| slice.ports.iter().map(move |port| (slice, port)))
+        .filter(|(_, of)| *of.name == *port.name && of.protocol == port.protocol)
+        .flat_map(|(slice, of)| slice.endpoints.iter().map(move |endpoint| (endpoint, of.port)));
+    let mut targets: Vec<Target> = listed
+        .map(|(endpoint, port)| Target {
+            ip: endpoint.ip,
+            port,
+            node: endpoint.node.clone(),
+            ready: endpoint.ready || service.publish_not_ready,
+            draining: endpoint.draining,
+            hints: hints(endpoint, here),
+        })
         .collect();
     // Where slices disagree about the node, one that names a node wins, the
     // first by name: any order of the slices gives the same.
     targets.sort_by(|a, b| {
         (a.ip, a.port, a.node.is_none(), &a.node).cmp(&(b.ip, b.port, b.node.is_none(), &b.node))
     });
-    targets.dedup_by_key(|target| (target.ip, target.port));
+    targets.dedup_by(|other, first| {
+        let same = (other.ip, other.port) == (first.ip, first.port);
+        if same {
+            first.take_in(other);
+        }
+        same
+    });
     targets
+}
+
+impl Target {
+    fn take_in(&mut self, other: &Target) {
+        self.ready |= other.ready;
+        self.draining |= other.draining;
+        self.hints.names_nodes |= other.hints.names_nodes;
+        self.hints.names_own_node |= other.hints.names_own_node;
+        self.hints.names_zones |= other.hints.names_zones;
+        self.hints.names_own_zone |= other.hints.names_own_zone;
+    }
+}
+
+fn hints(endpoint: &SliceEndpoint, here: Here<'_>) -> Hints {
+    let Some(hints) = &endpoint.hints else { return Hints::default() };
+    Hints {
+        names_nodes: !hints.nodes.is_empty(),
+        names_own_node: hints.nodes.iter().any(|node| **node == *here.node),
+        names_zones: !hints.zones.is_empty(),
+        names_own_zone: hints.zones.iter().any(|zone| Some(&**zone) == here.zone),
+    }
+}
+
+/// Ready endpoints serve; while there is none, those that terminate but still
+/// serve do, for each policy on its own. Hints narrow the policy `Cluster`.
+pub(crate) fn choose(targets: &[Target], here: Here<'_>) -> Choice {
+    let those = |accept: fn(&Target) -> bool| -> Vec<usize> {
+        (0..targets.len()).filter(|at| accept(&targets[*at])).collect()
+    };
+    let ready = those(|target| target.ready);
+    let draining = those(|target| !target.ready && target.draining);
+    let local = |of: &[usize]| -> Vec<usize> {
+        of.iter().copied().filter(|at| targets[*at].node.as_deref() == Some(here.node)).collect()
+    };
+    let any = !ready.is_empty() || !draining.is_empty();
+    let (local_ready, local_draining) = (local(&ready), local(&draining));
+    Choice {
+        cluster: if ready.is_empty() { draining } else { near(targets, ready) },
+        local: if local_ready.is_empty() { local_draining } else { local_ready },
+        any,
+    }
+}
+
+/// Hints count only if every ready endpoint has one and one of them is meant
+/// for this node; nodes come before zones. Otherwise everybody serves.
+fn near(targets: &[Target], ready: Vec<usize>) -> Vec<usize> {
+    let hints = |at: &usize| &targets[*at].hints;
+    let hinted = |has: fn(&Hints) -> bool, own: fn(&Hints) -> bool| {
+        ready.iter().all(|at| has(hints(at))) && ready.iter().any(|at| own(hints(at)))
+    };
+    let only = |own: fn(&Hints) -> bool| ready.iter().copied().filter(|at| own(hints(at))).collect();
+    if hinted(|hints| hints.names_nodes, |hints| hints.names_own_node) {
+        only(|hints| hints.names_own_node)
+    } else if hinted(|hints| hints.names_zones, |hints| hints.names_own_zone) {
+        only(|hints| hints.names_own_zone)
+    } else {
+        ready
+    }
 }

@@ -1,24 +1,28 @@
-//! Services: addresses, frontends, service values and their slots.
+//! Services and their slices: what each wants, and who serves it. Pods with
+//! hostPorts stand beside them, because they want the same things.
 
-use std::collections::{BTreeSet, HashMap};
+mod serve;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use beeline_abi::service::{
-    CLASS_FIRST_EXACT, FrontendKey, FrontendValue, SCOPE_INTERNAL, ServiceAddressValue, ServiceValue,
-    SlotKey, address_flags,
-};
-use beeline_abi::{Ip, Port};
-use beeline_model::{EndpointSlice, Kind, ObjectName, Protocol, Service, ServicePort, ServiceType};
+use beeline_abi::Ip;
+use beeline_model::{EndpointSlice, Kind, ObjectName, Pod, Service};
 use beeline_sync::{Contents, Delta};
+use ipnet::IpNet;
 
-use crate::backend::Backends;
-use crate::ids::Ids;
-use crate::node::Nodes;
+use crate::ServiceConfig;
+use crate::explain;
+use crate::health::HealthCheck;
+use crate::host_port::HostPorts;
+use crate::names::{FrontendName, ServiceName};
+use crate::node::{NodeChanges, Nodes};
 use crate::problems::Book;
-use crate::select::select;
-use crate::slice::{Interner, Slice, why_no_unicast};
-use crate::slots::Slots;
+use crate::program::{Program, Want, Workshop};
+use crate::slice::{Interner, Slice};
+use crate::spot::{FrontendKind, Owner, Place, Spot, Spots};
+use crate::wish::wishes;
 
 /// Services by name; the name is kept once.
 type Name = Arc<ObjectName>;
@@ -29,32 +33,7 @@ struct ServiceState {
     spec: Option<Box<Service>>,
     epoch: u32,
     slices: Vec<(Box<str>, Slice)>,
-    /// What is programmed.
-    ports: Vec<PortState>,
-    addresses: Vec<(Ip, u32)>,
-}
-
-/// One programmed (port, family) of a Service.
-#[derive(Debug)]
-struct PortState {
-    key: PortKey,
-    slots: Slots,
-    value: Option<ServiceValue>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PortKey {
-    ipv6: bool,
-    port: u16,
-    protocol: Protocol,
-}
-
-/// A ClusterIP and who claims it; the first by name has it.
-#[derive(Debug, Default)]
-struct Address {
-    claimants: Vec<Name>,
-    /// 0 while nothing is programmed for it.
-    class: u32,
+    program: Program,
 }
 
 #[derive(Debug)]
@@ -63,66 +42,51 @@ struct SliceOwner {
     epoch: u32,
 }
 
-/// What an earlier agent left.
-#[derive(Debug, Default)]
-struct Adopted {
-    classes: HashMap<Ip, u32>,
-    frontends: HashMap<FrontendKey, u32>,
-    /// Generation, and the backends in the order of the slots.
-    services: HashMap<u32, (u32, Box<[u32]>)>,
-}
-
 #[derive(Debug)]
 pub(crate) struct Services {
-    own_node: String,
+    own_node: Arc<str>,
+    config: ServiceConfig,
     services: HashMap<Name, ServiceState>,
     slice_owners: HashMap<ObjectName, SliceOwner>,
-    addresses: HashMap<Ip, Address>,
-    backends: Backends,
-    ids: Ids,
-    classes: Ids,
-    adopted: Adopted,
+    host_ports: HostPorts,
+    spots: Spots,
+    workshop: Workshop,
     interner: Interner,
-    dirty: BTreeSet<Name>,
+    health: BTreeMap<ObjectName, HealthCheck>,
+    health_changes: BTreeMap<ObjectName, Option<HealthCheck>>,
+    /// Services with hints: they go by this node's zone.
+    hinted: BTreeSet<Name>,
+    dirty: BTreeSet<Owner>,
 }
 
 impl Services {
-    pub(crate) fn new(own_node: &str) -> Services {
+    pub(crate) fn new(own_node: &str, config: ServiceConfig) -> Services {
         Services {
-            own_node: own_node.to_owned(),
+            own_node: own_node.into(),
             services: HashMap::new(),
             slice_owners: HashMap::new(),
-            addresses: HashMap::new(),
-            backends: Backends::new(),
-            ids: Ids::new(1),
-            classes: Ids::new(CLASS_FIRST_EXACT),
-            adopted: Adopted::default(),
+            host_ports: HostPorts::new(own_node, config.host_ports),
+            config,
+            spots: Spots::default(),
+            workshop: Workshop::new(),
             interner: Interner::default(),
+            health: BTreeMap::new(),
+            health_changes: BTreeMap::new(),
+            hinted: BTreeSet::new(),
             dirty: BTreeSet::new(),
         }
     }
 
+    pub(crate) fn serves_host_ports(&self) -> bool {
+        self.config.host_ports
+    }
+
     pub(crate) fn adopt(&mut self, actual: &Contents) {
-        self.backends.adopt(actual);
-        self.ids.adopt(actual.service.keys().copied().chain(actual.slot.keys().map(|key| key.service)));
-        let classes = actual.service_address.values().map(|value| value.class);
-        self.classes.adopt(classes.chain(actual.frontend.keys().map(|key| key.class)));
-        self.adopted = Adopted {
-            classes: actual.service_address.iter().map(|(ip, value)| (*ip, value.class)).collect(),
-            frontends: actual.frontend.iter().map(|(key, value)| (*key, value.service)).collect(),
-            services: actual
-                .service
-                .iter()
-                .map(|(id, value)| (*id, adopted_slots(*id, value, actual)))
-                .collect(),
-        };
+        self.workshop.adopt(actual);
     }
 
     pub(crate) fn finish_adoption(&mut self) {
-        self.backends.finish_adoption();
-        self.ids.finish_adoption();
-        self.classes.finish_adoption();
-        self.adopted = Adopted::default();
+        self.workshop.finish_adoption();
     }
 
     pub(crate) fn apply(&mut self, service: Service, epoch: u32) {
@@ -132,17 +96,24 @@ impl Services {
         if state.spec.as_deref() == Some(&service) {
             return;
         }
-        let addresses = cluster_ips(&service);
-        let old = state.spec.replace(Box::new(service));
-        self.move_claims(&name, old.as_deref().map(cluster_ips).unwrap_or_default(), addresses);
-        self.dirty.insert(name);
+        let old = state.spec.replace(Box::new(service.clone()));
+        self.move_claims(&name, old.as_deref(), Some(&service));
+        self.dirty.insert(Owner::Service(name));
     }
 
     pub(crate) fn delete(&mut self, name: &ObjectName) {
         let Some(old) = self.services.get_mut(name).and_then(|state| state.spec.take()) else { return };
         let name = self.name(name);
-        self.move_claims(&name, cluster_ips(&old), Vec::new());
-        self.dirty.insert(name);
+        self.move_claims(&name, Some(&old), None);
+        self.dirty.insert(Owner::Service(name));
+    }
+
+    pub(crate) fn apply_pod(&mut self, pod: &Pod) {
+        self.dirty.extend(self.host_ports.apply(pod, &mut self.spots));
+    }
+
+    pub(crate) fn delete_pod(&mut self, name: &ObjectName) {
+        self.dirty.extend(self.host_ports.delete(name, &mut self.spots));
     }
 
     pub(crate) fn apply_slice(&mut self, slice: EndpointSlice, epoch: u32, book: &mut Book) {
@@ -153,6 +124,9 @@ impl Services {
         }
         let (slice, problems) = Slice::compact(slice, &mut self.interner);
         book.set_problems(Kind::EndpointSlice, &name, problems);
+        if slice.endpoints.iter().any(|endpoint| endpoint.hints.is_some()) {
+            self.hinted.insert(service.clone());
+        }
         let slices = &mut self.services.entry(service.clone()).or_default().slices;
         let changed = match slices.iter_mut().find(|(known, _)| **known == *name.name) {
             Some((_, known)) if *known == slice => false,
@@ -167,7 +141,7 @@ impl Services {
             }
         };
         if changed {
-            self.dirty.insert(service.clone());
+            self.dirty.insert(Owner::Service(service.clone()));
         }
         self.slice_owners.insert(name, SliceOwner { service, epoch });
     }
@@ -178,7 +152,7 @@ impl Services {
         if let Some(state) = self.services.get_mut(&owner.service) {
             state.slices.retain(|(known, _)| **known != *name.name);
         }
-        self.dirty.insert(owner.service);
+        self.dirty.insert(Owner::Service(owner.service));
     }
 
     pub(crate) fn older_than(&self, epoch: u32) -> Vec<ObjectName> {
@@ -198,16 +172,12 @@ impl Services {
         endpoints.filter_map(|endpoint| Some((endpoint.ip.into(), endpoint.pod.as_ref()?)))
     }
 
-    pub(crate) fn names(&self) -> Vec<(u32, String)> {
-        let mut names: Vec<(u32, String)> = self
-            .services
-            .iter()
-            .flat_map(|(name, state)| {
-                state.ports.iter().map(move |port| (port.slots.service, name, port.key))
-            })
-            .map(|(id, name, key)| match key.protocol {
-                Protocol::Tcp => (id, format!("{name}:{}", key.port)),
-                other => (id, format!("{name}:{}/{}", key.port, other.name())),
+    /// Services (and pods with hostPorts) by service id.
+    pub(crate) fn names(&self) -> Vec<ServiceName> {
+        let mut names: Vec<ServiceName> = self
+            .programs()
+            .flat_map(|(name, program)| {
+                program.services().map(move |(id, key)| ServiceName::of(id, name, key))
             })
             .collect();
         names.sort();
@@ -216,26 +186,78 @@ impl Services {
 
     /// Who has which address.
     pub(crate) fn address_names(&self) -> Vec<(IpAddr, String)> {
-        let owner = |address: &Address| address.claimants.first().map(|name| name.to_string());
-        self.addresses.iter().filter_map(|(ip, address)| Some(((*ip).into(), owner(address)?))).collect()
+        let mut names: BTreeMap<IpAddr, String> = BTreeMap::new();
+        for (name, program) in self.programs() {
+            for ip in program.addresses().filter(|ip| !self.spots.is_node(ip) && !explain::is_loopback(*ip)) {
+                let known = names.entry(ip.into()).or_insert_with(|| name.to_string());
+                *known = known.clone().min(name.to_string());
+            }
+        }
+        names.into_iter().collect()
+    }
+
+    /// Frontends that are more than a ClusterIP.
+    pub(crate) fn frontend_names(&self) -> Vec<FrontendName> {
+        let spots = self.programs().flat_map(|(_, program)| program.spots());
+        let mut names: Vec<FrontendName> = spots.filter_map(FrontendName::of).collect();
+        names.sort();
+        names
+    }
+
+    fn programs(&self) -> impl Iterator<Item = (&Name, &Program)> {
+        let services = self.services.iter().map(|(name, state)| (name, &state.program));
+        services.chain(self.host_ports.pods.iter().map(|(name, state)| (name, &state.program)))
+    }
+
+    pub(crate) fn take_health_changes(&mut self) -> BTreeMap<ObjectName, Option<HealthCheck>> {
+        std::mem::take(&mut self.health_changes)
+    }
+
+    fn set_health(&mut self, name: &ObjectName, check: Option<HealthCheck>) {
+        if self.health.get(name) == check.as_ref() {
+            return;
+        }
+        match &check {
+            Some(check) => drop(self.health.insert(name.clone(), check.clone())),
+            None => drop(self.health.remove(name)),
+        }
+        self.health_changes.insert(name.clone(), check);
     }
 
     /// Computes what is marked: first everything that goes, then everything
-    /// that comes, so that what moves from one Service to another ends up
-    /// with the new one.
-    pub(crate) fn drain(&mut self, renumbered: &[String], nodes: &Nodes, delta: &mut Delta, book: &mut Book) {
-        for node in renumbered {
-            self.backends.renumber(node, nodes, delta);
-        }
+    /// that comes, so that what moves from one owner to another ends up with
+    /// the new one.
+    pub(crate) fn drain(&mut self, changes: NodeChanges, nodes: &Nodes, delta: &mut Delta, book: &mut Book) {
+        self.take_in_nodes(changes, nodes, delta);
         let dirty = std::mem::take(&mut self.dirty);
-        for name in &dirty {
-            self.take_down(name, delta);
+        for owner in &dirty {
+            self.take_down(owner, delta);
         }
-        for name in &dirty {
-            self.build_up(name, nodes, delta);
-            self.explain(name, book);
+        for owner in &dirty {
+            match owner {
+                Owner::Service(name) => self.build_up_service(owner, name, nodes, delta, book),
+                Owner::Pod(name) => self.build_up_pod(owner, name, nodes, delta, book),
+            }
         }
-        self.backends.sweep(delta);
+        self.workshop.sweep(nodes, delta);
+    }
+
+    fn take_in_nodes(&mut self, changes: NodeChanges, nodes: &Nodes, delta: &mut Delta) {
+        for node in &changes.renumbered {
+            self.workshop.backends.renumber(node, nodes, delta);
+        }
+        for ip in changes.addresses {
+            let is_node = nodes.with_address(&ip).is_some();
+            let has_node_ports = is_node && self.config.serves_node_ports_at(ip.into());
+            self.workshop.addresses.set_node(ip, is_node, has_node_ports);
+            self.dirty.extend(self.spots.set_node(ip, is_node));
+        }
+        if changes.own_addresses {
+            self.dirty.extend(self.host_ports.set_own_addresses(nodes.own_addresses(), &mut self.spots));
+        }
+        if changes.own_zone {
+            self.dirty.extend(self.hinted.iter().cloned().map(Owner::Service));
+        }
     }
 
     fn name(&self, name: &ObjectName) -> Name {
@@ -245,297 +267,83 @@ impl Services {
         }
     }
 
-    /// Changes which addresses the Service claims, and marks everybody whose
-    /// right to one of them may have changed.
-    fn move_claims(&mut self, name: &Name, old: Vec<Ip>, new: Vec<Ip>) {
-        for ip in old.iter().filter(|ip| !new.contains(ip)) {
-            let address = self.addresses.entry(*ip).or_default();
-            address.claimants.retain(|claimant| claimant != name);
-            self.dirty.extend(address.claimants.iter().cloned());
-            if address.claimants.is_empty() && address.class == 0 {
-                self.addresses.remove(ip);
-            }
-        }
-        for ip in new.iter().filter(|ip| !old.contains(ip)) {
-            let claimants = &mut self.addresses.entry(*ip).or_default().claimants;
-            claimants.reserve_exact(1);
-            claimants.push(name.clone());
-            claimants.sort();
-            self.dirty.extend(claimants.iter().cloned());
-        }
-    }
-
-    fn owns(&self, name: &Name, ip: &Ip) -> bool {
-        self.addresses.get(ip).is_some_and(|address| address.claimants.first() == Some(name))
-    }
-
-    /// The addresses and ports that the Service should have.
-    fn wanted(&self, name: &Name) -> (Vec<Ip>, Vec<PortKey>) {
-        let spec = self.services.get(name).and_then(|state| state.spec.as_deref());
-        let Some(spec) = spec else { return (Vec::new(), Vec::new()) };
-        let mut addresses = cluster_ips(spec);
-        addresses.retain(|ip| self.owns(name, ip));
-        let ports = usable_ports(spec);
-        let families =
-            [false, true].into_iter().filter(|ipv6| addresses.iter().any(|ip| ip.is_v4() != *ipv6));
-        let keys: Vec<PortKey> =
-            families.flat_map(|ipv6| ports.iter().map(move |port| PortKey::of(port, ipv6))).collect();
-        if keys.is_empty() { (Vec::new(), keys) } else { (addresses, keys) }
-    }
-
-    /// Removes what the Service should no longer have.
-    fn take_down(&mut self, name: &Name, delta: &mut Delta) {
-        let (addresses, ports) = self.wanted(name);
-        let Some(state) = self.services.get_mut(name) else { return };
-        for (ip, class) in &state.addresses {
-            for port in state.ports.iter().filter(|port| port.key.ipv6 != ip.is_v4()) {
-                if !addresses.contains(ip) || !ports.contains(&port.key) {
-                    delta.frontend.insert(port.key.frontend(*class), None);
-                }
-            }
-        }
-        for (ip, class) in state.addresses.extract_if(.., |(ip, _)| !addresses.contains(ip)) {
-            release_address(&mut self.addresses, &mut self.classes, ip, class, delta);
-        }
-        for port in state.ports.extract_if(.., |port| !ports.contains(&port.key)) {
-            delta.service.insert(port.slots.service, None);
-            self.ids.free(port.slots.service);
-            port.slots.remove(&mut self.backends, delta);
-        }
-        if state.spec.is_none() && state.slices.is_empty() {
-            self.services.remove(name);
-        }
-    }
-
-    /// Adds what the Service should have, and brings its slots up to date.
-    fn build_up(&mut self, name: &Name, nodes: &Nodes, delta: &mut Delta) {
-        let (addresses, ports) = self.wanted(name);
-        let Some(mut state) = self.services.remove(name) else { return };
-        if let Some(spec) = state.spec.take() {
-            let missing =
-                addresses.iter().filter(|ip| !state.addresses.iter().any(|(known, _)| known == *ip));
-            for ip in missing.copied().collect::<Vec<Ip>>() {
-                let class = self.class_of(ip, delta);
-                state.addresses.push((ip, class));
-            }
-            for key in ports {
-                if !state.ports.iter().any(|port| port.key == key) {
-                    let slots = self.new_slots(key, &state.addresses);
-                    state.ports.push(PortState { key, slots, value: None });
-                }
-            }
-            for port in &mut state.ports {
-                self.update_port(port, &spec, &state.slices, nodes, delta);
-            }
-            for (ip, class) in &state.addresses {
-                for port in state.ports.iter().filter(|port| port.key.ipv6 != ip.is_v4()) {
-                    let value = FrontendValue { service: port.slots.service, ..FrontendValue::default() };
-                    delta.frontend.insert(port.key.frontend(*class), Some(value));
-                }
-            }
-            state.spec = Some(spec);
-        }
-        self.services.insert(name.clone(), state);
-    }
-
-    fn update_port(
-        &mut self,
-        port: &mut PortState,
-        spec: &Service,
-        slices: &[(Box<str>, Slice)],
-        nodes: &Nodes,
-        delta: &mut Delta,
-    ) {
-        let of = usable_ports(spec).into_iter().find(|of| PortKey::of(of, port.key.ipv6) == port.key);
-        let Some(of) = of else { return };
-        let slices = slices.iter().map(|(_, slice)| slice);
-        let proto = port.key.protocol.number();
-        let wanted = select(spec, of, port.key.ipv6, slices, &self.own_node)
-            .into_iter()
-            .map(|target| self.backends.get(target.ip, target.port, proto, target.node, nodes, delta))
-            .collect();
-        port.slots.update(wanted, &mut self.backends, delta);
-        let value = ServiceValue {
-            generation: port.slots.generation,
-            slots: port.slots.len(),
-            affinity_s: spec.affinity_s.unwrap_or(0),
-            ..ServiceValue::default()
+    /// Changes what the Service claims, and marks everybody whose right to
+    /// one of the spots may have changed.
+    fn move_claims(&mut self, name: &Name, old: Option<&Service>, new: Option<&Service>) {
+        let of = |service: Option<&Service>| -> BTreeSet<(Spot, FrontendKind)> {
+            let wishes = service.map(|service| wishes(service, &self.config)).unwrap_or_default();
+            wishes.into_iter().map(|wish| (wish.spot, wish.kind)).collect()
         };
-        if port.value.replace(value) != Some(value) {
-            delta.service.insert(port.slots.service, Some(value));
+        let (old, new) = (of(old), of(new));
+        let owner = Owner::Service(name.clone());
+        for (spot, kind) in old.difference(&new) {
+            self.dirty.extend(self.spots.unclaim(*spot, &(*kind, owner.clone())));
+        }
+        for (spot, kind) in new.difference(&old) {
+            self.dirty.extend(self.spots.claim(*spot, (*kind, owner.clone())));
         }
     }
 
-    /// The class of an address, made and written if it is new.
-    fn class_of(&mut self, ip: Ip, delta: &mut Delta) -> u32 {
-        let address = self.addresses.entry(ip).or_default();
-        if address.class == 0 {
-            let adopted = self.adopted.classes.get(&ip).copied();
-            address.class = match adopted {
-                Some(class) if self.classes.claim(class) => class,
-                _ => self.classes.allocate(),
-            };
-        }
-        let value = ServiceAddressValue { class: address.class, flags: address_flags::EXCLUSIVE };
-        delta.service_address.insert(ip, Some(value));
-        address.class
-    }
-
-    /// Slots under the service id that the frontend had before a restart, or
-    /// under a new one.
-    fn new_slots(&mut self, key: PortKey, addresses: &[(Ip, u32)]) -> Slots {
-        let of_family = addresses.iter().filter(|(ip, _)| ip.is_v4() != key.ipv6);
-        for (_, class) in of_family {
-            let Some(id) = self.adopted.frontends.get(&key.frontend(*class)).copied() else { continue };
-            if self.ids.claim(id) {
-                return match self.adopted.services.remove(&id) {
-                    Some((generation, backends)) => Slots::adopted(id, generation, backends),
-                    None => Slots::new(id),
-                };
+    /// The frontends that the owner should have.
+    fn wants(&self, owner: &Owner) -> Vec<Want> {
+        match owner {
+            Owner::Service(name) => {
+                let spec = self.services.get(name).and_then(|state| state.spec.as_deref());
+                let Some(spec) = spec else { return Vec::new() };
+                let wishes = wishes(spec, &self.config).into_iter();
+                let won = wishes.filter(|wish| self.has(owner, wish.spot, wish.kind));
+                won.flat_map(|wish| wish.wants(spec, &self.config)).collect()
+            }
+            Owner::Pod(name) => {
+                let wishes = self.host_ports.pods.get(name).map(|state| state.wishes.as_slice());
+                let wishes = wishes.unwrap_or_default().iter();
+                let won = wishes.filter(|wish| self.has(owner, wish.spot, FrontendKind::HostPort));
+                won.flat_map(|wish| wish.wants()).collect()
             }
         }
-        Slots::new(self.ids.allocate())
     }
 
-    fn explain(&self, name: &Name, book: &mut Book) {
-        let spec = self.services.get(name).and_then(|state| state.spec.as_deref());
-        let (problems, not_built) = match spec {
-            Some(spec) => (self.problems_of(name, spec), not_built(spec)),
-            None => (Vec::new(), Vec::new()),
-        };
-        book.set_problems(Kind::Service, name, problems);
-        book.set_not_built(Kind::Service, name, not_built);
+    fn has(&self, owner: &Owner, spot: Spot, kind: FrontendKind) -> bool {
+        self.spots.winner(spot).is_some_and(|(of, by)| *of == kind && by == owner)
     }
 
-    fn problems_of(&self, name: &Name, spec: &Service) -> Vec<String> {
-        if spec.service_type == ServiceType::ExternalName {
-            return Vec::new();
-        }
-        let mut problems = Vec::new();
-        for ip in &spec.cluster_ips {
-            if let Some(why) = why_no_unicast(*ip) {
-                problems.push(format!(
-                    "its ClusterIP {ip} is {why} and is not served; recreate the Service so that the API \
-                     server gives it a free address"
-                ));
+    /// Removes what the owner should no longer have.
+    fn take_down(&mut self, owner: &Owner, delta: &mut Delta) {
+        let wants = self.wants(owner);
+        match owner {
+            Owner::Service(name) => {
+                let Some(state) = self.services.get_mut(name) else { return };
+                self.workshop.take_down(&mut state.program, &wants, true, delta);
+                if state.spec.is_none() {
+                    if state.slices.is_empty() {
+                        self.services.remove(name);
+                        self.hinted.remove(name);
+                    }
+                    self.set_health(name, None);
+                }
+            }
+            Owner::Pod(name) => {
+                let Some(state) = self.host_ports.pods.get_mut(name) else { return };
+                self.workshop.take_down(&mut state.program, &wants, false, delta);
             }
         }
-        for ip in cluster_ips(spec) {
-            let first = self.addresses.get(&ip).and_then(|address| address.claimants.first());
-            if let Some(first) = first.filter(|first| *first != name) {
-                problems.push(format!(
-                    "its ClusterIP {ip} is Service {first}'s too, which keeps it; Service {name} is not \
-                     reachable there; recreate one of the two so that the API server gives it a free address"
-                ));
+    }
+}
+
+impl ServiceConfig {
+    fn serves_node_ports_at(&self, ip: IpAddr) -> bool {
+        let ranges: &[IpNet] = &self.node_port_addresses;
+        self.node_ports && (ranges.is_empty() || ranges.iter().any(|range| range.contains(&ip)))
+    }
+}
+
+impl FrontendName {
+    fn of((spot, kind): (Spot, FrontendKind)) -> Option<FrontendName> {
+        match spot.place {
+            Place::Address(ip) if kind != FrontendKind::ClusterIp => {
+                Some(FrontendName { ip: Ip::into(ip), port: spot.port, proto: spot.proto, kind })
             }
-        }
-        let mut seen: Vec<(u16, Protocol)> = Vec::new();
-        for port in &spec.ports {
-            if port.port == 0 {
-                problems.push(format!(
-                    "port {:?} has the number 0 and is not served; give it a number from 1 to 65535",
-                    port.name
-                ));
-            } else if seen.contains(&(port.port, port.protocol)) {
-                problems.push(format!(
-                    "port {}/{} is listed twice; the first entry is served, {:?} is not; remove one of them",
-                    port.port,
-                    port.protocol.name(),
-                    port.name
-                ));
-            }
-            seen.push((port.port, port.protocol));
-        }
-        problems
-    }
-}
-
-impl PortKey {
-    fn of(port: &ServicePort, ipv6: bool) -> PortKey {
-        PortKey { ipv6, port: port.port, protocol: port.protocol }
-    }
-
-    fn frontend(self, class: u32) -> FrontendKey {
-        let port = Port::new(self.port);
-        FrontendKey { class, port, proto: self.protocol.number(), scope: SCOPE_INTERNAL }
-    }
-}
-
-/// The Service has lost the address; if nobody else has it, it goes.
-fn release_address(
-    addresses: &mut HashMap<Ip, Address>,
-    classes: &mut Ids,
-    ip: Ip,
-    class: u32,
-    delta: &mut Delta,
-) {
-    let claimed = addresses.get(&ip).is_some_and(|address| !address.claimants.is_empty());
-    if !claimed {
-        addresses.remove(&ip);
-    } else if let Some(address) = addresses.get_mut(&ip) {
-        // Who has it now writes it again, under a class of its own.
-        address.class = 0;
-    }
-    classes.free(class);
-    delta.service_address.insert(ip, None);
-}
-
-fn adopted_slots(id: u32, value: &ServiceValue, actual: &Contents) -> (u32, Box<[u32]>) {
-    let of = |slot| SlotKey { service: id, generation: value.generation, slot };
-    let slots = actual.slot.range(of(0)..of(value.slots));
-    (value.generation, slots.map(|(_, slot)| slot.backend).collect())
-}
-
-/// The ClusterIPs that can be served, each once.
-fn cluster_ips(service: &Service) -> Vec<Ip> {
-    if service.service_type == ServiceType::ExternalName {
-        return Vec::new();
-    }
-    let usable = |ip: &&IpAddr| why_no_unicast(**ip).is_none();
-    let mut ips: Vec<Ip> = service.cluster_ips.iter().filter(usable).map(|ip| Ip::from(*ip)).collect();
-    ips.sort();
-    ips.dedup();
-    ips
-}
-
-/// The ports that can be served: each number and protocol once, the first.
-fn usable_ports(service: &Service) -> Vec<&ServicePort> {
-    let mut ports: Vec<&ServicePort> = Vec::with_capacity(service.ports.len());
-    for port in &service.ports {
-        let known = ports.iter().any(|known| (known.port, known.protocol) == (port.port, port.protocol));
-        if port.port != 0 && port.protocol != Protocol::Sctp && !known {
-            ports.push(port);
+            _ => None,
         }
     }
-    ports
-}
-
-fn not_built(service: &Service) -> Vec<String> {
-    let mut notes = Vec::new();
-    let mut note = |what: String| notes.push(format!("{what} is not built yet and has no effect"));
-    if service.service_type == ServiceType::ExternalName {
-        return notes;
-    }
-    for port in &service.ports {
-        if port.protocol == Protocol::Sctp {
-            note(format!("port {}/SCTP", port.port));
-        }
-        if port.node_port != 0 {
-            note(format!("nodePort {} (port {})", port.node_port, port.port));
-        }
-    }
-    if !service.load_balancer_ips.is_empty() {
-        note(format!("LoadBalancer address {}", list(&service.load_balancer_ips)));
-    }
-    if !service.external_ips.is_empty() {
-        note(format!("externalIPs {}", list(&service.external_ips)));
-    }
-    if service.affinity_s.is_some() {
-        note("sessionAffinity ClientIP".to_owned());
-    }
-    notes
-}
-
-fn list(ips: &[IpAddr]) -> String {
-    ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -31,6 +31,15 @@ pub(crate) struct SliceEndpoint {
     pub(crate) ready: bool,
     /// Serving and terminating: used while nothing is ready.
     pub(crate) draining: bool,
+    /// Who should use it; most have none.
+    pub(crate) hints: Option<Box<SliceHints>>,
+}
+
+/// Nodes and zones for which an endpoint is meant.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SliceHints {
+    pub(crate) nodes: Box<[Arc<str>]>,
+    pub(crate) zones: Box<[Arc<str>]>,
 }
 
 /// One copy of every name of a node or pod.
@@ -100,7 +109,16 @@ fn compact_endpoint(endpoint: &Endpoint, interner: &mut Interner) -> SliceEndpoi
         pod: endpoint.pod.as_ref().map(|pod| interner.get(&pod.to_string())),
         ready: endpoint.ready,
         draining: endpoint.serving && endpoint.terminating,
+        hints: compact_hints(endpoint, interner),
     }
+}
+
+fn compact_hints(endpoint: &Endpoint, interner: &mut Interner) -> Option<Box<SliceHints>> {
+    if endpoint.node_hints.is_empty() && endpoint.zone_hints.is_empty() {
+        return None;
+    }
+    let mut all = |names: &[String]| names.iter().map(|name| interner.get(name)).collect();
+    Some(Box::new(SliceHints { nodes: all(&endpoint.node_hints), zones: all(&endpoint.zone_hints) }))
 }
 
 /// Why packets cannot be sent to the address, if they cannot.

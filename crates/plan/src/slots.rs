@@ -1,9 +1,9 @@
 //! From the backends that a Service port has to those that it should have.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use beeline_abi::service::{SlotKey, SlotValue};
+use beeline_abi::service::{SLOT_MEMBER, SlotKey, SlotValue};
 use beeline_sync::Delta;
 
 use crate::backend::{Backend, Backends};
@@ -20,15 +20,17 @@ pub(crate) struct Slots {
     slots: Vec<Arc<Backend>>,
     /// Backend ids in the order in which an earlier agent left them.
     adopted: Option<Box<[u32]>>,
+    /// Each backend has an entry that says that it is one (affinity).
+    has_members: bool,
 }
 
 impl Slots {
     pub(crate) fn new(service: u32) -> Slots {
-        Slots { service, generation: 1, slots: Vec::new(), adopted: None }
+        Slots { service, generation: 1, slots: Vec::new(), adopted: None, has_members: false }
     }
 
     pub(crate) fn adopted(service: u32, generation: u32, backends: Box<[u32]>) -> Slots {
-        Slots { service, generation, slots: Vec::new(), adopted: Some(backends) }
+        Slots { service, generation, slots: Vec::new(), adopted: Some(backends), has_members: false }
     }
 
     pub(crate) fn len(&self) -> u32 {
@@ -37,7 +39,27 @@ impl Slots {
 
     /// Makes `wanted` (without duplicates) the backends, at the cost of the
     /// smallest change that no packet sees half of.
-    pub(crate) fn update(&mut self, wanted: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
+    pub(crate) fn update(
+        &mut self,
+        wanted: Vec<Arc<Backend>>,
+        has_members: bool,
+        backends: &mut Backends,
+        delta: &mut Delta,
+    ) {
+        let before = self.members();
+        self.has_members = has_members;
+        self.update_slots(wanted, backends, delta);
+        let after = self.members();
+        delta.slot.extend(before.difference(&after).map(|id| (self.member(*id), None)));
+        delta.slot.extend(after.difference(&before).map(|id| (self.member(*id), Some(slot_value(*id)))));
+    }
+
+    fn members(&self) -> BTreeSet<u32> {
+        let members = self.slots.iter().filter(|_| self.has_members);
+        members.map(|backend| backend.id).collect()
+    }
+
+    fn update_slots(&mut self, wanted: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
         if let Some(ids) = self.adopted.take() {
             return self.start_from_adopted(&ids, wanted, delta);
         }
@@ -70,6 +92,7 @@ impl Slots {
     /// The Service port is gone.
     pub(crate) fn remove(mut self, backends: &mut Backends, delta: &mut Delta) {
         self.unset_all(delta);
+        delta.slot.extend(self.members().into_iter().map(|id| (self.member(id), None)));
         self.slots.drain(..).for_each(|backend| backends.release(backend));
     }
 
@@ -81,7 +104,7 @@ impl Slots {
             Some(slots) if by_id.is_empty() => self.slots = slots,
             _ => {
                 self.slots = wanted;
-                self.generation = self.generation.wrapping_add(1);
+                self.generation = next(self.generation);
             }
         }
         self.write_all(delta);
@@ -94,7 +117,7 @@ impl Slots {
         self.slots.drain(..).for_each(|backend| backends.release(backend));
         self.slots = wanted;
         self.slots.shrink_to_fit();
-        self.generation = self.generation.wrapping_add(1);
+        self.generation = next(self.generation);
         self.write_all(delta);
     }
 
@@ -107,11 +130,26 @@ impl Slots {
     }
 
     fn write(&self, at: usize, delta: &mut Delta) {
-        let value = SlotValue { backend: self.slots[at].id, weight_sum: 0 };
-        delta.slot.insert(self.key(at), Some(value));
+        delta.slot.insert(self.key(at), Some(slot_value(self.slots[at].id)));
+    }
+
+    fn member(&self, backend: u32) -> SlotKey {
+        SlotKey { service: self.service, generation: SLOT_MEMBER, slot: backend }
     }
 
     fn key(&self, at: usize) -> SlotKey {
         SlotKey { service: self.service, generation: self.generation, slot: at as u32 }
+    }
+}
+
+fn slot_value(backend: u32) -> SlotValue {
+    SlotValue { backend, weight_sum: 0 }
+}
+
+/// The generation of members is nobody's slots'.
+fn next(generation: u32) -> u32 {
+    match generation.wrapping_add(1) {
+        SLOT_MEMBER => 0,
+        next => next,
     }
 }

@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use beeline_model as model;
 use beeline_model::{Kind, Object, ObjectName, Problem, Protocol};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServicePort};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{ContainerPort, Namespace, Node, Pod, PodSpec, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use kube::core::ObjectMeta;
 
@@ -15,8 +16,15 @@ use kube::core::ObjectMeta;
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The label of a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Labels of Services that others serve (as kube-proxy leaves them alone).
+const FOREIGN_LABELS: [&str; 2] =
+    ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+/// The taint of a node that the cluster autoscaler is about to remove.
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` unless set.
-const AFFINITY_DEFAULT_S: u32 = 10_800;
+const AFFINITY_DEFAULT_S: i32 = 10_800;
+/// The longest affinity that Kubernetes allows: a day.
+const AFFINITY_MAX_S: i32 = 86_400;
 
 /// Namespace and name.
 pub fn object_name(meta: &ObjectMeta) -> ObjectName {
@@ -32,6 +40,9 @@ pub fn node(node: &Node, problems: &mut Vec<Problem>) -> Object {
     let internal_ips = say.parse_all(of_type("InternalIP"), "status.addresses");
     let external_ips = say.parse_all(of_type("ExternalIP"), "status.addresses");
     let spec = node.spec.as_ref();
+    let mut taints = spec.into_iter().flat_map(|s| s.taints.iter().flatten());
+    let leaving =
+        node.metadata.deletion_timestamp.is_some() || taints.any(|taint| taint.key == TO_BE_DELETED_TAINT);
     let many = spec.and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten();
     let mut cidrs: Vec<&str> = many.map(String::as_str).collect();
     if cidrs.is_empty() {
@@ -41,9 +52,10 @@ pub fn node(node: &Node, problems: &mut Vec<Problem>) -> Object {
     Object::Node(model::Node {
         name: node.metadata.name.clone().unwrap_or_default(),
         internal_ips,
-        external_ips,
         pod_cidrs,
         zone: node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL).cloned()),
+        external_ips,
+        leaving,
     })
 }
 
@@ -67,15 +79,6 @@ pub fn pod(pod: &Pod, problems: &mut Vec<Problem>) -> Object {
     }
     let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();
     let host_network = spec.and_then(|s| s.host_network).unwrap_or(false);
-    if !host_network {
-        let containers = spec.into_iter().flat_map(|s| s.containers.iter());
-        let ports = containers.flat_map(|c| c.ports.iter().flatten()).filter_map(|port| port.host_port);
-        for port in ports.filter(|port| *port != 0) {
-            say.problem(format!(
-                "hostPort {port} is not built yet and leads nowhere; reach the pod by its own address or by a Service"
-            ));
-        }
-    }
     Object::Pod(model::Pod {
         name: object_name(&pod.metadata),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -84,6 +87,34 @@ pub fn pod(pod: &Pod, problems: &mut Vec<Problem>) -> Object {
         host_network,
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         finished: matches!(phase, "Succeeded" | "Failed"),
+        host_ports: spec.map(|spec| host_ports(spec, &mut say)).unwrap_or_default(),
+    })
+}
+
+/// The ports that the pod's node offers as its own. Init containers count
+/// only if they run on beside the others (`restartPolicy: Always`).
+fn host_ports(spec: &PodSpec, say: &mut Problems<'_>) -> Vec<model::HostPort> {
+    if spec.host_network == Some(true) {
+        return Vec::new();
+    }
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    ports.filter_map(|port| host_port(port, say)).collect()
+}
+
+fn host_port(port: &ContainerPort, say: &mut Problems<'_>) -> Option<model::HostPort> {
+    let number = port.host_port.filter(|number| *number != 0)?;
+    let place = format!("hostPort {number}");
+    let host_ip = match port.host_ip.as_deref().unwrap_or_default() {
+        "" => None,
+        text => Some(say.parse::<IpAddr>(text, &format!("hostIP of {place}"))?),
+    };
+    Some(model::HostPort {
+        host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
+        host_port: say.port(number, &place)?,
+        container_port: say.port(port.container_port, &place)?,
+        protocol: say.protocol(port.protocol.as_deref(), &place)?,
     })
 }
 
@@ -96,23 +127,58 @@ pub fn service(service: &Service, problems: &mut Vec<Problem>) -> Object {
         cluster_ips.extend(spec.cluster_ip);
     }
     let real = cluster_ips.iter().map(String::as_str).filter(|ip| !ip.is_empty() && *ip != "None");
+    let service_type = service_type(spec.type_.as_deref(), &mut say);
     let ingress = service.status.iter().flat_map(|s| s.load_balancer.iter());
-    let ingress = ingress.flat_map(|lb| lb.ingress.iter().flatten()).filter_map(|i| i.ip.as_deref());
+    let ingress = ingress.flat_map(|lb| lb.ingress.iter().flatten());
+    // What a proxy answers for is not short-circuited: it may speak a protocol
+    // of its own to the nodes.
+    let answered = ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_deref());
     let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
     let configured = spec.session_affinity_config.and_then(|c| c.client_ip).and_then(|c| c.timeout_seconds);
+    let is_external = matches!(service_type, model::ServiceType::NodePort | model::ServiceType::LoadBalancer)
+        || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+    let labels = service.metadata.labels.as_ref();
     Object::Service(model::Service {
         name: object_name(&service.metadata),
-        service_type: service_type(spec.type_.as_deref(), &mut say),
+        service_type,
         cluster_ips: say.parse_all(real, "spec.clusterIPs"),
         ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, &mut say)).collect(),
         affinity_s: affinity
-            .then(|| configured.and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_DEFAULT_S)),
+            .then(|| configured.unwrap_or(AFFINITY_DEFAULT_S).clamp(1, AFFINITY_MAX_S).unsigned_abs()),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-        load_balancer_ips: say.parse_all(ingress, "status.loadBalancer.ingress"),
+        load_balancer_ips: say.parse_all(answered, "status.loadBalancer.ingress"),
         external_ips: say
             .parse_all(spec.external_ips.iter().flatten().map(String::as_str), "spec.externalIPs"),
+        external_local: is_external && spec.external_traffic_policy.as_deref() == Some("Local"),
+        health_check_node_port: spec
+            .health_check_node_port
+            .and_then(|port| u16::try_from(port).ok())
+            .unwrap_or(0),
+        source_ranges: source_ranges(
+            spec.load_balancer_source_ranges.as_deref().unwrap_or_default(),
+            &mut say,
+        ),
+        foreign: labels.is_some_and(|labels| FOREIGN_LABELS.iter().any(|label| labels.contains_key(*label))),
     })
+}
+
+/// Kubernetes allows blanks around a range.
+fn source_ranges(texts: &[String], say: &mut Problems<'_>) -> model::SourceRanges {
+    let mut read = model::SourceRanges::default();
+    for text in texts {
+        match text.trim().parse::<IpNet>() {
+            Ok(range) => read.ranges.push(range.trunc()),
+            Err(error) => {
+                read.malformed = true;
+                say.problem(format!(
+                    "spec.loadBalancerSourceRanges: `{text}` is not usable ({error}): it lets nobody in, and \
+                     a family without a usable range is closed; correct it"
+                ));
+            }
+        }
+    }
+    read
 }
 
 fn service_type(name: Option<&str>, say: &mut Problems<'_>) -> model::ServiceType {
@@ -197,6 +263,7 @@ fn endpoint(
     }
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
+    let hints = endpoint.hints.as_ref();
     let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
     Some(model::Endpoint {
         ip,
@@ -209,6 +276,8 @@ fn endpoint(
             let namespace = target.namespace.clone().unwrap_or_else(|| namespace.to_owned());
             target.name.clone().map(|name| ObjectName::new(namespace, name))
         }),
+        zone_hints: hints.iter().flat_map(|h| h.for_zones.iter().flatten()).map(|h| h.name.clone()).collect(),
+        node_hints: hints.iter().flat_map(|h| h.for_nodes.iter().flatten()).map(|h| h.name.clone()).collect(),
     })
 }
 

@@ -7,7 +7,8 @@ use beeline_abi::address::{AddressKey, AddressValue};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    BackendValue, FrontendKey, FrontendValue, SLOT_MEMBER, ServiceAddressValue, ServiceValue, SlotKey,
+    SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
 };
 
 /// What all tables hold, or should hold.
@@ -22,6 +23,7 @@ pub struct Contents {
     pub service: BTreeMap<u32, ServiceValue>,
     pub slot: BTreeMap<SlotKey, SlotValue>,
     pub backend: BTreeMap<u32, BackendValue>,
+    pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
 }
 
 /// Changes to the desired state: a value to set, or none to unset. A key
@@ -37,6 +39,7 @@ pub struct Delta {
     pub service: BTreeMap<u32, Option<ServiceValue>>,
     pub slot: BTreeMap<SlotKey, Option<SlotValue>>,
     pub backend: BTreeMap<u32, Option<BackendValue>>,
+    pub source_range: BTreeMap<SourceRangeKey, Option<SourceRangeValue>>,
 }
 
 impl Delta {
@@ -50,6 +53,7 @@ impl Delta {
             + self.service.len()
             + self.slot.len()
             + self.backend.len()
+            + self.source_range.len()
     }
 
     /// True if nothing changes.
@@ -71,6 +75,7 @@ pub enum Operation {
     Service(u32, Option<ServiceValue>),
     Slot(SlotKey, Option<SlotValue>),
     Backend(u32, Option<BackendValue>),
+    SourceRange(SourceRangeKey, Option<SourceRangeValue>),
 }
 
 fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
@@ -91,6 +96,7 @@ impl Contents {
             + self.service.len()
             + self.slot.len()
             + self.backend.len()
+            + self.source_range.len()
     }
 
     /// True if every table is empty.
@@ -109,6 +115,7 @@ impl Contents {
             Operation::Service(key, value) => put(&mut self.service, key, value),
             Operation::Slot(key, value) => put(&mut self.slot, key, value),
             Operation::Backend(key, value) => put(&mut self.backend, key, value),
+            Operation::SourceRange(key, value) => put(&mut self.source_range, key, value),
         }
     }
 
@@ -122,6 +129,7 @@ impl Contents {
         delta.service.iter().for_each(|(key, value)| put(&mut self.service, *key, *value));
         delta.slot.iter().for_each(|(key, value)| put(&mut self.slot, *key, *value));
         delta.backend.iter().for_each(|(key, value)| put(&mut self.backend, *key, *value));
+        delta.source_range.iter().for_each(|(key, value)| put(&mut self.source_range, *key, *value));
     }
 
     /// What a packet could stumble over: an entry whose target is missing.
@@ -133,7 +141,9 @@ impl Contents {
                 found.push(format!("address {}/{}: node {} is missing", key.ip, key.prefix_bits, value.node));
             }
         }
-        for (ip, value) in &self.service_address {
+        // Only an address that Services have alone refuses other ports.
+        let exclusive = |value: &&ServiceAddressValue| value.flags & address_flags::EXCLUSIVE != 0;
+        for (ip, value) in self.service_address.iter().filter(|(_, value)| exclusive(value)) {
             let from = FrontendKey { class: value.class, ..FrontendKey::default() };
             if self.frontend.range(from..).next().is_none_or(|(key, _)| key.class != value.class) {
                 found.push(format!("service address {ip}: class {} has no frontend", value.class));
@@ -151,6 +161,12 @@ impl Contents {
                     None => found.push(format!("service {id}: {key:?} is missing")),
                     Some(value) if !self.backend.contains_key(&value.backend) => {
                         found.push(format!("{key:?}: backend {} is missing", value.backend));
+                    }
+                    Some(value) if service.affinity_s != 0 => {
+                        let member = SlotKey { service: *id, generation: SLOT_MEMBER, slot: value.backend };
+                        if !self.slot.contains_key(&member) {
+                            found.push(format!("{key:?}: backend {} is no member", value.backend));
+                        }
                     }
                     Some(_) => {}
                 }

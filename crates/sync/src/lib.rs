@@ -25,6 +25,7 @@ use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
     BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    SourceRangeKey, SourceRangeValue,
 };
 use thiserror::Error;
 
@@ -73,4 +74,5 @@ pub trait Tables {
     fn service(&mut self) -> &mut dyn Table<u32, ServiceValue>;
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue>;
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue>;
+    fn source_range(&mut self) -> &mut dyn Table<SourceRangeKey, SourceRangeValue>;
 }

@@ -11,6 +11,7 @@ use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
     BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    SourceRangeKey, SourceRangeValue,
 };
 
 use crate::{Contents, Operation, Table, TableError, Tables};
@@ -136,6 +137,7 @@ pub struct MemoryTables {
     pub service: MemoryTable<u32, ServiceValue>,
     pub slot: MemoryTable<SlotKey, SlotValue>,
     pub backend: MemoryTable<u32, BackendValue>,
+    pub source_range: MemoryTable<SourceRangeKey, SourceRangeValue>,
     shared: SharedCell,
 }
 
@@ -158,6 +160,7 @@ impl MemoryTables {
             service: MemoryTable::new(&maps::SERVICE, Operation::Service, &shared),
             slot: MemoryTable::new(&maps::SLOT, Operation::Slot, &shared),
             backend: MemoryTable::new(&maps::BACKEND, Operation::Backend, &shared),
+            source_range: MemoryTable::new(&maps::SOURCE_RANGE, Operation::SourceRange, &shared),
             shared,
         }
     }
@@ -173,6 +176,7 @@ impl MemoryTables {
             service: self.service.entries.clone(),
             slot: self.slot.entries.clone(),
             backend: self.backend.entries.clone(),
+            source_range: self.source_range.entries.clone(),
         }
     }
 
@@ -217,5 +221,8 @@ impl Tables for MemoryTables {
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
         &mut self.backend
+    }
+    fn source_range(&mut self) -> &mut dyn Table<SourceRangeKey, SourceRangeValue> {
+        &mut self.source_range
     }
 }

@@ -2,8 +2,9 @@
 //! hold, in an order that is safe for packets:
 //!
 //! 1. Additions, from the target to what points at it: node, address,
-//!    endpoint; backend, slot, service (this publishes the slots), frontend,
-//!    service address. An entry whose target is not done waits.
+//!    endpoint; backend, members of services with affinity, slot, service
+//!    (this publishes the slots), source range, frontend, service address. An
+//!    entry whose target is not done waits.
 //! 2. Removals, the other way round. An entry that something in the tables
 //!    still needs waits: the old slots of a service that could not be
 //!    published stay.
@@ -19,7 +20,8 @@ use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    BackendValue, FrontendKey, FrontendValue, SLOT_MEMBER, ServiceAddressValue, ServiceValue, SlotKey,
+    SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
 };
 
 use crate::table::{Cause, TableState};
@@ -49,6 +51,7 @@ pub struct Reconciler {
     service: TableState<u32, ServiceValue>,
     slot: TableState<SlotKey, SlotValue>,
     backend: TableState<u32, BackendValue>,
+    source_range: TableState<SourceRangeKey, SourceRangeValue>,
 }
 
 impl Default for Reconciler {
@@ -76,6 +79,8 @@ macro_rules! each_table {
         $call;
         let $table = &mut $self.backend;
         $call;
+        let $table = &mut $self.source_range;
+        $call;
     }};
 }
 
@@ -91,6 +96,7 @@ macro_rules! ask_tables {
             $self.service.$call(),
             $self.slot.$call(),
             $self.backend.$call(),
+            $self.source_range.$call(),
         ]
     };
 }
@@ -108,6 +114,7 @@ impl Reconciler {
             service: TableState::new(&maps::SERVICE),
             slot: TableState::new(&maps::SLOT),
             backend: TableState::new(&maps::BACKEND),
+            source_range: TableState::new(&maps::SOURCE_RANGE),
         }
     }
 
@@ -121,6 +128,7 @@ impl Reconciler {
         self.service.submit(delta.service);
         self.slot.submit(delta.slot);
         self.backend.submit(delta.backend);
+        self.source_range.submit(delta.source_range);
     }
 
     /// [`Reconciler::submit`] and [`Reconciler::flush`].
@@ -168,7 +176,8 @@ impl Reconciler {
             + self.frontend.reread(tables.frontend())
             + self.service.reread(tables.service())
             + self.slot.reread(tables.slot())
-            + self.backend.reread(tables.backend());
+            + self.backend.reread(tables.backend())
+            + self.source_range.reread(tables.source_range());
         if prune == Prune::Delete {
             self.prune();
         }
@@ -187,6 +196,7 @@ impl Reconciler {
             service: sorted(self.service.written()),
             slot: sorted(self.slot.written()),
             backend: sorted(self.backend.written()),
+            source_range: sorted(self.source_range.written()),
         }
     }
 
@@ -201,6 +211,7 @@ impl Reconciler {
             service: self.service.desired(),
             slot: self.slot.desired(),
             backend: self.backend.desired(),
+            source_range: self.source_range.desired(),
         }
     }
 
@@ -225,49 +236,86 @@ impl Reconciler {
     }
 
     fn add(&mut self, tables: &mut dyn Tables, report: &mut Report) {
-        let Reconciler { address, endpoint, node, service_address, frontend, service, slot, backend } = self;
+        let Reconciler { address, endpoint, node, backend, slot, .. } = self;
         node.write(tables.node(), report, |_, _| None);
         address.write(tables.address(), report, |_, value| {
             (value.node != 0 && !node.is_written(&value.node)).then_some(maps::NODE.name)
         });
         endpoint.write(tables.endpoint(), report, |_, _| None);
         backend.write(tables.backend(), report, |_, _| None);
-        slot.write(tables.slot(), report, |_, value| {
-            (!backend.is_written(&value.backend)).then_some(maps::BACKEND.name)
+        let backend_is_missing =
+            |value: &SlotValue| (!backend.is_written(&value.backend)).then_some(maps::BACKEND.name);
+        slot.write_some(tables.slot(), report, is_member, |_, value| backend_is_missing(value));
+        let unwritten_members: HashSet<SlotKey> =
+            slot.unwritten().filter(|key| is_member(key)).copied().collect();
+        slot.write(tables.slot(), report, |key, value| {
+            let is_unwritten = unwritten_members.contains(&member(key.service, value.backend));
+            is_unwritten.then_some(maps::SLOT.name).or_else(|| backend_is_missing(value))
         });
+        self.add_services(tables, report);
+    }
+
+    fn add_services(&mut self, tables: &mut dyn Tables, report: &mut Report) {
+        let Reconciler { service_address, frontend, service, slot, source_range, .. } = self;
         service.write(tables.service(), report, |id, value| {
             let of = |slot| SlotKey { service: *id, generation: value.generation, slot };
-            slot.is_unwritten(of(0)..of(value.slots)).then_some(maps::SLOT.name)
+            let no_members =
+                || value.affinity_s != 0 && slot.is_unwritten(member(*id, 0)..=member(*id, u32::MAX));
+            (slot.is_unwritten(of(0)..of(value.slots)) || no_members()).then_some(maps::SLOT.name)
         });
+        source_range.write(tables.source_range(), report, |_, _| None);
         frontend.write(tables.frontend(), report, |_, value| {
-            (!service.is_written(&value.service)).then_some(maps::SERVICE.name)
+            let set = value.source_ranges;
+            let half_a_set = set != 0 && source_range.unwritten().any(|key| key.set == set);
+            let no_service = !service.is_written(&value.service);
+            no_service.then_some(maps::SERVICE.name).or(half_a_set.then_some(maps::SOURCE_RANGE.name))
         });
         // An exclusive address without any frontend refuses everything. Once
         // one of its frontends is there it is published: the others' ports
         // are refused then, which is better than to lose them all.
         let bare = bare_classes(frontend);
         service_address.write(tables.service_address(), report, |_, value| {
-            bare.contains(&value.class).then_some(maps::FRONTEND.name)
+            let refuses = value.flags & address_flags::EXCLUSIVE != 0 && bare.contains(&value.class);
+            refuses.then_some(maps::FRONTEND.name)
         });
     }
 
     fn remove(&mut self, tables: &mut dyn Tables, report: &mut Report) {
-        let Reconciler { address, endpoint, node, service_address, frontend, service, slot, backend } = self;
+        let Reconciler { service_address, frontend, service, source_range, .. } = self;
         service_address.delete(tables.service_address(), report, |_| None);
         frontend.delete(tables.frontend(), report, |_| None);
         let asked: HashSet<u32> = frontend.stuck_values().map(|value| value.service).collect();
-        service.delete(tables.service(), report, |id| asked.contains(id).then_some(maps::FRONTEND.name));
-        slot.delete(tables.slot(), report, |key| {
-            let current = service.written().get(&key.service);
-            let used = |value: &ServiceValue| value.generation == key.generation && key.slot < value.slots;
-            current.is_some_and(used).then_some(maps::SERVICE.name)
+        let sets: HashSet<u32> = frontend.stuck_values().map(|value| value.source_ranges).collect();
+        source_range.delete(tables.source_range(), report, |key| {
+            sets.contains(&key.set).then_some(maps::FRONTEND.name)
         });
-        let used: HashSet<u32> = slot.stuck_values().map(|value| value.backend).collect();
-        backend.delete(tables.backend(), report, |id| used.contains(id).then_some(maps::SLOT.name));
+        service.delete(tables.service(), report, |id| asked.contains(id).then_some(maps::FRONTEND.name));
+        self.remove_slots(tables, report);
+        let Reconciler { address, endpoint, node, .. } = self;
         endpoint.delete(tables.endpoint(), report, |_| None);
         address.delete(tables.address(), report, |_| None);
         let holding: HashSet<u32> = address.stuck_values().map(|value| value.node).collect();
         node.delete(tables.node(), report, |id| holding.contains(id).then_some(maps::ADDRESS.name));
+    }
+
+    fn remove_slots(&mut self, tables: &mut dyn Tables, report: &mut Report) {
+        let Reconciler { service, slot, backend, .. } = self;
+        let stuck_services: HashSet<u32> = service.stuck_keys().copied().collect();
+        let stuck_slots: HashSet<u32> = slot.stuck_keys().map(|key| key.service).collect();
+        slot.delete(tables.slot(), report, |key| {
+            let current = service.written().get(&key.service);
+            let is_used = |value: &ServiceValue| match is_member(key) {
+                // Its slot may still be there as long as something is.
+                true => {
+                    value.affinity_s != 0
+                        && (stuck_services.contains(&key.service) || stuck_slots.contains(&key.service))
+                }
+                false => value.generation == key.generation && key.slot < value.slots,
+            };
+            current.is_some_and(is_used).then_some(maps::SERVICE.name)
+        });
+        let used: HashSet<u32> = slot.stuck_values().map(|value| value.backend).collect();
+        backend.delete(tables.backend(), report, |id| used.contains(id).then_some(maps::SLOT.name));
     }
 
     /// After a pass: what may succeed now becomes pending again. False if
@@ -287,6 +335,15 @@ impl Reconciler {
         });
         any
     }
+}
+
+/// The entry that says that a backend serves a service with affinity.
+fn member(service: u32, backend: u32) -> SlotKey {
+    SlotKey { service, generation: SLOT_MEMBER, slot: backend }
+}
+
+fn is_member(key: &SlotKey) -> bool {
+    key.generation == SLOT_MEMBER
 }
 
 /// Classes whose frontends could not be written, not one of them.

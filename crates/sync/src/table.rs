@@ -81,8 +81,21 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         report: &mut Report,
         missing: impl Fn(&K, &V) -> Option<&'static str>,
     ) {
+        self.write_some(table, report, |_| true, missing);
+    }
+
+    /// The same for those entries whose key `accept` accepts.
+    pub(crate) fn write_some(
+        &mut self,
+        table: &mut dyn Table<K, V>,
+        report: &mut Report,
+        accept: impl Fn(&K) -> bool,
+        missing: impl Fn(&K, &V) -> Option<&'static str>,
+    ) {
         let mut full = false;
-        for (key, value) in std::mem::take(&mut self.sets) {
+        let accepted: BTreeMap<K, V>;
+        (accepted, self.sets) = std::mem::take(&mut self.sets).into_iter().partition(|(key, _)| accept(key));
+        for (key, value) in accepted {
             let result = match missing(&key, &value) {
                 Some(other) => Err(Cause::Waiting(other)),
                 // After one refusal for lack of room only replacements have a chance.
@@ -178,6 +191,11 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
 
     pub(crate) fn written(&self) -> &HashMap<K, V> {
         &self.written
+    }
+
+    /// Keys whose change or removal is not done.
+    pub(crate) fn stuck_keys(&self) -> impl Iterator<Item = &K> {
+        self.failed.keys()
     }
 
     /// Values in the table whose change or removal is not done.

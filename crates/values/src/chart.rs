@@ -90,6 +90,7 @@ fn kind(kind: Kind) -> Value {
         Kind::Ipv4Cidr => json!({"type": "string", "pattern": "^[0-9.]+/[0-9]+$"}),
         Kind::Ipv6Cidr => json!({"type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]+$"}),
         Kind::List => json!({"type": ["array", "string"], "items": {"type": ["string", "number"]}}),
+        Kind::Cidrs => json!({"type": ["array", "string"], "items": {"type": "string"}}),
         Kind::Any => json!({}),
     }
 }
@@ -165,7 +166,7 @@ impl Tree {
 fn yaml_default(key: &Key) -> String {
     match key.kind {
         _ if key.default.is_empty() => String::new(),
-        Kind::Bool | Kind::Integer(..) | Kind::List | Kind::Any => key.default.to_owned(),
+        Kind::Bool | Kind::Integer(..) | Kind::List | Kind::Cidrs | Kind::Any => key.default.to_owned(),
         _ => Value::String(key.default.to_owned()).to_string(),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use crate::ValueError;
@@ -19,6 +19,7 @@ pub fn check(key: &Key, value: &Value) -> Result<Value, ValueError> {
         Kind::Ipv4Cidr => cidr::<Ipv4Net>(value),
         Kind::Ipv6Cidr => cidr::<Ipv6Net>(value),
         Kind::List => list(value),
+        Kind::Cidrs => list(value).filter(|list| items(list).all(|item| item.parse::<IpNet>().is_ok())),
         Kind::Any => Some(value.clone()),
     };
     fitted.ok_or_else(|| ValueError::WrongType {
@@ -45,6 +46,7 @@ fn expected(kind: Kind) -> String {
         Kind::Ipv4Cidr => "an IPv4 prefix such as 10.0.0.0/8".into(),
         Kind::Ipv6Cidr => "an IPv6 prefix such as fd00::/8".into(),
         Kind::List => "a list such as {a,b}".into(),
+        Kind::Cidrs => "a list of prefixes such as {10.0.0.0/8,fd00::/8}".into(),
         Kind::Any => "anything".into(),
     }
 }
@@ -77,6 +79,10 @@ fn text(value: &Value) -> Option<String> {
 
 fn cidr<N: FromStr + ToString>(value: &Value) -> Option<Value> {
     value.as_str()?.parse::<N>().ok().map(|net| Value::String(net.to_string()))
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
 fn list(value: &Value) -> Option<Value> {

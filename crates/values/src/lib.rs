@@ -11,6 +11,7 @@
 //! the nearest known one, old spellings are accepted with a notice, and what
 //! is accepted but not built yet is said by name.
 
+pub mod built;
 pub mod chart;
 mod check;
 mod nearest;

@@ -1,6 +1,8 @@
 //! The table of values: name, type, default, what it does and whether it is
 //! built. Names are Cilium's wherever Cilium has one.
 
+use crate::built;
+
 /// What a value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -18,6 +20,8 @@ pub enum Kind {
     Ipv6Cidr,
     /// A list of texts.
     List,
+    /// A list of prefixes of either family.
+    Cidrs,
     /// Anything, passed on as it is (chart only).
     Any,
 }
@@ -65,6 +69,30 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, built: Built
 
 /// Only "off" is built: the feature comes with a later release.
 const OFF: Built = Built::Only(&["false"], "the feature stays off");
+
+/// On or off once it is built, until then "off" alone.
+const fn switch(is_built: bool) -> Built {
+    if is_built { Built::Yes } else { OFF }
+}
+
+/// Whole once the feature that it belongs to is built.
+const fn part(is_built: bool, missing: &'static str) -> Built {
+    if is_built { Built::Yes } else { Built::Partly(missing) }
+}
+
+/// "false" only, until it is built; the text says what happens meanwhile.
+const fn meanwhile(is_built: bool, instead: &'static str) -> Built {
+    if is_built { Built::Yes } else { Built::Only(&["false"], instead) }
+}
+
+/// The default of what is on as soon as it is built.
+const fn on(is_built: bool) -> &'static str {
+    if is_built { "true" } else { "false" }
+}
+
+const NO_NODE_PORT: &str = "NodePort is not built yet";
+const NO_MASQUERADE: &str = "it says what is not masqueraded, and masquerading is not built yet";
+const KEEPS_ADDRESS: &str = "packets to the outside keep the pod's address";
 const PORT: Kind = Kind::Integer(1, 65_535);
 const TABLE: Kind = Kind::Integer(1_024, 16_777_216);
 
@@ -96,14 +124,14 @@ pub const KEYS: &[Key] = &[
         "ipv4NativeRoutingCIDR",
         Kind::Ipv4Cidr,
         "",
-        Built::Partly("it says what is not masqueraded, and masquerading is not built yet"),
+        part(built::MASQUERADE, NO_MASQUERADE),
         "IPv4 range that the network routes natively: no masquerading towards it.",
     ),
     key(
         "ipv6NativeRoutingCIDR",
         Kind::Ipv6Cidr,
         "",
-        Built::Partly("it says what is not masqueraded, and masquerading is not built yet"),
+        part(built::MASQUERADE, NO_MASQUERADE),
         "IPv6 range that the network routes natively: no masquerading towards it.",
     ),
     key(
@@ -234,7 +262,8 @@ pub const KEYS: &[Key] = &[
         "kubeProxyReplacement",
         Kind::Bool,
         "true",
-        Built::Partly(
+        part(
+            built::NODE_PORT && built::EXTERNAL_IPS && built::HOST_PORT,
             "ClusterIP services are built (TCP and UDP); NodePort, LoadBalancer, external IPs and hostPort are not yet",
         ),
         "Serve Services in eBPF, without kube-proxy.",
@@ -243,8 +272,8 @@ pub const KEYS: &[Key] = &[
         "kubeProxyReplacementHealthzBindAddr",
         Kind::Text,
         "",
-        Built::Partly("no such listener is opened"),
-        "Address of a kube-proxy compatible health check.",
+        Built::Yes,
+        "Address and port at which /healthz and /livez answer as kube-proxy's do, such as 0.0.0.0:10256; not set = nowhere.",
     ),
     key(
         "socketLB.enabled",
@@ -312,17 +341,37 @@ pub const KEYS: &[Key] = &[
     key(
         "sessionAffinity",
         Kind::Bool,
-        "false",
-        Built::Only(&["false"], "backends are chosen at random"),
+        on(built::SESSION_AFFINITY),
+        meanwhile(built::SESSION_AFFINITY, "backends are chosen at random"),
         "Honour sessionAffinity: ClientIP.",
     ),
-    key("nodePort.enabled", Kind::Bool, "false", OFF, "Serve NodePorts."),
+    key(
+        "nodePort.enabled",
+        Kind::Bool,
+        on(built::NODE_PORT),
+        switch(built::NODE_PORT),
+        "Serve NodePorts, and the addresses of LoadBalancers.",
+    ),
     key(
         "nodePort.range",
         Kind::Text,
         "30000,32767",
-        Built::Partly("NodePort is not built yet"),
+        Built::Partly("every nodePort is served that the API server gives (--service-node-port-range)"),
         "Range of NodePorts.",
+    ),
+    key(
+        "nodePort.addresses",
+        Kind::Cidrs,
+        "",
+        part(built::NODE_PORT, NO_NODE_PORT),
+        "Ranges of the node addresses at which NodePorts are served; not set = all addresses of the Node objects.",
+    ),
+    key(
+        "nodePort.enableHealthCheck",
+        Kind::Bool,
+        "true",
+        part(built::NODE_PORT, NO_NODE_PORT),
+        "Answer load balancers at healthCheckNodePort.",
     ),
     key(
         "nodePort.directRoutingDevice",
@@ -331,8 +380,27 @@ pub const KEYS: &[Key] = &[
         Built::Partly("the kernel's route lookup chooses the device"),
         "Device that connects the nodes.",
     ),
-    key("hostPort.enabled", Kind::Bool, "false", OFF, "Serve hostPorts of pods."),
-    key("externalIPs.enabled", Kind::Bool, "false", OFF, "Serve spec.externalIPs of Services."),
+    key(
+        "hostPort.enabled",
+        Kind::Bool,
+        on(built::HOST_PORT),
+        switch(built::HOST_PORT),
+        "Serve hostPorts of pods.",
+    ),
+    key(
+        "externalIPs.enabled",
+        Kind::Bool,
+        "false",
+        switch(built::EXTERNAL_IPS),
+        "Serve spec.externalIPs of Services, as far as externalIPs.allowedCIDRs contains them.",
+    ),
+    key(
+        "externalIPs.allowedCIDRs",
+        Kind::Cidrs,
+        "",
+        part(built::EXTERNAL_IPS, "external IPs are not built yet"),
+        "Ranges of which whoever may write Services may take addresses; not set = none.",
+    ),
     key(
         "l2announcements.enabled",
         Kind::Bool,
@@ -347,22 +415,50 @@ pub const KEYS: &[Key] = &[
         "bpf.masquerade",
         Kind::Bool,
         "false",
-        Built::Only(&["false"], "packets to the outside keep the pod's address"),
+        meanwhile(built::MASQUERADE, KEEPS_ADDRESS),
         "Masquerade in eBPF what leaves the cluster.",
     ),
     key(
         "enableIPv4Masquerade",
         Kind::Bool,
-        "false",
-        Built::Only(&["false"], "packets to the outside keep the pod's address"),
+        on(built::MASQUERADE),
+        meanwhile(built::MASQUERADE, KEEPS_ADDRESS),
         "Masquerade IPv4 that leaves the cluster.",
     ),
     key(
         "enableIPv6Masquerade",
         Kind::Bool,
-        "false",
-        Built::Only(&["false"], "packets to the outside keep the pod's address"),
+        on(built::MASQUERADE),
+        meanwhile(built::MASQUERADE, KEEPS_ADDRESS),
         "Masquerade IPv6 that leaves the cluster.",
+    ),
+    key(
+        "ipMasqAgent.enabled",
+        Kind::Bool,
+        "false",
+        meanwhile(built::MASQUERADE, KEEPS_ADDRESS),
+        "Exempt the ranges of ipMasqAgent.config from masquerading.",
+    ),
+    key(
+        "ipMasqAgent.config.nonMasqueradeCIDRs",
+        Kind::Cidrs,
+        "",
+        part(built::MASQUERADE, NO_MASQUERADE),
+        "Ranges that pods reach with their own address; not set = the ranges that are not routed on the Internet.",
+    ),
+    key(
+        "ipMasqAgent.config.masqLinkLocal",
+        Kind::Bool,
+        "false",
+        meanwhile(built::MASQUERADE, KEEPS_ADDRESS),
+        "Masquerade towards 169.254.0.0/16 as well.",
+    ),
+    key(
+        "ipMasqAgent.config.masqLinkLocalIPv6",
+        Kind::Bool,
+        "false",
+        meanwhile(built::MASQUERADE, KEEPS_ADDRESS),
+        "Masquerade towards fe80::/10 as well.",
     ),
     key(
         "bpf.enableTCX",
@@ -435,6 +531,13 @@ pub const KEYS: &[Key] = &[
         "Kind of pod device.",
     ),
     key("bpf.tproxy", Kind::Bool, "false", OFF, "Redirect to the proxy in eBPF."),
+    key(
+        "bpf.lbSourceRangeAllTypes",
+        Kind::Bool,
+        "false",
+        switch(built::NODE_PORT),
+        "Apply loadBalancerSourceRanges to NodePorts and external IPs, too.",
+    ),
     key(
         "bpf.lbExternalClusterIP",
         Kind::Bool,

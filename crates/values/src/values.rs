@@ -1,10 +1,27 @@
 //! The values as the programs read them: typed, defaults filled in.
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use crate::Settings;
+use crate::built;
 use crate::schema;
+
+/// Ranges that are not routed on the Internet: what ip-masq-agent leaves
+/// alone unless it is told otherwise (RFC 6890 and RFC 1918).
+const NON_MASQUERADE: [&str; 11] = [
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "240.0.0.0/4",
+];
 
 /// `routingMode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +75,30 @@ pub struct Values {
     pub socket_lb_enabled: bool,
     /// `socketLB.hostNamespaceOnly`.
     pub socket_lb_host_only: bool,
+    /// IPv4 that leaves the cluster is masqueraded: `bpf.masquerade` and
+    /// `enableIPv4Masquerade`, once that is built.
+    pub masquerade_ipv4: bool,
+    /// The same for IPv6.
+    pub masquerade_ipv6: bool,
+    /// What is never masqueraded: native-routing ranges and those of
+    /// `ipMasqAgent`; empty until masquerading is built.
+    pub native_ranges: Vec<IpNet>,
+    /// `nodePort.enabled`, once it is built; so are the following.
+    pub node_port: bool,
+    /// `nodePort.addresses`; empty = all.
+    pub node_port_addresses: Vec<IpNet>,
+    /// `nodePort.enableHealthCheck`.
+    pub node_port_health_check: bool,
+    /// `externalIPs.allowedCIDRs`; none: `externalIPs.enabled` is off.
+    pub external_ips: Option<Vec<IpNet>>,
+    /// `hostPort.enabled`.
+    pub host_port: bool,
+    /// `sessionAffinity`.
+    pub session_affinity: bool,
+    /// `bpf.lbSourceRangeAllTypes`.
+    pub source_ranges_all_types: bool,
+    /// `kubeProxyReplacementHealthzBindAddr`.
+    pub healthz_bind_address: Option<String>,
     /// `bpf.enableTCX`.
     pub bpf_enable_tcx: bool,
     /// `bpf.ctTcpMax`: capacity of the connection table.
@@ -104,6 +145,23 @@ impl Values {
             bpf_masquerade: get.bool("bpf.masquerade"),
             socket_lb_enabled: get.bool("socketLB.enabled"),
             socket_lb_host_only: get.bool("socketLB.hostNamespaceOnly"),
+            masquerade_ipv4: built::MASQUERADE
+                && get.bool("bpf.masquerade")
+                && get.bool("enableIPv4Masquerade"),
+            masquerade_ipv6: built::MASQUERADE
+                && get.bool("bpf.masquerade")
+                && get.bool("enableIPv6Masquerade"),
+            native_ranges: if built::MASQUERADE { get.native_ranges() } else { Vec::new() },
+            node_port: built::NODE_PORT && get.bool("nodePort.enabled"),
+            node_port_addresses: get.cidrs("nodePort.addresses"),
+            node_port_health_check: get.bool("nodePort.enableHealthCheck"),
+            external_ips: (built::EXTERNAL_IPS && get.bool("externalIPs.enabled"))
+                .then(|| get.cidrs("externalIPs.allowedCIDRs")),
+            host_port: built::HOST_PORT && get.bool("hostPort.enabled"),
+            session_affinity: built::SESSION_AFFINITY && get.bool("sessionAffinity"),
+            source_ranges_all_types: get.bool("bpf.lbSourceRangeAllTypes"),
+            healthz_bind_address: Some(get.text("kubeProxyReplacementHealthzBindAddr"))
+                .filter(|address| !address.is_empty()),
             bpf_enable_tcx: get.bool("bpf.enableTCX"),
             conntrack_capacity: get.text("bpf.ctTcpMax").parse().unwrap_or_default(),
             devices: get.list("devices"),
@@ -129,10 +187,64 @@ impl Reader<'_> {
         self.text(name) == "true"
     }
 
+    fn cidrs(&self, name: &str) -> Vec<IpNet> {
+        self.list(name).iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// What pods reach with their own address.
+    fn native_ranges(&self) -> Vec<IpNet> {
+        let named = ["ipv4NativeRoutingCIDR", "ipv6NativeRoutingCIDR"].map(|name| self.text(name));
+        let mut ranges: Vec<IpNet> = named.iter().filter_map(|text| text.parse().ok()).collect();
+        if self.bool("ipMasqAgent.enabled") {
+            match self.cidrs("ipMasqAgent.config.nonMasqueradeCIDRs") {
+                listed if !listed.is_empty() => ranges.extend(listed),
+                _ => ranges.extend(NON_MASQUERADE.iter().filter_map(|text| text.parse::<IpNet>().ok())),
+            }
+            for (name, range) in [("masqLinkLocal", "169.254.0.0/16"), ("masqLinkLocalIPv6", "fe80::/10")] {
+                if !self.bool(&format!("ipMasqAgent.config.{name}")) {
+                    ranges.extend(range.parse::<IpNet>());
+                }
+            }
+        }
+        ranges = ranges.iter().map(IpNet::trunc).collect();
+        ranges.sort();
+        ranges.dedup();
+        ranges
+    }
+
     fn list(&self, name: &str) -> Vec<String> {
         match self.0.get(name) {
             Some(Value::Array(items)) => items.iter().map(crate::check::shown).collect(),
             _ => Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_what_is_exempt_from_masquerading() {
+        let ranges = |set: &[&str]| -> Vec<String> {
+            let settings = Settings::from_set(set).unwrap();
+            Reader(&settings).native_ranges().iter().map(ToString::to_string).collect()
+        };
+        assert!(ranges(&[]).is_empty());
+        assert_eq!(
+            ranges(&["ipv4NativeRoutingCIDR=10.1.2.3/8", "ipv6NativeRoutingCIDR=fd00::/8"]),
+            ["10.0.0.0/8", "fd00::/8"]
+        );
+        let defaults = ranges(&["ipMasqAgent.enabled=true"]);
+        assert_eq!(defaults.len(), NON_MASQUERADE.len() + 2, "{defaults:?}");
+        let chosen = [
+            "ipMasqAgent.enabled=true",
+            "ipMasqAgent.config.nonMasqueradeCIDRs={192.168.0.0/16,10.0.0.0/8}",
+            "ipMasqAgent.config.masqLinkLocal=true",
+            "ipv4NativeRoutingCIDR=10.0.0.0/8",
+        ];
+        assert_eq!(ranges(&chosen), ["10.0.0.0/8", "192.168.0.0/16", "fe80::/10"]);
+        let error = Settings::from_set(&["nodePort.addresses={10.0.0.0/8,x}"]).unwrap_err().to_string();
+        assert!(error.contains("a list of prefixes such as"), "{error}");
     }
 }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use beeline_kernel::netlink::Address;
 use beeline_model::{Change, Kind, ObjectName, Problem};
-use beeline_plan::{OwnNode, PlanConfig, Planner};
+use beeline_plan::{HealthCheck, OwnNode, Planner};
 use beeline_source::{Seen, Update};
 use beeline_sync::{Prune, Reconciler};
 use tracing::{info, warn};
@@ -100,8 +100,7 @@ impl Engine {
         let mut reconciler = Reconciler::new();
         reconciler.resync(datapath.tables(), Prune::Keep);
         let actual = reconciler.actual();
-        let mut planner =
-            Planner::new(PlanConfig { node_name: configuration.node_name.clone(), ..PlanConfig::default() });
+        let mut planner = Planner::new(configuration.plan());
         planner.adopt(&actual);
         let mut engine = Engine {
             configuration,
@@ -215,6 +214,17 @@ impl Engine {
             }
             Err(error) => warn!("tables that another release left cannot be removed: {error:#}"),
         }
+    }
+
+    /// What `healthCheckNodePort`s are to answer from now on, as far as it
+    /// has changed since the last call.
+    pub fn take_health_changes(&mut self) -> BTreeMap<ObjectName, Option<HealthCheck>> {
+        self.planner.take_health_changes()
+    }
+
+    /// The cluster is about to remove this node.
+    pub fn node_is_leaving(&self) -> bool {
+        self.planner.own_node_is_leaving()
     }
 
     /// Has the API server told everything, and is it programmed?

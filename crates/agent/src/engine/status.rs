@@ -1,7 +1,7 @@
 //! What the engine shows: status, names, metrics, readiness, settling.
 
 use beeline_abi::ABI_VERSION;
-use beeline_api::{ApiError, ErrorKind, Names, SeenObject, Status, TableStatus};
+use beeline_api::{ApiError, ErrorKind, FrontendName, Names, SeenObject, Status, TableStatus};
 use beeline_model::{Kind, ObjectName};
 
 use super::Engine;
@@ -34,14 +34,23 @@ impl Engine {
 
     /// Names of pods and services by address and number.
     pub fn names(&self) -> Names {
-        let beeline_plan::Names { pods, services, service_addresses, nodes } = self.planner.names();
+        let names = self.planner.names();
+        let beeline_plan::Names { pods, services, service_addresses, nodes, local_services, frontends } =
+            names;
+        let frontends = frontends.into_iter().map(|of| FrontendName {
+            ip: of.ip,
+            port: of.port,
+            proto: of.proto,
+            kind: of.kind.name().to_owned(),
+        });
         let device = |endpoint: &Endpoint| {
             let PodReference { namespace, name, .. } = &endpoint.pod;
             let link = endpoint.link.filter(|_| !name.is_empty())?;
             Some((link.host_ifindex, format!("{namespace}/{name}")))
         };
         let devices = self.endpoints.iter().filter_map(device).collect();
-        Names { pods, services, service_addresses, nodes, devices }
+        let frontends = frontends.collect();
+        Names { pods, services, service_addresses, nodes, devices, local_services, frontends }
     }
 
     /// For /metrics; the caller adds what it knows itself.

@@ -207,9 +207,10 @@ fn listing(with_service: bool, origin: Origin) -> Vec<Update> {
     let node = Node {
         name: "node-1".into(),
         internal_ips: vec!["172.30.0.11".parse().unwrap()],
-        external_ips: Vec::new(),
         pod_cidrs: vec!["10.244.1.0/29".parse().unwrap()],
         zone: None,
+        external_ips: Vec::new(),
+        leaving: false,
     };
     let service = Service {
         name: ObjectName::new("default", "web"),
@@ -226,6 +227,10 @@ fn listing(with_service: bool, origin: Origin) -> Vec<Update> {
         publish_not_ready: false,
         load_balancer_ips: Vec::new(),
         external_ips: Vec::new(),
+        external_local: false,
+        health_check_node_port: 0,
+        source_ranges: Default::default(),
+        foreign: false,
     };
     let live = |mark| if origin == Origin::Live { mark } else { Mark::Nothing };
     let mut updates = Vec::new();

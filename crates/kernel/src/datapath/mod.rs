@@ -385,4 +385,7 @@ impl Tables for Datapath {
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
         self.tables.backend()
     }
+    fn source_range(&mut self) -> &mut dyn Table<SourceRangeKey, SourceRangeValue> {
+        self.tables.source_range()
+    }
 }

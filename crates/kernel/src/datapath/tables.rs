@@ -142,6 +142,7 @@ impl KernelTables {
             service: self.service.entries()?.into_iter().collect(),
             slot: self.slot.entries()?.into_iter().collect(),
             backend: self.backend.entries()?.into_iter().collect(),
+            source_range: self.source_range.entries()?.into_iter().collect(),
         })
     }
 }
@@ -170,5 +171,8 @@ impl Tables for KernelTables {
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
         &mut self.backend
+    }
+    fn source_range(&mut self) -> &mut dyn Table<SourceRangeKey, SourceRangeValue> {
+        &mut self.source_range
     }
 }

@@ -1,6 +1,7 @@
 //! The planner with reconciler and tables in memory.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod frontends;
 mod limits;
 mod order;
 mod stories;

@@ -12,6 +12,21 @@ use rand::{Rng, SeedableRng};
 
 use crate::world::*;
 
+/// Parts of the tables that some of the random clusters must have.
+const MUST_BE_SEEN: [&str; 11] = [
+    "frontend nodes ",
+    "frontend nodes(IPv6) ",
+    " external from 10.0.0.0/8",
+    "from nobody",
+    " own ports node",
+    "frontend 127.0.0.1 ",
+    "frontend 198.51.100.1 ",
+    "(drains)",
+    "dropped",
+    " affinity 60 s",
+    "SCTP",
+];
+
 /// What has happened to each object so far; none: deleted.
 type Facts = BTreeMap<(Kind, ObjectName), Object>;
 
@@ -37,21 +52,39 @@ fn seeds(count: u64) -> Vec<u64> {
 /// ClusterIPs, overlapping PodCIDRs, slices without Service and nodes that
 /// come late.
 fn random_object(rng: &mut StdRng) -> Object {
-    match rng.random_range(0..10) {
+    match rng.random_range(0..12) {
         0..2 => Object::Node(random_node(rng)),
         2..5 => Object::Service(random_service(rng)),
+        5..7 => Object::Pod(random_pod(rng)),
         _ => Object::EndpointSlice(random_slice(rng)),
     }
 }
 
 fn random_node(rng: &mut StdRng) -> beeline_model::Node {
     let n = rng.random_range(1..5);
-    match rng.random_range(0..6) {
+    let mut node = match rng.random_range(0..6) {
         0 => node(&format!("node-{n}"), "172.30.0.11", "10.244.1.0/24"),
         1 => node(&format!("node-{n}"), &format!("172.30.0.{}", 10 + n), "10.244.0.0/16 fd00:10:244:9::/64"),
         2 => node(&format!("node-{n}"), "", "10.244.2.0/25"),
         _ => lab_node(n),
+    };
+    node.zone = [None, Some("a"), Some("b")][rng.random_range(0..3)].map(str::to_owned);
+    if rng.random_ratio(1, 4) {
+        node.external_ips = vec![ip(&format!("192.0.2.{}", rng.random_range(1..4)))];
     }
+    node
+}
+
+/// Pods of this node whose hostPorts meet each other, NodePorts and load
+/// balancers.
+fn random_pod(rng: &mut StdRng) -> beeline_model::Pod {
+    let n = rng.random_range(0..3);
+    let ips = ["", "10.244.1.1", "10.244.1.2 fd00:10:244:1::2"][rng.random_range(0..3)];
+    let ports =
+        ["80>8080", "30080>80 192.0.2.1:80>80", "172.30.0.11:80>8080 53>53/UDP", "127.0.0.1:80>1", ""];
+    let mut pod = host_pod(&format!("p{n}"), ips, ports[rng.random_range(0..ports.len())]);
+    pod.finished = rng.random_ratio(1, 8);
+    pod
 }
 
 fn random_service(rng: &mut StdRng) -> beeline_model::Service {
@@ -62,11 +95,27 @@ fn random_service(rng: &mut StdRng) -> beeline_model::Service {
         2 => format!("fd00:10:96::{}", rng.random_range(1..4)),
         _ => format!("10.96.0.{n} fd00:10:96::{}", n + 1),
     };
-    let ports = ["http:80", "http:80 dns:53/UDP", "dns:53/UDP dns:53", "http:81 http:0 http:81", ""];
+    let ports =
+        ["http:80", "http:80 dns:53/UDP", "dns:53/UDP dns:53", "http:81 http:0 http:81", "http:80/SCTP", ""];
     let mut service = service(&format!("s{n}"), &ips, ports[rng.random_range(0..ports.len())]);
     service.internal_local = rng.random_ratio(1, 5);
     service.publish_not_ready = rng.random_ratio(1, 5);
     service.affinity_s = rng.random_ratio(1, 6).then_some(60);
+    if rng.random_ratio(1, 3) {
+        let ips = ["192.0.2.1", "192.0.2.2 2001:db8::1", "10.96.0.1", "172.30.0.11"];
+        let ranges = ["", "10.0.0.0/8", "10.0.0.0/8 fd00::/8", "nonsense fd00::/8"];
+        let (ips, ranges) = (ips[rng.random_range(0..ips.len())], ranges[rng.random_range(0..ranges.len())]);
+        service = balanced(service, ips, ranges);
+    }
+    if rng.random_ratio(1, 3) {
+        service.external_ips = vec![ip(&format!("198.51.100.{}", rng.random_range(1..3)))];
+    }
+    if rng.random_ratio(1, 3) {
+        let node_port = 30_080 + rng.random_range(0..2);
+        service.ports.iter_mut().for_each(|port| port.node_port = node_port);
+    }
+    service.external_local = rng.random_ratio(1, 3);
+    service.foreign = rng.random_ratio(1, 20);
     service
 }
 
@@ -84,7 +133,8 @@ fn random_slice(rng: &mut StdRng) -> beeline_model::EndpointSlice {
                 1 => format!("@node-{}", rng.random_range(1..5)),
                 _ => format!("@node-{n}"),
             };
-            format!("{ip}{at}{}", marks[rng.random_range(0..marks.len())])
+            let hints = ["", "", "#a", "#b%node-1", "#a,b%node-2"][rng.random_range(0..5)];
+            format!("{ip}{at}{}{hints}", marks[rng.random_range(0..marks.len())])
         })
         .collect();
     let ports = ["http:8080", "http:8080 dns:53/UDP", "dns:53/UDP dns:53", "http:8080 http:9090"];
@@ -176,6 +226,7 @@ fn track(facts: &mut Facts, change: &Change) {
 
 #[test]
 fn unit_any_order_ends_in_the_same_tables() {
+    let mut seen: std::collections::BTreeSet<&str> = Default::default();
     let mut quiet_restarts = 0;
     for seed in seeds(1_500) {
         let _seed = Seed(seed);
@@ -183,6 +234,7 @@ fn unit_any_order_ends_in_the_same_tables() {
         let length = rng.random_range(1..60);
         let (changes, facts) = history(&mut rng, length);
         let expected = expected(&facts);
+        seen.extend(MUST_BE_SEEN.iter().filter(|what| expected.contains(**what)));
         let mut problems = None;
         for _ in 0..3 {
             let mut world = World::listed();
@@ -206,6 +258,8 @@ fn unit_any_order_ends_in_the_same_tables() {
         }
     }
     let one_seed = std::env::var_os("BEELINE_SEED").is_some();
+    let unseen: Vec<&str> = MUST_BE_SEEN.iter().copied().filter(|what| !seen.contains(what)).collect();
+    assert!(one_seed || unseen.is_empty(), "the random clusters never have {unseen:?}");
     assert!(one_seed || quiet_restarts > 500, "only {quiet_restarts} restarts could be compared");
 }
 
@@ -263,7 +317,7 @@ fn unit_failing_writes_never_mislead_a_packet_and_heal() {
 fn break_something(world: &mut World, rng: &mut StdRng) {
     let tables = &mut world.tables;
     let many = rng.random_range(0..4);
-    match rng.random_range(0..14) {
+    match rng.random_range(0..18) {
         0 => tables.node.fail_updates = many,
         1 => tables.address.fail_updates = many,
         2 => tables.backend.fail_updates = many,
@@ -277,6 +331,10 @@ fn break_something(world: &mut World, rng: &mut StdRng) {
         10 => tables.slot.capacity = rng.random_range(0..30),
         11 => tables.backend.capacity = rng.random_range(0..20),
         12 => tables.frontend.capacity = rng.random_range(0..6),
+        13 => tables.source_range.fail_updates = many,
+        14 => tables.source_range.fail_deletes = many,
+        15 => tables.source_range.capacity = rng.random_range(0..3),
+        16 => tables.service_address.fail_deletes = many,
         _ => tables.service.capacity = rng.random_range(0..6),
     }
 }
@@ -294,6 +352,10 @@ fn repair_everything(world: &mut World) {
     tables.frontend.fail_deletes = 0;
     tables.slot.fail_deletes = 0;
     tables.address.fail_deletes = 0;
+    tables.source_range.fail_updates = 0;
+    tables.source_range.fail_deletes = 0;
+    tables.service_address.fail_deletes = 0;
+    tables.source_range.capacity = healthy.source_range.capacity;
     tables.slot.capacity = healthy.slot.capacity;
     tables.backend.capacity = healthy.backend.capacity;
     tables.frontend.capacity = healthy.frontend.capacity;

@@ -1,5 +1,6 @@
 //! Days of Services and Nodes, as text.
 use beeline_model::{Change, Kind, Namespace, Object, Pod, ServiceType};
+use beeline_plan::PlanConfig;
 use beeline_sync::Prune;
 
 use crate::world::*;
@@ -51,7 +52,7 @@ fn unit_a_day_of_a_service() {
     world.delete(Kind::EndpointSlice, "web-4b");
     world.delete(Kind::EndpointSlice, "web-6");
     world.check("frontend", "");
-    world.check("service address", "");
+    world.check("service address 10", "");
     assert!(world.tables.contents().backend.is_empty());
     assert_eq!(world.problems(), Vec::<String>::new());
 }
@@ -76,7 +77,7 @@ fn unit_several_ports_policies_and_kinds() {
     );
     assert_eq!(
         world.planner.names().services.into_iter().map(|(_, name)| name).collect::<Vec<_>>(),
-        ["default/dns:53/UDP", "default/dns:53", "default/dns:9153"]
+        ["default/dns:53", "default/dns:53/UDP", "default/dns:9153"]
     );
     let mut dns = service("dns", "10.96.0.2", "udp:53/UDP");
     dns.publish_not_ready = true;
@@ -89,19 +90,20 @@ fn unit_several_ports_policies_and_kinds() {
     world.apply(dns.clone());
     world.check("frontend", "frontend 10.96.0.2 53/UDP -> 10.244.1.2:5353@172.30.0.11");
     world.apply(slice("dns-1", "dns", "udp:5353/UDP", "10.244.2.2@node-2"));
-    world.check("frontend", "frontend 10.96.0.2 53/UDP -> refused");
+    world.check("frontend", "frontend 10.96.0.2 53/UDP -> dropped");
     dns.cluster_ips = vec![];
     world.apply(dns.clone());
     world.check("frontend", "");
     dns.service_type = ServiceType::ExternalName;
     dns.cluster_ips = vec![ip("10.96.0.2")];
     world.apply(dns);
-    world.check("service address", "");
+    world.check("service address 10", "");
 }
 
 #[test]
-fn unit_what_is_not_built_is_said_by_name() {
-    let mut world = World::listed();
+fn unit_what_is_switched_off_is_said_by_name() {
+    let mut world = World::with(PlanConfig { services: Default::default(), ..config() });
+    world.list(&[Object::Node(lab_node(1))]);
     let mut web = service("web", "10.96.0.10", "http:80 raw:99/SCTP");
     web.service_type = ServiceType::LoadBalancer;
     web.ports[0].node_port = 30080;
@@ -109,17 +111,24 @@ fn unit_what_is_not_built_is_said_by_name() {
     web.external_ips = vec![ip("198.51.100.1")];
     web.affinity_s = Some(10_800);
     world.apply(web);
-    world.check("frontend", "frontend 10.96.0.10 80/TCP -> refused affinity 10800 s");
+    world.check(
+        "frontend",
+        "frontend 10.96.0.10 80/TCP -> refused
+         frontend 10.96.0.10 99/SCTP -> refused",
+    );
     let notes: Vec<String> = world.planner.not_built().iter().map(|note| note.to_string()).collect();
     assert_eq!(
         notes,
         [
-            "Service default/web: nodePort 30080 (port 80) is not built yet and has no effect",
-            "Service default/web: port 99/SCTP is not built yet and has no effect",
-            "Service default/web: LoadBalancer address 192.0.2.1 is not built yet and has no effect",
-            "Service default/web: externalIPs 198.51.100.1 is not built yet and has no effect",
-            "Service default/web: sessionAffinity ClientIP is not built yet and has no effect",
+            "Service default/web: nodePort 30080 (port 80) has no effect: nodePort.enabled is off",
+            "Service default/web: LoadBalancer address 192.0.2.1 has no effect: nodePort.enabled is off",
+            "Service default/web: sessionAffinity ClientIP has no effect: sessionAffinity is off",
         ]
+    );
+    assert_eq!(
+        world.problems(),
+        ["Service default/web: its externalIP 198.51.100.1 is not served: externalIPs.enabled is off; a \
+          LoadBalancer address does the same"]
     );
     world.delete(Kind::Service, "web");
     assert!(world.planner.not_built().is_empty());
@@ -184,7 +193,7 @@ fn unit_a_node_that_comes_late_gets_its_backends() {
     world.apply(slice("web-1", "web", ":80", "10.244.2.5@node-2"));
     world.check("frontend", "frontend 10.96.0.10 80/TCP -> 10.244.2.5:80@-");
     let report = world.apply(lab_node(2));
-    assert_eq!(report.written, 1 + 4 + 1, "the node, its addresses, its backend");
+    assert_eq!(report.written, 1 + 4 + 2 + 1, "the node, its addresses (two with NodePorts), its backend");
     world.check("frontend", "frontend 10.96.0.10 80/TCP -> 10.244.2.5:80@172.30.0.12");
     world.delete(Kind::Node, "node-2");
     world.check("frontend", "frontend 10.96.0.10 80/TCP -> 10.244.2.5:80@-");
@@ -223,8 +232,8 @@ fn unit_bad_input_is_named_and_the_rest_works() {
         "Service default/a: port 80/TCP is listed twice; the first entry is served, \"y\" is not; remove one \
          of them",
         "Service default/a: port \"zero\" has the number 0 and is not served; give it a number from 1 to 65535",
-        "Service default/b: its ClusterIP 10.96.0.10 is Service default/a's too, which keeps it; Service \
-         default/b is not reachable there; recreate one of the two so that the API server gives it a free \
+        "Service default/b: its ClusterIP 10.96.0.10 port 80/TCP is Service default/a's too, which keeps it; \
+         Service default/b is not reachable there; recreate one of the two so that the API server gives it a free \
          address",
         "EndpointSlice default/a-1: port \"x\" is 0 and is left out; correct the port in the EndpointSlice or \
          its Service's targetPort",
@@ -259,7 +268,11 @@ fn unit_a_cluster_ip_moves_to_another_service_in_one_step() {
     world.planner.apply(Change::Delete(Kind::Service, named("a")));
     world.planner.apply(Change::Apply(Box::new(Object::Service(service("c", "10.96.0.10", "x:81")))));
     world.sync();
-    world.check("frontend", "frontend 10.96.0.10 80/TCP -> 10.0.0.1:1@-");
+    world.check(
+        "frontend",
+        "frontend 10.96.0.10 80/TCP -> 10.0.0.1:1@-
+         frontend 10.96.0.10 81/TCP -> refused",
+    );
 }
 
 #[test]
@@ -374,6 +387,7 @@ fn unit_names_of_pods_and_other_kinds() {
         host_network: false,
         labels: Default::default(),
         finished: false,
+        host_ports: vec![],
     };
     world.apply(Object::Pod(pod.clone()));
     world.apply(Object::Namespace(Namespace { name: "default".into(), labels: Default::default() }));

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use beeline_abi::endpoint::EndpointValue;
 use beeline_model::{
-    Change, Endpoint, EndpointPort, EndpointSlice, Kind, Node, Object, ObjectName, Protocol, Service,
-    ServicePort, ServiceType,
+    Change, Endpoint, EndpointPort, EndpointSlice, HostPort, Kind, Node, Object, ObjectName, Pod, Protocol,
+    Service, ServicePort, ServiceType, SourceRanges,
 };
 use beeline_plan::canonical::canonical;
-use beeline_plan::{PlanConfig, Planner};
+use beeline_plan::{PlanConfig, Planner, ServiceConfig};
 use beeline_sync::memory::MemoryTables;
 use beeline_sync::{Contents, Prune, Reconciler, Report};
 
@@ -20,6 +20,7 @@ pub struct World {
     replayed: Contents,
     /// Writes are made to fail: an address may outlive its frontends.
     pub hostile: bool,
+    config: PlanConfig,
 }
 
 pub fn config() -> PlanConfig {
@@ -30,16 +31,31 @@ pub fn config() -> PlanConfig {
             "172.30.0.0/24".parse().expect("a subnet"),
             "fd00:172:30::/64".parse().expect("a subnet"),
         ]),
+        native_ranges: vec![],
+        services: ServiceConfig {
+            node_ports: true,
+            node_port_addresses: vec![],
+            external_ips: Some(vec!["198.51.100.0/24".parse().expect("a range")]),
+            host_ports: true,
+            affinity: true,
+            limit_all_types: false,
+        },
     }
 }
 
 impl World {
     /// A fresh node: nothing pinned, nothing listed.
     pub fn new() -> World {
+        World::with(config())
+    }
+
+    /// A fresh node that is configured in another way.
+    pub fn with(config: PlanConfig) -> World {
         let mut tables = MemoryTables::new();
         tables.start_log();
         World {
-            planner: Planner::new(config()),
+            planner: Planner::new(config.clone()),
+            config,
             reconciler: Reconciler::new(),
             tables,
             replayed: Contents::default(),
@@ -56,7 +72,7 @@ impl World {
 
     /// The agent dies and another starts on the same tables.
     pub fn restart(&mut self) {
-        self.planner = Planner::new(config());
+        self.planner = Planner::new(self.config.clone());
         self.reconciler = Reconciler::new();
         let report = self.reconciler.resync(&mut self.tables, Prune::Keep);
         assert_eq!((report.written, report.deleted, report.drift), (0, 0, 0), "reading changes nothing");
@@ -166,6 +182,11 @@ impl From<EndpointSlice> for Fact {
         Fact(Object::EndpointSlice(slice))
     }
 }
+impl From<Pod> for Fact {
+    fn from(pod: Pod) -> Fact {
+        Fact(Object::Pod(pod))
+    }
+}
 impl From<Object> for Fact {
     fn from(object: Object) -> Fact {
         Fact(object)
@@ -180,6 +201,7 @@ pub fn node(name: &str, ips: &str, cidrs: &str) -> Node {
         external_ips: Vec::new(),
         pod_cidrs: cidrs.split_whitespace().map(|cidr| cidr.parse().expect("a CIDR")).collect(),
         zone: None,
+        leaving: false,
     }
 }
 
@@ -196,11 +218,13 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// `service("web", "10.96.0.10 fd00:10:96::10", "http:80 dns:53/UDP")`.
+/// `service("web", "10.96.0.10 fd00:10:96::10", "http:80 dns:53/UDP")`; with a
+/// nodePort `http:80+30080`, and the Service is of type NodePort.
 pub fn service(name: &str, ips: &str, ports: &str) -> Service {
+    let has_node_port = ports.contains('+');
     Service {
         name: named(name),
-        service_type: ServiceType::ClusterIp,
+        service_type: if has_node_port { ServiceType::NodePort } else { ServiceType::ClusterIp },
         cluster_ips: ips.split_whitespace().map(ip).collect(),
         ports: ports.split_whitespace().map(service_port).collect(),
         affinity_s: None,
@@ -208,6 +232,47 @@ pub fn service(name: &str, ips: &str, ports: &str) -> Service {
         publish_not_ready: false,
         load_balancer_ips: vec![],
         external_ips: vec![],
+        external_local: false,
+        health_check_node_port: 0,
+        source_ranges: SourceRanges::default(),
+        foreign: false,
+    }
+}
+
+/// Makes a load balancer of a Service.
+pub fn balanced(mut service: Service, ips: &str, ranges: &str) -> Service {
+    service.service_type = ServiceType::LoadBalancer;
+    service.load_balancer_ips = ips.split_whitespace().map(ip).collect();
+    for range in ranges.split_whitespace() {
+        match range.parse() {
+            Ok(range) => service.source_ranges.ranges.push(range),
+            Err(_) => service.source_ranges.malformed = true,
+        }
+    }
+    service
+}
+
+/// `host_pod("web-1", "10.244.1.5", "8080>80 192.0.2.1:53>53/UDP")`: hostPorts
+/// before `>`, container ports behind it.
+pub fn host_pod(name: &str, ips: &str, ports: &str) -> Pod {
+    let ports = ports.split_whitespace().map(|text| {
+        let (host, rest) = text.split_once('>').expect("hostPort>containerPort");
+        let (host_ip, host_port) = match host.rsplit_once(':') {
+            Some((host_ip, host_port)) => (Some(ip(host_ip.trim_matches(['[', ']']))), host_port),
+            None => (None, host),
+        };
+        let (_, container_port, protocol) = parse_port(rest);
+        HostPort { host_ip, host_port: host_port.parse().expect("a port"), container_port, protocol }
+    });
+    Pod {
+        name: named(name),
+        uid: name.into(),
+        node: Some("node-1".into()),
+        ips: ips.split_whitespace().map(ip).collect(),
+        host_network: false,
+        labels: Default::default(),
+        finished: false,
+        host_ports: ports.collect(),
     }
 }
 
@@ -222,12 +287,21 @@ fn parse_port(text: &str) -> (String, u16, Protocol) {
 }
 
 fn service_port(text: &str) -> ServicePort {
-    let (name, port, protocol) = parse_port(text);
-    ServicePort { name, protocol, port, node_port: 0 }
+    let (text, node_port) = match text.split_once('+') {
+        Some((text, rest)) => {
+            let (number, protocol) = rest.split_once('/').map_or((rest, ""), |(number, p)| (number, p));
+            let text = if protocol.is_empty() { text.to_owned() } else { format!("{text}/{protocol}") };
+            (text, number.parse().expect("a nodePort"))
+        }
+        None => (text.to_owned(), 0),
+    };
+    let (name, port, protocol) = parse_port(&text);
+    ServicePort { name, protocol, port, node_port }
 }
 
 /// `slice("web-1", "web", "http:8080", "10.244.1.5@node-1 10.244.2.5@node-2!not-ready")`.
-/// Marks: `!not-ready`, `!draining` (terminating, still serving), `!dead`.
+/// Marks: `!not-ready`, `!draining` (terminating, still serving), `!dead`;
+/// hints `#zone-a,zone-b` for zones and `%node-1` for nodes.
 pub fn slice(name: &str, service: &str, ports: &str, endpoints: &str) -> EndpointSlice {
     let endpoints: Vec<Endpoint> = endpoints.split_whitespace().map(endpoint).collect();
     EndpointSlice {
@@ -245,6 +319,9 @@ fn slice_port(text: &str) -> EndpointPort {
 }
 
 fn endpoint(text: &str) -> Endpoint {
+    let list = |text: &str| text.split(',').map(str::to_owned).collect();
+    let (text, node_hints) = text.split_once('%').map_or((text, vec![]), |(text, hints)| (text, list(hints)));
+    let (text, zone_hints) = text.split_once('#').map_or((text, vec![]), |(text, hints)| (text, list(hints)));
     let (text, mark) = text.split_once('!').unwrap_or((text, "ready"));
     let (address, node) = match text.split_once('@') {
         Some((address, node)) => (address, Some(node.to_owned())),
@@ -257,7 +334,17 @@ fn endpoint(text: &str) -> Endpoint {
         "dead" => (false, false, true),
         other => panic!("unknown mark {other}"),
     };
-    Endpoint { ip: ip(address), ready, serving, terminating, node, zone: None, pod: None }
+    Endpoint {
+        ip: ip(address),
+        ready,
+        serving,
+        terminating,
+        node,
+        zone: None,
+        pod: None,
+        zone_hints,
+        node_hints,
+    }
 }
 
 pub fn pod(ifindex: u32) -> EndpointValue {

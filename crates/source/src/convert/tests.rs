@@ -108,13 +108,88 @@ fn unit_pods_running_finished_and_bare() {
 }
 
 #[test]
-fn unit_a_port_of_the_host_is_told_where_it_leads_nowhere() {
-    let with = |host_network: bool| {
-        let ports = json!([{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}]);
-        let spec = json!({"hostNetwork": host_network, "containers": [{"name": "c", "ports": ports}]});
-        check::<Pod>(pod, json!({"metadata": {"name": "a", "namespace": "d"}, "spec": spec})).1
+fn unit_what_load_balancers_need_comes_through_the_door() {
+    let (object, problems) = check::<Service>(
+        service,
+        json!({"metadata": {"name": "s", "namespace": "d"},
+            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.2", "externalTrafficPolicy": "Local",
+                "healthCheckNodePort": 32000, "sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 100_000}},
+                "loadBalancerSourceRanges": [" 10.1.2.3/8 ", "fd00::/8", "10.0.0.0/33"],
+                "ports": [{"port": 80, "nodePort": 30080}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "VIP"},
+                {"ip": "192.0.2.3", "ipMode": "Proxy"}, {"hostname": "lb.example"}]}}}),
+    );
+    let Object::Service(balanced) = object else { panic!("{object:?}") };
+    let ips: Vec<String> = balanced.load_balancer_ips.iter().map(ToString::to_string).collect();
+    assert_eq!(ips, ["192.0.2.1", "192.0.2.2"], "what a proxy answers for is not ours");
+    assert!(balanced.external_local && !balanced.foreign);
+    assert_eq!((balanced.health_check_node_port, balanced.affinity_s), (32_000, Some(86_400)));
+    let ranges: Vec<String> = balanced.source_ranges.ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (ranges, balanced.source_ranges.malformed),
+        (vec!["10.0.0.0/8".into(), "fd00::/8".into()], true)
+    );
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert!(problems[0].contains("loadBalancerSourceRanges: `10.0.0.0/33`"), "{problems:#?}");
+
+    for label in FOREIGN_LABELS {
+        let object = json!({"metadata": {"name": "s", "labels": {label: ""}}, "spec": {
+            "clusterIP": "10.96.0.2", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]}});
+        let Object::Service(foreign) = check::<Service>(service, object).0 else { panic!() };
+        assert!(foreign.foreign && !foreign.external_local, "{foreign:?}");
+    }
+}
+
+#[test]
+fn unit_host_ports_hints_and_leaving_nodes() {
+    let ports = |ports: Value| json!([{"name": "c", "ports": ports}]);
+    let (object, problems) = check::<Pod>(
+        pod,
+        json!({"metadata": {"name": "p", "namespace": "d"}, "spec": {
+            "containers": ports(json!([{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81},
+                {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "172.30.0.11"},
+                {"containerPort": 82, "hostPort": 8082, "hostIP": "0.0.0.0"},
+                {"containerPort": 83, "hostPort": 8083, "hostIP": "nowhere"}])),
+            "initContainers": [
+                {"name": "i", "ports": [{"containerPort": 1, "hostPort": 1}]},
+                {"name": "s", "restartPolicy": "Always", "ports": [{"containerPort": 2, "hostPort": 2}]}]}}),
+    );
+    let Object::Pod(with_ports) = object else { panic!("{object:?}") };
+    let text = |port: &model::HostPort| {
+        let ip = port.host_ip.map(|ip| format!("{ip}:")).unwrap_or_default();
+        format!("{ip}{}>{}/{}", port.host_port, port.container_port, port.protocol.name())
     };
-    let problems = with(false);
-    assert!(problems.len() == 1 && problems[0].contains("hostPort 8080"), "{problems:?}");
-    assert!(with(true).is_empty(), "such a pod has the host's ports");
+    let texts: Vec<String> = with_ports.host_ports.iter().map(text).collect();
+    assert_eq!(texts, ["8080>80/TCP", "172.30.0.11:53>53/UDP", "8082>82/TCP", "2>2/TCP"]);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    let host = json!({"metadata": {"name": "p"}, "spec": {"hostNetwork": true,
+        "containers": ports(json!([{"containerPort": 80, "hostPort": 80}]))}});
+    let Object::Pod(host) = check::<Pod>(pod, host).0 else { panic!() };
+    assert!(host.host_ports.is_empty(), "its ports are the node's already");
+
+    let (object, _) = check::<EndpointSlice>(
+        endpoint_slice,
+        json!({"metadata": {"name": "s"}, "addressType": "IPv4", "endpoints": [
+            {"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "a"}], "forNodes": [{"name": "node-1"}]}}]}),
+    );
+    let Object::EndpointSlice(hinted) = object else { panic!("{object:?}") };
+    assert_eq!(
+        (hinted.endpoints[0].zone_hints[0].as_str(), hinted.endpoints[0].node_hints[0].as_str()),
+        ("a", "node-1")
+    );
+
+    let leaving = |object: Value| {
+        let Object::Node(node) = check::<Node>(node, object).0 else { panic!() };
+        (node.leaving, node.external_ips.len())
+    };
+    let tainted = json!({"metadata": {"name": "n"}, "spec": {"taints": [
+        {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]},
+        "status": {"addresses": [{"type": "ExternalIP", "address": "203.0.113.1"}]}});
+    assert_eq!(leaving(tainted), (true, 1));
+    assert_eq!(leaving(json!({"metadata": {"name": "n"}, "spec": {}})), (false, 0));
+    assert_eq!(
+        leaving(json!({"metadata": {"name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"}})),
+        (true, 0)
+    );
 }

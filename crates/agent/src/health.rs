@@ -1,0 +1,238 @@
+//! What load balancers ask a node, answered as kube-proxy answers it: per
+//! Service at its `healthCheckNodePort` (has this node endpoints?), and for
+//! the node at `kubeProxyReplacementHealthzBindAddr` (/healthz, /livez).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router, routing};
+use beeline_model::ObjectName;
+use beeline_plan::HealthCheck;
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+/// How long a port that is taken (by a kube-proxy that still runs, say) is
+/// left alone before it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// Tells weighted load balancers how many endpoints the node has.
+const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+
+/// What the answers are made of.
+#[derive(Debug, Default)]
+pub struct Health {
+    state: Mutex<HealthState>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct HealthState {
+    checks: BTreeMap<ObjectName, HealthCheck>,
+    /// Whose port may be another one.
+    dirty: BTreeSet<ObjectName>,
+    healthy: bool,
+    leaving: bool,
+    last_healthy: Timestamp,
+}
+
+impl Health {
+    /// Takes in what has changed; none: the Service is no longer asked about.
+    pub fn set_checks(&self, changes: BTreeMap<ObjectName, Option<HealthCheck>>) {
+        let mut state = self.lock();
+        for (name, check) in changes {
+            match check {
+                Some(check) => drop(state.checks.insert(name.clone(), check)),
+                None => drop(state.checks.remove(&name)),
+            }
+            state.dirty.insert(name);
+        }
+        if !state.dirty.is_empty() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether Services are programmed, and whether the node is about to go.
+    pub fn set_node(&self, healthy: bool, leaving: bool) {
+        let mut state = self.lock();
+        (state.healthy, state.leaving) = (healthy, leaving);
+        if healthy {
+            state.last_healthy = Timestamp::now();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HealthState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ports that may have changed, with what is to be served there now.
+    fn take_dirty(&self) -> Vec<(ObjectName, Option<u16>)> {
+        let mut state = self.lock();
+        let dirty = std::mem::take(&mut state.dirty);
+        let port = |name: &ObjectName| state.checks.get(name).map(|check| check.port);
+        dirty.into_iter().map(|name| (name.clone(), port(&name))).collect()
+    }
+}
+
+/// Every address of the node.
+pub fn everywhere() -> Vec<IpAddr> {
+    vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+}
+
+/// Serves every `healthCheckNodePort` at these addresses, for ever.
+pub async fn serve_checks(health: Arc<Health>, addresses: Vec<IpAddr>) {
+    let mut servers: BTreeMap<ObjectName, (u16, Server)> = BTreeMap::new();
+    loop {
+        for (name, port) in health.take_dirty() {
+            if servers.get(&name).map(|(port, _)| *port) == port {
+                continue;
+            }
+            if let Some((old, server)) = servers.remove(&name) {
+                info!("Service {name} is no longer asked about at healthCheckNodePort {old}");
+                server.end().await;
+            }
+            if let Some(port) = port {
+                let started = Server::start(health.clone(), name.clone(), port, &addresses);
+                servers.insert(name, (port, started));
+            }
+        }
+        health.changed.notified().await;
+    }
+}
+
+/// The listeners of one port.
+struct Server(Vec<JoinHandle<()>>);
+
+impl Server {
+    fn start(health: Arc<Health>, name: ObjectName, port: u16, addresses: &[IpAddr]) -> Server {
+        let router = Router::new().fallback(check_page).with_state((health, name.clone()));
+        let listen = |ip: &IpAddr| {
+            let (router, address, name) = (router.clone(), SocketAddr::new(*ip, port), name.clone());
+            tokio::spawn(async move {
+                let listener = bind_at_last(address, &name).await;
+                if let Err(error) = axum::serve(listener, router).await {
+                    warn!("Service {name}: the health check at {address} ended: {error}");
+                }
+            })
+        };
+        Server(addresses.iter().map(listen).collect())
+    }
+
+    /// Ends the listeners; when this returns, the port is free.
+    async fn end(self) {
+        for listener in self.0 {
+            listener.abort();
+            // It ends by being aborted.
+            let _ = listener.await;
+        }
+    }
+}
+
+/// Tries until the port is free, and says once that it is not.
+async fn bind_at_last(address: SocketAddr, name: &ObjectName) -> TcpListener {
+    let mut told = false;
+    loop {
+        match listen(address) {
+            Ok(listener) => return listener,
+            Err(error) if !told => {
+                told = true;
+                warn!(
+                    "Service {name}: load balancers get no answer at healthCheckNodePort {address}: {error}; \
+                     does kube-proxy or another program hold it? trying again"
+                );
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}
+
+/// IPv6 is listened on apart from IPv4, whatever the node's sysctl says.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+        sockopt,
+    };
+    use std::os::fd::AsRawFd;
+    let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    listen(&fd, Backlog::new(128)?)?;
+    TcpListener::from_std(fd.into())
+}
+
+/// Every path gives the same answer.
+async fn check_page(State((health, name)): State<(Arc<Health>, ObjectName)>) -> Response {
+    let state = health.lock();
+    let local_endpoints = state.checks.get(&name).map_or(0, |check| check.local_endpoints);
+    let healthy = state.healthy;
+    let status = match local_endpoints > 0 && healthy {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = json!({
+        "service": {"namespace": name.namespace, "name": name.name},
+        "localEndpoints": local_endpoints,
+        "serviceProxyHealthy": healthy,
+    });
+    let headers =
+        [(header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()), (WEIGHT, local_endpoints.to_string())];
+    (status, headers, Json(body)).into_response()
+}
+
+/// Serves /healthz and /livez for ever.
+pub async fn serve_node(address: &str, health: Arc<Health>) -> anyhow::Result<()> {
+    let address: SocketAddr = address.parse().with_context(|| {
+        format!(
+            "kubeProxyReplacementHealthzBindAddr={address} is no address and port such as 0.0.0.0:10256 or \
+             [::]:10256"
+        )
+    })?;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("{address} (kubeProxyReplacementHealthzBindAddr) cannot be bound; does kube-proxy still run?")
+    })?;
+    let router = Router::new()
+        .route("/healthz", routing::get(healthz_page))
+        .route("/livez", routing::get(livez_page))
+        .with_state(health);
+    axum::serve(listener, router).await.context("the health server ended")
+}
+
+/// Should load balancers use the node?
+async fn healthz_page(State(health): State<Arc<Health>>) -> Response {
+    let state = health.lock();
+    node_page(state.healthy && !state.leaving, &state, true)
+}
+
+/// Does the agent do its work? A node that is about to go does.
+async fn livez_page(State(health): State<Arc<Health>>) -> Response {
+    let state = health.lock();
+    node_page(state.healthy, &state, false)
+}
+
+fn node_page(healthy: bool, state: &HealthState, tells_eligible: bool) -> Response {
+    let now = Timestamp::now();
+    let updated = if healthy { now } else { state.last_healthy };
+    let mut body = json!({"lastUpdated": updated.to_string(), "currentTime": now.to_string()});
+    if tells_eligible {
+        body["nodeEligible"] = json!(!state.leaving);
+    }
+    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests;

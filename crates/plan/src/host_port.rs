@@ -1,0 +1,149 @@
+//! hostPorts: pods of this node that are reached by ports of this node.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use beeline_abi::Ip;
+use beeline_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
+use beeline_model::{HostPort, ObjectName, Pod};
+
+use crate::program::{PortKey, Program, Want};
+use crate::slice::why_no_unicast;
+use crate::spot::{FrontendKind, Owner, Place, Spot, Spots};
+
+/// What of a pod matters here.
+#[derive(Debug, PartialEq, Eq)]
+struct Spec {
+    ips: Box<[Ip]>,
+    ports: Box<[HostPort]>,
+}
+
+/// One spot that a pod asks for, and the port behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PodWish {
+    pub(crate) spot: Spot,
+    pub(crate) container_port: u16,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct PodState {
+    /// None: deleted, or without hostPorts by now.
+    spec: Option<Spec>,
+    pub(crate) wishes: Vec<PodWish>,
+    pub(crate) program: Program,
+}
+
+impl PodState {
+    /// The pod's address of a family.
+    pub(crate) fn ip(&self, ipv6: bool) -> Option<Ip> {
+        self.spec.as_ref()?.ips.iter().copied().find(|ip| ip.is_v4() != ipv6)
+    }
+}
+
+/// Pods of this node with hostPorts.
+#[derive(Debug)]
+pub(crate) struct HostPorts {
+    enabled: bool,
+    node_name: String,
+    pub(crate) pods: HashMap<Arc<ObjectName>, PodState>,
+    own_addresses: Vec<Ip>,
+}
+
+impl HostPorts {
+    pub(crate) fn new(node_name: &str, enabled: bool) -> HostPorts {
+        let node_name = node_name.to_owned();
+        HostPorts { enabled, node_name, pods: HashMap::new(), own_addresses: Vec::new() }
+    }
+
+    /// The pod looks like this. Returns those who have to be looked at.
+    pub(crate) fn apply(&mut self, pod: &Pod, spots: &mut Spots) -> BTreeSet<Owner> {
+        let here = self.enabled && pod.node.as_deref() == Some(self.node_name.as_str());
+        let spec = (here && !pod.finished && !pod.host_network && !pod.host_ports.is_empty()).then(|| Spec {
+            ips: pod.ips.iter().filter(|ip| why_no_unicast(**ip).is_none()).map(|ip| (*ip).into()).collect(),
+            ports: pod.host_ports.as_slice().into(),
+        });
+        self.set(&pod.name, spec, spots)
+    }
+
+    /// The pod is gone. Returns those who have to be looked at.
+    pub(crate) fn delete(&mut self, name: &ObjectName, spots: &mut Spots) -> BTreeSet<Owner> {
+        self.set(name, None, spots)
+    }
+
+    fn set(&mut self, name: &ObjectName, spec: Option<Spec>, spots: &mut Spots) -> BTreeSet<Owner> {
+        let known = self.pods.get_key_value(name).map(|(name, _)| name.clone());
+        if known.is_none() && spec.is_none() {
+            return BTreeSet::new();
+        }
+        let name = known.unwrap_or_else(|| Arc::new(name.clone()));
+        let state = self.pods.entry(name.clone()).or_default();
+        if state.spec == spec {
+            return BTreeSet::new();
+        }
+        state.spec = spec;
+        let mut dirty = claim(&name, state, &self.own_addresses, spots);
+        dirty.insert(Owner::Pod(name));
+        dirty
+    }
+
+    /// This node has other addresses: its pods' ports move with them.
+    pub(crate) fn set_own_addresses(&mut self, addresses: Vec<Ip>, spots: &mut Spots) -> BTreeSet<Owner> {
+        self.own_addresses = addresses;
+        let mut dirty = BTreeSet::new();
+        for (name, state) in &mut self.pods {
+            dirty.extend(claim(name, state, &self.own_addresses, spots));
+            dirty.insert(Owner::Pod(name.clone()));
+        }
+        dirty
+    }
+}
+
+/// Changes what the pod claims to what it asks for now.
+fn claim(name: &Arc<ObjectName>, state: &mut PodState, own: &[Ip], spots: &mut Spots) -> BTreeSet<Owner> {
+    let claim = (FrontendKind::HostPort, Owner::Pod(name.clone()));
+    let wishes = state.spec.as_ref().map(|spec| wishes(spec, own)).unwrap_or_default();
+    let mut dirty = BTreeSet::new();
+    for old in &state.wishes {
+        dirty.extend(spots.unclaim(old.spot, &claim));
+    }
+    for new in &wishes {
+        dirty.extend(spots.claim(new.spot, claim.clone()));
+    }
+    state.wishes = wishes;
+    dirty
+}
+
+fn wishes(spec: &Spec, own: &[Ip]) -> Vec<PodWish> {
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)].map(Ip::from);
+    let mut wishes: BTreeMap<Spot, PodWish> = BTreeMap::new();
+    for port in &spec.ports {
+        let places: Vec<Ip> = match port.host_ip {
+            Some(ip) => vec![ip.into()],
+            None => own.iter().chain(&loopback).copied().collect(),
+        };
+        // A pod without an address of the family cannot be reached by it.
+        let has_family = |ip: &Ip| spec.ips.iter().any(|pod| pod.is_v4() == ip.is_v4());
+        for ip in places.into_iter().filter(has_family) {
+            let proto = port.protocol.number();
+            let spot = Spot { place: Place::Address(ip), port: port.host_port, proto };
+            wishes.entry(spot).or_insert(PodWish { spot, container_port: port.container_port });
+        }
+    }
+    wishes.into_values().collect()
+}
+
+impl PodWish {
+    /// The frontends of the spot.
+    pub(crate) fn wants(self) -> [Want; 2] {
+        let ipv6 = self.spot.place.ipv6();
+        let port = PortKey { ipv6, port: self.container_port, proto: self.spot.proto, local: false };
+        [SCOPE_INTERNAL, SCOPE_EXTERNAL].map(|scope| Want {
+            spot: self.spot,
+            kind: FrontendKind::HostPort,
+            scope,
+            port,
+            limited: false,
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! Brings what an owner has in step with what it wants: who serves each of
+//! its ports, and what it is told about the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use beeline_model::{Kind, Protocol, Service, SourceRanges};
+use beeline_sync::Delta;
+
+use super::{Name, ServiceState, Services};
+use crate::backend::Backend;
+use crate::explain;
+use crate::health::{self, HealthCheck};
+use crate::node::Nodes;
+use crate::problems::Book;
+use crate::program::{PortKey, Serving, Want};
+use crate::select::{Here, Target, choose, targets};
+use crate::spot::{FrontendKind, Owner};
+use crate::wish::{usable_ports, wishes};
+
+impl Services {
+    pub(super) fn build_up_service(
+        &mut self,
+        owner: &Owner,
+        name: &Name,
+        nodes: &Nodes,
+        delta: &mut Delta,
+        book: &mut Book,
+    ) {
+        let wants = self.wants(owner);
+        let (mut problems, mut notes) = (Vec::new(), Vec::new());
+        if let Some(mut state) = self.services.remove(name) {
+            if let Some(spec) = state.spec.take() {
+                let wishes = wishes(&spec, &self.config);
+                problems = explain::problems(owner, &spec, &wishes, &self.config, &self.spots, nodes);
+                notes = explain::switched_off(&spec, &self.config);
+                self.serve(&mut state, &spec, &wants, nodes, delta, &mut problems);
+                state.spec = Some(spec);
+            }
+            self.services.insert(name.clone(), state);
+        }
+        book.set_problems(Kind::Service, name, problems);
+        book.set_not_built(Kind::Service, name, notes);
+    }
+
+    /// Brings frontends and slots of a Service up to date.
+    fn serve(
+        &mut self,
+        state: &mut ServiceState,
+        spec: &Service,
+        wants: &[Want],
+        nodes: &Nodes,
+        delta: &mut Delta,
+        problems: &mut Vec<String>,
+    ) {
+        let node = self.own_node.clone();
+        let here = Here { node: &node, zone: nodes.own_zone() };
+        let keys: BTreeSet<PortKey> = wants.iter().map(|want| want.port).collect();
+        let mut serving: BTreeMap<PortKey, Serving> = BTreeMap::new();
+        let mut listed: Vec<(Arc<Backend>, bool)> = Vec::new();
+        let mut local = health::Count::default();
+        for port in usable_ports(spec) {
+            for ipv6 in [false, true] {
+                let key = |local| PortKey { ipv6, port: port.port, proto: port.protocol.number(), local };
+                let keys = [key(false), key(true)].map(|key| keys.contains(&key).then_some(key));
+                if keys == [None, None] {
+                    continue;
+                }
+                let slices = state.slices.iter().map(|(_, slice)| slice);
+                let targets = targets(spec, port, ipv6, slices, here);
+                local.add(&targets, &node);
+                if port.protocol == Protocol::Sctp {
+                    problems.extend(sctp_problem(port.port, wants, ipv6, &targets));
+                }
+                let mut found = self.choose(keys, &targets, here, nodes, delta);
+                found.serving.values_mut().for_each(|serving| {
+                    serving.affinity_s = if self.config.affinity { spec.affinity_s.unwrap_or(0) } else { 0 };
+                });
+                serving.append(&mut found.serving);
+                listed.append(&mut found.listed);
+            }
+        }
+        self.workshop.build_up(&mut state.program, wants, true, &spec.source_ranges, &mut serving, delta);
+        listed.shrink_to_fit();
+        self.workshop.list(&mut state.program, listed);
+        let asked = health::port(spec).filter(|_| self.config.node_ports);
+        let local_endpoints = local.total();
+        let check = asked.map(|port| HealthCheck { service: spec.name.clone(), port, local_endpoints });
+        self.set_health(&spec.name, check);
+    }
+
+    /// Who serves one port of one family, for each policy that is in use.
+    fn choose(
+        &mut self,
+        keys: [Option<PortKey>; 2],
+        targets: &[Target],
+        here: Here<'_>,
+        nodes: &Nodes,
+        delta: &mut Delta,
+    ) -> Found {
+        let choice = choose(targets, here);
+        let mut found = Found::default();
+        let proto = keys.iter().flatten().next().map_or(0, |key| key.proto);
+        let backends: Vec<Arc<Backend>> = targets
+            .iter()
+            .map(|target| {
+                let node = target.node.clone();
+                self.workshop.backends.get(target.ip, target.port, proto, node, nodes, delta)
+            })
+            .collect();
+        let mut active: Vec<bool> = targets.iter().map(|target| target.ready).collect();
+        for (key, chosen) in keys.into_iter().zip([&choice.cluster, &choice.local]) {
+            let Some(key) = key else { continue };
+            chosen.iter().for_each(|at| active[*at] = true);
+            let backends = chosen.iter().map(|at| backends[*at].clone()).collect();
+            let elsewhere = key.local && choice.any;
+            found.serving.insert(key, Serving { backends, elsewhere, affinity_s: 0 });
+        }
+        found.listed = backends.into_iter().zip(active).collect();
+        found
+    }
+
+    pub(super) fn build_up_pod(
+        &mut self,
+        owner: &Owner,
+        name: &Name,
+        nodes: &Nodes,
+        delta: &mut Delta,
+        book: &mut Book,
+    ) {
+        let wants = self.wants(owner);
+        let Some(mut state) = self.host_ports.pods.remove(name) else { return };
+        let node = Some(self.interner.get(&self.own_node));
+        let mut serving: BTreeMap<PortKey, Serving> = BTreeMap::new();
+        let mut listed = Vec::new();
+        let keys: BTreeSet<PortKey> = wants.iter().map(|want| want.port).collect();
+        for key in keys {
+            let Some(ip) = state.ip(key.ipv6) else { continue };
+            let backend = self.workshop.backends.get(ip, key.port, key.proto, node.clone(), nodes, delta);
+            listed.push((backend.clone(), true));
+            serving.insert(key, Serving { backends: vec![backend], ..Serving::default() });
+        }
+        let nobody = SourceRanges::default();
+        self.workshop.build_up(&mut state.program, &wants, false, &nobody, &mut serving, delta);
+        self.workshop.list(&mut state.program, listed);
+        let lost = state
+            .wishes
+            .iter()
+            .filter_map(|wish| explain::lost(owner, wish.spot, FrontendKind::HostPort, &self.spots, nodes));
+        book.set_problems(Kind::Pod, name, lost.collect());
+        if !state.wishes.is_empty() || state.ip(false).is_some() || state.ip(true).is_some() {
+            self.host_ports.pods.insert(name.clone(), state);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    serving: BTreeMap<PortKey, Serving>,
+    listed: Vec<(Arc<Backend>, bool)>,
+}
+
+/// The first frontend whose port SCTP would have to be translated from.
+fn sctp_problem(port: u16, wants: &[Want], ipv6: bool, targets: &[Target]) -> Option<String> {
+    let of_port = |want: &&Want| {
+        (want.port.port, want.port.ipv6, want.port.proto) == (port, ipv6, Protocol::Sctp.number())
+    };
+    let numbers: BTreeSet<u16> = wants.iter().filter(of_port).map(|want| want.spot.port).collect();
+    let pairs =
+        numbers.into_iter().flat_map(|number| targets.iter().map(move |target| (number, target.port)));
+    let mut problems = pairs.filter_map(|(number, target)| explain::sctp(port, number, target));
+    problems.next()
+}
