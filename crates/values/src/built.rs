@@ -4,12 +4,12 @@
 //! the agent alike. The chart's pages are printed anew then.
 
 /// NodePorts and LoadBalancer addresses (`nodePort.*`, source ranges).
-pub const NODE_PORT: bool = false;
+pub const NODE_PORT: bool = true;
 /// externalIPs that an allow-list names.
-pub const EXTERNAL_IPS: bool = false;
+pub const EXTERNAL_IPS: bool = true;
 /// hostPorts.
-pub const HOST_PORT: bool = false;
+pub const HOST_PORT: bool = true;
 /// `sessionAffinity: ClientIP`.
-pub const SESSION_AFFINITY: bool = false;
+pub const SESSION_AFFINITY: bool = true;
 /// Masquerading, and what is exempt from it.
-pub const MASQUERADE: bool = false;
+pub const MASQUERADE: bool = true;

@@ -77,7 +77,9 @@ impl Engine {
         let values = &self.configuration.values;
         let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
         flag(values.socket_lb_enabled && !values.socket_lb_host_only, config_flags::SOCKET_PODS)
-            | flag(values.socket_lb_enabled, config_flags::NODE_PORT_LOOPBACK)
+            | flag(values.socket_lb_enabled && values.node_port, config_flags::NODE_PORT_LOOPBACK)
+            | flag(values.masquerade_ipv4, config_flags::MASQUERADE_IPV4)
+            | flag(values.masquerade_ipv6, config_flags::MASQUERADE_IPV6)
     }
 
     /// Looks at the host and does what is to be done.

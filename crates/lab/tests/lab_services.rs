@@ -1,0 +1,190 @@
+//! Services from everywhere: from the nodes themselves, from a host outside
+//! the cluster, from pods to the outside; endpoints here, there, none, and in
+//! a node's network; both families.
+
+use std::net::IpAddr;
+
+use beeline_lab::harness::{Outcome, Place, TestLab, program};
+
+/// `near` serves on node-1, `far` on node-2, `host` in node-3's own network.
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: near, labels: {app: web}}
+spec:
+  nodeName: node-1
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: far, labels: {app: web, where: far}}
+spec:
+  nodeName: node-2
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host, labels: {app: host}}
+spec:
+  nodeName: node-3
+  hostNetwork: true
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 9090}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: far}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {where: far}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30081}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: local}
+spec:
+  type: NodePort
+  externalTrafficPolicy: Local
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30082}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: none}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: nobody}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30083}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: host}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: host}
+  ports: [{port: 80, targetPort: 9090, nodePort: 30084}]
+"#;
+
+const CLIENT: [&str; 2] = ["172.30.0.200", "fd00:172:30::200"];
+/// What curl returns when the connection is refused, and when the time is up.
+const REFUSED: Option<i32> = Some(7);
+const NO_ANSWER: Option<i32> = Some(28);
+
+fn node_ip(number: usize, family: usize) -> String {
+    [format!("172.30.0.{}", 10 + number), format!("fd00:172:30::{}", 10 + number)][family].clone()
+}
+
+fn fetch(from: &Place<'_>, address: &str, port: u16) -> Outcome {
+    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    from.run(["curl", "-gs", "--max-time", "2", &format!("http://{host}:{port}/")])
+}
+
+/// Who answered, and whom it saw as the client.
+fn ask(from: &Place<'_>, address: &str, port: u16) -> (String, IpAddr) {
+    let outcome = fetch(from, address, port);
+    assert!(outcome.is_success(), "{address} port {port} does not answer\n{outcome}");
+    let answer: serde_json::Value =
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}\n{outcome}"));
+    let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+    let client = text("client").parse::<IpAddr>().unwrap_or_else(|error| panic!("{error}\n{outcome}"));
+    (text("pod"), client.to_canonical())
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+#[test]
+fn lab_services_are_reached_from_nodes_and_from_outside() {
+    let lab = TestLab::up_with("services", &["--nodes", "3", "--set", "bpf.masquerade=true"]);
+    lab.apply(MANIFEST);
+    nodes_reach_services(&lab);
+    node_ports_serve_the_outside(&lab);
+    backends_in_a_nodes_network_serve(&lab);
+    pods_leave_as_their_node(&lab);
+    for node in ["node-1", "node-2", "node-3"] {
+        lab.verb(&["agent", node, "stop"]).succeeds();
+    }
+    nodes_reach_services(&lab);
+    node_ports_serve_the_outside(&lab);
+    lab.down();
+}
+
+/// By the socket hooks: ClusterIPs, NodePorts of any node, on the loopback too.
+fn nodes_reach_services(lab: &TestLab) {
+    let addresses = lab.service("web").cluster_ips;
+    assert_eq!(addresses.len(), 2, "both families: {addresses:?}");
+    for node in [1, 3] {
+        let from = lab.node(&format!("node-{node}"));
+        for (family, address) in addresses.iter().enumerate() {
+            let (pod, client) = ask(&from, address, 80);
+            assert!(["near", "far"].contains(&pod.as_str()), "{pod}");
+            assert_eq!(client, ip(&node_ip(node, family)), "the node's own address");
+            let loopback = ["127.0.0.1", "::1"][family];
+            assert_eq!(ask(&from, loopback, 30081).0, "far");
+            assert_eq!(ask(&from, &node_ip(2, family), 30081).0, "far");
+        }
+        for address in lab.service("none").cluster_ips {
+            assert_eq!(fetch(&from, &address, 80).code, REFUSED, "nobody serves {address}");
+        }
+    }
+}
+
+fn node_ports_serve_the_outside(lab: &TestLab) {
+    let client = lab.client();
+    for family in [0, 1] {
+        let outside = ip(CLIENT[family]);
+        for node in [1, 2, 3] {
+            let at = node_ip(node, family);
+            let (pod, seen) = ask(&client, &at, 30081);
+            let expected = if node == 2 { outside } else { ip(&at) };
+            assert_eq!((pod.as_str(), seen), ("far", expected), "through node-{node}");
+            assert!(["near", "far"].contains(&ask(&client, &at, 30080).0.as_str()));
+            assert_eq!(fetch(&client, &at, 30083).code, REFUSED, "nobody serves it, at node-{node}");
+        }
+        assert_eq!(ask(&client, &node_ip(1, family), 30082), ("near".to_owned(), outside));
+        assert_eq!(ask(&client, &node_ip(2, family), 30082), ("far".to_owned(), outside));
+        let nobody_here = fetch(&client, &node_ip(3, family), 30082);
+        assert_eq!(nobody_here.code, NO_ANSWER, "policy Local, and none here\n{nobody_here}");
+    }
+}
+
+fn backends_in_a_nodes_network_serve(lab: &TestLab) {
+    let client = lab.client();
+    for family in [0, 1] {
+        let (pod, seen) = ask(&client, &node_ip(3, family), 30084);
+        assert_eq!((pod.as_str(), seen), ("host", ip(CLIENT[family])), "on its own node");
+        let (pod, seen) = ask(&client, &node_ip(1, family), 30084);
+        assert_eq!((pod.as_str(), seen), ("host", ip(&node_ip(1, family))), "through another");
+        let address = &lab.service("host").cluster_ips[family];
+        assert_eq!(ask(&lab.pod("near"), address, 80).0, "host", "from a pod");
+    }
+}
+
+fn pods_leave_as_their_node(lab: &TestLab) {
+    let echo = program("beeline-lab");
+    let server =
+        lab.client().start([echo.as_os_str(), "echo".as_ref(), "--port".as_ref(), "8080/TCP".as_ref()]);
+    let (near, far) = (lab.pod("near"), lab.pod("far"));
+    lab.wait_until("the client's echo listens", std::time::Duration::from_secs(10), || {
+        fetch(&lab.client(), CLIENT[0], 8080).is_success()
+    });
+    for family in [0, 1] {
+        assert_eq!(ask(&near, CLIENT[family], 8080).1, ip(&node_ip(1, family)), "masqueraded");
+        assert_eq!(ask(&far, CLIENT[family], 8080).1, ip(&node_ip(2, family)), "masqueraded");
+        near.run(["ping", "-c1", "-W2", CLIENT[family]]).succeeds();
+    }
+    server.stop(nix::sys::signal::Signal::SIGTERM);
+}
