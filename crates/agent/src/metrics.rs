@@ -16,7 +16,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 /// More series than this are never exported by a node.
-pub const SERIES_MAX: usize = 250;
+pub const SERIES_MAX: usize = 320;
 
 /// What the agent counts, at one moment.
 #[derive(Clone, Debug, Default)]

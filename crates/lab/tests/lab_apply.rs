@@ -36,10 +36,10 @@ fn lab_takes_the_values_that_users_of_cilium_bring() {
         "ipv4NativeRoutingCIDR",
         "172.30.0.2 port 6443: taken instead of 192.0.2.10 port 6443",
         "loadBalancer.mode=dsr is accepted but not built yet",
-        "bpf.masquerade=true is accepted",
     ] {
         assert!(outcome.stdout.contains(words), "up does not say {words:?}\n{outcome}");
     }
+    assert!(!outcome.stdout.contains("bpf.masquerade"), "it is built\n{outcome}");
     assert!(lab.status().nodes.iter().all(|node| node.ready));
     lab.down();
 }

@@ -132,6 +132,8 @@ pub struct World {
     pub outside: Namespace,
     pub node: Namespace,
     mount: Mount,
+    /// Of the node's sockets; gone after the agent, whose hooks are on it.
+    cgroup: Cgroup,
     front: Option<ServeHandle>,
     api: ApiServer,
     runtime: tokio::runtime::Runtime,
@@ -142,6 +144,24 @@ pub struct World {
 
 /// A mount of this test, gone when dropped.
 struct Mount(PathBuf);
+
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Cgroup {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let name = format!("beeline-agent-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = beeline_kernel::cgroup::find_mount().unwrap().join(name);
+        beeline_kernel::cgroup::create(&path).unwrap();
+        Cgroup(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = beeline_kernel::cgroup::remove(&self.0);
+    }
+}
 
 impl Drop for Mount {
     fn drop(&mut self) {
@@ -165,6 +185,7 @@ impl World {
         let api = runtime.block_on(async { ApiServer::start(Config::default()) }).unwrap();
         let mut world = World {
             agent: None,
+            cgroup: Cgroup::new(),
             outside,
             node,
             mount: Mount(mount),
@@ -237,6 +258,8 @@ impl World {
             .args(["--kubeconfig", &option("kubeconfig"), "--values", &option("values.yaml")])
             .args(["--bpffs", &option("bpf/beeline"), "--socket", &option("run/agent.sock")])
             .args(["--state-dir", &option("state")])
+            .arg("--cgroup")
+            .arg(&self.cgroup.0)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
