@@ -76,13 +76,6 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     if is_tcp && origin && reopens(value, tcp_flags) {
         return false;
     }
-    if ctx.proto == proto::UDP && origin && value.flags & entry::DNAT != 0 && value.backend != 0 {
-        let (backend, ip, port) = (value.backend, value.nat_ip, value.nat_port);
-        if !serves(env, backend, ip, port) {
-            return false;
-        }
-    }
-    let Some(value) = env.conntrack(&ctx.key) else { return false };
     let before = State::of(value);
     account(value, origin, tcp_flags, bytes);
     let lifetime = if is_tcp {
@@ -100,6 +93,11 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     }
     let after = State::of(value);
     note(ctx, value, origin);
+    if leaves_backend(env, ctx, origin) {
+        ctx.flags &= !flags::ORIGIN;
+        (ctx.service, ctx.backend, ctx.entry_flags) = (0, 0, 0);
+        return false;
+    }
     env.step(Step::ConntrackHit { origin, service: ctx.service });
     translate(ctx, origin);
     if after != before && ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) != 0 {
@@ -108,15 +106,17 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     true
 }
 
-/// Whether a backend still takes what is new. UDP has no end that a
-/// connection could run on to: it leaves a backend that is gone or
-/// terminates at once, for another.
+/// Whether the request in hand is to have another backend. UDP has no end that
+/// a connection could run on to: it leaves a backend that is gone or terminates
+/// at once. The entry stays until the new one takes its place.
 #[inline(always)]
-fn serves<P: Platform>(env: &P, backend: u32, ip: Ip, port: Port) -> bool {
-    match env.backend(backend) {
-        Some(value) => value.state == backend_state::ACTIVE && value.ip == ip && value.port == port,
-        None => false,
+fn leaves_backend<P: Platform>(env: &P, ctx: &Context, origin: bool) -> bool {
+    if ctx.proto != proto::UDP || !origin || ctx.entry_flags & entry::DNAT as u32 == 0 || ctx.backend == 0 {
+        return false;
     }
+    !env.backend(ctx.backend).is_some_and(|backend| {
+        backend.state == backend_state::ACTIVE && backend.ip == ctx.nat_ip && backend.port == ctx.nat_port
+    })
 }
 
 /// What both entries of a translated connection must agree on.
