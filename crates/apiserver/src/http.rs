@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 mod discovery;
+mod log;
 mod moment;
 mod page;
 mod query;
@@ -31,7 +32,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::identity::{Authenticator, ISSUER};
 use crate::openapi::Documents;
-use crate::{Api, ApiError, Kind, Kinds, Page};
+use crate::{Api, ApiError, Kind, Kinds, LogSource, Page};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -44,11 +45,12 @@ pub(crate) struct Service {
     api: Api,
     door: Authenticator,
     documents: Documents,
+    logs: Option<LogSource>,
 }
 
 impl Service {
-    pub fn new(api: Api, door: Authenticator) -> Self {
-        Self { api, door, documents: Documents::default() }
+    pub fn new(api: Api, door: Authenticator, logs: Option<LogSource>) -> Self {
+        Self { api, door, documents: Documents::default(), logs }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -71,6 +73,7 @@ impl Service {
             }
             Ok(Answer::Text(text)) => text_response(text),
             Ok(Answer::Stream(body)) => stream_response(body),
+            Ok(Answer::Log(body)) => response(StatusCode::OK, "text/plain", body),
             Err(error) => error_response(&error),
         };
         warnings.iter().for_each(|warning| add_warning(&mut response, warning));
@@ -108,6 +111,10 @@ impl Service {
         check_accept(&parts.headers)?;
         let target = route::target(&kinds, &path)?;
         auth::check(&self.api, &user, &auth::attributes(&parts.method, &target, &query))?;
+        if log::is_meant(&target) {
+            let logs = self.logs.as_ref().map(|source| &*source.0);
+            return log::answer(&self.api, logs, &parts.method, &target, &query);
+        }
         let body = body::read(incoming).await?;
         resource::answer(&self.api, &parts, &target, &query, &body, warnings)
     }
@@ -140,6 +147,8 @@ pub(crate) enum Answer {
     Bytes(&'static str, Bytes),
     Text(&'static str),
     Stream(Body),
+    /// What a container printed.
+    Log(Body),
 }
 
 pub(crate) fn ok(value: Value) -> Answer {

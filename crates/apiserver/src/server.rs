@@ -14,7 +14,7 @@ use crate::controllers::{self, Controllers};
 use crate::http::Service;
 use crate::identity::{Authenticator, Signer};
 use crate::store::{SharedStore, Store};
-use crate::{Api, Kinds, kubeconfig, tls};
+use crate::{Api, Kinds, LogSource, kubeconfig, tls};
 
 /// What a server is made of.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct Config {
     pub certificate: Option<Certificate>,
     /// Changes remembered per kind; a watch further behind gets 410.
     pub log_max: usize,
+    /// Who has the logs of pods.
+    pub pod_logs: Option<LogSource>,
 }
 
 /// Something that is done for a cluster beside answering requests.
@@ -79,6 +81,7 @@ impl Default for Config {
             duties: [Duty::ControllerManager, Duty::Scheduler, Duty::CustomKinds, Duty::LoadBalancers].into(),
             certificate: None,
             log_max: 32_768,
+            pod_logs: None,
         }
     }
 }
@@ -154,7 +157,7 @@ impl ApiServer {
         let token = config.token.clone().unwrap_or_else(random_token);
         let signer = Signer::generate().map_err(StartError::Signer)?;
         let door = Authenticator::new(api.clone(), token.clone(), signer);
-        let service = Arc::new(Service::new(api.clone(), door));
+        let service = Arc::new(Service::new(api.clone(), door, config.pod_logs.clone()));
         let controllers = tokio::spawn(Controllers::new(&api, &config, &certificate.ca_pem).run());
         let tasks = Mutex::new(vec![controllers.abort_handle()]);
         let acceptor = TlsAcceptor::from(tls);

@@ -11,17 +11,56 @@ use anyhow::{Context, Result, bail};
 use beeline_kernel::netns::NetNs;
 
 use crate::cgroup;
-use crate::paths::{LabName, LabPaths, ROOT};
+use crate::paths::{LabName, LabPaths, PodPaths, ROOT};
+use crate::process::ProcessId;
 use crate::programs::typed;
-use crate::record::{LabRecord, PodRecord, pod_records};
+use crate::record::{LabRecord, PodRecord, pod_records, read_json};
+use crate::space::Space;
 
 /// Becomes `command` inside a pod. Returns only if that fails.
-pub fn pod(name: &LabName, namespace: &str, pod: &str, command: &[OsString]) -> Result<()> {
+/// It sees what a container sees, as long as that runs; the network is there
+/// without it.
+pub fn pod(
+    name: &LabName,
+    namespace: &str,
+    pod: &str,
+    container: Option<&str>,
+    command: &[OsString],
+) -> Result<()> {
     let paths = LabPaths::new(name);
     require(name, &paths)?;
     let pods = pod_records(&paths);
     let record = find_pod(&pods, namespace, pod)?;
-    become_command(&record.netns, &record.cgroup, command)
+    let space = space_of(&paths.pod(namespace, pod), record, container)?;
+    become_command(&record.netns, &record.cgroup, space.as_ref(), command)
+}
+
+/// The mounts and the host name of a container; none if none was named and
+/// none runs.
+fn space_of(paths: &PodPaths, pod: &PodRecord, container: Option<&str>) -> Result<Option<Space>> {
+    let wanted: Vec<&str> = match container {
+        Some(name) => vec![find_container(pod, name)?],
+        None => pod.containers.iter().map(String::as_str).collect(),
+    };
+    for name in wanted {
+        let process: Option<ProcessId> = read_json(&paths.container(name).process())?;
+        if let Some(process) = process.filter(|process| process.alive()) {
+            return Space::of_process(process).map(Some);
+        }
+    }
+    match container {
+        Some(name) => bail!("the container {name} of pod {}/{} does not run", pod.namespace, pod.name),
+        None => Ok(None),
+    }
+}
+
+/// A container that the pod must have.
+pub fn find_container<'a>(pod: &'a PodRecord, name: &str) -> Result<&'a str> {
+    let found = pod.containers.iter().find(|container| *container == name);
+    found.map(String::as_str).with_context(|| {
+        let known = pod.containers.join(", ");
+        format!("pod {}/{} has no container {name:?}; it has {known}", pod.namespace, pod.name)
+    })
 }
 
 /// Becomes `command` inside a node. Returns only if that fails.
@@ -34,7 +73,7 @@ pub fn node(name: &LabName, node: &str, command: &[OsString]) -> Result<()> {
     if !place.netns.exists() {
         bail!("{node} is switched off; start it with: {} {node}", typed("node-start", name));
     }
-    become_command(&place.netns, &place.cgroup, command)
+    become_command(&place.netns, &place.cgroup, None, command)
 }
 
 /// Becomes `command` on the client or the router. Returns only if that
@@ -42,7 +81,7 @@ pub fn node(name: &LabName, node: &str, command: &[OsString]) -> Result<()> {
 pub fn other(name: &LabName, place: &str, command: &[OsString]) -> Result<()> {
     let lab = require(name, &LabPaths::new(name))?;
     let place = lab.others.get(place).with_context(|| format!("lab {name} has no {place}"))?;
-    become_command(&place.netns, &place.cgroup, command)
+    become_command(&place.netns, &place.cgroup, None, command)
 }
 
 /// The record of a lab that must exist.
@@ -84,7 +123,8 @@ impl std::fmt::Display for CannotRun {
 
 impl std::error::Error for CannotRun {}
 
-fn find_pod<'a>(pods: &'a [PodRecord], namespace: &str, name: &str) -> Result<&'a PodRecord> {
+/// A pod that must have a record.
+pub fn find_pod<'a>(pods: &'a [PodRecord], namespace: &str, name: &str) -> Result<&'a PodRecord> {
     if let Some(found) = pods.iter().find(|pod| pod.namespace == namespace && pod.name == name) {
         return Ok(found);
     }
@@ -96,7 +136,7 @@ fn find_pod<'a>(pods: &'a [PodRecord], namespace: &str, name: &str) -> Result<&'
     bail!("there is no pod {namespace}/{name}; there are:\n  {}", candidates.join("\n  "))
 }
 
-fn become_command(netns: &Path, cgroup: &Path, command: &[OsString]) -> Result<()> {
+fn become_command(netns: &Path, cgroup: &Path, space: Option<&Space>, command: &[OsString]) -> Result<()> {
     let Some((program, arguments)) = command.split_first() else {
         bail!("say what to run: ... -- CMD");
     };
@@ -104,6 +144,12 @@ fn become_command(netns: &Path, cgroup: &Path, command: &[OsString]) -> Result<(
         .with_context(|| format!("cannot open the network namespace {}", netns.display()))?;
     cgroup::enter(cgroup)?;
     namespace.enter_this_thread().with_context(|| format!("cannot enter {}", netns.display()))?;
+    if let Some(space) = space {
+        let here = std::env::current_dir();
+        space.enter_this_thread().context("cannot enter the container")?;
+        // As before, if the container has that folder too; else at its root.
+        let _ = here.and_then(std::env::set_current_dir);
+    }
     let error = Command::new(program).args(arguments).exec();
     Err(CannotRun { program: program.to_string_lossy().into_owned(), error }.into())
 }
@@ -121,6 +167,7 @@ mod tests {
             netns: "/n".into(),
             cgroup: "/c".into(),
             container_id: "c".into(),
+            containers: vec!["one".into(), "two".into()],
         }
     }
 
@@ -131,5 +178,8 @@ mod tests {
         let error = find_pod(&pods, "default", "b").unwrap_err().to_string();
         assert!(error.contains("-n default a") && error.contains("-n kube-system b"), "{error}");
         assert!(find_pod(&[], "default", "b").unwrap_err().to_string().contains("no pod"));
+        assert_eq!(find_container(&pods[0], "two").unwrap(), "two");
+        let error = find_container(&pods[0], "three").unwrap_err().to_string();
+        assert!(error.contains("it has one, two"), "{error}");
     }
 }

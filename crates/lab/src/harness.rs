@@ -26,11 +26,11 @@ use beeline_kernel::netns::NetNs;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::daemon::last_lines;
 use crate::leaks::Snapshot;
 use crate::paths::{LabName, LabPaths};
 use crate::protocol::{PodStatus, ServiceStatus, Status};
 use crate::record::{LabRecord, pod_records};
+use crate::tail::last_lines;
 
 /// How long a command may take unless a test says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(30);

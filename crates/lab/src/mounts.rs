@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
 
-/// One line of `/proc/self/mountinfo`.
+/// One line of `/proc/thread-self/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// Where.
@@ -17,9 +17,10 @@ pub struct Mount {
     pub root: String,
 }
 
-/// All mounts of this mount namespace, in the order of mounting.
+/// All mounts of this thread's mount namespace, in the order of mounting.
 pub fn all() -> Result<Vec<Mount>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let text = fs::read_to_string("/proc/thread-self/mountinfo")
+        .context("cannot read /proc/thread-self/mountinfo")?;
     Ok(text.lines().filter_map(parse).collect())
 }
 

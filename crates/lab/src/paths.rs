@@ -153,6 +153,11 @@ impl NodePaths {
         self.root.join("agent.log")
     }
 
+    /// What its pods' `hostPath` volumes show.
+    pub fn disk(&self) -> PathBuf {
+        self.root.join("disk")
+    }
+
     /// The network configuration that the plugin gets.
     pub fn cni_config(&self) -> PathBuf {
         self.root.join("cni.json")
@@ -181,9 +186,57 @@ impl PodPaths {
         self.root.join("pod.json")
     }
 
-    /// What a container printed.
-    pub fn container_log(&self, container: &str) -> PathBuf {
-        self.root.join(format!("{container}.log"))
+    /// Its `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`.
+    pub fn etc(&self) -> PathBuf {
+        self.root.join("etc")
+    }
+
+    /// Its volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// The files of one container.
+    pub fn container(&self, container: &str) -> ContainerPaths {
+        ContainerPaths { root: self.root.join("containers").join(container) }
+    }
+}
+
+/// The files of one container.
+#[derive(Clone, Debug)]
+pub struct ContainerPaths {
+    root: PathBuf,
+}
+
+impl ContainerPaths {
+    /// The files of the container whose folder this is.
+    pub fn at(root: &Path) -> ContainerPaths {
+        ContainerPaths { root: root.to_owned() }
+    }
+
+    /// The container's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What its n-th run printed.
+    pub fn log(&self, run: i32) -> PathBuf {
+        self.root.join(format!("{run}.log"))
+    }
+
+    /// Its process, while it runs: [`crate::process::ProcessId`].
+    pub fn process(&self) -> PathBuf {
+        self.root.join("process.json")
+    }
+
+    /// What it says at its end.
+    pub fn termination_log(&self) -> PathBuf {
+        self.root.join("termination-log")
+    }
+
+    /// An empty folder, to put its root together in.
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("root")
     }
 }
 

@@ -125,6 +125,9 @@ pub struct PodRecord {
     pub cgroup: PathBuf,
     /// `CNI_CONTAINERID`.
     pub container_id: String,
+    /// Its containers, the one that is meant when nobody says which first.
+    #[serde(default)]
+    pub containers: Vec<String>,
 }
 
 impl LabRecord {

@@ -1,5 +1,6 @@
 //! Starting processes inside a network namespace and a cgroup.
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,6 +11,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::SigSet;
 use tokio::process::Command;
+
+use crate::space::Space;
 
 /// Makes the process that `command` starts begin in this namespace and
 /// cgroup, as the leader of a session of its own. `inherit` names a
@@ -29,6 +32,28 @@ pub fn place(command: &mut Command, netns: &Path, cgroup: &Path, inherit: Option
     };
     // SAFETY: between fork and exec the closure makes system calls on
     // descriptors that are open, and nothing else: no allocation, no locks.
+    unsafe { command.pre_exec(before_exec) };
+    Ok(())
+}
+
+/// The same inside a container, in this working directory.
+pub fn place_inside(
+    command: &mut Command,
+    netns: &Path,
+    cgroup: &Path,
+    space: &Space,
+    directory: &str,
+    inherit: Option<OwnedFd>,
+) -> Result<()> {
+    let space = space.try_clone().context("cannot hold the container's namespaces")?;
+    let directory = CString::new(directory).context("workingDir")?;
+    place(command, netns, cgroup, inherit)?;
+    let before_exec = move || -> io::Result<()> {
+        space.enter_this_thread()?;
+        Ok(nix::unistd::chdir(directory.as_c_str())?)
+    };
+    // SAFETY: between fork and exec the closure makes system calls on
+    // descriptors that are open and strings that exist, and nothing else.
     unsafe { command.pre_exec(before_exec) };
     Ok(())
 }

@@ -14,13 +14,14 @@ use beeline_values::Settings;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::address::{API_PORT, CONTROL_PLANE, NODES_MAX, UPLINKS_MAX};
-use crate::daemon::{self, last_lines};
+use crate::daemon;
 use crate::down;
 use crate::manifests;
 use crate::paths::{LabName, LabPaths};
 use crate::programs::{Programs, typed};
 use crate::protocol::{Call, Line, Manifest, ask};
 use crate::record::Shape;
+use crate::tail::last_lines;
 use crate::{address, cgroup, claim, spawn};
 
 /// How many lines of each log are shown when a lab does not come up.

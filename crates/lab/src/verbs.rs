@@ -19,7 +19,7 @@ use crate::paths::{LabName, LabPaths};
 use crate::protocol::{Call, Line, MachineAction, ask};
 use crate::record::{LabRecord, Shape};
 use crate::up::Request;
-use crate::{DEFAULT_NAME, daemon, down, echo, link, manifests, round_trip, show, standalone, up};
+use crate::{DEFAULT_NAME, daemon, down, echo, link, logs, manifests, round_trip, show, standalone, up};
 
 /// What a verb that runs a command returns when it is not the command that
 /// failed; as container runtimes have it.
@@ -58,6 +58,9 @@ enum Verb {
         /// The pod's namespace
         #[arg(short, long, default_value = "default")]
         namespace: String,
+        /// The container whose files the command sees; the first one that runs if none is named
+        #[arg(short, long)]
+        container: Option<String>,
         /// Taken for kubectl's sake: standard input is always passed on
         #[arg(short = 'i', long = "stdin", hide = true)]
         _stdin: bool,
@@ -69,6 +72,8 @@ enum Verb {
         #[command(flatten)]
         command: CommandLine,
     },
+    /// Print what a container printed
+    Logs(logs::Request),
     /// Run a command inside a node
     Node {
         /// The node
@@ -199,9 +204,10 @@ impl Arguments {
             Verb::Up(request) => up::up(name, &request),
             Verb::Apply { filename } => apply(name, &filename),
             Verb::Kubeconfig => kubeconfig(name),
-            Verb::Exec { namespace, pod, command, .. } => {
-                enter::pod(name, &namespace, &pod, &command.command)
+            Verb::Exec { namespace, container, pod, command, .. } => {
+                enter::pod(name, &namespace, &pod, container.as_deref(), &command.command)
             }
+            Verb::Logs(request) => logs::run(name, &request),
             Verb::Node { node, command } => enter::node(name, &node, &command.command),
             Verb::Client { command } => enter::other(name, "client", &command.command),
             Verb::Router { command } => enter::other(name, "router", &command.command),

@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::container::last_line;
-use super::supervise::Backoff;
+use super::backoff::Backoff;
 use crate::paths::NodePaths;
 use crate::spawn;
+use crate::tail::last_line;
 
 /// The first pause before an agent is started again, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));

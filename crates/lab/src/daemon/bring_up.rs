@@ -11,7 +11,7 @@ use kube::Client;
 
 use super::control_plane::ControlPlane;
 use super::dns::ClusterDns;
-use super::kubelet::Kubelet;
+use super::shared::Shared;
 use super::{Lab, machines, nodes};
 use crate::address::{self, CLIENT, CONTROL_PLANE, ROUTER, Side};
 use crate::link::Link;
@@ -45,6 +45,7 @@ pub async fn bring_up(
     let dns = ClusterDns::start(client.clone(), record.others["control-plane"].netns.clone());
     let (registered, ()) = tokio::join!(register_nodes(&client, &paths, &plan, uplinks), dns.publish());
     registered?;
+    let pods = Shared::new(client.clone());
     let lab = Arc::new(Lab {
         name: name.clone(),
         paths,
@@ -55,7 +56,7 @@ pub async fn bring_up(
         record: record.into(),
         agents: Default::default(),
         machines: Default::default(),
-        sandboxes: Kubelet::sandbox_bound(),
+        pods,
     });
     machines::start_all(&lab, timeout).await?;
     progress(&format!("every node is Ready ({})", elapsed(begin)));

@@ -3,14 +3,23 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::{Container, EnvVar};
+use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
+use super::environment::Environment;
+use super::expand::expand;
+use crate::log::{self, LogWriter};
+use crate::space::Space;
 use crate::{echo, spawn};
 
 /// The image that is built into the lab.
@@ -19,42 +28,9 @@ const ECHO_IMAGE: &str = "beeline/echo";
 /// How long the built-in image may take until its ports listen.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A program that does not tell when it is ready is taken to be so after this
-/// time, if it has not failed by then.
-const SILENT_START: Duration = Duration::from_millis(100);
-
-/// What a container may ask about its pod.
-#[derive(Clone, Debug)]
-pub struct PodFacts {
-    /// `metadata.name`.
-    pub name: String,
-    /// `metadata.namespace`.
-    pub namespace: String,
-    /// `metadata.uid`.
-    pub uid: String,
-    /// `spec.nodeName`.
-    pub node: String,
-    /// `status.hostIP`.
-    pub host_ip: String,
-    /// `status.podIPs`.
-    pub pod_ips: Vec<String>,
-}
-
-impl PodFacts {
-    /// The value of a `fieldRef`; none for those that the lab does not know.
-    fn field(&self, path: &str) -> Option<String> {
-        Some(match path {
-            "metadata.name" => self.name.clone(),
-            "metadata.namespace" => self.namespace.clone(),
-            "metadata.uid" => self.uid.clone(),
-            "spec.nodeName" => self.node.clone(),
-            "status.hostIP" => self.host_ip.clone(),
-            "status.podIP" => self.pod_ips.first().cloned().unwrap_or_default(),
-            "status.podIPs" => self.pod_ips.join(","),
-            _ => return None,
-        })
-    }
-}
+/// How long output may still come after a container's end: somebody else may
+/// hold its pipes open.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a container runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,10 +41,32 @@ pub struct Program {
     tells_ready: bool,
 }
 
+impl Program {
+    /// A program that somebody names.
+    pub fn of(words: &[String]) -> Result<Program> {
+        let (first, rest) = words.split_first().context("a command without a word")?;
+        Ok(Program { path: first.into(), arguments: rest.to_vec(), tells_ready: false })
+    }
+
+    /// Does it tell when it is ready?
+    pub fn tells_ready(&self) -> bool {
+        self.tells_ready
+    }
+}
+
 /// Finds the program of a container, or says why there is none.
-pub fn program(container: &Container, images: &BTreeMap<String, PathBuf>, own: &Path) -> Result<Program> {
-    let arguments = container.args.clone().unwrap_or_default();
-    if let Some((first, rest)) = container.command.as_deref().and_then(<[String]>::split_first) {
+pub fn program(
+    container: &Container,
+    images: &BTreeMap<String, PathBuf>,
+    own: &Path,
+    environment: &Environment,
+) -> Result<Program> {
+    let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
+        let words = words.iter().flatten();
+        words.map(|word| expand(word, |name| environment.get(name).cloned())).collect()
+    };
+    let arguments = expanded(&container.args);
+    if let Some((first, rest)) = expanded(&container.command).split_first() {
         let arguments = rest.iter().cloned().chain(arguments).collect();
         return Ok(Program { path: first.into(), arguments, tells_ready: false });
     }
@@ -102,105 +100,126 @@ fn short_image(image: &str) -> &str {
     image.strip_prefix("docker.io/").unwrap_or(image)
 }
 
-/// The environment of a container.
-pub fn environment(container: &Container, facts: &PodFacts) -> Result<BTreeMap<String, String>> {
-    let mut result: BTreeMap<String, String> = [
-        ("POD_NAME", facts.name.clone()),
-        ("POD_NAMESPACE", facts.namespace.clone()),
-        ("NODE_NAME", facts.node.clone()),
-        ("POD_IP", facts.pod_ips.first().cloned().unwrap_or_default()),
-        ("HOSTNAME", facts.name.clone()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into();
-    for variable in container.env.iter().flatten() {
-        let value = variable_value(variable, facts)?;
-        result.insert(variable.name.clone(), value);
-    }
-    Ok(result)
-}
-
-fn variable_value(variable: &EnvVar, facts: &PodFacts) -> Result<String> {
-    let Some(source) = &variable.value_from else {
-        return Ok(variable.value.clone().unwrap_or_default());
-    };
-    let path = source.field_ref.as_ref().map(|field| field.field_path.as_str());
-    path.and_then(|path| facts.field(path)).with_context(|| {
-        format!(
-            "the lab knows no value for the variable {}: only literals and common fieldRefs",
-            variable.name
-        )
-    })
-}
-
-/// Where a container runs.
-pub struct Place<'a> {
+/// Where a container's processes run, and what they find there.
+#[derive(Clone)]
+pub struct Place {
     /// Network namespace.
-    pub netns: &'a Path,
+    pub netns: PathBuf,
     /// Cgroup.
-    pub cgroup: &'a Path,
-    /// Where its output goes.
-    pub log: &'a Path,
+    pub cgroup: PathBuf,
+    /// Mounts and host name.
+    pub space: Arc<Space>,
+    /// Working directory.
+    pub directory: String,
+    /// Variables.
+    pub environment: Arc<Environment>,
 }
 
-/// Starts the program; returns once it is ready, or has ended.
-pub async fn start(
-    program: &Program,
-    directory: Option<&str>,
-    environment: &BTreeMap<String, String>,
-    place: &Place<'_>,
-) -> Result<Child> {
-    let log = spawn::log_file(place.log)?;
-    let mut command = Command::new(&program.path);
-    command
-        .args(&program.arguments)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .envs(environment)
-        .current_dir(directory.unwrap_or("/"))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().context("cannot share the log")?)
-        .stderr(log)
-        .kill_on_drop(true);
-    let failed = || format!("cannot start {}", program.path.display());
-    if !program.tells_ready {
-        spawn::place(&mut command, place.netns, place.cgroup, None)?;
-        let mut child = command.spawn().with_context(failed)?;
-        let _ = tokio::time::timeout(SILENT_START, child.wait()).await;
-        return Ok(child);
+impl Place {
+    /// A command that is about to run there.
+    pub fn command(&self, program: &Program, inherit: Option<OwnedFd>) -> Result<Command> {
+        let mut command = Command::new(&program.path);
+        command
+            .args(&program.arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(&*self.environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        spawn::place_inside(&mut command, &self.netns, &self.cgroup, &self.space, &self.directory, inherit)?;
+        Ok(command)
     }
-    let (read, write, number) = spawn::ready_pipe()?;
-    command.env(echo::READY_FD, number.to_string());
-    spawn::place(&mut command, place.netns, place.cgroup, Some(write))?;
-    let child = command.spawn().with_context(failed)?;
+}
+
+/// A container's process and its log.
+pub struct Running {
+    /// The process.
+    pub child: Child,
+    log: PathBuf,
+    readers: JoinSet<()>,
+}
+
+impl Running {
+    /// Waits for the rest of the output; the log is complete then.
+    pub async fn finish_log(&mut self) {
+        let all = async { while self.readers.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, all).await;
+        self.readers.shutdown().await;
+        if let Err(error) = log::end(&self.log) {
+            tracing::debug!("{}: {error}", self.log.display());
+        }
+    }
+}
+
+/// Starts the program, with its output going to a new log; one that tells is
+/// waited for until it is ready.
+pub async fn start(program: &Program, place: &Place, log: &Path) -> Result<Running> {
+    let writer = LogWriter::create(log, log::LOG_BYTES_MAX);
+    let writer = writer.with_context(|| format!("cannot write the log {}", log.display()))?;
+    let failed = || format!("cannot start {}", program.path.display());
+    let mut ready = None;
+    let mut command = if program.tells_ready {
+        let (read, write, number) = spawn::ready_pipe()?;
+        ready = Some(read);
+        let mut command = place.command(program, Some(write))?;
+        command.env(echo::READY_FD, number.to_string());
+        command
+    } else {
+        place.command(program, None)?
+    };
+    let mut child = command.spawn().with_context(failed)?;
     drop(command);
-    wait_until_ready(read, place.log).await?;
-    Ok(child)
+    let writer = Arc::new(Mutex::new(writer));
+    let mut readers = JoinSet::new();
+    if let Some(pipe) = child.stdout.take() {
+        readers.spawn(keep("stdout", pipe, writer.clone()));
+    }
+    if let Some(pipe) = child.stderr.take() {
+        readers.spawn(keep("stderr", pipe, writer));
+    }
+    let mut running = Running { child, log: log.to_owned(), readers };
+    if let Some(pipe) = ready
+        && let Err(error) = wait_until_ready(pipe).await
+    {
+        running.finish_log().await;
+        return Err(error.context(last_line(log)));
+    }
+    Ok(running)
+}
+
+/// Keeps what comes out of a pipe.
+async fn keep(stream: &'static str, mut pipe: impl AsyncRead + Unpin, log: Arc<Mutex<LogWriter>>) {
+    let mut lines = log::Lines::default();
+    let mut buffer = vec![0; 4096];
+    let write = |line: &[u8], whole: bool| {
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = log.write(stream, line, whole, Timestamp::now()) {
+            tracing::debug!("a log cannot be written: {error}");
+        }
+    };
+    while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
+        lines.push(&buffer[..length], write);
+    }
+    lines.finish(write);
 }
 
 /// Waits for one byte; the end of the pipe without one is a failed start.
-async fn wait_until_ready(mut pipe: File, log: &Path) -> Result<()> {
+async fn wait_until_ready(mut pipe: File) -> Result<()> {
     let read = tokio::task::spawn_blocking(move || pipe.read(&mut [0]));
     match tokio::time::timeout(READY_TIMEOUT, read).await {
         Ok(Ok(Ok(1))) => Ok(()),
-        Ok(_) => bail!("it ended before its ports listened: {}", last_line(log)),
+        Ok(_) => bail!("it ended before its ports listened"),
         Err(_) => bail!("its ports do not listen after {} s", READY_TIMEOUT.as_secs()),
     }
 }
 
-/// The last line of a log.
+/// The last line that a container printed.
 pub fn last_line(log: &Path) -> String {
-    last_lines(log, 1).pop().unwrap_or_else(|| "it printed nothing".into())
+    let words = log::last_words(log, 1, 1024);
+    if words.is_empty() { "it printed nothing".into() } else { words }
 }
-
-/// The last lines of a log, at most so many.
-pub fn last_lines(log: &Path, count: usize) -> Vec<String> {
-    let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.trim_end().lines().collect();
-    lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,7 +240,7 @@ mod tests {
             args: Some(vec!["5".into()]),
             ..container("beeline/echo")
         };
-        let program = program(&container, &images(), Path::new("/own")).unwrap();
+        let program = program(&container, &images(), Path::new("/own"), &Environment::new()).unwrap();
         assert_eq!(program.path, Path::new("sleep"));
         assert_eq!(program.arguments, ["5"]);
     }
@@ -229,10 +248,13 @@ mod tests {
     #[test]
     fn unit_images_are_found_by_name_whatever_the_tag() {
         for image in ["nginx", "nginx:1.2", "docker.io/nginx:1", "nginx@sha256:00"] {
-            let program = program(&container(image), &images(), Path::new("/own")).unwrap();
+            let program =
+                program(&container(image), &images(), Path::new("/own"), &Environment::new()).unwrap();
             assert_eq!(program.path, Path::new("/usr/sbin/nginx"), "{image}");
         }
-        let error = program(&container("localhost:5000/x"), &images(), Path::new("/own")).unwrap_err();
+        let error =
+            program(&container("localhost:5000/x"), &images(), Path::new("/own"), &Environment::new())
+                .unwrap_err();
         assert!(error.to_string().contains("--image localhost:5000/x=PROGRAM"), "{error}");
     }
 
@@ -245,7 +267,7 @@ mod tests {
         };
         let ports = Some(vec![port(80, None), port(53, Some("UDP"))]);
         let container = Container { ports, ..container("beeline/echo:latest") };
-        let program = program(&container, &images(), Path::new("/own")).unwrap();
+        let program = program(&container, &images(), Path::new("/own"), &Environment::new()).unwrap();
         assert_eq!(program.arguments, ["echo", "--port", "80/TCP", "--port", "53/UDP"]);
         assert!(program.tells_ready);
     }

@@ -7,14 +7,16 @@ mod process;
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use beeline_apiserver::{ApiServer, ApplyReport, Config, ServeHandle};
+use beeline_apiserver::{ApiServer, ApplyReport, Config, LogSource, ServeHandle};
 use ipnet::IpNet;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::task::AbortHandle;
 
+use super::logs::LabLogs;
 use crate::address::{self, CONTROL_PLANE};
 use crate::paths::LabPaths;
 use crate::record::{LabRecord, write_whole};
@@ -60,7 +62,7 @@ impl ControlPlane {
         paths: &LabPaths,
     ) -> Result<(ControlPlane, Client)> {
         let api = match &record.shape.assets {
-            None => ControlPlane::Embedded(Box::new(ApiServer::start(config()?)?)),
+            None => ControlPlane::Embedded(Box::new(ApiServer::start(embedded(paths)?)?)),
             Some(assets) => ControlPlane::External(Box::new(External::start(assets, record, paths)?)),
         };
         api.serve(listener)?;
@@ -121,6 +123,11 @@ impl ControlPlane {
             ControlPlane::External(external) => external.kubeconfig(url),
         }
     }
+}
+
+/// The embedded API also shows what containers printed.
+fn embedded(paths: &LabPaths) -> Result<Config> {
+    Ok(Config { pod_logs: Some(LogSource(Arc::new(LabLogs::new(paths.clone())))), ..config()? })
 }
 
 /// What the embedded API and the lab's controllers are told.

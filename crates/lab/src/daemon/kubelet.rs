@@ -11,18 +11,16 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::plugin::{Plugin, Sandbox};
 use super::pod::{self, Worker};
+use super::shared::Shared;
 use crate::paths::LabPaths;
 use crate::record::pod_records;
 
-/// Sandboxes that are made at the same time.
-const SANDBOXES_AT_ONCE: usize = 8;
-
-/// What the workers share.
+/// What the workers of a node share.
 pub struct Kubelet {
     /// The API.
     pub client: Client,
@@ -36,8 +34,8 @@ pub struct Kubelet {
     pub images: BTreeMap<String, PathBuf>,
     /// The program behind the built-in image: this one.
     pub own: PathBuf,
-    /// Bounds the sandboxes that are made at once.
-    pub sandboxes: Arc<Semaphore>,
+    /// What the kubelets of the lab share.
+    pub shared: Arc<Shared>,
 }
 
 /// A node, as its kubelet sees it.
@@ -54,11 +52,6 @@ pub struct KubeletNode {
 }
 
 impl Kubelet {
-    /// A fresh bound for [`Kubelet::sandboxes`].
-    pub fn sandbox_bound() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(SANDBOXES_AT_ONCE))
-    }
-
     /// Its node as it is now.
     pub fn place(&self) -> KubeletNode {
         self.node.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -30,7 +30,7 @@ use crate::{cgroup, mounts, topology};
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What of a node's folder is on its disk; the rest is gone without power.
-const DISK: [&str; 4] = ["state", "values.yaml", "cni.json", "agent.log"];
+const DISK: [&str; 5] = ["state", "disk", "values.yaml", "cni.json", "agent.log"];
 
 /// What runs on the nodes, and what is done about those that are off.
 #[derive(Default)]
@@ -311,7 +311,7 @@ fn new_kubelet(lab: &Lab, node: &str, place: &PlaceRecord, files: &NodePaths) ->
         node: node_now.into(),
         images: lab.record().shape.images,
         own: lab.programs.own.clone(),
-        sandboxes: lab.sandboxes.clone(),
+        shared: lab.pods.clone(),
     })
 }
 

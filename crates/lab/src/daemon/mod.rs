@@ -2,23 +2,38 @@
 //! socket for the verbs.
 
 pub mod agents;
+mod backoff;
 mod bring_up;
+mod check;
 mod container;
 mod control_plane;
+mod crew;
 mod dns;
 mod endpoints;
+mod environment;
+mod etc;
+mod events;
+mod expand;
+mod facts;
 mod kubelet;
 mod lifecycle;
+mod logs;
 mod machines;
 mod nodes;
+mod objects;
 mod plugin;
 mod pod;
 mod pod_status;
+mod probe;
+mod projection;
 mod rollout;
 mod server;
 mod settle;
+mod shared;
 mod status;
 mod supervise;
+mod tls;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -27,7 +42,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kube::Client;
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
 
 use crate::paths::{LabName, LabPaths};
 use crate::programs::Programs;
@@ -38,7 +52,6 @@ use control_plane::ControlPlane;
 use dns::ClusterDns;
 use machines::Machines;
 
-pub use container::last_lines;
 pub use control_plane::check_assets;
 
 /// The running lab.
@@ -55,8 +68,8 @@ pub struct Lab {
     agents: RwLock<BTreeMap<String, Arc<Agent>>>,
     /// Held by whoever changes nodes or links.
     machines: tokio::sync::Mutex<Machines>,
-    /// Bounds the sandboxes that are made at once, on all nodes.
-    sandboxes: Arc<Semaphore>,
+    /// What the kubelets share.
+    pods: Arc<shared::Shared>,
 }
 
 impl Lab {

@@ -5,26 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
-use super::container::PodFacts;
+use super::backoff::Backoff;
+use super::facts::PodFacts;
 use super::kubelet::{Kubelet, KubeletNode, Wish};
 use super::plugin::Sandbox;
 use super::pod_status::Run;
-use super::supervise::{self, Backoff, Change, Job};
+use super::shared::Shared;
+use super::supervise::container_id;
+use super::volumes::Volumes;
+use super::{crew, etc};
 use crate::paths::PodPaths;
 use crate::record::{PodRecord, write_json};
 use crate::{cgroup, mounts, wire};
-
-/// The grace period of a pod that names none.
-const GRACE_SECONDS: i64 = 30;
 
 /// The first pause before a sandbox is tried again, and the longest.
 const SANDBOX_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -34,13 +34,20 @@ const API_ATTEMPTS: u32 = 5;
 
 /// Runs one pod.
 pub struct Worker {
-    kubelet: Arc<Kubelet>,
-    node: KubeletNode,
-    pod: Arc<Pod>,
-    wish: watch::Receiver<Wish>,
-    paths: PodPaths,
-    record: PodRecord,
-    run: Run,
+    /// Its kubelet.
+    pub kubelet: Arc<Kubelet>,
+    /// Its node.
+    pub node: KubeletNode,
+    /// The pod as it was when it came.
+    pub pod: Arc<Pod>,
+    /// The pod as it is.
+    pub wish: watch::Receiver<Wish>,
+    /// Its files.
+    pub paths: PodPaths,
+    /// What exists of it.
+    pub record: PodRecord,
+    /// What is known of its run.
+    pub run: Run,
     written: Option<PodStatus>,
 }
 
@@ -60,6 +67,7 @@ impl Worker {
             uid,
             node: kubelet.name.clone(),
             netns,
+            containers: known_containers(&pod),
         };
         let run = Run::new(&pod, place.addresses.clone(), now());
         Worker { kubelet, node: place, pod, wish, paths, record, run, written: None }
@@ -73,41 +81,43 @@ impl Worker {
         Api::namespaced(self.kubelet.client.clone(), &self.record.namespace)
     }
 
-    /// How long the pod has left, once it is to go.
-    fn doom(wish: &Wish) -> Option<Duration> {
-        let Some(pod) = wish else { return Some(Duration::ZERO) };
-        pod.meta().deletion_timestamp.as_ref()?;
-        let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        let seconds = pod.meta().deletion_grace_period_seconds.or(own).unwrap_or(GRACE_SECONDS);
-        Some(Duration::from_secs(seconds.try_into().unwrap_or(0)))
+    /// What all kubelets share.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.kubelet.shared.clone()
+    }
+
+    /// Its volumes.
+    pub fn volumes(&self) -> Volumes {
+        Volumes { folder: self.paths.volumes(), disk: self.kubelet.paths.node(&self.kubelet.name).disk() }
     }
 
     fn facts(&self, pod_ips: Vec<String>) -> PodFacts {
         PodFacts {
-            name: self.record.name.clone(),
-            namespace: self.record.namespace.clone(),
-            uid: self.record.uid.clone(),
+            pod: Pod::clone(&self.pod),
             node: self.record.node.clone(),
-            host_ip: self.node.addresses.first().cloned().unwrap_or_default(),
+            host_ips: self.node.addresses.clone(),
             pod_ips,
+            machine: self.kubelet.shared.machine,
         }
     }
+}
 
-    fn job(&self, index: usize, facts: &PodFacts) -> Job {
-        let spec = self.pod.spec.clone().unwrap_or_default();
-        let container = spec.containers[index].clone();
-        Job {
-            index,
-            log: self.paths.container_log(&container.name),
-            spec: container,
-            restart_policy: spec.restart_policy.unwrap_or_default(),
-            facts: facts.clone(),
-            images: self.kubelet.images.clone(),
-            own: self.kubelet.own.clone(),
-            netns: self.record.netns.clone(),
-            cgroup: self.record.cgroup.clone(),
-        }
-    }
+/// How long a pod has left, once it is to go.
+pub fn doom(wish: &Wish) -> Option<Duration> {
+    let Some(pod) = wish else { return Some(Duration::ZERO) };
+    pod.meta().deletion_timestamp.as_ref()?;
+    let told = pod.meta().deletion_grace_period_seconds;
+    Some(told.map_or_else(|| crew::grace(pod), |told| Duration::from_secs(told.try_into().unwrap_or(0))))
+}
+
+/// Its containers, the one that is meant when nobody says which first.
+fn known_containers(pod: &Pod) -> Vec<String> {
+    let default = pod.annotations().get("kubectl.kubernetes.io/default-container").cloned();
+    let spec = pod.spec.clone().unwrap_or_default();
+    let all = spec.containers.into_iter().chain(spec.init_containers.into_iter().flatten());
+    let mut names: Vec<String> = all.map(|container| container.name).collect();
+    names.sort_by_key(|name| Some(name) != default.as_ref());
+    names
 }
 
 /// Lives one pod's life.
@@ -116,10 +126,12 @@ pub async fn run(mut worker: Worker) {
         write_status(&mut worker).await;
         doomed(&mut worker.wish).await;
     }
-    if Worker::doom(&worker.wish.borrow().clone()).is_none()
+    if doom(&worker.wish.borrow().clone()).is_none()
         && let Some(pod_ips) = make_sandbox(&mut worker).await
     {
-        run_containers(&mut worker, pod_ips).await;
+        worker.run.sandbox_ready(pod_ips.clone());
+        let facts = worker.facts(pod_ips);
+        crew::run(&mut worker, facts).await;
     }
     remove(&worker).await;
 }
@@ -128,16 +140,17 @@ pub async fn run(mut worker: Worker) {
 async fn make_sandbox(worker: &mut Worker) -> Option<Vec<String>> {
     let mut backoff = Backoff::new(SANDBOX_BACKOFF.0, SANDBOX_BACKOFF.1);
     loop {
-        match try_sandbox(worker).await {
-            Ok(addresses) => return Some(addresses),
-            Err(error) => {
-                let message = format!("{error:#}");
-                tracing::warn!("{}/{}: no sandbox: {message}", worker.record.namespace, worker.record.name);
-                worker.run.sandbox_failed(message.clone());
-                write_status(worker).await;
-                emit_event(worker, "FailedCreatePodSandBox", &message).await;
-            }
-        }
+        let failed = match worker.volumes().make(&worker.kubelet.client, &worker.facts(Vec::new())).await {
+            Err(error) => ("FailedMount", error),
+            Ok(()) => match try_sandbox(worker).await {
+                Ok(addresses) => return Some(addresses),
+                Err(error) => ("FailedCreatePodSandBox", error),
+            },
+        };
+        let message = format!("{:#}", failed.1);
+        worker.run.sandbox_failed(message.clone());
+        write_status(worker).await;
+        worker.kubelet.shared.events.warning(&worker.record, None, failed.0, message);
         tokio::select! {
             () = tokio::time::sleep(backoff.pause()) => (),
             _ = doomed(&mut worker.wish) => return None,
@@ -147,16 +160,16 @@ async fn make_sandbox(worker: &mut Worker) -> Option<Vec<String>> {
 
 /// Waits until the pod is to go; hands back how long it has left.
 async fn doomed(wish: &mut watch::Receiver<Wish>) -> Duration {
-    let doomed = wish.wait_for(|wish| Worker::doom(wish).is_some()).await;
-    doomed.ok().and_then(|wish| Worker::doom(&wish)).unwrap_or_default()
+    let doomed = wish.wait_for(|wish| doom(wish).is_some()).await;
+    doomed.ok().and_then(|wish| doom(&wish)).unwrap_or_default()
 }
 
 async fn try_sandbox(worker: &Worker) -> Result<Vec<String>> {
-    let bound = worker.kubelet.sandboxes.acquire().await.context("the lab is ending")?;
+    let bound = worker.kubelet.shared.sandboxes.acquire().await.context("the lab is ending")?;
     std::fs::create_dir_all(worker.paths.root()).context("cannot create the pod's folder")?;
     cgroup::create(&worker.record.cgroup)?;
     if host_network(&worker.pod) {
-        write_json(&worker.paths.record(), &worker.record)?;
+        write_files(worker, &worker.node.addresses)?;
         return Ok(worker.node.addresses.clone());
     }
     let netns = worker.record.netns.clone();
@@ -169,47 +182,13 @@ async fn try_sandbox(worker: &Worker) -> Result<Vec<String>> {
     }
     drop(bound);
     let addresses = added?;
-    write_json(&worker.paths.record(), &worker.record)?;
+    write_files(worker, &addresses)?;
     Ok(addresses)
 }
 
-/// Runs the containers until the pod is to go.
-async fn run_containers(worker: &mut Worker, pod_ips: Vec<String>) {
-    worker.run.sandbox_ready(pod_ips.clone());
-    let count = worker.pod.spec.as_ref().map_or(0, |spec| spec.containers.len());
-    let facts = worker.facts(pod_ips);
-    let (sender, mut changes) = mpsc::channel(16);
-    let (stop, stopped) = watch::channel(None);
-    let mut tasks = JoinSet::new();
-    for index in 0..count {
-        tasks.spawn(supervise::run(worker.job(index, &facts), sender.clone(), stopped.clone()));
-    }
-    drop(sender);
-    let mut wish = worker.wish.clone();
-    loop {
-        tokio::select! {
-            Some((index, change)) = changes.recv() => {
-                note(worker, index, change);
-                while let Ok((index, change)) = changes.try_recv() {
-                    note(worker, index, change);
-                }
-                write_status(worker).await;
-            }
-            grace = doomed(&mut wish) => {
-                let _ = stop.send(Some(grace));
-                break;
-            }
-        }
-    }
-    drop(changes);
-    while tasks.join_next().await.is_some() {}
-}
-
-fn note(worker: &mut Worker, index: usize, change: Change) {
-    if let Change::Waiting { reason, message } = &change {
-        tracing::warn!("{}/{}: {reason}: {message}", worker.record.namespace, worker.record.name);
-    }
-    worker.run.container_changed(index, change, now());
+fn write_files(worker: &Worker, addresses: &[String]) -> Result<()> {
+    etc::write(&worker.paths.etc(), &worker.pod, &worker.record.node, addresses)?;
+    write_json(&worker.paths.record(), &worker.record)
 }
 
 /// Takes everything of the pod away, then the object.
@@ -266,9 +245,8 @@ async fn finalise(worker: &Worker) {
 }
 
 /// Writes the status if it differs from what was written last.
-async fn write_status(worker: &mut Worker) {
-    let terminating = Worker::doom(&worker.wish.borrow().clone()).is_some();
-    let status = worker.run.status(worker.written.as_ref(), terminating, &now());
+pub async fn write_status(worker: &mut Worker) {
+    let status = worker.run.status(worker.written.as_ref(), &now());
     if worker.written.as_ref() == Some(&status) {
         return;
     }
@@ -285,39 +263,6 @@ async fn write_status(worker: &mut Worker) {
     worker.written = Some(status);
 }
 
-async fn emit_event(worker: &Worker, reason: &str, message: &str) {
-    let event = Event {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}.", worker.record.name)),
-            namespace: Some(worker.record.namespace.clone()),
-            ..ObjectMeta::default()
-        },
-        involved_object: ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Pod".into()),
-            name: Some(worker.record.name.clone()),
-            namespace: Some(worker.record.namespace.clone()),
-            uid: Some(worker.record.uid.clone()),
-            ..ObjectReference::default()
-        },
-        reason: Some(reason.into()),
-        message: Some(message.into()),
-        type_: Some("Warning".into()),
-        source: Some(EventSource {
-            component: Some("kubelet".into()),
-            host: Some(worker.record.node.clone()),
-        }),
-        first_timestamp: Some(now()),
-        last_timestamp: Some(now()),
-        count: Some(1),
-        ..Event::default()
-    };
-    let events: Api<Event> = Api::namespaced(worker.kubelet.client.clone(), &worker.record.namespace);
-    if let Err(error) = events.create(&PostParams::default(), &event).await {
-        tracing::warn!("cannot write an event for {}: {error}", worker.record.name);
-    }
-}
-
 /// Blocking work, away from the runtime's threads.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.context("a thread of the lab panicked")?
@@ -327,15 +272,7 @@ fn host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
 }
 
-fn now() -> Time {
+/// Now, as the API writes it.
+pub fn now() -> Time {
     Time(Timestamp::now())
-}
-
-/// 64 random hexadecimal digits, as container runtimes use.
-fn container_id() -> String {
-    let mut bytes = [0; 32];
-    // Fails on no supported kernel; zeroes would still be one valid name.
-    let _ = std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,12 +1,41 @@
 //! A pod's status out of what happened to its containers. Pure.
 
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::supervise::Change;
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It ends before the next one begins.
+    Init,
+    /// An init container that goes on (`restartPolicy: Always`).
+    Sidecar,
+    /// What the pod is there for.
+    Main,
+}
+
+impl Role {
+    /// Does readiness mean something to it?
+    pub fn serves(self) -> bool {
+        self != Role::Init
+    }
+}
+
+/// The containers of a pod in the order in which they start.
+pub fn containers(pod: &Pod) -> Vec<(Role, Container)> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let role = |container: &Container| match container.restart_policy.as_deref() {
+        Some("Always") => Role::Sidecar,
+        _ => Role::Init,
+    };
+    let first = spec.init_containers.iter().flatten().map(|one| (role(one), one.clone()));
+    first.chain(spec.containers.iter().map(|one| (Role::Main, one.clone()))).collect()
+}
 
 /// What is known of a pod's run.
 #[derive(Clone, Debug)]
@@ -23,62 +52,70 @@ pub struct Run {
 struct ContainerRun {
     name: String,
     image: String,
+    role: Role,
+    id: String,
     state: ContainerState,
     last_state: Option<ContainerState>,
     starts: i32,
+    started: bool,
+    ready: bool,
     finished: Option<i32>,
 }
 
 impl Run {
     /// A pod that a node has just accepted.
     pub fn new(pod: &Pod, host_ips: Vec<String>, now: Time) -> Run {
-        let specs = pod.spec.iter().flat_map(|spec| &spec.containers);
         // None, unless its node has been started anew.
-        let before = |name: &str| {
-            let mut statuses =
-                pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-            statuses.find(|status| status.name == name).filter(|status| has_begun(status))
-        };
-        let containers = specs.map(|spec| ContainerRun {
-            name: spec.name.clone(),
+        let before = |name: &str| status_of(pod, name).filter(|status| has_begun(status));
+        let all = containers(pod);
+        let waits =
+            if all.iter().any(|(role, _)| *role != Role::Main) { "PodInitializing" } else { CREATING };
+        let containers = all.into_iter().map(|(role, spec)| ContainerRun {
             image: spec.image.clone().unwrap_or_default(),
-            state: waiting("ContainerCreating", ""),
+            role,
+            id: String::new(),
+            state: waiting(if role == Role::Main { waits } else { CREATING }, ""),
             last_state: None,
             starts: before(&spec.name).map_or(0, |status| status.restart_count + 1),
+            name: spec.name,
+            started: false,
+            ready: false,
             finished: None,
         });
-        Run {
-            started: now,
-            host_ips,
-            pod_ips: Vec::new(),
-            sandbox_error: None,
-            containers: containers.collect(),
-        }
+        let containers = containers.collect();
+        Run { started: now, host_ips, pod_ips: Vec::new(), sandbox_error: None, containers }
     }
 
     /// Has the pod ended for good before its node was started anew? One that
     /// is not to be restarted has, whatever it did then.
     pub fn outlived(&mut self, pod: &Pod, now: Time) -> bool {
         let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
-        let status = pod.status.clone().unwrap_or_default();
-        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let ended = matches!(
+            pod.status.as_ref().and_then(|status| status.phase.as_deref()),
+            Some("Succeeded" | "Failed")
+        );
         let began = self.containers.iter().any(|container| container.starts > 0);
         let done = ended || (began && policy == Some("Never"));
         if !done {
             return false;
         }
         let exit_code = |name: &str| {
-            let mut statuses = status.container_statuses.iter().flatten();
-            let state = statuses.find(|status| status.name == name)?.state.as_ref()?;
+            let state = status_of(pod, name)?.state.as_ref()?;
             Some(state.terminated.as_ref()?.exit_code)
         };
         for index in 0..self.containers.len() {
             // As the kubelet has it where it cannot know: killed.
             let exit_code = exit_code(&self.containers[index].name).unwrap_or(137);
             self.containers[index].starts -= i32::from(self.containers[index].starts > 0);
-            self.container_changed(index, Change::Ended { exit_code, last: true }, now.clone());
+            let change = Change::Ended { exit_code, message: String::new(), last: true };
+            self.container_changed(index, change, now.clone());
         }
         true
+    }
+
+    /// The number of a container's next run.
+    pub fn next_run(&self, index: usize) -> i32 {
+        self.containers.get(index).map_or(0, |container| container.starts)
     }
 
     /// The sandbox stands and has these addresses.
@@ -87,10 +124,10 @@ impl Run {
         self.sandbox_error = None;
     }
 
-    /// The sandbox could not be made.
+    /// The sandbox, or something before it, could not be made.
     pub fn sandbox_failed(&mut self, message: String) {
         for container in &mut self.containers {
-            container.state = waiting("ContainerCreating", &message);
+            container.state = waiting(CREATING, &message);
         }
         self.sandbox_error = Some(message);
     }
@@ -100,38 +137,73 @@ impl Run {
         let Some(container) = self.containers.get_mut(index) else { return };
         match change {
             Change::Waiting { reason, message } => container.state = waiting(&reason, &message),
-            Change::Running => {
+            Change::Running { id } => {
                 container.starts += 1;
+                container.id = format!("beeline-lab://{id}");
                 let running = ContainerStateRunning { started_at: Some(now) };
                 container.state = ContainerState { running: Some(running), ..ContainerState::default() };
             }
-            Change::Ended { exit_code, last } => {
+            Change::Started => container.started = true,
+            Change::Ready(ready) => container.ready = ready,
+            Change::Ended { exit_code, message, last } => {
                 // It may end before anybody could have seen it run.
                 container.starts += i32::from(container.state.running.is_none());
-                let ended = ended(exit_code, &container.state, now);
+                let ended = ended(exit_code, message, &container.id, &container.state, now);
                 container.state = ended.clone();
                 container.last_state = Some(ended);
                 container.finished = last.then_some(exit_code);
+                (container.started, container.ready) = (false, false);
             }
         }
     }
 
-    /// Nothing will run again.
+    /// May the container after this one begin?
+    pub fn lets_next(&self, index: usize) -> bool {
+        self.containers.get(index).is_some_and(|container| match container.role {
+            Role::Init => container.finished == Some(0),
+            Role::Sidecar => container.started,
+            Role::Main => true,
+        })
+    }
+
+    /// Has an init container failed for good?
+    pub fn init_failed(&self) -> bool {
+        let mut inits = self.containers.iter().filter(|container| container.role == Role::Init);
+        inits.any(|container| container.finished.is_some_and(|exit_code| exit_code != 0))
+    }
+
+    /// Nothing that the pod is there for will run again.
     pub fn finished(&self) -> bool {
-        !self.containers.is_empty() && self.containers.iter().all(|container| container.finished.is_some())
+        let mut mains = self.mains().peekable();
+        self.init_failed() || (mains.peek().is_some() && mains.all(|container| container.finished.is_some()))
+    }
+
+    fn mains(&self) -> impl Iterator<Item = &ContainerRun> {
+        self.containers.iter().filter(|container| container.role == Role::Main)
+    }
+
+    fn initialized(&self) -> bool {
+        let mut inits = self.containers.iter().enumerate().filter(|(_, one)| one.role != Role::Main);
+        inits.all(|(index, one)| self.lets_next(index) || (one.role == Role::Sidecar && self.finished()))
     }
 
     /// The status to write; `previous` keeps the times of what did not change.
-    pub fn status(&self, previous: Option<&PodStatus>, terminating: bool, now: &Time) -> PodStatus {
-        let all_running = self.containers.iter().all(|container| container.state.running.is_some());
-        let ready = all_running && !self.pod_ips.is_empty() && !terminating;
+    pub fn status(&self, previous: Option<&PodStatus>, now: &Time) -> PodStatus {
+        let serving = self.containers.iter().filter(|container| container.role.serves());
+        let all_ready = serving.clone().all(ContainerRun::is_ready);
+        let ready = all_ready && !self.pod_ips.is_empty() && self.initialized() && !self.finished();
         let condition = |kind: &str, holds: bool| self.condition(kind, holds, previous, now);
+        let statuses = |init: bool| -> Vec<ContainerStatus> {
+            let of_kind = self.containers.iter().filter(|one| (one.role != Role::Main) == init);
+            of_kind.map(ContainerRun::status).collect()
+        };
+        let init = statuses(true);
         PodStatus {
             phase: Some(self.phase().into()),
             conditions: Some(vec![
                 condition("PodScheduled", true),
                 condition("PodReadyToStartContainers", !self.pod_ips.is_empty()),
-                condition("Initialized", true),
+                condition("Initialized", self.initialized()),
                 condition("ContainersReady", ready),
                 condition("Ready", ready),
             ]),
@@ -140,19 +212,20 @@ impl Run {
             host_ips: Some(self.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
             pod_ip: self.pod_ips.first().cloned(),
             pod_ips: Some(self.pod_ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
-            container_statuses: Some(self.containers.iter().map(ContainerRun::status).collect()),
+            init_container_statuses: (!init.is_empty()).then_some(init),
+            container_statuses: Some(statuses(false)),
             ..PodStatus::default()
         }
     }
 
     fn phase(&self) -> &'static str {
         if self.finished() {
-            let failed = self.containers.iter().any(|container| container.finished != Some(0));
+            let failed = self.init_failed() || self.mains().any(|container| container.finished != Some(0));
             return if failed { "Failed" } else { "Succeeded" };
         }
         let begun =
             |container: &ContainerRun| container.state.waiting.is_none() || container.last_state.is_some();
-        if !self.pod_ips.is_empty() && self.containers.iter().all(begun) { "Running" } else { "Pending" }
+        if !self.pod_ips.is_empty() && self.mains().all(begun) { "Running" } else { "Pending" }
     }
 
     fn condition(&self, kind: &str, holds: bool, previous: Option<&PodStatus>, now: &Time) -> PodCondition {
@@ -160,15 +233,51 @@ impl Run {
         let before = previous.and_then(|status| status.conditions.as_ref());
         let before = before.and_then(|all| all.iter().find(|one| one.type_ == kind && one.status == status));
         let since = before.and_then(|one| one.last_transition_time.clone());
+        let reason = match (holds, kind) {
+            (true, "Initialized") | (false, _) if self.finished() => {
+                Some("PodCompleted").filter(|_| !self.init_failed())
+            }
+            (false, "Initialized") => Some("ContainersNotInitialized"),
+            (false, "PodReadyToStartContainers") => None,
+            (false, _) => Some("ContainersNotReady"),
+            _ => None,
+        };
         PodCondition {
             type_: kind.into(),
             status: status.into(),
             last_transition_time: Some(since.unwrap_or_else(|| now.clone())),
-            reason: (!holds).then(|| "ContainersNotReady".into()),
-            message: if holds { None } else { self.sandbox_error.clone() },
+            reason: reason.map(str::to_owned),
+            message: if holds { None } else { self.not_yet(kind) },
             ..PodCondition::default()
         }
     }
+
+    /// Why a condition does not hold.
+    fn not_yet(&self, kind: &str) -> Option<String> {
+        if self.sandbox_error.is_some() || self.finished() {
+            return self.sandbox_error.clone();
+        }
+        let named = |verb: &str, wanted: &dyn Fn(&ContainerRun) -> bool| {
+            let names: Vec<&str> =
+                self.containers.iter().filter(|one| wanted(one)).map(|one| one.name.as_str()).collect();
+            (!names.is_empty()).then(|| format!("containers with {verb} status: [{}]", names.join(" ")))
+        };
+        match kind {
+            "Initialized" => named("incomplete", &|one| one.role == Role::Init && one.finished != Some(0)),
+            "Ready" | "ContainersReady" => named("unready", &|one| one.role.serves() && !one.is_ready()),
+            _ => None,
+        }
+    }
+}
+
+/// The state of a container that has not begun.
+const CREATING: &str = "ContainerCreating";
+
+/// What the API knows of a container.
+fn status_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    lists.into_iter().flatten().flatten().find(|status| status.name == name)
 }
 
 /// Did the container ever start?
@@ -178,17 +287,26 @@ fn has_begun(status: &ContainerStatus) -> bool {
 }
 
 impl ContainerRun {
+    fn is_ready(&self) -> bool {
+        self.ready && self.state.running.is_some()
+    }
+
     fn status(&self) -> ContainerStatus {
         let running = self.state.running.is_some();
         ContainerStatus {
             name: self.name.clone(),
             image: self.image.clone(),
             image_id: self.image.clone(),
-            ready: running,
-            started: Some(running),
+            container_id: (!self.id.is_empty()).then(|| self.id.clone()),
+            ready: match self.role {
+                // An init container is ready once it has done its work.
+                Role::Init => self.finished == Some(0),
+                _ => self.is_ready(),
+            },
+            started: Some(running && self.started),
             restart_count: (self.starts - 1).max(0),
             state: Some(self.state.clone()),
-            last_state: self.last_state.clone(),
+            last_state: self.last_state.clone().filter(|last| *last != self.state),
             ..ContainerStatus::default()
         }
     }
@@ -202,10 +320,12 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
     ContainerState { waiting: Some(waiting), ..ContainerState::default() }
 }
 
-fn ended(exit_code: i32, before: &ContainerState, now: Time) -> ContainerState {
+fn ended(exit_code: i32, message: String, id: &str, before: &ContainerState, now: Time) -> ContainerState {
     let terminated = ContainerStateTerminated {
         exit_code,
         reason: Some(if exit_code == 0 { "Completed" } else { "Error" }.into()),
+        message: (!message.is_empty()).then_some(message),
+        container_id: (!id.is_empty()).then(|| id.to_owned()),
         started_at: before.running.as_ref().and_then(|running| running.started_at.clone()),
         finished_at: Some(now),
         ..ContainerStateTerminated::default()
@@ -231,27 +351,37 @@ mod tests {
         run
     }
 
+    fn crashed(exit_code: i32, last: bool) -> Change {
+        Change::Ended { exit_code, message: String::new(), last }
+    }
+
+    fn running(run: &mut Run, index: usize) {
+        for change in [Change::Running { id: "c".into() }, Change::Started, Change::Ready(true)] {
+            run.container_changed(index, change, now());
+        }
+    }
+
     fn ready(run: &Run) -> bool {
-        let status = run.status(None, false, &now());
+        let status = run.status(None, &now());
         status.conditions.unwrap().iter().any(|one| one.type_ == "Ready" && one.status == "True")
     }
 
     fn restarts(run: &Run) -> i32 {
-        run.status(None, false, &now()).container_statuses.unwrap()[0].restart_count
+        run.status(None, &now()).container_statuses.unwrap()[0].restart_count
     }
 
     #[test]
     fn unit_a_pod_runs_crashes_and_runs_again() {
         let mut run = run();
-        assert!(!ready(&run) && run.status(None, false, &now()).phase.unwrap() == "Pending");
-        run.container_changed(0, Change::Running, now());
+        assert!(!ready(&run) && run.status(None, &now()).phase.unwrap() == "Pending");
+        running(&mut run, 0);
         assert!(ready(&run) && restarts(&run) == 0);
-        run.container_changed(0, Change::Ended { exit_code: 1, last: false }, now());
+        run.container_changed(0, crashed(1, false), now());
         let waiting = Change::Waiting { reason: "CrashLoopBackOff".into(), message: String::new() };
         run.container_changed(0, waiting, now());
-        let status = run.status(None, false, &now());
+        let status = run.status(None, &now());
         assert!(!ready(&run) && status.phase.as_deref() == Some("Running"), "{status:?}");
-        run.container_changed(0, Change::Running, now());
+        running(&mut run, 0);
         assert!(ready(&run) && restarts(&run) == 1);
     }
 
@@ -259,7 +389,7 @@ mod tests {
     fn unit_crashes_are_counted_though_nobody_saw_it_run() {
         let mut run = run();
         for _ in 0..3 {
-            run.container_changed(0, Change::Ended { exit_code: 1, last: false }, now());
+            run.container_changed(0, crashed(1, false), now());
         }
         assert_eq!(restarts(&run), 2);
     }
@@ -268,9 +398,9 @@ mod tests {
     fn unit_a_pod_that_has_done_its_work_has_succeeded_or_failed() {
         for (exit_code, phase) in [(0, "Succeeded"), (1, "Failed")] {
             let mut run = run();
-            run.container_changed(0, Change::Ended { exit_code, last: true }, now());
+            run.container_changed(0, crashed(exit_code, true), now());
             assert!(run.finished());
-            assert_eq!(run.status(None, false, &now()).phase.as_deref(), Some(phase));
+            assert_eq!(run.status(None, &now()).phase.as_deref(), Some(phase));
         }
     }
 
@@ -278,13 +408,68 @@ mod tests {
     fn unit_a_condition_keeps_its_time_until_it_changes() {
         let later = Time(Timestamp::from_second(5).unwrap());
         let mut run = run();
-        let first = run.status(None, false, &now());
-        run.container_changed(0, Change::Running, now());
-        let second = run.status(Some(&first), false, &later);
+        let first = run.status(None, &now());
+        running(&mut run, 0);
+        let second = run.status(Some(&first), &later);
         let since = |kind: &str| {
             let all = second.conditions.as_ref().unwrap().iter();
             all.filter(|one| one.type_ == kind).find_map(|one| one.last_transition_time.clone())
         };
         assert_eq!((since("PodScheduled"), since("Ready")), (Some(now()), Some(later)));
+    }
+
+    fn of(spec: serde_json::Value) -> Run {
+        let pod = serde_json::json!({"metadata": {"name": "p"}, "spec": spec});
+        let mut run = Run::new(&serde_json::from_value(pod).unwrap(), vec![], now());
+        run.sandbox_ready(vec!["10.244.1.2".into()]);
+        run
+    }
+
+    #[test]
+    fn unit_init_containers_come_one_by_one_and_sidecars_stay() {
+        let mut run = of(serde_json::json!({
+            "initContainers": [{"name": "first"}, {"name": "side", "restartPolicy": "Always"}],
+            "containers": [{"name": "main"}],
+        }));
+        let condition = |run: &Run, kind: &str| {
+            let status = run.status(None, &now());
+            status.conditions.unwrap().into_iter().find(|one| one.type_ == kind).unwrap()
+        };
+        assert!(!run.lets_next(0));
+        let initialized = condition(&run, "Initialized");
+        assert_eq!(initialized.message.as_deref(), Some("containers with incomplete status: [first]"));
+        run.container_changed(0, Change::Running { id: "a".into() }, now());
+        run.container_changed(0, crashed(0, true), now());
+        assert!(run.lets_next(0) && !run.lets_next(1) && !run.finished());
+        running(&mut run, 1);
+        assert!(run.lets_next(1) && condition(&run, "Initialized").status == "True" && !ready(&run));
+        running(&mut run, 2);
+        assert!(ready(&run));
+        run.container_changed(1, Change::Ready(false), now());
+        assert!(!ready(&run), "a sidecar's readiness counts");
+        run.container_changed(2, crashed(0, true), now());
+        assert!(run.finished());
+        assert_eq!(run.status(None, &now()).phase.as_deref(), Some("Succeeded"));
+    }
+
+    #[test]
+    fn unit_a_pod_whose_init_container_fails_for_good_has_failed() {
+        let mut run =
+            of(serde_json::json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}));
+        run.container_changed(0, crashed(3, true), now());
+        assert!(run.init_failed() && run.finished());
+        assert_eq!(run.status(None, &now()).phase.as_deref(), Some("Failed"));
+    }
+
+    #[test]
+    fn unit_a_container_is_ready_when_its_probe_says_so() {
+        let mut run = run();
+        run.container_changed(0, Change::Running { id: "c".into() }, now());
+        assert!(!ready(&run));
+        run.container_changed(0, Change::Ready(true), now());
+        assert!(ready(&run));
+        run.container_changed(0, Change::Ready(false), now());
+        let status = run.status(None, &now());
+        assert!(!ready(&run) && status.phase.as_deref() == Some("Running"), "{status:?}");
     }
 }

@@ -75,11 +75,19 @@ fn judge(done: bool, wanted: i32, pods: &[Pod]) -> Progress {
 
 /// Its program is missing, or it ended for good, or it crashes again and again.
 fn is_hopeless(pod: &Pod) -> bool {
-    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let containers = pod.status.iter().flat_map(|status| {
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+    });
     let waits_in_vain = containers.clone().any(|container| {
         let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
         match waiting.and_then(|waiting| waiting.reason.as_deref()) {
-            Some("ErrImageNeverPull" | "CreateContainerError") => true,
+            Some(
+                "ErrImageNeverPull"
+                | "ErrImagePull"
+                | "ImagePullBackOff"
+                | "CreateContainerError"
+                | "RunContainerError",
+            ) => true,
             Some("CrashLoopBackOff") => container.restart_count >= RESTARTS_MAX,
             _ => false,
         }

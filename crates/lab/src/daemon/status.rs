@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use beeline_api::{Call, Client as AgentClient, Response};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -132,7 +132,12 @@ pub fn reason(pod: &Pod) -> Option<String> {
         let both = [reason.as_deref(), message.as_deref()];
         both.into_iter().flatten().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ")
     };
-    let containers = status.container_statuses.iter().flatten();
+    let done = |container: &&ContainerStatus| {
+        let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+        container.started == Some(true) || ended.is_some_and(|state| state.exit_code == 0)
+    };
+    let init = status.init_container_statuses.iter().flatten().filter(|container| !done(container));
+    let containers = init.chain(status.container_statuses.iter().flatten());
     let of_containers = containers.filter_map(|container| container.state.as_ref()).find_map(|state| {
         let waiting = state.waiting.as_ref().map(|state| words(&state.reason, &state.message));
         let ended = state.terminated.as_ref();

@@ -1,26 +1,56 @@
-//! Keeping a container's process running, as its pod's restart policy says.
+//! Keeping a container running: started, probed, ended and started again as
+//! its pod says.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Container;
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Probe};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::container::{self, Place, PodFacts, Program};
+use super::backoff::Backoff;
+use super::check::{Asked, Question};
+use super::container::{self, Place, Running};
+use super::environment::{self, Environment};
+use super::etc;
+use super::facts::PodFacts;
+use super::objects::Objects;
+use super::probe::{ProbeKind, Prober};
+use super::shared::Shared;
+use super::volumes::Volumes;
+use crate::cgroup;
+use crate::log;
+use crate::paths::PodPaths;
+use crate::process::ProcessId;
+use crate::record::{PodRecord, write_json};
+use crate::space::{Bind, Plan};
 
-/// The first pause before a container is started again.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// The pauses before a container is started again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// The longest pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-
-/// A container that ran this long starts again without delay growing.
+/// A container that ran this long starts again without the pause growing.
 const STABLE: Duration = Duration::from_secs(10);
+
+/// A program that has no probes and does not tell when it is ready is taken
+/// to be so after this time, if it has not failed by then.
+const SILENT_START: Duration = Duration::from_millis(100);
+
+/// What a container gets after its preStop hook, whatever that took.
+const GRACE_MIN: Duration = Duration::from_secs(2);
+
+/// A bound for hooks, beyond every grace period.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+/// How much a container may say at its end, and how much of its log is taken
+/// instead.
+const TERMINATION_BYTES_MAX: usize = 4096;
+const TERMINATION_LOG: (usize, usize) = (80, 2048);
 
 /// What happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +62,21 @@ pub enum Change {
         /// A sentence.
         message: String,
     },
-    /// It runs and is ready.
-    Running,
+    /// It runs.
+    Running {
+        /// Its name among all that ever ran.
+        id: String,
+    },
+    /// Its startup probe, if it has one, has succeeded.
+    Started,
+    /// It is ready, or is not any more.
+    Ready(bool),
     /// It ended.
     Ended {
         /// As a shell would report it.
         exit_code: i32,
+        /// What it says about it.
+        message: String,
         /// It will not be started again.
         last: bool,
     },
@@ -49,131 +88,449 @@ pub struct Job {
     pub index: usize,
     /// Its specification.
     pub spec: Container,
-    /// `spec.restartPolicy` of the pod.
+    /// As events name it.
+    pub field: String,
+    /// Does it serve, so that readiness means something?
+    pub serves: bool,
+    /// When it is started again: the pod's `restartPolicy`, or its own.
     pub restart_policy: String,
-    /// What it may ask about its pod.
+    /// How long it may take to end.
+    pub grace: Duration,
+    /// The number of its first run.
+    pub first_run: i32,
+    /// The pod.
     pub facts: PodFacts,
+    /// The pod on this machine.
+    pub record: PodRecord,
+    /// The pod's files.
+    pub paths: PodPaths,
+    /// The pod's volumes.
+    pub volumes: Volumes,
+    /// The API.
+    pub client: kube::Client,
+    /// What the kubelets share.
+    pub shared: Arc<Shared>,
     /// Local programs by image.
     pub images: BTreeMap<String, PathBuf>,
     /// The program behind the built-in image.
     pub own: PathBuf,
-    /// Network namespace.
-    pub netns: PathBuf,
-    /// Cgroup.
-    pub cgroup: PathBuf,
-    /// Log file.
-    pub log: PathBuf,
+    /// The network namespace of the node.
+    pub node: PathBuf,
 }
 
-/// Doubling pauses.
-pub struct Backoff {
-    next: Duration,
-    max: Duration,
+/// The order to end: until when.
+pub type Stop = watch::Receiver<Option<Instant>>;
+
+/// Why a container cannot start.
+struct Failure {
+    reason: &'static str,
+    message: String,
 }
 
-impl Backoff {
-    /// Starts at `min`, ends at `max`.
-    pub fn new(min: Duration, max: Duration) -> Backoff {
-        Backoff { next: min, max }
-    }
-
-    /// The next pause.
-    pub fn pause(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (self.next * 2).min(self.max);
-        pause
-    }
+/// A container that runs.
+struct Alive {
+    running: Running,
+    asked: Asked,
+    begun: Instant,
+    tells_ready: bool,
 }
 
-/// Runs a container until its policy lets it rest or `stop` holds a grace
-/// period.
-pub async fn run(
-    job: Job,
-    changes: mpsc::Sender<(usize, Change)>,
-    mut stop: watch::Receiver<Option<Duration>>,
-) {
-    let index = job.index;
-    let tell = async |change| {
-        // Nobody listens any more once the pod is being removed.
-        let _ = changes.send((index, change)).await;
-    };
-    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    loop {
-        let begin = Instant::now();
-        match start(&job).await {
-            Err(error) => tell(start_failure(&error)).await,
-            Ok(mut child) => {
-                // One that has failed at once was never ready.
-                if matches!(child.try_wait(), Ok(None)) {
-                    tell(Change::Running).await;
-                }
-                let exit_code = tokio::select! {
-                    status = child.wait() => exit_code(status.ok()),
-                    grace = stopped(&mut stop) => {
-                        let exit_code = terminate(&mut child, grace).await;
-                        tell(Change::Ended { exit_code, last: true }).await;
-                        return;
-                    }
-                };
-                let again = restarts(&job.restart_policy, exit_code);
-                tell(Change::Ended { exit_code, last: !again }).await;
-                if !again {
+/// Runs a container until its policy lets it rest or it is told to stop.
+pub async fn run(job: Job, changes: mpsc::Sender<(usize, Change)>, mut stop: Stop) {
+    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+    let mut run = job.first_run;
+    while stop.borrow().is_none() {
+        match job.start(run).await {
+            Err(failure) => job.tell_failure(&failure, &changes).await,
+            Ok(mut alive) => {
+                let exit_code = job.live(&mut alive, &changes, &mut stop).await;
+                let begun = alive.begun;
+                let message = job.bury(alive, run, exit_code).await;
+                let last = stop.borrow().is_some() || !restarts(&job.restart_policy, exit_code);
+                job.tell(&changes, Change::Ended { exit_code, message, last }).await;
+                if last {
                     return;
                 }
-                if begin.elapsed() > STABLE {
-                    backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+                if begun.elapsed() > STABLE {
+                    backoff.reset();
                 }
-                tell(crash_loop(&job)).await;
+                job.tell_crash(run, &changes).await;
+                run += 1;
             }
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.pause()) => (),
-            _ = stopped(&mut stop) => return,
+            _ = stop.wait_for(Option::is_some) => return,
         }
     }
 }
 
-async fn start(job: &Job) -> anyhow::Result<Child> {
-    let program: Program = container::program(&job.spec, &job.images, &job.own)?;
-    let environment = container::environment(&job.spec, &job.facts)?;
-    let place = Place { netns: &job.netns, cgroup: &job.cgroup, log: &job.log };
-    container::start(&program, job.spec.working_dir.as_deref(), &environment, &place).await
-}
+impl Job {
+    async fn tell(&self, changes: &mpsc::Sender<(usize, Change)>, change: Change) {
+        // Nobody listens any more once the pod is being removed.
+        let _ = changes.send((self.index, change)).await;
+    }
 
-fn start_failure(error: &anyhow::Error) -> Change {
-    let message = format!("{error:#}");
-    let reason =
-        if message.contains("pulls no images") { "ErrImageNeverPull" } else { "CreateContainerError" };
-    Change::Waiting { reason: reason.into(), message }
-}
+    fn warn(&self, reason: &'static str, message: String) {
+        self.shared.events.warning(&self.record, Some(&self.field), reason, message);
+    }
 
-fn crash_loop(job: &Job) -> Change {
-    let message = format!("{} ended: {}", job.spec.name, container::last_line(&job.log));
-    Change::Waiting { reason: "CrashLoopBackOff".into(), message }
-}
+    fn note(&self, reason: &'static str, message: String) {
+        self.shared.events.normal(&self.record, Some(&self.field), reason, message);
+    }
 
-/// Waits for the order to stop; hands back the grace period.
-async fn stopped(stop: &mut watch::Receiver<Option<Duration>>) -> Duration {
-    match stop.wait_for(Option::is_some).await {
-        Ok(grace) => grace.unwrap_or_default(),
-        // The pod's worker is gone: so is the reason to run.
-        Err(_) => Duration::ZERO,
+    async fn tell_failure(&self, failure: &Failure, changes: &mpsc::Sender<(usize, Change)>) {
+        let Failure { reason, message } = failure;
+        let image = self.spec.image.as_deref().unwrap_or_default();
+        if *reason == "ErrImagePull" {
+            self.warn("Failed", format!("Failed to pull image {image:?}: {message}"));
+        } else {
+            self.warn("Failed", format!("Error: {message}"));
+        }
+        self.tell(changes, Change::Waiting { reason: (*reason).into(), message: message.clone() }).await;
+        if *reason == "ErrImagePull" {
+            self.note("BackOff", format!("Back-off pulling image {image:?}"));
+            let message = format!("Back-off pulling image {image:?}: {message}");
+            self.tell(changes, Change::Waiting { reason: "ImagePullBackOff".into(), message }).await;
+        }
+    }
+
+    async fn tell_crash(&self, run: i32, changes: &mpsc::Sender<(usize, Change)>) {
+        let last = container::last_line(&self.paths.container(&self.spec.name).log(run));
+        let name = &self.spec.name;
+        self.warn(
+            "BackOff",
+            format!("Back-off restarting failed container {name} in pod {}", self.record.name),
+        );
+        let message = format!("back-off restarting failed container={name}; its last line: {last}");
+        self.tell(changes, Change::Waiting { reason: "CrashLoopBackOff".into(), message }).await;
+    }
+
+    async fn start(&self, run: i32) -> Result<Alive, Failure> {
+        let failure = |reason| move |error: anyhow::Error| Failure { reason, message: format!("{error:#}") };
+        let environment = self.environment().await.map_err(failure("CreateContainerConfigError"))?;
+        let never = self.spec.image_pull_policy.as_deref() == Some("Never");
+        let no_image = if never { "ErrImageNeverPull" } else { "ErrImagePull" };
+        let program = container::program(&self.spec, &self.images, &self.own, &environment);
+        let program = program.map_err(failure(no_image))?;
+        let image = self.spec.image.as_deref().unwrap_or_default();
+        self.note("Pulled", format!("Container image {image:?} already present on machine"));
+        let place = self.place(environment).await.map_err(failure("CreateContainerError"))?;
+        let files = self.paths.container(&self.spec.name);
+        log::remove(&files.log(run - 2));
+        let started = container::start(&program, &place, &files.log(run)).await;
+        let running = started.map_err(failure("RunContainerError"))?;
+        if let Some(process) = running.child.id().and_then(|pid| ProcessId::of(pid as i32)) {
+            write_json(&files.process(), &process).map_err(failure("RunContainerError"))?;
+        }
+        let ip = self.facts.pod_ips.first().and_then(|ip| ip.parse().ok());
+        let asked = Asked { place, ip, node: self.node.clone() };
+        Ok(Alive { running, asked, begun: Instant::now(), tells_ready: program.tells_ready() })
+    }
+
+    async fn environment(&self) -> anyhow::Result<Environment> {
+        let namespace = &self.record.namespace;
+        let links = self.facts.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+        let services = self.shared.services(namespace, links).await?;
+        let objects = Objects::read(&self.client, namespace, environment::references(&self.spec)).await?;
+        let mut environment = environment::environment(&self.spec, &self.facts, &services, &objects)?;
+        let hostname = etc::hostname(&self.facts.pod, &self.record.node);
+        environment.entry("HOSTNAME".into()).or_insert(hostname);
+        Ok(environment)
+    }
+
+    /// Makes the container's cgroup and what it sees of the file system.
+    async fn place(&self, environment: Environment) -> anyhow::Result<Place> {
+        let files = self.paths.container(&self.spec.name);
+        std::fs::create_dir_all(files.staging()).context("cannot make the container's folder")?;
+        std::fs::write(files.termination_log(), "").context("cannot make the container's last words")?;
+        let cgroup = self.record.cgroup.join(&self.spec.name);
+        cgroup::create(&cgroup)?;
+        let volumes = self.facts.pod.spec.iter().flat_map(|spec| spec.volumes.clone().unwrap_or_default());
+        let mut binds = self.volumes.binds(&volumes.collect::<Vec<_>>(), &self.spec, &environment)?;
+        let own = etc::binds(&self.paths.etc(), &binds);
+        binds.extend(own);
+        let words = self.spec.termination_message_path.clone().filter(|path| !path.is_empty());
+        binds.push(Bind {
+            source: files.termination_log(),
+            target: words.unwrap_or_else(|| "/dev/termination-log".into()).into(),
+            read_only: false,
+        });
+        let directory = self.spec.working_dir.clone().filter(|path| !path.is_empty());
+        let plan = Plan {
+            hostname: Some(etc::hostname(&self.facts.pod, &self.record.node)),
+            binds,
+            directory: directory.clone().filter(|path| path != "/").map(PathBuf::from),
+            staging: files.staging(),
+        };
+        let template = self.shared.space().await?.try_clone()?;
+        let space = tokio::task::spawn_blocking(move || template.for_container(&plan)).await??;
+        Ok(Place {
+            netns: self.record.netns.clone(),
+            cgroup,
+            space: Arc::new(space),
+            directory: directory.unwrap_or_else(|| "/".into()),
+            environment: Arc::new(environment),
+        })
+    }
+
+    /// Until it has ended, by itself or because it has to.
+    async fn live(&self, alive: &mut Alive, changes: &mpsc::Sender<(usize, Change)>, stop: &mut Stop) -> i32 {
+        self.note("Created", format!("Created container: {}", self.spec.name));
+        self.note("Started", format!("Started container {}", self.spec.name));
+        if let Some(hook) = self.hook(|lifecycle| lifecycle.post_start.clone()) {
+            let ran = tokio::select! {
+                ran = self.ask_hook(&hook, &alive.asked, self.grace.max(GRACE_MIN)) => ran,
+                status = alive.running.child.wait() => return exit_code(status.ok()),
+            };
+            if let Err(error) = ran {
+                self.warn("FailedPostStartHook", format!("PostStartHook failed: {error:#}"));
+                return self.terminate(alive, stop, Some(self.grace)).await;
+            }
+        }
+        let probes = [&self.spec.startup_probe, &self.spec.readiness_probe];
+        if self.serves && !alive.tells_ready && probes.iter().all(|probe| probe.is_none()) {
+            let ended = tokio::time::timeout(SILENT_START, alive.running.child.wait()).await;
+            if let Ok(status) = ended {
+                return exit_code(status.ok());
+            }
+        } else if let Ok(Some(status)) = alive.running.child.try_wait() {
+            // One that has failed at once was never ready.
+            return exit_code(Some(status));
+        }
+        self.tell(changes, Change::Running { id: container_id() }).await;
+        let mut probes = Probes::new(self, alive);
+        if self.spec.startup_probe.is_some() {
+            probes.begin(ProbeKind::Startup, self.spec.startup_probe.as_ref());
+        } else {
+            self.started(&mut probes, changes).await;
+        }
+        loop {
+            let news = tokio::select! {
+                status = alive.running.child.wait() => return exit_code(status.ok()),
+                _ = stop.wait_for(Option::is_some) => break,
+                Some(news) = probes.news.recv() => news,
+            };
+            if let Some(error) = &news.error {
+                self.warn("Unhealthy", format!("{} probe failed: {error}", news.kind.word()));
+            }
+            match (news.kind, news.verdict) {
+                (ProbeKind::Readiness, Some(ready)) => self.tell(changes, Change::Ready(ready)).await,
+                (ProbeKind::Startup, Some(true)) => self.started(&mut probes, changes).await,
+                (ProbeKind::Startup | ProbeKind::Liveness, Some(false)) => {
+                    let kind = news.kind.word().to_lowercase();
+                    self.note(
+                        "Killing",
+                        format!("Container {} failed {kind} probe, will be restarted", self.spec.name),
+                    );
+                    let own = match news.kind {
+                        ProbeKind::Startup => &self.spec.startup_probe,
+                        _ => &self.spec.liveness_probe,
+                    };
+                    let own = own.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
+                    let grace =
+                        own.map_or(self.grace, |own| Duration::from_secs(own.try_into().unwrap_or(0)));
+                    drop(probes);
+                    return self.terminate(alive, stop, Some(grace)).await;
+                }
+                _ => {}
+            }
+        }
+        self.note("Killing", format!("Stopping container {}", self.spec.name));
+        probes.keep_readiness();
+        let Probes { mut news, tasks, .. } = probes;
+        let mut terminated = std::pin::pin!(self.terminate(alive, stop, None));
+        loop {
+            tokio::select! {
+                exit_code = &mut terminated => {
+                    drop(tasks);
+                    return exit_code;
+                }
+                Some(news) = news.recv() => {
+                    if let (ProbeKind::Readiness, Some(ready)) = (news.kind, news.verdict) {
+                        self.tell(changes, Change::Ready(ready)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn started(&self, probes: &mut Probes, changes: &mpsc::Sender<(usize, Change)>) {
+        self.tell(changes, Change::Started).await;
+        probes.begin(ProbeKind::Liveness, self.spec.liveness_probe.as_ref());
+        match &self.spec.readiness_probe {
+            Some(probe) => probes.begin(ProbeKind::Readiness, Some(probe)),
+            None => self.tell(changes, Change::Ready(true)).await,
+        }
+    }
+
+    fn hook(
+        &self,
+        which: impl Fn(&k8s_openapi::api::core::v1::Lifecycle) -> Option<LifecycleHandler>,
+    ) -> Option<LifecycleHandler> {
+        self.spec.lifecycle.as_ref().and_then(which)
+    }
+
+    async fn ask_hook(
+        &self,
+        hook: &LifecycleHandler,
+        asked: &Asked,
+        timeout: Duration,
+    ) -> anyhow::Result<()> {
+        asked.ask(&Question::of_hook(hook, &self.spec)?, timeout).await
+    }
+
+    /// The preStop hook, SIGTERM, and SIGKILL when the time is up. With
+    /// `grace` it ends on its own account, and sooner if the pod has to.
+    async fn terminate(&self, alive: &mut Alive, stop: &mut Stop, grace: Option<Duration>) -> i32 {
+        let own = grace.map(|grace| Instant::now() + grace);
+        let Alive { running, asked, .. } = alive;
+        let group = running.child.id().map(|pid| Pid::from_raw(pid as i32));
+        let mut least = Instant::now();
+        if let Some(hook) = self.hook(|lifecycle| lifecycle.pre_stop.clone()) {
+            let ran = tokio::select! {
+                ran = self.ask_hook(&hook, asked, HOOK_TIMEOUT) => ran,
+                () = time_is_up(stop, own, least) => Err(anyhow::anyhow!("the grace period is over")),
+            };
+            if let Err(error) = ran {
+                self.warn("FailedPreStopHook", format!("PreStopHook failed: {error:#}"));
+            }
+            least = Instant::now() + GRACE_MIN;
+        }
+        if let Some(group) = group {
+            let _ = killpg(group, Signal::SIGTERM);
+        }
+        let ended = tokio::select! {
+            status = running.child.wait() => Some(status),
+            () = time_is_up(stop, own, least) => None,
+        };
+        if let Some(Ok(status)) = ended {
+            return exit_code(Some(status));
+        }
+        if let Some(group) = group {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+        exit_code(alive.running.child.wait().await.ok())
+    }
+
+    /// Takes away what is left of a container that has ended; hands back what
+    /// it said.
+    async fn bury(&self, mut alive: Alive, run: i32, exit_code: i32) -> String {
+        let cgroup = alive.asked.place.cgroup.clone();
+        let removed = tokio::task::spawn_blocking(move || cgroup::remove(&cgroup)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!("{}: {error:#}", self.spec.name);
+        }
+        alive.running.finish_log().await;
+        let files = self.paths.container(&self.spec.name);
+        let _ = std::fs::remove_file(files.process());
+        let said = std::fs::read(files.termination_log()).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said[..said.len().min(TERMINATION_BYTES_MAX)]).into_owned();
+        let from_log = self.spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        if said.is_empty() && from_log && exit_code != 0 {
+            return log::last_words(&files.log(run), TERMINATION_LOG.0, TERMINATION_LOG.1);
+        }
+        said
     }
 }
 
-/// SIGTERM to the process and its group, SIGKILL after the grace period.
-async fn terminate(child: &mut Child, grace: Duration) -> i32 {
-    let group = child.id().map(|pid| Pid::from_raw(pid as i32));
-    if let Some(group) = group {
-        let _ = killpg(group, Signal::SIGTERM);
+/// Waits until a container must be killed: when its own time is up, or the
+/// pod's, which may become shorter; but not before `least`.
+async fn time_is_up(stop: &mut Stop, own: Option<Instant>, least: Instant) {
+    loop {
+        let pods = *stop.borrow_and_update();
+        let deadline = match (own, pods) {
+            (Some(own), Some(pods)) => Some(own.min(pods)),
+            (own, pods) => own.or(pods),
+        };
+        let sleep = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.max(least)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = sleep => return,
+            // The pod's worker is gone: so is the reason to run.
+            changed = stop.changed() => if changed.is_err() { return },
+        }
     }
-    let ended = tokio::time::timeout(grace, child.wait()).await;
-    if let Some(group) = group {
-        let _ = killpg(group, Signal::SIGKILL);
+}
+
+/// What a probe has to tell.
+struct News {
+    kind: ProbeKind,
+    verdict: Option<bool>,
+    error: Option<String>,
+}
+
+/// The probes of a container.
+struct Probes {
+    container: Container,
+    asked: Asked,
+    begun: Instant,
+    sender: mpsc::Sender<News>,
+    news: mpsc::Receiver<News>,
+    tasks: JoinSet<()>,
+    others: Vec<tokio::task::AbortHandle>,
+}
+
+impl Probes {
+    fn new(job: &Job, alive: &Alive) -> Probes {
+        let (sender, news) = mpsc::channel(4);
+        Probes {
+            container: job.spec.clone(),
+            asked: alive.asked.clone(),
+            begun: alive.begun,
+            sender,
+            news,
+            tasks: JoinSet::new(),
+            others: Vec::new(),
+        }
     }
-    match ended {
-        Ok(status) => exit_code(status.ok()),
-        Err(_) => exit_code(child.wait().await.ok()),
+
+    fn begin(&mut self, kind: ProbeKind, probe: Option<&Probe>) {
+        let Some(probe) = probe.cloned() else { return };
+        let question = Question::of_probe(&probe, &self.container);
+        let prober = Prober::new(&probe, self.begun.elapsed());
+        let timeout = Duration::from_secs(probe.timeout_seconds.unwrap_or(1).max(1) as u64);
+        let (asked, begun, sender) = (self.asked.clone(), self.begun, self.sender.clone());
+        let task = self
+            .tasks
+            .spawn(async move { ask_on(kind, prober, question, timeout, asked, begun, sender).await });
+        if kind != ProbeKind::Readiness {
+            self.others.push(task);
+        }
+    }
+
+    /// A container that is to end is asked only whether it still serves.
+    fn keep_readiness(&mut self) {
+        self.others.drain(..).for_each(|task| task.abort());
+    }
+}
+
+async fn ask_on(
+    kind: ProbeKind,
+    mut prober: Prober,
+    question: anyhow::Result<Question>,
+    timeout: Duration,
+    asked: Asked,
+    begun: Instant,
+    sender: mpsc::Sender<News>,
+) {
+    loop {
+        tokio::time::sleep_until(begun + prober.due()).await;
+        let answer = match &question {
+            Ok(question) => asked.ask(question, timeout).await.map_err(|error| format!("{error:#}")),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        let verdict = prober.answered(answer.is_ok(), begun.elapsed());
+        if sender.send(News { kind, verdict, error: answer.err() }).await.is_err() {
+            return;
+        }
+        if kind == ProbeKind::Startup && verdict == Some(true) {
+            return;
+        }
     }
 }
 
@@ -191,6 +548,15 @@ fn restarts(policy: &str, exit_code: i32) -> bool {
     }
 }
 
+/// 64 random hexadecimal digits, as container runtimes use.
+pub fn container_id() -> String {
+    let mut bytes = [0; 32];
+    // Fails on no supported kernel; zeroes would still be one valid name.
+    let _ = std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,10 +568,18 @@ mod tests {
         assert!(!restarts("Never", 1));
     }
 
-    #[test]
-    fn unit_pauses_double_up_to_a_bound() {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
-        let pauses: Vec<u128> = (0..5).map(|_| backoff.pause().as_millis()).collect();
-        assert_eq!(pauses, [200, 400, 800, 1000, 1000]);
+    #[tokio::test]
+    async fn unit_a_grace_period_may_become_shorter() {
+        let (begin, seconds) = (Instant::now(), Duration::from_secs);
+        let (sender, mut stop) = watch::channel(Some(begin + seconds(3600)));
+        let waiting = tokio::spawn(async move { time_is_up(&mut stop, None, begin).await });
+        tokio::task::yield_now().await;
+        sender.send_replace(Some(begin + Duration::from_millis(20)));
+        waiting.await.unwrap();
+        let (_sender, mut stop) = watch::channel(None);
+        time_is_up(&mut stop, Some(begin), begin).await;
+        let least = Instant::now() + Duration::from_millis(20);
+        time_is_up(&mut stop, Some(begin), least).await;
+        assert!(Instant::now() >= least, "after a hook there is time in any case");
     }
 }

@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use crate::daemon::container::last_line;
-use crate::daemon::supervise::Backoff;
+use crate::daemon::backoff::Backoff;
 use crate::spawn;
+use crate::tail::last_line;
 
 /// The first pause before it is started again, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));

@@ -1,0 +1,226 @@
+//! The containers of a pod: in which order they start and end, and what is
+//! told about them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::facts::PodFacts;
+use super::pod::{Worker, doom, now, write_status};
+use super::pod_status::{Role, containers};
+use super::supervise::{self, Change, Job};
+use super::volumes::{self, Volumes};
+
+/// Those that run, by their number.
+struct Crew {
+    roles: Vec<Role>,
+    next: usize,
+    tasks: JoinSet<usize>,
+    stops: BTreeMap<usize, watch::Sender<Option<Instant>>>,
+    changes: mpsc::Sender<(usize, Change)>,
+}
+
+/// Runs the containers until the pod is to go and they have ended.
+pub async fn run(worker: &mut Worker, facts: PodFacts) {
+    let (changes, mut changed) = mpsc::channel(16);
+    let roles = containers(&worker.pod).into_iter().map(|(role, _)| role).collect();
+    let mut crew = Crew { roles, next: 0, tasks: JoinSet::new(), stops: BTreeMap::new(), changes };
+    let mut wish = worker.wish.clone();
+    let left = doom(&wish.borrow_and_update());
+    let mut deadline = left.map(|left| Instant::now() + left);
+    let fresh = tokio::spawn(keep_fresh(worker.shared(), worker.volumes(), facts.clone(), wish.clone()));
+    let _fresh = AbortOnDrop(fresh);
+    loop {
+        crew.advance(worker, &facts, deadline);
+        // Also one that was told to go before anything of it had started.
+        if deadline.is_some() && crew.stops.is_empty() {
+            return;
+        }
+        let wish_is_final = wish.borrow().is_none();
+        tokio::select! {
+            Some((index, change)) = changed.recv() => note(worker, index, change),
+            Some(ended) = crew.tasks.join_next() => {
+                if let Ok(index) = ended {
+                    crew.stops.remove(&index);
+                }
+            }
+            told = wish.changed(), if !wish_is_final => {
+                let left = if told.is_err() { Some(Duration::ZERO) } else { doom(&wish.borrow_and_update()) };
+                deadline = shortened(deadline, left.map(|left| Instant::now() + left));
+            }
+        }
+        // What has ended has told so: that comes first.
+        while let Ok((index, change)) = changed.try_recv() {
+            note(worker, index, change);
+        }
+        write_status(worker).await;
+    }
+}
+
+/// A pod that is to go may be told to hurry, never to take longer.
+fn shortened(before: Option<Instant>, now: Option<Instant>) -> Option<Instant> {
+    match (before, now) {
+        (Some(before), Some(now)) => Some(before.min(now)),
+        (before, now) => before.or(now),
+    }
+}
+
+fn note(worker: &mut Worker, index: usize, change: Change) {
+    worker.run.container_changed(index, change, now());
+}
+
+impl Crew {
+    /// Starts or stops whom the state of the others lets.
+    fn advance(&mut self, worker: &Worker, facts: &PodFacts, deadline: Option<Instant>) {
+        if deadline.is_some() || worker.run.finished() {
+            let own = Instant::now() + grace(&worker.pod);
+            return self.stop(deadline.unwrap_or(own));
+        }
+        while self.next < self.roles.len() && (self.next == 0 || worker.run.lets_next(self.next - 1)) {
+            self.start(worker, facts);
+        }
+    }
+
+    fn start(&mut self, worker: &Worker, facts: &PodFacts) {
+        let index = self.next;
+        self.next += 1;
+        let (stop, stopped) = watch::channel(None);
+        self.stops.insert(index, stop);
+        let job = job(worker, facts, index);
+        let changes = self.changes.clone();
+        self.tasks.spawn(async move {
+            supervise::run(job, changes, stopped).await;
+            index
+        });
+    }
+
+    /// Those that the pod is there for first, then the sidecars, the last one
+    /// first.
+    fn stop(&mut self, deadline: Instant) {
+        let sidecar = |index: &usize| self.roles[*index] == Role::Sidecar;
+        let others = self.stops.keys().copied().filter(|index| !sidecar(index)).collect::<Vec<_>>();
+        let now =
+            if others.is_empty() { self.stops.keys().copied().last().into_iter().collect() } else { others };
+        for stop in now.iter().filter_map(|index| self.stops.get(index)) {
+            stop.send_if_modified(|order| {
+                let sooner = order.is_none_or(|order| deadline < order);
+                if sooner {
+                    *order = Some(deadline);
+                }
+                sooner
+            });
+        }
+    }
+}
+
+/// How long the pod may take to end.
+pub fn grace(pod: &Pod) -> Duration {
+    let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    Duration::from_secs(own.unwrap_or(30).try_into().unwrap_or(0))
+}
+
+fn job(worker: &Worker, facts: &PodFacts, index: usize) -> Job {
+    let (role, spec) = containers(&worker.pod).swap_remove(index);
+    let policy = worker.pod.spec.as_ref().and_then(|spec| spec.restart_policy.clone()).unwrap_or_default();
+    let list = if role == Role::Main { "containers" } else { "initContainers" };
+    Job {
+        index,
+        field: format!("spec.{list}{{{}}}", spec.name),
+        serves: role.serves(),
+        restart_policy: match role {
+            Role::Main => policy,
+            Role::Sidecar => "Always".into(),
+            // One that has done its work is done, whatever the policy.
+            Role::Init if policy == "Never" => policy,
+            Role::Init => "OnFailure".into(),
+        },
+        grace: grace(&worker.pod),
+        first_run: worker.run.next_run(index),
+        spec,
+        facts: facts.clone(),
+        record: worker.record.clone(),
+        paths: worker.paths.clone(),
+        volumes: worker.volumes(),
+        client: worker.kubelet.client.clone(),
+        shared: worker.shared(),
+        images: worker.kubelet.images.clone(),
+        own: worker.kubelet.own.clone(),
+        node: worker.node.netns.clone(),
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Brings the volumes up to date when what they show changes.
+async fn keep_fresh(
+    shared: std::sync::Arc<super::shared::Shared>,
+    volumes: Volumes,
+    mut facts: PodFacts,
+    mut wish: watch::Receiver<super::kubelet::Wish>,
+) {
+    let list = facts.pod.spec.as_ref().and_then(|spec| spec.volumes.clone()).unwrap_or_default();
+    if !list.iter().any(super::projection::is_projection) {
+        return;
+    }
+    let namespace = facts.pod.namespace().unwrap_or_default();
+    let mut changes = shared.changes().await;
+    let pause = volumes::token_pause(&list);
+    loop {
+        let old = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = changes.recv() => match changed {
+                Ok((place, reference)) => {
+                    if place != namespace || !volumes::shows(&list, &reference) {
+                        continue;
+                    }
+                }
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(_) => return,
+            },
+            told = wish.changed() => {
+                let now = wish.borrow_and_update().clone();
+                let (Ok(()), Some(pod)) = (told, now) else { return };
+                let same = pod.labels() == facts.pod.labels() && pod.annotations() == facts.pod.annotations();
+                if same || !volumes::show_fields(&list) {
+                    continue;
+                }
+                facts.pod = Pod::clone(&pod);
+            }
+            () = old => {}
+        }
+        if let Err(error) = volumes.make(shared.client(), &facts).await {
+            tracing::warn!("{namespace}/{}: {error:#}", facts.pod.name_any());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_a_deadline_only_comes_nearer() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(5);
+        assert_eq!(shortened(None, Some(later)), Some(later));
+        assert_eq!(shortened(Some(later), Some(now)), Some(now));
+        assert_eq!(shortened(Some(now), Some(later)), Some(now));
+        assert_eq!(shortened(Some(now), None), Some(now));
+    }
+}

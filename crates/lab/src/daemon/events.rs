@@ -1,0 +1,155 @@
+//! Events about pods. Written in the background, so that no pod waits for
+//! them; what happens again raises a count.
+
+use std::collections::HashMap;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::record::PodRecord;
+
+/// Events that wait to be written; more are dropped, as Kubernetes does.
+const WAITING_MAX: usize = 1024;
+
+/// Events whose repetition is noticed.
+const REMEMBERED_MAX: usize = 1024;
+
+/// Something that is worth telling.
+#[derive(Clone, Debug)]
+struct Happening {
+    about: About,
+    field: Option<String>,
+    warning: bool,
+    reason: &'static str,
+    message: String,
+}
+
+/// The pod that it happened to.
+#[derive(Clone, Debug)]
+struct About {
+    namespace: String,
+    name: String,
+    uid: String,
+    node: String,
+}
+
+/// Takes events and writes them.
+#[derive(Clone)]
+pub struct Recorder {
+    sender: mpsc::Sender<Happening>,
+}
+
+impl Recorder {
+    /// Begins to write.
+    pub fn start(client: Client) -> Recorder {
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(write_all(client, receiver));
+        Recorder { sender }
+    }
+
+    /// Something is as it should be.
+    pub fn normal(&self, pod: &PodRecord, field: Option<&str>, reason: &'static str, message: String) {
+        self.record(pod, field, false, reason, message);
+    }
+
+    /// Something is not.
+    pub fn warning(&self, pod: &PodRecord, field: Option<&str>, reason: &'static str, message: String) {
+        tracing::warn!("{}/{}: {reason}: {message}", pod.namespace, pod.name);
+        self.record(pod, field, true, reason, message);
+    }
+
+    fn record(
+        &self,
+        pod: &PodRecord,
+        field: Option<&str>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
+        let about = About {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            node: pod.node.clone(),
+        };
+        let happening = Happening { about, field: field.map(str::to_owned), warning, reason, message };
+        if self.sender.try_send(happening).is_err() {
+            tracing::debug!(
+                "too many events at once: one about {}/{} is not written",
+                pod.namespace,
+                pod.name
+            );
+        }
+    }
+}
+
+type Key = (String, Option<String>, &'static str, String);
+
+async fn write_all(client: Client, mut receiver: mpsc::Receiver<Happening>) {
+    let mut written: HashMap<Key, (String, i32)> = HashMap::new();
+    while let Some(happening) = receiver.recv().await {
+        if written.len() >= REMEMBERED_MAX {
+            written.clear();
+        }
+        let key = (
+            happening.about.uid.clone(),
+            happening.field.clone(),
+            happening.reason,
+            happening.message.clone(),
+        );
+        let api: Api<Event> = Api::namespaced(client.clone(), &happening.about.namespace);
+        let result = match written.get_mut(&key) {
+            Some((name, count)) => {
+                *count += 1;
+                let patch = json!({"count": *count, "lastTimestamp": Time(Timestamp::now())});
+                api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await
+            }
+            None => api.create(&PostParams::default(), &event(&happening)).await,
+        };
+        match result {
+            Ok(event) => {
+                let name = event.metadata.name.unwrap_or_default();
+                written.entry(key).or_insert((name, 1));
+            }
+            Err(error) => {
+                written.remove(&key);
+                tracing::debug!("an event about {} is not written: {error}", happening.about.name);
+            }
+        }
+    }
+}
+
+fn event(happening: &Happening) -> Event {
+    let (about, now) = (&happening.about, Timestamp::now());
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{:x}", about.name, now.as_nanosecond())),
+            namespace: Some(about.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            name: Some(about.name.clone()),
+            namespace: Some(about.namespace.clone()),
+            uid: Some(about.uid.clone()),
+            field_path: happening.field.clone(),
+            ..ObjectReference::default()
+        },
+        reason: Some(happening.reason.into()),
+        message: Some(happening.message.clone()),
+        type_: Some(if happening.warning { "Warning" } else { "Normal" }.into()),
+        source: Some(EventSource { component: Some("kubelet".into()), host: Some(about.node.clone()) }),
+        reporting_component: Some("kubelet".into()),
+        reporting_instance: Some(about.node.clone()),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        count: Some(1),
+        ..Event::default()
+    }
+}

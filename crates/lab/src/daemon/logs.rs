@@ -1,0 +1,58 @@
+//! Pods' logs for the API.
+
+use std::path::PathBuf;
+
+use beeline_apiserver::{LogQuery, PodLogs};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use hyper::body::Bytes;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::log::{self, FOLLOW_PAUSE, LogReader, Wanted};
+use crate::paths::LabPaths;
+
+/// The logs of a lab.
+pub struct LabLogs {
+    paths: LabPaths,
+}
+
+impl LabLogs {
+    /// Those in the lab's folder.
+    pub fn new(paths: LabPaths) -> LabLogs {
+        LabLogs { paths }
+    }
+}
+
+impl PodLogs for LabLogs {
+    fn open(&self, query: &LogQuery) -> Option<BoxStream<'static, Bytes>> {
+        let container = self.paths.pod(&query.namespace, &query.pod).container(&query.container);
+        Some(read(log::find(&container, query.previous)?, wanted(query), query.follow))
+    }
+}
+
+fn wanted(query: &LogQuery) -> Wanted {
+    let seconds = query.since_seconds.and_then(|seconds| i64::try_from(seconds).ok());
+    let since =
+        seconds.and_then(|seconds| Timestamp::now().checked_sub(SignedDuration::from_secs(seconds)).ok());
+    Wanted {
+        tail: query.tail_lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
+        since: since.or_else(|| query.since_time.as_deref()?.parse().ok()),
+        timestamps: query.timestamps,
+        limit_bytes: query.limit_bytes,
+    }
+}
+
+fn read(path: PathBuf, wanted: Wanted, follow: bool) -> BoxStream<'static, Bytes> {
+    let reader = LogReader::open(&path, wanted);
+    let parts = stream::unfold(Some((reader, false)), move |state| async move {
+        let (mut reader, begun) = state?;
+        if begun {
+            tokio::time::sleep(FOLLOW_PAUSE).await;
+        }
+        // A log is bounded and in memory as a rule: this does not wait long.
+        let (bytes, ended) = reader.more().ok()?;
+        let next = (follow && !ended).then_some((reader, true));
+        Some((Bytes::from(bytes), next))
+    });
+    parts.filter(|bytes| std::future::ready(!bytes.is_empty())).boxed()
+}

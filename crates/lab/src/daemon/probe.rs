@@ -1,0 +1,141 @@
+//! When a container is probed, and what the answers make of it. Pure: time
+//! comes in as the time since the container started.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Probe;
+
+/// What a probe decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// Whether the others may begin; a failure ends the container.
+    Startup,
+    /// Whether the container goes on; a failure ends it.
+    Liveness,
+    /// Whether it takes part in Services.
+    Readiness,
+}
+
+impl ProbeKind {
+    /// As events name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            ProbeKind::Startup => "Startup",
+            ProbeKind::Liveness => "Liveness",
+            ProbeKind::Readiness => "Readiness",
+        }
+    }
+}
+
+/// A probe in progress.
+#[derive(Clone, Debug)]
+pub struct Prober {
+    period: Duration,
+    successes_needed: u32,
+    failures_needed: u32,
+    due: Duration,
+    last: Option<bool>,
+    repeated: u32,
+    verdict: Option<bool>,
+}
+
+impl Prober {
+    /// Begins now; the specification's delay counts from the container's
+    /// start.
+    pub fn new(probe: &Probe, now: Duration) -> Prober {
+        let seconds = |value: Option<i32>, default: i32| {
+            Duration::from_secs(u64::try_from(value.unwrap_or(default)).unwrap_or_default())
+        };
+        let count =
+            |value: Option<i32>, default: i32| u32::try_from(value.unwrap_or(default)).unwrap_or(1).max(1);
+        Prober {
+            period: seconds(probe.period_seconds, 10).max(Duration::from_secs(1)),
+            successes_needed: count(probe.success_threshold, 1),
+            failures_needed: count(probe.failure_threshold, 3),
+            due: seconds(probe.initial_delay_seconds, 0).max(now),
+            last: None,
+            repeated: 0,
+            verdict: None,
+        }
+    }
+
+    /// When to ask next.
+    pub fn due(&self) -> Duration {
+        self.due
+    }
+
+    /// Takes the answer to a question that was due; hands back the verdict if
+    /// it is another one now.
+    pub fn answered(&mut self, success: bool, now: Duration) -> Option<bool> {
+        // In step with the first question, whatever an answer took.
+        while self.due <= now {
+            self.due += self.period;
+        }
+        self.repeated = if self.last == Some(success) { self.repeated + 1 } else { 1 };
+        self.last = Some(success);
+        let needed = if success { self.successes_needed } else { self.failures_needed };
+        if self.repeated < needed || self.verdict == Some(success) {
+            return None;
+        }
+        self.verdict = Some(success);
+        self.verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn prober(delay: i32, period: i32, successes: i32, failures: i32) -> Prober {
+        let probe = Probe {
+            initial_delay_seconds: Some(delay),
+            period_seconds: Some(period),
+            success_threshold: Some(successes),
+            failure_threshold: Some(failures),
+            ..Probe::default()
+        };
+        Prober::new(&probe, Duration::ZERO)
+    }
+
+    /// `+` and `-` are answers; the verdicts come out, `.` where none is new.
+    fn verdicts(mut prober: Prober, answers: &str) -> String {
+        let verdict = |answer: char| {
+            let now = prober.due();
+            match prober.answered(answer == '+', now) {
+                Some(true) => 'T',
+                Some(false) => 'F',
+                None => '.',
+            }
+        };
+        answers.chars().map(verdict).collect()
+    }
+
+    #[test]
+    fn unit_thresholds_count_answers_in_a_row() {
+        assert_eq!(verdicts(prober(0, 1, 1, 3), "+--+---+"), "T.....FT");
+        assert_eq!(verdicts(prober(0, 1, 2, 1), "+-++-+"), ".F.TF.");
+        assert_eq!(verdicts(prober(0, 1, 1, 3), "-----"), "..F..");
+        assert_eq!(verdicts(prober(0, 1, 1, 1), "++++"), "T...");
+    }
+
+    #[test]
+    fn unit_questions_come_after_the_delay_and_in_step() {
+        let mut prober = prober(5, 10, 1, 1);
+        assert_eq!(prober.due(), seconds(5));
+        prober.answered(true, seconds(7));
+        assert_eq!(prober.due(), seconds(15), "a slow answer does not shift the next question");
+        prober.answered(true, seconds(36));
+        assert_eq!(prober.due(), seconds(45), "those that were missed are not made up for");
+    }
+
+    #[test]
+    fn unit_a_probe_that_begins_late_asks_at_once() {
+        let probe = Probe { initial_delay_seconds: Some(5), ..Probe::default() };
+        assert_eq!(Prober::new(&probe, seconds(60)).due(), seconds(60));
+        assert_eq!(Prober::new(&probe, seconds(2)).due(), seconds(5));
+    }
+}

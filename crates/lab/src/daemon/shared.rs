@@ -1,0 +1,156 @@
+//! What the kubelets of a lab have in common: one watch of Services, one of
+//! ConfigMaps and Secrets, one writer of events, one file system to begin
+//! with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
+
+use super::environment::{self, Environment};
+use super::events::Recorder;
+use super::facts::Machine;
+use super::objects::Reference;
+use crate::space::Space;
+
+/// Sandboxes that are made at the same time.
+const SANDBOXES_AT_ONCE: usize = 8;
+
+/// Changes that a slow pod may be behind; one that is further behind looks at
+/// everything.
+const CHANGES_MAX: usize = 1024;
+
+/// How long a pod waits until the Services are known.
+const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a ConfigMap or Secret is known by: namespace and reference.
+pub type Changed = (String, Reference);
+
+/// What all kubelets share.
+pub struct Shared {
+    /// Bounds the sandboxes that are made at once, on all nodes.
+    pub sandboxes: Semaphore,
+    /// Writes events.
+    pub events: Recorder,
+    /// The resources of this machine, which are those of every node.
+    pub machine: Machine,
+    client: Client,
+    space: OnceCell<Space>,
+    services: watch::Receiver<Option<Arc<Vec<Service>>>>,
+    changes: broadcast::Sender<Changed>,
+    follows: OnceCell<()>,
+}
+
+impl Shared {
+    /// For one lab.
+    pub fn new(client: Client) -> Arc<Shared> {
+        let (sender, services) = watch::channel(None);
+        tokio::spawn(follow_services(client.clone(), sender));
+        Arc::new(Shared {
+            sandboxes: Semaphore::new(SANDBOXES_AT_ONCE),
+            events: Recorder::start(client.clone()),
+            machine: Machine::this(),
+            client,
+            space: OnceCell::new(),
+            services,
+            changes: broadcast::channel(CHANGES_MAX).0,
+            follows: OnceCell::new(),
+        })
+    }
+
+    /// The API.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What the file system of every container begins with.
+    pub async fn space(&self) -> Result<&Space> {
+        let make = || async { tokio::task::spawn_blocking(Space::template).await? };
+        self.space.get_or_try_init(make).await.context("containers can have no file system of their own")
+    }
+
+    /// The variables that tell of Services.
+    pub async fn services(&self, namespace: &str, links: bool) -> Result<Environment> {
+        let mut receiver = self.services.clone();
+        let known = tokio::time::timeout(SERVICES_TIMEOUT, receiver.wait_for(Option::is_some)).await;
+        let known =
+            known.context("the API does not tell the Services")?.context("the lab is ending")?.clone();
+        Ok(environment::of_services(&known.unwrap_or_default(), namespace, links))
+    }
+
+    /// The changes of ConfigMaps and Secrets from now on.
+    pub async fn changes(&self) -> broadcast::Receiver<Changed> {
+        let receiver = self.changes.subscribe();
+        let begin = || async {
+            tokio::spawn(follow::<ConfigMap>(self.client.clone(), false, self.changes.clone()));
+            tokio::spawn(follow::<Secret>(self.client.clone(), true, self.changes.clone()));
+        };
+        self.follows.get_or_init(begin).await;
+        receiver
+    }
+}
+
+async fn follow_services(client: Client, sender: watch::Sender<Option<Arc<Vec<Service>>>>) {
+    let mut known: HashMap<(Option<String>, String), Service> = HashMap::new();
+    let key = |service: &Service| (service.namespace(), service.name_any());
+    let mut events = watcher::watcher(Api::<Service>::all(client), watcher::Config::default()).boxed();
+    let mut complete = false;
+    while let Some(event) = next(&mut events).await {
+        match event {
+            Event::Init => (known, complete) = (HashMap::new(), false),
+            Event::InitDone => complete = true,
+            Event::Apply(service) | Event::InitApply(service) => {
+                known.insert(key(&service), service);
+            }
+            Event::Delete(service) => {
+                known.remove(&key(&service));
+            }
+        }
+        if complete {
+            sender.send_replace(Some(Arc::new(known.values().cloned().collect())));
+        }
+    }
+}
+
+async fn follow<K>(client: Client, secret: bool, changes: broadcast::Sender<Changed>)
+where
+    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let mut events = watcher::watcher(Api::<K>::all(client), watcher::Config::default()).boxed();
+    while let Some(event) = next(&mut events).await {
+        let (Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) = event else {
+            continue;
+        };
+        let reference = Reference { secret, name: object.name_any() };
+        // Nobody may be listening.
+        let _ = changes.send((object.namespace().unwrap_or_default(), reference));
+    }
+}
+
+/// The next event; a watch that breaks begins anew.
+async fn next<K>(
+    events: &mut (impl futures::Stream<Item = watcher::Result<Event<K>>> + Unpin),
+) -> Option<Event<K>> {
+    loop {
+        match events.try_next().await {
+            Ok(event) => return event,
+            Err(error) => {
+                tracing::debug!("a watch broke and begins anew: {error}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! What a container sees of the file system: the machine's, with the pod's
+//! files and volumes in their places, in a mount namespace of its own. Nothing
+//! of it is visible outside, and it is gone with the last process inside.
+//!
+//! Places for mounts that the machine lacks are made without writing to its
+//! disk: their folder is covered by a small tmpfs that shows the same entries.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::unistd::{chdir, chroot, fchdir};
+
+use crate::mounts;
+use crate::process::ProcessId;
+
+/// Where every container has something of its own; the folders above are made
+/// ready once per lab.
+const COMMON_FILES: [&str; 4] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"];
+
+/// The same for folders.
+const COMMON_FOLDERS: [&str; 1] = ["/var/run/secrets/kubernetes.io/serviceaccount"];
+
+/// A mount namespace and a host name, held open.
+#[derive(Debug)]
+pub struct Space {
+    mounts: File,
+    names: Option<File>,
+    root: File,
+}
+
+/// What a container gets on top of the machine's file system.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The host name; none leaves the machine's.
+    pub hostname: Option<String>,
+    /// Files and folders to show.
+    pub binds: Vec<Bind>,
+    /// A folder that has to exist.
+    pub directory: Option<PathBuf>,
+    /// An empty folder of the container, should its root have to be covered.
+    pub staging: PathBuf,
+}
+
+/// A file or folder that is shown at another path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// What.
+    pub source: PathBuf,
+    /// Where.
+    pub target: PathBuf,
+    /// Cannot be written to there.
+    pub read_only: bool,
+}
+
+impl Space {
+    /// What all containers of a lab begin with: without the lab's own mounts,
+    /// which would otherwise live as long as the container.
+    pub fn template() -> Result<Space> {
+        on_fresh_thread(|| {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
+                .context("cannot make a mount namespace")?;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+                .context("cannot make the mounts of a new namespace private")?;
+            forget_mounts()?;
+            let mut view = View::default();
+            for file in COMMON_FILES {
+                view.ensure(Path::new(file), false)?;
+            }
+            for folder in COMMON_FOLDERS {
+                view.ensure(Path::new(folder), true)?;
+            }
+            Space::of_this_thread(None)
+        })
+    }
+
+    /// A container's own.
+    pub fn for_container(&self, plan: &Plan) -> Result<Space> {
+        on_fresh_thread(|| {
+            unshare(CloneFlags::CLONE_FS).context("cannot leave the shared root")?;
+            self.enter_this_thread().context("cannot enter the lab's mount namespace")?;
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
+                .context("cannot make a container's namespaces")?;
+            if let Some(name) = &plan.hostname {
+                set_hostname(name)?;
+            }
+            let mut view = View { staging: plan.staging.clone(), ..View::default() };
+            let mut binds = plan.binds.clone();
+            // Outer ones first: an inner one lies in what the outer one shows.
+            binds.sort_by_key(|bind| bind.target.components().count());
+            for bind in &binds {
+                view.show(bind)?;
+            }
+            if let Some(directory) = &plan.directory {
+                view.ensure(directory, true).context("the workingDir cannot be made")?;
+            }
+            let names = File::open("/proc/thread-self/ns/uts").context("cannot hold the host name")?;
+            Space::of_this_thread(Some(names))
+        })
+    }
+
+    /// The one in which a process lives.
+    pub fn of_process(process: ProcessId) -> Result<Space> {
+        let folder = PathBuf::from(format!("/proc/{}", process.pid));
+        let open = |part: &str| {
+            File::open(folder.join(part)).with_context(|| format!("cannot open {}/{part}", folder.display()))
+        };
+        let space = Space {
+            mounts: open("ns/mnt")?,
+            names: Some(open("ns/uts")?),
+            root: open_root(&folder.join("root"))?,
+        };
+        if !process.alive() {
+            bail!("process {} has just ended", process.pid);
+        }
+        Ok(space)
+    }
+
+    fn of_this_thread(names: Option<File>) -> Result<Space> {
+        let mounts = File::open("/proc/thread-self/ns/mnt").context("cannot hold a mount namespace")?;
+        Ok(Space { mounts, names, root: open_root(Path::new("/"))? })
+    }
+
+    /// Moves the calling thread, which must not share its root with others,
+    /// for good. Makes system calls and nothing else.
+    pub fn enter_this_thread(&self) -> nix::Result<()> {
+        if let Some(names) = &self.names {
+            setns(names.as_fd(), CloneFlags::CLONE_NEWUTS)?;
+        }
+        setns(self.mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
+        // A root that is not the namespace's own: a covered one, or that of a
+        // lab which runs in a chroot.
+        fchdir(&self.root)?;
+        chroot(".")
+    }
+
+    /// A second handle.
+    pub fn try_clone(&self) -> std::io::Result<Space> {
+        let names = self.names.as_ref().map(File::try_clone).transpose()?;
+        Ok(Space { mounts: self.mounts.try_clone()?, names, root: self.root.try_clone()? })
+    }
+}
+
+/// Takes what must not live on with a container out of the calling thread's
+/// namespace: the lab's mounts, and whatever else holds a namespace.
+fn forget_mounts() -> Result<()> {
+    for mount in mounts::all()?.iter().rev() {
+        if mount.kind == "nsfs" || mount.target.starts_with(crate::paths::ROOT) {
+            // One that another mount hides can be reached by no container.
+            let _ = mounts::unmount(&mount.target);
+        }
+    }
+    Ok(())
+}
+
+fn open_root(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC);
+    options.open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+fn set_hostname(name: &str) -> Result<()> {
+    // SAFETY: the pointer is to `name.len()` bytes that live long enough.
+    let result = unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error()).context("cannot set the host name")
+    }
+}
+
+fn on_fresh_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("space".into());
+        let running = thread.spawn_scoped(scope, work).context("cannot start a thread")?;
+        running.join().unwrap_or_else(|_| Err(anyhow!("the thread that makes mounts panicked")))
+    })
+}
+
+/// The file system as the calling thread sees it, while it is put together.
+#[derive(Default)]
+struct View {
+    /// Volumes that can be written to: what is made there is the pod's.
+    volumes: Vec<PathBuf>,
+    /// The file systems that cover folders, by device. What they mirror is
+    /// the machine's.
+    covers: Vec<u64>,
+    staging: PathBuf,
+}
+
+impl View {
+    fn show(&mut self, bind: &Bind) -> Result<()> {
+        let failed = || format!("cannot show {} at {}", bind.source.display(), bind.target.display());
+        let is_folder = fs::metadata(&bind.source).with_context(failed)?.is_dir();
+        // Held open: what covers the root may cover the source's path as well.
+        let source = open_path(&bind.source).with_context(failed)?;
+        let target = self.ensure(&bind.target, is_folder).with_context(failed)?;
+        let source = by_number(&source);
+        mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(failed)?;
+        if bind.read_only {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(None::<&str>, &target, None::<&str>, flags, None::<&str>).with_context(failed)?;
+        } else {
+            self.volumes.push(target);
+        }
+        Ok(())
+    }
+
+    /// Makes a place for a mount, unless it is there; hands back its path
+    /// without links.
+    fn ensure(&mut self, target: &Path, folder: bool) -> Result<PathBuf> {
+        check_target(target)?;
+        if let Ok(found) = fs::canonicalize(target) {
+            if found.is_dir() != folder {
+                let (is, be) = if folder { ("a file", "a folder") } else { ("a folder", "a file") };
+                bail!("{} is {is} on this machine and should be {be}", target.display());
+            }
+            return Ok(found);
+        }
+        let (base, rest) = deepest_existing(target)?;
+        if !self.is_own(&base)? {
+            self.cover(&base)?;
+        }
+        let wanted = base.join(rest);
+        let made = if folder {
+            fs::create_dir_all(&wanted)
+        } else {
+            let above = wanted.parent().map_or(Ok(()), fs::create_dir_all);
+            above.and_then(|()| fs::write(&wanted, ""))
+        };
+        made.with_context(|| format!("cannot make {} in the container", wanted.display()))?;
+        Ok(wanted)
+    }
+
+    /// Covers a folder with a tmpfs that shows the same entries.
+    fn cover(&mut self, folder: &Path) -> Result<()> {
+        let failed = || format!("cannot make room below {}", folder.display());
+        let covered = open_root(folder).with_context(failed)?;
+        let about = covered.metadata().with_context(failed)?;
+        let is_root = folder == Path::new("/");
+        let place = if is_root { self.staging.clone() } else { folder.to_owned() };
+        let options = format!("mode={:o},uid={},gid={}", about.mode() & 0o7777, about.uid(), about.gid());
+        mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+            .with_context(failed)?;
+        // What is bound below must not show this once more.
+        mount(None::<&str>, &place, None::<&str>, MsFlags::MS_UNBINDABLE, None::<&str>)
+            .with_context(failed)?;
+        let before = by_number(&covered);
+        for entry in fs::read_dir(&before).with_context(failed)?.flatten() {
+            mirror(&entry, &before.join(entry.file_name()), &place.join(entry.file_name()))
+                .with_context(|| format!("{}: cannot show {}", failed(), entry.path().display()))?;
+        }
+        mount(None::<&str>, &place, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>).with_context(failed)?;
+        if is_root {
+            chdir(&place).and_then(|()| chroot(".")).with_context(failed)?;
+        }
+        self.covers.push(fs::metadata(folder).with_context(failed)?.dev());
+        Ok(())
+    }
+
+    /// Does a new entry of this folder touch nothing of the machine?
+    fn is_own(&self, folder: &Path) -> Result<bool> {
+        let device =
+            fs::metadata(folder).with_context(|| format!("cannot examine {}", folder.display()))?.dev();
+        let in_volume = self.volumes.iter().any(|volume| folder.starts_with(volume));
+        Ok(in_volume || self.covers.contains(&device))
+    }
+}
+
+/// Shows one entry of a covered folder in the tmpfs that covers it.
+fn mirror(entry: &fs::DirEntry, from: &Path, to: &Path) -> Result<()> {
+    let kind = entry.file_type()?;
+    if kind.is_symlink() {
+        return Ok(std::os::unix::fs::symlink(fs::read_link(from)?, to)?);
+    }
+    if (kind.is_char_device() || kind.is_block_device()) && copy_device(from, to).is_ok() {
+        return Ok(());
+    }
+    if kind.is_dir() {
+        fs::create_dir(to)?;
+    } else {
+        fs::write(to, "")?;
+    }
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    Ok(mount(Some(from), to, None::<&str>, flags, None::<&str>)?)
+}
+
+/// A device needs no mount: another node of the same number is as good.
+fn copy_device(from: &Path, to: &Path) -> Result<()> {
+    let about = fs::metadata(from)?;
+    let kind = if about.file_type().is_char_device() { SFlag::S_IFCHR } else { SFlag::S_IFBLK };
+    mknod(to, kind, Mode::from_bits_truncate(about.mode()), about.rdev())?;
+    std::os::unix::fs::chown(to, Some(about.uid()), Some(about.gid()))?;
+    Ok(fs::set_permissions(to, fs::Permissions::from_mode(about.mode() & 0o7777))?)
+}
+
+fn open_path(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)
+}
+
+/// A path that leads to an open file, whatever covers its own.
+fn by_number(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)))
+}
+
+fn check_target(target: &Path) -> Result<()> {
+    let plain = target.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !target.is_absolute() || !plain || target == Path::new("/") {
+        bail!("{:?} is no path for a mount: write an absolute one, below /, without ..", target.display());
+    }
+    Ok(())
+}
+
+/// The part of a path that exists, without links, and what is left of it.
+fn deepest_existing(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    let mut path = path.to_owned();
+    // As many links as the kernel follows.
+    for _ in 0..40 {
+        let existing = path.ancestors().find(|part| part.symlink_metadata().is_ok());
+        let existing = existing.context("a path without a root")?.to_owned();
+        let rest = path.strip_prefix(&existing).context("an ancestor is a prefix")?.to_owned();
+        match fs::canonicalize(&existing) {
+            Ok(base) if base.is_dir() => return Ok((base, rest)),
+            Ok(base) => bail!("{} is a file: nothing can be below it", base.display()),
+            // A link to nowhere: what it names is made instead.
+            Err(_) => {
+                let link = fs::read_link(&existing)
+                    .with_context(|| format!("cannot follow {}", existing.display()))?;
+                path = existing.parent().unwrap_or(Path::new("/")).join(link).join(rest);
+            }
+        }
+    }
+    bail!("{}: too many links", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_places_for_mounts_are_absolute_and_stay_where_they_are_named() {
+        for bad in ["", "a", "/", "/a/../b", "../a"] {
+            assert!(check_target(Path::new(bad)).is_err(), "{bad:?}");
+        }
+        check_target(Path::new("/a/b")).unwrap();
+    }
+
+    #[test]
+    fn unit_the_part_of_a_path_that_exists_is_found_through_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(folder.path()).unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", root.join("link")).unwrap();
+        std::os::unix::fs::symlink("real/later", root.join("dangling")).unwrap();
+        let check = |path: &str, base: &str, rest: &str| {
+            let found = deepest_existing(&root.join(path)).unwrap();
+            assert_eq!(found, (root.join(base), PathBuf::from(rest)), "{path}");
+        };
+        check("link/a/b", "real", "a/b");
+        check("dangling", "real", "later");
+        check("dangling/a", "real", "later/a");
+        fs::write(root.join("file"), "").unwrap();
+        assert!(deepest_existing(&root.join("file/below")).is_err());
+    }
+}
