@@ -1,17 +1,22 @@
 //! `beeline conntrack`: the table of connections.
 
-use std::net::IpAddr;
+mod filter;
+mod top;
+mod view;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, TICK_SHIFT, flags, tick};
 use beeline_abi::ip::proto;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde::Serialize;
 
-use crate::gather;
-use crate::live::Live;
-use crate::names::{protocol, socket_address};
+pub use filter::{Filter, Question, ask};
+pub use top::Top;
+pub use view::{View, own_addresses};
+
+use crate::names::protocol;
 use crate::output::{self, Format, Row, grouped};
 use crate::place::Place;
 
@@ -23,17 +28,8 @@ const TCP_RST: u8 = 4;
 pub enum Verb {
     /// Connections
     List(Filter),
-}
-
-/// Which connections.
-#[derive(Debug, Args)]
-pub struct Filter {
-    /// Only those with this address
-    #[arg(long)]
-    pub address: Option<IpAddr>,
-    /// Expired entries too, which the datapath reclaims
-    #[arg(long)]
-    pub expired: bool,
+    /// Who has most connections
+    Top(Top),
 }
 
 /// An entry.
@@ -58,6 +54,11 @@ struct Connection {
     bytes_reply: u64,
     service: u32,
     backend: u32,
+    /// The pod that began.
+    client_pod: Option<String>,
+    /// The pod that serves.
+    server_pod: Option<String>,
+    service_name: Option<String>,
 }
 
 impl Row for Connection {
@@ -78,65 +79,98 @@ impl Row for Connection {
     }
 }
 
-/// `beeline conntrack list`.
-pub fn list(filter: &Filter, places: &[Place], format: Format) -> Result<ExitCode> {
-    let now = tick(monotonic_ns());
-    let (mut rows, code) = gather(places, |place| {
-        let entries = Live::open(place)?.connections()?;
-        let wanted = entries.iter().filter(|(key, value)| filter.admits(key, value, now));
-        Ok(wanted.map(|(key, value)| connection(&place.label, key, value, now)).collect())
-    });
+/// `beeline conntrack ...`.
+pub fn run(verb: &Verb, places: &[Place], format: Format) -> Result<ExitCode> {
+    match verb {
+        Verb::List(filter) => list(filter, places, format),
+        Verb::Top(top) => {
+            let (rows, code) = ask(&top.filter, places, |place, live, question| {
+                let (own, entries) = (own_addresses(live)?, live.connections()?);
+                let views = entries.iter().map(|(key, value)| (View::of(key, value, &own), value));
+                let wanted = views.filter(|(view, value)| question.admits(view, value));
+                Ok(top::count(&place.label, top.by, wanted, question.names))
+            })?;
+            let rows = top::first(rows, top.sort, top.limit);
+            output::print(&rows, format, "No connection is tracked.")?;
+            Ok(code)
+        }
+    }
+}
+
+fn list(filter: &Filter, places: &[Place], format: Format) -> Result<ExitCode> {
+    let (mut rows, code) = ask(filter, places, |place, live, question| {
+        let (own, entries) = (own_addresses(live)?, live.connections()?);
+        let views = entries.iter().map(|(key, value)| (View::of(key, value, &own), key, value));
+        let wanted = views.filter(|(view, _, value)| question.admits(view, value));
+        Ok(wanted.map(|(view, key, value)| connection(&place.label, key, &view, value, question)).collect())
+    })?;
     rows.sort_by(|a, b| (&a.node, &a.protocol, &a.origin).cmp(&(&b.node, &b.protocol, &b.origin)));
     output::print(&rows, format, "No connection is tracked.")?;
     Ok(code)
 }
 
-impl Filter {
-    fn admits(&self, key: &ConntrackKey, value: &ConntrackValue, now: u32) -> bool {
-        let alive = self.expired || value.expires > now;
-        alive
-            && self.address.is_none_or(|ip| {
-                [key.ip_a, key.ip_b, value.nat_ip].into_iter().any(|end| IpAddr::from(end) == ip)
-            })
-    }
-}
-
-fn connection(node: &str, key: &ConntrackKey, value: &ConntrackValue, now: u32) -> Connection {
-    let a = (IpAddr::from(key.ip_a), key.port_a.get());
-    let b = (IpAddr::from(key.ip_b), key.port_b.get());
-    let (origin, destination) = if value.flags & flags::ORIGIN_A != 0 { (a, b) } else { (b, a) };
-    let icmp = matches!(key.proto, proto::ICMP | proto::ICMPV6);
-    let shown = |(ip, port): (IpAddr, u16)| socket_address(ip, if icmp { 0 } else { port });
-    let nat = (IpAddr::from(value.nat_ip), value.nat_port.get());
-    let translated = if value.flags & flags::DNAT != 0 {
-        Some(format!("to {}", shown(nat)))
-    } else if value.flags & flags::REPLY_SNAT != 0 {
-        Some(format!("replies from {}", shown(nat)))
-    } else {
-        None
-    };
+fn connection(
+    node: &str,
+    key: &ConntrackKey,
+    view: &View,
+    value: &ConntrackValue,
+    Question { names, now, .. }: &Question<'_>,
+) -> Connection {
+    // What is on the wire where this entry is found.
+    let (origin, destination) =
+        if view.is_second { (view.seen, view.server) } else { (view.client, view.asked) };
     Connection {
         node: node.to_owned(),
         protocol: protocol(key.proto),
-        origin: shown(origin),
-        destination: shown(destination),
+        origin: view.shown(origin),
+        destination: view.shown(destination),
         entry: if value.flags & flags::DNAT != 0 { "service" } else { "flow" },
-        translated,
+        translated: translation(view),
         state: state(key.proto, value),
-        expires_in_s: seconds(i64::from(value.expires) - i64::from(now)),
+        expires_in_s: seconds_left(value.expires, *now),
         packets_origin: value.packets_origin,
         packets_reply: value.packets_reply,
         bytes_origin: value.bytes_origin,
         bytes_reply: value.bytes_reply,
         service: value.service,
         backend: value.backend,
+        client_pod: names.pod(view.client.0).map(str::to_owned),
+        server_pod: names.pod(view.server.0).map(str::to_owned),
+        service_name: names.service(value.service).map(str::to_owned),
     }
+}
+
+/// What becomes of the ends: of the requests, or of the replies by the entry
+/// that these find.
+fn translation(view: &View) -> Option<String> {
+    let mut words = Vec::new();
+    if view.is_second {
+        if view.asked != view.server {
+            words.push(format!("replies from {}", view.shown(view.asked)));
+        }
+        if view.has_other_source() {
+            words.push(format!("replies to {}", view.shown(view.client)));
+        }
+    } else {
+        if view.asked != view.server {
+            words.push(format!("to {}", view.shown(view.server)));
+        }
+        if view.has_other_source() {
+            words.push(format!("as {}", crate::names::socket_address(view.seen.0, view.seen.1)));
+        }
+    }
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+/// Has the responder answered?
+fn is_answered(value: &ConntrackValue) -> bool {
+    value.flags & flags::REPLIED != 0
 }
 
 fn state(protocol: u8, value: &ConntrackValue) -> &'static str {
     let closed = (value.tcp_origin | value.tcp_reply) & TCP_RST != 0
         || value.tcp_origin & value.tcp_reply & TCP_FIN != 0;
-    match value.flags & flags::REPLIED != 0 {
+    match is_answered(value) {
         _ if protocol == proto::TCP && closed => "closing",
         true if protocol == proto::TCP => "established",
         true => "replied",
@@ -144,8 +178,14 @@ fn state(protocol: u8, value: &ConntrackValue) -> &'static str {
     }
 }
 
-fn seconds(ticks: i64) -> i64 {
-    (ticks << TICK_SHIFT) / 1_000_000_000
+/// Seconds until a tick; negative = it is past.
+pub fn seconds_left(tick: u32, now: u32) -> i64 {
+    ((i64::from(tick) - i64::from(now)) << TICK_SHIFT) / 1_000_000_000
+}
+
+/// Now, in the datapath's ticks.
+pub fn now() -> u32 {
+    tick(monotonic_ns())
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the datapath; 0 if the system has none.
@@ -160,36 +200,37 @@ fn monotonic_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use super::view::tests::entry;
     use super::*;
-    use beeline_abi::{Ip, Port};
+    use crate::names::Directory;
+
+    fn row(entry: &(ConntrackKey, ConntrackValue)) -> Connection {
+        let view = View::of(&entry.0, &entry.1, &HashSet::from(["172.30.0.11".parse().unwrap()]));
+        let names = Directory::default();
+        let question = Question { filter: &Filter::default(), names: &names, now: 100 };
+        connection("node-1", &entry.0, &view, &entry.1, &question)
+    }
 
     #[test]
     fn unit_a_service_connection_reads_as_its_client_sees_it() {
-        let ip = |text: &str| Ip::from(text.parse::<IpAddr>().unwrap());
-        let key = ConntrackKey {
-            ip_a: ip("10.96.0.7"),
-            ip_b: ip("10.244.1.5"),
-            port_a: Port::new(80),
-            port_b: Port::new(40_000),
-            proto: proto::TCP,
-            ..Default::default()
-        };
-        let value = ConntrackValue {
-            nat_ip: ip("10.244.2.9"),
-            nat_port: Port::new(8080),
-            flags: flags::DNAT | flags::REPLIED,
-            expires: 110,
-            ..Default::default()
-        };
-        let row = connection("node-1", &key, &value, 100);
-        assert_eq!((row.origin.as_str(), row.destination.as_str()), ("10.244.1.5:40000", "10.96.0.7:80"));
+        let (client, vip, backend) = ("10.244.1.5:40000", "10.96.0.7:80", "10.244.2.9:8080");
+        let row = row(&entry(client, vip, flags::DNAT | flags::REPLIED, backend, "0.0.0.0:0"));
+        assert_eq!((row.origin.as_str(), row.destination.as_str()), (client, vip));
         assert_eq!((row.translated.as_deref(), row.state), (Some("to 10.244.2.9:8080"), "established"));
-        assert_eq!(row.expires_in_s, 10);
+        assert_eq!((row.expires_in_s, row.entry), (10, "service"));
+    }
 
-        let filter = |address: &str| Filter { address: Some(address.parse().unwrap()), expired: false };
-        assert!(
-            filter("10.244.2.9").admits(&key, &value, 100) && !filter("10.244.9.9").admits(&key, &value, 100)
-        );
-        assert!(!filter("10.244.2.9").admits(&key, &value, 110), "an expired entry is not shown");
+    #[test]
+    fn unit_a_translated_source_is_told_in_both_directions() {
+        let (client, vip) = ("198.51.100.7:5000", "172.30.0.11:30080");
+        let (source, backend) = ("172.30.0.11:61000", "10.244.2.9:8080");
+        let first = row(&entry(client, vip, flags::DNAT | flags::SNAT, backend, source));
+        assert_eq!(first.translated.as_deref(), Some("to 10.244.2.9:8080 as 172.30.0.11:61000"));
+        let second = row(&entry(source, backend, flags::REPLY_SNAT | flags::SNAT, vip, client));
+        let told = "replies from 172.30.0.11:30080 replies to 198.51.100.7:5000";
+        assert_eq!(second.translated.as_deref(), Some(told));
+        assert_eq!((second.origin.as_str(), second.destination.as_str()), (source, backend));
     }
 }

@@ -14,6 +14,7 @@ mod explain;
 mod lab;
 mod live;
 mod names;
+mod nat;
 mod node;
 mod output;
 mod place;
@@ -76,6 +77,9 @@ enum Verb {
     /// Connections
     #[command(subcommand)]
     Conntrack(conntrack::Verb),
+    /// Sources that the node lends to pods and outside clients
+    #[command(subcommand)]
+    Nat(nat::Verb),
     /// What every hook did with its packets
     Counters,
     /// What would happen to a packet, step by step, by the live tables; nothing is sent
@@ -116,7 +120,8 @@ impl Arguments {
             Verb::Service(verb) => service::run(&verb, &places()?, format),
             Verb::Endpoint(endpoint::Verb::List) => endpoint::list(&places()?, format),
             Verb::Node(node::Verb::List) => node::list(&places()?, format),
-            Verb::Conntrack(conntrack::Verb::List(filter)) => conntrack::list(&filter, &places()?, format),
+            Verb::Conntrack(verb) => conntrack::run(&verb, &places()?, format),
+            Verb::Nat(verb) => nat::run(&verb, &places()?, format),
             Verb::Counters => counters::list(&places()?, format),
             Verb::Explain(question) => explain::run(&question, &places()?, format),
         }

@@ -57,6 +57,16 @@ impl Directory {
         self.pods.iter().find(|(ip, name)| *name == pod && accept(ip)).map(|(ip, _)| *ip)
     }
 
+    /// Does a pod with this name (`namespace/name`) have an address?
+    pub fn has_pod(&self, pod: &str) -> bool {
+        self.pods.values().any(|name| name == pod)
+    }
+
+    /// The names of all service ports.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.services.values().map(String::as_str)
+    }
+
     /// The pod behind this device of the node.
     pub fn behind(&self, ifindex: u32) -> Option<&str> {
         self.devices.get(&ifindex).map(String::as_str)

@@ -114,12 +114,48 @@ fn lab_services_are_reached_from_nodes_and_from_outside() {
     node_ports_serve_the_outside(&lab);
     backends_in_a_nodes_network_serve(&lab);
     pods_leave_as_their_node(&lab);
+    tables_tell_what_was_translated(&lab);
     for node in ["node-1", "node-2", "node-3"] {
         lab.verb(&["agent", node, "stop"]).succeeds();
     }
     nodes_reach_services(&lab);
     node_ports_serve_the_outside(&lab);
     lab.down();
+}
+
+/// `beeline` shows the connections that the stories before have made.
+fn tables_tell_what_was_translated(lab: &TestLab) {
+    let table = |words: &str| -> Vec<serde_json::Value> {
+        let mut command = std::process::Command::new(program("beeline"));
+        let output =
+            command.args(words.split(' ')).args(["-o", "json", "--name", lab.name().as_str()]).output();
+        let output = output.unwrap_or_else(|error| panic!("{words}: {error}"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let told = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words}: {error}\n{text}\n{told}"))
+    };
+    let lent = table("nat list");
+    let found = |pod: Option<&str>, service: Option<&str>, node: &str| {
+        lent.iter().any(|row| {
+            row["pod"].as_str() == pod && row["service"].as_str() == service && row["node"] == node
+        })
+    };
+    assert!(found(Some("default/near"), None, "node-1"), "near has left as node-1: {lent:#?}");
+    assert!(
+        found(None, Some("default/far:80"), "node-1"),
+        "the client reached far through node-1: {lent:#?}"
+    );
+    let pools = table("nat top");
+    assert!(pools.iter().all(|pool| pool["ports"].as_u64() > pool["ports_taken"].as_u64()), "{pools:#?}");
+    assert_eq!(pools.is_empty(), lent.is_empty());
+    let far = table("conntrack list --service default/far");
+    assert!(!far.is_empty() && far.iter().all(|row| row["service_name"] == "default/far:80"), "{far:#?}");
+    let served = table("conntrack top --by server --protocol tcp -n 50");
+    let busy = |row: &serde_json::Value| {
+        let of_far = row["who"] == "default/far" && row["node"] == "node-2";
+        of_far && row["connections"].as_u64() >= Some(2) && row["bytes"].as_u64() > Some(100)
+    };
+    assert!(served.iter().any(busy), "far has served: {served:#?}");
 }
 
 /// By the socket hooks: ClusterIPs, NodePorts of any node, on the loopback too.

@@ -1,0 +1,170 @@
+//! Which connections a user means.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use beeline_abi::conntrack::ConntrackValue;
+use clap::Args;
+
+use super::view::View;
+use crate::gather;
+use crate::live::Live;
+use crate::names::{Directory, protocol};
+use crate::place::Place;
+
+/// Which connections.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Filter {
+    /// Only those with this address
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// Only those of this pod, as client or backend
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<String>,
+    /// Only those through this Service, or one of its ports
+    #[arg(long, value_name = "NAMESPACE/NAME[:PORT]")]
+    pub service: Option<String>,
+    /// Only those of this protocol: tcp, udp, icmp, icmpv6, sctp
+    #[arg(long)]
+    pub protocol: Option<String>,
+    /// Expired entries too, which the datapath reclaims
+    #[arg(long)]
+    pub expired: bool,
+}
+
+/// A filter with the names that it needs.
+pub struct Question<'a> {
+    /// Which are meant.
+    pub filter: &'a Filter,
+    /// The node's names.
+    pub names: &'a Directory,
+    /// Now, in ticks.
+    pub now: u32,
+}
+
+impl<'a> Question<'a> {
+    /// Refuses names that this node's agent does not know: an empty answer
+    /// would look like one.
+    fn new(filter: &'a Filter, names: &'a Directory, now: u32) -> Result<Self> {
+        if let Some(pod) = &filter.pod
+            && !names.has_pod(pod)
+        {
+            bail!(
+                "no agent knows a pod `{pod}`; look at its name (`beeline endpoint list`), or use --address: \
+                 addresses are known without agents, too"
+            );
+        }
+        if let Some(service) = &filter.service
+            && service.parse::<u32>().is_err()
+            && !names.services().any(|name| is_or_has(name, service))
+        {
+            bail!("no agent knows a service `{service}`; `beeline service list` shows those that are known");
+        }
+        Ok(Question { filter, names, now })
+    }
+
+    /// Is it one of those?
+    pub fn admits(&self, view: &View, value: &ConntrackValue) -> bool {
+        let Filter { address, pod, service, protocol: wanted, expired } = self.filter;
+        let addresses = view.addresses();
+        (*expired || value.expires > self.now)
+            && address.is_none_or(|ip| addresses.contains(&ip))
+            && pod.as_ref().is_none_or(|pod| addresses.iter().any(|ip| self.names.pod(*ip) == Some(pod)))
+            && service.as_ref().is_none_or(|service| {
+                let name = self.names.service(value.service);
+                value.service != 0
+                    && (name.is_some_and(|name| is_or_has(name, service))
+                        || service.parse() == Ok(value.service))
+            })
+            && wanted.as_ref().is_none_or(|wanted| protocol(view.proto).eq_ignore_ascii_case(wanted))
+    }
+}
+
+/// Asks every place about the connections that are meant. A name that one
+/// node does not know may be known to the next; one that nobody knows is an
+/// error.
+pub fn ask<T>(
+    filter: &Filter,
+    places: &[Place],
+    mut answer: impl FnMut(&Place, &Live, &Question<'_>) -> Result<Vec<T>>,
+) -> Result<(Vec<T>, ExitCode)> {
+    let (mut known, mut unknown) = (false, None);
+    let (rows, code) = gather(places, |place| {
+        let (live, names) = (Live::open(place)?, Directory::ask(place));
+        match Question::new(filter, &names, super::now()) {
+            Ok(question) => {
+                known = true;
+                answer(place, &live, &question)
+            }
+            Err(error) => {
+                unknown = Some(error);
+                Ok(Vec::new())
+            }
+        }
+    });
+    match unknown {
+        Some(error) if !known => Err(error),
+        _ => Ok((rows, code)),
+    }
+}
+
+/// `shop/web:http` is `shop/web:http` and has `shop/web`.
+fn is_or_has(name: &str, wanted: &str) -> bool {
+    name == wanted || name.rsplit_once(':').is_some_and(|(service, _)| service == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use beeline_abi::conntrack::flags;
+    use beeline_api::Names;
+
+    use super::super::view::tests::entry;
+    use super::*;
+
+    fn names() -> Directory {
+        Directory::new(Names {
+            pods: vec![("10.244.1.5".parse().unwrap(), "shop/client".into())],
+            services: vec![(3, "shop/web:http".into())],
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn unit_a_connection_is_found_by_any_of_its_names() {
+        let names = names();
+        let (key, mut value) =
+            entry("10.244.1.5:4000", "10.96.0.7:80", flags::DNAT, "10.244.2.9:8080", "0.0.0.0:0");
+        value.service = 3;
+        let view = View::of(&key, &value, &HashSet::new());
+        let admits = |filter: Filter| Question::new(&filter, &names, 100).unwrap().admits(&view, &value);
+        let address = |ip: &str| Filter { address: Some(ip.parse().unwrap()), ..Default::default() };
+        let service = |name: &str| Filter { service: Some(name.into()), ..Default::default() };
+        assert!(admits(Filter::default()));
+        for ip in ["10.244.1.5", "10.96.0.7", "10.244.2.9"] {
+            assert!(admits(address(ip)), "{ip}");
+        }
+        assert!(!admits(address("10.244.9.9")));
+        assert!(admits(Filter { pod: Some("shop/client".into()), ..Default::default() }));
+        for name in ["shop/web", "shop/web:http", "3"] {
+            assert!(admits(service(name)), "{name}");
+        }
+        assert!(!admits(service("4")));
+        assert!(admits(Filter { protocol: Some("tcp".into()), ..Default::default() }));
+        assert!(!admits(Filter { protocol: Some("udp".into()), ..Default::default() }));
+        let late = Filter::default();
+        assert!(!Question::new(&late, &names, 110).unwrap().admits(&view, &value), "it has expired");
+    }
+
+    #[test]
+    fn unit_a_name_that_nobody_has_is_an_error_and_not_an_empty_list() {
+        let names = names();
+        let refused = |filter: Filter| Question::new(&filter, &names, 0).err().map(|error| error.to_string());
+        let pod = refused(Filter { pod: Some("shop/nobody".into()), ..Default::default() }).unwrap();
+        assert!(pod.contains("shop/nobody") && pod.contains("--address"), "{pod}");
+        let service = refused(Filter { service: Some("shop/we".into()), ..Default::default() }).unwrap();
+        assert!(service.contains("beeline service list"), "{service}");
+    }
+}

@@ -1,0 +1,177 @@
+//! `beeline conntrack top`: who fills the table, and who sends most.
+
+use std::collections::HashMap;
+
+use beeline_abi::conntrack::ConntrackValue;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::filter::Filter;
+use super::view::View;
+use crate::names::{Directory, protocol};
+use crate::output::{Row, grouped};
+
+/// What to count, and how much of it to show.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// What the connections are counted by
+    #[arg(long, value_enum, default_value_t = By::Client)]
+    pub by: By,
+    /// What comes first
+    #[arg(long, value_enum, default_value_t = Sort::Connections)]
+    pub sort: Sort,
+    /// How many lines
+    #[arg(short = 'n', long, default_value_t = 20, value_name = "LINES")]
+    pub limit: usize,
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+/// What connections are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Who began: the pod, or its address
+    Client,
+    /// Who serves: the pod, or its address
+    Server,
+    /// The port of a Service, or `none`
+    Service,
+}
+
+/// What comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// Most connections
+    Connections,
+    /// Most connections without an answer
+    Unanswered,
+    /// Most bytes, both directions
+    Bytes,
+}
+
+/// A client, a server or a service on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counted {
+    node: String,
+    who: String,
+    protocol: String,
+    connections: u64,
+    unanswered: u64,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Row for Counted {
+    const HEADER: &'static [&'static str] =
+        &["NODE", "WHO", "PROTO", "CONNECTIONS", "UNANSWERED", "PACKETS", "BYTES"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.node.clone(),
+            self.who.clone(),
+            self.protocol.clone(),
+            grouped(self.connections),
+            grouped(self.unanswered),
+            grouped(self.packets),
+            grouped(self.bytes),
+        ]
+    }
+}
+
+/// Counts the connections of a node. Both entries of a translated connection
+/// bring their packets, one of them the connection.
+pub fn count<'a>(
+    node: &str,
+    by: By,
+    entries: impl Iterator<Item = (View, &'a ConntrackValue)>,
+    names: &Directory,
+) -> Vec<Counted> {
+    let mut groups: HashMap<(String, u8), Counted> = HashMap::new();
+    for (view, value) in entries {
+        let who = match by {
+            By::Client => named(view.client.0, names),
+            By::Server => named(view.server.0, names),
+            By::Service if value.service == 0 => "none".to_owned(),
+            By::Service => names
+                .service(value.service)
+                .map_or_else(|| format!("service {}", value.service), str::to_owned),
+        };
+        let counted = groups.entry((who, view.proto)).or_default();
+        if !view.is_second {
+            counted.connections += 1;
+            counted.unanswered += u64::from(!super::is_answered(value));
+        }
+        counted.packets += value.packets_origin + value.packets_reply;
+        counted.bytes += value.bytes_origin + value.bytes_reply;
+    }
+    let row = |((who, proto), counted): ((String, u8), Counted)| Counted {
+        node: node.to_owned(),
+        who,
+        protocol: protocol(proto),
+        ..counted
+    };
+    groups.into_iter().map(row).collect()
+}
+
+fn named(ip: std::net::IpAddr, names: &Directory) -> String {
+    names.host(ip).map_or_else(|| ip.to_string(), str::to_owned)
+}
+
+/// The first of them.
+pub fn first(mut rows: Vec<Counted>, sort: Sort, limit: usize) -> Vec<Counted> {
+    let weight = |row: &Counted| match sort {
+        Sort::Connections => row.connections,
+        Sort::Unanswered => row.unanswered,
+        Sort::Bytes => row.bytes,
+    };
+    rows.sort_by(|a, b| {
+        let names = |row: &Counted| (row.node.clone(), row.who.clone(), row.protocol.clone());
+        weight(b).cmp(&weight(a)).then_with(|| names(a).cmp(&names(b)))
+    });
+    rows.truncate(limit);
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use beeline_abi::conntrack::flags;
+    use beeline_api::Names;
+
+    use super::super::view::tests::entry;
+    use super::*;
+
+    #[test]
+    fn unit_a_translated_connection_counts_once_and_all_its_packets_count() {
+        let (client, vip, backend) = ("10.244.1.5:4000", "10.96.0.7:80", "10.244.2.9:8080");
+        let mut both = [
+            entry(client, vip, flags::DNAT | flags::REPLIED, backend, "0.0.0.0:0"),
+            entry(client, backend, flags::REPLY_SNAT | flags::REPLIED, vip, "0.0.0.0:0"),
+            entry("10.244.1.6:4000", backend, 0, "0.0.0.0:0", "0.0.0.0:0"),
+        ];
+        (both[0].1.packets_origin, both[0].1.bytes_origin) = (3, 300);
+        (both[1].1.packets_reply, both[1].1.bytes_reply) = (2, 5_000);
+        (both[0].1.service, both[1].1.service) = (3, 3);
+        let names = Directory::new(Names {
+            pods: vec![("10.244.1.5".parse().unwrap(), "shop/client".into())],
+            services: vec![(3, "shop/web:http".into())],
+            ..Default::default()
+        });
+        let rows = |by, sort| {
+            let own = HashSet::new();
+            let entries = both.iter().map(|(key, value)| (View::of(key, value, &own), value));
+            first(count("node-1", by, entries, &names), sort, 10)
+        };
+        let clients = rows(By::Client, Sort::Bytes);
+        assert_eq!((clients[0].who.as_str(), clients[0].connections), ("shop/client", 1));
+        assert_eq!((clients[0].packets, clients[0].bytes, clients[0].unanswered), (5, 5_300, 0));
+        assert_eq!((clients[1].who.as_str(), clients[1].unanswered), ("10.244.1.6", 1));
+        let servers = rows(By::Server, Sort::Connections);
+        assert_eq!((servers.len(), servers[0].who.as_str(), servers[0].connections), (1, "10.244.2.9", 2));
+        let services = rows(By::Service, Sort::Connections);
+        assert_eq!(
+            services.iter().map(|row| row.who.as_str()).collect::<Vec<_>>(),
+            ["none", "shop/web:http"]
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! An entry of the connection table, read as the one who began sees it.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use anyhow::Result;
+use beeline_abi::address::kind;
+use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, flags};
+use beeline_abi::ip::proto;
+
+use crate::live::Live;
+use crate::names::socket_address;
+
+/// An address with its port, or the identifier of an ICMP echo.
+pub type End = (IpAddr, u16);
+
+/// A connection, by one of its entries. A translated connection has two: the
+/// one that its requests find, and the one that its replies find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// IP protocol.
+    pub proto: u8,
+    /// Who began, as he calls himself.
+    pub client: End,
+    /// Whom he asked.
+    pub asked: End,
+    /// Who serves: the backend, or again whom he asked.
+    pub server: End,
+    /// What the server sees of the client: a node's address, or again the client's.
+    pub seen: End,
+    /// The entry that replies find, of a connection that has two.
+    pub is_second: bool,
+}
+
+impl View {
+    /// Reads an entry. `own` are the addresses of the node whose table it is.
+    pub fn of(key: &ConntrackKey, value: &ConntrackValue, own: &HashSet<IpAddr>) -> View {
+        let a = (IpAddr::from(key.ip_a), key.port_a.get());
+        let b = (IpAddr::from(key.ip_b), key.port_b.get());
+        let (origin, destination) = if value.flags & flags::ORIGIN_A != 0 { (a, b) } else { (b, a) };
+        let nat = (IpAddr::from(value.nat_ip), value.nat_port.get());
+        let second = (IpAddr::from(value.second_ip), value.second_port.get());
+        let has = |flag| value.flags & flag != 0;
+        // Without a translated destination both entries have the same flags;
+        // then the one of the replies begins at the node.
+        let is_second =
+            has(flags::REPLY_SNAT) || (has(flags::SNAT) && !has(flags::DNAT) && own.contains(&origin.0));
+        let other = if has(flags::SNAT) { second } else { origin };
+        let (client, seen) = if is_second { (other, origin) } else { (origin, other) };
+        let (asked, server) = match (has(flags::REPLY_SNAT), has(flags::DNAT)) {
+            (true, _) => (nat, destination),
+            (_, true) => (destination, nat),
+            _ => (destination, destination),
+        };
+        View { proto: key.proto, client, asked, server, seen, is_second }
+    }
+
+    /// Is the source another one than the client's?
+    pub fn has_other_source(&self) -> bool {
+        self.seen != self.client
+    }
+
+    /// Every address that the connection has to do with.
+    pub fn addresses(&self) -> [IpAddr; 4] {
+        [self.client.0, self.asked.0, self.server.0, self.seen.0]
+    }
+
+    /// An end as people write it; the ports of ICMP are none.
+    pub fn shown(&self, (ip, port): End) -> String {
+        let icmp = matches!(self.proto, proto::ICMP | proto::ICMPV6);
+        socket_address(ip, if icmp { 0 } else { port })
+    }
+}
+
+/// The addresses of the node itself.
+pub fn own_addresses(live: &Live) -> Result<HashSet<IpAddr>> {
+    let entries = live.addresses()?;
+    let own = entries.into_iter().filter(|(_, value)| value.kind == kind::OWN_NODE);
+    Ok(own.map(|(key, _)| IpAddr::from(key.ip)).collect())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use beeline_abi::{Ip, Port};
+
+    use super::*;
+
+    fn end(text: &str) -> End {
+        let end: std::net::SocketAddr = text.parse().unwrap();
+        (end.ip(), end.port())
+    }
+
+    /// An entry from `origin` to `destination`.
+    pub fn entry(
+        origin: &str,
+        destination: &str,
+        bits: u16,
+        nat: &str,
+        second: &str,
+    ) -> (ConntrackKey, ConntrackValue) {
+        let ((a, ap), (b, bp)) = (end(origin), end(destination));
+        let key = ConntrackKey {
+            ip_a: Ip::from(a),
+            ip_b: Ip::from(b),
+            port_a: Port::new(ap),
+            port_b: Port::new(bp),
+            proto: proto::TCP,
+            ..Default::default()
+        };
+        let ((nat_ip, nat_port), (second_ip, second_port)) = (end(nat), end(second));
+        let value = ConntrackValue {
+            flags: flags::ORIGIN_A | bits,
+            nat_ip: nat_ip.into(),
+            nat_port: Port::new(nat_port),
+            second_ip: second_ip.into(),
+            second_port: Port::new(second_port),
+            expires: 110,
+            ..Default::default()
+        };
+        (key, value)
+    }
+
+    #[test]
+    fn unit_both_entries_of_a_connection_tell_the_same_story() {
+        let own = HashSet::from(["172.30.0.11".parse().unwrap()]);
+        let (client, vip) = ("198.51.100.7:5000", "172.30.0.11:30080");
+        let (source, backend) = ("172.30.0.11:61000", "10.244.2.9:8080");
+        let both = [
+            entry(client, vip, flags::DNAT | flags::SNAT, backend, source),
+            entry(source, backend, flags::REPLY_SNAT | flags::SNAT, vip, client),
+        ];
+        let [first, second] = both.map(|(key, value)| View::of(&key, &value, &own));
+        assert!(!first.is_second && second.is_second);
+        assert_eq!(View { is_second: false, ..second }, first);
+        assert_eq!((first.shown(first.client), first.shown(first.seen)), (client.into(), source.into()));
+        assert_eq!((first.shown(first.asked), first.shown(first.server)), (vip.into(), backend.into()));
+    }
+
+    #[test]
+    fn unit_a_masqueraded_connection_is_read_from_the_pod() {
+        let own = HashSet::from(["172.30.0.11".parse().unwrap()]);
+        let (pod, outside, source) = ("10.244.1.5:4000", "198.51.100.7:53", "172.30.0.11:61001");
+        let both = [
+            entry(pod, outside, flags::SNAT, "0.0.0.0:0", source),
+            entry(source, outside, flags::SNAT, "0.0.0.0:0", pod),
+        ];
+        let [first, second] = both.map(|(key, value)| View::of(&key, &value, &own));
+        assert_eq!(View { is_second: false, ..second }, first);
+        assert_eq!((first.client, first.server, first.seen), (end(pod), end(outside), end(source)));
+        assert!(second.is_second && first.has_other_source());
+    }
+
+    #[test]
+    fn unit_a_plain_flow_has_one_entry_and_one_name_for_everyone() {
+        let (key, value) = entry("10.244.1.5:4000", "10.244.2.6:80", 0, "0.0.0.0:0", "0.0.0.0:0");
+        let view = View::of(&key, &value, &HashSet::new());
+        assert_eq!((view.client, view.asked), (view.seen, view.server));
+        assert!(!view.is_second && !view.has_other_source());
+    }
+}

@@ -1,0 +1,198 @@
+//! `beeline nat`: sources that the node lends to others, and how many ports
+//! of them are left.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::conntrack::{Filter, Question, View, ask, own_addresses, seconds_left};
+use crate::live::Live;
+use crate::names::{protocol, socket_address};
+use crate::output::{self, Format, Row, grouped};
+use crate::place::Place;
+
+/// What to show.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Connections whose source is translated
+    List(Filter),
+    /// Destinations towards which most ports are taken
+    Top(Top),
+}
+
+/// How much to show.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// How many lines
+    #[arg(short = 'n', long, default_value_t = 20, value_name = "LINES")]
+    limit: usize,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+/// A translated source.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Lent {
+    node: String,
+    protocol: String,
+    client: String,
+    /// What the destination sees.
+    source: String,
+    destination: String,
+    pod: Option<String>,
+    service: Option<String>,
+    /// Seconds left; negative = expired.
+    expires_in_s: i64,
+}
+
+impl Row for Lent {
+    const HEADER: &'static [&'static str] =
+        &["NODE", "PROTO", "CLIENT", "AS", "TO", "POD", "SERVICE", "EXPIRES"];
+    fn cells(&self) -> Vec<String> {
+        let or_dash = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".into());
+        vec![
+            self.node.clone(),
+            self.protocol.clone(),
+            self.client.clone(),
+            self.source.clone(),
+            self.destination.clone(),
+            or_dash(&self.pod),
+            or_dash(&self.service),
+            format!("{} s", self.expires_in_s),
+        ]
+    }
+}
+
+/// A destination, as one address of the node reaches it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Pool {
+    node: String,
+    protocol: String,
+    source: IpAddr,
+    destination: String,
+    ports_taken: u64,
+    /// Ports that there are towards one destination.
+    ports: u64,
+    clients: u64,
+}
+
+impl Row for Pool {
+    const HEADER: &'static [&'static str] = &["NODE", "PROTO", "AS", "TO", "PORTS", "OF", "TAKEN", "CLIENTS"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.node.clone(),
+            self.protocol.clone(),
+            self.source.to_string(),
+            self.destination.clone(),
+            grouped(self.ports_taken),
+            grouped(self.ports),
+            format!("{} %", self.ports_taken * 100 / self.ports.max(1)),
+            grouped(self.clients),
+        ]
+    }
+}
+
+/// `beeline nat ...`.
+pub fn run(verb: &Verb, places: &[Place], format: Format) -> Result<ExitCode> {
+    match verb {
+        Verb::List(filter) => {
+            let (mut rows, code) = ask(filter, places, list)?;
+            rows.sort_by(|a, b| (&a.node, &a.protocol, &a.source).cmp(&(&b.node, &b.protocol, &b.source)));
+            output::print(&rows, format, "No source is translated.")?;
+            Ok(code)
+        }
+        Verb::Top(top) => {
+            let (mut rows, code) = ask(&top.filter, places, |place, live, question| {
+                let config = live.pinned().config()?;
+                let views = translated(live, question)?;
+                let ports = (config.nat_port_first, config.nat_port_last);
+                Ok(pools(&place.label, views.into_iter().map(|(view, ..)| view), ports))
+            })?;
+            rows.sort_by(|a, b| {
+                (b.ports_taken, &a.node, &a.destination).cmp(&(a.ports_taken, &b.node, &b.destination))
+            });
+            rows.truncate(top.limit);
+            output::print(&rows, format, "No source is translated.")?;
+            Ok(code)
+        }
+    }
+}
+
+/// The translated connections of a node, each once, with service and expiry.
+fn translated(live: &Live, question: &Question<'_>) -> Result<Vec<(View, u32, u32)>> {
+    let (own, entries) = (own_addresses(live)?, live.connections()?);
+    let views = entries.iter().map(|(key, value)| (View::of(key, value, &own), value));
+    let wanted = views
+        .filter(|(view, value)| !view.is_second && view.has_other_source() && question.admits(view, value));
+    Ok(wanted.map(|(view, value)| (view, value.service, value.expires)).collect())
+}
+
+fn list(place: &Place, live: &Live, question: &Question<'_>) -> Result<Vec<Lent>> {
+    let names = question.names;
+    let row = |(view, service, expires): (View, u32, u32)| Lent {
+        node: place.label.clone(),
+        protocol: protocol(view.proto),
+        client: view.shown(view.client),
+        source: socket_address(view.seen.0, view.seen.1),
+        destination: view.shown(view.server),
+        pod: names.pod(view.client.0).map(str::to_owned),
+        service: names.service(service).map(str::to_owned),
+        expires_in_s: seconds_left(expires, question.now),
+    };
+    Ok(translated(live, question)?.into_iter().map(row).collect())
+}
+
+fn pools(node: &str, views: impl Iterator<Item = View>, (first, last): (u16, u16)) -> Vec<Pool> {
+    type Taken = (HashSet<u16>, HashSet<IpAddr>);
+    let mut pools: HashMap<(u8, IpAddr, String), Taken> = HashMap::new();
+    // A port outside the range is the client's own: it takes none.
+    for view in views.filter(|view| (first..=last).contains(&view.seen.1)) {
+        let (taken, clients) = pools.entry((view.proto, view.seen.0, view.shown(view.server))).or_default();
+        taken.insert(view.seen.1);
+        clients.insert(view.client.0);
+    }
+    let pool = |((proto, source, destination), (taken, clients)): ((u8, IpAddr, String), Taken)| Pool {
+        node: node.to_owned(),
+        protocol: protocol(proto),
+        source,
+        destination,
+        ports_taken: taken.len() as u64,
+        ports: u64::from(last.saturating_sub(first)) + 1,
+        clients: clients.len() as u64,
+    };
+    pools.into_iter().map(pool).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_ports_are_counted_by_destination_and_only_those_of_the_pool() {
+        let end = |ip: &str, port: u16| (ip.parse::<IpAddr>().unwrap(), port);
+        let view = |client: &str, port: u16, server: &str| View {
+            proto: 6,
+            client: end(client, port),
+            asked: end(server, 443),
+            server: end(server, 443),
+            seen: end("172.30.0.11", port),
+            is_second: false,
+        };
+        let views = [
+            view("10.244.1.5", 61_000, "198.51.100.7"),
+            view("10.244.1.6", 61_001, "198.51.100.7"),
+            view("10.244.1.6", 40_000, "198.51.100.7"),
+            view("10.244.1.6", 61_000, "198.51.100.8"),
+        ];
+        let mut pools = pools("node-1", views.into_iter(), (61_000, 61_099));
+        pools.sort_by_key(|pool| pool.destination.clone());
+        assert_eq!(pools[0].destination, "198.51.100.7:443");
+        assert_eq!((pools[0].ports_taken, pools[0].ports, pools[0].clients), (2, 100, 2));
+        assert_eq!(pools[0].cells()[6], "2 %");
+        assert_eq!((pools[1].ports_taken, pools[1].clients), (1, 1));
+    }
+}
