@@ -1,35 +1,12 @@
 //! The chart, rendered by Helm's own library (`make test` installs it below
 //! .tools/helm): what users set arrives at the agent.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod helm;
 
 use beeline_values::{Settings, Values, chart};
 use serde_json::{Value, json};
 
-fn top() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// The objects, or what Helm says is wrong; none where Helm is not.
-fn render(values: &Value) -> Option<Result<Vec<Value>, String>> {
-    let library = top().join(".tools/helm");
-    if !library.exists() {
-        println!("skipped: Helm's library is not here; `make test` installs it with pip");
-        return None;
-    }
-    let mut command = Command::new("python3");
-    command.arg(top().join("tools/helm/template.py")).arg(top().join("charts/beeline"));
-    let output = command.arg(values.to_string()).env("PYTHONPATH", library).output().expect("python3 starts");
-    if !output.status.success() {
-        return Some(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
-    }
-    let templates: serde_json::Map<String, Value> =
-        serde_json::from_slice(&output.stdout).expect("the script prints JSON");
-    let manifests = templates.iter().filter(|(name, _)| name.ends_with(".yaml"));
-    let texts = manifests.flat_map(|(_, text)| text.as_str().expect("a text").split("\n---\n"));
-    Some(Ok(texts.map(|text| serde_saphyr::from_str(text).expect("YAML")).collect()))
-}
+use helm::render;
 
 fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let mut found = objects.iter().filter(|object| object["kind"] == kind);
