@@ -1,5 +1,5 @@
-//! What a lab leaves on a machine when it goes wrong: compared before and
-//! after the tests.
+//! What tests leave on a machine when they go wrong: compared before and
+//! after. Other tests, and people's labs, may come and go meanwhile.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,19 +33,28 @@ impl Snapshot {
         Ok(Self { lines })
     }
 
-    /// What is there now and was not then.
-    pub fn leaks_since(&self) -> Result<Vec<String>> {
-        let leaks = self.new_lines()?;
+    /// What is there now, was not then, and is of the run with this number.
+    pub fn leaks_since(&self, run: &str) -> Result<Vec<String>> {
+        let leaks = self.new_lines(run)?;
         if leaks.is_empty() {
             return Ok(leaks);
         }
         thread::sleep(PATIENCE);
-        self.new_lines()
+        self.new_lines(run)
     }
 
-    fn new_lines(&self) -> Result<Vec<String>> {
-        Ok(Self::take()?.lines.difference(&self.lines).cloned().collect())
+    fn new_lines(&self, run: &str) -> Result<Vec<String>> {
+        let now = Self::take()?;
+        let new = now.lines.difference(&self.lines);
+        Ok(new.filter(|line| may_be_of(line, run)).cloned().collect())
     }
+}
+
+/// A lab's name, a cgroup's and the temporary folder hold the number of their
+/// run. Links and named namespaces hold none, but nobody's test makes any in
+/// the machine's own namespace.
+fn may_be_of(line: &str, run: &str) -> bool {
+    line.contains(run) || line.starts_with("link ") || line.starts_with("network namespace ")
 }
 
 fn names(folder: impl AsRef<Path>) -> impl Iterator<Item = String> {
@@ -95,4 +104,29 @@ fn beeline_process(id: &str) -> Option<String> {
     let command = fs::read(format!("/proc/{id}/cmdline")).ok()?;
     let command = String::from_utf8_lossy(&command).replace('\0', " ");
     Some(format!("process {}", command.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_what_others_leave_is_no_leak_of_this_run() {
+        for mine in [
+            "mount of nsfs at /run/beeline-lab/tab12cd-1-1-story/netns/client",
+            "cgroup /sys/fs/cgroup/beeline-test-ab12cd-7",
+            "link bee0123456789ab",
+            "network namespace x",
+            "process beeline-agent --state /tmp/beeline-run-ab12cd/tmp/x",
+        ] {
+            assert!(may_be_of(mine, "ab12cd"), "{mine}");
+        }
+        for theirs in [
+            "lab state /run/beeline-lab/default",
+            "mount of bpf at /run/beeline-lab/t000001-1-1-story/nodes/node-1/bpf",
+            "process beeline-lab daemon --name t000001-1-1-story",
+        ] {
+            assert!(!may_be_of(theirs, "ab12cd"), "{theirs}");
+        }
+    }
 }

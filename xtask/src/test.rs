@@ -1,18 +1,20 @@
 //! Every test. A test's name says what it needs: `unit_*` runs anywhere,
 //! `kernel_*` and `lab_*` need root.
 
+mod bare;
 mod batch;
 mod lints;
 mod outcome;
+mod run;
 
 use anyhow::{Result, bail};
 
-use crate::leaks::Snapshot;
 use crate::steps::{Log, Steps};
 use crate::{binaries, committed, ebpf, fuzz, process};
 use batch::Batch;
 pub use batch::{Needs, Program};
 pub use outcome::Outcome;
+use run::Run;
 
 /// `cargo xtask test`.
 pub fn chore(filter: Option<&str>) -> Result<()> {
@@ -32,7 +34,7 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
     failed.extend(misnamed);
     let (pure, with_root): (Vec<_>, Vec<_>) =
         batches.into_iter().partition(|batch| batch.needs == Needs::Nothing);
-    failed.extend(run_all(&mut steps, "pure tests", &pure)?);
+    failed.extend(run_all(&mut steps, "pure tests", &pure, &[])?);
     if fuzzing {
         failed.extend(told(fuzz::check(&mut steps)));
     }
@@ -80,10 +82,10 @@ fn batches(programs: &[Program], filter: Option<&str>) -> (Vec<Batch>, Vec<Strin
 }
 
 fn run_with_root(steps: &mut Steps, batches: &[Batch]) -> Result<Vec<String>> {
-    let before = Snapshot::take()?;
-    let mut failed = run_all(steps, "kernel and lab tests", batches)?;
+    let run = Run::begin()?;
+    let mut failed = run_all(steps, "kernel and lab tests", batches, &run.environment())?;
     process::give_tree_back()?;
-    let leaks = before.leaks_since()?;
+    let leaks = run.end()?;
     if leaks.is_empty() {
         println!("      leak check: nothing was left behind");
     }
@@ -92,9 +94,9 @@ fn run_with_root(steps: &mut Steps, batches: &[Batch]) -> Result<Vec<String>> {
 }
 
 /// Runs the batches one after the other; returns the names of what failed.
-fn run_all(steps: &mut Steps, name: &str, batches: &[Batch]) -> Result<Vec<String>> {
-    let outcomes =
-        steps.run(name, |log| batches.iter().map(|batch| batch.run(log)).collect::<Result<Vec<_>>>())?;
+fn run_all(steps: &mut Steps, name: &str, batches: &[Batch], environment: &[String]) -> Result<Vec<String>> {
+    let run = |log: &Log| batches.iter().map(|batch| batch.run(log, environment)).collect::<Result<Vec<_>>>();
+    let outcomes = steps.run(name, run)?;
     for outcome in &outcomes {
         println!("      {:<28} {}", outcome.name, outcome.closing_line);
         outcome.skipped().for_each(|line| println!("      {:<28} {line}", ""));

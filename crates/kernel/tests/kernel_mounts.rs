@@ -33,7 +33,8 @@ fn kernel_a_cgroup_goes_with_all_its_processes() {
         Ok(mount) => mount,
         Err(error) => return eprintln!("skipped: {error}"),
     };
-    let guard = Group(mount.join(format!("beeline-test-{}", std::process::id())));
+    let run = std::env::var("BEELINE_TEST_RUN").unwrap_or_default();
+    let guard = Group(mount.join(format!("beeline-test-{run}-{}", std::process::id())));
     let group = guard.0.clone();
     let below = group.join("pods").join("one");
     cgroup::create(&below).unwrap();

@@ -70,7 +70,9 @@ impl TestLab {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         assert!(nix::unistd::geteuid().is_root(), "tests with a lab need root: sudo, or make test");
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let mut name = format!("t{}-{number}-{story}", std::process::id());
+        // The number of the run tells its leak check which labs are its own.
+        let run = std::env::var("BEELINE_TEST_RUN").map_or_else(|_| String::new(), |run| format!("{run}-"));
+        let mut name = format!("t{run}{}-{number}-{story}", std::process::id());
         name.truncate(32);
         let name = LabName::parse(&name).expect("a story is told in letters, digits and dashes");
         TestLab { name, before: Snapshot::take(), is_down: false }

@@ -88,9 +88,9 @@ impl Batch {
         Self { name: name.clone(), needs, tests, path: path.clone(), folder: folder.clone() }
     }
 
-    /// Runs them; what they print goes to the log.
-    pub fn run(&self, log: &Log) -> Result<Outcome> {
-        let result = self.command().output();
+    /// Runs them, with these variables; what they print goes to the log.
+    pub fn run(&self, log: &Log, environment: &[String]) -> Result<Outcome> {
+        let result = self.command(environment).output();
         let result = result.with_context(|| format!("{} cannot be started", self.path.display()))?;
         let output =
             format!("{}{}", String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
@@ -101,12 +101,13 @@ impl Batch {
     }
 
     /// Root's where it needs root.
-    fn command(&self) -> Command {
+    fn command(&self, environment: &[String]) -> Command {
         let mut command = match self.needs {
-            Needs::Nothing => Command::new("timeout"),
-            Needs::Kernel | Needs::Lab => process::as_root("timeout"),
+            Needs::Nothing => Command::new("env"),
+            Needs::Kernel | Needs::Lab => process::as_root("env"),
         };
-        command.args(["--kill-after=10", SECONDS_MAX]).arg(&self.path);
+        // sudo would keep neither TMPDIR nor PATH.
+        command.args(environment).args(["timeout", "--kill-after=10", SECONDS_MAX]).arg(&self.path);
         // What a passing test says about parts that it skipped is looked for.
         command.args(["--show-output", "--exact"]).args(&self.tests);
         if self.needs == Needs::Lab {
