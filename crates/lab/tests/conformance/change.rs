@@ -1,0 +1,198 @@
+//! Services that change: ports, types, endpoints, names.
+
+use serde_json::json;
+
+use super::world::{Answer, World, ask, crowd, datagram_answered, pod, set, who};
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: one, labels: {app: web, role: single}}
+spec:
+  nodeName: node-1
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: echo
+      image: beeline/echo
+      ports: [{name: http, containerPort: 8080}, {name: more, containerPort: 8081}, {name: dgram, containerPort: 7000, protocol: UDP}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: two, labels: {app: web}}
+spec:
+  nodeName: node-2
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: echo
+      image: beeline/echo
+      ports: [{name: http, containerPort: 9090}, {name: more, containerPort: 8081}, {name: dgram, containerPort: 7000, protocol: UDP}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asker}
+spec:
+  nodeName: node-1
+  containers: [{name: sleep, image: any, command: [sleep, infinity]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}, {name: more, port: 81, targetPort: more}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: itself}
+spec:
+  selector: {role: single}
+  ports:
+    - {name: tcp, port: 80, targetPort: http}
+    - {name: udp, port: 80, targetPort: dgram, protocol: UDP}
+"#;
+
+pub fn story(world: &World) {
+    world.apply(MANIFEST);
+    several_ports_and_endpoints(world);
+    ports_come_and_go(world);
+    a_pod_is_its_own_endpoint(world);
+    two_protocols_share_a_port(world);
+    up_and_down_and_again(world);
+    types_change(world);
+    another_proxys_services_are_left_alone(world);
+    several_slices_are_one_service(world);
+}
+
+/// Named target ports that are other numbers in other pods, two ports.
+fn several_ports_and_endpoints(world: &World) {
+    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("web"));
+    let sender = world.lab.pods("asker")[0].ips.clone();
+    for port in [80, 81] {
+        world.soon_answers(&asker, &address, port, &["one", "two"]);
+        let (_, seen) = who(&asker, &address, port);
+        assert!(sender.contains(&seen.to_string()), "the pod's own address: {seen} of {sender:?}");
+    }
+    assert_eq!(ask(&asker, &address, 82), Answer::Refused);
+    // An endpoint goes and comes back.
+    world.patch("/api/v1/namespaces/default/pods/two", json!({"metadata": {"labels": {"app": "other"}}}));
+    world.soon_answers(&asker, &address, 80, &["one"]);
+    world.patch("/api/v1/namespaces/default/pods/two", json!({"metadata": {"labels": {"app": "web"}}}));
+    world.soon_answers(&asker, &address, 80, &["one", "two"]);
+}
+
+fn ports_come_and_go(world: &World) {
+    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("web"));
+    let port = |name: &str, port: u16| json!({"name": name, "port": port, "targetPort": "more"});
+    world.patch_service("web", json!({"ports": [port("more", 81), port("late", 83)]}));
+    world.soon_answers(&asker, &address, 83, &["one", "two"]);
+    world.soon_answer(&asker, &address, 80, &Answer::Refused);
+    assert_ne!(ask(&asker, &address, 81), Answer::Refused);
+    world.patch_service(
+        "web",
+        json!({"ports": [{"name": "http", "port": 80, "targetPort": "http"}, port("more", 81)]}),
+    );
+    world.soon_answers(&asker, &address, 80, &["one", "two"]);
+    world.soon_answer(&asker, &address, 83, &Answer::Refused);
+}
+
+fn a_pod_is_its_own_endpoint(world: &World) {
+    let address = world.cluster_ip("itself");
+    assert_eq!(ask(&world.lab.pod("one"), &address, 80), pod("one"));
+}
+
+fn two_protocols_share_a_port(world: &World) {
+    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("itself"));
+    assert_eq!(ask(&asker, &address, 80), pod("one"));
+    assert!(datagram_answered(&asker, &address, 80), "UDP beside TCP");
+}
+
+/// One of several Services goes, the others stay; it comes back with the
+/// address that it had.
+fn up_and_down_and_again(world: &World) {
+    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("itself"));
+    let object = world.service("itself");
+    world.delete("/api/v1/namespaces/default/services/itself");
+    world.soon("the Service does not answer", || !matches!(ask(&asker, &address, 80), Answer::Pod(_)));
+    assert_eq!(crowd(&asker, &world.cluster_ip("web"), 80), set(&["one", "two"]));
+    let spec = json!({"clusterIP": address, "selector": object["spec"]["selector"], "ports": object["spec"]["ports"]});
+    let again = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "itself"}, "spec": spec});
+    world.apply(&again.to_string());
+    world.soon_answer(&asker, &address, 80, &pod("one"));
+    assert!(datagram_answered(&asker, &address, 80), "UDP, too");
+}
+
+fn types_change(world: &World) {
+    let asker = world.lab.pod("asker");
+    let named = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "turns"},
+        "spec": {"type": "ExternalName", "externalName": "example.org"}});
+    world.apply(&named.to_string());
+    let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
+    let plain =
+        json!({"type": "ClusterIP", "externalName": null, "selector": {"role": "single"}, "ports": ports});
+    world.patch_service("turns", plain);
+    let address = world.cluster_ip("turns");
+    world.soon_answer(&asker, &address, 80, &pod("one"));
+
+    world.patch_service("turns", json!({"type": "NodePort"}));
+    let node_port = |world: &World| world.service("turns")["spec"]["ports"][0]["nodePort"].as_u64();
+    let port = node_port(world).unwrap() as u16;
+    let client = world.lab.client();
+    world.soon_answer(&client, "172.30.0.13", port, &pod("one"));
+    world.soon_answer(&asker, &address, 80, &pod("one"));
+
+    // NodePort to ExternalName, to NodePort, to ClusterIP, to ExternalName.
+    let external = json!({"type": "ExternalName", "externalName": "example.org", "clusterIP": "",
+        "clusterIPs": null, "ports": [{"name": "http", "port": 80}]});
+    world.patch_service("turns", external.clone());
+    world.soon("neither address answers", || {
+        let inside = ask(&asker, &address, 80);
+        !matches!(inside, Answer::Pod(_)) && !matches!(ask(&client, "172.30.0.13", port), Answer::Pod(_))
+    });
+    world.patch_service(
+        "turns",
+        json!({"type": "NodePort", "externalName": null, "selector": {"role": "single"}, "ports": ports}),
+    );
+    let port = node_port(world).unwrap() as u16;
+    world.soon_answer(&client, "172.30.0.12", port, &pod("one"));
+    world.patch_service("turns", json!({"type": "ClusterIP"}));
+    let address = world.cluster_ip("turns");
+    world.soon("the node port is closed", || ask(&client, "172.30.0.12", port) == Answer::Refused);
+    assert_eq!(ask(&asker, &address, 80), pod("one"));
+    world.patch_service("turns", external);
+    world.soon("the address does not answer", || !matches!(ask(&asker, &address, 80), Answer::Pod(_)));
+}
+
+fn another_proxys_services_are_left_alone(world: &World) {
+    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("web"));
+    let path = "/api/v1/namespaces/default/services/web";
+    for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
+        world.patch(path, json!({"metadata": {"labels": {label: "other"}}}));
+        world.soon("it is somebody else's", || !matches!(ask(&asker, &address, 80), Answer::Pod(_)));
+        world.patch(path, json!({"metadata": {"labels": {label: null}}}));
+        world.soon_answers(&asker, &address, 80, &["one", "two"]);
+    }
+}
+
+/// Without a selector; ports and addresses in several slices.
+fn several_slices_are_one_service(world: &World) {
+    let ips = ["one", "two"].map(|name| world.lab.pods(name)[0].ips[0].clone());
+    let slice = |name: &str, ports: serde_json::Value, ip: &str| {
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "by-hand"}},
+            "ports": ports, "endpoints": [{"addresses": [ip]}]})
+    };
+    let http = |port: u16| json!([{"name": "http", "port": port, "protocol": "TCP"}]);
+    let more = json!([{"name": "more", "port": 8081, "protocol": "TCP"}]);
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "by-hand"}, "spec": {
+        "ports": [{"name": "http", "port": 80}, {"name": "more", "port": 81}]}});
+    let items = [
+        service,
+        slice("by-hand-1", http(8080), &ips[0]),
+        slice("by-hand-2", http(9090), &ips[1]),
+        slice("by-hand-3", more, &ips[1]),
+    ];
+    world.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string());
+    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("by-hand"));
+    world.soon_answers(&asker, &address, 80, &["one", "two"]);
+    world.soon_answers(&asker, &address, 81, &["two"]);
+}

@@ -1,0 +1,229 @@
+//! Who is chosen: by client, by node, by zone; by family.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use beeline_lab::harness::Place;
+use serde_json::{Value, json};
+
+use super::world::{Answer, World, ask, crowd, pod, set, who};
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: host-1, labels: {app: host}}
+spec:
+  nodeName: node-1
+  hostNetwork: true
+  terminationGracePeriodSeconds: 0
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 9300}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host-asker}
+spec:
+  nodeName: node-1
+  hostNetwork: true
+  containers: [{name: sleep, image: any, command: [sleep, infinity]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asker-3}
+spec:
+  nodeName: node-3
+  containers: [{name: sleep, image: any, command: [sleep, infinity]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: zoned-1, labels: {app: zoned}}
+spec:
+  nodeName: node-1
+  terminationGracePeriodSeconds: 0
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: zoned-2, labels: {app: zoned}}
+spec:
+  nodeName: node-2
+  terminationGracePeriodSeconds: 0
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: sticky}
+spec:
+  type: NodePort
+  sessionAffinity: ClientIP
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: zoned}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30301}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near}
+spec:
+  internalTrafficPolicy: Local
+  selector: {app: zoned}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near-host}
+spec:
+  internalTrafficPolicy: Local
+  selector: {app: host}
+  ports: [{port: 80, targetPort: 9300}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hinted}
+spec: {ports: [{port: 80}]}
+"#;
+
+pub fn story(world: &World) {
+    world.apply(MANIFEST);
+    clients_keep_their_endpoint(world);
+    affinity_ends_with_its_time(world);
+    affinity_is_switched(world);
+    nodes_keep_to_themselves(world);
+    hints_name_zones_and_nodes(world);
+    families_are_as_asked(world);
+}
+
+/// By ClusterIP from a pod, by NodePort from outside; both families.
+fn clients_keep_their_endpoint(world: &World) {
+    let (asker, client) = (world.lab.pod("asker"), world.lab.client());
+    for address in world.lab.service("sticky").cluster_ips {
+        assert_eq!(crowd(&asker, &address, 80).len(), 1, "by {address}");
+    }
+    for address in ["172.30.0.13", "fd00:172:30::13"] {
+        assert_eq!(crowd(&client, address, 30301).len(), 1, "by {address}");
+    }
+}
+
+fn affinity_ends_with_its_time(world: &World) {
+    let (asker, client, address) = (world.lab.pod("asker"), world.lab.client(), world.cluster_ip("sticky"));
+    world.patch_service("sticky", json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}));
+    // The tables count in ticks of about a second, and keep a client rather
+    // too long. Half of the pauses lead to the other endpoint.
+    let moves = |place: &Place<'_>, address: &str, port: u16| {
+        let first = ask(place, address, port);
+        (0..16).any(|_| {
+            std::thread::sleep(Duration::from_millis(2300));
+            ask(place, address, port) != first
+        })
+    };
+    assert!(moves(&asker, &address, 80), "by ClusterIP");
+    assert!(moves(&client, "172.30.0.13", 30301), "by NodePort");
+}
+
+fn affinity_is_switched(world: &World) {
+    let (asker, client, address) = (world.lab.pod("asker"), world.lab.client(), world.cluster_ip("sticky"));
+    world.patch_service("sticky", json!({"sessionAffinity": "None", "sessionAffinityConfig": null}));
+    world.soon_answers(&asker, &address, 80, &["zoned-1", "zoned-2"]);
+    world.soon_answers(&client, "172.30.0.13", 30301, &["zoned-1", "zoned-2"]);
+    world.patch_service("sticky", json!({"sessionAffinity": "ClientIP"}));
+    world.soon("the ClusterIP is sticky again", || crowd(&asker, &address, 80).len() == 1);
+    world.soon("and the NodePort", || crowd(&client, "172.30.0.13", 30301).len() == 1);
+    assert_eq!(crowd(&asker, &address, 80), crowd(&asker, &address, 80), "and the same");
+}
+
+/// `internalTrafficPolicy: Local`, for pods and nodes, before pods in networks
+/// of their own and in the node's.
+fn nodes_keep_to_themselves(world: &World) {
+    let (asker, host, far) = (world.lab.pod("asker"), world.lab.pod("host-asker"), world.lab.pod("asker-3"));
+    let address = world.cluster_ip("near");
+    for place in [&asker, &host, &world.lab.node("node-1")] {
+        assert_eq!(crowd(place, &address, 80), set(&["zoned-1"]));
+    }
+    assert_eq!(ask(&world.lab.node("node-2"), &address, 80), pod("zoned-2"));
+    let address = world.cluster_ip("near-host");
+    for place in [&asker, &host, &world.lab.node("node-1")] {
+        assert_eq!(ask(place, &address, 80), pod("host-1"));
+    }
+    for address in [world.cluster_ip("near"), world.cluster_ip("near-host")] {
+        let there = ask(&far, &address, 80);
+        assert!(!matches!(there, Answer::Pod(_)), "no endpoint on node-3: {there:?}");
+    }
+}
+
+/// What a controller makes of `trafficDistribution` and of topology: hints.
+fn hints_name_zones_and_nodes(world: &World) {
+    for (node, zone) in [("node-1", "a"), ("node-2", "b"), ("node-3", "b")] {
+        let label = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
+        world.patch(&format!("/api/v1/nodes/{node}"), label);
+    }
+    let ips = ["zoned-1", "zoned-2"].map(|name| world.lab.pods(name)[0].ips[0].clone());
+    let zones = ["a", "b"];
+    let slice = |endpoints: &[(usize, bool, Value)]| {
+        let endpoints: Vec<Value> = endpoints
+            .iter()
+            .map(|(at, ready, hints)| {
+                json!({"addresses": [ips[*at]], "nodeName": format!("node-{}", at + 1),
+                    "zone": zones[*at], "conditions": {"ready": ready}, "hints": hints})
+            })
+            .collect();
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "hinted-1", "labels": {"kubernetes.io/service-name": "hinted"}},
+            "ports": [{"name": "", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints})
+    };
+    let zone = |name: &str| json!({"forZones": [{"name": name}]});
+    let both = |zone: &str, node: &str| json!({"forZones": [{"name": zone}], "forNodes": [{"name": node}]});
+    let (one, two, three) = (world.lab.pod("asker"), world.lab.node("node-2"), world.lab.pod("asker-3"));
+    let address = world.cluster_ip("hinted");
+
+    // PreferClose and PreferSameZone: each keeps to its zone.
+    world.apply(&slice(&[(0, true, zone("a")), (1, true, zone("b"))]).to_string());
+    world.soon_answers(&one, &address, 80, &["zoned-1"]);
+    world.soon_answers(&two, &address, 80, &["zoned-2"]);
+    world.soon_answers(&three, &address, 80, &["zoned-2"]);
+    // A zone without an endpoint goes to all.
+    world.apply(&slice(&[(0, true, zone("a")), (1, true, zone("a"))]).to_string());
+    world.soon_answers(&three, &address, 80, &["zoned-1", "zoned-2"]);
+
+    // PreferSameNode: the node's own; a node without one keeps to its zone.
+    world.apply(&slice(&[(0, true, both("b", "node-1")), (1, true, both("b", "node-2"))]).to_string());
+    world.soon_answers(&one, &address, 80, &["zoned-1"]);
+    world.soon_answers(&two, &address, 80, &["zoned-2"]);
+    world.soon_answers(&three, &address, 80, &["zoned-1", "zoned-2"]);
+    // The node's own is not ready any more: the rest serves.
+    world.apply(&slice(&[(0, true, both("a", "node-1")), (1, false, both("b", "node-2"))]).to_string());
+    world.soon_answers(&two, &address, 80, &["zoned-1"]);
+}
+
+/// Addresses of the families that were asked for, in their order, and each is
+/// served.
+fn families_are_as_asked(world: &World) {
+    let cases: [(&str, Value, &[bool]); 5] = [
+        ("default", json!({}), &[false]),
+        ("ipv4", json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]}), &[false]),
+        ("ipv6", json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"]}), &[true]),
+        (
+            "both",
+            json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}),
+            &[false, true],
+        ),
+        (
+            "swapped",
+            json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"]}),
+            &[true, false],
+        ),
+    ];
+    for (name, families, expected) in cases {
+        let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("of-{name}")},
+            "spec": {"selector": {"app": "zoned"}, "ports": [{"port": 80, "targetPort": 8080}]}});
+        let spec = service["spec"].as_object_mut().unwrap();
+        spec.extend(families.as_object().unwrap().clone());
+        world.apply(&service.to_string());
+        let addresses = world.lab.service(&format!("of-{name}")).cluster_ips;
+        let found: Vec<bool> =
+            addresses.iter().map(|address| address.parse::<IpAddr>().unwrap().is_ipv6()).collect();
+        assert_eq!(found, expected, "{name}: {addresses:?}");
+        for address in addresses {
+            world.soon_answers(&world.lab.pod("asker"), &address, 80, &["zoned-1", "zoned-2"]);
+            let (_, seen) = who(&world.lab.pod("asker"), &address, 80);
+            assert_eq!(seen.is_ipv6(), address.contains(':'), "{name}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Endpoints that are not ready, terminate, are gone, and are followed by
+//! others.
+
+use serde_json::{Value, json};
+
+use super::world::{Answer, Datagrams, World, ask, datagram_answered, pod};
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: cycle}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: cycle}
+  ports: [{port: 53, targetPort: 7000, protocol: UDP, nodePort: 30401}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cycle-near}
+spec:
+  internalTrafficPolicy: Local
+  selector: {app: cycle}
+  ports: [{port: 53, targetPort: 7000, protocol: UDP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ending}
+spec:
+  type: NodePort
+  selector: {app: ending}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30402}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ending-near}
+spec:
+  type: NodePort
+  internalTrafficPolicy: Local
+  externalTrafficPolicy: Local
+  selector: {app: ending}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30403}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: unready}
+spec:
+  publishNotReadyAddresses: true
+  selector: {app: unready}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: failed}
+spec:
+  selector: {app: failed}
+  ports: [{port: 80, targetPort: 8080}]
+"#;
+
+pub fn story(world: &World) {
+    world.apply(MANIFEST);
+    unready_endpoints_get_ready(world);
+    udp_goes_on_when_servers_cycle(world);
+    udp_goes_on_when_the_target_port_changes(world);
+    terminating_endpoints_are_the_last_resort(world);
+    unready_addresses_are_published(world);
+    ended_pods_are_no_endpoints(world);
+}
+
+fn echo(name: &str, app: &str, node: &str, more: Value) -> Value {
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app}},
+        "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [{
+            "name": "echo", "image": "beeline/echo", "ports": [
+                {"containerPort": 8080}, {"containerPort": 7000, "protocol": "UDP"},
+                {"containerPort": 7001, "protocol": "UDP"}]}]}});
+    let container = pod["spec"]["containers"][0].as_object_mut().unwrap();
+    container.extend(more.as_object().unwrap().clone());
+    pod
+}
+
+fn create(world: &World, pod: &Value) {
+    let answer = world.api("POST", "/api/v1/namespaces/default/pods", pod);
+    assert_eq!(answer["kind"], "Pod", "{answer}");
+}
+
+/// A client that asks all the time while nobody is ready yet is served once
+/// somebody is, on the port that it has had all along.
+fn unready_endpoints_get_ready(world: &World) {
+    let probe = json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/conformance-never"]}, "periodSeconds": 1}});
+    let mut server = echo("cycle-0", "cycle", "node-1", probe);
+    server["spec"]["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+    server["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/state"}]);
+    server["spec"]["containers"][0]["readinessProbe"]["exec"]["command"] =
+        json!(["test", "-e", "/state/ready"]);
+    create(world, &server);
+    world.soon("the server runs", || {
+        world.lab.pods("cycle-0").iter().any(|pod| !pod.ips.is_empty())
+            && world.lab.pod("cycle-0").run(["true"]).is_success()
+    });
+    let askers = clients(world);
+    assert!(askers.iter().all(|one| !one.asks()), "nobody is ready");
+    world.lab.pod("cycle-0").run(["touch", "/state/ready"]).succeeds();
+    for one in &askers {
+        world.soon(&format!("the ready server answers {}", one.what), || one.asks());
+    }
+    world.delete_pod("cycle-0");
+}
+
+/// A client of a fixed port, and where it asks.
+struct Client {
+    what: &'static str,
+    socket: Datagrams,
+    address: String,
+    port: u16,
+}
+
+impl Client {
+    fn asks(&self) -> bool {
+        self.socket.answered(&self.address, self.port)
+    }
+}
+
+/// From a pod by ClusterIP, with both policies, and from outside by NodePort;
+/// both families. Past the socket hooks.
+fn clients(world: &World) -> Vec<Client> {
+    let mut clients = Vec::new();
+    let (asker, outside) = (world.lab.pod("asker"), world.lab.client());
+    for (family, address) in world.lab.service("cycle").cluster_ips.into_iter().enumerate() {
+        let socket = Datagrams::from(&asker, family);
+        clients.push(Client { what: "the ClusterIP's client", socket, address, port: 53 });
+        let socket = Datagrams::from(&outside, family);
+        let address = ["172.30.0.13", "fd00:172:30::13"][family].to_owned();
+        clients.push(Client { what: "the NodePort's client", socket, address, port: 30401 });
+    }
+    let near = world.service("cycle-near");
+    if let Some(address) = near["spec"]["clusterIP"].as_str() {
+        let (socket, address) = (Datagrams::from(&asker, 0), address.to_owned());
+        clients.push(Client { what: "the local policy's client", socket, address, port: 53 });
+    }
+    clients
+}
+
+/// The server goes, another comes: the same clients are served, on the same
+/// ports, so that what was remembered of the first must not hold them.
+fn udp_goes_on_when_servers_cycle(world: &World) {
+    let addresses = world.lab.service("cycle").cluster_ips;
+    let askers = clients(world);
+    let hooked = [world.lab.pod("asker"), world.lab.pod("host-asker"), world.lab.node("node-1")];
+    for number in 1..=3 {
+        let name = format!("cycle-{number}");
+        world.apply(&echo(&name, "cycle", "node-1", json!({})).to_string());
+        if number > 1 {
+            world.delete_pod(&format!("cycle-{}", number - 1));
+        }
+        for one in &askers {
+            world.soon(&format!("server {number} answers {}", one.what), || one.asks());
+        }
+        for place in &hooked {
+            world.soon("it answers through the socket hooks", || {
+                addresses.iter().all(|address| datagram_answered(place, address, 53))
+            });
+        }
+    }
+}
+
+/// The number behind the NodePort changes under a client that keeps asking.
+fn udp_goes_on_when_the_target_port_changes(world: &World) {
+    // Another Service would keep the old number in use.
+    world.delete("/api/v1/namespaces/default/services/cycle-near");
+    let server = world.lab.pods("cycle-3")[0].ips.clone();
+    let askers = clients(world);
+    assert!(askers.iter().all(Client::asks));
+    for (from, target) in [(7000, 7001), (7001, 7000)] {
+        let at = |port: u16| [format!("to {}:{port}", server[0]), format!("to [{}]:{port}", server[1])];
+        let port = json!({"port": 53, "targetPort": target, "protocol": "UDP", "nodePort": 30401});
+        world.patch_service("cycle", json!({"ports": [port]}));
+        let mut seen = String::new();
+        let moved = (0..100).any(|_| {
+            let answered = askers.iter().all(Client::asks);
+            seen = connections(world);
+            let there = seen.lines().filter(|line| at(target).iter().any(|at| line.contains(at)));
+            answered && there.count() >= askers.len()
+        });
+        assert!(moved, "clients did not move from {from} to {target}:\n{seen}");
+    }
+}
+
+/// Conntrack entries of the Service `cycle`, on all nodes.
+fn connections(world: &World) -> String {
+    let mut command = std::process::Command::new(beeline_lab::harness::program("beeline"));
+    let words = ["conntrack", "list", "--service", "default/cycle", "--name", world.lab.name().as_str()];
+    let output = command.args(words).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// Ready ones first; with none, those that still serve while they terminate.
+fn terminating_endpoints_are_the_last_resort(world: &World) {
+    let slow = json!({"lifecycle": {"preStop": {"exec": {"command": ["sleep", "25"]}}}});
+    let mut ends = echo("ends", "ending", "node-1", slow);
+    ends["spec"]["terminationGracePeriodSeconds"] = json!(30);
+    world.apply(&ends.to_string());
+    world.apply(&echo("stays", "ending", "node-2", json!({})).to_string());
+    let (asker, client) = (world.lab.pod("asker"), world.lab.client());
+    let (address, near) = (world.cluster_ip("ending"), world.cluster_ip("ending-near"));
+    world.soon_answers(&asker, &address, 80, &["ends", "stays"]);
+
+    world.delete("/api/v1/namespaces/default/pods/ends");
+    // One is ready elsewhere: whoever may leave the node goes there.
+    world.soon_answers(&asker, &address, 80, &["stays"]);
+    world.soon_answers(&client, "172.30.0.11", 30402, &["stays"]);
+    // Who must stay on the node falls back to the one that terminates.
+    world.soon_answer(&asker, &near, 80, &pod("ends"));
+    world.soon_answer(&client, "172.30.0.11", 30403, &pod("ends"));
+
+    world.delete_pod("stays");
+    world.soon_answers(&asker, &address, 80, &["ends"]);
+    world.soon_answers(&client, "172.30.0.13", 30402, &["ends"]);
+    world.soon_answer(&client, "172.30.0.11", 30403, &pod("ends"));
+    let elsewhere = ask(&client, "172.30.0.13", 30403);
+    assert!(!matches!(elsewhere, Answer::Pod(_)), "{elsewhere:?}");
+    let force = json!({"gracePeriodSeconds": 0});
+    world.api("DELETE", "/api/v1/namespaces/default/pods/ends", &force);
+}
+
+/// With `publishNotReadyAddresses`: not ready, and terminating; without it
+/// neither.
+fn unready_addresses_are_published(world: &World) {
+    let never = json!({
+        "readinessProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1},
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", "15"]}}}});
+    let mut server = echo("unready-1", "unready", "node-2", never);
+    server["spec"]["terminationGracePeriodSeconds"] = json!(20);
+    create(world, &server);
+    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("unready"));
+    world.soon_answer(&asker, &address, 80, &pod("unready-1"));
+    world.patch_service("unready", json!({"publishNotReadyAddresses": false}));
+    world.soon_answer(&asker, &address, 80, &Answer::Refused);
+    world.delete("/api/v1/namespaces/default/pods/unready-1");
+    assert_eq!(ask(&asker, &address, 80), Answer::Refused, "it terminates and is not ready");
+    world.patch_service("unready", json!({"publishNotReadyAddresses": true}));
+    world.soon_answer(&asker, &address, 80, &pod("unready-1"));
+    world.api("DELETE", "/api/v1/namespaces/default/pods/unready-1", &json!({"gracePeriodSeconds": 0}));
+    world.soon_answer(&asker, &address, 80, &Answer::Refused);
+}
+
+/// Such as one that was evicted.
+fn ended_pods_are_no_endpoints(world: &World) {
+    let mut ended =
+        echo("failed-1", "failed", "node-2", json!({"image": "any", "command": ["sh", "-c", "exit 3"]}));
+    ended["spec"]["restartPolicy"] = json!("Never");
+    create(world, &ended);
+    world.soon("it has failed", || {
+        world.get("/api/v1/namespaces/default/pods/failed-1")["status"]["phase"] == "Failed"
+    });
+    assert_eq!(ask(&world.lab.pod("asker"), &world.cluster_ip("failed"), 80), Answer::Refused);
+}

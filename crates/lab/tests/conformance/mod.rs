@@ -1,0 +1,7 @@
+//! Stories by what they are about.
+
+pub mod change;
+pub mod choice;
+pub mod endings;
+pub mod outside;
+pub mod world;
