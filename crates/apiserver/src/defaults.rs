@@ -52,6 +52,10 @@ fn service(spec: &mut Map<String, Value>) {
     for port in each(spec, "ports") {
         default_to(port, "protocol", "TCP");
         if let Some(number) = port.get("port").cloned() {
+            // Clients that cannot leave it out send one of these.
+            if port.get("targetPort").is_some_and(|target| *target == json!(0) || *target == json!("")) {
+                port.remove("targetPort");
+            }
             default_to(port, "targetPort", number);
         }
     }

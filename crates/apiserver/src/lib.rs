@@ -9,7 +9,8 @@
 //! objects; network policies, ingresses and disruption budgets are stored, and nobody acts on them;
 //! whoever may write roles may write any (no check of escalation);
 //! CEL rules of custom kinds are not evaluated (whoever applies some is warned), and their versions
-//! convert by name alone; OpenAPI holds no prose about built-in kinds; bodies in protobuf are refused.
+//! convert by name alone; OpenAPI holds no prose about built-in kinds; bodies in protobuf are read, but
+//! answers are JSON.
 
 mod admission;
 mod allocate;
@@ -29,6 +30,7 @@ mod logs;
 mod object;
 mod openapi;
 mod patch;
+mod protobuf;
 mod rbac;
 mod remote;
 mod selector;

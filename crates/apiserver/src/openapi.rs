@@ -98,7 +98,7 @@ fn definitions(kinds: &Kinds) -> Definitions {
     all
 }
 
-fn built_in() -> Definitions {
+pub(crate) fn built_in() -> Definitions {
     let mut all = Definitions::new();
     for kind in Kinds::built_in().iter() {
         let Some(describe) = kind.describe else { continue };

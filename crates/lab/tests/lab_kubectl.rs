@@ -198,16 +198,15 @@ fn the_server_tells_of_itself(kubectl: &Kubectl) {
     kubectl.plain("explain deployment.spec.replicas").says("integer");
     kubectl.plain("explain pods.spec.containers").says("imagePullPolicy").says("-required-");
     kubectl.plain("explain pods --recursive").says("containerPort");
-    if kubectl.sends_json() {
-        kubectl.run("auth can-i create pods").says("yes");
-        kubectl.run("auth can-i --list").says("*.*");
-    }
+    kubectl.run("auth can-i create pods").says("yes");
+    kubectl.run("auth can-i --list").says("*.*");
+    let stranger = kubectl.run("auth can-i create pods --as=system:serviceaccount:default:nobody").fails();
+    stranger.says("no");
     kubectl.plain("version").says("Server Version");
     kubectl.plain("cluster-info").says("is running at");
 }
 
-/// A current kubectl sends what it generates as protobuf, which the lab's API does not read: there the
-/// generated manifests are applied.
+/// An old kubectl sends what it generates as JSON, a current one as protobuf.
 fn things_are_generated(kubectl: &Kubectl) {
     for (line, created) in [
         ("deployment gen --image=beeline/echo", "deployment.apps/gen created"),
@@ -218,8 +217,26 @@ fn things_are_generated(kubectl: &Kubectl) {
         ("serviceaccount gen", "serviceaccount/gen created"),
         ("role gen --verb=get --resource=pods", "role.rbac.authorization.k8s.io/gen created"),
     ] {
-        kubectl.generate(line).says(created);
+        kubectl.run(&format!("create {line}")).says(created);
     }
+    kubectl
+        .run("create rolebinding gen --role=gen --serviceaccount=NS:gen")
+        .says("rolebinding.rbac.authorization.k8s.io/gen created");
+    kubectl.run("auth can-i get pods --as=system:serviceaccount:NS:gen").says("yes");
+    kubectl.plain("create namespace NS-more").says("namespace/NS-more created");
+    kubectl.plain("delete namespace NS-more --timeout=60s").says("deleted");
+    kubectl.run("create configmap gen").fails().says_on_error("configmaps \"gen\" already exists");
+    kubectl.run("create deployment Gen --image=a").fails().says_on_error("metadata.name: Invalid value");
+    if kubectl.is_current() {
+        kubectl.run("create token gen --duration=15m").says(".");
+    }
+    kubectl
+        .run("get deployment gen -o jsonpath={.spec.replicas}:{.spec.template.spec.containers[0].image}")
+        .says("1:beeline/echo");
+    kubectl.run("get secret gen -o jsonpath={.data.password}").says("eA==");
+    kubectl
+        .run("get service gen-node -o jsonpath={.spec.type}:{.spec.ports[0].targetPort}")
+        .says("NodePort:8080");
     kubectl.run("run alone --image=beeline/echo --port=8080").says("pod/alone created");
     kubectl
         .run("expose deployment web --port=81 --target-port=8080 --name=exposed")

@@ -1,4 +1,4 @@
-//! Request bodies: bounded, JSON or YAML.
+//! Request bodies: bounded; JSON, YAML or protobuf.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -8,8 +8,8 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::query::Query;
-use crate::ApiError;
 use crate::api::PatchKind;
+use crate::{ApiError, Kind, protobuf};
 
 /// As in Kubernetes: etcd would refuse more than half of this.
 const BODY_MAX: usize = 3 * 1024 * 1024;
@@ -36,7 +36,21 @@ pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError
     match content_type(headers) {
         "application/json" | "" => parse_json(body),
         "application/yaml" => parse_yaml(body),
-        other => Err(unsupported(other, "application/json, application/yaml")),
+        protobuf::MEDIA_TYPE => Ok(protobuf::decode(body)?),
+        other => {
+            let known = format!("application/json, application/yaml, {}", protobuf::MEDIA_TYPE);
+            Err(unsupported(other, &known))
+        }
+    }
+}
+
+/// The same for a kind: only built-in ones have messages in protobuf.
+pub(super) fn object_of(kind: &Kind, headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
+    match content_type(headers) {
+        protobuf::MEDIA_TYPE if kind.custom.is_some() => {
+            Err(unsupported(protobuf::MEDIA_TYPE, "application/json, application/yaml"))
+        }
+        _ => object(headers, body),
     }
 }
 

@@ -159,7 +159,7 @@ impl Request<'_> {
     }
 
     fn create(&self) -> Result<Answer, ApiError> {
-        let mut object = body::object(self.headers, self.body)?;
+        let mut object = body::object_of(&self.target.kind, self.headers, self.body)?;
         let kind = &self.target.kind;
         self.place(&mut object, None)?;
         if kind.namespaced && self.target.namespace.is_none() {
@@ -172,7 +172,7 @@ impl Request<'_> {
     }
 
     fn update(&self, subresource: Subresource, key: &ObjectKey) -> Result<Answer, ApiError> {
-        let mut object = body::object(self.headers, self.body)?;
+        let mut object = body::object_of(&self.target.kind, self.headers, self.body)?;
         self.place(&mut object, Some(&key.name))?;
         let options = self.write_options()?;
         let updated = self.api.update_of(&self.target.kind, subresource, object, &options)?;

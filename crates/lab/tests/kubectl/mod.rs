@@ -76,19 +76,9 @@ impl Kubectl {
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {}}}\n", self.namespace)
     }
 
-    /// Whether it sends everything as JSON. A current one sends built-in kinds that it makes itself as
-    /// protobuf.
-    pub fn sends_json(&self) -> bool {
-        self.program.ends_with("debian/usr/bin/kubectl")
-    }
-
-    /// `kubectl create LINE`, by the way that its version has.
-    pub fn generate(&self, line: &str) -> Said {
-        if self.sends_json() {
-            return self.run(&format!("create {line}"));
-        }
-        let manifest = self.run(&format!("create {line} --dry-run=client -o yaml")).stdout;
-        self.reading("apply -f -", &manifest)
+    /// Whether it is a current one, which sends the built-in kinds that it makes itself as protobuf.
+    pub fn is_current(&self) -> bool {
+        self.program.ends_with("current/kubectl")
     }
 
     /// Edits an object by a script of sed.

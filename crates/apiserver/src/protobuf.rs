@@ -1,0 +1,116 @@
+//! Objects that a client sends as protobuf, as current clients written in Go do with built-in kinds.
+//!
+//! A body is four letters, and an envelope that names the kind and holds the object. It becomes the
+//! JSON that the same client would have sent. What goes back is JSON, which such clients take as well.
+
+mod messages;
+mod value;
+mod wire;
+
+use serde_json::Value;
+
+use messages::Message;
+use wire::{Reader, Wire};
+
+use crate::ApiError;
+
+/// The media type of such bodies.
+pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+
+const MAGIC: &[u8] = b"k8s\0";
+
+/// Why a body cannot be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error("provided data does not appear to be a protobuf message, expected prefix {MAGIC:?}")]
+    NoMagic,
+    #[error("the protobuf message ends early or has a number that is too long")]
+    Truncated,
+    #[error("field {number} has the wire type {wire}, which protobuf no longer has")]
+    WireType { wire: u64, number: u32 },
+    #[error("wrong wire type for field {field}")]
+    WrongType { field: &'static str },
+    #[error("field {field} holds what is not {wanted}")]
+    Content { field: &'static str, wanted: &'static str },
+    #[error("messages lie in each other more than {} deep", value::DEPTH_MAX)]
+    TooDeep,
+    #[error("the envelope says that the object is encoded as {0:?}; only plain protobuf is read")]
+    Encoding(String),
+    #[error("no kind {kind:?} is registered for version {version:?}")]
+    Kind { version: String, kind: String },
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self::bad_request(problem.to_string())
+    }
+}
+
+/// The object in a body, as JSON.
+pub(crate) fn decode(body: &[u8]) -> Result<Value, Problem> {
+    let envelope = Envelope::read(body.strip_prefix(MAGIC).ok_or(Problem::NoMagic)?)?;
+    if let Some(encoding) = [envelope.encoding, envelope.content_type].into_iter().find(|one| !one.is_empty())
+    {
+        return Err(Problem::Encoding(encoding));
+    }
+    let Some(message) = message(&envelope.version, &envelope.kind) else {
+        return Err(Problem::Kind { version: envelope.version, kind: envelope.kind });
+    };
+    let mut object = value::object(message, envelope.object, 0)?;
+    object.insert("apiVersion".to_owned(), envelope.version.into());
+    object.insert("kind".to_owned(), envelope.kind.into());
+    Ok(Value::Object(object))
+}
+
+/// The message of a kind. The packages are called as the first word of their group.
+fn message(api_version: &str, kind: &str) -> Option<&'static Message> {
+    // Every group has these, and they are the same everywhere.
+    if kind == "DeleteOptions" {
+        return messages::find("meta.v1", kind);
+    }
+    let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
+    let package = format!("{}.{version}", group.split('.').next().unwrap_or_default());
+    messages::find(&package, kind)
+}
+
+/// `runtime.Unknown`.
+#[derive(Default)]
+struct Envelope<'a> {
+    version: String,
+    kind: String,
+    object: &'a [u8],
+    encoding: String,
+    content_type: String,
+}
+
+impl<'a> Envelope<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
+        let (mut envelope, mut reader) = (Self::default(), Reader(bytes));
+        while let Some((number, wire)) = reader.field()? {
+            let Wire::Bytes(bytes) = wire else { continue };
+            match number {
+                1 => envelope.read_type(bytes)?,
+                2 => envelope.object = bytes,
+                3 => envelope.encoding = value::text("contentEncoding", bytes)?,
+                4 => envelope.content_type = value::text("contentType", bytes)?,
+                _ => {}
+            }
+        }
+        Ok(envelope)
+    }
+
+    fn read_type(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        let mut reader = Reader(bytes);
+        while let Some((number, wire)) = reader.field()? {
+            match (number, wire) {
+                (1, Wire::Bytes(bytes)) => self.version = value::text("apiVersion", bytes)?,
+                (2, Wire::Bytes(bytes)) => self.kind = value::text("kind", bytes)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

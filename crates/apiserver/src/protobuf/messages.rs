@@ -1,0 +1,123 @@
+//! What the numbers in a message mean: the table in `messages.txt`, read once.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+const TABLE: &str = include_str!("messages.txt");
+
+/// A message's fields by their numbers.
+pub(super) type Message = HashMap<u32, Field>;
+
+/// A field of a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Field {
+    /// Its name in JSON; empty for a message whose fields lie flat in its parent.
+    pub name: &'static str,
+    pub shape: Shape,
+    /// Whether zero is a value, and not what is written where nothing was given.
+    pub keeps_zero: bool,
+    pub kind: Type,
+}
+
+/// How many values a field has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    One,
+    List,
+    /// By texts.
+    Map,
+}
+
+/// What a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Text,
+    Int,
+    Bool,
+    Double,
+    /// Base64 in JSON.
+    Bytes,
+    Time,
+    MicroTime,
+    Quantity,
+    IntOrString,
+    /// A message that holds JSON.
+    Json,
+    /// A message that holds a list of texts and is that list in JSON.
+    Strings,
+    /// A schema or yes or no.
+    OrBool,
+    /// A schema or a list of them.
+    OrArray,
+    /// A schema or a list of texts.
+    OrStrings,
+    /// A message of this package and name.
+    Message {
+        package: &'static str,
+        name: &'static str,
+    },
+}
+
+/// The message of this name, such as `core.v1` and `Pod`.
+pub(super) fn find(package: &str, name: &str) -> Option<&'static Message> {
+    all().get(package)?.get(name)
+}
+
+type Packages = HashMap<&'static str, HashMap<&'static str, Message>>;
+
+/// All messages, by package and name.
+pub(super) fn all() -> &'static Packages {
+    static ALL: OnceLock<Packages> = OnceLock::new();
+    ALL.get_or_init(|| parse(TABLE))
+}
+
+fn parse(table: &'static str) -> Packages {
+    let mut packages = Packages::new();
+    let (mut package, mut message) = ("", "");
+    for line in table.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split_whitespace();
+        if !line.starts_with(' ') {
+            let name = words.next().unwrap_or_default();
+            (package, message) = name.rsplit_once('.').unwrap_or(("", name));
+        }
+        let fields = packages.entry(package).or_default().entry(message).or_default();
+        fields.extend(words.filter_map(|word| field(package, word)));
+    }
+    packages
+}
+
+/// `6:ports[]=ContainerPort`.
+fn field(package: &'static str, word: &'static str) -> Option<(u32, Field)> {
+    let (number, rest) = word.split_once(':')?;
+    let (name, kind) =
+        rest.split_once('=').map_or((rest, Type::Text), |(name, kind)| (name, of(package, kind)));
+    let (name, keeps_zero) = name.strip_suffix('?').map_or((name, false), |name| (name, true));
+    let (name, shape) = match (name.strip_suffix("[]"), name.strip_suffix("{}")) {
+        (Some(name), _) => (name, Shape::List),
+        (_, Some(name)) => (name, Shape::Map),
+        _ => (name, Shape::One),
+    };
+    Some((number.parse().ok()?, Field { name, shape, keeps_zero, kind }))
+}
+
+fn of(package: &'static str, word: &'static str) -> Type {
+    match word {
+        "int" => Type::Int,
+        "bool" => Type::Bool,
+        "double" => Type::Double,
+        "bytes" => Type::Bytes,
+        "time" => Type::Time,
+        "micro-time" => Type::MicroTime,
+        "quantity" => Type::Quantity,
+        "int-or-string" => Type::IntOrString,
+        "json" => Type::Json,
+        "strings" => Type::Strings,
+        "or-bool" => Type::OrBool,
+        "or-array" => Type::OrArray,
+        "or-strings" => Type::OrStrings,
+        _ => {
+            let (package, name) = word.rsplit_once('.').unwrap_or((package, word));
+            Type::Message { package, name }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Protobuf's wire format: fields one after the other, each a number and a value.
+
+use super::Problem;
+
+/// A value as it stands on the wire.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Wire<'a> {
+    Varint(u64),
+    /// Eight bytes, little end first.
+    Fixed64(u64),
+    /// Text, bytes, a message, or a packed list.
+    Bytes(&'a [u8]),
+    /// Four bytes, which no field of Kubernetes has.
+    Fixed32(u32),
+}
+
+/// The fields of a message that are still to be read.
+pub(super) struct Reader<'a>(pub &'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// The next field: its number and value; none at the end.
+    pub fn field(&mut self) -> Result<Option<(u32, Wire<'a>)>, Problem> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).map_err(|_| Problem::Truncated)?;
+        let value = match tag & 7 {
+            0 => Wire::Varint(self.varint()?),
+            1 => Wire::Fixed64(u64::from_le_bytes(self.array()?)),
+            2 => {
+                let length = usize::try_from(self.varint()?).map_err(|_| Problem::Truncated)?;
+                Wire::Bytes(self.take(length)?)
+            }
+            5 => Wire::Fixed32(u32::from_le_bytes(self.array()?)),
+            wire => return Err(Problem::WireType { wire, number }),
+        };
+        Ok(Some((number, value)))
+    }
+
+    /// A number in steps of seven bits, the lowest first.
+    pub fn varint(&mut self) -> Result<u64, Problem> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(Problem::Truncated)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
+        let (first, rest) = self.0.split_first_chunk().ok_or(Problem::Truncated)?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Problem> {
+        let (first, rest) = self.0.split_at_checked(length).ok_or(Problem::Truncated)?;
+        self.0 = rest;
+        Ok(first)
+    }
+}
