@@ -1,5 +1,7 @@
 //! What the server itself writes into an object on its way in, and what it keeps from the one before.
 
+pub(crate) mod account;
+
 use serde_json::{Value, json};
 
 use crate::api::Subresource;
@@ -201,7 +203,7 @@ pub(crate) fn carry_over(kind: &Kind, object: &mut Value, current: &Value) {
     let fields: &[&str] = match kind.built_in_plural() {
         "namespaces" => &["finalizers"],
         "nodes" => &["podCIDR", "podCIDRs"],
-        "pods" => &["nodeName", "serviceAccountName"],
+        "pods" => &["nodeName", "serviceAccountName", "serviceAccount"],
         _ => return,
     };
     for field in fields {

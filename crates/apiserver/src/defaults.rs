@@ -114,6 +114,7 @@ fn template(spec: &mut Map<String, Value>) {
 }
 
 fn pod_spec(spec: &mut Map<String, Value>) {
+    account(spec);
     default_to(spec, "restartPolicy", "Always");
     default_to(spec, "terminationGracePeriodSeconds", 30);
     default_to(spec, "dnsPolicy", "ClusterFirst");
@@ -126,6 +127,15 @@ fn pod_spec(spec: &mut Map<String, Value>) {
             container_defaults(container, host_network);
         }
     }
+}
+
+/// The account stands in two fields, of which the second is the old one.
+fn account(spec: &mut Map<String, Value>) {
+    let given =
+        |field: &str| spec.get(field).filter(|name| name.as_str().is_some_and(|name| !name.is_empty()));
+    let Some(name) = given("serviceAccountName").or_else(|| given("serviceAccount")).cloned() else { return };
+    spec.insert("serviceAccountName".to_owned(), name.clone());
+    spec.insert("serviceAccount".to_owned(), name);
 }
 
 fn container_defaults(container: &mut Map<String, Value>, host_network: bool) {

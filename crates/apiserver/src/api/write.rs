@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Api;
 use super::fields::{self, Wanted};
@@ -98,12 +98,44 @@ impl Api {
             return Err(ApiError::already_exists(kind, &key.name));
         }
         fields::own(kind, Subresource::None, None, &mut object, Vec::new(), options);
+        if kind.is("pods") && !skip {
+            self.give_account(store, kind, &mut object, options.dry_run)?;
+        }
         self.allocate(kind, &mut object, None, skip, options.dry_run)?;
         if options.dry_run {
             return Ok(Arc::new(object));
         }
         make_room(store, kind);
         Ok(self.put_locked(store, kind, object))
+    }
+
+    /// Makes a new pod one of its service account, which must exist. `default` is made here if its
+    /// controller has not come to it yet: others wait for it where we do not.
+    fn give_account(
+        &self,
+        store: &mut Store,
+        kind: &Kind,
+        pod: &mut Value,
+        dry_run: bool,
+    ) -> Result<(), ApiError> {
+        let Some(name) = admission::account::name_of(pod).map(str::to_owned) else { return Ok(()) };
+        let accounts = self.kind("serviceaccounts")?;
+        let key = ObjectKey::new(object::namespace(pod), &*name);
+        let account = match store.get(&accounts, &key).cloned() {
+            Some(found) => found,
+            None if name != "default" => {
+                let why =
+                    format!("error looking up service account {key}: serviceaccount {name:?} not found");
+                return Err(ApiError::forbidden(kind, object::name(pod), &why));
+            }
+            None => {
+                let account = json!({"metadata": {"name": name, "namespace": key.namespace}});
+                let options = WriteOptions { dry_run, ..WriteOptions::default() };
+                self.create_locked(store, &accounts, account, &options)?
+            }
+        };
+        admission::account::give(pod, &account);
+        Ok(())
     }
 
     fn choose_name(&self, store: &Store, kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
