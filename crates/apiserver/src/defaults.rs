@@ -122,6 +122,9 @@ fn pod_spec(spec: &mut Map<String, Value>) {
     default_to(spec, "securityContext", json!({}));
     default_to(spec, "enableServiceLinks", true);
     let host_network = spec.get("hostNetwork").is_some_and(|host| *host == json!(true));
+    for volume in each(spec, "volumes") {
+        volume_defaults(volume);
+    }
     for list in ["initContainers", "containers"] {
         for container in each(spec, list) {
             container_defaults(container, host_network);
@@ -138,6 +141,34 @@ fn account(spec: &mut Map<String, Value>) {
     spec.insert("serviceAccount".to_owned(), name);
 }
 
+/// A volume of no kind is an empty folder, and files are readable by everybody.
+fn volume_defaults(volume: &mut Map<String, Value>) {
+    if !volume.iter().any(|(field, value)| field != "name" && !value.is_null()) {
+        volume.insert("emptyDir".to_owned(), json!({}));
+    }
+    for kind in ["secret", "configMap", "downwardAPI", "projected"] {
+        let Some(files) = volume.get_mut(kind).and_then(Value::as_object_mut) else { continue };
+        default_to(files, "defaultMode", 0o644);
+        each(files, "items").for_each(field_defaults);
+        for source in each(files, "sources") {
+            if let Some(token) = source.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
+                default_to(token, "expirationSeconds", 3600);
+            }
+            let fields = source.get_mut("downwardAPI").and_then(Value::as_object_mut);
+            fields.into_iter().flat_map(|fields| each(fields, "items")).for_each(field_defaults);
+        }
+    }
+    if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
+        default_to(path, "type", "");
+    }
+}
+
+fn field_defaults(holder: &mut Map<String, Value>) {
+    if let Some(field) = holder.get_mut("fieldRef").and_then(Value::as_object_mut) {
+        default_to(field, "apiVersion", "v1");
+    }
+}
+
 fn container_defaults(container: &mut Map<String, Value>, host_network: bool) {
     let latest = container.get("image").and_then(Value::as_str).is_some_and(|image| {
         let last = image.rsplit('/').next().unwrap_or_default();
@@ -152,6 +183,9 @@ fn container_defaults(container: &mut Map<String, Value>, host_network: bool) {
             probe_defaults(probe);
         }
     }
+    for variable in each(container, "env") {
+        variable.get_mut("valueFrom").and_then(Value::as_object_mut).into_iter().for_each(field_defaults);
+    }
     for port in each(container, "ports") {
         default_to(port, "protocol", "TCP");
         if let Some(number) = port.get("containerPort").filter(|_| host_network).cloned() {
@@ -164,6 +198,9 @@ fn probe_defaults(probe: &mut Map<String, Value>) {
     for (field, value) in
         [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
     {
+        if probe.get(field).is_some_and(|given| *given == json!(0)) {
+            probe.remove(field);
+        }
         default_to(probe, field, value);
     }
     if let Some(http) = probe.get_mut("httpGet").and_then(Value::as_object_mut) {

@@ -29,6 +29,12 @@ impl Cause {
         Self { reason: "FieldValueRequired", field: field.into(), message }
     }
 
+    /// A name of something that is not there.
+    pub fn not_found(field: impl Into<String>, value: &Value) -> Self {
+        let message = format!("Not found: {value}");
+        Self { reason: "FieldValueNotFound", field: field.into(), message }
+    }
+
     /// A value that stands in a list twice.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What Kubernetes refuses, as far as networking depends on it.
+//! What Kubernetes refuses, as far as networking and people's mistakes go.
 
 mod endpoint_slice;
 mod metadata;
@@ -15,7 +15,7 @@ use crate::{Cause, Kind};
 
 /// Everything that is wrong with an object that is about to be stored.
 pub(crate) fn object(kind: &Kind, object: &Value, before: Option<&Value>) -> Vec<Cause> {
-    let mut causes = metadata::check(kind, object);
+    let mut causes = metadata::check(kind, object, before);
     if let Some(custom) = &kind.custom {
         causes.extend(custom.check(object));
     }

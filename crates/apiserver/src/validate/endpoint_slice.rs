@@ -5,23 +5,31 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{check_label_1123, check_one_of, check_port_number, check_protocol, is_subdomain_1123};
+use super::metadata::{is_label_value, is_qualified_name};
+use super::{
+    SUBDOMAIN_RULE, check_label_1123, check_one_of, check_port_number, check_protocol, is_subdomain_1123,
+};
 use crate::Cause;
 use crate::object::{items, strings, text};
 
 const ENDPOINTS_MAX: usize = 1000;
 const PORTS_MAX: usize = 20000;
 const ADDRESSES_MAX: usize = 100;
+/// Zones, and nodes, that an endpoint is meant for.
+const HINTS_MAX: usize = 8;
 
 pub(super) fn check(slice: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
-    check_one_of("addressType".to_owned(), &slice["addressType"], &["FQDN", "IPv4", "IPv6"], causes);
+    if text(slice, "/addressType").is_empty() {
+        causes.push(Cause::required("addressType", ""));
+    } else {
+        check_one_of("addressType".to_owned(), &slice["addressType"], &["FQDN", "IPv4", "IPv6"], causes);
+    }
     if before.is_some_and(|before| before["addressType"] != slice["addressType"]) {
         causes.push(Cause::invalid("addressType", &slice["addressType"], "field is immutable"));
     }
     let endpoints = items(slice, "/endpoints");
     if endpoints.len() > ENDPOINTS_MAX {
-        let why = format!("Too many: must have at most {ENDPOINTS_MAX} items");
-        causes.push(Cause::invalid("endpoints", &json!(endpoints.len()), why));
+        causes.push(Cause::too_many("endpoints", endpoints.len(), ENDPOINTS_MAX as u64));
     }
     for (index, endpoint) in endpoints.iter().enumerate() {
         check_endpoint(&format!("endpoints[{index}]"), text(slice, "/addressType"), endpoint, causes);
@@ -35,18 +43,44 @@ fn check_endpoint(field: &str, address_type: &str, endpoint: &Value, causes: &mu
         causes.push(Cause::required(format!("{field}.addresses"), "must contain at least 1 address"));
     }
     if addresses.len() > ADDRESSES_MAX {
-        let why = format!("Too many: must have at most {ADDRESSES_MAX} items");
-        causes.push(Cause::invalid(format!("{field}.addresses"), &json!(addresses.len()), why));
+        let field = format!("{field}.addresses");
+        causes.push(Cause::too_many(&field, addresses.len(), ADDRESSES_MAX as u64));
     }
     for (index, address) in addresses.into_iter().enumerate() {
         check_address(format!("{field}.addresses[{index}]"), address_type, address, causes);
     }
-    for name in ["nodeName", "hostname"] {
-        let value = text(endpoint, &format!("/{name}"));
-        if name == "nodeName" && !value.is_empty() && !is_subdomain_1123(value) {
-            causes.push(Cause::invalid(format!("{field}.nodeName"), &json!(value), "must be a node's name"));
-        } else if name == "hostname" && !value.is_empty() {
-            check_label_1123(format!("{field}.hostname"), value, causes);
+    let (node, host) = (text(endpoint, "/nodeName"), text(endpoint, "/hostname"));
+    if !endpoint["nodeName"].is_null() && !is_subdomain_1123(node) {
+        causes.push(Cause::invalid(format!("{field}.nodeName"), &json!(node), SUBDOMAIN_RULE));
+    }
+    if !host.is_empty() {
+        check_label_1123(format!("{field}.hostname"), host, causes);
+    }
+    check_hints(
+        &format!("{field}.hints.forZones"),
+        items(endpoint, "/hints/forZones"),
+        is_label_value,
+        causes,
+    );
+    check_hints(
+        &format!("{field}.hints.forNodes"),
+        items(endpoint, "/hints/forNodes"),
+        is_subdomain_1123,
+        causes,
+    );
+}
+
+fn check_hints(field: &str, hints: &[Value], is_valid: fn(&str) -> bool, causes: &mut Vec<Cause>) {
+    if hints.len() > HINTS_MAX {
+        causes.push(Cause::too_many(field, hints.len(), HINTS_MAX as u64));
+    }
+    let mut names = HashSet::new();
+    for (index, hint) in hints.iter().enumerate() {
+        let (field, name) = (format!("{field}[{index}].name"), text(hint, "/name"));
+        if name.is_empty() || !is_valid(name) {
+            causes.push(Cause::invalid(field, &json!(name), "must be the name of a zone or node"));
+        } else if !names.insert(name) {
+            causes.push(Cause::duplicate(field, &json!(name)));
         }
     }
 }
@@ -56,7 +90,10 @@ fn check_address(field: String, address_type: &str, address: &str, causes: &mut 
     let why = match address_type {
         "IPv4" if !parsed.is_some_and(|ip| ip.is_ipv4()) => Some("must be a valid IPv4 address"),
         "IPv6" if !parsed.is_some_and(|ip| ip.is_ipv6()) => Some("must be a valid IPv6 address"),
-        "FQDN" if !is_subdomain_1123(address.trim_end_matches('.')) => Some("must be a DNS name"),
+        "FQDN" if !is_subdomain_1123(address.trim_end_matches('.')) => Some(SUBDOMAIN_RULE),
+        "FQDN" if !address.trim_end_matches('.').contains('.') => {
+            Some("should be a domain with at least two segments separated by dots")
+        }
         _ => parsed.and_then(special_address),
     };
     if let Some(why) = why {
@@ -86,8 +123,7 @@ pub(super) fn special_address(address: IpAddr) -> Option<&'static str> {
 fn check_ports(slice: &Value, causes: &mut Vec<Cause>) {
     let ports = items(slice, "/ports");
     if ports.len() > PORTS_MAX {
-        let why = format!("Too many: must have at most {PORTS_MAX} items");
-        causes.push(Cause::invalid("ports", &json!(ports.len()), why));
+        causes.push(Cause::too_many("ports", ports.len(), PORTS_MAX as u64));
     }
     let mut names = HashSet::new();
     for (index, port) in ports.iter().enumerate() {
@@ -100,6 +136,11 @@ fn check_ports(slice: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::duplicate(field("name"), &json!(name)));
         }
         check_protocol(field("protocol"), &port["protocol"], causes);
+        let protocol = text(port, "/appProtocol");
+        if !port["appProtocol"].is_null() && !is_qualified_name(protocol) {
+            let why = "must be a name such as http or example.com/hive";
+            causes.push(Cause::invalid(field("appProtocol"), &json!(protocol), why));
+        }
         // No number means every port.
         if !port["port"].is_null() {
             check_port_number(field("port"), &port["port"], causes);

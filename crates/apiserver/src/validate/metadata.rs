@@ -1,34 +1,35 @@
-//! Names, labels, annotations and owners of any object.
+//! Names, labels, annotations, finalizers and owners of any object.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use super::{NAME_RULE, SUBDOMAIN_RULE, is_label_1035, is_label_1123, is_subdomain_1123};
+use crate::admission::{FOREGROUND, ORPHAN};
 use crate::kinds::NameRule;
-use crate::object::{self, text};
+use crate::object::{self, strings, text, truth};
 use crate::{Cause, Kind};
 
 const ANNOTATIONS_MAX: usize = 256 * 1024;
 
-pub(super) fn check(kind: &Kind, object: &Value) -> Vec<Cause> {
+pub(super) fn check(kind: &Kind, object: &Value, before: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
-    check_name(kind, object::name(object), &mut causes);
+    check_name(kind, "metadata.name", object::name(object), &mut causes);
+    let start = text(object, "/metadata/generateName");
+    if !start.is_empty() {
+        check_name(kind, "metadata.generateName", &as_if_ended(start), &mut causes);
+    }
     if kind.namespaced && !is_label_1123(object::namespace(object)) {
         causes.push(Cause::invalid("metadata.namespace", &json!(object::namespace(object)), NAME_RULE));
     }
     check_labels("metadata.labels", &object["metadata"]["labels"], &mut causes);
-    check_annotations(&object["metadata"]["annotations"], &mut causes);
-    for (index, owner) in object::owners(object).iter().enumerate() {
-        for field in ["apiVersion", "kind", "name", "uid"] {
-            if text(owner, &format!("/{field}")).is_empty() {
-                let path = format!("metadata.ownerReferences[{index}].{field}");
-                causes.push(Cause::required(path, "must not be empty"));
-            }
-        }
-    }
+    check_annotations("metadata.annotations", &object["metadata"]["annotations"], &mut causes);
+    check_owners(object, &mut causes);
+    check_finalizers(kind, object, before, &mut causes);
     causes
 }
 
-fn check_name(kind: &Kind, name: &str, causes: &mut Vec<Cause>) {
+fn check_name(kind: &Kind, field: &str, name: &str, causes: &mut Vec<Cause>) {
     let (valid, rule) = match kind.name_rule {
         NameRule::Label1123 => (is_label_1123(name), NAME_RULE),
         NameRule::Label1035 => (
@@ -43,19 +44,21 @@ fn check_name(kind: &Kind, name: &str, causes: &mut Vec<Cause>) {
         NameRule::Subdomain1123 => (is_subdomain_1123(name), SUBDOMAIN_RULE),
     };
     if !valid {
-        causes.push(Cause::invalid("metadata.name", &json!(name), rule));
+        causes.push(Cause::invalid(field, &json!(name), rule));
+    }
+}
+
+/// The start of a name may end with what the end of one may not.
+fn as_if_ended(start: &str) -> String {
+    match start.strip_suffix('-') {
+        Some(rest) if !rest.is_empty() => format!("{rest}a"),
+        _ => start.to_owned(),
     }
 }
 
 pub(super) fn check_labels(field: &str, labels: &Value, causes: &mut Vec<Cause>) {
     for (key, value) in labels.as_object().into_iter().flatten() {
-        if !is_qualified_name(key) {
-            causes.push(Cause::invalid(
-                field,
-                &json!(key),
-                "name part must consist of alphanumeric characters, '-', '_' or '.'",
-            ));
-        }
+        check_key(field, key, key, causes);
         if !value.as_str().is_some_and(is_label_value) {
             let why = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and \
                        must start and end with an alphanumeric character, at most 63 of them";
@@ -64,18 +67,79 @@ pub(super) fn check_labels(field: &str, labels: &Value, causes: &mut Vec<Cause>)
     }
 }
 
-fn check_annotations(annotations: &Value, causes: &mut Vec<Cause>) {
+pub(super) fn check_annotations(field: &str, annotations: &Value, causes: &mut Vec<Cause>) {
     let mut size = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         size += key.len() + value.as_str().map_or(0, str::len);
-        if !is_qualified_name(&key.to_lowercase()) {
-            let why = "name part must consist of alphanumeric characters, '-', '_' or '.'";
-            causes.push(Cause::invalid("metadata.annotations", &json!(key), why));
-        }
+        check_key(field, key, &key.to_lowercase(), causes);
     }
     if size > ANNOTATIONS_MAX {
-        let why = format!("Too long: must have at most {ANNOTATIONS_MAX} bytes");
-        causes.push(Cause::invalid("metadata.annotations", &json!(size), why));
+        causes.push(Cause::too_long(field, ANNOTATIONS_MAX as u64));
+    }
+}
+
+fn check_key(field: &str, given: &str, key: &str, causes: &mut Vec<Cause>) {
+    if !is_qualified_name(key) {
+        let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+                   alphanumeric character, at most 63 of them; a prefix before '/' must be a DNS subdomain";
+        causes.push(Cause::invalid(field, &json!(given), why));
+    }
+}
+
+fn check_owners(object: &Value, causes: &mut Vec<Cause>) {
+    let list = "metadata.ownerReferences";
+    for (index, owner) in object::owners(object).iter().enumerate() {
+        let words = [("apiVersion", "version must not be empty"), ("kind", ""), ("name", ""), ("uid", "")];
+        for (field, why) in
+            words.into_iter().filter(|(field, _)| text(owner, &format!("/{field}")).is_empty())
+        {
+            let why = if why.is_empty() { "must not be empty" } else { why };
+            causes.push(Cause::invalid(format!("{list}[{index}].{field}"), &json!(""), why));
+        }
+        if (text(owner, "/apiVersion"), text(owner, "/kind")) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            causes.push(Cause::invalid(format!("{list}[{index}]"), owner, why));
+        }
+    }
+    let controllers: Vec<&str> = object::owners(object)
+        .iter()
+        .filter(|owner| truth(owner, "/controller"))
+        .map(|owner| text(owner, "/name"))
+        .collect();
+    if let [first, second, ..] = controllers.as_slice() {
+        let why = format!(
+            "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"
+        );
+        causes.push(Cause::invalid(list, &object["metadata"]["ownerReferences"], why));
+    }
+}
+
+fn check_finalizers(kind: &Kind, object: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
+    let list = "metadata.finalizers";
+    let finalizers = strings(object, "/metadata/finalizers");
+    for (index, finalizer) in finalizers.iter().enumerate() {
+        if !is_qualified_name(finalizer) {
+            check_key(list, finalizer, finalizer, causes);
+        } else if kind.custom.is_none()
+            && !finalizer.contains('/')
+            && ![FOREGROUND, ORPHAN, "kubernetes"].contains(finalizer)
+        {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.push(Cause::invalid(format!("{list}[{index}]"), &json!(finalizer), why));
+        }
+    }
+    if finalizers.contains(&FOREGROUND) && finalizers.contains(&ORPHAN) {
+        let why = format!("{ORPHAN} and {FOREGROUND} cannot be both set");
+        causes.push(Cause::invalid(list, &json!(finalizers), why));
+    }
+    let Some(before) = before.filter(|before| object::is_deleting(before)) else { return };
+    let old: BTreeSet<&str> = strings(before, "/metadata/finalizers").into_iter().collect();
+    let new: Vec<&&str> = finalizers.iter().filter(|finalizer| !old.contains(**finalizer)).collect();
+    if !new.is_empty() {
+        let why = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers {new:?}"
+        );
+        causes.push(Cause::forbidden(list, why));
     }
 }
 
@@ -87,7 +151,7 @@ pub(super) fn is_qualified_name(key: &str) -> bool {
     }
 }
 
-fn is_label_value(text: &str) -> bool {
+pub(super) fn is_label_value(text: &str) -> bool {
     let inside = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.".contains(&letter);
     let edge = |letter: Option<u8>| letter.is_none_or(|letter| letter.is_ascii_alphanumeric());
     text.len() <= 63 && text.bytes().all(inside) && edge(text.bytes().next()) && edge(text.bytes().last())

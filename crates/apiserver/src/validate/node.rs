@@ -1,29 +1,75 @@
 //! Nodes.
 
+use std::collections::HashSet;
+
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::{check_ip, is_subdomain_1123};
+use super::metadata::{is_label_value, is_qualified_name};
+use super::{check_ip, check_one_of, is_subdomain_1123};
 use crate::Cause;
 use crate::object::{items, strings, text};
 
 pub(super) fn check(node: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
     let ranges = strings(node, "/spec/podCIDRs");
+    check_ranges(&ranges, text(node, "/spec/podCIDR"), causes);
+    check_taints(node, causes);
+    let Some(before) = before else { return };
+    let had = strings(before, "/spec/podCIDRs");
+    if !had.is_empty() && had != ranges {
+        let why = "node updates may not change podCIDR except from \"\" to valid";
+        causes.push(Cause::forbidden("spec.podCIDRs", why));
+    }
+    let had = text(before, "/spec/providerID");
+    if !had.is_empty() && had != text(node, "/spec/providerID") {
+        let why = "node updates may not change providerID except from \"\" to valid";
+        causes.push(Cause::forbidden("spec.providerID", why));
+    }
+}
+
+fn check_ranges(ranges: &[&str], single: &str, causes: &mut Vec<Cause>) {
+    let mut families = HashSet::new();
+    let mut twice = false;
     for (index, range) in ranges.iter().enumerate() {
-        if range.parse::<ipnet::IpNet>().is_err() {
-            let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            causes.push(Cause::invalid(format!("spec.podCIDRs[{index}]"), &json!(range), why));
+        match range.parse::<IpNet>() {
+            Ok(range) => twice |= !families.insert(range.addr().is_ipv6()),
+            Err(_) => {
+                let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+                causes.push(Cause::invalid(format!("spec.podCIDRs[{index}]"), &json!(range), why));
+            }
         }
     }
-    let single = text(node, "/spec/podCIDR");
+    if twice {
+        let why = "may specify no more than one CIDR for each IP family";
+        causes.push(Cause::invalid("spec.podCIDRs", &json!(ranges), why));
+    }
     if let Some(first) = ranges.first().filter(|first| !single.is_empty() && **first != single) {
         causes.push(Cause::invalid("spec.podCIDRs[0]", &json!(first), "must match `podCIDR`"));
     }
-    let had = before.map(|before| strings(before, "/spec/podCIDRs")).unwrap_or_default();
-    if !had.is_empty() && had != ranges {
-        causes.push(Cause::forbidden(
-            "spec.podCIDRs",
-            "node updates may not change podCIDR except from \"\" to valid",
-        ));
+}
+
+fn check_taints(node: &Value, causes: &mut Vec<Cause>) {
+    let mut seen = HashSet::new();
+    for (index, taint) in items(node, "/spec/taints").iter().enumerate() {
+        let field = |name: &str| format!("spec.taints[{index}].{name}");
+        let (key, value, effect) = (text(taint, "/key"), text(taint, "/value"), text(taint, "/effect"));
+        if !is_qualified_name(key) {
+            let why = "name part must consist of alphanumeric characters, '-', '_' or '.'";
+            causes.push(Cause::invalid(field("key"), &json!(key), why));
+        }
+        if !is_label_value(value) {
+            let why = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.'";
+            causes.push(Cause::invalid(field("value"), &json!(value), why));
+        }
+        if effect.is_empty() {
+            causes.push(Cause::required(field("effect"), ""));
+        } else {
+            let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+            check_one_of(field("effect"), &taint["effect"], &known, causes);
+        }
+        if !seen.insert((key, effect)) {
+            causes.push(Cause::duplicate(format!("spec.taints[{index}]"), taint));
+        }
     }
 }
 

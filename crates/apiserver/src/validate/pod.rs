@@ -1,114 +1,124 @@
 //! Pods, alone and as templates.
 
+mod container;
+mod dns;
+mod probe;
+mod update;
+mod volume;
+
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::{
-    check_ip, check_label_1123, check_one_of, check_port_number, check_protocol, is_port_name,
-    is_subdomain_1123,
-};
+use super::metadata::{check_labels, is_qualified_name};
+use super::{SUBDOMAIN_RULE, check_ip, check_label_1123, check_one_of, is_subdomain_1123};
 use crate::Cause;
-use crate::object::{items, number, text};
+use crate::object::{items, number, text, truth};
 
 pub(super) fn check(pod: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
     check_spec("spec", &pod["spec"], causes);
-    if before.is_some_and(|before| fixed(&before["spec"]) != fixed(&pod["spec"])) {
-        let why = "pod updates may not change fields other than `spec.containers[*].image`, \
-                   `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` or \
-                   `spec.terminationGracePeriodSeconds`";
-        causes.push(Cause::forbidden("spec", why));
+    if let Some(before) = before {
+        update::check(&before["spec"], &pod["spec"], causes);
     }
 }
 
 pub(super) fn check_spec(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
+    let volumes = volume::check(path, spec, causes);
     if items(spec, "/containers").is_empty() {
         causes.push(Cause::required(format!("{path}.containers"), ""));
-    }
-    let known = ["Always", "OnFailure", "Never"];
-    check_one_of(format!("{path}.restartPolicy"), &spec["restartPolicy"], &known, causes);
-    let known = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
-    check_one_of(format!("{path}.dnsPolicy"), &spec["dnsPolicy"], &known, causes);
-    let grace = number(spec, "/terminationGracePeriodSeconds").unwrap_or(0);
-    if grace < 0 {
-        let field = format!("{path}.terminationGracePeriodSeconds");
-        causes.push(Cause::invalid(field, &json!(grace), "must be greater than or equal to 0"));
-    }
-    let node = text(spec, "/nodeName");
-    if !node.is_empty() && !is_subdomain_1123(node) {
-        causes.push(Cause::invalid(format!("{path}.nodeName"), &json!(node), "must be a node's name"));
     }
     let mut names = HashSet::new();
     for list in ["initContainers", "containers"] {
         for (index, container) in items(spec, &format!("/{list}")).iter().enumerate() {
             let field = format!("{path}.{list}[{index}]");
-            check_container(&field, container, causes);
+            container::check(&field, container, &volumes, truth(spec, "/hostNetwork"), causes);
             if !names.insert(text(container, "/name")) {
                 causes.push(Cause::duplicate(format!("{field}.name"), &container["name"]));
             }
+            if list == "initContainers" && text(container, "/restartPolicy") != "Always" {
+                probe::refuse(&field, container, causes);
+            }
         }
     }
-    check_host_ports(path, spec, causes);
+    container::check_host_ports(path, spec, causes);
+    let known = ["Always", "OnFailure", "Never"];
+    check_one_of(format!("{path}.restartPolicy"), &spec["restartPolicy"], &known, causes);
+    dns::check(path, spec, causes);
+    check_seconds(path, spec, causes);
+    check_names(path, spec, causes);
+    check_labels(&format!("{path}.nodeSelector"), &spec["nodeSelector"], causes);
+    check_tolerations(path, spec, causes);
 }
 
-fn check_container(field: &str, container: &Value, causes: &mut Vec<Cause>) {
-    match text(container, "/name") {
-        "" => causes.push(Cause::required(format!("{field}.name"), "")),
-        name => check_label_1123(format!("{field}.name"), name, causes),
+fn check_seconds(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
+    let grace = number(spec, "/terminationGracePeriodSeconds").unwrap_or(0);
+    if grace < 0 {
+        let field = format!("{path}.terminationGracePeriodSeconds");
+        causes.push(Cause::invalid(field, &json!(grace), "must be greater than or equal to 0"));
     }
-    if text(container, "/image").trim().is_empty() {
-        causes.push(Cause::required(format!("{field}.image"), ""));
-    }
-    let mut names = HashSet::new();
-    for (index, port) in items(container, "/ports").iter().enumerate() {
-        let field = |name: &str| format!("{field}.ports[{index}].{name}");
-        check_port_number(field("containerPort"), &port["containerPort"], causes);
-        check_protocol(field("protocol"), &port["protocol"], causes);
-        if !port["hostPort"].is_null() {
-            check_port_number(field("hostPort"), &port["hostPort"], causes);
-        }
-        let name = text(port, "/name");
-        if !name.is_empty() && !is_port_name(name) {
-            let why = "must be at most 15 lower case letters, digits and '-', with at least one letter";
-            causes.push(Cause::invalid(field("name"), &json!(name), why));
-        }
-        if !name.is_empty() && !names.insert(name) {
-            causes.push(Cause::duplicate(field("name"), &json!(name)));
-        }
+    let deadline = number(spec, "/activeDeadlineSeconds");
+    if deadline.is_some_and(|seconds| !(1..=i64::from(i32::MAX)).contains(&seconds)) {
+        let why = format!("must be between 1 and {}, inclusive", i32::MAX);
+        causes.push(Cause::invalid(format!("{path}.activeDeadlineSeconds"), &json!(deadline), why));
     }
 }
 
-fn check_host_ports(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
-    let mut seen = HashSet::new();
-    for (outer, container) in items(spec, "/containers").iter().enumerate() {
-        for (inner, port) in items(container, "/ports").iter().enumerate() {
-            let Some(host_port) = number(port, "/hostPort") else { continue };
-            if !seen.insert((host_port, text(port, "/protocol"), text(port, "/hostIP"))) {
-                let field = format!("{path}.containers[{outer}].ports[{inner}].hostPort");
-                causes.push(Cause::duplicate(field, &json!(host_port)));
+fn check_names(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
+    for field in ["nodeName", "serviceAccountName", "priorityClassName", "runtimeClassName"] {
+        let name = text(spec, &format!("/{field}"));
+        if !name.is_empty() && !is_subdomain_1123(name) {
+            causes.push(Cause::invalid(format!("{path}.{field}"), &json!(name), SUBDOMAIN_RULE));
+        }
+    }
+    for field in ["hostname", "subdomain"] {
+        let name = text(spec, &format!("/{field}"));
+        if !name.is_empty() {
+            check_label_1123(format!("{path}.{field}"), name, causes);
+        }
+    }
+    for (index, alias) in items(spec, "/hostAliases").iter().enumerate() {
+        let field = format!("{path}.hostAliases[{index}]");
+        check_ip(format!("{field}.ip"), text(alias, "/ip"), causes);
+        for (index, name) in items(alias, "/hostnames").iter().enumerate() {
+            if !name.as_str().is_some_and(is_subdomain_1123) {
+                causes.push(Cause::invalid(format!("{field}.hostnames[{index}]"), name, SUBDOMAIN_RULE));
             }
         }
     }
 }
 
-/// The part of a pod's spec that stays as it is for the pod's life.
-fn fixed(spec: &Value) -> Value {
-    let mut spec = spec.clone();
-    if let Some(fields) = spec.as_object_mut() {
-        for field in
-            ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates"]
-        {
-            fields.remove(field);
+fn check_tolerations(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
+    for (index, toleration) in items(spec, "/tolerations").iter().enumerate() {
+        let field = |name: &str| format!("{path}.tolerations[{index}].{name}");
+        let (key, operator) = (text(toleration, "/key"), text(toleration, "/operator"));
+        let (value, effect) = (text(toleration, "/value"), text(toleration, "/effect"));
+        if !key.is_empty() && !is_qualified_name(key) {
+            let why = "name part must consist of alphanumeric characters, '-', '_' or '.'";
+            causes.push(Cause::invalid(field("key"), &json!(key), why));
         }
-        for list in ["containers", "initContainers"] {
-            for container in fields.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-                if let Some(container) = container.as_object_mut() {
-                    container.remove("image");
-                }
+        if key.is_empty() && operator != "Exists" {
+            let why =
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            causes.push(Cause::invalid(field("operator"), &json!(operator), why));
+        }
+        match operator {
+            "" | "Equal" => {}
+            "Exists" if !value.is_empty() => {
+                let why = "value must be empty when `operator` is 'Exists'";
+                causes.push(Cause::invalid(field("operator"), toleration, why));
             }
+            "Exists" => {}
+            _ => check_one_of(field("operator"), &toleration["operator"], &["Equal", "Exists"], causes),
+        }
+        if !effect.is_empty() {
+            let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+            check_one_of(field("effect"), &toleration["effect"], &known, causes);
+        }
+        if number(toleration, "/tolerationSeconds").is_some() && effect != "NoExecute" {
+            let why = "effect must be 'NoExecute' when `tolerationSeconds` is set";
+            causes.push(Cause::invalid(field("effect"), &json!(effect), why));
         }
     }
-    spec
 }
 
 pub(super) fn check_status(pod: &Value, causes: &mut Vec<Cause>) {

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{metadata::check_labels, pod};
+use super::metadata::{check_annotations, check_labels};
+use super::pod;
 use crate::Cause;
 use crate::object::number;
 use crate::selector::Selector;
@@ -24,7 +25,9 @@ pub(super) fn check(workload: &Value, before: Option<&Value>, causes: &mut Vec<C
             "`selector` does not match template `labels`",
         ));
     }
-    check_labels("spec.template.metadata.labels", &spec["template"]["metadata"]["labels"], causes);
+    let metadata = &spec["template"]["metadata"];
+    check_labels("spec.template.metadata.labels", &metadata["labels"], causes);
+    check_annotations("spec.template.metadata.annotations", &metadata["annotations"], causes);
     if before.is_some_and(|before| before["spec"]["selector"] != spec["selector"]) {
         causes.push(Cause::invalid("spec.selector", &spec["selector"], "field is immutable"));
     }

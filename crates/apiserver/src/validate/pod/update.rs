@@ -1,0 +1,72 @@
+//! What may change in a pod that exists: images, a shorter deadline, more tolerations.
+
+use serde_json::{Value, json};
+
+use crate::Cause;
+use crate::object::{items, number};
+
+pub(super) fn check(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
+    for list in ["containers", "initContainers"] {
+        if items(before, &format!("/{list}")).len() != items(after, &format!("/{list}")).len() {
+            let why = "pod updates may not add or remove containers";
+            causes.push(Cause::forbidden(format!("spec.{list}"), why));
+            return;
+        }
+    }
+    check_deadline(before, after, causes);
+    check_tolerations(before, after, causes);
+    if fixed(before) != fixed(after) {
+        let why = "pod updates may not change fields other than `spec.containers[*].image`,\
+                   `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
+                   existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+                   previously negative)";
+        causes.push(Cause::forbidden("spec", why));
+    }
+}
+
+fn check_deadline(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
+    let field = "spec.activeDeadlineSeconds";
+    let Some(old) = number(before, "/activeDeadlineSeconds") else { return };
+    match number(after, "/activeDeadlineSeconds") {
+        None => causes.push(Cause::invalid(
+            field,
+            &json!(null),
+            "must not update from a positive integer to nil value",
+        )),
+        Some(new) if new > old => {
+            causes.push(Cause::invalid(field, &json!(new), "must be less than or equal to previous value"));
+        }
+        Some(_) => {}
+    }
+}
+
+/// Those that were there stay, except for how long they last.
+fn check_tolerations(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
+    let timeless = |toleration: &Value| {
+        let mut toleration = toleration.clone();
+        toleration.as_object_mut().and_then(|fields| fields.remove("tolerationSeconds"));
+        toleration
+    };
+    let kept: Vec<Value> = items(after, "/tolerations").iter().map(timeless).collect();
+    if !items(before, "/tolerations").iter().map(timeless).all(|old| kept.contains(&old)) {
+        let why = "existing toleration can not be modified except its tolerationSeconds";
+        causes.push(Cause::forbidden("spec.tolerations", why));
+    }
+}
+
+/// The part of a pod's spec that stays as it is for the pod's life.
+fn fixed(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    let Some(fields) = spec.as_object_mut() else { return spec };
+    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        fields.remove(field);
+    }
+    for list in ["containers", "initContainers"] {
+        for container in fields.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(container) = container.as_object_mut() {
+                container.remove("image");
+            }
+        }
+    }
+    spec
+}
