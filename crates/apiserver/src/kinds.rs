@@ -10,7 +10,7 @@ use crate::custom::Custom;
 use crate::openapi::{self, Definitions};
 
 /// Reads an object as its kind and writes it back without what the kind does not know.
-pub(crate) type Prune = fn(&Value) -> Result<Value, serde_json::Error>;
+pub(crate) type Prune = fn(&Value) -> Result<Value, String>;
 
 /// One kind of object and what may be done with it.
 pub struct Kind {
@@ -360,8 +360,37 @@ fn namespaced<T: Serialize + DeserializeOwned>(
     }
 }
 
-fn prune<T: Serialize + DeserializeOwned>(value: &Value) -> Result<Value, serde_json::Error> {
-    serde_json::to_value(T::deserialize(value)?)
+fn prune<T: Serialize + DeserializeOwned>(value: &Value) -> Result<Value, String> {
+    let read: Result<T, _> = serde_path_to_error::deserialize(value);
+    let known = read.map_err(|error| wrong_type(value, &error.path().to_string(), error.inner()))?;
+    serde_json::to_value(known).map_err(|error| error.to_string())
+}
+
+/// Says in the API server's words which field has a value of another type, and which it wants.
+fn wrong_type(object: &Value, path: &str, error: &serde_json::Error) -> String {
+    let error = error.to_string();
+    let pointer = format!("/{}", path.replace(['.', '['], "/").replace(']', ""));
+    let Some((found, (_, wanted))) = object.pointer(&pointer).zip(error.split_once(", expected ")) else {
+        return format!("json: field {path}: {error}");
+    };
+    let found = match found {
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => "bool".to_owned(),
+        Value::Number(number) => format!("number {number}"),
+        Value::String(_) => "string".to_owned(),
+        Value::Array(_) => "array".to_owned(),
+        Value::Object(_) => "object".to_owned(),
+    };
+    let wanted = match wanted {
+        "i32" => "int32",
+        "i64" => "int64",
+        "a boolean" => "bool",
+        "a string" => "string",
+        "a sequence" => "list",
+        "a map" => "map",
+        other => other,
+    };
+    format!("json: cannot unmarshal {found} into field {path} of type {wanted}")
 }
 
 #[cfg(test)]
@@ -395,8 +424,35 @@ mod tests {
         let pruned = prune(&object).unwrap();
         assert_eq!(pruned["data"]["a"], "b");
         assert!(pruned.get("colour").is_none());
-        assert!(
-            prune(&serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": 1}})).is_err()
-        );
+        for (word, object, expected) in [
+            (
+                "configmaps",
+                serde_json::json!({"data": {"a": 1}}),
+                "json: cannot unmarshal number 1 into field data.a of type string",
+            ),
+            (
+                "deployments",
+                serde_json::json!({"spec": {"replicas": "three"}}),
+                "json: cannot unmarshal string into field spec.replicas of type int32",
+            ),
+            (
+                "pods",
+                serde_json::json!({"spec": {"containers": [{"ports": [{"containerPort": 3_000_000_000_i64}]}]}}),
+                "json: cannot unmarshal number 3000000000 into field spec.containers[0].ports[0].containerPort of type int32",
+            ),
+            (
+                "pods",
+                serde_json::json!({"spec": {"hostNetwork": "yes", "containers": []}}),
+                "json: cannot unmarshal string into field spec.hostNetwork of type bool",
+            ),
+            (
+                "services",
+                serde_json::json!({"spec": ["a"]}),
+                "json: cannot unmarshal array into field spec of type ServiceSpec",
+            ),
+        ] {
+            let prune = kinds.by_word(word).unwrap().prune.unwrap();
+            assert_eq!(prune(&object).unwrap_err(), expected, "{object}");
+        }
     }
 }
