@@ -42,9 +42,10 @@ want_lab_tools() {
     want_command ping iputils-ping
     want_command curl curl
     want_command ip iproute2
+    [ "$chore" != bench ] || want_command iptables-legacy-restore iptables
+    case $chore in bench | test) want_command nft nftables ;; esac
     [ "$chore" = test ] || return 0
     want_command tcpdump tcpdump
-    want_command nft nftables
     want_command ethtool ethtool
 }
 

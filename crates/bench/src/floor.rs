@@ -34,10 +34,11 @@ impl fmt::Display for Steps {
 }
 
 /// A namespace bound to a file, gone when dropped.
-struct Bound(PathBuf);
+pub struct Bound(PathBuf);
 
 impl Bound {
-    fn new(path: PathBuf) -> Result<(Bound, NetNs)> {
+    /// A new one, and the file that it is bound to.
+    pub fn new(path: PathBuf) -> Result<(Bound, NetNs)> {
         let netns = NetNs::create_bound(&path)?;
         Ok((Bound(path), netns))
     }
@@ -50,7 +51,20 @@ impl Drop for Bound {
 }
 
 /// A bpf file system, gone when dropped.
-struct Mount(PathBuf);
+pub struct Mount(PathBuf);
+
+impl Mount {
+    /// A new one.
+    pub fn new(path: PathBuf) -> Result<Mount> {
+        bpffs::mount(&path)?;
+        Ok(Mount(path))
+    }
+
+    /// Where.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Mount {
     fn drop(&mut self) {
@@ -61,9 +75,8 @@ impl Drop for Mount {
 /// Prints the times, measured in namespaces below `folder`.
 pub fn measure(folder: &Path) -> Result<()> {
     let (_bound, host) = Bound::new(folder.join("floor-host"))?;
-    let mount = Mount(folder.join("floor-bpf"));
-    bpffs::mount(&mount.0)?;
-    host.enter(|| print(folder, &mount.0))?
+    let mount = Mount::new(folder.join("floor-bpf"))?;
+    host.enter(|| print(folder, mount.path()))?
 }
 
 fn print(folder: &Path, mount: &Path) -> Result<()> {

@@ -27,16 +27,20 @@ pub struct BenchLab {
 impl BenchLab {
     /// Brings it up with these values.
     pub fn up(values: &[String]) -> Result<BenchLab> {
+        BenchLab::of(2, values)
+    }
+
+    /// With so many nodes, and a client on each of those from the third on.
+    pub fn of(nodes: usize, values: &[String]) -> Result<BenchLab> {
         let name = format!("bench-{}", std::process::id());
         let mut lab = BenchLab { name, servers: Vec::new(), status: Value::Null, is_down: false };
         let mut up = lab.verb("up");
-        up.args(["--nodes", "2"]).args(values.iter().flat_map(|value| ["--set", value]));
+        up.args(["--nodes", &nodes.to_string()]).args(values.iter().flat_map(|value| ["--set", value]));
         run(&mut up)?;
-        lab.apply(&manifests())?;
+        lab.apply(&manifests(nodes))?;
         lab.status = serde_json::from_str(&run(lab.verb("status").args(["-o", "json"]))?)?;
         for pod in ["near", "server"] {
-            let server = lab.start_server(pod)?;
-            lab.servers.push(server);
+            lab.start_server(pod, PORT)?;
         }
         Ok(lab)
     }
@@ -81,13 +85,15 @@ impl BenchLab {
         Ok(command)
     }
 
-    fn start_server(&self, pod: &str) -> Result<Child> {
-        let mut command = self.in_pod(pod, &["serve", &PORT.to_string()])?;
+    /// Answers in a pod, on one more port.
+    pub fn start_server(&mut self, pod: &str, port: u16) -> Result<()> {
+        let mut command = self.in_pod(pod, &["serve", &port.to_string()])?;
         let mut child = command.stdout(Stdio::piped()).spawn().context("the server cannot be started")?;
         let mut line = String::new();
         let output = child.stdout.take().context("the server has no output")?;
         BufReader::new(output).read_line(&mut line)?;
-        if line.trim() == "ready" { Ok(child) } else { bail!("the server in {pod} is not ready: {line}") }
+        self.servers.push(child);
+        if line.trim() == "ready" { Ok(()) } else { bail!("the server in {pod} is not ready: {line}") }
     }
 
     /// Address of a pod, of a family.
@@ -120,19 +126,30 @@ impl BenchLab {
         Ok(Pinned::open(&self.of_node(node, "bpf"))?)
     }
 
+    /// The kubeconfig of its API.
+    pub fn kubeconfig(&self) -> PathBuf {
+        Path::new("/run/beeline-lab").join(&self.name).join("kubeconfig")
+    }
+
     /// Memory of each agent and of each node's tables.
     pub fn print_memory(&self) -> Result<()> {
         println!("memory");
-        for node in NODES {
-            let nodes = self.status["nodes"].as_array().into_iter().flatten();
-            let found = nodes.into_iter().find(|one| one["name"] == node);
-            let pid = found.and_then(|node| node["agentPid"].as_u64()).context("the agent does not run")?;
-            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or("VmRSS: unknown");
-            let tables: u64 = self.pinned(node)?.memory_bytes()?.iter().map(|(_, bytes)| bytes).sum();
-            let rss = line.trim_start_matches("VmRSS:").trim();
-            println!("  {node}: agent {rss} resident, tables {} KB", tables / 1024);
-        }
+        NODES.iter().try_for_each(|node| self.print_memory_of(node))
+    }
+
+    /// Memory of a node's agent, now and at most, and of its tables.
+    pub fn print_memory_of(&self, node: &str) -> Result<()> {
+        let nodes = self.status["nodes"].as_array().into_iter().flatten();
+        let found = nodes.into_iter().find(|one| one["name"] == node);
+        let pid = found.and_then(|node| node["agentPid"].as_u64()).context("the agent does not run")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or("unknown").trim().to_owned()
+        };
+        let tables: u64 = self.pinned(node)?.memory_bytes()?.iter().map(|(_, bytes)| bytes).sum();
+        let (now, most) = (field("VmRSS:"), field("VmHWM:"));
+        println!("  {node}: agent {now} resident (at most {most}), tables {} KB", tables / 1024);
         Ok(())
     }
 }
@@ -160,7 +177,7 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn manifests() -> Value {
+fn manifests(nodes: usize) -> Value {
     let pod = |name: &str, node: &str| {
         json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -178,6 +195,7 @@ fn manifests() -> Value {
             "ports": [{"port": PORT, "targetPort": PORT, "protocol": "TCP"}]
         }
     });
-    let items = [pod("client", NODES[0]), pod("near", NODES[0]), pod("server", NODES[1]), service];
+    let mut items = vec![pod("client", NODES[0]), pod("near", NODES[0]), pod("server", NODES[1]), service];
+    items.extend((3..=nodes).map(|number| pod(&format!("client-{number}"), &format!("node-{number}"))));
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }

@@ -5,9 +5,12 @@ mod cni;
 mod floor;
 mod lab;
 mod packets;
+mod plan;
 mod rates;
+mod services;
 mod size;
 mod stats;
+mod tables;
 mod traffic;
 
 use std::net::SocketAddr;
@@ -29,6 +32,9 @@ struct Arguments {
     /// Length of one measurement of a rate, milliseconds
     #[arg(long, default_value_t = 300)]
     millis: u64,
+    /// Numbers of Services to measure with
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 10_000, 30_000])]
+    services: Vec<usize>,
     /// Only these
     #[arg(long, value_enum)]
     only: Vec<Part>,
@@ -46,12 +52,18 @@ enum Part {
     Memory,
     /// Nanoseconds per packet by test run
     Packets,
+    /// Nanoseconds per new connection by test run, from 1 to 100,000 Services
+    Tables,
+    /// Seconds to plan and to write 10,000 Services
+    Plan,
     /// CNI ADD and DEL
     Cni,
     /// Connections and requests per second, beside kernel forwarding
     Rates,
     /// How long labs take, and their memory
     Lab,
+    /// Thousands of Services, beside rule sets of the shape that kube-proxy writes
+    Services,
 }
 
 /// What this program does inside a pod.
@@ -63,13 +75,19 @@ enum Role {
         /// The port
         port: u16,
     },
-    /// Connect and close as often as possible; prints connections per second
+    /// Connect and close as often as possible; prints connections per second, and microseconds of each, p50 and p99
     #[command(hide = true)]
     Connect {
         /// The server
         to: SocketAddr,
         /// How long
         millis: u64,
+    },
+    /// Print when somebody else answers
+    #[command(hide = true)]
+    Watch {
+        /// The server
+        to: SocketAddr,
     },
     /// One byte there and back as often as possible; prints exchanges per second
     #[command(hide = true)]
@@ -96,8 +114,11 @@ impl Arguments {
         match self.role {
             Some(Role::Serve { port }) => traffic::serve(port),
             Some(Role::Connect { to, millis }) => {
-                print_rate(traffic::connect_and_close(to, Duration::from_millis(millis))?)
+                let made = traffic::connect_and_close(to, Duration::from_millis(millis))?;
+                println!("{} {} {}", made.rate, made.p50_us, made.p99_us);
+                Ok(())
             }
+            Some(Role::Watch { to }) => traffic::watch(to),
             Some(Role::Request { to, millis }) => {
                 print_rate(traffic::request_and_answer(to, Duration::from_millis(millis))?)
             }
@@ -113,7 +134,10 @@ impl Arguments {
         if self.wants(Part::Lab) {
             size::measure(&self.set)?;
         }
-        if self.only == [Part::Lab] {
+        if self.wants(Part::Services) {
+            services::measure(&self.set, &self.services, self.rounds, self.millis)?;
+        }
+        if !self.only.is_empty() && self.only.iter().all(|part| matches!(part, Part::Lab | Part::Services)) {
             return Ok(());
         }
         let lab = BenchLab::up(&self.set)?;
@@ -126,6 +150,12 @@ impl Arguments {
         if self.wants(Part::Cni) {
             cni::measure(&lab)?;
             floor::measure(&lab.of_node(lab::NODES[0], ""))?;
+        }
+        if self.wants(Part::Plan) {
+            plan::measure(&lab.of_node(lab::NODES[0], ""))?;
+        }
+        if self.wants(Part::Tables) {
+            tables::measure(&lab)?;
         }
         if self.wants(Part::Rates) {
             // Last: it stops the agents.

@@ -14,7 +14,7 @@ use crate::lab::{BenchLab, NODES, run};
 use crate::stats::{Ratio, Summary};
 
 /// A node whose programs can be taken off.
-struct Node {
+pub struct Node {
     netns: NetNs,
     datapath: Datapath,
     attached: Vec<Attached>,
@@ -77,12 +77,14 @@ impl Line {
         };
         let role = [self.kind, &to.to_string(), &millis.to_string()];
         let rate = run(&mut lab.in_pod("client", &role)?)?;
-        rate.trim().parse().with_context(|| format!("the client printed no rate: {rate}"))
+        let first = rate.split_whitespace().next().unwrap_or_default();
+        first.parse().with_context(|| format!("the client printed no rate: {rate}"))
     }
 }
 
 impl Node {
-    fn open(lab: &BenchLab, node: &str) -> Result<Node> {
+    /// Its agent must not run: it would put back what is taken off.
+    pub fn open(lab: &BenchLab, node: &str) -> Result<Node> {
         let netns = NetNs::open(lab.of_node(node, "netns"))?;
         let bpffs = lab.of_node(node, "bpf");
         let datapath = netns.enter(|| Datapath::open(&bpffs))??;
@@ -91,7 +93,7 @@ impl Node {
     }
 
     /// With programs, or with plain kernel forwarding.
-    fn set(&mut self, beeline: bool) -> Result<()> {
+    pub fn set(&mut self, beeline: bool) -> Result<()> {
         let Node { netns, datapath, attached } = self;
         netns.enter(|| -> Result<()> {
             for one in attached.iter() {

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// Answers every byte. One connection at a time: there is one client, and a
-/// thread for each would be what is measured.
+/// Answers every byte with the last one of its port. One connection at a time:
+/// there is one client, and a thread for each would be what is measured.
 pub fn serve(port: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).context("the port cannot be served")?;
     println!("ready");
@@ -18,18 +18,73 @@ pub fn serve(port: u16) -> Result<()> {
         let (mut stream, _) = listener.accept().context("the listener is broken")?;
         let _ = stream.set_nodelay(true);
         let mut byte = [0];
-        while matches!(stream.read(&mut byte), Ok(1)) && stream.write_all(&byte).is_ok() {}
+        while matches!(stream.read(&mut byte), Ok(1)) && stream.write_all(&[port as u8]).is_ok() {}
     }
 }
 
-/// Connections per second. Each is closed by a reset, so that no port waits
-/// (RFC 9293 section 3.6.1) and the next one can use it.
-pub fn connect_and_close(to: SocketAddr, span: Duration) -> Result<f64> {
-    repeat(span, || {
+/// Connections per second, and how long the call took that made each,
+/// microseconds: the way of the first packet and of its answer.
+pub struct Connections {
+    /// Per second.
+    pub rate: f64,
+    /// Half of them took less.
+    pub p50_us: f64,
+    /// All but one of a hundred took less.
+    pub p99_us: f64,
+}
+
+/// Connects and closes, one at a time. Each is closed by a reset, so that no
+/// port waits (RFC 9293 section 3.6.1) and the next one can use it.
+pub fn connect_and_close(to: SocketAddr, span: Duration) -> Result<Connections> {
+    let mut times = Vec::new();
+    let rate = repeat(span, || {
+        let begin = Instant::now();
         let stream = TcpStream::connect(to).with_context(|| format!("{to} cannot be reached"))?;
-        setsockopt(&stream.as_fd(), sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })
-            .context("the socket cannot be told to reset")
-    })
+        times.push(begin.elapsed().as_secs_f64() * 1e6);
+        reset(&stream)
+    })?;
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    Ok(Connections { rate, p50_us: at(0.5), p99_us: at(0.99) })
+}
+
+fn reset(stream: &TcpStream) -> Result<()> {
+    setsockopt(&stream.as_fd(), sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })
+        .context("the socket cannot be told to reset")
+}
+
+/// Asks again and again, each time by a new connection; prints when somebody
+/// else answers than before, nanoseconds of the monotonic clock.
+pub fn watch(to: SocketAddr) -> Result<()> {
+    let mut last = None;
+    loop {
+        let answer = ask(to).ok();
+        if answer.is_some() && answer != last {
+            println!("{}", monotonic_ns()?);
+            std::io::stdout().flush()?;
+            last = answer;
+        }
+    }
+}
+
+fn ask(to: SocketAddr) -> Result<u8> {
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(200))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let mut byte = [7];
+    stream.write_all(&byte)?;
+    stream.read_exact(&mut byte)?;
+    reset(&stream)?;
+    Ok(byte[0])
+}
+
+/// The same clock in every process.
+pub fn monotonic_ns() -> Result<i64> {
+    let mut now = nix::libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a whole timespec that lives until the call is over.
+    let result = unsafe { nix::libc::clock_gettime(nix::libc::CLOCK_MONOTONIC, &mut now) };
+    nix::errno::Errno::result(result).context("the clock cannot be read")?;
+    Ok(now.tv_sec * 1_000_000_000 + now.tv_nsec)
 }
 
 /// One-byte requests per second, one at a time.

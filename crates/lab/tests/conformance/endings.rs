@@ -156,7 +156,7 @@ fn udp_goes_on_when_servers_cycle(world: &World) {
             world.soon(&format!("server {number} answers {}", one.what), || one.asks());
         }
         for place in &hooked {
-            world.soon("it answers through the socket hooks", || {
+            world.soon("it answers a socket that was made for it", || {
                 addresses.iter().all(|address| datagram_answered(place, address, 53))
             });
         }

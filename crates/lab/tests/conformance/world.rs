@@ -223,7 +223,8 @@ impl Datagrams {
     }
 }
 
-/// Does a datagram come back that bash sends through the socket hooks?
+/// Does a datagram come back that bash sends? From nodes and pods of the
+/// host's network through the socket hooks.
 pub fn datagram_answered(from: &Place<'_>, address: &str, port: u16) -> bool {
     // `read` would take the datagram byte by byte, and lose all but the first.
     let line = format!(

@@ -1,0 +1,56 @@
+//! How long after the API server's answer to a change of an EndpointSlice the
+//! first connection reaches the new endpoint.
+
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::PORTS;
+use super::cluster::{Api, slice};
+use super::rules::{Entry, PORT};
+use crate::lab::BenchLab;
+use crate::traffic::monotonic_ns;
+
+const CHANGES: usize = 200;
+const PAUSE: Duration = Duration::from_millis(30);
+
+/// Prints the times. A pod connects as often as it can to the Service numbered
+/// 1, whose only endpoint changes between two.
+pub fn measure(lab: &BenchLab, api: &Api, entry: &Entry, server: Ipv4Addr) -> Result<()> {
+    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/s-1-0";
+    let change = |round: usize| api.put(path, &slice(1, 0, &[(server, PORTS[round % 2])]));
+    change(0)?;
+    let to = format!("{}:{PORT}", entry.ip);
+    let mut watcher = lab.in_pod("client", &["watch", &to])?.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(watcher.stdout.take().context("the client has no output")?).lines();
+    let mut times = Vec::new();
+    let mut told = || -> Result<i64> {
+        let line = lines.next().context("the client has ended")??;
+        line.trim().parse().with_context(|| format!("the client printed {line}"))
+    };
+    let all = (|| -> Result<()> {
+        told()?;
+        for round in 1..=CHANGES {
+            std::thread::sleep(PAUSE);
+            change(round)?;
+            let answered = monotonic_ns()?;
+            times.push((told()? - answered).max(0) as f64 / 1e6);
+        }
+        Ok(())
+    })();
+    watcher.kill()?;
+    watcher.wait()?;
+    all?;
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!(
+        "    a change of endpoints reaches connections after p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms ({CHANGES} changes)",
+        at(0.5),
+        at(0.9),
+        at(0.99)
+    );
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Thousands of Services: what a new connection costs through Beeline, and
+//! through rule sets of the shape that kube-proxy writes, on nodes of one lab
+//! that differ in nothing else; how fast a change arrives; what the agent
+//! needs in memory and in time.
+
+mod change;
+mod cluster;
+mod rules;
+mod start;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::lab::{BenchLab, NODES, run};
+use crate::rates::Node;
+use crate::stats::{Ratio, Summary};
+use cluster::{Api, wait_until};
+use rules::{Entry, PORT};
+
+/// Ports of the hot Service's three endpoints.
+const PORTS: [u16; 3] = [9001, 9002, 9003];
+/// The node of each way, and its client pod.
+const WAYS: [(Way, u8, &str); 3] =
+    [(Way::Beeline, 1, "client"), (Way::Nftables, 3, "client-3"), (Way::Iptables, 4, "client-4")];
+/// How long a rule set may take to be loaded.
+const LOAD_MAX: Duration = Duration::from_secs(150);
+/// With so many Services the rest is measured, too.
+const TYPICAL: usize = 10_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Beeline,
+    Nftables,
+    Iptables,
+}
+
+/// Rate, p50 and p99 of each measurement.
+type Figures = BTreeMap<(&'static str, Way), [Vec<f64>; 3]>;
+
+/// Prints everything, size by size.
+pub fn measure(values: &[String], sizes: &[usize], rounds: usize, millis: u64) -> Result<()> {
+    let mut lab = BenchLab::of(5, values)?;
+    PORTS.iter().try_for_each(|port| lab.start_server("server", *port))?;
+    let IpAddr::V4(server) = lab.pod("server", false)?.ip() else { bail!("the server has no IPv4 address") };
+    // The nodes of the rule sets forward as the kernel does; other agents would
+    // only take time.
+    for node in ["node-2", "node-3", "node-4", start::NODE] {
+        run(lab.verb("agent").args([node, "stop"]))?;
+    }
+    for node in ["node-3", "node-4"] {
+        Node::open(&lab, node)?.set(false)?;
+    }
+    let api = Api::open(&lab.kubeconfig())?;
+    let mut entries: Vec<Entry> = Vec::new();
+    println!(
+        "Services, connections from pods by ClusterIP and from outside by NodePort ({rounds} rounds of {millis} ms)"
+    );
+    for size in sizes {
+        let took = grow(&lab, &api, &mut entries, *size, server)?;
+        println!(
+            "  {size} Services; made through the API and in the tables after {:.1} s",
+            took.as_secs_f64()
+        );
+        let ways = load(&lab, &entries)?;
+        let figures = rounds_of(&lab, &ways, &entries[0], rounds, millis)?;
+        print(&figures);
+        if *size == TYPICAL {
+            change::measure(&lab, &api, &entries[1], server)?;
+            lab.print_memory_of(NODES[0])?;
+            start::measure(&lab)?;
+        }
+    }
+    lab.down()
+}
+
+/// More Services, until there are so many in the first node's tables.
+fn grow(
+    lab: &BenchLab,
+    api: &Api,
+    entries: &mut Vec<Entry>,
+    size: usize,
+    server: Ipv4Addr,
+) -> Result<Duration> {
+    let begin = Instant::now();
+    let before = services_of(lab)?;
+    let more = size.saturating_sub(entries.len());
+    entries.extend(api.add(entries.len()..size.max(entries.len()), 0, server, PORTS)?);
+    wait_until("the Services are in the tables", Duration::from_secs(300), || {
+        Ok(services_of(lab)? >= before + more)
+    })?;
+    Ok(begin.elapsed())
+}
+
+fn services_of(lab: &BenchLab) -> Result<usize> {
+    let entries = lab.pinned(NODES[0])?.tables().service.entries()?;
+    Ok(entries.iter().filter(|(_, service)| service.slots > 0).count())
+}
+
+/// Loads both rule sets; the ways that can be measured.
+fn load(lab: &BenchLab, entries: &[Entry]) -> Result<Vec<(Way, u8, &'static str)>> {
+    let mut ways = vec![WAYS[0]];
+    for (way, node, pod) in &WAYS[1..] {
+        let (text, program): (String, &[&str]) = match way {
+            Way::Nftables => (rules::nftables(entries, node_ip(*node)), &["nft", "-f"]),
+            _ => (rules::iptables(entries), &["iptables-legacy-restore"]),
+        };
+        let file = lab.of_node(&format!("node-{node}"), "rules");
+        fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))?;
+        if *way == Way::Nftables {
+            run(in_node(lab, *node).args(["nft", "flush", "ruleset"]))?;
+        }
+        let begin = Instant::now();
+        let limit = LOAD_MAX.as_secs().to_string();
+        let loaded = in_node(lab, *node).args(["timeout", &limit]).args(program).arg(&file).output()?;
+        let took = begin.elapsed();
+        match loaded.status.code() {
+            Some(0) => {
+                println!("    {way:?}: loaded in {:.1} s", took.as_secs_f64());
+                ways.push((*way, *node, *pod));
+            }
+            Some(124) => println!("    {way:?}: not loaded within {} s, not measured", LOAD_MAX.as_secs()),
+            _ => bail!("{way:?}: {}", String::from_utf8_lossy(&loaded.stderr).trim()),
+        }
+    }
+    Ok(ways)
+}
+
+fn in_node(lab: &BenchLab, node: u8) -> Command {
+    let mut command = lab.verb("node");
+    command.args([&format!("node-{node}"), "--"]);
+    command
+}
+
+fn node_ip(node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(172, 30, 0, 10 + node)
+}
+
+/// Each way in turn, the order rotated.
+fn rounds_of(
+    lab: &BenchLab,
+    ways: &[(Way, u8, &'static str)],
+    hot: &Entry,
+    rounds: usize,
+    millis: u64,
+) -> Result<Figures> {
+    let mut figures = Figures::new();
+    let own = std::env::current_exe()?;
+    for round in 0..rounds {
+        let mut order = ways.to_vec();
+        order.rotate_left(round % ways.len());
+        for (way, node, pod) in order {
+            let span = millis.to_string();
+            let inside = format!("{}:{PORT}", hot.ip);
+            let inside = run(&mut lab.in_pod(pod, &["connect", &inside, &span])?)?;
+            let port = hot.node_port.context("the hot Service has no nodePort")?;
+            let outside = format!("{}:{port}", node_ip(node));
+            let outside = run(lab.verb("client").arg("--").arg(&own).args(["connect", &outside, &span]))?;
+            for (what, text) in [("ClusterIP", inside), ("NodePort", outside)] {
+                let numbers: Vec<f64> =
+                    text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+                let [rate, p50, p99] = numbers[..] else { bail!("the client printed no figures: {text}") };
+                let lists = figures.entry((what, way)).or_default();
+                lists.iter_mut().zip([rate, p50, p99]).for_each(|(list, number)| list.push(number));
+            }
+        }
+    }
+    Ok(figures)
+}
+
+fn print(figures: &Figures) {
+    for ((what, way), [rate, p50, p99]) in figures {
+        let beeline = &figures[&(*what, Way::Beeline)];
+        let ratio = match way {
+            Way::Beeline => String::new(),
+            _ => format!(
+                "   Beeline's rate x {}, p50 x {}",
+                Ratio::of(&beeline[0], rate),
+                Ratio::of(&beeline[1], p50)
+            ),
+        };
+        println!(
+            "    {what:<9} {:<8}  p50 {} us   p99 {} us   {} per second{ratio}",
+            format!("{way:?}"),
+            Summary::of(p50),
+            Summary::of(p99),
+            Summary::of(rate)
+        );
+    }
+}

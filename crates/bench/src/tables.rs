@@ -1,0 +1,119 @@
+//! What a Service costs as the tables grow, by test run: one hot Service, and
+//! another one at random each time, beside a new connection without Service.
+
+use anyhow::{Context, Result};
+use beeline_abi::maps::programs;
+use beeline_abi::service::{
+    BackendValue, CLASS_FIRST_EXACT, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey,
+    SlotValue, address_flags,
+};
+use beeline_abi::{Ip, Port};
+use beeline_datapath::native::build::{Build, Carried};
+use beeline_kernel::datapath::{Datapath, TestPacket};
+use beeline_kernel::netns::NetNs;
+use beeline_sync::Tables;
+
+use crate::lab::{BenchLab, NODES, run};
+use crate::stats::{Ratio, Summary};
+
+const SIZES: [u32; 5] = [1, 1_000, 10_000, 30_000, 100_000];
+const ROUNDS: usize = 1_000;
+const SYN: u8 = 2;
+/// Numbers of Services, classes and backends that the agent has not given out.
+const FIRST: u32 = 400_000;
+/// Ports of the client, no two alike: the random Service may be the hot one.
+const FIRST_PORTS: [u16; 3] = [10_000, 20_000, 30_000];
+
+/// Prints the times. Stops the first node's agent, which would remove what it
+/// does not know.
+pub fn measure(lab: &BenchLab) -> Result<()> {
+    run(lab.verb("agent").args([NODES[0], "stop"]))?;
+    let node = NetNs::open(lab.of_node(NODES[0], "netns"))?;
+    let bpffs = lab.of_node(NODES[0], "bpf");
+    let mut datapath = node.enter(|| Datapath::open(&bpffs))??;
+    println!("new connections by test run as the tables grow, nanoseconds ({ROUNDS} rounds, cases in turn)");
+    let mut written = 0;
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut hot_alone: Option<f64> = None;
+    for (step, size) in SIZES.into_iter().enumerate() {
+        (written..size).try_for_each(|number| write(&mut datapath, number))?;
+        written = size;
+        let mut times: [Vec<f64>; 3] = Default::default();
+        for round in 0..ROUNDS {
+            let turn = u16::try_from(step * ROUNDS + round)?;
+            let any = random.below(size);
+            let targets =
+                [(Ip::from(lab.pod("server", false)?.ip()), 9000), (address(0), 80), (address(any), 80)];
+            for case in 0..3 {
+                let at = (round + case) % 3;
+                let frame = frame(lab, &datapath, targets[at].0, targets[at].1, FIRST_PORTS[at] + turn)?;
+                let packet = TestPacket { ifindex: frame.1, ..TestPacket::new(&frame.0) };
+                let run = node.enter(|| datapath.test_run(programs::FROM_POD, &packet))??;
+                times[at].push(f64::from(run.duration_ns));
+            }
+        }
+        let [plain, hot, any] = &times;
+        let alone = *hot_alone.get_or_insert(Summary::of(hot).median);
+        println!(
+            "  {size:>6} Services: no Service {}   hot {} ({:.2} of alone)   random {}   random x hot {}",
+            Summary::of(plain),
+            Summary::of(hot),
+            Summary::of(hot).median / alone,
+            Summary::of(any),
+            Ratio::of(any, hot),
+        );
+    }
+    Ok(())
+}
+
+fn frame(lab: &BenchLab, datapath: &Datapath, to: Ip, dport: u16, sport: u16) -> Result<(Vec<u8>, u32)> {
+    let client = Ip::from(lab.pod("client", false)?.ip());
+    let endpoint =
+        datapath.tables().endpoint.get(&client)?.context("the client is not in the endpoint table")?;
+    let carried = Carried::Tcp { sport, dport, flags: SYN, sequence: 1, acknowledged: 1 };
+    let build = Build { mac_src: endpoint.pod_mac, payload: vec![0; 64], ..Build::new(client, to, carried) };
+    Ok((build.frame(), endpoint.ifindex))
+}
+
+fn address(number: u32) -> Ip {
+    Ip::from(std::net::IpAddr::from(std::net::Ipv4Addr::from(0x0a60_8000 + number)))
+}
+
+/// One Service with three endpoints on the other node.
+fn write(datapath: &mut Datapath, number: u32) -> Result<()> {
+    let service = FIRST + number;
+    let class = CLASS_FIRST_EXACT + service;
+    let exclusive = ServiceAddressValue { class, flags: address_flags::EXCLUSIVE };
+    for slot in 0..3 {
+        let backend = FIRST + 3 * number + slot;
+        let ip = std::net::Ipv4Addr::new(10, 244, 2, 100 + (backend % 100) as u8);
+        let value = BackendValue {
+            ip: Ip::from(std::net::IpAddr::from(ip)),
+            port: Port::new(1_000 + (backend % 60_000) as u16),
+            proto: 6,
+            state: 1,
+            ..Default::default()
+        };
+        datapath.backend().update(&backend, &value)?;
+        datapath.slot().update(
+            &SlotKey { service, generation: 1, slot },
+            &SlotValue { backend, ..Default::default() },
+        )?;
+    }
+    datapath.service().update(&service, &ServiceValue { generation: 1, slots: 3, ..Default::default() })?;
+    let frontend = FrontendKey { class, port: Port::new(80), proto: 6, scope: 0 };
+    datapath.frontend().update(&frontend, &FrontendValue { service, ..Default::default() })?;
+    Ok(datapath.service_address().update(&address(number), &exclusive)?)
+}
+
+/// Xorshift (Marsaglia 2003).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % u64::from(end)) as u32
+    }
+}
