@@ -25,3 +25,8 @@ app.kubernetes.io/component: agent
 {{- $own = merge (dict "cni" $cni "prometheus" $prometheus) (omit $own "prometheus") -}}
 {{- toYaml (mergeOverwrite (deepCopy $own) (deepCopy .Values.extraConfig)) -}}
 {{- end }}
+
+{{/* True if sockets of pods are translated: those to backends that are gone are ended. */}}
+{{- define "beeline.podSockets" -}}
+{{- and (eq (toString .Values.socketLB.enabled) "true") (eq (toString .Values.socketLB.hostNamespaceOnly) "false") -}}
+{{- end }}

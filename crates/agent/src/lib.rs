@@ -21,5 +21,6 @@ pub mod privileges;
 pub mod run;
 pub mod server;
 pub mod shared;
+pub mod sockets;
 pub mod state;
 pub mod threads;

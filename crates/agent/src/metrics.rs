@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub repairs: Vec<(String, u64)>,
     /// Changes of tables that failed.
     pub sync_errors: u64,
+    /// Sockets that were connected to a backend that is gone.
+    pub sockets_destroyed: u64,
     /// The last contact with the API server succeeded.
     pub api_connected: bool,
     /// Everything listed at start is programmed.
@@ -161,6 +163,13 @@ const METRICS: &[Metric] = &[
         labels: "",
         help: "Table changes that failed; they are tried again",
         read: |snapshot| one(snapshot.sync_errors),
+    },
+    Metric {
+        name: "sockets_destroyed",
+        kind: MetricType::Counter,
+        labels: "",
+        help: "Sockets that a socket hook had connected to a backend that is gone, and that were ended",
+        read: |snapshot| one(snapshot.sockets_destroyed),
     },
     Metric {
         name: "api_connected",

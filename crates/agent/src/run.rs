@@ -16,11 +16,15 @@ use crate::engine::{Engine, Parts};
 use crate::host::KernelHost;
 use crate::options::Options;
 use crate::shared::Shared;
+use crate::sockets::Sockets;
 use crate::state::StateDir;
 use crate::{health, http, memory, privileges, server, threads};
 
 /// Runs until a signal ends it. What is in the kernel stays there.
 pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<()> {
+    let values = &configuration.values;
+    let sockets =
+        values.socket_lb_enabled.then(|| Sockets::start(!values.socket_lb_host_only)).transpose()?;
     privileges::reduce()?;
     memory::limit_arenas();
     configuration.tell();
@@ -34,8 +38,11 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
     if let Err(error) = socket_hooks(options, configuration, &mut datapath) {
         warn!("{error:#}; pods are served, but this node itself cannot reach Services");
     }
+    if let Some(sockets) = &sockets {
+        sockets.set_table(datapath.socket_table().context("the socket table cannot be read")?);
+    }
     let events = datapath.events().context("drop events cannot be read")?;
-    let engine = start_engine(options, configuration.clone(), state, datapath)?;
+    let engine = start_engine(options, configuration.clone(), state, datapath, sockets)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_keep_alive(Duration::from_secs(1))
@@ -77,6 +84,7 @@ fn start_engine(
     configuration: Configuration,
     state: StateDir,
     datapath: Datapath,
+    sockets: Option<Sockets>,
 ) -> anyhow::Result<Engine> {
     Engine::start(Parts {
         configuration,
@@ -84,6 +92,7 @@ fn start_engine(
         spool: beeline_api::deleted_directory(&options.socket),
         datapath: Box::new(datapath),
         host: Box::new(KernelHost::open()?),
+        sockets,
         netns_cookie: netns::own_cookie().context("the cookie of this network namespace cannot be read")?,
     })
 }

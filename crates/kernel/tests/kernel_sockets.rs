@@ -6,7 +6,8 @@
 
 mod support;
 
-use std::io::Read;
+use std::collections::HashMap;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +20,8 @@ use beeline_abi::service::{
 };
 use beeline_abi::{Ip, Port};
 use beeline_kernel::cgroup;
-use beeline_kernel::datapath::Datapath;
+use beeline_kernel::datapath::{Abandoned, Datapath};
+use beeline_kernel::netlink::SocketDiag;
 use beeline_sync::Tables;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
@@ -85,8 +87,8 @@ fn fill(datapath: &mut Datapath) {
 }
 
 fn backend_at(backend: &str, port: u16) -> BackendValue {
-    let state = backend_state::ACTIVE;
-    BackendValue { ip: ip(backend), port: Port::new(port), state, ..BackendValue::default() }
+    let (state, proto) = (backend_state::ACTIVE, proto::UDP);
+    BackendValue { ip: ip(backend), port: Port::new(port), proto, state, ..BackendValue::default() }
 }
 
 fn set_backend(datapath: &mut Datapath, id: u32, value: &BackendValue) {
@@ -125,7 +127,7 @@ impl World {
                     .and_then(|()| self.node.netns.enter_this_thread().map_err(|error| error.to_string()))
                     .and_then(|()| story());
                 if let Err(text) = &told {
-                    let _ = std::io::Write::write_all(&mut &writer, text.as_bytes());
+                    let _ = (&writer).write_all(text.as_bytes());
                 }
                 // SAFETY: ends the child without running the parent's cleanup.
                 unsafe { nix::libc::_exit(i32::from(told.is_err())) }
@@ -267,4 +269,77 @@ fn kernel_the_hooks_outlive_the_agent_and_move_to_another_cgroup() {
     world.datapath.detach_sockets().unwrap();
     assert!(world.datapath.attached_sockets().is_empty());
     drop(first);
+}
+
+/// What a datagram socket says once its backend is gone: one error, then it
+/// is as if it had never been connected.
+fn is_told(client: &UdpSocket) -> Result<(), String> {
+    let error = client.recv(&mut [0; 16]).err().and_then(|error| error.raw_os_error());
+    check("the socket of a backend that is gone", error, Some(nix::libc::ECONNABORTED))?;
+    check("its peer", client.peer_addr().is_err(), true)
+}
+
+#[test]
+fn kernel_sockets_of_a_backend_that_is_gone_are_destroyed_and_no_others() {
+    if no_programs() {
+        return;
+    }
+    let world = World::new("gone", 0);
+    let table = world.datapath.socket_table().unwrap();
+    for (i, (service, backend)) in SERVICES.into_iter().zip(BACKENDS).enumerate() {
+        let gone = HashMap::from([(1 + i as u32, backend_at(backend, 8080))]);
+        let destroy = |gone: &HashMap<u32, BackendValue>| -> Result<u64, String> {
+            let mut abandoned = Abandoned::find(&table, gone).map_err(|error| error.to_string())?;
+            let mut diag = SocketDiag::open().map_err(|error| error.to_string())?;
+            abandoned.destroy(&mut diag).map_err(|error| error.to_string())
+        };
+        world.process(|| {
+            let server = udp(address(backend, 8080))?;
+            let connected = |to| -> Result<UdpSocket, String> {
+                let client = udp(any(backend))?;
+                said("connect", client.connect(to))?;
+                said("ask", client.send(b"ask"))?;
+                said("be asked", server.recv_from(&mut [0; 16]))?;
+                Ok(client)
+            };
+            let client = connected(address(service, 80))?;
+            // By its own address: not by the Service, not ours to end.
+            let direct = connected(address(backend, 8080))?;
+            let listener = said("listen", TcpListener::bind(address(backend, 8080)))?;
+            let mut stream = said("connect", TcpStream::connect(address(service, 80)))?;
+            let (mut accepted, _) = said("accept", listener.accept())?;
+
+            check("others are gone", destroy(&HashMap::from([(77, gone[&(1 + i as u32)])]))?, 0)?;
+            check("destroyed", destroy(&gone)?, 1)?;
+            is_told(&client)?;
+            check("found again", destroy(&gone)?, 0)?;
+            said("the direct one", direct.send(b"ask"))?;
+            said("the stream", stream.write_all(b"x"))?;
+
+            let over_tcp = |backend: &BackendValue| BackendValue { proto: proto::TCP, ..*backend };
+            let gone = gone.iter().map(|(id, backend)| (*id, over_tcp(backend))).collect();
+            check("streams destroyed", destroy(&gone)?, 1)?;
+            let error = stream.read(&mut [0; 1]).err().and_then(|error| error.raw_os_error());
+            check("the stream", error, Some(nix::libc::ECONNABORTED))?;
+            let ended = accepted.read_exact(&mut [0; 2]).err().and_then(|error| error.raw_os_error());
+            check("the other end is reset", ended, Some(nix::libc::ECONNRESET))?;
+            // The client connects the same socket again and is served.
+            said("connect again", client.connect(address(service, 80)))?;
+            said("ask again", client.send(b"ask"))?;
+            said("be asked again", server.recv_from(&mut [0; 16])).map(|_| ())
+        });
+    }
+    // An IPv6 socket that named IPv4.
+    let gone = HashMap::from([(1, backend_at(BACKENDS[0], 8080))]);
+    world.process(|| {
+        let _server = udp(address(BACKENDS[0], 8080))?;
+        let client = udp(address("::", 0))?;
+        said("connect", client.connect(address("::ffff:10.96.0.10", 80)))?;
+        let mut abandoned = Abandoned::find(&table, &gone).map_err(|error| error.to_string())?;
+        let mut diag = SocketDiag::open().map_err(|error| error.to_string())?;
+        let destroyed = abandoned.destroy(&mut diag).map_err(|error| error.to_string())?;
+        check("destroyed", destroyed, 1)?;
+        is_told(&client)?;
+        diag.try_destroy().map_err(|error| error.to_string())
+    });
 }

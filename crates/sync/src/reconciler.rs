@@ -12,7 +12,7 @@
 //! Each update costs as much as it changes. While something has failed, each
 //! flush also costs as much as there is undone, which the tables bound.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
@@ -215,6 +215,11 @@ impl Reconciler {
         }
     }
 
+    /// The backends that are in the table, by number.
+    pub fn backends(&self) -> &HashMap<u32, BackendValue> {
+        self.backend.written()
+    }
+
     /// True if the endpoint of this address is in the table.
     pub fn endpoint_is_written(&self, ip: Ip) -> bool {
         self.endpoint.is_written(&ip)
@@ -357,6 +362,6 @@ fn bare_classes(frontend: &TableState<FrontendKey, FrontendValue>) -> HashSet<u3
     bare
 }
 
-fn sorted<K: Ord + Copy, V: Copy>(map: &std::collections::HashMap<K, V>) -> BTreeMap<K, V> {
+fn sorted<K: Ord + Copy, V: Copy>(map: &HashMap<K, V>) -> BTreeMap<K, V> {
     map.iter().map(|(key, value)| (*key, *value)).collect()
 }

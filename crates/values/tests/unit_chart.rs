@@ -44,6 +44,27 @@ fn unit_chart_without_values_is_the_agent_without_values() {
 }
 
 #[test]
+fn unit_chart_lets_the_agent_into_pods_only_to_end_their_sockets() {
+    for (values, enters) in [
+        (json!({"socketLB": {"hostNamespaceOnly": false}}), true),
+        (json!({"socketLB": {"hostNamespaceOnly": false, "enabled": false}}), false),
+        (json!({}), false),
+    ] {
+        let Some(objects) = render(&values) else { return };
+        let objects = objects.unwrap();
+        let agent = &find(&objects, "DaemonSet")["spec"]["template"]["spec"];
+        let container = &agent["containers"][0];
+        let has = |list: &serde_json::Value, test: &dyn Fn(&serde_json::Value) -> bool| {
+            list.as_array().unwrap().iter().any(test)
+        };
+        let added = &container["securityContext"]["capabilities"]["add"];
+        assert_eq!(has(added, &|name| name == "SYS_ADMIN"), enters, "{values}");
+        assert_eq!(has(&container["volumeMounts"], &|mount| mount["mountPath"] == "/run/netns"), enters);
+        assert_eq!(has(&agent["volumes"], &|volume| volume["hostPath"]["path"] == "/run/netns"), enters);
+    }
+}
+
+#[test]
 fn unit_chart_hands_a_cilium_users_values_to_the_agent() {
     let values = json!({
         "kubeProxyReplacement": "strict",

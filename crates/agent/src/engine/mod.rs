@@ -10,10 +10,11 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use anyhow::Context;
+use beeline_abi::service::BackendValue;
 use beeline_kernel::netlink::Address;
 use beeline_model::{Change, Kind, ObjectName, Problem};
 use beeline_plan::{HealthCheck, OwnNode, Planner};
@@ -23,9 +24,10 @@ use tracing::{info, warn};
 
 use crate::configuration::Configuration;
 use crate::datapath::Datapath;
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoint, Endpoints};
 use crate::host::Host;
 use crate::host::uplinks::Uplink;
+use crate::sockets::{self, Namespace, Sockets};
 use crate::state::StateDir;
 
 pub use status::Sought;
@@ -51,6 +53,8 @@ pub struct Parts {
     pub datapath: Box<dyn Datapath>,
     /// Links, routes, sysctls.
     pub host: Box<dyn Host>,
+    /// Who ends sockets to backends that are gone, if any are translated.
+    pub sockets: Option<Sockets>,
     /// Cookie of the node's network namespace.
     pub netns_cookie: u64,
 }
@@ -62,6 +66,7 @@ pub struct Engine {
     spool: PathBuf,
     datapath: Box<dyn Datapath>,
     host: Box<dyn Host>,
+    sockets: Option<Sockets>,
     netns_cookie: u64,
     planner: Planner,
     reconciler: Reconciler,
@@ -96,7 +101,7 @@ impl Engine {
     /// be, as far as the files on disk tell. What is right already is not
     /// touched.
     pub fn start(parts: Parts) -> anyhow::Result<Engine> {
-        let Parts { configuration, state, spool, mut datapath, host, netns_cookie } = parts;
+        let Parts { configuration, state, spool, mut datapath, host, sockets, netns_cookie } = parts;
         let mut reconciler = Reconciler::new();
         reconciler.resync(datapath.tables(), Prune::Keep);
         let actual = reconciler.actual();
@@ -108,6 +113,7 @@ impl Engine {
             spool,
             datapath,
             host,
+            sockets,
             netns_cookie,
             planner,
             reconciler,
@@ -193,16 +199,36 @@ impl Engine {
     /// Writes what the planner has computed anew.
     fn sync_tables(&mut self) {
         let delta = self.planner.drain();
+        let gone = sockets::gone(&delta.backend, self.reconciler.backends());
         let report = self.reconciler.apply(delta, self.datapath.tables());
+        self.end_sockets(gone);
         self.counts.sync_errors += report.undone.saturating_sub(self.undone);
         self.undone = report.undone;
+    }
+
+    /// Ends what the socket hooks have connected to these backends.
+    fn end_sockets(&self, gone: HashMap<u32, BackendValue>) {
+        let Some(sockets) = self.sockets.as_ref().filter(|_| !gone.is_empty()) else { return };
+        let namespace = |endpoint: &Endpoint| {
+            let path = PathBuf::from(&endpoint.pod.netns);
+            Some(Namespace { path, cookie: endpoint.link?.netns_cookie })
+        };
+        let pods = match self.configuration.values.socket_lb_host_only {
+            true => Vec::new(),
+            false => self.endpoints.iter().filter_map(namespace).collect(),
+        };
+        sockets.end(gone, pods);
     }
 
     /// The API server has told everything: what nobody asked for goes.
     fn finish_first_listing(&mut self) {
         self.pruned = true;
+        let before = self.reconciler.backends().clone();
         self.reconciler.prune();
         let report = self.reconciler.flush(self.datapath.tables());
+        let after = self.reconciler.backends();
+        let left = before.keys().filter(|id| !after.contains_key(id)).map(|id| (*id, None)).collect();
+        self.end_sockets(sockets::gone(&left, &before));
         if let Err(error) = self.sync_host(Cause::Change) {
             warn!("the node's network cannot be read: {error:#}; trying again");
         }
@@ -256,7 +282,8 @@ impl Engine {
         let source = self.source_problems.values().flatten().map(ToString::to_string);
         let plan = self.planner.problems().into_iter().map(|problem| problem.to_string());
         let sync = self.reconciler.problems().into_iter().map(|problem| problem.message);
-        source.chain(plan).chain(sync).chain(self.host_problems.iter().cloned()).collect()
+        let sockets = self.sockets.iter().flat_map(Sockets::problems);
+        source.chain(plan).chain(sync).chain(sockets).chain(self.host_problems.iter().cloned()).collect()
     }
 
     /// Logs problems once when they come and once when they go.

@@ -7,6 +7,7 @@ use beeline_model::{Kind, ObjectName};
 use super::Engine;
 use crate::endpoints::{Endpoint, PodReference};
 use crate::metrics::Snapshot;
+use crate::sockets::Sockets;
 
 impl Engine {
     /// For people and tools.
@@ -78,6 +79,7 @@ impl Engine {
                 .map(|(object, count)| ((*object).to_owned(), *count))
                 .collect(),
             sync_errors: self.counts.sync_errors,
+            sockets_destroyed: self.sockets.as_ref().map_or(0, Sockets::destroyed),
             synced: self.is_synced(),
             problems: self.problems().len() as u64,
             endpoints: self.endpoints.iter().filter(|endpoint| endpoint.link.is_some()).count() as u64,

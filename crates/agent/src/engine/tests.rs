@@ -174,6 +174,7 @@ impl World {
             spool: self.directory.path().join("deleted"),
             datapath: Box::new(MemoryDatapath { tables, machine: self.machine.clone() }),
             host: Box::new(self.machine.clone()),
+            sockets: None,
             netns_cookie: 7,
         })
         .unwrap()

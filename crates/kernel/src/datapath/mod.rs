@@ -6,6 +6,7 @@
 //! pinned stands in `pins`, how a layout becomes the next one in `migrate`
 //! and, for connections, in `drain`.
 
+mod abandoned;
 mod bpf;
 mod conntrack;
 mod counters;
@@ -41,8 +42,10 @@ use beeline_abi::service::{
     AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
     SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
+use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_sync::{Table, Tables};
 
+pub use abandoned::Abandoned;
 pub(crate) use bpf::load_classifier;
 pub use error::DatapathError;
 pub use events::Events;
@@ -217,6 +220,12 @@ impl Datapath {
     /// attached to one. Returns how many were not attached.
     pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<usize, DatapathError> {
         sockets::attach(&self.pins, cgroup, &self.programs)
+    }
+
+    /// What the socket hooks translated, to be read by another thread.
+    pub fn socket_table(&self) -> Result<KernelTable<SocketKey, SocketValue>, DatapathError> {
+        let path = self.pins.table(layout::SOCKET.name);
+        RawMap::open_existing(&path, layout::SOCKET.name, Access::Read).map(KernelTable::new)
     }
 
     /// Takes the socket hooks off their cgroup. None there is no error.

@@ -1,4 +1,5 @@
-//! Links, addresses, routes and neighbours over rtnetlink, blocking.
+//! Links, addresses, routes and neighbours over rtnetlink, sockets over
+//! socket diagnosis, blocking.
 //!
 //! A [`Netlink`] speaks to the network namespace in which it was opened,
 //! whichever thread uses it later. The message format is fixed ABI and small,
@@ -6,6 +7,7 @@
 //! strict parsers refuse what newer kernels add.
 
 mod address;
+mod diag;
 mod error;
 mod filter;
 mod link;
@@ -20,6 +22,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use netlink_sys::{Socket, SocketAddr, protocols};
 
 pub use address::Address;
+pub use diag::{ConnectedSocket, SocketDiag};
 pub use error::NetlinkError;
 pub use filter::{BpfFilter, Direction};
 pub use link::{Link, Peer, Veth, VethEnd};
@@ -35,7 +38,7 @@ const DATAGRAM_BYTES_MAX: usize = 64 << 10;
 /// How often an interrupted dump is tried again.
 const DUMP_TRIES: usize = 8;
 
-/// A connection to rtnetlink in one network namespace.
+/// A connection to netlink in one network namespace.
 #[derive(Debug)]
 pub struct Netlink {
     socket: Socket,
@@ -46,7 +49,16 @@ pub struct Netlink {
 impl Netlink {
     /// In the network namespace of the calling thread.
     pub fn open() -> Result<Netlink, NetlinkError> {
-        let mut socket = Socket::new(protocols::NETLINK_ROUTE).map_err(socket_failed("open a socket"))?;
+        Netlink::open_protocol(protocols::NETLINK_ROUTE)
+    }
+
+    /// In another network namespace; this thread stays where it is.
+    pub fn open_in(netns: &NetNs) -> Result<Netlink, NetlinkError> {
+        Netlink::open_protocol_in(netns, protocols::NETLINK_ROUTE)
+    }
+
+    fn open_protocol(protocol: isize) -> Result<Netlink, NetlinkError> {
+        let mut socket = Socket::new(protocol).map_err(socket_failed("open a socket"))?;
         socket.bind_auto().map_err(socket_failed("bind a socket"))?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(socket_failed("connect a socket"))?;
         socket.set_ext_ack(true).map_err(socket_failed("ask for extended errors"))?;
@@ -56,9 +68,8 @@ impl Netlink {
         Ok(Netlink { socket, sequence: 0, buffer: vec![0; DATAGRAM_BYTES_MAX] })
     }
 
-    /// In another network namespace; this thread stays where it is.
-    pub fn open_in(netns: &NetNs) -> Result<Netlink, NetlinkError> {
-        netns.enter(Netlink::open).map_err(|error| NetlinkError::Socket {
+    fn open_protocol_in(netns: &NetNs, protocol: isize) -> Result<Netlink, NetlinkError> {
+        netns.enter(|| Netlink::open_protocol(protocol)).map_err(|error| NetlinkError::Socket {
             operation: "open a socket in a namespace",
             source: match error {
                 NetNsError::System { source, .. } => source,

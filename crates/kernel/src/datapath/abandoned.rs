@@ -1,0 +1,106 @@
+//! Sockets that the hooks connected to a backend that is gone: nobody will
+//! answer them, and datagram sockets would never learn it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use beeline_abi::ip::proto;
+use beeline_abi::service::BackendValue;
+use beeline_abi::socket::{SocketKey, SocketValue, direction};
+use beeline_sync::TableError;
+
+use super::tables::KernelTable;
+use crate::netlink::{NetlinkError, SocketDiag};
+
+/// What is to be destroyed, in whichever network namespaces it is.
+#[derive(Debug, Default)]
+pub struct Abandoned {
+    /// Peers of each socket, by its cookie: a cookie is never used twice.
+    peers: HashMap<u64, Vec<(u8, SocketAddr)>>,
+    /// Protocols and ports of all of them: what the kernel is asked for.
+    asked: BTreeSet<(u8, u16)>,
+}
+
+impl Abandoned {
+    /// Reads the socket table. Costs as much as it holds (it is bounded),
+    /// whatever is gone.
+    pub fn find(
+        table: &KernelTable<SocketKey, SocketValue>,
+        gone: &HashMap<u32, BackendValue>,
+    ) -> Result<Abandoned, TableError> {
+        Ok(Abandoned::among(table.entries()?, gone))
+    }
+
+    fn among(entries: Vec<(SocketKey, SocketValue)>, gone: &HashMap<u32, BackendValue>) -> Abandoned {
+        let mut abandoned = Abandoned::default();
+        for (key, value) in entries {
+            let of_gone = |backend: &&BackendValue| {
+                // The number may have passed to another backend meanwhile.
+                (backend.ip, backend.port, backend.proto) == (value.ip, value.port, key.proto)
+            };
+            if key.direction == direction::ASKED && gone.get(&value.backend).filter(of_gone).is_some() {
+                let peer = SocketAddr::new(IpAddr::from(value.ip), value.port.get());
+                abandoned.peers.entry(key.cookie).or_default().push((key.proto, peer));
+                abandoned.asked.insert((key.proto, peer.port()));
+            }
+        }
+        abandoned
+    }
+
+    /// Nothing is left to look for.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// Destroys those that are in the network namespace of `diag` and still
+    /// connected to the backend. Returns how many.
+    pub fn destroy(&mut self, diag: &mut SocketDiag) -> Result<u64, NetlinkError> {
+        let mut destroyed = 0;
+        for (protocol, port) in &self.asked {
+            for family in families(*protocol) {
+                for socket in diag.connected(family, *protocol, Some(*port))? {
+                    let peers = self.peers.get(&socket.cookie);
+                    if peers.is_some_and(|peers| peers.contains(&(*protocol, socket.peer))) {
+                        destroyed += u64::from(diag.destroy(&socket)?);
+                        self.peers.remove(&socket.cookie);
+                    }
+                }
+            }
+        }
+        Ok(destroyed)
+    }
+}
+
+/// Families of sockets; one of IPv6 may be connected to an IPv4 address.
+fn families(protocol: u8) -> Vec<u8> {
+    match protocol {
+        proto::TCP | proto::UDP => vec![libc::AF_INET as u8, libc::AF_INET6 as u8],
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use beeline_abi::{Ip, Port};
+
+    use super::*;
+
+    #[test]
+    fn unit_only_sockets_of_backends_that_are_gone_are_abandoned() {
+        let ip = |last: u8| Ip::from(IpAddr::from([10, 0, 0, last]));
+        let entry = |cookie, backend, last, direction| {
+            let key = SocketKey { cookie, proto: proto::UDP, direction, ..SocketKey::default() };
+            (key, SocketValue { ip: ip(last), port: Port::new(53), backend, ..SocketValue::default() })
+        };
+        let gone = BackendValue { ip: ip(1), port: Port::new(53), proto: proto::UDP, ..Default::default() };
+        let entries = vec![
+            entry(1, 7, 1, direction::ASKED),
+            // The way back, another backend, and one that has the number now.
+            entry(2, 7, 1, direction::BACKEND),
+            entry(3, 8, 1, direction::ASKED),
+            entry(4, 7, 2, direction::ASKED),
+        ];
+        let found = Abandoned::among(entries, &HashMap::from([(7, gone)]));
+        assert_eq!(found.peers.keys().collect::<Vec<_>>(), [&1], "{found:?}");
+    }
+}

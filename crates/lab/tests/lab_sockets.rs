@@ -1,0 +1,87 @@
+//! A day of a resolver: clients on a node and in a pod keep one UDP socket
+//! connected to a Service. Its only backend goes; they are told, connect
+//! again and reach the next.
+
+#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+
+#[allow(dead_code, reason = "this story needs the API alone")]
+mod hostile;
+
+use std::time::{Duration, Instant};
+
+use beeline_lab::harness::{Background, Place, TestLab};
+use hostile::Api;
+use serde_json::{Value, json};
+
+/// Whoever has a socket to a backend that is gone connects again within.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Asks ten times a second over one connected socket and says what happens;
+/// a question that stays without an answer for 20 s is the end.
+const CLIENT: &str = r#"
+while :; do
+  exec 3<>"/dev/udp/$0/53" || { sleep 0.1; continue; }
+  echo "connected $((++times))"
+  while echo ask >&3 && timeout 20 dd bs=64 count=1 status=none <&3 >/dev/null; do
+    echo "answer $times"
+    sleep 0.1
+  done
+done
+"#;
+
+/// It answers for some seconds more when it is told to go: no error of the
+/// network's tells its clients.
+fn resolver(name: &str, node: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "resolver"}},
+        "spec": {"nodeName": node, "terminationGracePeriodSeconds": 5, "containers": [{"name": "echo",
+            "image": "beeline/echo", "ports": [{"containerPort": 5353, "protocol": "UDP"}],
+            "lifecycle": {"preStop": {"exec": {"command": ["sleep", "4"]}}}}]}})
+}
+
+fn client(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"nodeName": "node-1",
+        "containers": [{"name": "echo", "image": "beeline/echo", "ports": [{"containerPort": 8080}]}]}})
+}
+
+fn apply(lab: &TestLab, objects: &[Value]) {
+    let manifests: Vec<String> = objects.iter().map(Value::to_string).collect();
+    lab.apply(&manifests.join("\n---\n"));
+}
+
+fn start(place: &Place<'_>, address: &str) -> Background {
+    place.start(["bash", "-c", CLIENT, address])
+}
+
+#[test]
+fn lab_sockets_leave_a_backend_that_is_gone() {
+    let arguments = ["--nodes", "2", "--set", "socketLB.hostNamespaceOnly=false"];
+    let lab = TestLab::up_with("sockets", &arguments);
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "dns"},
+        "spec": {"ipFamilyPolicy": "RequireDualStack", "selector": {"app": "resolver"},
+            "ports": [{"port": 53, "targetPort": 5353, "protocol": "UDP"}]}});
+    apply(&lab, &[service, resolver("first", "node-2"), client("asker")]);
+    let addresses = lab.service("dns").cluster_ips;
+    let places = [lab.node("node-1"), lab.pod("asker")];
+    let clients: Vec<Background> =
+        places.iter().flat_map(|place| addresses.iter().map(|address| start(place, address))).collect();
+    clients.iter().for_each(|client| client.wait_for("answer 1", Duration::from_secs(10)));
+
+    apply(&lab, &[resolver("second", "node-1")]);
+    let begun = Instant::now();
+    Api::open(&lab).delete("/api/v1/namespaces/default/pods/first");
+    clients.iter().for_each(|client| client.wait_for("answer 2", SECOND.saturating_sub(begun.elapsed())));
+
+    let destroyed = format!("beeline_sockets_destroyed_total{{}} {}", clients.len());
+    lab.wait_until(&destroyed, Duration::from_secs(5), || {
+        let told = lab.node("node-1").shell("curl -s http://127.0.0.1:9879/metrics").succeeds();
+        told.stdout.contains(&destroyed)
+    });
+    for client in clients {
+        let outcome = client.stop(nix::sys::signal::Signal::SIGKILL);
+        // One that waits is told why, one that sends that it is connected no more.
+        let told = ["connection abort", "Destination address required"];
+        assert!(told.iter().any(|words| outcome.stderr.contains(words)), "the socket says so\n{outcome}");
+        assert!(!outcome.stdout.contains("connected 3"), "it is told once\n{outcome}");
+    }
+    lab.down();
+}
