@@ -55,6 +55,9 @@ pub mod flags {
     /// 127.0.0.1 and ::1 count as node addresses at the socket hooks
     /// (NodePorts on loopback).
     pub const NODE_PORT_LOOPBACK: u32 = 8;
+    /// kube-proxy's connections run on: TCP in the middle of a connection
+    /// that is not known belongs to the host.
+    pub const TAKE_OVER: u32 = 16;
 }
 
 impl ConfigValue {

@@ -23,4 +23,5 @@ pub mod server;
 pub mod shared;
 pub mod sockets;
 pub mod state;
+pub mod takeover;
 pub mod threads;

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub repairs: Vec<(String, u64)>,
     /// Changes of tables that failed.
     pub sync_errors: u64,
+    /// What kube-proxy left on this node, by kind.
+    pub kube_proxy: Vec<(String, u64)>,
     /// Sockets that were connected to a backend that is gone.
     pub sockets_destroyed: u64,
     /// The last contact with the API server succeeded.
@@ -170,6 +172,16 @@ const METRICS: &[Metric] = &[
         labels: "",
         help: "Sockets that a socket hook had connected to a backend that is gone, and that were ended",
         read: |snapshot| one(snapshot.sockets_destroyed),
+    },
+    Metric {
+        name: "kube_proxy_leftovers",
+        kind: MetricType::Gauge,
+        labels: "kind",
+        help: "Sets of rules that kube-proxy left on this node (nftables, iptables, iptables-legacy, ipvs; one for each address family), and TCP connections that the host translates meanwhile; as long as there are any, packets in the middle of unknown TCP connections are left to the host",
+        read: |snapshot| {
+            let series = snapshot.kube_proxy.iter();
+            series.map(|(kind, count)| (vec![("kind", kind.clone())], *count)).collect()
+        },
     },
     Metric {
         name: "api_connected",
@@ -322,6 +334,9 @@ mod tests {
             memory: maps::ALL.iter().map(|map| (map.name.to_lowercase(), 1)).collect(),
             repairs: ["route", "sysctl", "link", "neighbour", "attachment"]
                 .map(|object| (object.to_owned(), 1))
+                .to_vec(),
+            kube_proxy: ["nftables", "iptables", "iptables-legacy", "ipvs", "connections"]
+                .map(|kind| (kind.to_owned(), 1))
                 .to_vec(),
             ..Snapshot::default()
         }

@@ -119,6 +119,7 @@ pub fn keep_time(shared: Arc<Shared>) -> anyhow::Result<()> {
                 }
                 if seconds % 60 == 59 {
                     engine.compare_tables();
+                    engine.check_take_over();
                 }
             });
             if seconds % 60 == 59 {

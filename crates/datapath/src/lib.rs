@@ -145,6 +145,7 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
     parse::fragment(env, ctx).map_err(Stop::Drop)?;
     env.cut(ctx);
     if !conntrack::follow(env, ctx) {
+        service::leave_to_host(env, ctx)?;
         env.cut(ctx);
         service::choose(env, ctx, SCOPE_INTERNAL)?;
         env.cut(ctx);
@@ -172,6 +173,7 @@ pub fn to_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
     }
     env.cut(ctx);
     if !conntrack::follow(env, ctx) {
+        service::leave_to_host(env, ctx)?;
         policy::check(env, ctx)?;
         conntrack::open(env, ctx)?;
     }
@@ -202,7 +204,9 @@ pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdic
     env.cut(ctx);
     if !conntrack::follow(env, ctx) {
         env.cut(ctx);
-        if !for_pod {
+        if for_pod {
+            service::leave_to_host(env, ctx)?;
+        } else {
             outside_service(env, ctx)?;
         }
         guard::outside(env, ctx)?;

@@ -1,7 +1,7 @@
 //! The service stage: the first packet of a connection to a Service gets a
 //! backend, or a refusal.
 
-use beeline_abi::config::ConfigValue;
+use beeline_abi::config::{ConfigValue, flags as config};
 use beeline_abi::conntrack::ticks_from_seconds;
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
@@ -48,13 +48,29 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context, scope: u8) -> Result<
     }
     // TCP in the middle of a connection that is not ours is of one that began
     // before us (kube-proxy's), or of none: the host knows.
-    if scope == SCOPE_EXTERNAL && ctx.proto == proto::TCP && ctx.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN
-    {
+    if scope == SCOPE_EXTERNAL && is_in_the_middle(ctx) {
         return Err(Stop::Host);
     }
     ctx.service = frontend.service;
     env.cut(ctx);
     balance(env, ctx)
+}
+
+/// While the node is taken over from kube-proxy, what is in the middle of a
+/// TCP connection that is not known here is the host's, both ways, until it
+/// ends: the host's tables tell who serves it.
+#[inline(always)]
+pub fn leave_to_host<P: Platform>(env: &P, ctx: &Context) -> Result<(), Stop> {
+    let is_active = env.config().is_some_and(|settings| settings.flags & config::TAKE_OVER != 0);
+    if is_active && ctx.flags & flags::ICMP_ERROR == 0 && is_in_the_middle(ctx) {
+        return Err(Stop::Host);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn is_in_the_middle(ctx: &Context) -> bool {
+    ctx.proto == proto::TCP && ctx.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN
 }
 
 /// The class of the nodes' addresses of a family.

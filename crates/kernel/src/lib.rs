@@ -6,6 +6,7 @@
 pub mod bpffs;
 pub mod cgroup;
 pub mod datapath;
+pub mod kube_proxy;
 pub mod loss;
 pub mod netlink;
 pub mod netns;

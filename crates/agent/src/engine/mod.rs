@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use anyhow::Context;
+use beeline_abi::config::flags;
 use beeline_abi::service::BackendValue;
 use beeline_kernel::netlink::Address;
 use beeline_model::{Change, Kind, ObjectName, Problem};
@@ -29,6 +30,7 @@ use crate::host::Host;
 use crate::host::uplinks::Uplink;
 use crate::sockets::{self, Namespace, Sockets};
 use crate::state::StateDir;
+use crate::takeover::TakeOver;
 
 pub use status::Sought;
 
@@ -79,6 +81,7 @@ pub struct Engine {
     /// Addresses of the host, as last listed.
     own_addresses: Vec<Address>,
     own: Option<OwnNode>,
+    take_over: TakeOver,
     node_revision: Option<u64>,
     pruned: bool,
     /// Forwarding was seen on: off again is somebody else's doing.
@@ -102,6 +105,7 @@ impl Engine {
     /// touched.
     pub fn start(parts: Parts) -> anyhow::Result<Engine> {
         let Parts { configuration, state, spool, mut datapath, host, sockets, netns_cookie } = parts;
+        let resumed = datapath.config()?.flags & flags::TAKE_OVER != 0;
         let mut reconciler = Reconciler::new();
         reconciler.resync(datapath.tables(), Prune::Keep);
         let actual = reconciler.actual();
@@ -125,6 +129,7 @@ impl Engine {
             uplinks: Vec::new(),
             own_addresses: Vec::new(),
             own: None,
+            take_over: TakeOver::resumed(resumed),
             node_revision: None,
             pruned: false,
             node_sysctls_set: false,
@@ -132,6 +137,7 @@ impl Engine {
             counts: Counts::default(),
         };
         engine.load_endpoints(&actual)?;
+        engine.look_for_kube_proxy();
         engine.publish_config()?;
         engine.sync_host(Cause::Change).context("the node's network cannot be read")?;
         engine.read_spool();
@@ -183,6 +189,33 @@ impl Engine {
         if self.reconciler.undone() > 0 {
             self.reconciler.retry();
             self.sync_tables();
+        }
+    }
+
+    /// Every minute: is kube-proxy there, or connections of it?
+    pub fn check_take_over(&mut self) {
+        let before = self.take_over.is_active();
+        self.look_for_kube_proxy();
+        if before == self.take_over.is_active() {
+            return;
+        }
+        let told = match before {
+            true => "kube-proxy has left nothing on this node any more",
+            false => "kube-proxy is at work on this node: its connections run on",
+        };
+        info!("{told}");
+        if let Err(error) = self.publish_config() {
+            warn!("{error:#}; trying again when the node changes");
+        }
+    }
+
+    fn look_for_kube_proxy(&mut self) {
+        let host = &self.host;
+        let looked = host
+            .kube_proxy_rules()
+            .and_then(|rules| self.take_over.look(rules, || host.translated_connections()));
+        if let Err(error) = looked {
+            warn!("what kube-proxy left on this node cannot be found: {error:#}; looking again in a minute");
         }
     }
 
@@ -283,7 +316,14 @@ impl Engine {
         let plan = self.planner.problems().into_iter().map(|problem| problem.to_string());
         let sync = self.reconciler.problems().into_iter().map(|problem| problem.message);
         let sockets = self.sockets.iter().flat_map(Sockets::problems);
-        source.chain(plan).chain(sync).chain(sockets).chain(self.host_problems.iter().cloned()).collect()
+        let take_over = self.take_over.problems();
+        source
+            .chain(plan)
+            .chain(sync)
+            .chain(sockets)
+            .chain(take_over)
+            .chain(self.host_problems.iter().cloned())
+            .collect()
     }
 
     /// Logs problems once when they come and once when they go.

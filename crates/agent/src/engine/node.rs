@@ -78,6 +78,7 @@ impl Engine {
         let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
         flag(values.socket_lb_enabled && !values.socket_lb_host_only, config_flags::SOCKET_PODS)
             | flag(values.socket_lb_enabled && values.node_port, config_flags::NODE_PORT_LOOPBACK)
+            | flag(self.take_over.is_active(), config_flags::TAKE_OVER)
             | flag(values.masquerade_ipv4, config_flags::MASQUERADE_IPV4)
             | flag(values.masquerade_ipv6, config_flags::MASQUERADE_IPV6)
     }

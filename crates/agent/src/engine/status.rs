@@ -79,6 +79,7 @@ impl Engine {
                 .map(|(object, count)| ((*object).to_owned(), *count))
                 .collect(),
             sync_errors: self.counts.sync_errors,
+            kube_proxy: self.take_over.leftovers(),
             sockets_destroyed: self.sockets.as_ref().map_or(0, Sockets::destroyed),
             synced: self.is_synced(),
             problems: self.problems().len() as u64,

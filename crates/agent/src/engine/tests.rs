@@ -9,6 +9,7 @@ use beeline_abi::counter::CounterValue;
 use beeline_abi::maps::programs;
 use beeline_api::{ApiError, Attachment, ErrorKind};
 use beeline_kernel::datapath::Attached;
+use beeline_kernel::kube_proxy::{Family, Rules};
 use beeline_kernel::netlink::{Link as Device, Route};
 use beeline_model::{Node, Object, Service, ServicePort, ServiceType};
 use beeline_source::{Mark, Origin};
@@ -31,6 +32,7 @@ struct Machine {
     sysctls: BTreeMap<String, String>,
     log: Vec<String>,
     refuse_attach: bool,
+    kube_proxy: Vec<Rules>,
 }
 
 #[derive(Clone, Default)]
@@ -139,6 +141,14 @@ impl Host for Shared {
         self.lock().log.push(format!("{name}={value}"));
         self.lock().sysctls.insert(name.to_owned(), value.to_owned());
         Ok(())
+    }
+
+    fn kube_proxy_rules(&self) -> anyhow::Result<Vec<Rules>> {
+        Ok(self.lock().kube_proxy.clone())
+    }
+
+    fn translated_connections(&self) -> anyhow::Result<usize> {
+        Ok(0)
     }
 }
 
@@ -365,4 +375,21 @@ fn unit_problems_are_told_by_object_and_forgotten_with_it() {
     assert!(engine.status(true).problems.iter().any(|text| text == "Service default/odd: cannot be read"));
     engine.apply([update(Change::Delete(Kind::Service, name), Mark::Nothing, Origin::Live)]);
     assert!(engine.status(true).problems.is_empty(), "{:?}", engine.status(true).problems);
+}
+
+#[test]
+fn unit_while_kube_proxys_rules_are_there_its_connections_are_the_hosts() {
+    use beeline_abi::config::flags::TAKE_OVER;
+    let world = World::new();
+    world.machine.lock().kube_proxy = vec![Rules::Iptables(Family::Ipv4)];
+    let mut engine = world.start();
+    let active = || world.machine.lock().config.flags & TAKE_OVER != 0;
+    assert!(active(), "before the first packet");
+    let problems = engine.status(true).problems;
+    assert!(problems.iter().any(|problem| problem.contains("kube-proxy --cleanup")), "{problems:?}");
+    drop(engine);
+    world.machine.lock().kube_proxy.clear();
+    engine = world.start();
+    assert!(!active(), "nobody translates any more");
+    assert!(engine.status(true).problems.iter().all(|problem| !problem.contains("kube-proxy")));
 }

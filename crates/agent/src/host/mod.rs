@@ -12,6 +12,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use beeline_abi::Mac;
+use beeline_kernel::kube_proxy::{self, Rules};
 use beeline_kernel::netlink::{Address, Link, Neighbour, Netlink, Route};
 use beeline_kernel::sysctl;
 
@@ -79,6 +80,10 @@ pub trait Host: Send {
     fn sysctl(&self, name: &str) -> anyhow::Result<Option<String>>;
     /// Writes a sysctl.
     fn set_sysctl(&mut self, name: &str, value: &str) -> anyhow::Result<()>;
+    /// The rules that kube-proxy left.
+    fn kube_proxy_rules(&self) -> anyhow::Result<Vec<Rules>>;
+    /// How many TCP connections the host translates.
+    fn translated_connections(&self) -> anyhow::Result<usize>;
 }
 
 /// The network namespace in which this was opened.
@@ -137,5 +142,13 @@ impl Host for KernelHost {
 
     fn set_sysctl(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
         Ok(sysctl::set(name, value)?)
+    }
+
+    fn kube_proxy_rules(&self) -> anyhow::Result<Vec<Rules>> {
+        Ok(kube_proxy::rules()?)
+    }
+
+    fn translated_connections(&self) -> anyhow::Result<usize> {
+        Ok(kube_proxy::translated_connections()?)
     }
 }

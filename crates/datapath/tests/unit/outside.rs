@@ -142,6 +142,40 @@ fn unit_the_nodes_other_ports_stay_the_hosts() {
 }
 
 #[test]
+fn unit_while_kube_proxy_is_taken_over_its_connections_are_the_hosts() {
+    for f in FAMILIES {
+        let mut world = node_port(f);
+        if let Some(config) = &mut world.tables.config {
+            config.flags = config::TAKE_OVER;
+        }
+        let to_service = |flags| Build::new(f.pod, f.service, tcp(40000, 80, flags));
+        let answer = |flags| Build::new(f.pod, f.outside, tcp(8080, 40000, flags));
+        let (syn_ack, middle) = (SYN | ACK, [ACK, 1 | ACK, 4]);
+        for flags in middle.into_iter().chain([syn_ack]) {
+            for ask in [to_service(flags), answer(flags)] {
+                let sent = world.pod_sends(ask);
+                assert_eq!(sent.verdict, Verdict::ToHost, "{flags}: {sent:#?}");
+            }
+            let to_pod = Build::new(f.outside, f.pod, tcp(40000, 8080, flags));
+            let wire = world.wire_brings(to_pod.clone());
+            assert_eq!(wire.verdict, Verdict::ToHost, "{flags}: {wire:#?}");
+            let routed = world.send(hook::TO_POD, POD_IFINDEX, to_pod.frame());
+            assert_eq!(routed.verdict, Verdict::ToHost, "{flags}: {routed:#?}");
+            assert!(world.tables.conntrack.is_empty(), "{flags}: not ours to follow: {world:#?}");
+        }
+        let begun = world.pod_sends(to_service(SYN));
+        assert_ne!(tuple(&begun).2, f.service, "new connections are ours: {begun:#?}");
+        let goes_on = world.pod_sends(to_service(ACK));
+        assert_eq!(tuple(&goes_on), tuple(&begun), "and stay ours: {goes_on:#?}");
+        if let Some(config) = &mut world.tables.config {
+            config.flags = 0;
+        }
+        let stray = world.pod_sends(Build::new(f.pod, f.service, tcp(40001, 80, ACK)));
+        assert_ne!(stray.verdict, Verdict::ToHost, "nobody else translates: {stray:#?}");
+    }
+}
+
+#[test]
 fn unit_without_endpoints_the_client_is_refused_by_the_address_it_asked() {
     for f in FAMILIES {
         let mut world = node_port(f);

@@ -57,7 +57,7 @@ impl Netlink {
         Netlink::open_protocol_in(netns, protocols::NETLINK_ROUTE)
     }
 
-    fn open_protocol(protocol: isize) -> Result<Netlink, NetlinkError> {
+    pub(crate) fn open_protocol(protocol: isize) -> Result<Netlink, NetlinkError> {
         let mut socket = Socket::new(protocol).map_err(socket_failed("open a socket"))?;
         socket.bind_auto().map_err(socket_failed("bind a socket"))?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(socket_failed("connect a socket"))?;
@@ -79,7 +79,7 @@ impl Netlink {
     }
 
     /// Sends a request and waits for its acknowledgement.
-    fn change(
+    pub(crate) fn change(
         &mut self,
         operation: &'static str,
         object: impl Fn() -> String,
@@ -121,7 +121,7 @@ impl Netlink {
 
     /// Lists everything of a kind. Tried again when something changed while
     /// the kernel was listing.
-    fn dump<T>(
+    pub(crate) fn dump<T>(
         &mut self,
         objects: &'static str,
         kind: u16,
@@ -160,7 +160,7 @@ impl AsRawFd for Netlink {
 }
 
 /// Flags of a request that changes something.
-fn request(flags: i32) -> u16 {
+pub(crate) fn request(flags: i32) -> u16 {
     (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16
 }
 

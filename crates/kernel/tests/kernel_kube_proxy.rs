@@ -1,0 +1,82 @@
+//! kube-proxy's leavings, made with its own tools in a namespace of the test.
+
+#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+
+use beeline_kernel::kube_proxy::{self, Family, Rules};
+use support::TestNetNs;
+
+/// Runs a command in the namespace; false if the tool is not there.
+fn run(netns: &TestNetNs, words: &[&str]) -> bool {
+    let outcome = netns.enter(|| Command::new(words[0]).args(&words[1..]).output()).unwrap();
+    match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("skipped: {} is not installed", words[0]);
+            false
+        }
+        outcome => {
+            let outcome = outcome.unwrap();
+            assert!(outcome.status.success(), "{words:?}: {}", String::from_utf8_lossy(&outcome.stderr));
+            true
+        }
+    }
+}
+
+fn rules(netns: &TestNetNs) -> Vec<Rules> {
+    netns.enter(kube_proxy::rules).unwrap().unwrap()
+}
+
+#[test]
+fn kernel_what_kube_proxy_left_is_found_and_goes_by_the_command_that_is_told() {
+    let netns = TestNetNs::new("rules");
+    assert_eq!(rules(&netns), [], "nothing was made");
+    // Of kubelet, and of an administrator: not kube-proxy's.
+    if !run(&netns, &["nft", "add", "table", "ip", "nat"]) {
+        return;
+    }
+    run(&netns, &["nft", "add", "chain", "ip", "nat", "KUBE-KUBELET-CANARY"]);
+    assert_eq!(rules(&netns), []);
+
+    for family in ["ip", "ip6"] {
+        run(&netns, &["nft", "add", "table", family, "kube-proxy"]);
+    }
+    let own = [Rules::Nftables(Family::Ipv4), Rules::Nftables(Family::Ipv6)];
+    assert_eq!(rules(&netns), own);
+    run(&netns, &["nft", "add", "chain", "ip", "nat", "KUBE-SERVICES"]);
+    assert_eq!(rules(&netns), [own[0], Rules::Iptables(Family::Ipv4), own[1]]);
+    run(&netns, &["nft", "delete", "chain", "ip", "nat", "KUBE-SERVICES"]);
+    for found in own {
+        run(&netns, &found.removal().split(' ').collect::<Vec<_>>());
+    }
+    assert_eq!(rules(&netns), []);
+}
+
+#[test]
+fn kernel_connections_that_the_host_translates_are_counted() {
+    let netns = TestNetNs::new("translated");
+    let count = || netns.enter(kube_proxy::translated_connections).unwrap().unwrap();
+    run(&netns, &["ip", "link", "set", "lo", "up"]);
+    let ruleset = "add table ip kube-proxy
+        add chain ip kube-proxy out { type nat hook output priority -100; }
+        add rule ip kube-proxy out ip daddr 127.0.0.77 tcp dport 80 dnat to 127.0.0.1:8080";
+    if !run(&netns, &["nft", ruleset]) {
+        return;
+    }
+    assert_eq!(count(), 0);
+    let (_server, _client, _plain) = netns
+        .enter(|| {
+            let listener = TcpListener::bind("127.0.0.1:8080").unwrap();
+            let mut client = TcpStream::connect("127.0.0.77:80").unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            client.write_all(b"x").unwrap();
+            server.read_exact(&mut [0]).unwrap();
+            (server, client, TcpStream::connect("127.0.0.1:8080").unwrap())
+        })
+        .unwrap();
+    assert_eq!(count(), 1, "one was translated, one was not");
+}

@@ -1,0 +1,133 @@
+//! A node moves from kube-proxy to Beeline: connections that began through
+//! kube-proxy's rules run on, new ones are Beeline's.
+
+#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+
+use std::process::Command;
+use std::time::Duration;
+
+use beeline_lab::harness::{Background, Place, TestLab, program};
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  nodeName: node-1
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asker}
+spec:
+  nodeName: node-1
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
+"#;
+
+const NODE: [&str; 2] = ["172.30.0.11", "fd00:172:30::11"];
+const NODE_PORT: u16 = 30080;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Says one line ten times a second over one connection, hears it again, and
+/// says so; ends when an answer stays away for five seconds.
+const CLIENT: &str = r#"
+exec 3<>"/dev/tcp/$0/$1" || exit 1
+while echo "line $((++lines))" >&3 && read -r -t 5 answer <&3; do
+  echo "heard $answer"
+  sleep 0.1
+done
+"#;
+
+fn talk(from: &Place<'_>, address: &str, port: u16) -> Background {
+    from.start(["bash", "-c", CLIENT, address, &port.to_string()])
+}
+
+/// Rules of the shape that kube-proxy's mode nftables makes: a ClusterIP and
+/// a NodePort lead to a pod, what comes from outside is masqueraded. The
+/// counter is of new connections.
+fn rules(family: usize, service: &str, pod: &str) -> String {
+    let (table, ip) = [("ip", "ip"), ("ip6", "ip6")][family];
+    let target = if family == 0 { format!("{pod}:8080") } else { format!("[{pod}]:8080") };
+    let node = NODE[family];
+    format!(
+        "table {table} kube-proxy {{
+            counter begun {{}}
+            chain nat-prerouting {{
+                type nat hook prerouting priority dstnat;
+                {ip} daddr {service} tcp dport 80 counter name begun dnat to {target}
+                {ip} daddr {node} tcp dport {NODE_PORT} counter name begun meta mark set 0x4000 dnat to {target}
+            }}
+            chain nat-postrouting {{
+                type nat hook postrouting priority srcnat;
+                meta mark 0x4000 masquerade
+            }}
+        }}\n"
+    )
+}
+
+#[test]
+fn lab_connections_through_kube_proxys_rules_outlive_it() {
+    let lab = TestLab::up_with("takeover", &["--nodes", "1"]);
+    lab.apply(MANIFEST);
+    let services = lab.service("web").cluster_ips;
+    let pods: Vec<String> = lab.pods("web")[0].ips.iter().map(ToString::to_string).collect();
+    let (node, client, asker) = (lab.node("node-1"), lab.client(), lab.pod("asker"));
+
+    // A node without Beeline's programs: the kernel forwards, kube-proxy's
+    // rules translate.
+    lab.verb(&["agent", "node-1", "stop"]).succeeds();
+    let pins = lab.paths().node("node-1").bpffs();
+    for path in std::fs::read_dir(&pins).unwrap().map(|entry| entry.unwrap().path()) {
+        match path.is_dir() {
+            true => std::fs::remove_dir_all(path).unwrap(),
+            // The kernel's own, in every bpffs.
+            false if path.extension().is_some_and(|extension| extension == "debug") => {}
+            false => std::fs::remove_file(path).unwrap(),
+        }
+    }
+    let ruleset: String = (0..2).map(|family| rules(family, &services[family], &pods[family])).collect();
+    node.run_reading(["nft", "-f", "-"], &ruleset).succeeds();
+    let clients: Vec<Background> = (0..2)
+        .flat_map(|family| [talk(&client, NODE[family], NODE_PORT), talk(&asker, &services[family], 80)])
+        .collect();
+    clients.iter().for_each(|client| client.wait_for("heard line 3\n", PATIENCE));
+
+    lab.verb(&["agent", "node-1", "start"]).succeeds();
+    lab.wait_until("the agent has found kube-proxy's rules", PATIENCE, || {
+        let words = ["status", "--name", lab.name().as_str()];
+        let status = Command::new(program("beeline")).args(words).output().unwrap();
+        String::from_utf8_lossy(&status.stdout).contains("nft delete table ip6 kube-proxy")
+    });
+    let begun = || node.run(["nft", "list", "counters"]).succeeds().stdout;
+    let before = begun();
+    for client in &clients {
+        client.wait_for("heard line 40\n", PATIENCE);
+    }
+    // New ones are Beeline's, and do not touch the rules.
+    for family in 0..2 {
+        talk(&client, NODE[family], NODE_PORT).wait_for("heard line 2\n", PATIENCE);
+        talk(&asker, &services[family], 80).wait_for("heard line 2\n", PATIENCE);
+    }
+    assert_eq!(begun(), before, "kube-proxy's rules have translated a new connection");
+    let told = node.shell("curl -s http://127.0.0.1:9879/metrics").succeeds();
+    for line in [
+        "beeline_kube_proxy_leftovers{kind=\"nftables\"} 2",
+        "beeline_kube_proxy_leftovers{kind=\"connections\"} 4",
+    ] {
+        assert!(told.stdout.contains(line), "{line}\n{told}");
+    }
+    for client in clients {
+        let outcome = client.stop(nix::sys::signal::Signal::SIGKILL);
+        assert!(outcome.stdout.contains("heard line 40\n"), "{outcome}");
+    }
+    lab.down();
+}
