@@ -26,6 +26,11 @@ const BATCH_UPDATES_MAX: usize = 256;
 /// How long changes of the host are gathered before they are looked at. The
 /// plugin releases a pod within this time of deleting its device.
 const GATHER: Duration = Duration::from_millis(100);
+/// How often the tables are read back and compared.
+const COMPARE_EVERY: Duration = Duration::from_secs(10);
+/// After a comparison that took long (large tables, a busy node), the next
+/// one waits this many times as long: it takes at most a hundredth of a CPU.
+const COMPARE_REST: u32 = 99;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Programs what the source tells, until the source ends.
@@ -110,6 +115,7 @@ pub fn follow_events(shared: Arc<Shared>, mut events: Events) -> anyhow::Result<
 pub fn keep_time(shared: Arc<Shared>) -> anyhow::Result<()> {
     spawn("clock", move || {
         let mut seconds: u64 = 0;
+        let mut compare_at = Instant::now() + COMPARE_EVERY;
         loop {
             let started = Instant::now();
             shared.change(|engine| {
@@ -118,10 +124,14 @@ pub fn keep_time(shared: Arc<Shared>) -> anyhow::Result<()> {
                     engine.check_host();
                 }
                 if seconds % 60 == 59 {
-                    engine.compare_tables();
                     engine.check_take_over();
                 }
             });
+            if Instant::now() >= compare_at {
+                let began = Instant::now();
+                shared.change(|engine| engine.compare_tables());
+                compare_at = Instant::now() + COMPARE_EVERY.max(began.elapsed() * COMPARE_REST);
+            }
             if seconds % 60 == 59 {
                 memory::give_back();
             }

@@ -219,13 +219,19 @@ impl Engine {
         }
     }
 
-    /// Every minute: reads the tables back and corrects what differs.
+    /// All the time, at a bounded cost: reads the tables back and corrects what
+    /// differs.
     pub fn compare_tables(&mut self) {
         let prune = if self.pruned { Prune::Delete } else { Prune::Keep };
         let report = self.reconciler.resync(self.datapath.tables(), prune);
-        if report.drift > 0 {
-            self.counts.drift += report.drift;
-            warn!("{} table entries were not as the agent wrote them and are corrected", report.drift);
+        let config = self.publish_config().unwrap_or_else(|error| {
+            warn!("{error:#}; trying again");
+            false
+        });
+        let drift = report.drift + u64::from(config);
+        if drift > 0 {
+            self.counts.drift += drift;
+            warn!("{drift} table entries were not as the agent wrote them and are corrected");
         }
     }
 

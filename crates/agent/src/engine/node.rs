@@ -54,8 +54,8 @@ impl Engine {
     }
 
     /// Tells the programs about this node. Before the node is known, what an
-    /// earlier agent told stays.
-    pub(super) fn publish_config(&mut self) -> anyhow::Result<()> {
+    /// earlier agent told stays. True if they did not know it.
+    pub(super) fn publish_config(&mut self) -> anyhow::Result<bool> {
         let current = self.datapath.config()?;
         let mut config = ConfigValue { netns_cookie: self.netns_cookie, ..ConfigValue::defaults() };
         if current.abi_version == ABI_VERSION {
@@ -66,10 +66,11 @@ impl Engine {
             config = ConfigValue { node: own.id, node_ipv4: own.ipv4, node_ipv6: own.ipv6, ..config };
         }
         config.flags = self.config_flags();
-        if config != current {
+        let is_news = config != current;
+        if is_news {
             self.datapath.set_config(&config)?;
         }
-        Ok(())
+        Ok(is_news)
     }
 
     /// The programs' switches, as the values set them.

@@ -5,5 +5,6 @@
 
 mod bad_days;
 mod deaths;
+mod drift;
 mod life;
 mod world;
