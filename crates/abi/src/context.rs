@@ -113,6 +113,10 @@ pub struct Context {
     pub slot_key: SlotKey,
     /// Key in hand.
     pub fragment_key: FragmentKey,
+    /// Where a service's slots or shares are entered.
+    pub choice: u32,
+    /// What is added to `choice` for another try.
+    pub choice_step: u32,
     /// Reserved, zero; aligns `value`.
     pub reserved: u32,
     /// Entry about to be written.

@@ -2,7 +2,8 @@
 //!
 //! Publishing: write the new slots under a new generation, replace the
 //! service's value (one hash element, so a reader sees the old set or the new
-//! one), delete the old generation's slots afterwards.
+//! one), delete the old generation's slots afterwards. The shares of services
+//! with consistent hashing or weights go the same way.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -96,10 +97,10 @@ pub struct ServiceValue {
     pub flags: u32,
     /// ClientIP affinity in seconds; 0 = none.
     pub affinity_s: u32,
-    /// Sum of the weights of the slots; 0 = all equal.
-    pub weight_total: u32,
-    /// Consistent-hash table id; 0 = none.
-    pub maglev: u32,
+    /// Which shares are the current ones.
+    pub shares_generation: u32,
+    /// Number of shares; 0 = none: every slot is as good as another.
+    pub shares: u32,
 }
 
 /// Key of the source-range table, as `BPF_MAP_TYPE_LPM_TRIE` wants it: which
@@ -181,7 +182,8 @@ pub struct AffinityValue {
 
 /// Flags of [`ServiceValue`].
 pub mod service_flags {
-    /// Choose by consistent hashing.
+    /// Among the shares one is chosen by the client's address and ports, the
+    /// same on every node; otherwise by chance.
     pub const MAGLEV: u32 = 1;
     /// Dispatch by direct server return.
     pub const DSR: u32 = 2;
@@ -226,8 +228,24 @@ pub const SLOT_MEMBER: u32 = u32::MAX;
 pub struct SlotValue {
     /// Key of the backend table.
     pub backend: u32,
-    /// Cumulated weight up to and including this slot; 0 = unweighted.
+    /// Reserved, zero.
     pub weight_sum: u32,
+}
+
+/// Shares that stand in one element of the share table.
+pub const SHARES_PER_CHUNK: usize = 32;
+
+/// Value of the share table. Its key is a [`SlotKey`] of the generation
+/// [`ServiceValue::shares_generation`], whose `slot` counts chunks: share `n`
+/// stands in chunk `n / 32` at place `n % 32`.
+///
+/// A backend has as many shares as its weight says, in an order that every
+/// node finds out by itself (consistent hashing after Maglev).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ShareValue {
+    /// Keys of the backend table; 0 behind the last share.
+    pub backends: [u32; SHARES_PER_CHUNK],
 }
 
 /// Value of the backend table (key: backend id, `u32`, stable for one
@@ -247,7 +265,7 @@ pub struct BackendValue {
     pub node: u32,
     /// Topology zone, node-local number; 0 = none.
     pub zone: u16,
-    /// Weight; 1 is normal.
+    /// Reserved, 1. Weights belong to a Service: see [`ShareValue`].
     pub weight: u16,
     /// Reserved, zero.
     pub flags: u32,

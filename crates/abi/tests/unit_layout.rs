@@ -26,7 +26,7 @@ use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
     AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
-    SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
+    ShareValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_abi::{ABI_VERSION, Ip, Mac, Port, maps};
@@ -159,9 +159,10 @@ fn layouts() -> Vec<Layout> {
         layout!(ServiceAddressValue { class, flags }),
         layout!(FrontendKey { class, port, proto, scope }),
         layout!(FrontendValue { service, flags, source_ranges }),
-        layout!(ServiceValue { generation, slots, flags, affinity_s, weight_total, maglev }),
+        layout!(ServiceValue { generation, slots, flags, affinity_s, shares_generation, shares }),
         layout!(SlotKey { service, generation, slot }),
         layout!(SlotValue { backend, weight_sum }),
+        layout!(ShareValue { backends }),
         layout!(BackendValue { ip, port, proto, state, node, zone, weight, flags }),
         layout!(SourceRangeKey { prefix_bits, set, ip }),
         layout!(SourceRangeValue { allowed }),

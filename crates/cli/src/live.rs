@@ -1,5 +1,6 @@
 //! The tables as they are pinned, read only: there also when no agent runs.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -9,7 +10,7 @@ use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::counter::CounterValue;
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::node::NodeValue;
-use beeline_abi::service::{BackendValue, SlotKey, SlotValue};
+use beeline_abi::service::{BackendValue, SHARES_PER_CHUNK, ServiceValue, SlotKey, SlotValue};
 use beeline_kernel::datapath::Pinned;
 
 use crate::place::Place;
@@ -65,6 +66,19 @@ impl Live {
     /// One slot.
     pub fn slot(&self, key: &SlotKey) -> Result<Option<SlotValue>> {
         Ok(self.pinned.tables().slot.get(key)?)
+    }
+
+    /// How many shares each backend of a service has, by backend id.
+    pub fn shares(&self, service: u32, value: &ServiceValue) -> Result<HashMap<u32, u32>> {
+        let mut counts = HashMap::new();
+        for chunk in 0..value.shares.div_ceil(SHARES_PER_CHUNK as u32) {
+            let key = SlotKey { service, generation: value.shares_generation, slot: chunk };
+            let Some(chunk) = self.pinned.tables().share.get(&key)? else { continue };
+            for backend in chunk.backends.into_iter().filter(|id| *id != 0) {
+                *counts.entry(backend).or_default() += 1;
+            }
+        }
+        Ok(counts)
     }
 
     /// One backend.

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use beeline_abi::service::{
-    BackendValue, CLASS_FIRST_EXACT, CLASS_NODE, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SOURCE_SET_BITS,
-    ServiceValue, SlotKey, SlotValue, SourceRangeKey, backend_state, service_flags,
+    BackendValue, CLASS_FIRST_EXACT, CLASS_NODE, FrontendKey, FrontendValue, SCOPE_EXTERNAL,
+    SHARES_PER_CHUNK, SOURCE_SET_BITS, ServiceValue, SlotKey, SlotValue, SourceRangeKey, backend_state,
+    service_flags,
 };
 use clap::Subcommand;
 use serde::Serialize;
@@ -44,6 +45,12 @@ struct Service {
     /// Without slots: packets are dropped, because other nodes have endpoints.
     dropped: bool,
     affinity_s: u32,
+    /// `maglev`, or `random`.
+    algorithm: &'static str,
+    /// Places of its table of shares; 0 = it has none: equal endpoints.
+    shares: u32,
+    #[serde(skip)]
+    value: ServiceValue,
     #[serde(skip)]
     addresses: Vec<IpAddr>,
 }
@@ -79,7 +86,8 @@ struct Backend {
     address: String,
     protocol: String,
     state: &'static str,
-    weight: u16,
+    /// Places in the table of shares.
+    shares: u32,
     pod: Option<String>,
     node_id: u32,
 }
@@ -144,6 +152,9 @@ fn rows(node: &str, tables: &Tables, names: &Directory) -> Vec<Service> {
             generation: value.generation,
             dropped: value.flags & service_flags::LOCAL != 0,
             affinity_s: value.affinity_s,
+            algorithm: if value.flags & service_flags::MAGLEV != 0 { "maglev" } else { "random" },
+            shares: value.shares,
+            value: *value,
             addresses: spots
                 .keys()
                 .filter(|(class, ..)| *class >= CLASS_FIRST_EXACT)
@@ -228,6 +239,7 @@ fn describe(wanted: &str, places: &[Place], format: Format) -> Result<ExitCode> 
 
 fn with_backends(service: Service, live: &Live, names: &Directory) -> Result<Described> {
     let (mut backends, mut broken_slots) = (Vec::new(), Vec::new());
+    let shares = live.shares(service.id, &service.value)?;
     for slot in 0..service.slots {
         let key = SlotKey { service: service.id, generation: service.generation, slot };
         let value: Option<SlotValue> = live.slot(&key)?;
@@ -236,7 +248,10 @@ fn with_backends(service: Service, live: &Live, names: &Directory) -> Result<Des
             None => None,
         };
         match backend {
-            Some((id, value)) => backends.push(Backend::new(slot, id, &value, names)),
+            Some((id, value)) => {
+                let shares = shares.get(&id).copied().unwrap_or(0);
+                backends.push(Backend { shares, ..Backend::new(slot, id, &value, names) });
+            }
             None => broken_slots.push(slot),
         }
     }
@@ -268,7 +283,7 @@ impl Backend {
                 backend_state::GONE => "gone",
                 _ => "unknown",
             },
-            weight: value.weight,
+            shares: 0,
             pod: names.host(ip).map(str::to_owned),
             node_id: value.node,
         }
@@ -286,6 +301,9 @@ impl Described {
         if s.affinity_s != 0 {
             lines.push(format!("  affinity  ClientIP, {} s", s.affinity_s));
         }
+        if s.shares != 0 {
+            lines.push(format!("  choice    {}, {} places{}", s.algorithm, s.shares, memory(s.shares)));
+        }
         lines.extend(s.frontends.iter().map(|frontend| format!("  frontend  {frontend}")));
         if s.slots == 0 && s.dropped {
             lines.push("  no endpoint on this node, though elsewhere: packets are dropped".into());
@@ -294,7 +312,11 @@ impl Described {
         }
         for b in &self.backends {
             let pod = b.pod.as_deref().map(|pod| format!("  {pod}")).unwrap_or_default();
-            lines.push(format!("  backend   {} {} {}{pod}", b.protocol, b.address, b.state));
+            let share = match s.shares {
+                0 => String::new(),
+                all => format!("  {:.1} %", 100.0 * f64::from(b.shares) / f64::from(all)),
+            };
+            lines.push(format!("  backend   {} {} {}{share}{pod}", b.protocol, b.address, b.state));
         }
         if !self.broken_slots.is_empty() {
             lines.push(format!(
@@ -304,6 +326,13 @@ impl Described {
         }
         lines.join("\n")
     }
+}
+
+/// What the places take in the kernel: elements of a hash, each rounded up to
+/// 256 bytes.
+fn memory(shares: u32) -> String {
+    let elements = shares.div_ceil(SHARES_PER_CHUNK as u32);
+    format!(" ({} KiB)", elements.div_ceil(4))
 }
 
 #[cfg(test)]

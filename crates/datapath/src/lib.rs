@@ -23,6 +23,7 @@ pub mod policy;
 pub mod rewrite;
 pub mod route;
 pub mod service;
+pub mod share;
 pub mod socket;
 pub mod source;
 

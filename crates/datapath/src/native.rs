@@ -153,6 +153,9 @@ impl<T: Tables> Tables for Native<'_, T> {
     fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
         self.tables.slot(key)
     }
+    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
+        self.tables.share(chunk, place)
+    }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         self.tables.backend(id)
     }

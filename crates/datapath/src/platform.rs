@@ -62,6 +62,8 @@ pub trait Tables {
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue>;
     fn service(&self, id: u32) -> Option<ServiceValue>;
     fn slot(&self, key: &SlotKey) -> Option<SlotValue>;
+    /// The backend id at a place of a chunk of shares.
+    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<BackendValue>;
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers a first fragment.

@@ -11,9 +11,9 @@ use beeline_abi::service::{
 };
 use beeline_abi::{DropReason, Ip};
 
-use crate::Stop;
 use crate::conntrack::{flow_is_taken, flow_key, hairpin_client, is_echo, set_dst, set_src, tcp};
 use crate::platform::{Platform, Step};
+use crate::{Stop, share};
 
 /// Slots that are tried, one after the other from a random one on, before
 /// giving up: a slot may vanish between two lookups when a new generation is
@@ -83,12 +83,12 @@ pub(crate) fn class_of_nodes(ip: &Ip) -> u32 {
 #[inline(always)]
 fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let Some(settings) = env.config() else { return Err(Stop::Drop(DropReason::NotConfigured)) };
-    let first = env.random();
-    let mut kept = kept_backend(env, ctx);
+    let mut kept = enter(env, ctx);
     let mut i = 0;
     let mut outcome = Stop::Drop(DropReason::ServiceInconsistent);
     while i < TRIES_MAX {
-        let choice = first.wrapping_add(i);
+        let choice = ctx.choice;
+        ctx.choice = choice.wrapping_add(ctx.choice_step);
         i += 1;
         let service = env.service(ctx.service).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
         if service.slots == 0 {
@@ -115,6 +115,19 @@ fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     Err(outcome)
 }
 
+/// Where the first try is made, and how the next ones differ from it. A
+/// consistent choice stays as it is, also where a tuple is taken. Returns the
+/// backend that the client keeps, or 0.
+#[inline(always)]
+fn enter<P: Platform>(env: &mut P, ctx: &mut Context) -> u32 {
+    (ctx.choice, ctx.choice_step) = (env.random(), 1);
+    let Some(service) = env.service(ctx.service) else { return 0 };
+    if share::is_consistent(&service) {
+        (ctx.choice, ctx.choice_step) = (share::point(ctx, &service), 0);
+    }
+    kept_backend(env, ctx, &service)
+}
+
 #[inline(always)]
 fn without_slots(service: &ServiceValue) -> Stop {
     if service.flags & service_flags::LOCAL != 0 {
@@ -124,9 +137,13 @@ fn without_slots(service: &ServiceValue) -> Stop {
     }
 }
 
-/// The backend id in a slot; 0 if a new generation has just taken its place.
+/// The backend id in a share or a slot; 0 if a new generation has just taken
+/// its place.
 #[inline(always)]
 fn backend_of_slot<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue, choice: u32) -> u32 {
+    if service.shares != 0 {
+        return share::backend(env, &mut ctx.slot_key, ctx.service, service, choice);
+    }
     let slot = choice % service.slots;
     ctx.slot_key = SlotKey { service: ctx.service, generation: service.generation, slot };
     env.slot(&ctx.slot_key).map_or(0, |chosen| chosen.backend)
@@ -181,8 +198,7 @@ fn set_hairpin(ctx: &mut Context, backend: Ip) {
 /// The backend that the client has had of late, while it still serves
 /// (`ClientIP` session affinity); else 0.
 #[inline(always)]
-fn kept_backend<P: Platform>(env: &P, ctx: &mut Context) -> u32 {
-    let Some(service) = env.service(ctx.service) else { return 0 };
+fn kept_backend<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue) -> u32 {
     if service.affinity_s == 0 {
         return 0;
     }

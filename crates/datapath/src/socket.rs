@@ -15,6 +15,7 @@ use beeline_abi::{Ip, Port};
 
 use crate::platform::Tables;
 use crate::service::class_of_nodes;
+use crate::share;
 
 /// Slots that are tried, because one may vanish while a new generation is
 /// published.
@@ -143,8 +144,7 @@ fn choose<S: Sockets>(env: &mut S, asked: &Asked, id: u32) -> Answer {
         }
         let kept = if i == 0 { kept_backend(env, asked, id, &service) } else { 0 };
         i += 1;
-        let slot = SlotKey { service: id, generation: service.generation, slot: choice % service.slots };
-        let number = if kept != 0 { kept } else { env.slot(&slot).map_or(0, |chosen| chosen.backend) };
+        let number = if kept != 0 { kept } else { backend_of_slot(env, id, &service, choice) };
         let Some(backend) = env.backend(number) else { continue };
         remember(
             env,
@@ -158,6 +158,18 @@ fn choose<S: Sockets>(env: &mut S, asked: &Asked, id: u32) -> Answer {
         return Answer::Use(backend.ip, backend.port);
     }
     Answer::Refuse
+}
+
+/// The backend id in a share or a slot. A socket has no port yet, and does
+/// not come in by another node: chance will do, also for services with
+/// consistent hashing.
+#[inline(always)]
+fn backend_of_slot<S: Sockets>(env: &S, id: u32, service: &ServiceValue, choice: u32) -> u32 {
+    let mut key = SlotKey { service: id, generation: service.generation, slot: choice % service.slots };
+    if service.shares != 0 {
+        return share::backend(env, &mut key, id, service, choice);
+    }
+    env.slot(&key).map_or(0, |chosen| chosen.backend)
 }
 
 /// Both ways: datagrams find their backend again, answers their Service.

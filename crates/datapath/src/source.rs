@@ -34,7 +34,9 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     if ip.is_unspecified() {
         return Err(Stop::Drop(DropReason::NoRoute));
     }
-    free_port(env, ctx, &settings, ip)
+    ctx.src_after = ip;
+    env.cut(ctx);
+    free_port(env, ctx, &settings)
 }
 
 /// A pod's packet to the outside, where the configuration says so. Whatever
@@ -57,17 +59,12 @@ fn of_node<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue) 
     if ctx.flags & flags::V6 != 0 { settings.node_ipv6 } else { settings.node_ipv4 }
 }
 
-/// Sets the source to `ip` and the first port that is free towards the
+/// Sets the source to `ctx.src_after` and the first port that is free towards the
 /// destination: the client's own, then others of the node's range from a
 /// random one on. Where a port can not change (SCTP: its checksum covers the
 /// ports, RFC 9260 section 6.8; protocols without ports) only the own one.
 #[inline(always)]
-fn free_port<P: Platform>(
-    env: &mut P,
-    ctx: &mut Context,
-    settings: &ConfigValue,
-    ip: Ip,
-) -> Result<(), Stop> {
+fn free_port<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue) -> Result<(), Stop> {
     let first = settings.nat_port_first as u32;
     let span = (settings.nat_port_last as u32).wrapping_sub(first).wrapping_add(1);
     let own = ctx.sport.get() as u32;
@@ -78,10 +75,10 @@ fn free_port<P: Platform>(
     while i < TRIES_MAX {
         let port = if i == 0 { start } else { first + start.wrapping_add(i * STEP) % span.max(1) };
         i += 1;
-        set_source(ctx, ip, Port::new(port as u16));
+        set_source(ctx, Port::new(port as u16));
         flow_key(ctx);
         if !flow_is_taken(env, ctx) {
-            env.step(Step::Source { ip, port: Port::new(port as u16) });
+            env.step(Step::Source { ip: ctx.src_after, port: Port::new(port as u16) });
             return Ok(());
         }
         if !changes {
@@ -96,8 +93,8 @@ fn free_port<P: Platform>(
 const STEP: u32 = 1_009;
 
 #[inline(always)]
-fn set_source(ctx: &mut Context, ip: Ip, port: Port) {
-    set_src(ctx, ip, port);
+fn set_source(ctx: &mut Context, port: Port) {
+    set_src(ctx, ctx.src_after, port);
     if is_echo(ctx) {
         ctx.dport_after = port;
     }

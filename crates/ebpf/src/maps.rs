@@ -17,7 +17,7 @@ use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
     AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
-    SlotKey, SlotValue, SourceRangeValue,
+    ShareValue, SlotKey, SlotValue, SourceRangeValue,
 };
 use beeline_abi::socket::{SocketKey, SocketValue};
 
@@ -44,6 +44,8 @@ pub static FRONTEND: Hash<FrontendKey, FrontendValue, { maps::FRONTEND.max_entri
 pub static SERVICE: Hash<u32, ServiceValue, { maps::SERVICE.max_entries as usize }> = HashMap::new();
 #[btf_map]
 pub static SLOT: Hash<SlotKey, SlotValue, { maps::SLOT.max_entries as usize }> = HashMap::new();
+#[btf_map]
+pub static SHARE: Hash<SlotKey, ShareValue, { maps::SHARE.max_entries as usize }> = HashMap::new();
 #[btf_map]
 pub static BACKEND: Hash<u32, BackendValue, { maps::BACKEND.max_entries as usize }> = HashMap::new();
 /// The set, then the address ([`beeline_abi::service::SourceRangeKey`]).

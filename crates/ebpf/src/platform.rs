@@ -15,7 +15,7 @@ use beeline_abi::counter::{CounterValue, outcome, outcome_index};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SOURCE_SET_BITS,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SOURCE_SET_BITS,
     ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
 };
 use beeline_datapath::platform::{Packet, Platform, Route, Routing, Step, Tables};
@@ -144,6 +144,12 @@ impl Tables for Kernel {
     fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
         // SAFETY: see above.
         unsafe { maps::SLOT.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
+        // SAFETY: see above.
+        let chunk = unsafe { maps::SHARE.get(chunk) }?;
+        Some(chunk.backends[place as usize % SHARES_PER_CHUNK])
     }
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<BackendValue> {

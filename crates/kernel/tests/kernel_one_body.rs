@@ -20,8 +20,8 @@ use beeline_abi::ip::proto;
 use beeline_abi::maps::programs;
 use beeline_abi::service::{
     BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL,
-    SLOT_MEMBER, SOURCE_SET_BITS, ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey,
-    SourceRangeValue, address_flags, backend_state,
+    SHARES_PER_CHUNK, SLOT_MEMBER, SOURCE_SET_BITS, ServiceAddressValue, ServiceValue, ShareValue, SlotKey,
+    SlotValue, SourceRangeKey, SourceRangeValue, address_flags, backend_state, service_flags,
 };
 use beeline_abi::{Ip, Port};
 use beeline_datapath::Verdict;
@@ -102,6 +102,8 @@ const OTHER_POD_IFINDEX: u32 = 4242;
 const UPLINK_MTU: u32 = 1500;
 /// The only port that translated sources get: chance has no say.
 const NAT_PORT: u16 = 61_000;
+/// Places of the Service's table, where it has one.
+const SHARES: u32 = 251;
 
 /// A packet of a story.
 #[derive(Clone, Debug)]
@@ -133,6 +135,8 @@ struct Story {
     ranges: u8,
     /// ClientIP affinity.
     affinity: bool,
+    /// Consistent hashing: the client decides between two ports.
+    consistent: bool,
     packets: Vec<Packet>,
 }
 
@@ -187,9 +191,21 @@ fn packet() -> impl Strategy<Value = Packet> {
 }
 
 fn story() -> impl Strategy<Value = Story> {
-    let kind = (0..2_usize, 0..5_usize, ports(), any::<bool>(), any::<bool>(), 0..3_u8, any::<bool>());
+    let kind = (
+        0..2_usize,
+        0..5_usize,
+        ports(),
+        any::<bool>(),
+        any::<bool>(),
+        0..3_u8,
+        any::<bool>(),
+        any::<bool>(),
+    );
     (kind, proptest::collection::vec(packet(), 1..10)).prop_map(
-        |((family, endpoint, endpoint_port, terminates, masquerade, ranges, affinity), packets)| Story {
+        |(
+            (family, endpoint, endpoint_port, terminates, masquerade, ranges, affinity, consistent),
+            packets,
+        )| Story {
             family,
             endpoint,
             endpoint_port,
@@ -197,6 +213,7 @@ fn story() -> impl Strategy<Value = Story> {
             masquerade,
             ranges,
             affinity,
+            consistent,
             packets,
         },
     )
@@ -290,7 +307,10 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
     let endpoints = [f.pod, f.other_pod, f.far_pod, f.node];
     let slots = u32::from(story.endpoint > 0);
     let affinity_s = if story.affinity { 600 } else { 0 };
-    tables.service.insert(5, ServiceValue { generation: 1, slots, affinity_s, ..ServiceValue::default() });
+    let shares = if story.consistent && story.endpoint > 0 { SHARES } else { 0 };
+    let flags = if shares > 0 { service_flags::MAGLEV } else { 0 };
+    let value = ServiceValue { generation: 1, slots, flags, affinity_s, shares_generation: 3, shares };
+    tables.service.insert(5, value);
     if story.endpoint > 0 {
         let backend = BackendValue {
             ip: ip(endpoints[story.endpoint - 1]),
@@ -300,6 +320,14 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
             ..BackendValue::default()
         };
         tables.backend.insert(9, backend);
+        let port = Port::new(story.endpoint_port.wrapping_add(1));
+        tables.backend.insert(11, BackendValue { port, ..backend });
+        for slot in 0..SHARES.div_ceil(SHARES_PER_CHUNK as u32) {
+            let backends =
+                std::array::from_fn(|place| if (slot as usize + place).is_multiple_of(3) { 11 } else { 9 });
+            let key = SlotKey { service: 5, generation: 3, slot };
+            tables.share.insert(key, ShareValue { backends });
+        }
         let member = SlotKey { service: 5, generation: SLOT_MEMBER, slot: 9 };
         tables.slot.insert(member, SlotValue { backend: 9, weight_sum: 0 });
         tables
@@ -326,6 +354,7 @@ fn fill(datapath: &mut Datapath, tables: &MemoryTables) {
     copy(datapath.frontend(), tables.frontend.clone());
     copy(datapath.service(), tables.service.clone());
     copy(datapath.slot(), tables.slot.clone());
+    copy(datapath.share(), tables.share.clone());
     copy(datapath.backend(), tables.backend.clone());
     copy(datapath.connections(), HashMap::new());
     copy(datapath.fragments(), HashMap::new());

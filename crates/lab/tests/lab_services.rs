@@ -75,6 +75,16 @@ spec:
   ipFamilyPolicy: RequireDualStack
   selector: {app: host}
   ports: [{port: 80, targetPort: 9090, nodePort: 30084}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hashed, annotations: {service.beeline.io/lb-algorithm: maglev}}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  sessionAffinity: ClientIP
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30085}]
 "#;
 
 const CLIENT: [&str; 2] = ["172.30.0.200", "fd00:172:30::200"];
@@ -115,6 +125,7 @@ fn lab_services_are_reached_from_nodes_and_from_outside() {
     backends_in_a_nodes_network_serve(&lab);
     pods_leave_as_their_node(&lab);
     tables_tell_what_was_translated(&lab);
+    every_node_leads_a_client_to_one_endpoint(&lab);
     for node in ["node-1", "node-2", "node-3"] {
         lab.verb(&["agent", node, "stop"]).succeeds();
     }
@@ -207,6 +218,22 @@ fn backends_in_a_nodes_network_serve(lab: &TestLab) {
         let address = &lab.service("host").cluster_ips[family];
         assert_eq!(ask(&lab.pod("near"), address, 80).0, "host", "from a pod");
     }
+}
+
+/// Consistent hashing: no node knows what another has chosen.
+fn every_node_leads_a_client_to_one_endpoint(lab: &TestLab) {
+    let client = lab.client();
+    for family in [0, 1] {
+        let pods = [1, 2, 3].map(|node| ask(&client, &node_ip(node, family), 30085).0);
+        assert!(pods.iter().all(|pod| *pod == pods[0]), "{pods:?}");
+    }
+    let mut command = std::process::Command::new(program("beeline"));
+    let described = command.args(["service", "describe", "default/hashed", "--name", lab.name().as_str()]);
+    let described = described.output().unwrap_or_else(|error| panic!("{error}"));
+    let text = String::from_utf8_lossy(&described.stdout);
+    assert!(described.status.success(), "{described:?}");
+    assert!(text.contains("maglev, 251 places") || text.contains("maglev, 509 places"), "{text}");
+    assert!(text.contains(" 50.") || text.contains(" 49."), "half the places each: {text}");
 }
 
 fn pods_leave_as_their_node(lab: &TestLab) {

@@ -197,6 +197,18 @@ pub struct Service {
     /// `service.kubernetes.io/headless`.
     #[serde(default)]
     pub foreign: bool,
+    /// How a backend is chosen, where the Service says so itself.
+    #[serde(default)]
+    pub algorithm: Option<Algorithm>,
+}
+
+/// How a backend is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// By chance.
+    Random,
+    /// By consistent hashing of the client's address and ports.
+    Maglev,
 }
 
 /// Who may use a load balancer. No range at all: everybody.
@@ -258,6 +270,14 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// The weight of each of its endpoints: 1 is normal, of 0 no new
+    /// connection comes.
+    #[serde(default = "weight_default")]
+    pub weight: u16,
+}
+
+fn weight_default() -> u16 {
+    1
 }
 
 /// The kinds of object that are watched.

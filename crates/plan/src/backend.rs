@@ -11,6 +11,7 @@ use beeline_abi::{Ip, Port};
 use beeline_sync::{Contents, Delta};
 
 use crate::ids::Ids;
+use crate::maglev::Entry;
 use crate::node::Nodes;
 
 /// Where packets can go. Ordered by node first, so that the backends of a
@@ -40,6 +41,15 @@ impl Backend {
             0 => backend_state::TERMINATING,
             _ => backend_state::ACTIVE,
         }
+    }
+
+    /// What it is for a table of shares: the same on every node.
+    pub(crate) fn entry(&self, weight: u16) -> Entry {
+        let mut identity = [0; 19];
+        identity[..16].copy_from_slice(&self.ip.octets());
+        identity[16..18].copy_from_slice(&self.port.to_be_bytes());
+        identity[18] = self.proto;
+        Entry { identity, weight }
     }
 
     fn key(&self) -> (Option<&str>, Ip, u16, u8) {

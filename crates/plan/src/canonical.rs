@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, kind};
 use beeline_abi::service::{
-    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SLOT_MEMBER,
-    SOURCE_SET_BITS, ServiceValue, SlotKey, address_flags, backend_state, service_flags,
+    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SHARES_PER_CHUNK,
+    SLOT_MEMBER, SOURCE_SET_BITS, ServiceValue, SlotKey, address_flags, backend_state, service_flags,
 };
 use beeline_sync::Contents;
 
@@ -124,7 +124,11 @@ fn frontend_line(contents: &Contents, key: &FrontendKey, addresses: &[&Ip], valu
             format!("dropped{}", service_text(of))
         }
         Some(of) if of.slots == 0 => format!("refused{}", service_text(of)),
-        Some(of) => format!("{}{}", backends(contents, value.service, of).join(" "), service_text(of)),
+        Some(of) => {
+            let (slots, shares) =
+                (backends(contents, value.service, of), shares(contents, value.service, of));
+            format!("{}{}{shares}", slots.join(" "), service_text(of))
+        }
     };
     format!("frontend {address} {}/{proto}{scope}{from} -> {backends}", key.port)
 }
@@ -143,7 +147,10 @@ fn service_text(value: &ServiceValue) -> String {
     if value.affinity_s != 0 {
         text += &format!(" affinity {} s", value.affinity_s);
     }
-    let others = value.flags & !service_flags::LOCAL;
+    if value.flags & service_flags::MAGLEV != 0 {
+        text += " consistent";
+    }
+    let others = value.flags & !(service_flags::LOCAL | service_flags::MAGLEV);
     if others != 0 {
         text += &format!(" flags {others}");
     }
@@ -158,6 +165,22 @@ fn backends(contents: &Contents, service: u32, value: &ServiceValue) -> Vec<Stri
         .collect();
     backends.sort();
     backends
+}
+
+/// Who stands how often in the shares, and a sum over who stands where.
+fn shares(contents: &Contents, service: u32, value: &ServiceValue) -> String {
+    let (mut counts, mut order) = (BTreeMap::new(), 0_u64);
+    for place in 0..value.shares {
+        let (slot, at) = (place / SHARES_PER_CHUNK as u32, place as usize % SHARES_PER_CHUNK);
+        let chunk = contents.share.get(&SlotKey { service, generation: value.shares_generation, slot });
+        let backend = chunk.and_then(|chunk| contents.backend.get(&chunk.backends[at]));
+        let text = backend.map_or("missing".to_owned(), |backend| backend_text(contents, backend));
+        order =
+            text.bytes().fold(order, |sum, byte| sum.rotate_left(5) ^ u64::from(byte).wrapping_mul(0x9e37));
+        *counts.entry(text).or_insert(0_u32) += 1;
+    }
+    let counts: Vec<String> = counts.into_iter().map(|(who, count)| format!("{who} {count}")).collect();
+    if counts.is_empty() { String::new() } else { format!(" shares {} order {order:x}", counts.join(", ")) }
 }
 
 fn backend_text(contents: &Contents, backend: &BackendValue) -> String {
@@ -197,6 +220,14 @@ fn orphans(contents: &Contents, asked: &BTreeSet<u32>, used: &BTreeSet<SlotKey>,
             "orphan slot {} of generation {} of service {}",
             key.slot, key.generation, key.service
         ));
+    }
+    for key in contents.share.keys() {
+        let current = contents.service.get(&key.service).is_some_and(|of| {
+            of.shares_generation == key.generation && key.slot < of.shares.div_ceil(SHARES_PER_CHUNK as u32)
+        });
+        if !current {
+            lines.push(format!("orphan chunk of shares {key:?}"));
+        }
     }
     let sets: BTreeSet<u32> = contents.frontend.values().map(|value| value.source_ranges).collect();
     for key in contents.source_range.keys().filter(|key| !sets.contains(&key.set)) {

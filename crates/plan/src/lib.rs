@@ -20,6 +20,7 @@ mod explain;
 mod health;
 mod host_port;
 mod ids;
+mod maglev;
 mod names;
 mod node;
 mod problems;
@@ -27,6 +28,7 @@ mod program;
 mod ranges;
 mod select;
 mod service;
+mod shares;
 mod slice;
 mod slots;
 mod spot;
@@ -44,6 +46,7 @@ use ipnet::IpNet;
 pub use health::HealthCheck;
 pub use names::{FrontendName, Names};
 pub use node::{OwnNode, Route};
+pub use shares::ShareConfig;
 pub use spot::FrontendKind;
 
 use names::Pods;
@@ -85,6 +88,8 @@ pub struct ServiceConfig {
     pub affinity: bool,
     /// `loadBalancerSourceRanges` count for NodePorts and externalIPs, too.
     pub limit_all_types: bool,
+    /// Consistent hashing and weights.
+    pub shares: ShareConfig,
 }
 
 /// Turns changes of the model into changes of the tables.

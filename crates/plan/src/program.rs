@@ -17,6 +17,7 @@ use crate::address::Addresses;
 use crate::backend::{Backend, Backends};
 use crate::ids::Ids;
 use crate::ranges::SourceSets;
+use crate::shares::{ShareConfig, Shares};
 use crate::slots::Slots;
 use crate::spot::{FrontendKind, Place, Spot};
 
@@ -49,12 +50,29 @@ pub(crate) struct Serving {
     /// There are endpoints, though none that may be used here.
     pub(crate) elsewhere: bool,
     pub(crate) affinity_s: u32,
+    /// Weights, as long as `backends`.
+    pub(crate) weights: Vec<u16>,
+    /// Choose by consistent hashing.
+    pub(crate) consistent: bool,
+}
+
+impl Serving {
+    /// Backends with their weights, where one is not like another.
+    pub(crate) fn shares(&self) -> Vec<(Arc<Backend>, u16)> {
+        let equal = self.weights.iter().min() == self.weights.iter().max();
+        if equal && !self.consistent {
+            return Vec::new();
+        }
+        let weights = self.weights.iter().copied().chain(std::iter::repeat(1));
+        self.backends.iter().cloned().zip(weights).collect()
+    }
 }
 
 #[derive(Debug)]
 struct PortState {
     key: PortKey,
     slots: Slots,
+    shares: Shares,
     value: Option<ServiceValue>,
 }
 
@@ -100,6 +118,7 @@ struct Adopted {
     frontends: HashMap<FrontendKey, u32>,
     /// Generation, and the backends in the order of the slots.
     services: HashMap<u32, (u32, Box<[u32]>)>,
+    shares: HashMap<u32, Shares>,
 }
 
 /// What all owners share.
@@ -110,16 +129,18 @@ pub(crate) struct Workshop {
     sets: SourceSets,
     ids: Ids,
     adopted: Adopted,
+    share_config: ShareConfig,
 }
 
 impl Workshop {
-    pub(crate) fn new() -> Workshop {
+    pub(crate) fn new(share_config: ShareConfig) -> Workshop {
         Workshop {
             addresses: Addresses::new(),
             backends: Backends::new(),
             sets: SourceSets::new(),
             ids: Ids::new(1),
             adopted: Adopted::default(),
+            share_config,
         }
     }
 
@@ -134,6 +155,12 @@ impl Workshop {
                 .service
                 .iter()
                 .map(|(id, value)| (*id, adopted_slots(*id, value, actual)))
+                .collect(),
+            shares: actual
+                .service
+                .iter()
+                .filter(|(_, value)| value.shares != 0)
+                .map(|(id, value)| (*id, Shares::adopted(*id, value, actual)))
                 .collect(),
         };
     }
@@ -167,6 +194,7 @@ impl Workshop {
         for port in program.ports.extract_if(.., |port| !ports.contains(&port.key)) {
             delta.service.insert(port.slots.service, None);
             self.ids.free(port.slots.service);
+            port.shares.remove(port.slots.service, delta);
             port.slots.remove(&mut self.backends, delta);
         }
         if wants.is_empty() {
@@ -200,7 +228,8 @@ impl Workshop {
                 Some(at) => at,
                 None => {
                     let slots = self.new_slots(key, wants, &program.addresses);
-                    program.ports.push(PortState { key, slots, value: None });
+                    let shares = self.adopted.shares.remove(&slots.service).unwrap_or_default();
+                    program.ports.push(PortState { key, slots, shares, value: None });
                     program.ports.len() - 1
                 }
             };
@@ -231,14 +260,19 @@ impl Workshop {
 
     fn update_port(&mut self, port: &mut PortState, serving: Serving, delta: &mut Delta) {
         let has_affinity = serving.affinity_s != 0;
+        port.shares.update(port.slots.service, &serving.shares(), &self.share_config, delta);
+        let (shares_generation, shares) = port.shares.published();
+        let consistent = serving.consistent && shares != 0;
         port.slots.update(serving.backends, has_affinity, &mut self.backends, delta);
         let slots = port.slots.len();
         let value = ServiceValue {
             generation: port.slots.generation,
             slots,
             affinity_s: serving.affinity_s,
-            flags: if slots == 0 && serving.elsewhere { service_flags::LOCAL } else { 0 },
-            ..ServiceValue::default()
+            flags: if slots == 0 && serving.elsewhere { service_flags::LOCAL } else { 0 }
+                | if consistent { service_flags::MAGLEV } else { 0 },
+            shares_generation: if shares == 0 { 0 } else { shares_generation },
+            shares,
         };
         if port.value.replace(value) != Some(value) {
             delta.service.insert(port.slots.service, Some(value));

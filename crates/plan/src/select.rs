@@ -5,6 +5,7 @@ use std::sync::Arc;
 use beeline_abi::Ip;
 use beeline_model::{Service, ServicePort};
 
+use crate::maglev::WEIGHT_MAX;
 use crate::slice::{Slice, SliceEndpoint};
 
 /// An endpoint of a Service port.
@@ -17,6 +18,8 @@ pub(crate) struct Target {
     /// Serving and terminating: used while nothing is ready.
     draining: bool,
     hints: Hints,
+    /// 1..=[`WEIGHT_MAX`]; 0: none of the new connections.
+    pub(crate) weight: u16,
 }
 
 /// What the slices say about who should use the endpoint.
@@ -59,15 +62,16 @@ pub(crate) fn targets<'a>(
         .filter(|slice| slice.ipv6 == ipv6)
         .flat_map(|slice| slice.ports.iter().map(move |port| (slice, port)))
         .filter(|(_, of)| *of.name == *port.name && of.protocol == port.protocol)
-        .flat_map(|(slice, of)| slice.endpoints.iter().map(move |endpoint| (endpoint, of.port)));
+        .flat_map(|(slice, of)| slice.endpoints.iter().map(move |endpoint| (slice, endpoint, of.port)));
     let mut targets: Vec<Target> = listed
-        .map(|(endpoint, port)| Target {
+        .map(|(slice, endpoint, port)| Target {
             ip: endpoint.ip,
             port,
             node: endpoint.node.clone(),
             ready: endpoint.ready || service.publish_not_ready,
             draining: endpoint.draining,
             hints: hints(endpoint, here),
+            weight: slice.weight.min(WEIGHT_MAX),
         })
         .collect();
     // Where slices disagree about the node, one that names a node wins, the
@@ -89,6 +93,7 @@ impl Target {
     fn take_in(&mut self, other: &Target) {
         self.ready |= other.ready;
         self.draining |= other.draining;
+        self.weight = self.weight.max(other.weight);
         self.hints.names_nodes |= other.hints.names_nodes;
         self.hints.names_own_node |= other.hints.names_own_node;
         self.hints.names_zones |= other.hints.names_zones;
@@ -112,8 +117,8 @@ pub(crate) fn choose(targets: &[Target], here: Here<'_>) -> Choice {
     let those = |accept: fn(&Target) -> bool| -> Vec<usize> {
         (0..targets.len()).filter(|at| accept(&targets[*at])).collect()
     };
-    let ready = those(|target| target.ready);
-    let draining = those(|target| !target.ready && target.draining);
+    let ready = those(|target| target.ready && target.weight != 0);
+    let draining = those(|target| !target.ready && target.draining && target.weight != 0);
     let local = |of: &[usize]| -> Vec<usize> {
         of.iter().copied().filter(|at| targets[*at].node.as_deref() == Some(here.node)).collect()
     };

@@ -66,14 +66,14 @@ impl Services {
             services: HashMap::new(),
             slice_owners: HashMap::new(),
             host_ports: HostPorts::new(own_node, config.host_ports),
-            config,
             spots: Spots::default(),
-            workshop: Workshop::new(),
+            workshop: Workshop::new(config.shares.clone()),
             interner: Interner::default(),
             health: BTreeMap::new(),
             health_changes: BTreeMap::new(),
             hinted: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            config,
         }
     }
 

@@ -11,6 +11,8 @@ use beeline_model::{Endpoint, EndpointSlice, Protocol};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Slice {
     pub(crate) ipv6: bool,
+    /// The weight of each of its endpoints.
+    pub(crate) weight: u16,
     pub(crate) ports: Box<[SlicePort]>,
     pub(crate) endpoints: Box<[SliceEndpoint]>,
 }
@@ -98,7 +100,15 @@ impl Slice {
                 refused.len()
             ));
         }
-        (Slice { ipv6: slice.ipv6, ports: ports.into(), endpoints: endpoints.into() }, problems)
+        (
+            Slice {
+                ipv6: slice.ipv6,
+                weight: slice.weight,
+                ports: ports.into(),
+                endpoints: endpoints.into(),
+            },
+            problems,
+        )
     }
 }
 

@@ -19,6 +19,12 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Labels of Services that others serve (as kube-proxy leaves them alone).
 const FOREIGN_LABELS: [&str; 2] =
     ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+/// The annotation of a Service that says how its backends are chosen.
+const ALGORITHM_ANNOTATION: &str = "service.beeline.io/lb-algorithm";
+/// The annotation of an EndpointSlice with the weight of its endpoints.
+const WEIGHT_ANNOTATION: &str = "service.beeline.io/weight";
+/// The greatest weight.
+const WEIGHT_MAX: u16 = 1_000;
 /// The taint of a node that the cluster autoscaler is about to remove.
 const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` unless set.
@@ -160,7 +166,38 @@ pub fn service(service: &Service, problems: &mut Vec<Problem>) -> Object {
             &mut say,
         ),
         foreign: labels.is_some_and(|labels| FOREIGN_LABELS.iter().any(|label| labels.contains_key(*label))),
+        algorithm: algorithm(&service.metadata, &mut say),
     })
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    Some(meta.annotations.as_ref()?.get(name)?.trim())
+}
+
+fn algorithm(meta: &ObjectMeta, say: &mut Problems<'_>) -> Option<model::Algorithm> {
+    match annotation(meta, ALGORITHM_ANNOTATION)? {
+        "random" => Some(model::Algorithm::Random),
+        "maglev" => Some(model::Algorithm::Maglev),
+        other => {
+            say.problem(format!(
+                "annotation {ALGORITHM_ANNOTATION}: `{other}` is neither `random` nor `maglev`:                  loadBalancer.algorithm decides; correct it"
+            ));
+            None
+        }
+    }
+}
+
+fn weight(meta: &ObjectMeta, say: &mut Problems<'_>) -> u16 {
+    let Some(text) = annotation(meta, WEIGHT_ANNOTATION) else { return 1 };
+    match text.parse() {
+        Ok(weight) if weight <= WEIGHT_MAX => weight,
+        _ => {
+            say.problem(format!(
+                "annotation {WEIGHT_ANNOTATION}: `{text}` is no weight (0 to {WEIGHT_MAX}): 1 is taken; correct it"
+            ));
+            1
+        }
+    }
 }
 
 /// Kubernetes allows blanks around a range.
@@ -227,6 +264,7 @@ pub fn endpoint_slice(slice: &EndpointSlice, problems: &mut Vec<Problem>) -> Obj
         name: object_name(&slice.metadata),
         service,
         ipv6,
+        weight: weight(&slice.metadata, &mut say),
         ports,
         endpoints,
     })

@@ -7,8 +7,8 @@ use beeline_abi::address::{AddressKey, AddressValue};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, SLOT_MEMBER, ServiceAddressValue, ServiceValue, SlotKey,
-    SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
+    BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SLOT_MEMBER, ServiceAddressValue,
+    ServiceValue, ShareValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
 };
 
 /// What all tables hold, or should hold.
@@ -22,6 +22,7 @@ pub struct Contents {
     pub frontend: BTreeMap<FrontendKey, FrontendValue>,
     pub service: BTreeMap<u32, ServiceValue>,
     pub slot: BTreeMap<SlotKey, SlotValue>,
+    pub share: BTreeMap<SlotKey, ShareValue>,
     pub backend: BTreeMap<u32, BackendValue>,
     pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
 }
@@ -38,6 +39,7 @@ pub struct Delta {
     pub frontend: BTreeMap<FrontendKey, Option<FrontendValue>>,
     pub service: BTreeMap<u32, Option<ServiceValue>>,
     pub slot: BTreeMap<SlotKey, Option<SlotValue>>,
+    pub share: BTreeMap<SlotKey, Option<ShareValue>>,
     pub backend: BTreeMap<u32, Option<BackendValue>>,
     pub source_range: BTreeMap<SourceRangeKey, Option<SourceRangeValue>>,
 }
@@ -52,6 +54,7 @@ impl Delta {
             + self.frontend.len()
             + self.service.len()
             + self.slot.len()
+            + self.share.len()
             + self.backend.len()
             + self.source_range.len()
     }
@@ -74,6 +77,7 @@ pub enum Operation {
     Frontend(FrontendKey, Option<FrontendValue>),
     Service(u32, Option<ServiceValue>),
     Slot(SlotKey, Option<SlotValue>),
+    Share(SlotKey, Option<ShareValue>),
     Backend(u32, Option<BackendValue>),
     SourceRange(SourceRangeKey, Option<SourceRangeValue>),
 }
@@ -95,6 +99,7 @@ impl Contents {
             + self.frontend.len()
             + self.service.len()
             + self.slot.len()
+            + self.share.len()
             + self.backend.len()
             + self.source_range.len()
     }
@@ -114,6 +119,7 @@ impl Contents {
             Operation::Frontend(key, value) => put(&mut self.frontend, key, value),
             Operation::Service(key, value) => put(&mut self.service, key, value),
             Operation::Slot(key, value) => put(&mut self.slot, key, value),
+            Operation::Share(key, value) => put(&mut self.share, key, value),
             Operation::Backend(key, value) => put(&mut self.backend, key, value),
             Operation::SourceRange(key, value) => put(&mut self.source_range, key, value),
         }
@@ -128,6 +134,7 @@ impl Contents {
         delta.frontend.iter().for_each(|(key, value)| put(&mut self.frontend, *key, *value));
         delta.service.iter().for_each(|(key, value)| put(&mut self.service, *key, *value));
         delta.slot.iter().for_each(|(key, value)| put(&mut self.slot, *key, *value));
+        delta.share.iter().for_each(|(key, value)| put(&mut self.share, *key, *value));
         delta.backend.iter().for_each(|(key, value)| put(&mut self.backend, *key, *value));
         delta.source_range.iter().for_each(|(key, value)| put(&mut self.source_range, *key, *value));
     }
@@ -171,6 +178,23 @@ impl Contents {
                     Some(_) => {}
                 }
             }
+            found.extend(self.dangling_shares(*id, service));
+        }
+        found
+    }
+
+    fn dangling_shares(&self, id: u32, service: &ServiceValue) -> Vec<String> {
+        let mut found = Vec::new();
+        let (shares, per_chunk) = (service.shares as usize, SHARES_PER_CHUNK);
+        for chunk in 0..shares.div_ceil(per_chunk) {
+            let key = SlotKey { service: id, generation: service.shares_generation, slot: chunk as u32 };
+            let Some(value) = self.share.get(&key) else {
+                found.push(format!("service {id}: chunk {key:?} of its shares is missing"));
+                continue;
+            };
+            let used = per_chunk.min(shares - chunk * per_chunk);
+            let missing = value.backends[..used].iter().filter(|id| !self.backend.contains_key(id));
+            found.extend(missing.map(|backend| format!("shares {key:?}: backend {backend} is missing")));
         }
         found
     }

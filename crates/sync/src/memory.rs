@@ -10,8 +10,8 @@ use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
-    SourceRangeKey, SourceRangeValue,
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, ShareValue, SlotKey,
+    SlotValue, SourceRangeKey, SourceRangeValue,
 };
 
 use crate::{Contents, Operation, Table, TableError, Tables};
@@ -136,6 +136,7 @@ pub struct MemoryTables {
     pub frontend: MemoryTable<FrontendKey, FrontendValue>,
     pub service: MemoryTable<u32, ServiceValue>,
     pub slot: MemoryTable<SlotKey, SlotValue>,
+    pub share: MemoryTable<SlotKey, ShareValue>,
     pub backend: MemoryTable<u32, BackendValue>,
     pub source_range: MemoryTable<SourceRangeKey, SourceRangeValue>,
     shared: SharedCell,
@@ -159,6 +160,7 @@ impl MemoryTables {
             frontend: MemoryTable::new(&maps::FRONTEND, Operation::Frontend, &shared),
             service: MemoryTable::new(&maps::SERVICE, Operation::Service, &shared),
             slot: MemoryTable::new(&maps::SLOT, Operation::Slot, &shared),
+            share: MemoryTable::new(&maps::SHARE, Operation::Share, &shared),
             backend: MemoryTable::new(&maps::BACKEND, Operation::Backend, &shared),
             source_range: MemoryTable::new(&maps::SOURCE_RANGE, Operation::SourceRange, &shared),
             shared,
@@ -175,6 +177,7 @@ impl MemoryTables {
             frontend: self.frontend.entries.clone(),
             service: self.service.entries.clone(),
             slot: self.slot.entries.clone(),
+            share: self.share.entries.clone(),
             backend: self.backend.entries.clone(),
             source_range: self.source_range.entries.clone(),
         }
@@ -218,6 +221,9 @@ impl Tables for MemoryTables {
     }
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
         &mut self.slot
+    }
+    fn share(&mut self) -> &mut dyn Table<SlotKey, ShareValue> {
+        &mut self.share
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
         &mut self.backend

@@ -2,8 +2,8 @@
 //! hold, in an order that is safe for packets:
 //!
 //! 1. Additions, from the target to what points at it: node, address,
-//!    endpoint; backend, members of services with affinity, slot, service
-//!    (this publishes the slots), source range, frontend, service address. An
+//!    endpoint; backend, members of services with affinity, slot, share, service
+//!    (this publishes the slots and shares), source range, frontend, service address. An
 //!    entry whose target is not done waits.
 //! 2. Removals, the other way round. An entry that something in the tables
 //!    still needs waits: the old slots of a service that could not be
@@ -20,8 +20,8 @@ use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, SLOT_MEMBER, ServiceAddressValue, ServiceValue, SlotKey,
-    SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
+    BackendValue, FrontendKey, FrontendValue, SLOT_MEMBER, ServiceAddressValue, ServiceValue, ShareValue,
+    SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
 };
 
 use crate::table::{Cause, TableState};
@@ -50,6 +50,7 @@ pub struct Reconciler {
     frontend: TableState<FrontendKey, FrontendValue>,
     service: TableState<u32, ServiceValue>,
     slot: TableState<SlotKey, SlotValue>,
+    share: TableState<SlotKey, ShareValue>,
     backend: TableState<u32, BackendValue>,
     source_range: TableState<SourceRangeKey, SourceRangeValue>,
 }
@@ -77,6 +78,8 @@ macro_rules! each_table {
         $call;
         let $table = &mut $self.slot;
         $call;
+        let $table = &mut $self.share;
+        $call;
         let $table = &mut $self.backend;
         $call;
         let $table = &mut $self.source_range;
@@ -95,6 +98,7 @@ macro_rules! ask_tables {
             $self.frontend.$call(),
             $self.service.$call(),
             $self.slot.$call(),
+            $self.share.$call(),
             $self.backend.$call(),
             $self.source_range.$call(),
         ]
@@ -113,6 +117,7 @@ impl Reconciler {
             frontend: TableState::new(&maps::FRONTEND),
             service: TableState::new(&maps::SERVICE),
             slot: TableState::new(&maps::SLOT),
+            share: TableState::new(&maps::SHARE),
             backend: TableState::new(&maps::BACKEND),
             source_range: TableState::new(&maps::SOURCE_RANGE),
         }
@@ -127,6 +132,7 @@ impl Reconciler {
         self.frontend.submit(delta.frontend);
         self.service.submit(delta.service);
         self.slot.submit(delta.slot);
+        self.share.submit(delta.share);
         self.backend.submit(delta.backend);
         self.source_range.submit(delta.source_range);
     }
@@ -176,6 +182,7 @@ impl Reconciler {
             + self.frontend.reread(tables.frontend())
             + self.service.reread(tables.service())
             + self.slot.reread(tables.slot())
+            + self.share.reread(tables.share())
             + self.backend.reread(tables.backend())
             + self.source_range.reread(tables.source_range());
         if prune == Prune::Delete {
@@ -195,6 +202,7 @@ impl Reconciler {
             frontend: sorted(self.frontend.written()),
             service: sorted(self.service.written()),
             slot: sorted(self.slot.written()),
+            share: sorted(self.share.written()),
             backend: sorted(self.backend.written()),
             source_range: sorted(self.source_range.written()),
         }
@@ -210,6 +218,7 @@ impl Reconciler {
             frontend: self.frontend.desired(),
             service: self.service.desired(),
             slot: self.slot.desired(),
+            share: self.share.desired(),
             backend: self.backend.desired(),
             source_range: self.source_range.desired(),
         }
@@ -241,7 +250,7 @@ impl Reconciler {
     }
 
     fn add(&mut self, tables: &mut dyn Tables, report: &mut Report) {
-        let Reconciler { address, endpoint, node, backend, slot, .. } = self;
+        let Reconciler { address, endpoint, node, backend, slot, share, .. } = self;
         node.write(tables.node(), report, |_, _| None);
         address.write(tables.address(), report, |_, value| {
             (value.node != 0 && !node.is_written(&value.node)).then_some(maps::NODE.name)
@@ -257,16 +266,23 @@ impl Reconciler {
             let is_unwritten = unwritten_members.contains(&member(key.service, value.backend));
             is_unwritten.then_some(maps::SLOT.name).or_else(|| backend_is_missing(value))
         });
+        share.write(tables.share(), report, |_, value| {
+            let mut backends = value.backends.iter().filter(|id| **id != 0);
+            backends.any(|id| !backend.is_written(id)).then_some(maps::BACKEND.name)
+        });
         self.add_services(tables, report);
     }
 
     fn add_services(&mut self, tables: &mut dyn Tables, report: &mut Report) {
-        let Reconciler { service_address, frontend, service, slot, source_range, .. } = self;
+        let Reconciler { service_address, frontend, service, slot, share, source_range, .. } = self;
         service.write(tables.service(), report, |id, value| {
             let of = |slot| SlotKey { service: *id, generation: value.generation, slot };
             let no_members =
                 || value.affinity_s != 0 && slot.is_unwritten(member(*id, 0)..=member(*id, u32::MAX));
-            (slot.is_unwritten(of(0)..of(value.slots)) || no_members()).then_some(maps::SLOT.name)
+            let shares = |slot| SlotKey { service: *id, generation: value.shares_generation, slot };
+            let no_slots = slot.is_unwritten(of(0)..of(value.slots)) || no_members();
+            let no_shares = value.shares != 0 && share.is_unwritten(shares(0)..=shares(u32::MAX));
+            no_slots.then_some(maps::SLOT.name).or(no_shares.then_some(maps::SHARE.name))
         });
         source_range.write(tables.source_range(), report, |_, _| None);
         frontend.write(tables.frontend(), report, |_, value| {
@@ -304,7 +320,7 @@ impl Reconciler {
     }
 
     fn remove_slots(&mut self, tables: &mut dyn Tables, report: &mut Report) {
-        let Reconciler { service, slot, backend, .. } = self;
+        let Reconciler { service, slot, share, backend, .. } = self;
         let stuck_services: HashSet<u32> = service.stuck_keys().copied().collect();
         let stuck_slots: HashSet<u32> = slot.stuck_keys().map(|key| key.service).collect();
         slot.delete(tables.slot(), report, |key| {
@@ -319,8 +335,18 @@ impl Reconciler {
             };
             current.is_some_and(is_used).then_some(maps::SERVICE.name)
         });
+        share.delete(tables.share(), report, |key| {
+            let current = service.written().get(&key.service);
+            let is_used =
+                |value: &ServiceValue| value.shares != 0 && value.shares_generation == key.generation;
+            current.is_some_and(is_used).then_some(maps::SERVICE.name)
+        });
         let used: HashSet<u32> = slot.stuck_values().map(|value| value.backend).collect();
-        backend.delete(tables.backend(), report, |id| used.contains(id).then_some(maps::SLOT.name));
+        let shared: HashSet<u32> = share.stuck_values().flat_map(|value| value.backends).collect();
+        backend.delete(tables.backend(), report, |id| {
+            let by_slot = used.contains(id).then_some(maps::SLOT.name);
+            by_slot.or(shared.contains(id).then_some(maps::SHARE.name))
+        });
     }
 
     /// After a pass: what may succeed now becomes pending again. False if

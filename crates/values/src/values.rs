@@ -69,6 +69,12 @@ pub struct Values {
     pub api_server_urls: Vec<String>,
     /// `loadBalancer.mode`.
     pub load_balancer_mode: LoadBalancerMode,
+    /// `loadBalancer.algorithm=maglev`.
+    pub maglev: bool,
+    /// `maglev.tableSize`: the smallest size; 0 = by the backends.
+    pub maglev_table_size: u32,
+    /// `maglev.hashSeed`.
+    pub maglev_hash_seed: String,
     /// `bpf.masquerade`.
     pub bpf_masquerade: bool,
     /// `socketLB.enabled`.
@@ -142,6 +148,9 @@ impl Values {
                 "hybrid" => LoadBalancerMode::Hybrid,
                 _ => LoadBalancerMode::Snat,
             },
+            maglev: get.text("loadBalancer.algorithm") == "maglev",
+            maglev_table_size: get.text("maglev.tableSize").parse().unwrap_or_default(),
+            maglev_hash_seed: get.text("maglev.hashSeed"),
             bpf_masquerade: get.bool("bpf.masquerade"),
             socket_lb_enabled: get.bool("socketLB.enabled"),
             socket_lb_host_only: get.bool("socketLB.hostNamespaceOnly"),

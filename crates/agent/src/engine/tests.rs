@@ -242,6 +242,7 @@ fn listing(with_service: bool, origin: Origin) -> Vec<Update> {
         health_check_node_port: 0,
         source_ranges: Default::default(),
         foreign: false,
+        algorithm: None,
     };
     let live = |mark| if origin == Origin::Live { mark } else { Mark::Nothing };
     let mut updates = Vec::new();

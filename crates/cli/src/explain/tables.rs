@@ -12,7 +12,7 @@ use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SOURCE_SET_BITS,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SOURCE_SET_BITS,
     ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey,
 };
 use beeline_datapath::platform::Tables;
@@ -66,6 +66,10 @@ impl Tables for LiveTables<'_> {
     }
     fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
         self.value(self.pinned.tables().slot.get(key))
+    }
+    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
+        let chunk = self.value(self.pinned.tables().share.get(chunk))?;
+        Some(chunk.backends[place as usize % SHARES_PER_CHUNK])
     }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         self.value(self.pinned.tables().backend.get(&id))

@@ -9,8 +9,8 @@ use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SOURCE_SET_BITS,
-    ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SOURCE_SET_BITS,
+    ServiceAddressValue, ServiceValue, ShareValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
 
 use crate::platform::Tables;
@@ -26,6 +26,7 @@ pub struct MemoryTables {
     pub frontend: HashMap<FrontendKey, FrontendValue>,
     pub service: HashMap<u32, ServiceValue>,
     pub slot: HashMap<SlotKey, SlotValue>,
+    pub share: HashMap<SlotKey, ShareValue>,
     pub backend: HashMap<u32, BackendValue>,
     pub fragment: HashMap<FragmentKey, FragmentValue>,
     pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
@@ -48,6 +49,7 @@ impl Default for MemoryTables {
             frontend: HashMap::new(),
             service: HashMap::new(),
             slot: HashMap::new(),
+            share: HashMap::new(),
             backend: HashMap::new(),
             fragment: HashMap::new(),
             source_range: BTreeMap::new(),
@@ -87,6 +89,9 @@ impl Tables for MemoryTables {
     }
     fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
         self.slot.get(key).copied()
+    }
+    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
+        Some(self.share.get(chunk)?.backends[place as usize % SHARES_PER_CHUNK])
     }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         self.backend.get(&id).copied()
@@ -143,6 +148,9 @@ impl<T: Tables> Tables for &mut T {
     }
     fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
         (**self).slot(key)
+    }
+    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
+        (**self).share(chunk, place)
     }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         (**self).backend(id)

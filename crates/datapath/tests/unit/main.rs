@@ -3,4 +3,5 @@
 mod hostile;
 mod outside;
 mod paths;
+mod shares;
 mod world;

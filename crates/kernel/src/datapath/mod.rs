@@ -40,7 +40,7 @@ use beeline_abi::maps::{self as layout, MapSpec};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
     AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
-    SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
+    ShareValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_sync::{Table, Tables};
@@ -390,6 +390,9 @@ impl Tables for Datapath {
     }
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
         self.tables.slot()
+    }
+    fn share(&mut self) -> &mut dyn Table<SlotKey, ShareValue> {
+        self.tables.share()
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
         self.tables.backend()

@@ -9,8 +9,8 @@ use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::maps::{self, MapSpec};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
-    SourceRangeKey, SourceRangeValue,
+    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, ShareValue, SlotKey,
+    SlotValue, SourceRangeKey, SourceRangeValue,
 };
 use beeline_sync::{Contents, Table, TableError, Tables};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -109,6 +109,7 @@ pub struct KernelTables {
     pub frontend: KernelTable<FrontendKey, FrontendValue>,
     pub service: KernelTable<u32, ServiceValue>,
     pub slot: KernelTable<SlotKey, SlotValue>,
+    pub share: KernelTable<SlotKey, ShareValue>,
     pub backend: KernelTable<u32, BackendValue>,
     pub source_range: KernelTable<SourceRangeKey, SourceRangeValue>,
 }
@@ -126,6 +127,7 @@ impl KernelTables {
             frontend: KernelTable::new(open(&maps::FRONTEND)?),
             service: KernelTable::new(open(&maps::SERVICE)?),
             slot: KernelTable::new(open(&maps::SLOT)?),
+            share: KernelTable::new(open(&maps::SHARE)?),
             backend: KernelTable::new(open(&maps::BACKEND)?),
             source_range: KernelTable::new(open(&maps::SOURCE_RANGE)?),
         })
@@ -141,6 +143,7 @@ impl KernelTables {
             frontend: self.frontend.entries()?.into_iter().collect(),
             service: self.service.entries()?.into_iter().collect(),
             slot: self.slot.entries()?.into_iter().collect(),
+            share: self.share.entries()?.into_iter().collect(),
             backend: self.backend.entries()?.into_iter().collect(),
             source_range: self.source_range.entries()?.into_iter().collect(),
         })
@@ -168,6 +171,9 @@ impl Tables for KernelTables {
     }
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
         &mut self.slot
+    }
+    fn share(&mut self) -> &mut dyn Table<SlotKey, ShareValue> {
+        &mut self.share
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
         &mut self.backend

@@ -23,6 +23,7 @@ pub const VALUES: &[&str] = &[
     "NodeValue",
     "ServiceAddressValue",
     "ServiceValue",
+    "ShareValue",
     "SlotValue",
 ];
 

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use beeline_model::{Kind, Protocol, Service, SourceRanges};
+use beeline_abi::service::SCOPE_EXTERNAL;
+use beeline_model::{Algorithm, Kind, Protocol, Service, SourceRanges};
 use beeline_sync::Delta;
 
 use super::{Name, ServiceState, Services};
@@ -15,6 +16,7 @@ use crate::node::Nodes;
 use crate::problems::Book;
 use crate::program::{PortKey, Serving, Want};
 use crate::select::{Here, Target, choose, targets};
+use crate::shares;
 use crate::spot::{FrontendKind, Owner};
 use crate::wish::{usable_ports, wishes};
 
@@ -73,9 +75,11 @@ impl Services {
                     problems.extend(sctp_problem(port.port, wants, ipv6, &targets));
                 }
                 let mut found = self.choose(keys, &targets, here, nodes, delta);
-                found.serving.values_mut().for_each(|serving| {
+                for (key, serving) in &mut found.serving {
                     serving.affinity_s = if self.config.affinity { spec.affinity_s.unwrap_or(0) } else { 0 };
-                });
+                    serving.consistent = self.is_consistent(spec, *key, wants);
+                    problems.extend(shares::problem(port.port, &serving.shares()));
+                }
                 serving.append(&mut found.serving);
                 listed.append(&mut found.listed);
             }
@@ -87,6 +91,16 @@ impl Services {
         let local_endpoints = local.total();
         let check = asked.map(|port| HealthCheck { service: spec.name.clone(), port, local_endpoints });
         self.set_health(&spec.name, check);
+    }
+
+    /// A Service says how it chooses, or the configuration does for what is
+    /// served to the outside: other nodes have to choose the same.
+    fn is_consistent(&self, spec: &Service, key: PortKey, wants: &[Want]) -> bool {
+        let is_external = || wants.iter().any(|want| want.port == key && want.scope == SCOPE_EXTERNAL);
+        match spec.algorithm {
+            Some(algorithm) => algorithm == Algorithm::Maglev,
+            None => self.config.shares.maglev && is_external(),
+        }
     }
 
     /// Who serves one port of one family, for each policy that is in use.
@@ -113,8 +127,9 @@ impl Services {
             let Some(key) = key else { continue };
             chosen.iter().for_each(|at| active[*at] = true);
             let backends = chosen.iter().map(|at| backends[*at].clone()).collect();
+            let weights = chosen.iter().map(|at| targets[*at].weight).collect();
             let elsewhere = key.local && choice.any;
-            found.serving.insert(key, Serving { backends, elsewhere, affinity_s: 0 });
+            found.serving.insert(key, Serving { backends, weights, elsewhere, ..Serving::default() });
         }
         found.listed = backends.into_iter().zip(active).collect();
         found

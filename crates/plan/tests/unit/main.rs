@@ -4,5 +4,6 @@
 mod frontends;
 mod limits;
 mod order;
+mod shares;
 mod stories;
 mod world;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use beeline_model::{Change, Kind, Object, ObjectName};
+use beeline_model::{Algorithm, Change, Kind, Object, ObjectName};
 use beeline_plan::canonical::canonical;
 use beeline_sync::Prune;
 use rand::rngs::StdRng;
@@ -115,6 +115,8 @@ fn random_service(rng: &mut StdRng) -> beeline_model::Service {
         service.ports.iter_mut().for_each(|port| port.node_port = node_port);
     }
     service.external_local = rng.random_ratio(1, 3);
+    service.algorithm =
+        [None, None, Some(Algorithm::Random), Some(Algorithm::Maglev)][rng.random_range(0..4)];
     service.foreign = rng.random_ratio(1, 20);
     service
 }
@@ -145,6 +147,7 @@ fn random_slice(rng: &mut StdRng) -> beeline_model::EndpointSlice {
         &endpoints.join(" "),
     );
     slice.ipv6 = ipv6;
+    slice.weight = [1, 1, 1, 0, 2, 9][rng.random_range(0..6)];
     slice
 }
 

@@ -39,6 +39,7 @@ pub fn config() -> PlanConfig {
             host_ports: true,
             affinity: true,
             limit_all_types: false,
+            shares: Default::default(),
         },
     }
 }
@@ -236,6 +237,7 @@ pub fn service(name: &str, ips: &str, ports: &str) -> Service {
         health_check_node_port: 0,
         source_ranges: SourceRanges::default(),
         foreign: false,
+        algorithm: None,
     }
 }
 
@@ -310,6 +312,7 @@ pub fn slice(name: &str, service: &str, ports: &str, endpoints: &str) -> Endpoin
         ipv6: endpoints.first().is_some_and(|endpoint| endpoint.ip.is_ipv6()),
         ports: ports.split_whitespace().map(slice_port).collect(),
         endpoints,
+        weight: 1,
     }
 }
 
