@@ -47,6 +47,8 @@ want_lab_tools() {
     [ "$chore" = test ] || return 0
     want_command tcpdump tcpdump
     want_command ethtool ethtool
+    # Tests set the clock of a lab, and not the machine's.
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing_packages+=(libfaketime)
 }
 
 apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 "$@"; }

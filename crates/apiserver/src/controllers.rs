@@ -10,6 +10,7 @@ mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
+mod events;
 mod garbage;
 mod load_balancer;
 mod namespace;

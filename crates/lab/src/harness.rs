@@ -65,6 +65,14 @@ impl TestLab {
         lab
     }
 
+    /// Brings the lab up with these variables in the environment of its
+    /// processes: the daemon's, the agents' and the API's.
+    pub fn up_under(&self, environment: &[(&str, &str)], arguments: &[&str]) {
+        let mut command = self.program("up");
+        command.args(arguments).envs(environment.iter().copied());
+        start(command, "").finish(VERB_TIMEOUT).succeeds();
+    }
+
     /// A name and what the machine looks like, with no lab yet.
     pub fn named(story: &str) -> TestLab {
         static COUNT: AtomicU32 = AtomicU32::new(1);
@@ -104,6 +112,21 @@ impl TestLab {
         let mut command = Command::new(program("beeline-lab"));
         command.args([verb, "--name", self.name.as_str()]);
         command
+    }
+
+    /// Asks the API over HTTPS as kubectl does, from the client: a path, and
+    /// further arguments of curl.
+    pub fn api(&self, path: &str, more: &str) -> Outcome {
+        let text = std::fs::read_to_string(self.paths().kubeconfig()).expect("the lab has a kubeconfig");
+        let after = |key: &str| {
+            let found = text.lines().find_map(|line| line.trim().strip_prefix(key));
+            found.unwrap_or_else(|| panic!("no {key} in\n{text}")).trim().trim_matches('"').to_owned()
+        };
+        let (server, token) = (after("server:"), after("token:"));
+        self.client().shell(&format!(
+            "curl --silent --show-error --insecure --max-time 20 {more} -H 'Authorization: Bearer {token}' \
+             '{server}{path}'"
+        ))
     }
 
     /// Applies manifests and waits until they are programmed.

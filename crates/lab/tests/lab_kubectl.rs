@@ -131,7 +131,10 @@ fn things_are_shown(kubectl: &Kubectl) {
     kubectl.plain("get nodes -o wide").says("node-2").says("Ready").says("INTERNAL-IP");
     let pods = kubectl.run("describe pods -l app=web");
     pods.says("Conditions:").says("Container ID").says("Ready");
-    kubectl.run("describe deployment web").says("2 desired").says("NewReplicaSet:").says("Events:");
+    let told = kubectl.run("get events");
+    told.says("Successfully assigned").says("Started container").says("Created pod: web-");
+    let deployment = kubectl.run("describe deployment web");
+    deployment.says("2 desired").says("NewReplicaSet:").says("Scaled up replica set web-");
     kubectl.run("describe service web").says("Endpoints:").says(":8080");
     kubectl.plain("describe node node-1").says("PodCIDR").says("Non-terminated Pods");
     kubectl.run("get endpointslices").says("web-");

@@ -11,21 +11,8 @@ use beeline_lab::record::LabRecord;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Asks the API from outside, as kubectl does.
-fn get_raw(lab: &TestLab, path: &str, more: &str) -> Outcome {
-    let text = std::fs::read_to_string(lab.paths().kubeconfig()).unwrap();
-    let after =
-        |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap().trim().to_owned();
-    let (server, token) = (after("server:"), after("token:"));
-    lab.client().shell(&format!(
-        "curl --silent --show-error --insecure --max-time 20 {more} -H 'Authorization: Bearer {}' '{}{path}'",
-        token.trim_matches('"'),
-        server.trim_matches('"'),
-    ))
-}
-
 fn get(lab: &TestLab, path: &str) -> Value {
-    serde_json::from_str(&get_raw(lab, path, "").succeeds().stdout).unwrap()
+    serde_json::from_str(&lab.api(path, "").succeeds().stdout).unwrap()
 }
 
 fn pod(lab: &TestLab, name: &str) -> Value {
@@ -40,7 +27,7 @@ fn create(lab: &TestLab, manifests: &str) {
         std::fs::write(file.path(), pod.to_string()).unwrap();
         let how =
             format!("--fail -H 'Content-Type: application/json' --data-binary @{}", file.path().display());
-        get_raw(lab, "/api/v1/namespaces/default/pods", &how).succeeds();
+        lab.api("/api/v1/namespaces/default/pods", &how).succeeds();
     }
 }
 
@@ -178,6 +165,7 @@ fn lab_pods_find_their_variables_volumes_and_files() {
     assert_eq!(read("/all/colour"), "blue");
     assert_eq!(read("/all/token").split('.').count(), 3, "a token of the ServiceAccount");
     assert!(read("/all/ca.crt").contains("BEGIN CERTIFICATE"));
+    asks_the_api_as_its_account(&lab);
     inside.shell("echo x > /etc/app/new").fails();
     assert!(read("/etc/passwd").contains("root"), "what the machine has beside a mount is there");
 
@@ -320,6 +308,23 @@ spec:
 "#;
 
 /// The endpoint of the only pod of a Service: ready, serving, terminating.
+/// As client libraries do in a pod: by the Service's name, with what is mounted.
+fn asks_the_api_as_its_account(lab: &TestLab) {
+    let inside = lab.pod("full");
+    let ask = |path: &str| {
+        inside.shell(&format!(
+            "cd /var/run/secrets/kubernetes.io/serviceaccount && cat namespace && curl -sS --max-time 5 \
+             --cacert ca.crt -H \"Authorization: Bearer $(cat token)\" https://kubernetes.default.svc{path}"
+        ))
+    };
+    let version = ask("/version").succeeds();
+    assert!(version.stdout.starts_with("default") && version.stdout.contains("gitVersion"), "{version}");
+    let stranger = ask("/api/v1/nodes").succeeds();
+    for words in ["system:serviceaccount:default:default", "cannot list resource"] {
+        assert!(stranger.stdout.contains(words), "{words}\n{stranger}");
+    }
+}
+
 fn endpoint(lab: &TestLab, service: &str) -> Option<[bool; 3]> {
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name=";
     let slices = get(lab, &format!("{path}{service}"));
@@ -354,7 +359,7 @@ fn lab_pods_live_and_end_as_their_specification_says() {
     });
 
     // Going, it still serves; when its probe fails, it does not any more.
-    get_raw(&lab, "/api/v1/namespaces/default/pods/lives", "-X DELETE").succeeds();
+    lab.api("/api/v1/namespaces/default/pods/lives", "-X DELETE").succeeds();
     lab.wait_until("the endpoint is terminating", Duration::from_secs(5), || {
         endpoint(&lab, "lives") == Some([false, true, true])
     });
@@ -392,7 +397,7 @@ fn pods_go_that_are_deleted_while_they_start(lab: &TestLab) {
         );
         std::thread::sleep(Duration::from_millis(4 * number as u64));
         let path = format!("/api/v1/namespaces/default/pods/short-{number}");
-        get_raw(lab, &path, "-X DELETE").succeeds();
+        lab.api(&path, "-X DELETE").succeeds();
     }
     lab.wait_until("all have gone", Duration::from_secs(20), || {
         let left = get(lab, "/api/v1/namespaces/default/pods?labelSelector=app=short");
@@ -480,7 +485,7 @@ spec:
     );
 
     let log = "/api/v1/namespaces/default/pods/talks/log";
-    let asked = |query: &str| get_raw(lab, &format!("{log}?{query}"), "").stdout;
+    let asked = |query: &str| lab.api(&format!("{log}?{query}"), "").stdout;
     assert_eq!(asked("container=other"), "other\n");
     assert!(asked("container=main&limitBytes=10") == "line 1\nlin");
     assert!(asked("container=main&tailLines=1") == "more\n");
@@ -504,7 +509,7 @@ spec:
 ";
     lab.apply(ends);
     assert_eq!(lab.verb(&["logs", "-f", "ends"]).succeeds().stdout, "begin\nend\n");
-    let again = get_raw(lab, "/api/v1/namespaces/default/pods/ends/log?follow=true", "");
+    let again = lab.api("/api/v1/namespaces/default/pods/ends/log?follow=true", "");
     assert_eq!(again.stdout, "begin\nend\n");
 }
 

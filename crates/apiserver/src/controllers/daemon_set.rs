@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::events::Recorder;
 use super::{Controller, pods, scheduler};
 use crate::api::ListOptions;
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError};
 
 const GENERATION: &str = "pod-template-generation";
+
+const RECORDER: Recorder = Recorder("daemonset-controller");
 
 pub(super) struct DaemonSetController;
 
@@ -62,7 +65,7 @@ impl Controller for DaemonSetController {
                 surplus
                     .iter()
                     .filter(|pod| pods::is_active(pod))
-                    .try_for_each(|pod| pods::delete(api, pod))?;
+                    .try_for_each(|pod| delete(api, &set, pod))?;
             }
         }
         replace_old(api, &set, &by_node)?;
@@ -75,10 +78,10 @@ fn fill(api: &Api, set: &Value, node: &str, there: &[Arc<Value>]) -> Result<(), 
     let mut active: Vec<Arc<Value>> = there.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
     pods::ending_order(&mut active);
     for surplus in active.iter().rev().skip(1) {
-        pods::delete(api, surplus)?;
+        delete(api, set, surplus)?;
     }
     for over in there.iter().filter(|pod| !pods::is_active(pod) && !object::is_deleting(pod)) {
-        pods::delete(api, over)?;
+        delete(api, set, over)?;
     }
     if !there.is_empty() {
         return Ok(());
@@ -87,7 +90,11 @@ fn fill(api: &Api, set: &Value, node: &str, there: &[Arc<Value>]) -> Result<(), 
     object::metadata(&mut pod);
     object::child(&mut pod["metadata"], "labels").insert(GENERATION.to_owned(), json!(generation(set)));
     object::child(&mut pod, "spec").insert("nodeName".to_owned(), json!(node));
-    pods::create(api, pod)
+    pods::create(api, RECORDER, "daemonsets", set, pod)
+}
+
+fn delete(api: &Api, set: &Value, pod: &Value) -> Result<(), ApiError> {
+    pods::delete(api, RECORDER, "daemonsets", set, pod)
 }
 
 fn generation(set: &Value) -> String {
@@ -111,7 +118,7 @@ fn replace_old(api: &Api, set: &Value, by_node: &BTreeMap<String, Vec<Arc<Value>
     let mut old: Vec<Arc<Value>> =
         all().filter(|pod| pods::is_active(pod) && !is_current(set, pod)).cloned().collect();
     pods::ending_order(&mut old);
-    old.iter().take(room).try_for_each(|pod| pods::delete(api, pod))
+    old.iter().take(room).try_for_each(|pod| delete(api, set, pod))
 }
 
 fn status(set: &Value, desired: usize, by_node: &BTreeMap<String, Vec<Arc<Value>>>) -> Value {

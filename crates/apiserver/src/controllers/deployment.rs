@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::events::Recorder;
 use super::{Controller, pods};
 use crate::api::{DeleteOptions, Subresource, WriteOptions};
 use crate::object::{self, ObjectKey, number, text};
@@ -13,6 +14,8 @@ use crate::{Api, ApiError};
 
 const HASH: &str = "pod-template-hash";
 const REVISION: &str = "deployment.kubernetes.io/revision";
+
+const RECORDER: Recorder = Recorder("deployment-controller");
 
 pub(super) struct DeploymentController;
 
@@ -90,7 +93,7 @@ fn create_set(api: &Api, deployment: &Value, hash: &str, old: &[Arc<Value>]) -> 
     });
     match api.create("replicasets", set.clone()) {
         Err(error) if error.reason == "AlreadyExists" => adopt(api, &set, error)?,
-        other => drop(other?),
+        other => tell_scaled(api, deployment, &*other?, 0, replicas),
     }
     if object::annotation(deployment, REVISION) != Some(&revision.to_string()) {
         note_revision(api, deployment, revision)?;
@@ -152,11 +155,11 @@ fn roll(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]) -> Resul
     if old.iter().all(|set| number(set, "/spec/replicas") == Some(0)) {
         let ended =
             sum(old, "/status/replicas") == 0 || text(deployment, "/spec/strategy/type") != "Recreate";
-        return if ended { resize(api, new, wanted) } else { Ok(()) };
+        return if ended { resize(api, deployment, new, wanted) } else { Ok(()) };
     }
     if text(deployment, "/spec/strategy/type") == "Recreate" {
-        resize(api, new, 0)?;
-        return old.iter().try_for_each(|set| resize(api, set, 0));
+        resize(api, deployment, new, 0)?;
+        return old.iter().try_for_each(|set| resize(api, deployment, set, 0));
     }
     let limits = &deployment["spec"]["strategy"]["rollingUpdate"];
     let surge = limit(&limits["maxSurge"], wanted, true);
@@ -166,15 +169,15 @@ fn roll(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]) -> Resul
     }
     let room = (wanted + surge - have_new - total(old)).max(0);
     let next_new = if have_new > wanted { wanted } else { (have_new + room).min(wanted) };
-    resize(api, new, next_new)?;
+    resize(api, deployment, new, next_new)?;
     let new_unavailable = (next_new - number(new, "/status/availableReplicas").unwrap_or(0)).max(0);
     // Counted in wanted replicas, because statuses lag behind.
     let may_end = next_new + total(old) - (wanted - unavailable) - new_unavailable;
-    shrink_old(api, old, may_end)
+    shrink_old(api, deployment, old, may_end)
 }
 
 /// Ends this many old pods, those that are not available first.
-fn shrink_old(api: &Api, old: &[Arc<Value>], mut may_end: i64) -> Result<(), ApiError> {
+fn shrink_old(api: &Api, deployment: &Value, old: &[Arc<Value>], mut may_end: i64) -> Result<(), ApiError> {
     let mut targets: Vec<i64> = old.iter().map(|set| number(set, "/spec/replicas").unwrap_or(0)).collect();
     for only_unavailable in [true, false] {
         for (set, target) in old.iter().zip(&mut targets) {
@@ -184,7 +187,7 @@ fn shrink_old(api: &Api, old: &[Arc<Value>], mut may_end: i64) -> Result<(), Api
             may_end -= ending;
         }
     }
-    old.iter().zip(targets).try_for_each(|(set, target)| resize(api, set, target))
+    old.iter().zip(targets).try_for_each(|(set, target)| resize(api, deployment, set, target))
 }
 
 /// `maxSurge` and `maxUnavailable`: a number or a percentage of the replicas.
@@ -197,13 +200,24 @@ fn limit(value: &Value, replicas: i64, round_up: bool) -> i64 {
     }
 }
 
-fn resize(api: &Api, set: &Value, replicas: i64) -> Result<(), ApiError> {
-    if number(set, "/spec/replicas") == Some(replicas) {
+fn resize(api: &Api, deployment: &Value, set: &Value, replicas: i64) -> Result<(), ApiError> {
+    let before = number(set, "/spec/replicas").unwrap_or(1);
+    if before == replicas {
         return Ok(());
     }
     let mut next = set.clone();
     object::child(&mut next, "spec").insert("replicas".to_owned(), json!(replicas));
-    api.update_of(&api.kind("replicasets")?, Subresource::None, next, &WriteOptions::default()).map(|_| ())
+    api.update_of(&api.kind("replicasets")?, Subresource::None, next, &WriteOptions::default())?;
+    tell_scaled(api, deployment, set, before, replicas);
+    Ok(())
+}
+
+fn tell_scaled(api: &Api, deployment: &Value, set: &Value, before: i64, now: i64) {
+    if before != now {
+        let way = if now > before { "up" } else { "down" };
+        let message = format!("Scaled {way} replica set {} from {before} to {now}", object::name(set));
+        RECORDER.normal(api, "deployments", deployment, "ScalingReplicaSet", &message);
+    }
 }
 
 /// Keeps as many empty old sets as the history may hold.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::events::Recorder;
 use crate::api::{DeleteOptions, ListOptions, WriteOptions};
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError, Kind};
@@ -24,14 +25,46 @@ pub(super) fn from_template(owner: &Value, api_version: &str, kind: &str) -> Val
     })
 }
 
-pub(super) fn create(api: &Api, pod: Value) -> Result<(), ApiError> {
-    api.create_of(&api.kind("pods")?, pod, &WriteOptions::default()).map(|_| ())
+/// Creates a pod of this owner (of this plural), and tells.
+pub(super) fn create(
+    api: &Api,
+    recorder: Recorder,
+    plural: &str,
+    owner: &Value,
+    pod: Value,
+) -> Result<(), ApiError> {
+    match api.create_of(&api.kind("pods")?, pod, &WriteOptions::default()) {
+        Ok(pod) => {
+            let message = format!("Created pod: {}", object::name(&pod));
+            recorder.normal(api, plural, owner, "SuccessfulCreate", &message);
+            Ok(())
+        }
+        Err(error) => {
+            recorder.warning(api, plural, owner, "FailedCreate", &format!("Error creating: {error}"));
+            Err(error)
+        }
+    }
 }
 
-pub(super) fn delete(api: &Api, pod: &Value) -> Result<(), ApiError> {
+/// Deletes a pod of this owner (of this plural), and tells.
+pub(super) fn delete(
+    api: &Api,
+    recorder: Recorder,
+    plural: &str,
+    owner: &Value,
+    pod: &Value,
+) -> Result<(), ApiError> {
     match api.delete_of(&api.kind("pods")?, &ObjectKey::of(pod), &DeleteOptions::default()) {
-        Err(error) if !error.is_not_found() => Err(error),
-        _ => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => {
+            recorder.warning(api, plural, owner, "FailedDelete", &format!("Error deleting: {error}"));
+            Err(error)
+        }
+        Ok(_) => {
+            let message = format!("Deleted pod: {}", object::name(pod));
+            recorder.normal(api, plural, owner, "SuccessfulDelete", &message);
+            Ok(())
+        }
     }
 }
 

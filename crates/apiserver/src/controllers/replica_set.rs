@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::events::Recorder;
 use super::{Controller, pods};
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError};
 
 /// Pods created or ended per look, so that a huge set does not hold up the others.
 const BURST: usize = 500;
+
+const RECORDER: Recorder = Recorder("replicaset-controller");
 
 pub(super) struct ReplicaSetController;
 
@@ -44,12 +47,13 @@ impl Controller for ReplicaSetController {
 fn scale(api: &Api, set: &Value, active: &mut Vec<Arc<Value>>) -> Result<(), ApiError> {
     let wanted = usize::try_from(object::number(set, "/spec/replicas").unwrap_or(1)).unwrap_or(0);
     for _ in active.len()..wanted.min(active.len() + BURST) {
-        pods::create(api, pods::from_template(set, "apps/v1", "ReplicaSet"))?;
+        let pod = pods::from_template(set, "apps/v1", "ReplicaSet");
+        pods::create(api, RECORDER, "replicasets", set, pod)?;
     }
     let surplus = active.len().saturating_sub(wanted).min(BURST);
     pods::ending_order(active);
     for pod in active.drain(..surplus) {
-        pods::delete(api, &pod)?;
+        pods::delete(api, RECORDER, "replicasets", set, &pod)?;
     }
     Ok(())
 }

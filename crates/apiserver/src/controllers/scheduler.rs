@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::events::Recorder;
 use super::{Controller, pods};
 use crate::api::{ListOptions, Subresource, WriteOptions};
 use crate::object::{self, ObjectKey, text};
 use crate::selector::Selector;
 use crate::{Api, ApiError};
+
+const RECORDER: Recorder = Recorder("default-scheduler");
 
 pub(super) struct Scheduler;
 
@@ -43,7 +46,13 @@ impl Controller for Scheduler {
             nodes.iter().filter(|node| is_open(node) && matches_node(&pod["spec"], node)).collect();
         let placed = pods::all(api, "pods")?;
         match choose(&pod, &fitting, &placed) {
-            Some(node) => api.bind(key, object::name(node)),
+            Some(node) => {
+                let node = object::name(node);
+                api.bind(key, node)?;
+                let message = format!("Successfully assigned {key} to {node}");
+                RECORDER.normal(api, "pods", &pod, "Scheduled", &message);
+                Ok(())
+            }
             None => say_unschedulable(api, &pod, nodes.len()),
         }
     }
@@ -130,6 +139,7 @@ fn say_unschedulable(api: &Api, pod: &Value, nodes: usize) -> Result<(), ApiErro
     let message = format!(
         "0/{nodes} nodes are available: none is Ready, schedulable and matches the pod's node selector and affinity."
     );
+    RECORDER.warning(api, "pods", pod, "FailedScheduling", &message);
     let mut status = pod["status"].clone();
     let condition = pods::new_condition(pod, "PodScheduled", false, "Unschedulable", &message);
     set_condition(&mut status, condition);

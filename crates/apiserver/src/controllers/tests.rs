@@ -106,6 +106,64 @@ fn slices(api: &Api, service: &str) -> Vec<Value> {
         .collect()
 }
 
+/// Reason, message and count of the events about an object, sorted.
+fn events(api: &Api, kind: &str, name: &str) -> Vec<(String, String, i64)> {
+    let events = api.list("events", None, &ListOptions::default()).unwrap().items;
+    let about = events
+        .iter()
+        .filter(|event| event["involvedObject"]["kind"] == kind && event["involvedObject"]["name"] == name);
+    let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
+    let mut told: Vec<_> = about
+        .map(|event| (text(event, "reason"), text(event, "message"), event["count"].as_i64().unwrap()))
+        .collect();
+    told.sort();
+    told
+}
+
+#[test]
+fn unit_controllers_tell_what_they_did_and_why_they_can_not() {
+    let (api, mut controllers) = cluster();
+    add_deployment(&api, 2);
+    controllers.settle();
+    let waiting = pods(&api);
+    let told = events(&api, "Pod", object::name(&waiting[0]));
+    assert!(
+        matches!(&told[..], [(reason, message, _)] if reason == "FailedScheduling" && message.starts_with("0/0 nodes")),
+        "{told:?}"
+    );
+
+    add_node(&api, "node-1");
+    controllers.settle();
+    let pod = object::name(&waiting[0]).to_owned();
+    let told = events(&api, "Pod", &pod);
+    let assigned = format!("Successfully assigned default/{pod} to node-1");
+    assert!(told.contains(&("Scheduled".into(), assigned, 1)), "{told:?}");
+
+    let set =
+        object::name(&api.list("replicasets", None, &ListOptions::default()).unwrap().items[0]).to_owned();
+    assert!(events(&api, "ReplicaSet", &set).contains(&(
+        "SuccessfulCreate".into(),
+        format!("Created pod: {pod}"),
+        1
+    )));
+    for replicas in [0, 2, 0, 2] {
+        let patch = json!({"spec": {"replicas": replicas}});
+        api.patch("deployments", "default", "web", &PatchKind::Merge, &patch).unwrap();
+        controllers.settle_some();
+        kubelet(&api);
+        controllers.settle();
+    }
+    let scaled = |way: &str, from: i64, to: i64, count: i64| {
+        ("ScalingReplicaSet".to_owned(), format!("Scaled {way} replica set {set} from {from} to {to}"), count)
+    };
+    assert_eq!(events(&api, "Deployment", "web"), [scaled("down", 2, 0, 2), scaled("up", 0, 2, 3)]);
+    assert!(events(&api, "ReplicaSet", &set).contains(&(
+        "SuccessfulDelete".into(),
+        format!("Deleted pod: {pod}"),
+        1
+    )));
+}
+
 #[test]
 fn unit_nodes_get_pod_cidrs_of_their_number() {
     let (api, mut controllers) = cluster();
