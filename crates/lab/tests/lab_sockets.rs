@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
-#[allow(dead_code, reason = "this story needs the API alone")]
+#[expect(dead_code, reason = "this story needs the API alone")]
 mod hostile;
 
 use std::time::{Duration, Instant};
