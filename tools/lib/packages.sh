@@ -43,7 +43,8 @@ want_lab_tools() {
     want_command curl curl
     want_command ip iproute2
     [ "$chore" != bench ] || want_command iptables-legacy-restore iptables
-    case $chore in bench | test) want_command nft nftables ;; esac
+    [ "$chore" = test ] || [ "$chore" = bench ] || return 0
+    want_command nft nftables
     [ "$chore" = test ] || return 0
     want_command tcpdump tcpdump
     want_command ethtool ethtool

@@ -160,6 +160,10 @@ mod tests {
         assert_eq!(declared(script), set(&expected));
         let real = fs::read_to_string(paths::top().join("tools/lib/packages.sh")).unwrap();
         assert!(declared(&real).is_superset(&set(&["iproute2", "tcpdump", "gcc"])), "{:?}", declared(&real));
+        // One behind a condition on its line would not be read; only the benchmarks' may hide.
+        let mut lines = real.lines().map(str::trim);
+        let hidden = lines.find(|line| line.contains(" want_command ") && !line.contains("!= bench"));
+        assert_eq!(hidden, None, "give it a line of its own");
     }
 
     #[test]
