@@ -121,7 +121,7 @@ impl Kubectl {
 
     fn command(&self, line: &str, more: &[&str]) -> Command {
         let folder = self.folder.path().to_str().unwrap();
-        let words = line.split(' ').map(|word| word.replace("DIR", folder).replace("NS", &self.namespace));
+        let words = line.split(' ').map(|word| word.replace("NS", &self.namespace).replace("DIR", folder));
         let mut command = Command::new(&self.program);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.home.path()).env("KUBECONFIG", &self.kubeconfig);
