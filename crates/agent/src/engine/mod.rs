@@ -262,12 +262,15 @@ impl Engine {
     /// The API server has told everything: what nobody asked for goes.
     fn finish_first_listing(&mut self) {
         self.pruned = true;
-        let before = self.reconciler.backends().clone();
+        // All of them, once, and only where sockets are translated.
+        let before = self.sockets.as_ref().map(|_| self.reconciler.backends().clone());
         self.reconciler.prune();
         let report = self.reconciler.flush(self.datapath.tables());
-        let after = self.reconciler.backends();
-        let left = before.keys().filter(|id| !after.contains_key(id)).map(|id| (*id, None)).collect();
-        self.end_sockets(sockets::gone(&left, &before));
+        if let Some(before) = before {
+            let after = self.reconciler.backends();
+            let left = before.keys().filter(|id| !after.contains_key(id)).map(|id| (*id, None)).collect();
+            self.end_sockets(sockets::gone(&left, &before));
+        }
         if let Err(error) = self.sync_host(Cause::Change) {
             warn!("the node's network cannot be read: {error:#}; trying again");
         }
