@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod datapath;
 pub mod kube_proxy;
 pub mod loss;
+pub mod mounts;
 pub mod netlink;
 pub mod netns;
 pub mod sysctl;

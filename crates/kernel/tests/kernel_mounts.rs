@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use beeline_kernel::{bpffs, cgroup};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{chdir, chroot};
 use support::{TestBpffs, unique_path};
 
 #[test]
@@ -82,4 +85,49 @@ fn kernel_nothing_is_left_when_a_test_ends() {
     assert!(!path.exists());
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(&path.display().to_string()));
+}
+
+/// A root that is no mount (plain chroot) on a mount that others share, as
+/// systemd leaves it: what is mounted stays within, and the old mounts go.
+#[test]
+fn kernel_mounts_are_private_also_in_a_chroot() {
+    let folder = unique_path("chroot");
+    for name in ["proc", "run", "seen"] {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    let nothing: Option<&str> = None;
+    let on_own_mounts = |work: &(dyn Fn() + Sync)| {
+        std::thread::scope(|scope| {
+            let run = || {
+                unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+                work();
+            };
+            scope.spawn(run).join().unwrap();
+        });
+    };
+    on_own_mounts(&|| {
+        let all = |flags| mount(nothing, "/", nothing, MsFlags::MS_REC | flags, nothing).unwrap();
+        all(MsFlags::MS_PRIVATE);
+        all(MsFlags::MS_SHARED);
+        mount(Some("/proc"), &folder.join("proc"), nothing, MsFlags::MS_BIND, nothing).unwrap();
+        mount(Some("tmpfs"), &folder.join("run"), Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
+        chdir(&folder).unwrap();
+        chroot(".").unwrap();
+        on_own_mounts(&|| {
+            beeline_kernel::mounts::make_private().unwrap();
+            for place in ["/seen", "/run"] {
+                mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
+                std::fs::write(format!("{place}/inside"), "").unwrap();
+            }
+            let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            let points: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+            assert_eq!(points, ["/", "/proc", "/run", "/seen", "/run"], "{mounts}");
+        });
+        for place in ["/seen", "/run"] {
+            let files: Vec<_> = std::fs::read_dir(place).unwrap().collect();
+            assert!(files.is_empty(), "{place} of the others has {files:?}");
+        }
+        assert!(std::path::Path::new("/proc/self").exists());
+    });
+    std::fs::remove_dir_all(&folder).unwrap();
 }

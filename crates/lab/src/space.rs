@@ -65,8 +65,7 @@ impl Space {
         on_fresh_thread(|| {
             unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
                 .context("cannot make a mount namespace")?;
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+            beeline_kernel::mounts::make_private()
                 .context("cannot make the mounts of a new namespace private")?;
             forget_mounts()?;
             let mut view = View::default();

@@ -6,16 +6,16 @@
 use std::error::Error;
 use std::path::Path;
 
-use beeline_kernel::bpffs;
 use beeline_kernel::datapath::Datapath;
+use beeline_kernel::{bpffs, mounts};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // Mounts of a namespace of our own end with us, whatever happens.
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+    mounts::make_private()?;
     let nothing: Option<&Path> = None;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
     mount(Some("tmpfs"), "/mnt", Some("tmpfs"), MsFlags::empty(), nothing)?;
     let pins = Path::new("/mnt/bpf");
     bpffs::mount(pins)?;
