@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub synced: bool,
     /// Objects that cannot be used.
     pub problems: u64,
+    /// What became of events about objects with problems.
+    pub object_events: Vec<(&'static str, u64)>,
     /// Local pods.
     pub endpoints: u64,
     /// Events that were not written to the event stream.
@@ -201,8 +203,18 @@ const METRICS: &[Metric] = &[
         name: "problems",
         kind: MetricType::Gauge,
         labels: "",
-        help: "Objects, or parts of objects, that cannot be used; the agent's status tells which",
+        help: "Objects, or parts of objects, that cannot be used; the agent's status and events on the objects tell which",
         read: |snapshot| one(snapshot.problems),
+    },
+    Metric {
+        name: "object_events",
+        kind: MetricType::Counter,
+        labels: "outcome",
+        help: "Kubernetes events about objects with problems: told (this node wrote it, or another had), dropped (too many at once), failed (attempts; they are repeated). Only what happened is exported",
+        read: |snapshot| {
+            let happened = snapshot.object_events.iter().filter(|(_, count)| *count > 0);
+            happened.map(|(outcome, count)| (vec![("outcome", (*outcome).to_owned())], *count)).collect()
+        },
     },
     Metric {
         name: "events_lost",
@@ -332,6 +344,7 @@ mod tests {
             counters: vec![CounterValue { packets: 1, bytes: 1 }; counter::COUNTERS as usize],
             tables: maps::ALL.iter().map(|map| (map.name.to_lowercase(), 1, 2)).collect(),
             memory: maps::ALL.iter().map(|map| (map.name.to_lowercase(), 1)).collect(),
+            object_events: ["told", "dropped", "failed"].map(|outcome| (outcome, 1)).to_vec(),
             repairs: ["route", "sysctl", "link", "neighbour", "attachment"]
                 .map(|object| (object.to_owned(), 1))
                 .to_vec(),

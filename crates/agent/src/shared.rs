@@ -7,7 +7,7 @@ use std::time::Duration;
 use beeline_abi::Mac;
 use beeline_api::{ApiError, Call, ErrorKind, Response, SeenObject};
 use beeline_kernel::netlink::Change;
-use beeline_source::SourceState;
+use beeline_source::{EventCounts, SourceState, Teller};
 
 use crate::drops::{Drops, Subscription};
 use crate::endpoints::{Link, PodReference};
@@ -29,6 +29,7 @@ pub struct Shared {
     unready: Mutex<Option<String>>,
     health: Arc<Health>,
     source: Arc<SourceState>,
+    teller: Arc<Teller>,
     drops: Drops,
     events_read: AtomicU64,
     events_lost: AtomicU64,
@@ -36,7 +37,7 @@ pub struct Shared {
 
 impl Shared {
     /// Around an engine.
-    pub fn new(engine: Engine, source: Arc<SourceState>) -> Shared {
+    pub fn new(engine: Engine, source: Arc<SourceState>, teller: Arc<Teller>) -> Shared {
         let unready = Mutex::new(engine.unready());
         Shared {
             engine: Mutex::new(engine),
@@ -44,6 +45,7 @@ impl Shared {
             unready,
             health: Arc::default(),
             source,
+            teller,
             drops: Drops::new(),
             events_read: AtomicU64::default(),
             events_lost: AtomicU64::default(),
@@ -58,6 +60,10 @@ impl Shared {
         self.health.set_node(unready.is_none(), engine.node_is_leaving());
         self.health.set_checks(engine.take_health_changes());
         *self.unready.lock().unwrap_or_else(PoisonError::into_inner) = unready;
+        // With the lock held, so that changes keep their order.
+        if let Some(problems) = engine.take_problem_changes() {
+            self.teller.change(problems);
+        }
         drop(engine);
         self.progressed.notify_all();
         result
@@ -124,7 +130,11 @@ impl Shared {
                 None => Ok(Response::Done),
                 Some(message) => Err(ApiError { kind: ErrorKind::TryAgain, message }),
             },
-            Call::Status => Ok(Response::Status(Box::new(self.lock().status(self.source.connected())))),
+            Call::Status => {
+                let mut status = self.lock().status(self.source.connected());
+                status.problems.extend(self.teller.problem());
+                Ok(Response::Status(Box::new(status)))
+            }
             Call::Names => Ok(Response::Names(self.lock().names())),
             Call::Settle { timeout_ms, objects } => {
                 self.settle(Duration::from_millis(timeout_ms), &objects).map(done)
@@ -151,6 +161,7 @@ impl Observed for Shared {
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             api_connected: self.source.connected(),
+            object_events: object_events(self.teller.counts()),
             events_read: self.events_read.load(Ordering::Relaxed),
             events_lost: self.events_lost.load(Ordering::Relaxed),
             resident_bytes: resident_bytes().unwrap_or_default(),
@@ -161,6 +172,11 @@ impl Observed for Shared {
     fn unready(&self) -> Option<String> {
         self.unready.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+fn object_events(counts: EventCounts) -> Vec<(&'static str, u64)> {
+    let EventCounts { told, dropped, failed } = counts;
+    vec![("told", told), ("dropped", dropped), ("failed", failed)]
 }
 
 /// From `/proc/self/statm`.

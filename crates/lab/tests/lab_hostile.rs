@@ -43,7 +43,7 @@ fn apply(lab: &TestLab, objects: &[Value]) {
 
 #[test]
 fn lab_what_is_broken_is_named_and_the_rest_is_served() {
-    let lab = TestLab::up_with("broken", &["--nodes", "2"]);
+    let lab = TestLab::up_with("broken", &[&["--nodes", "2"], &hostile::told::SETTINGS[..]].concat());
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("a.yaml", &pod("near", "node-1").to_string());
@@ -58,6 +58,7 @@ fn lab_what_is_broken_is_named_and_the_rest_is_served() {
     shop["spec"]["selector"] = Value::Null;
     apply(&lab, &[shop]);
     let api = Api::open(&lab);
+    hostile::told::break_things(&lab, &api);
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -81,6 +82,7 @@ fn lab_what_is_broken_is_named_and_the_rest_is_served() {
     for words in ["EndpointSlice default/shop-broken", "10.244.1.300", "not an address"] {
         assert!(status.contains(words), "status does not say {words:?}\n{status}");
     }
+    hostile::told::check(&lab, &api);
     api.delete(&format!("{slices}/shop-broken"));
     lab.wait_until("the problem is gone", PATIENCE, || !lab.beeline(&["status"]).contains("shop-broken"));
     assert!(connect(&from, to).is_err(), "without endpoints it is refused");

@@ -79,7 +79,8 @@ fn lab_serves_kubectl_old_and_new() {
     if found.is_empty() {
         return;
     }
-    let lab = TestLab::up_with("kubectl", &["--nodes", "2"]);
+    let external = ["--set", "externalIPs.enabled=true", "--set", "externalIPs.allowedCIDRs=198.51.100.0/24"];
+    let lab = TestLab::up_with("kubectl", &[&["--nodes", "2"], &external[..]].concat());
     for kubectl in found {
         let kubectl = kubectl.of_lab(&lab);
         a_directory_is_applied(&kubectl);
@@ -89,6 +90,7 @@ fn lab_serves_kubectl_old_and_new() {
         the_server_tells_of_itself(&kubectl);
         things_are_generated(&kubectl);
         kinds_come_with_their_definition(&kubectl);
+        what_is_wrong_is_on_the_object(&kubectl);
         nonsense_is_refused(&kubectl);
         things_are_deleted(&kubectl);
     }
@@ -274,6 +276,25 @@ fn kinds_come_with_their_definition(kubectl: &Kubectl) {
     // Not by its name: an old kubectl remembers for minutes what is served.
     let gone = kubectl.plain("get --raw /apis/bees.example/v1").fails();
     gone.says_on_error("the server could not find the requested resource");
+}
+
+/// Two Services want one address and port: it is told on the one that does not get it.
+fn what_is_wrong_is_on_the_object(kubectl: &Kubectl) {
+    let watch = kubectl.start("get events -w");
+    for name in ["first", "second"] {
+        let spec = "{externalIPs: [198.51.100.7], ports: [{port: 80}]}";
+        let service = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+        kubectl.reading("apply -f -", &service).says("created");
+    }
+    watch.wait_for("FrontendCollision", Duration::from_secs(20));
+    drop(watch);
+    let described = kubectl.run("describe service second");
+    described.says("Warning").says("FrontendCollision").says("beeline");
+    described.says("its externalIP 198.51.100.7 port 80/TCP is Service NS/first's too, which keeps it");
+    kubectl.run("describe service first").says_not("FrontendCollision");
+    let listed = kubectl.run("get events --field-selector reason=FrontendCollision -o name");
+    assert_eq!(listed.lines(), 1, "told once\n{listed}");
+    kubectl.run("delete service first second").says("deleted");
 }
 
 fn nonsense_is_refused(kubectl: &Kubectl) {

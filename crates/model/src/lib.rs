@@ -1,12 +1,16 @@
 //! Plain cluster facts: node, pod, service, endpoint slice, namespace. No
 //! Kubernetes types, no I/O; everything can be written to disk and read back.
 
+mod reason;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use reason::Reason;
 
 /// Namespace and name of an object; the namespace is empty for
 /// cluster-scoped kinds.
@@ -353,8 +357,18 @@ pub struct Problem {
     pub kind: Kind,
     /// Its name.
     pub name: ObjectName,
+    /// What class of problem it is.
+    pub reason: Reason,
     /// What is wrong, the likely cause and the next step.
     pub message: String,
+}
+
+impl Problem {
+    /// Only this node has it: the others do not say the same.
+    pub fn is_local(&self) -> bool {
+        // A pod is watched by its own node alone.
+        self.kind == Kind::Pod || self.reason.is_local()
+    }
 }
 
 impl fmt::Display for Problem {

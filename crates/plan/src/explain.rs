@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use beeline_abi::Ip;
-use beeline_model::{Protocol, Service, ServiceType};
+use beeline_model::{Protocol, Reason, Service, ServiceType};
 
 use crate::ServiceConfig;
 use crate::node::Nodes;
+use crate::problems::Complaint;
 use crate::slice::why_no_unicast;
 use crate::spot::{FrontendKind, Owner, Place, Spot, Spots};
 use crate::wish::{Wish, allowed_external_ips};
@@ -19,7 +20,7 @@ pub(crate) fn problems(
     config: &ServiceConfig,
     spots: &Spots,
     nodes: &Nodes,
-) -> Vec<String> {
+) -> Vec<Complaint> {
     if service.service_type == ServiceType::ExternalName || service.foreign {
         return Vec::new();
     }
@@ -37,14 +38,15 @@ pub(crate) fn lost(
     kind: FrontendKind,
     spots: &Spots,
     nodes: &Nodes,
-) -> Option<String> {
+) -> Option<Complaint> {
+    let said = |message| Some((Reason::FrontendCollision, message));
     let ip = match spot.place {
         Place::Address(ip) => Some(ip),
         Place::Node { .. } => None,
     };
     if let Some(node) = ip.filter(|ip| kind == FrontendKind::ClusterIp && spots.is_node(ip)) {
         let name = nodes.with_address(&node).unwrap_or("unknown");
-        return Some(format!(
+        return said(format!(
             "its ClusterIP {node} is the address of node {name}, which keeps it; {owner} is not reachable there; \
              give the API server a --service-cluster-ip-range without addresses of nodes"
         ));
@@ -69,13 +71,14 @@ pub(crate) fn lost(
             "give the pod another hostPort or hostIP, or the other another port",
         ),
     };
-    Some(format!("its {what} is {winner}'s too, which keeps it; {owner} is not reachable there; {cure}"))
+    said(format!("its {what} is {winner}'s too, which keeps it; {owner} is not reachable there; {cure}"))
 }
 
-fn unusable_addresses(service: &Service) -> Vec<String> {
-    let of = |ips: &[IpAddr], what: &str, cure: &str| -> Vec<String> {
+fn unusable_addresses(service: &Service) -> Vec<Complaint> {
+    let of = |ips: &[IpAddr], what: &str, cure: &str| -> Vec<Complaint> {
         let bad = ips.iter().filter_map(|ip| Some((ip, why_no_unicast(*ip)?)));
-        bad.map(|(ip, why)| format!("its {what} {ip} is {why} and is not served; {cure}")).collect()
+        let said = bad.map(|(ip, why)| format!("its {what} {ip} is {why} and is not served; {cure}"));
+        said.map(|message| (Reason::AddressUnusable, message)).collect()
     };
     let recreate = "recreate the Service so that the API server gives it a free address";
     let mut problems = of(&service.cluster_ips, "ClusterIP", recreate);
@@ -88,17 +91,18 @@ fn unusable_addresses(service: &Service) -> Vec<String> {
     problems
 }
 
-fn unusable_ports(service: &Service) -> Vec<String> {
+fn unusable_ports(service: &Service) -> Vec<Complaint> {
     let mut problems = Vec::new();
+    let mut said = |message| problems.push((Reason::PortInvalid, message));
     let mut seen: Vec<(u16, Protocol)> = Vec::new();
     for port in &service.ports {
         if port.port == 0 {
-            problems.push(format!(
+            said(format!(
                 "port {:?} has the number 0 and is not served; give it a number from 1 to 65535",
                 port.name
             ));
         } else if seen.contains(&(port.port, port.protocol)) {
-            problems.push(format!(
+            said(format!(
                 "port {}/{} is listed twice; the first entry is served, {:?} is not; remove one of them",
                 port.port,
                 port.protocol.name(),
@@ -110,7 +114,7 @@ fn unusable_ports(service: &Service) -> Vec<String> {
     problems
 }
 
-fn unserved_external_ips(service: &Service, config: &ServiceConfig) -> Vec<String> {
+fn unserved_external_ips(service: &Service, config: &ServiceConfig) -> Vec<Complaint> {
     let allowed = allowed_external_ips(service, config);
     let why = match config.external_ips {
         None => "externalIPs.enabled is off; a LoadBalancer address does the same",
@@ -121,16 +125,18 @@ fn unserved_external_ips(service: &Service, config: &ServiceConfig) -> Vec<Strin
     };
     let unserved =
         service.external_ips.iter().filter(|ip| why_no_unicast(**ip).is_none() && !allowed.contains(ip));
-    unserved.map(|ip| format!("its externalIP {ip} is not served: {why}")).collect()
+    let said = unserved.map(|ip| format!("its externalIP {ip} is not served: {why}"));
+    said.map(|message| (Reason::ExternalIpRefused, message)).collect()
 }
 
 /// SCTP whose port would have to be rewritten: its checksum covers the port.
-pub(crate) fn sctp(port: u16, number: u16, target: u16) -> Option<String> {
+pub(crate) fn sctp(port: u16, number: u16, target: u16) -> Option<Complaint> {
     (number != target).then(|| {
-        format!(
+        let message = format!(
             "port {port}/SCTP: packets to {number} cannot be sent to targetPort {target}, because the checksum of \
              SCTP covers its ports and the kernel does not recompute it; make the two equal"
-        )
+        );
+        (Reason::SctpPortDiffers, message)
     })
 }
 

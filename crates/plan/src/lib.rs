@@ -189,9 +189,14 @@ impl Planner {
         problems
     }
 
-    /// Parts of objects that Beeline does not serve yet, by name.
-    pub fn not_built(&self) -> Vec<Problem> {
+    /// Parts of objects that are not served, with the object and by name.
+    pub fn not_built(&self) -> Vec<String> {
         self.book.not_built()
+    }
+
+    /// How many Nodes the cluster has.
+    pub fn node_count(&self) -> usize {
+        self.nodes.count()
     }
 
     /// This node, once its Node object is known.

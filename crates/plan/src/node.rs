@@ -7,14 +7,14 @@ use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue, kind};
 use beeline_abi::endpoint::identity;
 use beeline_abi::node::{NodeValue, mode};
-use beeline_model::{Kind, Node, ObjectName, Problem};
+use beeline_model::{Kind, Node, ObjectName, Problem, Reason};
 use beeline_sync::{Contents, Delta};
 use ipnet::IpNet;
 
 use crate::PlanConfig;
 use crate::claims::{Claims, Prefix};
 use crate::ids::Ids;
-use crate::problems::Book;
+use crate::problems::{Book, Complaint};
 use crate::slice::why_no_unicast;
 
 /// This node, as its Node object describes it.
@@ -228,11 +228,17 @@ impl Nodes {
         Some(OwnNode { id: state.id, ipv4: value.ipv4, ipv6: value.ipv6, external_ips, pod_cidrs })
     }
 
+    /// How many Nodes there are.
+    pub(crate) fn count(&self) -> usize {
+        self.specs().count()
+    }
+
     pub(crate) fn own_is_missing(&self) -> Problem {
         let name = &self.config.node_name;
         Problem {
             kind: Kind::Node,
             name: ObjectName::cluster(name),
+            reason: Reason::NodeIncomplete,
             message: format!(
                 "this node has no Node object, so it has no PodCIDR; check that the kubelet runs and that \
                  the agent's --node-name {name:?} is the name in `kubectl get nodes`"
@@ -405,28 +411,26 @@ impl Nodes {
         usable_ips(node).into_iter().find(|ip| ip.is_ipv6() == is_ipv6 && on_link(ip))
     }
 
-    fn problems_of(&self, name: &str) -> Vec<String> {
+    fn problems_of(&self, name: &str) -> Vec<Complaint> {
         let Some(node) = self.nodes.get(name).and_then(|state| state.spec.as_ref()) else {
             return Vec::new();
         };
         let mut problems = Vec::new();
         if usable_ips(node).is_empty() {
-            problems.push(
-                "it has no usable InternalIP, so nothing can be sent to it and its pods get no route; check \
-                 the kubelet's --node-ip or the cloud controller"
-                    .to_owned(),
-            );
+            let message = "it has no usable InternalIP, so nothing can be sent to it and its pods get no route; \
+                           check the kubelet's --node-ip or the cloud controller";
+            problems.push((Reason::NodeIncomplete, message.to_owned()));
         }
         if usable_cidrs(node).is_empty() {
-            problems.push(
-                "it has no PodCIDR, so its pods get no addresses; run kube-controller-manager with \
-                 --allocate-node-cidrs=true or set spec.podCIDRs"
-                    .to_owned(),
-            );
+            let message = "it has no PodCIDR, so its pods get no addresses; run kube-controller-manager with \
+                           --allocate-node-cidrs=true or set spec.podCIDRs";
+            problems.push((Reason::NodeIncomplete, message.to_owned()));
         }
         problems.extend(node.internal_ips.iter().filter_map(|ip| {
             let why = why_no_unicast(*ip)?;
-            Some(format!("its InternalIP {ip} is {why} and is not used; correct the kubelet's --node-ip"))
+            let message =
+                format!("its InternalIP {ip} is {why} and is not used; correct the kubelet's --node-ip");
+            Some((Reason::AddressUnusable, message))
         }));
         problems.extend(usable_ips(node).into_iter().filter_map(|ip| self.address_conflict(node, ip)));
         problems.extend(node.pod_cidrs.iter().filter_map(|cidr| self.cidr_conflict(node, *cidr)));
@@ -436,41 +440,44 @@ impl Nodes {
         problems
     }
 
-    fn address_conflict(&self, node: &Node, ip: IpAddr) -> Option<String> {
+    fn address_conflict(&self, node: &Node, ip: IpAddr) -> Option<Complaint> {
         let first = self.addresses.get(&ip.into())?.first()?;
         (*first != node.name).then(|| {
-            format!(
+            let message = format!(
                 "its InternalIP {ip} is node {first}'s too and counts as that node's; give every node an \
                  address of its own"
-            )
+            );
+            (Reason::NodeCollision, message)
         })
     }
 
-    fn cidr_conflict(&self, node: &Node, cidr: IpNet) -> Option<String> {
+    fn cidr_conflict(&self, node: &Node, cidr: IpNet) -> Option<Complaint> {
         if cidr.prefix_len() == 0 {
-            return Some(format!(
-                "its PodCIDR {cidr} covers every address and is not used; set a smaller one"
-            ));
+            let message =
+                format!("its PodCIDR {cidr} covers every address and is not used; set a smaller one");
+            return Some((Reason::AddressUnusable, message));
         }
         let (_, rival) = self.pod_cidrs.rival(Prefix::of(cidr.trunc()), &node.name)?;
-        Some(format!(
+        let message = format!(
             "its PodCIDR {cidr} overlaps a PodCIDR of node {rival}, which keeps it; pods of {} are not \
              reachable through it; give the node another PodCIDR (recreate the Node object)",
             node.name
-        ))
+        );
+        Some((Reason::NodeCollision, message))
     }
 
-    fn no_route(&self, node: &Node, cidr: IpNet) -> Option<String> {
+    fn no_route(&self, node: &Node, cidr: IpNet) -> Option<Complaint> {
         if self.next_hop(node, cidr).is_some() {
             return None;
         }
         let subnets = self.config.on_link.as_deref().unwrap_or_default();
         let subnets = subnets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ");
-        Some(format!(
+        let message = format!(
             "no direct route to its PodCIDR {cidr}: it has no InternalIP of that family on a subnet of this \
              node's uplinks ({subnets}); packets follow the node's own routes: let the network route the \
              PodCIDRs, or put the nodes on one subnet"
-        ))
+        );
+        Some((Reason::NoDirectRoute, message))
     }
 }
 

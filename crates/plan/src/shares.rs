@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use beeline_abi::service::{SHARES_PER_CHUNK, ServiceValue, ShareValue, SlotKey};
+use beeline_model::Reason;
 use beeline_sync::{Contents, Delta};
 
 use crate::backend::Backend;
 use crate::maglev::{self, Entry};
+use crate::problems::Complaint;
 
 /// How the shares are to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,13 +107,14 @@ fn table(sorted: &[(Entry, u32)], config: &ShareConfig) -> Box<[u32]> {
 }
 
 /// What is wrong with shares of these backends.
-pub(crate) fn problem(port: u16, backends: &[(Arc<Backend>, u16)]) -> Option<String> {
+pub(crate) fn problem(port: u16, backends: &[(Arc<Backend>, u16)]) -> Option<Complaint> {
     let entries: Vec<Entry> = backends.iter().map(|(backend, weight)| backend.entry(*weight)).collect();
+    // Without their number: it changes often, and would make it another problem each time.
     maglev::is_coarse(&entries).then(|| {
-        format!(
-            "port {port} has {} endpoints, too many (or with weights too far apart) for a hundred places each in \
-             the largest table: their shares are less exact; use fewer endpoints or weights closer together",
-            entries.len()
-        )
+        let message = format!(
+            "port {port} has too many endpoints (or with weights too far apart) for a hundred places each in the \
+             largest table: their shares are less exact; use fewer endpoints or weights closer together"
+        );
+        (Reason::TooManyEndpoints, message)
     })
 }

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use beeline_abi::Ip;
-use beeline_model::{Endpoint, EndpointSlice, Protocol};
+use beeline_model::{Endpoint, EndpointSlice, Protocol, Reason};
+
+use crate::problems::Complaint;
 
 /// A slice, without what is not needed.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,16 +70,19 @@ impl Interner {
 
 impl Slice {
     /// What of the slice can be used, and what is wrong with the rest.
-    pub(crate) fn compact(slice: EndpointSlice, interner: &mut Interner) -> (Slice, Vec<String>) {
+    pub(crate) fn compact(slice: EndpointSlice, interner: &mut Interner) -> (Slice, Vec<Complaint>) {
         let mut problems = Vec::new();
         let mut ports = Vec::with_capacity(slice.ports.len());
         for port in slice.ports {
             match port.port {
-                Some(0) => problems.push(format!(
-                    "port {:?} is 0 and is left out; correct the port in the EndpointSlice or its Service's \
-                     targetPort",
-                    port.name
-                )),
+                Some(0) => {
+                    let message = format!(
+                        "port {:?} is 0 and is left out; correct the port in the EndpointSlice or its \
+                         Service's targetPort",
+                        port.name
+                    );
+                    problems.push((Reason::PortInvalid, message));
+                }
                 // No port means all ports: nothing that a Service port could use.
                 None => {}
                 Some(number) => {
@@ -94,11 +99,12 @@ impl Slice {
             }
         }
         if let Some(first) = refused.first() {
-            problems.push(format!(
+            let message = format!(
                 "{} of its endpoint addresses cannot be used and are left out, the first is {first}; correct \
                  the EndpointSlice or what writes it",
                 refused.len()
-            ));
+            );
+            problems.push((Reason::AddressUnusable, message));
         }
         (
             Slice {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use beeline_model as model;
-use beeline_model::{Kind, Object, ObjectName, Problem, Protocol};
+use beeline_model::{Kind, Object, ObjectName, Problem, Protocol, Reason};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ContainerPort, Namespace, Node, Pod, PodSpec, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
@@ -179,9 +179,13 @@ fn algorithm(meta: &ObjectMeta, say: &mut Problems<'_>) -> Option<model::Algorit
         "random" => Some(model::Algorithm::Random),
         "maglev" => Some(model::Algorithm::Maglev),
         other => {
-            say.problem(format!(
-                "annotation {ALGORITHM_ANNOTATION}: `{other}` is neither `random` nor `maglev`:                  loadBalancer.algorithm decides; correct it"
-            ));
+            say.problem(
+                Reason::AnnotationInvalid,
+                format!(
+                    "annotation {ALGORITHM_ANNOTATION}: `{other}` is neither `random` nor `maglev`: \
+                 loadBalancer.algorithm decides; correct it"
+                ),
+            );
             None
         }
     }
@@ -192,7 +196,7 @@ fn weight(meta: &ObjectMeta, say: &mut Problems<'_>) -> u16 {
     match text.parse() {
         Ok(weight) if weight <= WEIGHT_MAX => weight,
         _ => {
-            say.problem(format!(
+            say.problem(Reason::AnnotationInvalid, format!(
                 "annotation {WEIGHT_ANNOTATION}: `{text}` is no weight (0 to {WEIGHT_MAX}): 1 is taken; correct it"
             ));
             1
@@ -208,7 +212,7 @@ fn source_ranges(texts: &[String], say: &mut Problems<'_>) -> model::SourceRange
             Ok(range) => read.ranges.push(range.trunc()),
             Err(error) => {
                 read.malformed = true;
-                say.problem(format!(
+                say.problem(Reason::SourceRangeInvalid, format!(
                     "spec.loadBalancerSourceRanges: `{text}` is not usable ({error}): it lets nobody in, and \
                      a family without a usable range is closed; correct it"
                 ));
@@ -225,7 +229,10 @@ fn service_type(name: Option<&str>, say: &mut Problems<'_>) -> model::ServiceTyp
         "LoadBalancer" => model::ServiceType::LoadBalancer,
         "ExternalName" => model::ServiceType::ExternalName,
         other => {
-            say.problem(format!("spec.type `{other}` is not known: the Service is taken as ClusterIP"));
+            say.problem(
+                Reason::TypeUnknown,
+                format!("spec.type `{other}` is not known: the Service is taken as ClusterIP"),
+            );
             model::ServiceType::ClusterIp
         }
     }
@@ -251,10 +258,10 @@ pub fn endpoint_slice(slice: &EndpointSlice, problems: &mut Vec<Problem>) -> Obj
     let ipv6 = slice.address_type == "IPv6";
     let addresses_usable = ipv6 || slice.address_type == "IPv4";
     if !addresses_usable {
-        say.problem(format!(
-            "addressType `{}` has no addresses to send to: the slice is ignored",
-            slice.address_type
-        ));
+        say.problem(
+            Reason::TypeUnknown,
+            format!("addressType `{}` has no addresses to send to: the slice is ignored", slice.address_type),
+        );
     }
     let ports = slice.ports.iter().flatten().filter_map(|port| endpoint_port(port, &mut say)).collect();
     let usable = slice.endpoints.iter().flatten().filter(|_| addresses_usable);
@@ -292,11 +299,17 @@ fn endpoint(
     let address = endpoint.addresses.first().map(String::as_str).unwrap_or_default();
     let ip: IpAddr = say.parse(address, "endpoints[].addresses")?;
     if ip.is_ipv6() != ipv6 {
-        say.problem(format!("endpoint {ip} is not of the slice's addressType: it is left out"));
+        say.problem(
+            Reason::AddressUnusable,
+            format!("endpoint {ip} is not of the slice's addressType: it is left out"),
+        );
         return None;
     }
     if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
-        say.problem(format!("endpoint {ip} is no address of a host: it is left out"));
+        say.problem(
+            Reason::AddressUnusable,
+            format!("endpoint {ip} is no address of a host: it is left out"),
+        );
         return None;
     }
     let conditions = endpoint.conditions.clone().unwrap_or_default();
@@ -331,15 +344,15 @@ impl<'a> Problems<'a> {
         Problems { kind, name: object_name(meta), list }
     }
 
-    fn problem(&mut self, message: String) {
-        self.list.push(Problem { kind: self.kind, name: self.name.clone(), message });
+    fn problem(&mut self, reason: Reason, message: String) {
+        self.list.push(Problem { kind: self.kind, name: self.name.clone(), reason, message });
     }
 
     fn parse<T: FromStr<Err: Display>>(&mut self, text: &str, place: &str) -> Option<T> {
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
-                self.problem(format!(
+                self.problem(Reason::AddressUnusable, format!(
                     "{place}: `{text}` is not usable ({error}): it is left out, the rest is used; correct it"
                 ));
                 None
@@ -358,7 +371,10 @@ impl<'a> Problems<'a> {
     fn port(&mut self, number: i32, place: &str) -> Option<u16> {
         let port = u16::try_from(number).ok().filter(|port| *port != 0);
         if port.is_none() {
-            self.problem(format!("{place}: {number} is not a port (1 to 65535): it is left out; correct it"));
+            self.problem(
+                Reason::PortInvalid,
+                format!("{place}: {number} is not a port (1 to 65535): it is left out; correct it"),
+            );
         }
         port
     }
@@ -369,7 +385,10 @@ impl<'a> Problems<'a> {
             "UDP" => Some(Protocol::Udp),
             "SCTP" => Some(Protocol::Sctp),
             other => {
-                self.problem(format!("{place}: protocol `{other}` is not known: it is left out; correct it"));
+                self.problem(
+                    Reason::PortInvalid,
+                    format!("{place}: protocol `{other}` is not known: it is left out; correct it"),
+                );
                 None
             }
         }

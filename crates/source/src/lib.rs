@@ -6,11 +6,14 @@
 //! [`Problem`](beeline_model::Problem) beside the change and stops nothing.
 //! No Kubernetes object is kept: each is converted and dropped.
 //!
+//! What is wrong with an object goes back as an event on it ([`Teller`]).
+//!
 //! The last good state is journalled below the state directory and told first
 //! when the API server cannot be reached at start.
 
 mod connect;
 mod convert;
+mod events;
 pub mod journal;
 mod seen;
 mod watch;
@@ -23,8 +26,10 @@ use std::time::Duration;
 use beeline_model::{Change, Problem};
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::sync::watch::channel as watched;
 use tokio::task::JoinHandle;
 
+pub use crate::events::{EventCounts, ProblemChanges, Teller};
 pub use crate::seen::{Mark, Seen};
 
 /// Updates that may wait for the reader; the watches pause when it is full.
@@ -155,11 +160,12 @@ impl SourceState {
     }
 }
 
-/// A running source; dropping it ends the watches.
+/// A running source; dropping it ends the watches and the events.
 #[derive(Debug)]
 pub struct Source {
     state: Arc<SourceState>,
-    task: JoinHandle<()>,
+    teller: Arc<Teller>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Source {
@@ -171,8 +177,16 @@ impl Source {
         let servers = connect::servers(&config).await?;
         let state = Arc::new(SourceState::default());
         let (sender, receiver) = mpsc::channel(QUEUE_UPDATES_MAX);
-        let task = tokio::spawn(watch::run(config, servers, state.clone(), sender));
-        Ok((receiver, Source { state, task }))
+        let teller = Arc::new(Teller::new());
+        let (told, clients) = watched(None);
+        let tells = tokio::spawn(events::work(teller.clone(), clients, config.node_name.clone()));
+        let watches = tokio::spawn(watch::run(config, servers, state.clone(), sender, told));
+        Ok((receiver, Source { state, teller, tasks: [watches, tells] }))
+    }
+
+    /// Who writes events about problems.
+    pub fn teller(&self) -> Arc<Teller> {
+        self.teller.clone()
     }
 
     /// Connection state.
@@ -183,6 +197,6 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }

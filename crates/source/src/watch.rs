@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use beeline_model::{Change, Kind, Object, ObjectName, Problem};
+use beeline_model::{Change, Kind, Object, ObjectName, Problem, Reason};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -13,7 +13,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Config, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -32,12 +32,14 @@ const FAILURES_BEFORE_SWITCH: u32 = 5;
 /// Objects per page of a listing.
 const PAGE_OBJECTS: u32 = 500;
 
-/// Watches for ever; ends when nobody reads any more.
+/// Watches for ever; ends when nobody reads any more. `clients` is told the
+/// way to the server of the moment.
 pub async fn run(
     config: SourceConfig,
     servers: Vec<Config>,
     state: Arc<SourceState>,
     updates: mpsc::Sender<Update>,
+    clients: watch::Sender<Option<Client>>,
 ) {
     let mut first = tokio::select! {
         first = reach(&servers, 0, &state) => first,
@@ -51,6 +53,7 @@ pub async fn run(
     while let Some((client, index)) = first {
         let door = Door { updates: updates.clone(), state: state.clone(), journal: journal.clone() };
         let others = servers.len() > 1;
+        clients.send_replace(Some(client.clone()));
         if watch_all(client, &config, door, others).await == Ended::NobodyReads {
             return;
         }
@@ -280,6 +283,7 @@ fn unreadable(kind: Kind, name: &ObjectName, error: &str) -> Problem {
     Problem {
         kind,
         name: name.clone(),
+        reason: Reason::ObjectUnreadable,
         message: format!(
             "the object cannot be read ({error}); what it said before stays in force: correct it"
         ),

@@ -10,11 +10,11 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use beeline_apiserver::{ApiServer, Config, ServeHandle};
-use beeline_model::{Change, Kind, Object};
-use beeline_source::{Seen, Source, SourceConfig};
+use beeline_model::{Change, Kind, Object, ObjectName, Problem, Reason};
+use beeline_source::{ProblemChanges, Seen, Source, SourceConfig};
 use beeline_values::{Settings, Values};
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Event, Pod, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -185,8 +185,33 @@ async fn unit_chart_with_many_values_is_accepted_whole() {
     assert_eq!(installation.pod_spec()["initContainers"].as_array().unwrap().len(), 1);
 }
 
-/// The source runs with the agent's own token: it hears of everything that it needs, and the
-/// ClusterRole gives it nothing to break things with.
+/// An event on the Service, written with the agent's own token.
+async fn it_tells_what_is_wrong(installation: &Installation, source: &Source) {
+    let problem = Problem {
+        kind: Kind::Service,
+        name: ObjectName::new("default", "web"),
+        reason: Reason::FrontendCollision,
+        message: "its port is another's".to_owned(),
+    };
+    let teller = source.teller();
+    teller.change(ProblemChanges { appeared: vec![problem], gone: Vec::new(), nodes: 1 });
+    let events: Api<Event> = Api::default_namespaced(installation.client.clone());
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let events = events.list(&ListParams::default()).await.unwrap().items;
+        if let Some(event) = events.iter().find(|event| event.reason.as_deref() == Some("FrontendCollision"))
+        {
+            assert_eq!(event.involved_object.name.as_deref(), Some("web"));
+            break;
+        }
+        let said = (teller.problem(), teller.counts());
+        assert!(tokio::time::Instant::now() < end, "no event was written: {said:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The source runs with the agent's own token: it hears of everything that it needs, tells what is
+/// wrong, and the ClusterRole gives it nothing to break things with.
 #[tokio::test(flavor = "multi_thread")]
 async fn unit_the_charts_role_is_what_the_source_needs() {
     let Some(installation) = Installation::begin(json!({})).await else { return };
@@ -221,6 +246,7 @@ async fn unit_the_charts_role_is_what_the_source_needs() {
         }
     }
     assert_eq!(source.state().failures(), 0, "no watch was refused");
+    it_tells_what_is_wrong(&installation, &source).await;
 
     let agent = client(&kubeconfig).await;
     let pods: Api<Pod> = Api::default_namespaced(agent);

@@ -6,18 +6,20 @@
 
 mod node;
 mod pods;
+mod problems;
 mod status;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Context;
 use beeline_abi::config::flags;
 use beeline_abi::service::BackendValue;
 use beeline_kernel::netlink::Address;
-use beeline_model::{Change, Kind, ObjectName, Problem};
+use beeline_model::ObjectName;
 use beeline_plan::{HealthCheck, OwnNode, Planner};
 use beeline_source::{Seen, Update};
 use beeline_sync::{Prune, Reconciler};
@@ -32,6 +34,7 @@ use crate::sockets::{self, Namespace, Sockets};
 use crate::state::StateDir;
 use crate::takeover::TakeOver;
 
+use problems::Problems;
 pub use status::Sought;
 
 /// Why the host is looked at.
@@ -74,9 +77,8 @@ pub struct Engine {
     reconciler: Reconciler,
     endpoints: Endpoints,
     seen: Seen,
-    source_problems: BTreeMap<(Kind, ObjectName), Vec<Problem>>,
+    problems: Problems,
     host_problems: BTreeSet<String>,
-    told_problems: BTreeSet<String>,
     uplinks: Vec<Uplink>,
     /// Addresses of the host, as last listed.
     own_addresses: Vec<Address>,
@@ -123,9 +125,8 @@ impl Engine {
             reconciler,
             endpoints: Endpoints::load(None)?,
             seen: Seen::default(),
-            source_problems: BTreeMap::new(),
+            problems: Problems::default(),
             host_problems: BTreeSet::new(),
-            told_problems: BTreeSet::new(),
             uplinks: Vec::new(),
             own_addresses: Vec::new(),
             own: None,
@@ -149,7 +150,7 @@ impl Engine {
     pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) {
         let mut marks = Vec::new();
         for update in updates {
-            self.note_problems(&update);
+            self.problems.note(&update);
             marks.push(update.mark);
             if let Some(change) = update.change {
                 self.planner.apply(change);
@@ -170,7 +171,7 @@ impl Engine {
     pub fn tick(&mut self) {
         self.sync_node_sysctls();
         self.read_spool();
-        self.tell_problems();
+        self.tell_problems(Instant::now());
     }
 
     /// Every ten seconds: what should announce itself, in case it did not.
@@ -298,49 +299,6 @@ impl Engine {
     /// Has the API server told everything, and is it programmed?
     pub fn is_in_step(&self) -> bool {
         self.pruned
-    }
-
-    fn note_problems(&mut self, update: &Update) {
-        let about = match &update.change {
-            Some(Change::Apply(object)) => Some((object.kind(), object.name())),
-            Some(Change::Delete(kind, name)) => Some((*kind, name.clone())),
-            Some(Change::ResetStart(kind)) => {
-                self.source_problems.retain(|(of, _), _| of != kind);
-                None
-            }
-            Some(Change::ResetEnd(_)) => None,
-            None => update.problems.first().map(|problem| (problem.kind, problem.name.clone())),
-        };
-        if let Some(about) = about {
-            self.source_problems.remove(&about);
-            if !update.problems.is_empty() {
-                self.source_problems.insert(about, update.problems.clone());
-            }
-        }
-    }
-
-    /// Everything that cannot be used or done, in words.
-    fn problems(&self) -> BTreeSet<String> {
-        let source = self.source_problems.values().flatten().map(ToString::to_string);
-        let plan = self.planner.problems().into_iter().map(|problem| problem.to_string());
-        let sync = self.reconciler.problems().into_iter().map(|problem| problem.message);
-        let sockets = self.sockets.iter().flat_map(Sockets::problems);
-        let take_over = self.take_over.problems();
-        source
-            .chain(plan)
-            .chain(sync)
-            .chain(sockets)
-            .chain(take_over)
-            .chain(self.host_problems.iter().cloned())
-            .collect()
-    }
-
-    /// Logs problems once when they come and once when they go.
-    fn tell_problems(&mut self) {
-        let now = self.problems();
-        now.difference(&self.told_problems).for_each(|problem| warn!("{problem}"));
-        self.told_problems.difference(&now).for_each(|problem| info!("no longer: {problem}"));
-        self.told_problems = now;
     }
 
     fn count_repairs(&mut self, object: &'static str, count: u64) {

@@ -12,7 +12,6 @@ use crate::sockets::Sockets;
 impl Engine {
     /// For people and tools.
     pub fn status(&self, api_connected: bool) -> Status {
-        let not_built = self.planner.not_built().into_iter().map(|problem| problem.to_string());
         let table = |count: beeline_sync::TableCount| TableStatus {
             name: count.name.to_lowercase(),
             entries: count.desired,
@@ -28,7 +27,7 @@ impl Engine {
             pod_cidrs: self.endpoints.pools(),
             endpoints: self.endpoints.iter().map(|endpoint| endpoint.status()).collect(),
             problems: self.problems().into_iter().collect(),
-            not_built: self.configuration.not_built.iter().cloned().chain(not_built).collect(),
+            not_built: self.configuration.not_built.iter().cloned().chain(self.planner.not_built()).collect(),
             tables: self.reconciler.counts().into_iter().map(table).collect(),
         }
     }

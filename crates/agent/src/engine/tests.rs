@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use beeline_abi::GATEWAY_MAC;
 use beeline_abi::config::ConfigValue;
@@ -11,8 +12,10 @@ use beeline_api::{ApiError, Attachment, ErrorKind};
 use beeline_kernel::datapath::Attached;
 use beeline_kernel::kube_proxy::{Family, Rules};
 use beeline_kernel::netlink::{Link as Device, Route};
-use beeline_model::{Node, Object, Service, ServicePort, ServiceType};
-use beeline_source::{Mark, Origin};
+use beeline_model::{
+    Change, EndpointSlice, Kind, Node, Object, Problem, Reason, Service, ServicePort, ServiceType,
+};
+use beeline_source::{Mark, Origin, ProblemChanges};
 use beeline_sync::Tables;
 use beeline_sync::memory::MemoryTables;
 use tempfile::TempDir;
@@ -213,6 +216,17 @@ fn update(change: Change, mark: Mark, origin: Origin) -> Update {
     Update { change: Some(change), problems: Vec::new(), mark, origin }
 }
 
+/// A Service that cannot be read.
+fn broken(name: &ObjectName) -> Update {
+    let problem = Problem {
+        kind: Kind::Service,
+        name: name.clone(),
+        reason: Reason::ObjectUnreadable,
+        message: "cannot be read".into(),
+    };
+    Update { change: None, problems: vec![problem], mark: Mark::Nothing, origin: Origin::Live }
+}
+
 /// A full listing of a cluster with this node and, perhaps, a service.
 fn listing(with_service: bool, origin: Origin) -> Vec<Update> {
     let node = Node {
@@ -366,16 +380,86 @@ fn unit_problems_are_told_by_object_and_forgotten_with_it() {
     let world = World::new();
     let mut engine = world.start();
     let name = ObjectName::new("default", "odd");
-    let problem = Problem { kind: Kind::Service, name: name.clone(), message: "cannot be read".into() };
-    engine.apply([Update {
-        change: None,
-        problems: vec![problem],
-        mark: Mark::Nothing,
-        origin: Origin::Live,
-    }]);
+    engine.apply([broken(&name)]);
     assert!(engine.status(true).problems.iter().any(|text| text == "Service default/odd: cannot be read"));
     engine.apply([update(Change::Delete(Kind::Service, name), Mark::Nothing, Origin::Live)]);
     assert!(engine.status(true).problems.is_empty(), "{:?}", engine.status(true).problems);
+}
+
+#[test]
+fn unit_problems_are_passed_on_once_and_anew_for_an_object_that_came_anew() {
+    let world = World::new();
+    let mut engine = world.start();
+    engine.apply(listing(true, Origin::Live));
+    let changes = |engine: &mut Engine, after_s: u64| {
+        engine.tell_problems(Instant::now() + Duration::from_secs(after_s));
+        engine.take_problem_changes().unwrap_or_default()
+    };
+    let names = |problems: &[Problem]| -> Vec<String> {
+        problems.iter().map(|problem| format!("{} {}", problem.reason.name(), problem.name)).collect()
+    };
+    assert!(changes(&mut engine, 0).is_empty());
+    let odd = ObjectName::new("default", "odd");
+    engine.apply([broken(&odd)]);
+    let ProblemChanges { gone, appeared, nodes } = changes(&mut engine, 1);
+    assert_eq!((names(&appeared), gone, nodes), (vec!["ObjectUnreadable default/odd".into()], vec![], 1));
+    assert!(changes(&mut engine, 2).is_empty(), "it lasts");
+
+    // Deleted and made anew between two looks: another object.
+    engine.apply([
+        update(Change::Delete(Kind::Service, odd.clone()), Mark::Nothing, Origin::Live),
+        broken(&odd),
+    ]);
+    let again = changes(&mut engine, 3);
+    assert_eq!((again.gone.len(), again.appeared.len()), (1, 1));
+    engine.apply([update(Change::Delete(Kind::Service, odd), Mark::Nothing, Origin::Live)]);
+    let end = changes(&mut engine, 4);
+    assert_eq!((end.gone.len(), end.appeared.len()), (1, 0));
+
+    // What concerns the node is told on its Node.
+    engine.host_problems.insert("no uplink".into());
+    let own = changes(&mut engine, 5).appeared;
+    assert_eq!(names(&own), ["HostNetwork node-1"]);
+    assert!(own[0].is_local());
+}
+
+#[test]
+fn unit_a_slice_may_be_without_its_service_for_a_moment() {
+    let world = World::new();
+    let mut engine = world.start();
+    engine.apply(listing(false, Origin::Live));
+    let slice = EndpointSlice {
+        name: ObjectName::new("default", "web-x"),
+        service: "web".into(),
+        ipv6: false,
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+        weight: 1,
+    };
+    let change = Change::Apply(Box::new(Object::EndpointSlice(slice.clone())));
+    engine.apply([update(change.clone(), Mark::Nothing, Origin::Live)]);
+    let start = Instant::now();
+    let appeared = |engine: &mut Engine, after_s: u64| {
+        engine.tell_problems(start + Duration::from_secs(after_s));
+        engine.take_problem_changes().unwrap_or_default().appeared
+    };
+    assert_eq!(appeared(&mut engine, 0), []);
+    assert_eq!(appeared(&mut engine, 9), []);
+    let told = appeared(&mut engine, 10);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].reason == Reason::ServiceMissing && told[0].message.contains("default/web"), "{told:?}");
+    // Its Service comes and goes: the time begins anew.
+    engine.apply(listing(true, Origin::Live));
+    engine.apply([update(change, Mark::Nothing, Origin::Live)]);
+    assert_eq!(appeared(&mut engine, 11), []);
+    engine.apply([update(
+        Change::Delete(Kind::Service, ObjectName::new("default", "web")),
+        Mark::Nothing,
+        Origin::Live,
+    )]);
+    assert_eq!(appeared(&mut engine, 12), []);
+    assert_eq!(appeared(&mut engine, 21), []);
+    assert_eq!(appeared(&mut engine, 22).len(), 1);
 }
 
 #[test]

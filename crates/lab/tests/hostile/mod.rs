@@ -2,6 +2,7 @@
 //! pods, the agents' answers.
 
 pub mod junk;
+pub mod told;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -83,6 +84,18 @@ impl Api {
 
     pub fn delete(&self, path: &str) {
         self.send(http::Request::delete(path).body(Vec::new()).unwrap());
+    }
+
+    /// Changes an object by a merge patch.
+    pub fn patch(&self, path: &str, patch: &Value) {
+        let request = http::Request::patch(path).header("content-type", "application/merge-patch+json");
+        self.send(request.body(serde_json::to_vec(patch).unwrap()).unwrap());
+    }
+
+    /// The objects of a list.
+    pub fn list(&self, path: &str) -> Vec<Value> {
+        let list = self.send(http::Request::get(path).body(Vec::new()).unwrap());
+        list["items"].as_array().cloned().unwrap_or_default()
     }
 
     fn send(&self, request: http::Request<Vec<u8>>) -> Value {

@@ -165,6 +165,11 @@ impl Said {
         self
     }
 
+    /// How many lines it said.
+    pub fn lines(&self) -> usize {
+        self.stdout.lines().count()
+    }
+
     /// Fails the test if standard output holds these words.
     #[track_caller]
     pub fn says_not(&self, words: &str) -> &Self {

@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::explain;
 use crate::health::{self, HealthCheck};
 use crate::node::Nodes;
-use crate::problems::Book;
+use crate::problems::{Book, Complaint};
 use crate::program::{PortKey, Serving, Want};
 use crate::select::{Here, Target, choose, targets};
 use crate::shares;
@@ -30,7 +30,7 @@ impl Services {
         book: &mut Book,
     ) {
         let wants = self.wants(owner);
-        let (mut problems, mut notes) = (Vec::new(), Vec::new());
+        let (mut problems, mut notes, mut strays) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(mut state) = self.services.remove(name) {
             if let Some(spec) = state.spec.take() {
                 let wishes = wishes(&spec, &self.config);
@@ -38,11 +38,15 @@ impl Services {
                 notes = explain::switched_off(&spec, &self.config);
                 self.serve(&mut state, &spec, &wants, nodes, delta, &mut problems);
                 state.spec = Some(spec);
+            } else {
+                strays = state.slices.iter().map(|(slice, _)| slice.clone()).collect();
+                strays.sort();
             }
             self.services.insert(name.clone(), state);
         }
         book.set_problems(Kind::Service, name, problems);
         book.set_not_built(Kind::Service, name, notes);
+        book.set_strays(name, strays);
     }
 
     /// Brings frontends and slots of a Service up to date.
@@ -53,7 +57,7 @@ impl Services {
         wants: &[Want],
         nodes: &Nodes,
         delta: &mut Delta,
-        problems: &mut Vec<String>,
+        problems: &mut Vec<Complaint>,
     ) {
         let node = self.own_node.clone();
         let here = Here { node: &node, zone: nodes.own_zone() };
@@ -175,14 +179,13 @@ struct Found {
     listed: Vec<(Arc<Backend>, bool)>,
 }
 
-/// The first frontend whose port SCTP would have to be translated from.
-fn sctp_problem(port: u16, wants: &[Want], ipv6: bool, targets: &[Target]) -> Option<String> {
+/// A frontend whose port SCTP would have to be translated from: the same one on every node.
+fn sctp_problem(port: u16, wants: &[Want], ipv6: bool, targets: &[Target]) -> Option<Complaint> {
     let of_port = |want: &&Want| {
         (want.port.port, want.port.ipv6, want.port.proto) == (port, ipv6, Protocol::Sctp.number())
     };
     let numbers: BTreeSet<u16> = wants.iter().filter(of_port).map(|want| want.spot.port).collect();
     let pairs =
         numbers.into_iter().flat_map(|number| targets.iter().map(move |target| (number, target.port)));
-    let mut problems = pairs.filter_map(|(number, target)| explain::sctp(port, number, target));
-    problems.next()
+    pairs.filter_map(|(number, target)| explain::sctp(port, number, target)).min()
 }

@@ -257,6 +257,25 @@ fn unit_bad_input_is_named_and_the_rest_works() {
 }
 
 #[test]
+fn unit_a_slice_without_its_service_is_named_as_long_as_it_is() {
+    let mut world = World::listed();
+    world.apply(slice("web-1", "web", "x:80", "10.244.1.5"));
+    world.apply(slice("web-2", "web", "x:80", "10.244.1.6"));
+    world.apply(slice("db-1", "db", "x:80", "10.244.1.7"));
+    assert_eq!(world.strays(), ["default/db-1", "default/web-1", "default/web-2"]);
+    world.apply(service("web", "10.96.0.10", "x:80"));
+    assert_eq!(world.strays(), ["default/db-1"]);
+    world.delete(Kind::Service, "web");
+    world.delete(Kind::EndpointSlice, "web-2");
+    assert_eq!(world.strays(), ["default/db-1", "default/web-1"]);
+    // Its label is corrected.
+    world.apply(slice("web-1", "shop", "x:80", "10.244.1.5"));
+    world.apply(service("shop", "10.96.0.11", "x:80"));
+    world.delete(Kind::EndpointSlice, "db-1");
+    assert_eq!(world.strays(), [""; 0]);
+}
+
+#[test]
 fn unit_a_cluster_ip_moves_to_another_service_in_one_step() {
     let mut world = World::listed();
     world.apply(service("b", "10.96.0.10", "x:80"));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use beeline_abi::endpoint::EndpointValue;
 use beeline_model::{
     Change, Endpoint, EndpointPort, EndpointSlice, HostPort, Kind, Node, Object, ObjectName, Pod, Protocol,
-    Service, ServicePort, ServiceType, SourceRanges,
+    Reason, Service, ServicePort, ServiceType, SourceRanges,
 };
 use beeline_plan::canonical::canonical;
 use beeline_plan::{PlanConfig, Planner, ServiceConfig};
@@ -138,13 +138,22 @@ impl World {
         assert!(!whole.contains("orphan") && !whole.contains("missing"), "{whole}");
     }
 
+    /// Without slices that a story leaves behind.
     pub fn problems(&self) -> Vec<String> {
         self.planner
             .problems()
             .iter()
+            .filter(|problem| problem.reason != Reason::ServiceMissing)
             .map(|problem| problem.to_string())
             .chain(self.table_problems())
             .collect()
+    }
+
+    /// Slices whose Service is not there.
+    pub fn strays(&self) -> Vec<String> {
+        let problems = self.planner.problems().into_iter();
+        let strays = problems.filter(|problem| problem.reason == Reason::ServiceMissing);
+        strays.map(|problem| problem.name.to_string()).collect()
     }
 
     pub fn table_problems(&self) -> Vec<String> {

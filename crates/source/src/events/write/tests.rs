@@ -1,0 +1,114 @@
+use super::*;
+use beeline_model::{ObjectName, Reason};
+
+fn problem(kind: Kind, namespace: &str, name: &str) -> Problem {
+    Problem {
+        kind,
+        name: ObjectName::new(namespace, name),
+        reason: Reason::FrontendCollision,
+        message: "its port is another's".to_owned(),
+    }
+}
+
+fn name(problem: &Problem, uid: &str, host: Option<&str>) -> String {
+    event(problem, uid, host, Timestamp::now()).metadata.name.unwrap()
+}
+
+#[test]
+fn unit_every_node_gives_the_same_event_the_same_name() {
+    let web = problem(Kind::Service, "shop", "web");
+    assert_eq!(name(&web, "1", None), name(&web, "1", None));
+    // The name outlives this build: nodes of two releases agree.
+    assert_eq!(name(&web, "1", None), "web.e77410df8554a139");
+    let said = Problem { message: "something else".to_owned(), ..web.clone() };
+    let sorted = Problem { reason: Reason::PortInvalid, ..web.clone() };
+    let names = [
+        name(&web, "1", None),
+        name(&web, "2", None),
+        name(&said, "1", None),
+        name(&sorted, "1", None),
+        name(&web, "1", Some("node-1")),
+        name(&web, "1", Some("node-2")),
+    ];
+    let different: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(different.len(), names.len(), "{names:?}");
+}
+
+#[test]
+fn unit_an_event_is_on_its_object_and_says_who_saw_it() {
+    let now = Timestamp::now();
+    let of_all = event(&problem(Kind::EndpointSlice, "shop", "web-x"), "7", None, now);
+    let involved = &of_all.involved_object;
+    assert_eq!(of_all.metadata.namespace.as_deref(), Some("shop"));
+    assert_eq!(involved.api_version.as_deref(), Some("discovery.k8s.io/v1"));
+    assert_eq!((involved.kind.as_deref(), involved.uid.as_deref()), (Some("EndpointSlice"), Some("7")));
+    assert_eq!(of_all.source.as_ref().unwrap().host, None, "all nodes say it");
+    assert_eq!(of_all.reason.as_deref(), Some("FrontendCollision"));
+
+    // As the kubelet writes them, or kubectl does not find them.
+    let of_node = event(&problem(Kind::Node, "", "node-2"), "8", Some("node-1"), now);
+    let involved = &of_node.involved_object;
+    assert_eq!(of_node.metadata.namespace.as_deref(), Some("default"));
+    assert_eq!((involved.namespace.as_deref(), involved.uid.as_deref()), (None, Some("node-2")));
+    assert_eq!(of_node.source.unwrap().host.as_deref(), Some("node-1"));
+}
+
+#[test]
+fn unit_names_and_words_keep_to_the_limits_of_kubernetes() {
+    let mut long = problem(Kind::EndpointSlice, "shop", &format!("{}-.{}", "a".repeat(234), "b".repeat(17)));
+    long.message = "ä".repeat(1000);
+    let event = event(&long, "1", None, Timestamp::now());
+    let name = event.metadata.name.unwrap();
+    assert!(name.len() <= 253 && name.starts_with(&format!("{}.", "a".repeat(234))), "{name}");
+    let said = event.message.unwrap();
+    assert!(said.len() <= 1024 && said.ends_with("ä..."), "{said}");
+}
+
+#[test]
+fn unit_a_refusal_is_told_from_an_object_that_is_gone() {
+    let status = |code, message: &str| Status { code, message: message.to_owned(), ..Status::default() };
+    assert_eq!(refusal(&status(404, "")), Outcome::Gone);
+    assert_eq!(refusal(&status(403, "no right")), Outcome::Forbidden("no right".to_owned()));
+    let details = json!({"causes": [{"reason": "NamespaceTerminating"}]});
+    let ending = Status { details: serde_json::from_value(details).unwrap(), ..status(403, "") };
+    assert_eq!(refusal(&ending), Outcome::Gone);
+    assert!(matches!(refusal(&status(422, "")), Outcome::Invalid(_)));
+    for code in [429, 500, 503] {
+        assert!(matches!(refusal(&status(code, "")), Outcome::Failed(_)), "{code}");
+    }
+}
+
+/// An hour of an event, without the hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn unit_what_lasts_raises_the_count_and_what_has_expired_comes_anew() {
+    use beeline_apiserver::{ApiServer, Config};
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let server = ApiServer::start(Config::default()).unwrap();
+    let front = server.serve(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let kubeconfig = server.kubeconfig(&format!("https://{}", front.address()));
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&kubeconfig).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let client = Client::try_from(config).unwrap();
+    let spec = json!({"ports": [{"port": 80}]});
+    server.api().create("services", json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
+
+    let web = problem(Kind::Service, "default", "web");
+    let events: Api<Event> = Api::default_namespaced(client.clone());
+    let only = async || {
+        let mut listed = events.list(&Default::default()).await.unwrap().items;
+        assert_eq!(listed.len(), 1, "{listed:#?}");
+        listed.remove(0)
+    };
+    assert_eq!(write(&client, "node-1", &web, 0).await, Outcome::Created(1));
+    let first = only().await;
+    assert_eq!(write(&client, "node-2", &web, 0).await, Outcome::Known);
+    assert_eq!(write(&client, "node-1", &web, 1).await, Outcome::Created(2));
+    let second = only().await;
+    assert_eq!((second.count, &second.metadata.name), (Some(2), &first.metadata.name));
+    assert_eq!(second.first_timestamp, first.first_timestamp);
+    assert!(second.last_timestamp.unwrap().0 >= first.last_timestamp.unwrap().0);
+    server.api().delete("events", "default", &second.metadata.name.unwrap(), &Default::default()).unwrap();
+    assert_eq!(write(&client, "node-1", &web, 2).await, Outcome::Created(3));
+    assert_eq!(only().await.count, Some(3));
+    assert_eq!(write(&client, "node-1", &problem(Kind::Service, "default", "gone"), 0).await, Outcome::Gone);
+}

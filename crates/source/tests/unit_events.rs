@@ -1,0 +1,217 @@
+//! Events about problems against a real API server in this process: one from
+//! many nodes, objects that go, rights that are missing, a server that is away.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic, and says where")]
+
+use std::cell::RefCell;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use beeline_apiserver::{ApiServer, Config, ListOptions, ServeHandle};
+use beeline_model::{Kind, ObjectName, Problem, Reason};
+use beeline_source::{EventCounts, ProblemChanges, Source, SourceConfig, Update};
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config as ClientConfig};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::Instant;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What an older chart gave the agent: to read.
+const READER: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: reader}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: reader}
+rules:
+- {apiGroups: ["", discovery.k8s.io], resources: ["*"], verbs: [get, list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: reader}
+roleRef: {kind: ClusterRole, name: reader, apiGroup: rbac.authorization.k8s.io}
+subjects: [{kind: ServiceAccount, name: reader, namespace: default}]
+"#;
+
+struct World {
+    server: ApiServer,
+    front: ServeHandle,
+    folder: tempfile::TempDir,
+}
+
+/// A node; nobody reads its updates.
+struct Node {
+    source: Source,
+    _updates: Receiver<Update>,
+}
+
+impl World {
+    fn new() -> World {
+        let server = ApiServer::start(Config::default()).unwrap();
+        let front = server.serve(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        World { server, front, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn kubeconfig(&self) -> String {
+        self.server.kubeconfig(&format!("https://{}", self.front.address()))
+    }
+
+    async fn node(&self, name: &str) -> Node {
+        Node::start(name, &self.kubeconfig(), self.folder.path()).await
+    }
+
+    fn service(&self, name: &str) -> Value {
+        let spec = json!({"selector": {"app": name}, "ports": [{"port": 80}]});
+        let service = json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec});
+        Value::clone(&self.server.api().create("services", service).unwrap())
+    }
+
+    /// Events of Beeline's, oldest first.
+    fn events(&self) -> Vec<Value> {
+        let listed = self.server.api().list("events", None, &ListOptions::default()).unwrap().items;
+        let ours = listed.iter().filter(|event| event["source"]["component"] == "beeline");
+        ours.map(|event| Value::clone(event)).collect()
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < end, "not yet: {what}\n{:#?}", self.events());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Node {
+    async fn start(name: &str, kubeconfig: &str, folder: &Path) -> Node {
+        let path = folder.join(name);
+        std::fs::write(&path, kubeconfig).unwrap();
+        let mut config = SourceConfig::new(name);
+        config.kubeconfig = Some(path);
+        let (updates, source) = Source::start(config).await.unwrap();
+        Node { source, _updates: updates }
+    }
+
+    fn sees(&self, problems: &[Problem], nodes: usize) {
+        let appeared = problems.to_vec();
+        self.source.teller().change(ProblemChanges { appeared, gone: Vec::new(), nodes });
+    }
+
+    fn counts(&self) -> EventCounts {
+        self.source.teller().counts()
+    }
+}
+
+fn problem(kind: Kind, name: &str, message: &str) -> Problem {
+    let name = ObjectName::new("default", name);
+    Problem { kind, name, reason: Reason::FrontendCollision, message: message.to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unit_what_every_node_sees_is_one_event() {
+    let world = World::new();
+    let web = world.service("web");
+    let mut nodes = Vec::new();
+    for number in 1..=4 {
+        nodes.push(world.node(&format!("node-{number}")).await);
+    }
+    let seen = problem(Kind::Service, "web", "its port is Service default/api's too");
+    let begin = Instant::now();
+    nodes.iter().for_each(|node| node.sees(std::slice::from_ref(&seen), nodes.len()));
+    world.until("there is an event", || !world.events().is_empty()).await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "after {:?}", begin.elapsed());
+    world.until("every node knows of it", || nodes.iter().all(|node| node.counts().told == 1)).await;
+    let events = world.events();
+    assert_eq!(events.len(), 1, "{events:#?}");
+    let event = &events[0];
+    assert_eq!(event["involvedObject"]["uid"], web["metadata"]["uid"]);
+    assert_eq!((&event["type"], &event["count"]), (&json!("Warning"), &json!(1)));
+    assert_eq!(event["message"], seen.message);
+    assert!(event["source"]["host"].is_null(), "{event:#}");
+
+    // The Service is made anew: the event is on the new one.
+    world.server.api().delete("services", "default", "web", &Default::default()).unwrap();
+    let anew = world.service("web");
+    let changes = ProblemChanges { gone: vec![seen.clone()], appeared: vec![seen], nodes: nodes.len() };
+    nodes.iter().for_each(|node| node.source.teller().change(changes.clone()));
+    world.until("every node knows of it", || nodes.iter().all(|node| node.counts().told == 2)).await;
+    let events = world.events();
+    let on_it = events.iter().filter(|event| event["involvedObject"]["uid"] == anew["metadata"]["uid"]);
+    assert_eq!((events.len(), on_it.count()), (2, 1), "{events:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unit_what_one_node_has_bears_its_name_and_what_is_gone_has_none() {
+    let world = World::new();
+    world.service("web");
+    let pod = json!({"metadata": {"name": "web", "namespace": "default"},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "c", "image": "i"}]}});
+    world.server.api().without_validation().create("pods", pod).unwrap();
+    let node = world.node("node-1").await;
+    let gone = problem(Kind::Service, "gone", "nobody reads this");
+    let last = problem(Kind::Service, "web", "said last");
+    node.sees(&[gone, problem(Kind::Pod, "web", "its hostPort is another's"), last], 0);
+    world.until("both are told", || node.counts().told == 2).await;
+    let events = world.events();
+    let hosts: Vec<_> =
+        events.iter().map(|event| (&event["involvedObject"]["kind"], &event["source"]["host"])).collect();
+    assert!(hosts.contains(&(&json!("Pod"), &json!("node-1"))), "{hosts:?}");
+    assert!(hosts.contains(&(&json!("Service"), &Value::Null)), "{hosts:?}");
+    assert_eq!(node.counts(), EventCounts { told: 2, dropped: 0, failed: 0 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unit_without_the_right_it_is_said_once_and_the_watches_go_on() {
+    let world = World::new();
+    assert!(world.server.apply("reader.yaml", READER).problems.is_empty());
+    world.service("web");
+    let admin = Kubeconfig::from_yaml(&world.kubeconfig()).unwrap();
+    let admin = ClientConfig::from_custom_kubeconfig(admin, &KubeConfigOptions::default()).await.unwrap();
+    let accounts: Api<ServiceAccount> = Api::default_namespaced(Client::try_from(admin).unwrap());
+    let asked =
+        accounts.create_token_request("reader", &PostParams::default(), &TokenRequest::default()).await;
+    let token = asked.unwrap().status.unwrap().token.unwrap();
+    let kubeconfig = world.kubeconfig().replace(world.server.token(), &token);
+    let node = Node::start("node-1", &kubeconfig, world.folder.path()).await;
+    let teller = node.source.teller();
+    let problems: Vec<Problem> =
+        (0..5).map(|number| problem(Kind::Service, "web", &format!("said {number}"))).collect();
+    node.sees(&problems, 1);
+    world.until("it is refused", || teller.problem().is_some()).await;
+    let why = teller.problem().unwrap();
+    assert!(why.contains("ClusterRole") && why.contains("`create`") && why.contains("events"), "{why}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(node.counts(), EventCounts { failed: 1, ..EventCounts::default() }, "it is tried rarely");
+    assert!(world.events().is_empty() && node.source.state().connected());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unit_a_server_that_is_away_is_told_later() {
+    let world = World::new();
+    world.service("web");
+    let node = world.node("node-1").await;
+    let state = node.source.state();
+    world.until("the server is known", || state.connected()).await;
+    let address = world.front.address();
+    world.front.stop();
+    node.sees(&[problem(Kind::Service, "web", "said meanwhile")], 1);
+    world.until("it was tried", || node.counts().failed > 0).await;
+    let listener = RefCell::new(None);
+    world
+        .until("the address is free", || {
+            *listener.borrow_mut() = TcpListener::bind(address).ok();
+            listener.borrow().is_some()
+        })
+        .await;
+    let _front = world.server.serve(listener.take().unwrap()).unwrap();
+    world.until("it is told", || node.counts().told == 1).await;
+    assert_eq!((world.events().len(), node.source.teller().problem()), (1, None));
+}
