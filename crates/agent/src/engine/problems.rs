@@ -134,12 +134,13 @@ impl Engine {
                            connections run through them, and how to remove them";
             (Reason::KubeProxyLeftovers, message.to_owned())
         });
-        host.chain(sockets).chain(tables).chain(kube_proxy).map(|(reason, message)| Problem {
-            kind: Kind::Node,
-            name: ObjectName::cluster(&self.configuration.node_name),
-            reason,
-            message,
-        })
+        let all = host.chain(sockets).chain(tables).chain(kube_proxy);
+        all.map(|(reason, message)| self.own_problem(reason, message))
+    }
+
+    fn own_problem(&self, reason: Reason, message: String) -> Problem {
+        let name = ObjectName::cluster(&self.configuration.node_name);
+        Problem { kind: Kind::Node, name, reason, message }
     }
 
     /// Logs problems once when they come and once when they go, and passes
@@ -147,13 +148,28 @@ impl Engine {
     pub(super) fn tell_problems(&mut self, now: Instant) {
         let planned = self.planner.problems();
         self.problems.note_strays(&planned, now);
-        let mut of_objects = self.object_problems(planned, now);
+        let of_objects = self.object_problems(planned, now);
         let words = self.in_words(&of_objects);
         words.difference(&self.problems.logged).for_each(|problem| warn!("{problem}"));
         self.problems.logged.difference(&words).for_each(|problem| info!("no longer: {problem}"));
         self.problems.logged = words;
-        of_objects.extend(self.own_problems());
-        self.problems.pass_on(of_objects);
+        self.problems.pass_on(self.for_objects(of_objects));
+    }
+
+    /// What is told on which object: problems of this node on its own Node,
+    /// those with many others in one, or a cluster of many networks would have
+    /// an event for every pair of nodes.
+    fn for_objects(&self, mut problems: BTreeSet<Problem>) -> BTreeSet<Problem> {
+        let all = problems.len();
+        problems.retain(|problem| problem.reason != Reason::NoDirectRoute);
+        let without_routes = problems.len() < all;
+        problems.extend(self.own_problems());
+        problems.extend(without_routes.then(|| {
+            let message = "this node has no direct route to PodCIDRs of other nodes and leaves their packets to its \
+                           own routes; `beeline status` tells to which, why, and what to do";
+            self.own_problem(Reason::NoDirectRoute, message.to_owned())
+        }));
+        problems
     }
 
     /// What has changed about the problems of objects since the last call;

@@ -416,11 +416,24 @@ fn unit_problems_are_passed_on_once_and_anew_for_an_object_that_came_anew() {
     let end = changes(&mut engine, 4);
     assert_eq!((end.gone.len(), end.appeared.len()), (1, 0));
 
-    // What concerns the node is told on its Node.
+    // What concerns the node is told on its Node, and not for every pair of nodes.
+    for number in 2..5 {
+        let node = Node {
+            name: format!("node-{number}"),
+            internal_ips: vec![format!("192.0.2.{number}").parse().unwrap()],
+            pod_cidrs: vec![format!("10.244.{number}.0/24").parse().unwrap()],
+            zone: None,
+            external_ips: Vec::new(),
+            leaving: false,
+        };
+        let change = Change::Apply(Box::new(Object::Node(node)));
+        engine.apply([update(change, Mark::Nothing, Origin::Live)]);
+    }
     engine.host_problems.insert("no uplink".into());
-    let own = changes(&mut engine, 5).appeared;
-    assert_eq!(names(&own), ["HostNetwork node-1"]);
-    assert!(own[0].is_local());
+    let changed = changes(&mut engine, 5);
+    assert_eq!(names(&changed.appeared), ["NoDirectRoute node-1", "HostNetwork node-1"]);
+    assert!(changed.appeared.iter().all(Problem::is_local));
+    assert_eq!((changed.nodes, engine.status(true).problems.len()), (4, 3 + 1), "the status names each");
 }
 
 #[test]
