@@ -57,6 +57,10 @@ pub mod outcome {
     pub const UNTRACKED: u8 = 5;
     /// A socket's address was translated to a backend's.
     pub const SOCKET_TRANSLATED: u8 = 6;
+    /// A connection got another port of the node's, because the first one
+    /// tried is taken towards its destination (counted beside the outcome
+    /// proper).
+    pub const PORT_TAKEN: u8 = 7;
     /// Number of outcomes, with room.
     pub const COUNT: u8 = 16;
 
@@ -70,6 +74,7 @@ pub mod outcome {
             TO_HOST_ERROR => "to_host_error",
             UNTRACKED => "untracked",
             SOCKET_TRANSLATED => "socket_translated",
+            PORT_TAKEN => "port_taken",
             _ => "unknown",
         }
     }

@@ -91,6 +91,8 @@ drop_reasons! {
         "Path MTU discovery does the rest; if it stays, see whether a firewall drops ICMP on the way to the sender.";
     TtlExceeded = 25, "ttl_exceeded", "The packet's TTL or hop limit has run out; the sender was told so.",
         "traceroute sends such packets; otherwise look for a loop in the routes.";
+    HostBackend = 26, "host_backend", "A program of the node asked a Service past the socket hooks, and the endpoint is in this node's own network: its answer could not be translated back.",
+        "Set socketLB.enabled=true, and run the program inside the node's cgroup tree; or give the Service an endpoint elsewhere.";
 }
 
 #[cfg(test)]

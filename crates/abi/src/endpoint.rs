@@ -36,6 +36,24 @@ pub mod flags {
     pub const NO_GUARD: u32 = 1;
 }
 
+/// Value of the namespace table (key: `u64`, cookie of a pod's network
+/// namespace, `SO_NETNS_COOKIE`). A namespace that is not in it is nobody's,
+/// or its sockets are left alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct NamespaceValue {
+    /// See [`namespace_flags`].
+    pub flags: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
+}
+
+/// Flags of [`NamespaceValue`].
+pub mod namespace_flags {
+    /// Its sockets are translated when they connect.
+    pub const SOCKETS: u32 = 1;
+}
+
 /// Reserved identities; pods are numbered from [`identity::FIRST_POD`].
 pub mod identity {
     /// Not known.

@@ -60,6 +60,9 @@ pub const ADDRESS: MapSpec = spec(
 /// Local pods by address.
 pub const ENDPOINT: MapSpec =
     spec("ENDPOINT", MapKind::Hash, size_of::<Ip>(), size_of::<endpoint::EndpointValue>(), 8_192);
+/// Network namespaces of local pods by cookie.
+pub const NAMESPACE: MapSpec =
+    spec("NAMESPACE", MapKind::Hash, size_of::<u64>(), size_of::<endpoint::NamespaceValue>(), 8_192);
 /// Nodes by number.
 pub const NODE: MapSpec = spec("NODE", MapKind::Hash, size_of::<u32>(), size_of::<node::NodeValue>(), 16_384);
 /// Service addresses to classes.
@@ -162,6 +165,7 @@ pub const EVENTS: MapSpec = spec("EVENTS", MapKind::RingBuf, 0, 0, 1 << 20);
 pub const ALL: &[MapSpec] = &[
     ADDRESS,
     ENDPOINT,
+    NAMESPACE,
     NODE,
     SERVICE_ADDRESS,
     FRONTEND,
@@ -214,7 +218,9 @@ pub mod programs {
         &[CONNECT4, CONNECT6, SENDMSG4, SENDMSG6, RECVMSG4, RECVMSG6, GETPEERNAME4, GETPEERNAME6];
     /// Starts the sweep of the connection tables; run once, never attached.
     pub const SWEEP: &str = "sweep";
-    /// Every program.
+    /// The least that a connection to a Service costs; only benchmarks load it.
+    pub const FLOOR: &str = "floor";
+    /// Every program that an agent loads.
     pub const ALL: &[&str] = &[
         FROM_POD,
         TO_POD,

@@ -103,6 +103,13 @@ pub struct ServiceValue {
     pub shares: u32,
 }
 
+impl ServiceValue {
+    /// Each of its backends has an entry of its own ([`SLOT_MEMBER`]).
+    pub const fn has_members(&self) -> bool {
+        self.affinity_s != 0 || self.flags & service_flags::MEMBERS != 0
+    }
+}
+
 /// Key of the source-range table, as `BPF_MAP_TYPE_LPM_TRIE` wants it: which
 /// clients a set of `loadBalancerSourceRanges` lets in.
 #[repr(C)]
@@ -190,6 +197,9 @@ pub mod service_flags {
     /// Without slots packets are dropped, not refused: there are endpoints,
     /// but none on this node, and the traffic policy is `Local`.
     pub const LOCAL: u32 = 4;
+    /// Each backend has an entry of the slot table that says that it serves
+    /// the service ([`super::SLOT_MEMBER`]).
+    pub const MEMBERS: u32 = 8;
 }
 
 /// Key of the slot table.
@@ -219,8 +229,17 @@ pub struct SlotKey {
 }
 
 /// A generation that no service has: the key (service, [`SLOT_MEMBER`],
-/// backend id) exists while the backend serves a service with affinity.
+/// backend id) exists while the backend serves a service whose clients keep
+/// their backend by other means than a connection: by affinity or, datagrams,
+/// by habit.
 pub const SLOT_MEMBER: u32 = u32::MAX;
+
+/// Flags of [`SlotValue`].
+pub mod slot_flags {
+    /// Of a member: it is not among the slots. Clients that have it keep it,
+    /// no other gets it (it is ready, but hints name others for this node).
+    pub const KEPT: u32 = 1;
+}
 
 /// Value of the slot table.
 #[repr(C)]
@@ -228,8 +247,8 @@ pub const SLOT_MEMBER: u32 = u32::MAX;
 pub struct SlotValue {
     /// Key of the backend table.
     pub backend: u32,
-    /// Reserved, zero.
-    pub weight_sum: u32,
+    /// Bits of [`slot_flags`].
+    pub flags: u32,
 }
 
 /// Shares that stand in one element of the share table.

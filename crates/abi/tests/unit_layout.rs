@@ -20,7 +20,7 @@ use beeline_abi::address::{AddressKey, AddressValue};
 use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, SweepValue, bpf_timer};
 use beeline_abi::counter::CounterValue;
-use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::event::{Event, EventState};
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::node::NodeValue;
@@ -124,6 +124,7 @@ fn layouts() -> Vec<Layout> {
             guard_bits,
             reserved,
         }),
+        layout!(NamespaceValue { flags, reserved }),
         layout!(Event {
             version,
             kind,
@@ -161,7 +162,7 @@ fn layouts() -> Vec<Layout> {
         layout!(FrontendValue { service, flags, source_ranges }),
         layout!(ServiceValue { generation, slots, flags, affinity_s, shares_generation, shares }),
         layout!(SlotKey { service, generation, slot }),
-        layout!(SlotValue { backend, weight_sum }),
+        layout!(SlotValue { backend, flags }),
         layout!(ShareValue { backends }),
         layout!(BackendValue { ip, port, proto, state, node, zone, weight, flags }),
         layout!(SourceRangeKey { prefix_bits, set, ip }),

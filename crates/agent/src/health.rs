@@ -14,9 +14,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing};
 use beeline_model::ObjectName;
 use beeline_plan::HealthCheck;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -87,8 +88,12 @@ pub fn everywhere() -> Vec<IpAddr> {
     vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
 }
 
-/// Serves every `healthCheckNodePort` at these addresses, for ever.
-pub async fn serve_checks(health: Arc<Health>, addresses: Vec<IpAddr>) {
+/// Serves every `healthCheckNodePort` at these addresses, for ever. Of a
+/// connection to an address outside `ranges` (`nodePort.addresses`) nothing
+/// comes; no range: all are served. So nothing changes when the node gets
+/// another address.
+pub async fn serve_checks(health: Arc<Health>, addresses: Vec<IpAddr>, ranges: Vec<IpNet>) {
+    let ranges: Arc<[IpNet]> = ranges.into();
     let mut servers: BTreeMap<ObjectName, (u16, Server)> = BTreeMap::new();
     loop {
         for (name, port) in health.take_dirty() {
@@ -100,7 +105,7 @@ pub async fn serve_checks(health: Arc<Health>, addresses: Vec<IpAddr>) {
                 server.end().await;
             }
             if let Some(port) = port {
-                let started = Server::start(health.clone(), name.clone(), port, &addresses);
+                let started = Server::start(health.clone(), name.clone(), port, &addresses, &ranges);
                 servers.insert(name, (port, started));
             }
         }
@@ -112,12 +117,19 @@ pub async fn serve_checks(health: Arc<Health>, addresses: Vec<IpAddr>) {
 struct Server(Vec<JoinHandle<()>>);
 
 impl Server {
-    fn start(health: Arc<Health>, name: ObjectName, port: u16, addresses: &[IpAddr]) -> Server {
+    fn start(
+        health: Arc<Health>,
+        name: ObjectName,
+        port: u16,
+        addresses: &[IpAddr],
+        ranges: &Arc<[IpNet]>,
+    ) -> Server {
         let router = Router::new().fallback(check_page).with_state((health, name.clone()));
         let listen = |ip: &IpAddr| {
             let (router, address, name) = (router.clone(), SocketAddr::new(*ip, port), name.clone());
+            let ranges = ranges.clone();
             tokio::spawn(async move {
-                let listener = bind_at_last(address, &name).await;
+                let listener = Ranged { listener: bind_at_last(address, &name).await, ranges };
                 if let Err(error) = axum::serve(listener, router).await {
                     warn!("Service {name}: the health check at {address} ended: {error}");
                 }
@@ -133,6 +145,32 @@ impl Server {
             // It ends by being aborted.
             let _ = listener.await;
         }
+    }
+}
+
+/// Takes connections to addresses in the ranges alone; no range: all.
+struct Ranged {
+    listener: TcpListener,
+    ranges: Arc<[IpNet]>,
+}
+
+impl axum::serve::Listener for Ranged {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
+            let asked = stream.local_addr().map(|address| address.ip().to_canonical());
+            let in_range = |ip| self.ranges.iter().any(|range| range.contains(&ip));
+            if self.ranges.is_empty() || asked.is_ok_and(in_range) {
+                return (stream, peer);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 

@@ -16,6 +16,7 @@ pub mod host;
 pub mod http;
 pub mod memory;
 pub mod metrics;
+mod nat;
 pub mod options;
 pub mod privileges;
 pub mod run;

@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub kube_proxy: Vec<(String, u64)>,
     /// Sockets that were connected to a backend that is gone.
     pub sockets_destroyed: u64,
+    /// Ports that translated sources get.
+    pub nat_ports: u64,
     /// The last contact with the API server succeeded.
     pub api_connected: bool,
     /// Everything listed at start is programmed.
@@ -174,6 +176,13 @@ const METRICS: &[Metric] = &[
         labels: "",
         help: "Sockets that a socket hook had connected to a backend that is gone, and that were ended",
         read: |snapshot| one(snapshot.sockets_destroyed),
+    },
+    Metric {
+        name: "nat_ports",
+        kind: MetricType::Gauge,
+        labels: "",
+        help: "Ports that translated sources get towards each destination; how full they are tells the outcome port_taken, how often none was left the reason nat_ports_full",
+        read: |snapshot| one(snapshot.nat_ports),
     },
     Metric {
         name: "kube_proxy_leftovers",

@@ -111,9 +111,11 @@ async fn serve(
     threads::follow_host(shared.clone(), watch)?;
     threads::follow_events(shared.clone(), events)?;
     threads::keep_time(shared.clone())?;
+    threads::compare_tables(shared.clone())?;
     threads::watch_connection(source.state())?;
     if configuration.values.node_port_health_check {
-        tokio::spawn(health::serve_checks(shared.health(), health::everywhere()));
+        let ranges = configuration.values.node_port_addresses.clone();
+        tokio::spawn(health::serve_checks(shared.health(), health::everywhere(), ranges));
     }
     let node_health = serve_node_health(configuration, &shared);
     let listener = server::bind(&options.socket)?;

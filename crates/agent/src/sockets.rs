@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use beeline_abi::ip::proto;
-use beeline_abi::service::{BackendValue, backend_state};
+use beeline_abi::service::{BackendValue, SLOT_MEMBER, SlotKey, SlotValue, backend_state};
 use beeline_abi::socket::{SocketKey, SocketValue};
-use beeline_kernel::datapath::{Abandoned, KernelTable};
+use beeline_kernel::datapath::{Abandoned, Gone, KernelTable};
 use beeline_kernel::netlink::SocketDiag;
 use beeline_kernel::netns::{self, NetNs};
 use tracing::{debug, warn};
@@ -49,13 +49,16 @@ pub fn is_gone(old: &BackendValue, new: Option<&BackendValue>) -> bool {
     }
 }
 
-/// Those of `changes` whose sockets must end.
+/// What sockets must leave after these changes of backends and slots.
 pub fn gone(
-    changes: &BTreeMap<u32, Option<BackendValue>>,
+    backends: &BTreeMap<u32, Option<BackendValue>>,
+    slots: &BTreeMap<SlotKey, Option<SlotValue>>,
     written: &HashMap<u32, BackendValue>,
-) -> HashMap<u32, BackendValue> {
-    let old = changes.iter().filter_map(|(id, new)| Some((*id, *written.get(id)?, new.as_ref())));
-    old.filter(|(_, old, new)| is_gone(old, *new)).map(|(id, old, _)| (id, old)).collect()
+) -> Gone {
+    let old = backends.iter().filter_map(|(id, new)| Some((*id, *written.get(id)?, new.as_ref())));
+    let backends = old.filter(|(_, old, new)| is_gone(old, *new)).map(|(id, old, _)| (id, old)).collect();
+    let members = slots.iter().filter(|(key, value)| key.generation == SLOT_MEMBER && value.is_none());
+    Gone { backends, left: members.map(|(key, _)| (key.service, key.slot)).collect() }
 }
 
 /// A pod's network namespace.
@@ -70,8 +73,8 @@ pub struct Namespace {
 enum Order {
     /// From now on sockets are looked for in this table.
     Table(Box<Table>),
-    /// Backends that are gone.
-    End { backends: HashMap<u32, BackendValue>, pods: Vec<Namespace> },
+    /// They have to leave these.
+    End { gone: Gone, pods: Vec<Namespace> },
 }
 
 /// What the thread tells.
@@ -120,9 +123,9 @@ impl Sockets {
         let _ = self.orders.send(Order::Table(Box::new(table)));
     }
 
-    /// Ends the sockets of these backends, on the host and in these namespaces.
-    pub fn end(&self, backends: HashMap<u32, BackendValue>, pods: Vec<Namespace>) {
-        let _ = self.orders.send(Order::End { backends, pods });
+    /// Ends the sockets that have to leave, on the host and in these namespaces.
+    pub fn end(&self, gone: Gone, pods: Vec<Namespace>) {
+        let _ = self.orders.send(Order::End { gone, pods });
     }
 
     /// How many sockets were ended.
@@ -160,28 +163,28 @@ impl Told {
         let mut table = None;
         while let Ok(first) = orders.recv() {
             thread::sleep(GATHER);
-            let (mut backends, mut pods) = (HashMap::new(), Vec::new());
+            let (mut gone, mut pods) = (Gone::default(), Vec::new());
             for order in std::iter::once(first).chain(orders.try_iter()) {
                 match order {
                     Order::Table(new) => table = Some(new),
-                    Order::End { backends: more, pods: latest } => {
-                        backends.extend(more);
+                    Order::End { gone: more, pods: latest } => {
+                        gone.extend(more);
                         pods = latest;
                     }
                 }
             }
-            let Some(table) = table.as_deref().filter(|_| !backends.is_empty()) else { continue };
+            let Some(table) = table.as_deref().filter(|_| !gone.is_empty()) else { continue };
             let started = Instant::now();
-            self.look(table, &backends, &pods);
+            self.look(table, &gone, &pods);
             thread::sleep(started.elapsed() * REST);
         }
     }
 
-    fn look(&self, table: &Table, backends: &HashMap<u32, BackendValue>, pods: &[Namespace]) {
-        let mut abandoned = match Abandoned::find(table, backends) {
+    fn look(&self, table: &Table, gone: &Gone, pods: &[Namespace]) {
+        let mut abandoned = match Abandoned::find(table, gone) {
             Ok(abandoned) if abandoned.is_empty() => return,
             Ok(abandoned) => abandoned,
-            Err(error) => return warn!("{error}; sockets of {} backends that are gone stay", backends.len()),
+            Err(error) => return warn!("{error}; sockets to backends that are gone stay: {gone:?}"),
         };
         let on_host = SocketDiag::open().and_then(|mut diag| abandoned.destroy(&mut diag));
         let mut destroyed = *on_host.as_ref().unwrap_or(&0);
@@ -250,6 +253,14 @@ mod tests {
         let old = backend(proto::UDP, backend_state::ACTIVE);
         let written = HashMap::from([(1, old), (2, old)]);
         let changes = BTreeMap::from([(1, None), (3, None), (4, Some(old))]);
-        assert_eq!(gone(&changes, &written), HashMap::from([(1, old)]));
+        let member = |service, slot| SlotKey { service, generation: SLOT_MEMBER, slot };
+        let slots = BTreeMap::from([
+            (member(5, 2), None),
+            (member(6, 2), Some(SlotValue::default())),
+            (SlotKey { generation: 3, ..member(7, 2) }, None),
+        ]);
+        let found = gone(&changes, &slots, &written);
+        assert_eq!(found.backends, HashMap::from([(1, old)]));
+        assert_eq!(found.left.into_iter().collect::<Vec<_>>(), [(5, 2)], "only as a member");
     }
 }

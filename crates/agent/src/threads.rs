@@ -26,8 +26,10 @@ const BATCH_UPDATES_MAX: usize = 256;
 /// How long changes of the host are gathered before they are looked at. The
 /// plugin releases a pod within this time of deleting its device.
 const GATHER: Duration = Duration::from_millis(100);
-/// How often the tables are read back and compared.
+/// How often the tables are compared with what they should hold.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
+/// A comparison stops so often to let others have the engine.
+const COMPARE_PAUSE: Duration = Duration::from_millis(2);
 /// After a comparison that took long (large tables, a busy node), the next
 /// one waits this many times as long: it takes at most a hundredth of a CPU.
 const COMPARE_REST: u32 = 99;
@@ -111,11 +113,31 @@ pub fn follow_events(shared: Arc<Shared>, mut events: Events) -> anyhow::Result<
     })
 }
 
+/// Compares the tables with what they should hold, again and again.
+pub fn compare_tables(shared: Arc<Shared>) -> anyhow::Result<()> {
+    spawn("compare", move || {
+        let mut rest = COMPARE_EVERY;
+        loop {
+            thread::sleep(rest);
+            let mut busy = Duration::ZERO;
+            loop {
+                let began = Instant::now();
+                let is_finished = shared.change(|engine| engine.compare_some());
+                busy += began.elapsed();
+                if is_finished {
+                    break;
+                }
+                thread::sleep(COMPARE_PAUSE);
+            }
+            rest = COMPARE_EVERY.max(busy * COMPARE_REST);
+        }
+    })
+}
+
 /// What is due by the clock.
 pub fn keep_time(shared: Arc<Shared>) -> anyhow::Result<()> {
     spawn("clock", move || {
         let mut seconds: u64 = 0;
-        let mut compare_at = Instant::now() + COMPARE_EVERY;
         loop {
             let started = Instant::now();
             shared.change(|engine| {
@@ -127,11 +149,6 @@ pub fn keep_time(shared: Arc<Shared>) -> anyhow::Result<()> {
                     engine.check_take_over();
                 }
             });
-            if Instant::now() >= compare_at {
-                let began = Instant::now();
-                shared.change(|engine| engine.compare_tables());
-                compare_at = Instant::now() + COMPARE_EVERY.max(began.elapsed() * COMPARE_REST);
-            }
             if seconds % 60 == 59 {
                 memory::give_back();
             }

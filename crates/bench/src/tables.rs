@@ -1,7 +1,11 @@
 //! What a Service costs as the tables grow, by test run: one hot Service, and
-//! another one at random each time, beside a new connection without Service.
+//! another one at random each time, beside a new connection without Service
+//! and beside the floor, a program that only looks up and writes what a
+//! connection to a Service needs at least.
 
-use anyhow::{Context, Result};
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result, ensure};
 use beeline_abi::maps::programs;
 use beeline_abi::service::{
     BackendValue, CLASS_FIRST_EXACT, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey,
@@ -9,7 +13,7 @@ use beeline_abi::service::{
 };
 use beeline_abi::{Ip, Port};
 use beeline_datapath::native::build::{Build, Carried};
-use beeline_kernel::datapath::{Datapath, TestPacket};
+use beeline_kernel::datapath::{Datapath, TestPacket, test_run};
 use beeline_kernel::netns::NetNs;
 use beeline_sync::Tables;
 
@@ -22,7 +26,9 @@ const SYN: u8 = 2;
 /// Numbers of Services, classes and backends that the agent has not given out.
 const FIRST: u32 = 400_000;
 /// Ports of the client, no two alike: the random Service may be the hot one.
-const FIRST_PORTS: [u16; 3] = [10_000, 20_000, 30_000];
+const FIRST_PORTS: [u16; 5] = [10_000, 20_000, 30_000, 40_000, 50_000];
+/// Where the cases that run the floor begin.
+const FLOOR_FROM: usize = 3;
 
 /// Prints the times. Stops the first node's agent, which would remove what it
 /// does not know.
@@ -32,27 +38,32 @@ pub fn measure(lab: &BenchLab) -> Result<()> {
     let bpffs = lab.of_node(NODES[0], "bpf");
     let mut datapath = node.enter(|| Datapath::open(&bpffs))??;
     println!("new connections by test run as the tables grow, nanoseconds ({ROUNDS} rounds, cases in turn)");
+    let floor = node.enter(|| datapath.load_floor())??;
     let mut written = 0;
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut hot_alone: Option<f64> = None;
     for (step, size) in SIZES.into_iter().enumerate() {
         (written..size).try_for_each(|number| write(&mut datapath, number))?;
         written = size;
-        let mut times: [Vec<f64>; 3] = Default::default();
+        let mut times: [Vec<f64>; 5] = Default::default();
         for round in 0..ROUNDS {
             let turn = u16::try_from(step * ROUNDS + round)?;
             let any = random.below(size);
-            let targets =
-                [(Ip::from(lab.pod("server", false)?.ip()), 9000), (address(0), 80), (address(any), 80)];
-            for case in 0..3 {
-                let at = (round + case) % 3;
+            let (hot, any) = ((address(0), 80), (address(any), 80));
+            let targets = [(Ip::from(lab.pod("server", false)?.ip()), 9000), hot, any, hot, any];
+            for case in 0..targets.len() {
+                let at = (round + case) % targets.len();
                 let frame = frame(lab, &datapath, targets[at].0, targets[at].1, FIRST_PORTS[at] + turn)?;
                 let packet = TestPacket { ifindex: frame.1, ..TestPacket::new(&frame.0) };
-                let run = node.enter(|| datapath.test_run(programs::FROM_POD, &packet))??;
+                let run = match at < FLOOR_FROM {
+                    true => node.enter(|| datapath.test_run(programs::FROM_POD, &packet))??,
+                    false => node.enter(|| test_run(floor.as_fd(), &packet))??,
+                };
+                ensure!(at < FLOOR_FROM || run.retval == 0, "the floor found no Service {:?}", targets[at]);
                 times[at].push(f64::from(run.duration_ns));
             }
         }
-        let [plain, hot, any] = &times;
+        let [plain, hot, any, floor_hot, floor_any] = &times;
         let alone = *hot_alone.get_or_insert(Summary::of(hot).median);
         println!(
             "  {size:>6} Services: no Service {}   hot {} ({:.2} of alone)   random {}   random x hot {}",
@@ -61,6 +72,14 @@ pub fn measure(lab: &BenchLab) -> Result<()> {
             Summary::of(hot).median / alone,
             Summary::of(any),
             Ratio::of(any, hot),
+        );
+        println!(
+            "  {:>6}  floor: hot {}   random {}   x floor: hot {}   random {}",
+            "",
+            Summary::of(floor_hot),
+            Summary::of(floor_any),
+            Ratio::of(hot, floor_hot),
+            Ratio::of(any, floor_any),
         );
     }
     Ok(())

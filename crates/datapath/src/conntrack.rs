@@ -3,12 +3,12 @@
 use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, flags as entry};
 use beeline_abi::context::{Context, flags};
+use beeline_abi::counter::hook;
 use beeline_abi::ip::proto;
-use beeline_abi::service::backend_state;
 use beeline_abi::{DropReason, GATEWAY_IPV4, HAIRPIN_IPV6, Ip, Port};
 
 use crate::platform::{Platform, Step};
-use crate::{Stop, icmp};
+use crate::{Stop, icmp, member};
 
 /// TCP flags (RFC 9293 section 3.1).
 pub mod tcp {
@@ -76,6 +76,12 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     if is_tcp && origin && reopens(value, tcp_flags) {
         return false;
     }
+    if origin && ctx.hook == hook::FROM_POD && ctx.proto == proto::UDP && value.flags & entry::REPLY_SNAT != 0
+    {
+        // The pod asks a backend itself, from the port of a socket that asked
+        // it through a Service: whose answers it waits for now is clear.
+        return false;
+    }
     let before = State::of(value);
     account(value, origin, tcp_flags, bytes);
     let lifetime = if is_tcp {
@@ -106,17 +112,15 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     true
 }
 
-/// Whether the request in hand is to have another backend. UDP has no end that
-/// a connection could run on to: it leaves a backend that is gone or terminates
-/// at once. The entry stays until the new one takes its place.
+/// Whether the request in hand is to have another backend: UDP, whose backend
+/// no longer serves the Service. The entry stays until the new one takes its
+/// place.
 #[inline(always)]
-fn leaves_backend<P: Platform>(env: &P, ctx: &Context, origin: bool) -> bool {
+fn leaves_backend<P: Platform>(env: &P, ctx: &mut Context, origin: bool) -> bool {
     if ctx.proto != proto::UDP || !origin || ctx.entry_flags & entry::DNAT as u32 == 0 || ctx.backend == 0 {
         return false;
     }
-    !env.backend(ctx.backend).is_some_and(|backend| {
-        backend.state == backend_state::ACTIVE && backend.ip == ctx.nat_ip && backend.port == ctx.nat_port
-    })
+    !member::serves(env, &mut ctx.slot_key, ctx.service, ctx.backend, &ctx.nat_ip, ctx.nat_port)
 }
 
 /// What both entries of a translated connection must agree on.
@@ -218,6 +222,9 @@ fn tcp_lifetime(value: &ConntrackValue, config: &ConfigValue) -> u32 {
 /// Applies the entry's translation to the tuple in `ctx`.
 #[inline(always)]
 fn translate(ctx: &mut Context, origin: bool) {
+    if origin && ctx.entry_flags & entry::REPLY_SNAT as u32 != 0 {
+        return; // it is translated, and passes by another hook
+    }
     if origin {
         if ctx.entry_flags & entry::DNAT as u32 != 0 {
             set_dst(ctx, ctx.nat_ip, ctx.nat_port);

@@ -15,6 +15,7 @@ pub mod conntrack;
 pub mod event;
 pub mod guard;
 pub mod icmp;
+mod member;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod parse;
@@ -30,6 +31,7 @@ pub mod source;
 use beeline_abi::address::kind;
 use beeline_abi::context::{Context, flags};
 use beeline_abi::counter::{hook, outcome};
+use beeline_abi::endpoint::identity;
 use beeline_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
 use beeline_abi::{DropReason, Ip};
 
@@ -44,7 +46,8 @@ pub enum Verdict {
     /// Leave it to the host's network stack, which answers with an ICMP
     /// error (time exceeded, too big) or fragments it.
     ToHostError,
-    /// Move it into the pod behind this device (`bpf_redirect_peer`).
+    /// Move it into the pod behind this device (`bpf_redirect_peer`; what the
+    /// host sends goes through the device).
     ToPod {
         /// Host side of the pod's veth.
         ifindex: u32,
@@ -57,7 +60,7 @@ pub enum Verdict {
         next_hop: Ip,
     },
     /// The packet was refused and has become the answer to itself: return it
-    /// to the pod, or by the uplink, that it came from.
+    /// to the pod, by the uplink, or to the host that it came from.
     Answer {
         /// Why the packet was refused.
         reason: DropReason,
@@ -237,7 +240,9 @@ fn outside_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), St
 
 /// A packet that leaves the node (tc egress of an uplink). What was forwarded
 /// has had its translation; what the host sends may be the answer of a backend
-/// in the host's network, or an ICMP error about a translated packet.
+/// in the host's network, an ICMP error about a translated packet, or for a
+/// Service that no socket hook has seen (a socket of the kernel's own, one
+/// outside the cgroups, hooks that are off): no address of a Service leaves.
 #[inline(always)]
 pub fn to_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     if !env.is_of_host() {
@@ -248,10 +253,49 @@ pub fn to_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict,
         _ => return Err(Stop::Host),
     }
     env.cut(ctx);
-    if parse::fragment(env, ctx).is_err() || !conntrack::follow(env, ctx) {
+    if parse::fragment(env, ctx).is_err() {
         return Err(Stop::Host);
     }
     env.cut(ctx);
+    if !conntrack::follow(env, ctx) {
+        env.cut(ctx);
+        host_service(env, ctx)?;
+        env.cut(ctx);
+        conntrack::open(env, ctx)?;
+        ctx.flags |= flags::ORIGIN;
+    }
+    env.cut(ctx);
+    // The host has routed it to the Service, or its answer by another device
+    // than the one that the question came in by.
+    let is_misrouted = (ctx.flags & flags::ORIGIN != 0 && ctx.flags & flags::DST_CHANGED != 0)
+        || (ctx.reply_ifindex != 0
+            && ctx.reply_ifindex != ctx.ifindex
+            && ctx.flags & flags::SRC_CHANGED != 0);
+    if is_misrouted {
+        return route::onward(env, ctx);
+    }
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
     Ok(Verdict::ToHost)
+}
+
+/// A new connection of the host to a Service. Everything else that the host
+/// sends is its own matter, and is not tracked.
+#[inline(always)]
+fn host_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+    service::leave_to_host(env, ctx)?;
+    service::choose(env, ctx, SCOPE_INTERNAL)?;
+    env.cut(ctx);
+    if ctx.flags & flags::DST_CHANGED != 0 {
+        ctx.identity_src = identity::HOST;
+        // A port that the host's sockets do not have: what one of them asks of
+        // the backend itself could not be told from this.
+        ctx.flags |= flags::SOURCE_PORT;
+        source::choose(env, ctx)?;
+        return policy::check(env, ctx);
+    }
+    let kind = env.address(&ctx.dst).map_or(0, |address| address.kind);
+    if kind == kind::SERVICE_RANGE && ctx.flags & flags::ICMP_ERROR == 0 {
+        return Err(Stop::Refuse(DropReason::NoServicePort));
+    }
+    Err(Stop::Host)
 }

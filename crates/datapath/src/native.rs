@@ -63,6 +63,8 @@ pub struct Native<'a, T> {
     pub steps: Vec<Step>,
     /// Packets let through although the connection table was full.
     pub untracked: u64,
+    /// Connections whose first choice of a translated source port was taken.
+    pub ports_taken: u64,
 }
 
 /// What became of a packet.
@@ -77,7 +79,17 @@ pub struct Outcome {
 impl<'a, T: Tables> Native<'a, T> {
     /// A packet before its way.
     pub fn new(frame: NativeFrame, tables: T, routes: &'a mut Lookup<'a>, tick: u32) -> Native<'a, T> {
-        Native { frame, tables, routes, tick, random: 0, of_host: false, steps: Vec::new(), untracked: 0 }
+        Native {
+            frame,
+            tables,
+            routes,
+            tick,
+            random: 0,
+            of_host: false,
+            steps: Vec::new(),
+            untracked: 0,
+            ports_taken: 0,
+        }
     }
 
     /// Sends the packet through a hook (see `beeline_abi::counter::hook`) of
@@ -208,6 +220,9 @@ impl<T: Tables> Platform for Native<'_, T> {
     }
     fn count_untracked(&mut self, _ctx: &Context) {
         self.untracked += 1;
+    }
+    fn count_port_taken(&mut self, _ctx: &Context) {
+        self.ports_taken += 1;
     }
     fn step(&mut self, step: Step) {
         self.steps.push(step);

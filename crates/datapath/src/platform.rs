@@ -123,6 +123,9 @@ pub trait Platform: Packet + Tables + Routing {
     /// Counts a packet that was let through although the connection table is
     /// full.
     fn count_untracked(&mut self, ctx: &Context);
+    /// Counts a connection whose first choice of a translated source port is
+    /// taken towards its destination: how often tells how full the ports are.
+    fn count_port_taken(&mut self, ctx: &Context);
     /// Takes down a step of the way; free in the kernel.
     fn step(&mut self, step: Step);
 }

@@ -2,6 +2,7 @@
 
 use beeline_abi::address::kind;
 use beeline_abi::context::{Context, flags};
+use beeline_abi::counter::hook;
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::{DropReason, Mac};
 
@@ -24,7 +25,7 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
     forward(env, ctx)
 }
 
-/// Where a packet from an uplink goes on. A translated one that does not fit,
+/// Where a packet from an uplink, or from the host to a Service, goes on. A translated one that does not fit,
 /// or has no hop left, is answered before it is rewritten: the host could not
 /// tell the client, whom it does not know.
 #[inline(always)]
@@ -47,8 +48,10 @@ pub fn onward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
         return Err(Stop::TtlExceeded);
     }
     // IPv4 that may be fragmented is the kernel's, unless its source is the
-    // node's now: the kernel takes nothing from itself.
-    if translated && !fits && ctx.flags & (flags::DONT_FRAGMENT | flags::SRC_CHANGED) != 0 {
+    // node's now: the kernel takes nothing from itself. What the host sends it
+    // has fragmented already, for a longer packet.
+    let is_refused = ctx.flags & (flags::DONT_FRAGMENT | flags::SRC_CHANGED) != 0;
+    if translated && !fits && (is_refused || ctx.hook == hook::TO_UPLINK) {
         return Err(Stop::TooBig);
     }
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;

@@ -1,19 +1,21 @@
 //! The service stage: the first packet of a connection to a Service gets a
 //! backend, or a refusal.
 
+use beeline_abi::address::kind;
 use beeline_abi::config::{ConfigValue, flags as config};
 use beeline_abi::conntrack::ticks_from_seconds;
 use beeline_abi::context::{Context, flags};
+use beeline_abi::counter::hook;
 use beeline_abi::ip::proto;
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, SCOPE_EXTERNAL, SLOT_MEMBER,
-    ServiceValue, SlotKey, address_flags, service_flags,
+    AffinityKey, AffinityValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, SCOPE_EXTERNAL, ServiceValue,
+    SlotKey, address_flags, service_flags,
 };
 use beeline_abi::{DropReason, Ip};
 
 use crate::conntrack::{flow_is_taken, flow_key, hairpin_client, is_echo, set_dst, set_src, tcp};
 use crate::platform::{Platform, Step};
-use crate::{Stop, share};
+use crate::{Stop, member, share};
 
 /// Slots that are tried, one after the other from a random one on, before
 /// giving up: a slot may vanish between two lookups when a new generation is
@@ -164,6 +166,10 @@ fn try_backend<P: Platform>(
         // helper recomputes it.
         return Err(Stop::Drop(DropReason::SctpPortChange));
     }
+    if ctx.hook == hook::TO_UPLINK && is_of_node(env, &backend.ip) {
+        // Its answer would go through no hook that translates it back.
+        return Err(Stop::Drop(DropReason::HostBackend));
+    }
     ctx.backend = id;
     set_dst(ctx, backend.ip, backend.port);
     env.step(Step::Service { service: ctx.service, slots, backend: id, ip: backend.ip, port: backend.port });
@@ -179,6 +185,11 @@ fn try_backend<P: Platform>(
         return Err(Stop::Drop(DropReason::TupleClash));
     }
     Ok(())
+}
+
+#[inline(always)]
+fn is_of_node<P: Platform>(env: &P, ip: &Ip) -> bool {
+    env.address(ip).is_some_and(|address| address.kind == kind::OWN_NODE)
 }
 
 /// A pod that is its own backend sees a stand-in as the client: a packet
@@ -206,8 +217,7 @@ fn kept_backend<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue)
     if ctx.now.wrapping_sub(kept.used) > ticks_from_seconds(service.affinity_s) {
         return 0;
     }
-    ctx.slot_key = SlotKey { service: ctx.service, generation: SLOT_MEMBER, slot: kept.backend };
-    env.slot(&ctx.slot_key).map_or(0, |member| member.backend)
+    member::taking(env, &mut ctx.slot_key, ctx.service, kept.backend)
 }
 
 #[inline(always)]

@@ -6,16 +6,17 @@
 
 use beeline_abi::config::flags as config;
 use beeline_abi::conntrack::ticks_from_seconds;
+use beeline_abi::endpoint::{NamespaceValue, namespace_flags};
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, FrontendKey, SCOPE_INTERNAL, SLOT_MEMBER, ServiceAddressValue, ServiceValue,
-    SlotKey, address_flags, backend_state,
+    AffinityKey, AffinityValue, FrontendKey, SCOPE_INTERNAL, ServiceAddressValue, ServiceValue, SlotKey,
+    address_flags,
 };
 use beeline_abi::socket::{SocketKey, SocketValue, direction};
 use beeline_abi::{Ip, Port};
 
 use crate::platform::Tables;
 use crate::service::class_of_nodes;
-use crate::share;
+use crate::{member, share};
 
 /// Slots that are tried, because one may vanish while a new generation is
 /// published.
@@ -27,6 +28,8 @@ pub trait Sockets: Tables {
     fn tick(&self) -> u32;
     /// A random number.
     fn random(&mut self) -> u32;
+    /// What is known of a pod's network namespace.
+    fn namespace(&self, cookie: u64) -> Option<NamespaceValue>;
     /// What is known of a socket.
     fn socket(&self, key: &SocketKey) -> Option<SocketValue>;
     /// Remembers it; best effort.
@@ -76,10 +79,8 @@ pub fn connect<S: Sockets>(env: &mut S, asked: &Asked) -> Answer {
 #[inline(always)]
 pub fn sendmsg<S: Sockets>(env: &mut S, asked: &Asked) -> Answer {
     if let Some(kept) = env.socket(&key(asked, direction::ASKED)) {
-        let serves = env.backend(kept.backend).is_some_and(|backend| {
-            backend.state == backend_state::ACTIVE && backend.ip == kept.ip && backend.port == kept.port
-        });
-        if serves {
+        let mut key = SlotKey::default();
+        if member::serves(env, &mut key, kept.service, kept.backend, &kept.ip, kept.port) {
             return Answer::Use(kept.ip, kept.port);
         }
     }
@@ -101,7 +102,7 @@ pub fn peer<S: Sockets>(env: &mut S, backend: &Asked) -> Answer {
 fn service_of<S: Sockets>(env: &S, asked: &Asked) -> Option<Option<u32>> {
     let settings = env.config()?;
     let of_host = asked.netns_cookie == settings.netns_cookie;
-    if !of_host && settings.flags & config::SOCKET_PODS == 0 {
+    if !of_host && (settings.flags & config::SOCKET_PODS == 0 || !is_pod_with_sockets(env, asked)) {
         return None;
     }
     let on_loopback = of_host && settings.flags & config::NODE_PORT_LOOPBACK != 0 && is_loopback(&asked.ip);
@@ -118,10 +119,20 @@ fn service_of<S: Sockets>(env: &S, asked: &Asked) -> Option<Option<u32>> {
         found = env.frontend(&frontend);
     }
     match found {
+        // Whether a pod is let in is a question to its packets, which have a
+        // source address; the node itself is.
+        Some(found) if found.source_ranges != 0 && !of_host => None,
         Some(found) => Some(Some(found.service)),
         None if address.flags & address_flags::EXCLUSIVE != 0 => Some(None),
         None => None,
     }
+}
+
+/// A pod may ask for packets to be translated instead, and so is one that is
+/// not known yet.
+#[inline(always)]
+fn is_pod_with_sockets<S: Sockets>(env: &S, asked: &Asked) -> bool {
+    env.namespace(asked.netns_cookie).is_some_and(|known| known.flags & namespace_flags::SOCKETS != 0)
 }
 
 #[inline(always)]
@@ -198,8 +209,7 @@ fn kept_backend<S: Sockets>(env: &S, asked: &Asked, id: u32, service: &ServiceVa
     if env.tick().wrapping_sub(kept.used) > ticks_from_seconds(service.affinity_s) {
         return 0;
     }
-    let member = SlotKey { service: id, generation: SLOT_MEMBER, slot: kept.backend };
-    env.slot(&member).map_or(0, |member| member.backend)
+    member::taking(env, &mut SlotKey::default(), id, kept.backend)
 }
 
 #[inline(always)]

@@ -78,6 +78,9 @@ fn free_port<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue
         set_source(ctx, Port::new(port as u16));
         flow_key(ctx);
         if !flow_is_taken(env, ctx) {
+            if i > 1 {
+                env.count_port_taken(ctx);
+            }
             env.step(Step::Source { ip: ctx.src_after, port: Port::new(port as u16) });
             return Ok(());
         }

@@ -5,6 +5,7 @@
 #![feature(asm_experimental_arch)]
 
 mod events;
+mod floor;
 mod maps;
 mod platform;
 mod skb;
@@ -13,7 +14,7 @@ mod sweep;
 
 use core::mem::{size_of, zeroed};
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh};
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -94,11 +95,20 @@ fn act(ctx: &Context, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::ToHost | Verdict::ToHostError => TC_ACT_UNSPEC,
         // SAFETY: redirecting has no preconditions; a device that is gone
-        // drops the packet and counts it.
+        // drops the packet and counts it. Into a peer there is no way from an
+        // egress hook.
+        Verdict::ToPod { ifindex } if ctx.hook == hook::TO_UPLINK => unsafe {
+            bpf_redirect(ifindex, 0) as i32
+        },
+        // SAFETY: as above.
         Verdict::ToPod { ifindex } => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
         // SAFETY: as above.
         Verdict::Answer { .. } if ctx.hook == hook::FROM_POD => unsafe {
             bpf_redirect_peer(ctx.ifindex, 0) as i32
+        },
+        // SAFETY: as above.
+        Verdict::Answer { .. } if ctx.hook == hook::TO_UPLINK => unsafe {
+            bpf_redirect(ctx.ifindex, BPF_F_INGRESS as u64) as i32
         },
         // SAFETY: as above.
         Verdict::Answer { .. } => unsafe { bpf_redirect(ctx.ifindex, 0) as i32 },

@@ -10,7 +10,7 @@ use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, SweepValue};
 use beeline_abi::context::Context;
 use beeline_abi::counter::CounterValue;
-use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::event::EventState;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::maps;
@@ -32,6 +32,8 @@ pub type Connections = Hash<ConntrackKey, ConntrackValue, { maps::CONNTRACK_TABL
 pub static ADDRESS: LpmTrie<Ip, AddressValue, { maps::ADDRESS.max_entries as usize }> = LpmTrie::new();
 #[btf_map]
 pub static ENDPOINT: Hash<Ip, EndpointValue, { maps::ENDPOINT.max_entries as usize }> = HashMap::new();
+#[btf_map]
+pub static NAMESPACE: Hash<u64, NamespaceValue, { maps::NAMESPACE.max_entries as usize }> = HashMap::new();
 #[btf_map]
 pub static NODE: Hash<u32, NodeValue, { maps::NODE.max_entries as usize }> = HashMap::new();
 #[btf_map]

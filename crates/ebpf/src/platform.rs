@@ -319,5 +319,9 @@ impl Platform for Kernel {
         count(outcome_index(ctx.hook, outcome::UNTRACKED), self.length());
     }
     #[inline(always)]
+    fn count_port_taken(&mut self, ctx: &Context) {
+        count(outcome_index(ctx.hook, outcome::PORT_TAKEN), self.length());
+    }
+    #[inline(always)]
     fn step(&mut self, _step: Step) {}
 }

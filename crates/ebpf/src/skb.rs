@@ -73,6 +73,18 @@ impl Skb {
         unsafe { bpf_skb_pull_data(self.0, bytes) };
     }
 
+    /// UDP that the host sends in segments (`UDP_SEGMENT`) bears the sum of the
+    /// pseudo-header, for whoever cuts it. Where the device has no checksum
+    /// offload the kernel does not mark it so (`CHECKSUM_NONE`, Linux 6.11), and
+    /// its helper would take it for a whole checksum.
+    #[inline(always)]
+    fn segments_checksum_change(&mut self, offset: u32, difference: u32) -> Option<()> {
+        let sum = self.load_u16(offset)? as u64 + difference as u64;
+        let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        self.store_u16(offset, ((sum & 0xffff) + (sum >> 16)) as u16)
+    }
+
     /// A pointer to a `T` in the frame that the verifier knows to be inside.
     #[inline(always)]
     fn window<T>(&self, offset: u32) -> Option<*mut T> {
@@ -146,6 +158,9 @@ impl Packet for Skb {
         pseudo: bool,
         zero_is_none: bool,
     ) -> Option<()> {
+        if zero_is_none && self.segment_payload() != 0 && self.is_of_host() {
+            return self.segments_checksum_change(offset, if pseudo { difference } else { 0 });
+        }
         let mut flags = 0;
         if pseudo {
             flags |= BPF_F_PSEUDO_HDR as u64;

@@ -12,6 +12,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use beeline_abi::conntrack::tick;
 use beeline_abi::counter::{hook, outcome, outcome_index};
+use beeline_abi::endpoint::NamespaceValue;
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_abi::{Ip, Port};
 use beeline_datapath::socket::{Answer, Asked, Sockets, connect, peer, sendmsg};
@@ -183,6 +184,11 @@ impl Sockets for Kernel {
     fn random(&mut self) -> u32 {
         // SAFETY: has no preconditions.
         unsafe { bpf_get_prandom_u32() }
+    }
+    #[inline(always)]
+    fn namespace(&self, cookie: u64) -> Option<NamespaceValue> {
+        // SAFETY: as in `socket`.
+        unsafe { maps::NAMESPACE.get(&cookie) }.copied()
     }
     #[inline(always)]
     fn socket(&self, key: &SocketKey) -> Option<SocketValue> {

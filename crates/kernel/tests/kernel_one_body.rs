@@ -329,10 +329,10 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
             tables.share.insert(key, ShareValue { backends });
         }
         let member = SlotKey { service: 5, generation: SLOT_MEMBER, slot: 9 };
-        tables.slot.insert(member, SlotValue { backend: 9, weight_sum: 0 });
+        tables.slot.insert(member, SlotValue { backend: 9, flags: 0 });
         tables
             .slot
-            .insert(SlotKey { service: 5, generation: 1, slot: 0 }, SlotValue { backend: 9, weight_sum: 0 });
+            .insert(SlotKey { service: 5, generation: 1, slot: 0 }, SlotValue { backend: 9, flags: 0 });
     }
     tables
 }
@@ -391,11 +391,12 @@ fn returned(verdict: Verdict) -> i32 {
 }
 
 /// The counters that a verdict moves.
-fn counted(at: u8, verdict: Verdict, untracked: u64) -> Vec<u32> {
+fn counted(at: u8, verdict: Verdict, untracked: u64, ports_taken: u64) -> Vec<u32> {
     let mut moved: Vec<u32> = Vec::new();
     moved.extend(verdict.outcome().map(|outcome| outcome_index(at, outcome)));
     moved.extend(verdict.reason().map(|reason| drop_index(at, reason as u8)));
     moved.extend((untracked > 0).then(|| outcome_index(at, outcome::UNTRACKED)));
+    moved.extend((ports_taken > 0).then(|| outcome_index(at, outcome::PORT_TAKEN)));
     moved.sort_unstable();
     moved
 }
@@ -443,7 +444,8 @@ fn compare(node: &TestNode, datapath: &mut Datapath, story: &Story) -> Result<bo
         prop_assert_eq!(kernel.retval, returned(verdict), "{}", story);
         prop_assert_eq!(&kernel.data, &native.frame.bytes, "{}", story);
         let counters = moved(&counters, &datapath.counters().unwrap());
-        prop_assert_eq!(counters, counted(packet.hook, verdict, native.untracked), "{}", story);
+        let expected = counted(packet.hook, verdict, native.untracked, native.ports_taken);
+        prop_assert_eq!(counters, expected, "{}", story);
         before = Some(native.frame.bytes.clone());
     }
     let connections: HashMap<_, _> = datapath.conntrack().unwrap().into_iter().collect();

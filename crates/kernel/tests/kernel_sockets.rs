@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use beeline_abi::config::{ConfigValue, flags};
+use beeline_abi::endpoint::{NamespaceValue, namespace_flags};
 use beeline_abi::ip::proto;
 use beeline_abi::service::{
     BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_INTERNAL,
@@ -20,7 +21,7 @@ use beeline_abi::service::{
 };
 use beeline_abi::{Ip, Port};
 use beeline_kernel::cgroup;
-use beeline_kernel::datapath::{Abandoned, Datapath};
+use beeline_kernel::datapath::{Abandoned, Datapath, Gone};
 use beeline_kernel::netlink::SocketDiag;
 use beeline_sync::Tables;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -79,7 +80,7 @@ fn fill(datapath: &mut Datapath) {
         }
         set_backend(datapath, id, &backend_at(backend, 8080));
         let slot = SlotKey { service: id, generation: 1, slot: 0 };
-        datapath.slot().update(&slot, &SlotValue { backend: id, weight_sum: 0 }).unwrap();
+        datapath.slot().update(&slot, &SlotValue { backend: id, flags: 0 }).unwrap();
         let value = ServiceValue { generation: 1, slots: 1, ..ServiceValue::default() };
         datapath.service().update(&id, &value).unwrap();
     }
@@ -206,7 +207,7 @@ fn kernel_the_nodes_sockets_reach_services() {
     set_backend(&mut world.datapath, id, &BackendValue { state: backend_state::TERMINATING, ..first });
     set_backend(&mut world.datapath, 7, &backend_at(BACKENDS[0], 9090));
     let slot = SlotKey { service: id, generation: 2, slot: 0 };
-    world.datapath.slot().update(&slot, &SlotValue { backend: 7, weight_sum: 0 }).unwrap();
+    world.datapath.slot().update(&slot, &SlotValue { backend: 7, flags: 0 }).unwrap();
     let value = ServiceValue { generation: 2, slots: 1, ..ServiceValue::default() };
     world.datapath.service().update(&id, &value).unwrap();
     world.process(|| exchanges(&udp(any(SERVICES[0]))?, &udp(address(BACKENDS[0], 9090))?, service));
@@ -241,15 +242,20 @@ fn kernel_sockets_of_pods_are_translated_where_that_is_wanted() {
     // To the hooks another namespace than the node's is a pod's.
     let elsewhere = ConfigValue { netns_cookie: config.netns_cookie + 1_000_000, ..config };
     world.datapath.set_config(&elsewhere).unwrap();
-    world.process(|| {
+    let left_alone = || {
         let listener = said("listen", TcpListener::bind(address(BACKENDS[0], 8080)))?;
         said("no wait", listener.set_nonblocking(true))?;
         let timeout = Duration::from_millis(300);
-        let reached = TcpStream::connect_timeout(&address(SERVICES[0], 80), timeout).is_ok();
-        check("a pod's socket is left alone", reached, false)
-    });
+        Ok::<_, String>(TcpStream::connect_timeout(&address(SERVICES[0], 80), timeout).is_err())
+    };
+    world.process(|| check("a pod's socket", left_alone()?, true));
     world.datapath.set_config(&ConfigValue { flags: flags::SOCKET_PODS, ..elsewhere }).unwrap();
+    world.process(|| check("a pod nobody knows", left_alone()?, true));
+    let pod = NamespaceValue { flags: namespace_flags::SOCKETS, reserved: 0 };
+    world.datapath.namespace().update(&config.netns_cookie, &pod).unwrap();
     world.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
+    world.datapath.namespace().update(&config.netns_cookie, &NamespaceValue::default()).unwrap();
+    world.process(|| check("a pod that asked for it", left_alone()?, true));
 }
 
 #[test]
@@ -289,7 +295,8 @@ fn kernel_sockets_of_a_backend_that_is_gone_are_destroyed_and_no_others() {
     for (i, (service, backend)) in SERVICES.into_iter().zip(BACKENDS).enumerate() {
         let gone = HashMap::from([(1 + i as u32, backend_at(backend, 8080))]);
         let destroy = |gone: &HashMap<u32, BackendValue>| -> Result<u64, String> {
-            let mut abandoned = Abandoned::find(&table, gone).map_err(|error| error.to_string())?;
+            let gone = Gone { backends: gone.clone(), ..Gone::default() };
+            let mut abandoned = Abandoned::find(&table, &gone).map_err(|error| error.to_string())?;
             let mut diag = SocketDiag::open().map_err(|error| error.to_string())?;
             abandoned.destroy(&mut diag).map_err(|error| error.to_string())
         };
@@ -330,7 +337,8 @@ fn kernel_sockets_of_a_backend_that_is_gone_are_destroyed_and_no_others() {
         });
     }
     // An IPv6 socket that named IPv4.
-    let gone = HashMap::from([(1, backend_at(BACKENDS[0], 8080))]);
+    let backends = HashMap::from([(1, backend_at(BACKENDS[0], 8080))]);
+    let gone = Gone { backends, ..Gone::default() };
     world.process(|| {
         let _server = udp(address(BACKENDS[0], 8080))?;
         let client = udp(address("::", 0))?;

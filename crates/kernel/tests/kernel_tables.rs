@@ -36,7 +36,7 @@ fn services(count: u32) -> Delta {
             let ip = Ip::from_v4_word((0x0af4_0000 + backend).to_be());
             delta
                 .slot
-                .insert(SlotKey { service, generation: 1, slot }, Some(SlotValue { backend, weight_sum: 0 }));
+                .insert(SlotKey { service, generation: 1, slot }, Some(SlotValue { backend, flags: 0 }));
             let value = BackendValue { ip, port: Port::new(8080), proto: 6, state: 1, ..Default::default() };
             delta.backend.insert(backend, Some(value));
         }

@@ -93,6 +93,9 @@ pub struct Pod {
     /// Ports of its containers that have a `hostPort`.
     #[serde(default)]
     pub host_ports: Vec<HostPort>,
+    /// Its sockets are left alone: packets are translated instead.
+    #[serde(default)]
+    pub packets_only: bool,
 }
 
 /// A port of a container that its node offers as its own.

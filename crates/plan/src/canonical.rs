@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, kind};
+use beeline_abi::endpoint::{NamespaceValue, namespace_flags};
 use beeline_abi::service::{
     BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SHARES_PER_CHUNK,
-    SLOT_MEMBER, SOURCE_SET_BITS, ServiceValue, SlotKey, address_flags, backend_state, service_flags,
+    SLOT_MEMBER, SOURCE_SET_BITS, ServiceValue, SlotKey, SlotValue, address_flags, backend_state,
+    service_flags, slot_flags,
 };
 use beeline_sync::Contents;
 
@@ -20,6 +22,12 @@ pub fn canonical(contents: &Contents) -> String {
     nodes(contents, &mut lines);
     addresses(contents, &mut lines);
     endpoints(contents, &mut lines);
+    let sockets =
+        |flags: u32| if flags & namespace_flags::SOCKETS != 0 { "translated" } else { "left alone" };
+    let namespace = |(cookie, value): (&u64, &NamespaceValue)| {
+        format!("namespace {cookie} sockets {}", sockets(value.flags))
+    };
+    lines.extend(contents.namespace.iter().map(namespace));
     services(contents, &mut lines);
     lines.sort();
     lines.join("\n")
@@ -121,13 +129,16 @@ fn frontend_line(contents: &Contents, key: &FrontendKey, addresses: &[&Ip], valu
     let backends = match contents.service.get(&value.service) {
         None => "missing".to_owned(),
         Some(of) if of.slots == 0 && of.flags & service_flags::LOCAL != 0 => {
-            format!("dropped{}", service_text(of))
+            format!("dropped{}{}", service_text(of), kept(contents, value.service))
         }
-        Some(of) if of.slots == 0 => format!("refused{}", service_text(of)),
+        Some(of) if of.slots == 0 => {
+            format!("refused{}{}", service_text(of), kept(contents, value.service))
+        }
         Some(of) => {
             let (slots, shares) =
                 (backends(contents, value.service, of), shares(contents, value.service, of));
-            format!("{}{}{shares}", slots.join(" "), service_text(of))
+            let kept = kept(contents, value.service);
+            format!("{}{}{kept}{shares}", slots.join(" "), service_text(of))
         }
     };
     format!("frontend {address} {}/{proto}{scope}{from} -> {backends}", key.port)
@@ -150,7 +161,8 @@ fn service_text(value: &ServiceValue) -> String {
     if value.flags & service_flags::MAGLEV != 0 {
         text += " consistent";
     }
-    let others = value.flags & !(service_flags::LOCAL | service_flags::MAGLEV);
+    let told = service_flags::LOCAL | service_flags::MAGLEV | service_flags::MEMBERS;
+    let others = value.flags & !told;
     if others != 0 {
         text += &format!(" flags {others}");
     }
@@ -193,19 +205,36 @@ fn backend_text(contents: &Contents, backend: &BackendValue) -> String {
     format!("{ip}:{}@{}{unusual}", backend.port, node_name(contents, backend.node))
 }
 
+/// The entries of a service's members.
+fn members(contents: &Contents, service: u32) -> impl Iterator<Item = (&SlotKey, &SlotValue)> {
+    let member = |slot| SlotKey { service, generation: SLOT_MEMBER, slot };
+    contents.slot.range(member(0)..=member(u32::MAX))
+}
+
+/// Those that keep their clients and get no new ones.
+fn kept(contents: &Contents, service: u32) -> String {
+    let members = members(contents, service).filter(|(_, member)| member.flags & slot_flags::KEPT != 0);
+    let mut kept: Vec<String> = members
+        .map(|(key, _)| contents.backend.get(&key.slot))
+        .map(|backend| backend.map_or("missing".to_owned(), |backend| backend_text(contents, backend)))
+        .collect();
+    kept.sort();
+    if kept.is_empty() { String::new() } else { format!(" keeps {}", kept.join(" ")) }
+}
+
 fn used_slots(contents: &Contents) -> BTreeSet<SlotKey> {
     let mut used = BTreeSet::new();
     for (service, value) in &contents.service {
-        let slots = 0..value.slots;
-        used.extend(slots.map(|slot| SlotKey { service: *service, generation: value.generation, slot }));
-        if value.affinity_s != 0 {
-            let members: Vec<u32> = used
-                .range(SlotKey { service: *service, ..SlotKey::default() }..)
-                .take_while(|key| key.service == *service)
-                .filter_map(|key| Some(contents.slot.get(key)?.backend))
-                .collect();
-            let member = |slot| SlotKey { service: *service, generation: SLOT_MEMBER, slot };
-            used.extend(members.into_iter().map(member));
+        let slots =
+            (0..value.slots).map(|slot| SlotKey { service: *service, generation: value.generation, slot });
+        used.extend(slots.clone());
+        if value.has_members() {
+            let members = members(contents, *service).filter(|(key, member)| {
+                let in_slot = slots.clone().filter_map(|key| contents.slot.get(&key));
+                member.flags & slot_flags::KEPT != 0 && contents.backend.contains_key(&key.slot)
+                    || in_slot.map(|slot| slot.backend).any(|id| id == key.slot)
+            });
+            used.extend(members.map(|(key, _)| *key));
         }
     }
     used

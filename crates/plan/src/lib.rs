@@ -22,6 +22,7 @@ mod host_port;
 mod ids;
 mod maglev;
 mod names;
+mod namespaces;
 mod node;
 mod problems;
 mod program;
@@ -50,6 +51,7 @@ pub use shares::ShareConfig;
 pub use spot::FrontendKind;
 
 use names::Pods;
+use namespaces::Namespaces;
 use node::Nodes;
 use problems::Book;
 use service::Services;
@@ -100,6 +102,7 @@ pub struct Planner {
     pods: Pods,
     book: Book,
     endpoints: BTreeMap<Ip, Option<EndpointValue>>,
+    namespaces: Namespaces,
     /// Per kind: how often a listing has begun.
     epochs: [u32; Kind::ALL.len()],
     listed: [bool; Kind::ALL.len()],
@@ -115,6 +118,7 @@ impl Planner {
             pods: Pods::default(),
             book: Book::default(),
             endpoints: BTreeMap::new(),
+            namespaces: Namespaces::default(),
             epochs: [0; Kind::ALL.len()],
             listed: [false; Kind::ALL.len()],
             drained: false,
@@ -151,6 +155,17 @@ impl Planner {
         self.nodes.remove_endpoint(ip.into());
     }
 
+    /// The cookie of an attached pod's network namespace. To be set anew
+    /// after a restart, as endpoints are.
+    pub fn set_namespace(&mut self, cookie: u64, pod: ObjectName) {
+        self.namespaces.attach(cookie, pod);
+    }
+
+    /// The pod with this network namespace is gone.
+    pub fn remove_namespace(&mut self, cookie: u64) {
+        self.namespaces.detach(cookie);
+    }
+
     /// The subnets of this node's uplinks have changed.
     pub fn set_on_link(&mut self, on_link: Option<Vec<IpNet>>) {
         self.nodes.set_on_link(on_link);
@@ -170,6 +185,7 @@ impl Planner {
         if !self.is_listed() {
             return delta;
         }
+        delta.namespace = self.namespaces.drain();
         let changes = self.nodes.drain(&mut delta, &mut self.book);
         self.services.drain(changes, &self.nodes, &mut delta, &mut self.book);
         if !self.drained {
@@ -255,6 +271,7 @@ impl Planner {
             Object::EndpointSlice(slice) => self.services.apply_slice(slice, epoch, &mut self.book),
             Object::Pod(pod) => {
                 self.services.apply_pod(&pod);
+                self.namespaces.apply(&pod);
                 self.pods.apply(pod, epoch);
             }
             Object::Namespace(_) => {}
@@ -268,6 +285,7 @@ impl Planner {
             Kind::EndpointSlice => self.services.delete_slice(name, &mut self.book),
             Kind::Pod => {
                 self.services.delete_pod(name);
+                self.namespaces.delete(name);
                 self.pods.delete(name);
             }
             Kind::Namespace => {}

@@ -10,7 +10,7 @@ use beeline_abi::service::{
     service_flags,
 };
 use beeline_abi::{Ip, Port};
-use beeline_model::SourceRanges;
+use beeline_model::{Protocol, SourceRanges};
 use beeline_sync::{Contents, Delta};
 
 use crate::address::Addresses;
@@ -54,6 +54,8 @@ pub(crate) struct Serving {
     pub(crate) weights: Vec<u16>,
     /// Choose by consistent hashing.
     pub(crate) consistent: bool,
+    /// Backends that clients may keep though they are not chosen.
+    pub(crate) kept: Vec<u32>,
 }
 
 impl Serving {
@@ -259,18 +261,20 @@ impl Workshop {
     }
 
     fn update_port(&mut self, port: &mut PortState, serving: Serving, delta: &mut Delta) {
-        let has_affinity = serving.affinity_s != 0;
+        let has_members = serving.affinity_s != 0 || port.key.proto == Protocol::Udp.number();
+        let kept = has_members.then_some(serving.kept.as_slice());
         port.shares.update(port.slots.service, &serving.shares(), &self.share_config, delta);
         let (shares_generation, shares) = port.shares.published();
         let consistent = serving.consistent && shares != 0;
-        port.slots.update(serving.backends, has_affinity, &mut self.backends, delta);
+        port.slots.update(serving.backends, kept, &mut self.backends, delta);
         let slots = port.slots.len();
         let value = ServiceValue {
             generation: port.slots.generation,
             slots,
             affinity_s: serving.affinity_s,
             flags: if slots == 0 && serving.elsewhere { service_flags::LOCAL } else { 0 }
-                | if consistent { service_flags::MAGLEV } else { 0 },
+                | if consistent { service_flags::MAGLEV } else { 0 }
+                | if has_members { service_flags::MEMBERS } else { 0 },
             shares_generation: if shares == 0 { 0 } else { shares_generation },
             shares,
         };

@@ -1,9 +1,9 @@
 //! From the backends that a Service port has to those that it should have.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use beeline_abi::service::{SLOT_MEMBER, SlotKey, SlotValue};
+use beeline_abi::service::{SLOT_MEMBER, SlotKey, SlotValue, slot_flags};
 use beeline_sync::Delta;
 
 use crate::backend::{Backend, Backends};
@@ -20,17 +20,26 @@ pub(crate) struct Slots {
     slots: Vec<Arc<Backend>>,
     /// Backend ids in the order in which an earlier agent left them.
     adopted: Option<Box<[u32]>>,
-    /// Each backend has an entry that says that it is one (affinity).
+    /// Each backend has an entry that says that it is one.
     has_members: bool,
+    /// Backends that have only that, in order.
+    kept: Box<[u32]>,
 }
 
 impl Slots {
     pub(crate) fn new(service: u32) -> Slots {
-        Slots { service, generation: 1, slots: Vec::new(), adopted: None, has_members: false }
+        Slots {
+            service,
+            generation: 1,
+            slots: Vec::new(),
+            adopted: None,
+            has_members: false,
+            kept: Box::default(),
+        }
     }
 
     pub(crate) fn adopted(service: u32, generation: u32, backends: Box<[u32]>) -> Slots {
-        Slots { service, generation, slots: Vec::new(), adopted: Some(backends), has_members: false }
+        Slots { generation, adopted: Some(backends), ..Slots::new(service) }
     }
 
     pub(crate) fn len(&self) -> u32 {
@@ -38,25 +47,30 @@ impl Slots {
     }
 
     /// Makes `wanted` (without duplicates) the backends, at the cost of the
-    /// smallest change that no packet sees half of.
+    /// smallest change that no packet sees half of. `kept`: each gets an
+    /// entry as a member, and so do these, which somebody else holds.
     pub(crate) fn update(
         &mut self,
         wanted: Vec<Arc<Backend>>,
-        has_members: bool,
+        kept: Option<&[u32]>,
         backends: &mut Backends,
         delta: &mut Delta,
     ) {
         let before = self.members();
-        self.has_members = has_members;
+        self.has_members = kept.is_some();
+        self.kept = kept.unwrap_or_default().into();
         self.update_slots(wanted, backends, delta);
         let after = self.members();
-        delta.slot.extend(before.difference(&after).map(|id| (self.member(*id), None)));
-        delta.slot.extend(after.difference(&before).map(|id| (self.member(*id), Some(slot_value(*id)))));
+        let gone = before.keys().filter(|id| !after.contains_key(id));
+        delta.slot.extend(gone.map(|id| (self.member(*id), None)));
+        let new = after.iter().filter(|(id, value)| before.get(id) != Some(value));
+        delta.slot.extend(new.map(|(id, value)| (self.member(*id), Some(*value))));
     }
 
-    fn members(&self) -> BTreeSet<u32> {
+    fn members(&self) -> BTreeMap<u32, SlotValue> {
+        let kept = self.kept.iter().map(|id| (*id, SlotValue { flags: slot_flags::KEPT, ..slot_value(*id) }));
         let members = self.slots.iter().filter(|_| self.has_members);
-        members.map(|backend| backend.id).collect()
+        kept.chain(members.map(|backend| (backend.id, slot_value(backend.id)))).collect()
     }
 
     fn update_slots(&mut self, wanted: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
@@ -92,7 +106,7 @@ impl Slots {
     /// The Service port is gone.
     pub(crate) fn remove(mut self, backends: &mut Backends, delta: &mut Delta) {
         self.unset_all(delta);
-        delta.slot.extend(self.members().into_iter().map(|id| (self.member(id), None)));
+        delta.slot.extend(self.members().into_keys().map(|id| (self.member(id), None)));
         self.slots.drain(..).for_each(|backend| backends.release(backend));
     }
 
@@ -143,7 +157,7 @@ impl Slots {
 }
 
 fn slot_value(backend: u32) -> SlotValue {
-    SlotValue { backend, weight_sum: 0 }
+    SlotValue { backend, flags: 0 }
 }
 
 /// The generation of members is nobody's slots'.

@@ -94,8 +94,29 @@ pub fn pod(pod: &Pod, problems: &mut Vec<Problem>) -> Object {
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         finished: matches!(phase, "Succeeded" | "Failed"),
         host_ports: spec.map(|spec| host_ports(spec, &mut say)).unwrap_or_default(),
+        packets_only: packets_only(pod, &mut say),
     })
 }
+
+/// The annotation `beeline.io/socket-lb`: a pod whose proxy has to see the
+/// Service's address (a mesh), or whose kernel is another (a sandbox), wants
+/// its packets translated, and its sockets left alone.
+fn packets_only(pod: &Pod, say: &mut Problems<'_>) -> bool {
+    let asked = pod.metadata.annotations.as_ref().and_then(|all| all.get(SOCKET_LB));
+    match asked.map(String::as_str) {
+        None | Some("true") => false,
+        Some("false") => true,
+        Some(other) => {
+            say.problem(Reason::AnnotationInvalid, format!(
+                "annotation {SOCKET_LB}: `{other}` is neither `true` nor `false`: taken as true; correct it"
+            ));
+            false
+        }
+    }
+}
+
+/// Whether a pod's sockets are translated where `socketLB` does so.
+const SOCKET_LB: &str = "beeline.io/socket-lb";
 
 /// The ports that the pod's node offers as its own. Init containers count
 /// only if they run on beside the others (`restartPolicy: Always`).

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
-use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
     BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SLOT_MEMBER, ServiceAddressValue,
@@ -17,6 +17,7 @@ use beeline_abi::service::{
 pub struct Contents {
     pub address: BTreeMap<AddressKey, AddressValue>,
     pub endpoint: BTreeMap<Ip, EndpointValue>,
+    pub namespace: BTreeMap<u64, NamespaceValue>,
     pub node: BTreeMap<u32, NodeValue>,
     pub service_address: BTreeMap<Ip, ServiceAddressValue>,
     pub frontend: BTreeMap<FrontendKey, FrontendValue>,
@@ -34,6 +35,7 @@ pub struct Contents {
 pub struct Delta {
     pub address: BTreeMap<AddressKey, Option<AddressValue>>,
     pub endpoint: BTreeMap<Ip, Option<EndpointValue>>,
+    pub namespace: BTreeMap<u64, Option<NamespaceValue>>,
     pub node: BTreeMap<u32, Option<NodeValue>>,
     pub service_address: BTreeMap<Ip, Option<ServiceAddressValue>>,
     pub frontend: BTreeMap<FrontendKey, Option<FrontendValue>>,
@@ -49,6 +51,7 @@ impl Delta {
     pub fn len(&self) -> usize {
         self.address.len()
             + self.endpoint.len()
+            + self.namespace.len()
             + self.node.len()
             + self.service_address.len()
             + self.frontend.len()
@@ -72,6 +75,7 @@ impl Delta {
 pub enum Operation {
     Address(AddressKey, Option<AddressValue>),
     Endpoint(Ip, Option<EndpointValue>),
+    Namespace(u64, Option<NamespaceValue>),
     Node(u32, Option<NodeValue>),
     ServiceAddress(Ip, Option<ServiceAddressValue>),
     Frontend(FrontendKey, Option<FrontendValue>),
@@ -94,6 +98,7 @@ impl Contents {
     pub fn len(&self) -> usize {
         self.address.len()
             + self.endpoint.len()
+            + self.namespace.len()
             + self.node.len()
             + self.service_address.len()
             + self.frontend.len()
@@ -114,6 +119,7 @@ impl Contents {
         match operation {
             Operation::Address(key, value) => put(&mut self.address, key, value),
             Operation::Endpoint(key, value) => put(&mut self.endpoint, key, value),
+            Operation::Namespace(key, value) => put(&mut self.namespace, key, value),
             Operation::Node(key, value) => put(&mut self.node, key, value),
             Operation::ServiceAddress(key, value) => put(&mut self.service_address, key, value),
             Operation::Frontend(key, value) => put(&mut self.frontend, key, value),
@@ -129,6 +135,7 @@ impl Contents {
     pub fn apply_delta(&mut self, delta: &Delta) {
         delta.address.iter().for_each(|(key, value)| put(&mut self.address, *key, *value));
         delta.endpoint.iter().for_each(|(key, value)| put(&mut self.endpoint, *key, *value));
+        delta.namespace.iter().for_each(|(key, value)| put(&mut self.namespace, *key, *value));
         delta.node.iter().for_each(|(key, value)| put(&mut self.node, *key, *value));
         delta.service_address.iter().for_each(|(key, value)| put(&mut self.service_address, *key, *value));
         delta.frontend.iter().for_each(|(key, value)| put(&mut self.frontend, *key, *value));
@@ -169,7 +176,7 @@ impl Contents {
                     Some(value) if !self.backend.contains_key(&value.backend) => {
                         found.push(format!("{key:?}: backend {} is missing", value.backend));
                     }
-                    Some(value) if service.affinity_s != 0 => {
+                    Some(value) if service.has_members() => {
                         let member = SlotKey { service: *id, generation: SLOT_MEMBER, slot: value.backend };
                         if !self.slot.contains_key(&member) {
                             found.push(format!("{key:?}: backend {} is no member", value.backend));

@@ -11,6 +11,7 @@ pub mod memory;
 mod reconciler;
 mod report;
 mod table;
+mod walk;
 
 pub use contents::{Contents, Delta, Operation};
 pub use reconciler::{Prune, Reconciler};
@@ -21,7 +22,7 @@ pub type Desired = Contents;
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
-use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
     BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, ShareValue, SlotKey,
@@ -58,6 +59,11 @@ pub trait Table<K, V> {
     fn update(&mut self, key: &K, value: &V) -> Result<(), TableError>;
     /// Removes; removing what is not there succeeds.
     fn delete(&mut self, key: &K) -> Result<(), TableError>;
+    /// The value of exactly this key; not to be asked of prefix tries.
+    fn get(&self, key: &K) -> Result<Option<V>, TableError>;
+    /// The key after another one in the table's own order; after none, or one
+    /// that is gone, the first.
+    fn next_key(&self, key: Option<&K>) -> Result<Option<K>, TableError>;
     /// Everything that is in the table.
     fn entries(&self) -> Result<Vec<(K, V)>, TableError>;
 }
@@ -68,6 +74,7 @@ pub trait Table<K, V> {
 pub trait Tables {
     fn address(&mut self) -> &mut dyn Table<AddressKey, AddressValue>;
     fn endpoint(&mut self) -> &mut dyn Table<Ip, EndpointValue>;
+    fn namespace(&mut self) -> &mut dyn Table<u64, NamespaceValue>;
     fn node(&mut self) -> &mut dyn Table<u32, NodeValue>;
     fn service_address(&mut self) -> &mut dyn Table<Ip, ServiceAddressValue>;
     fn frontend(&mut self) -> &mut dyn Table<FrontendKey, FrontendValue>;

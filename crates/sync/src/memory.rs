@@ -2,11 +2,12 @@
 //! double of the kernel's maps in tests and benchmarks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
-use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
@@ -117,6 +118,21 @@ impl<K: Ord + Copy, V: Copy> Table<K, V> for MemoryTable<K, V> {
         Ok(())
     }
 
+    fn get(&self, key: &K) -> Result<Option<V>, TableError> {
+        if self.fail_reads { Err(self.refusal("read")) } else { Ok(self.entries.get(key).copied()) }
+    }
+
+    fn next_key(&self, key: Option<&K>) -> Result<Option<K>, TableError> {
+        if self.fail_reads {
+            return Err(self.refusal("read"));
+        }
+        let mut rest = match key.filter(|key| self.entries.contains_key(key)) {
+            Some(key) => self.entries.range((Bound::Excluded(*key), Bound::Unbounded)),
+            None => self.entries.range(..),
+        };
+        Ok(rest.next().map(|(key, _)| *key))
+    }
+
     fn entries(&self) -> Result<Vec<(K, V)>, TableError> {
         if self.fail_reads {
             return Err(self.refusal("read"));
@@ -131,6 +147,7 @@ impl<K: Ord + Copy, V: Copy> Table<K, V> for MemoryTable<K, V> {
 pub struct MemoryTables {
     pub address: MemoryTable<AddressKey, AddressValue>,
     pub endpoint: MemoryTable<Ip, EndpointValue>,
+    pub namespace: MemoryTable<u64, NamespaceValue>,
     pub node: MemoryTable<u32, NodeValue>,
     pub service_address: MemoryTable<Ip, ServiceAddressValue>,
     pub frontend: MemoryTable<FrontendKey, FrontendValue>,
@@ -155,6 +172,7 @@ impl MemoryTables {
         MemoryTables {
             address: MemoryTable::new(&maps::ADDRESS, Operation::Address, &shared),
             endpoint: MemoryTable::new(&maps::ENDPOINT, Operation::Endpoint, &shared),
+            namespace: MemoryTable::new(&maps::NAMESPACE, Operation::Namespace, &shared),
             node: MemoryTable::new(&maps::NODE, Operation::Node, &shared),
             service_address: MemoryTable::new(&maps::SERVICE_ADDRESS, Operation::ServiceAddress, &shared),
             frontend: MemoryTable::new(&maps::FRONTEND, Operation::Frontend, &shared),
@@ -172,6 +190,7 @@ impl MemoryTables {
         Contents {
             address: self.address.entries.clone(),
             endpoint: self.endpoint.entries.clone(),
+            namespace: self.namespace.entries.clone(),
             node: self.node.entries.clone(),
             service_address: self.service_address.entries.clone(),
             frontend: self.frontend.entries.clone(),
@@ -206,6 +225,9 @@ impl Tables for MemoryTables {
     }
     fn endpoint(&mut self) -> &mut dyn Table<Ip, EndpointValue> {
         &mut self.endpoint
+    }
+    fn namespace(&mut self) -> &mut dyn Table<u64, NamespaceValue> {
+        &mut self.namespace
     }
     fn node(&mut self) -> &mut dyn Table<u32, NodeValue> {
         &mut self.node

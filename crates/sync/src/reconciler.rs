@@ -2,7 +2,7 @@
 //! hold, in an order that is safe for packets:
 //!
 //! 1. Additions, from the target to what points at it: node, address,
-//!    endpoint; backend, members of services with affinity, slot, share, service
+//!    endpoint, namespace; backend, members of services, slot, share, service
 //!    (this publishes the slots and shares), source range, frontend, service address. An
 //!    entry whose target is not done waits.
 //! 2. Removals, the other way round. An entry that something in the tables
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
-use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
@@ -45,6 +45,7 @@ const PASSES_MAX: u32 = 4;
 pub struct Reconciler {
     address: TableState<AddressKey, AddressValue>,
     endpoint: TableState<Ip, EndpointValue>,
+    namespace: TableState<u64, NamespaceValue>,
     node: TableState<u32, NodeValue>,
     service_address: TableState<Ip, ServiceAddressValue>,
     frontend: TableState<FrontendKey, FrontendValue>,
@@ -53,6 +54,8 @@ pub struct Reconciler {
     share: TableState<SlotKey, ShareValue>,
     backend: TableState<u32, BackendValue>,
     source_range: TableState<SourceRangeKey, SourceRangeValue>,
+    /// The table that a comparison has come to.
+    compared: usize,
 }
 
 impl Default for Reconciler {
@@ -67,6 +70,8 @@ macro_rules! each_table {
         let $table = &mut $self.address;
         $call;
         let $table = &mut $self.endpoint;
+        $call;
+        let $table = &mut $self.namespace;
         $call;
         let $table = &mut $self.node;
         $call;
@@ -93,6 +98,7 @@ macro_rules! ask_tables {
         [
             $self.address.$call(),
             $self.endpoint.$call(),
+            $self.namespace.$call(),
             $self.node.$call(),
             $self.service_address.$call(),
             $self.frontend.$call(),
@@ -112,6 +118,7 @@ impl Reconciler {
         Reconciler {
             address: TableState::new(&maps::ADDRESS),
             endpoint: TableState::new(&maps::ENDPOINT),
+            namespace: TableState::new(&maps::NAMESPACE),
             node: TableState::new(&maps::NODE),
             service_address: TableState::new(&maps::SERVICE_ADDRESS),
             frontend: TableState::new(&maps::FRONTEND),
@@ -120,6 +127,7 @@ impl Reconciler {
             share: TableState::new(&maps::SHARE),
             backend: TableState::new(&maps::BACKEND),
             source_range: TableState::new(&maps::SOURCE_RANGE),
+            compared: 0,
         }
     }
 
@@ -127,6 +135,7 @@ impl Reconciler {
     pub fn submit(&mut self, delta: Delta) {
         self.address.submit(delta.address);
         self.endpoint.submit(delta.endpoint);
+        self.namespace.submit(delta.namespace);
         self.node.submit(delta.node);
         self.service_address.submit(delta.service_address);
         self.frontend.submit(delta.frontend);
@@ -177,6 +186,7 @@ impl Reconciler {
     pub fn resync(&mut self, tables: &mut dyn Tables, prune: Prune) -> Report {
         let drift = self.address.reread(tables.address())
             + self.endpoint.reread(tables.endpoint())
+            + self.namespace.reread(tables.namespace())
             + self.node.reread(tables.node())
             + self.service_address.reread(tables.service_address())
             + self.frontend.reread(tables.frontend())
@@ -191,12 +201,61 @@ impl Reconciler {
         Report { drift, ..self.flush(tables) }
     }
 
+    /// Compares some more entries of the tables with what they should hold, and
+    /// writes the difference. True: that was the last of them, the next call
+    /// begins anew. Unlike [`Reconciler::resync`], which it follows, no call
+    /// takes longer than `entries` take; only tries are read as a whole.
+    pub fn compare(&mut self, tables: &mut dyn Tables, entries: usize, prune: Prune) -> (Report, bool) {
+        let (mut budget, mut drift) = (entries, 0);
+        let mut finished = false;
+        while budget > 0 && !finished {
+            let (more, walks) = self.compare_one(tables, &mut budget);
+            drift += more;
+            if !walks {
+                self.compared += 1;
+                finished = self.compared == ask_tables!(self, undone).len();
+            }
+        }
+        if finished {
+            self.compared = 0;
+        }
+        if prune == Prune::Delete {
+            self.prune();
+        }
+        let flushed = if self.undone() > 0 { self.flush(tables) } else { Report::default() };
+        (Report { drift, ..flushed }, finished)
+    }
+
+    /// Of the table at hand: what differs, and whether there is more of it.
+    fn compare_one(&mut self, tables: &mut dyn Tables, budget: &mut usize) -> (u64, bool) {
+        macro_rules! compare {
+            ($table:ident) => {{
+                let drift = self.$table.compare(tables.$table(), budget);
+                (drift, self.$table.is_walking())
+            }};
+        }
+        match self.compared {
+            0 => compare!(address),
+            1 => compare!(endpoint),
+            2 => compare!(namespace),
+            3 => compare!(node),
+            4 => compare!(service_address),
+            5 => compare!(frontend),
+            6 => compare!(service),
+            7 => compare!(slot),
+            8 => compare!(share),
+            9 => compare!(backend),
+            _ => compare!(source_range),
+        }
+    }
+
     /// What the tables hold, as far as we know: after the first resync, what
     /// an earlier agent left. The planner adopts it.
     pub fn actual(&self) -> Contents {
         Contents {
             address: sorted(self.address.written()),
             endpoint: sorted(self.endpoint.written()),
+            namespace: sorted(self.namespace.written()),
             node: sorted(self.node.written()),
             service_address: sorted(self.service_address.written()),
             frontend: sorted(self.frontend.written()),
@@ -213,6 +272,7 @@ impl Reconciler {
         Contents {
             address: self.address.desired(),
             endpoint: self.endpoint.desired(),
+            namespace: self.namespace.desired(),
             node: self.node.desired(),
             service_address: self.service_address.desired(),
             frontend: self.frontend.desired(),
@@ -250,12 +310,13 @@ impl Reconciler {
     }
 
     fn add(&mut self, tables: &mut dyn Tables, report: &mut Report) {
-        let Reconciler { address, endpoint, node, backend, slot, share, .. } = self;
+        let Reconciler { address, endpoint, namespace, node, backend, slot, share, .. } = self;
         node.write(tables.node(), report, |_, _| None);
         address.write(tables.address(), report, |_, value| {
             (value.node != 0 && !node.is_written(&value.node)).then_some(maps::NODE.name)
         });
         endpoint.write(tables.endpoint(), report, |_, _| None);
+        namespace.write(tables.namespace(), report, |_, _| None);
         backend.write(tables.backend(), report, |_, _| None);
         let backend_is_missing =
             |value: &SlotValue| (!backend.is_written(&value.backend)).then_some(maps::BACKEND.name);
@@ -278,7 +339,7 @@ impl Reconciler {
         service.write(tables.service(), report, |id, value| {
             let of = |slot| SlotKey { service: *id, generation: value.generation, slot };
             let no_members =
-                || value.affinity_s != 0 && slot.is_unwritten(member(*id, 0)..=member(*id, u32::MAX));
+                || value.has_members() && slot.is_unwritten(member(*id, 0)..=member(*id, u32::MAX));
             let shares = |slot| SlotKey { service: *id, generation: value.shares_generation, slot };
             let no_slots = slot.is_unwritten(of(0)..of(value.slots)) || no_members();
             let no_shares = value.shares != 0 && share.is_unwritten(shares(0)..=shares(u32::MAX));
@@ -312,7 +373,8 @@ impl Reconciler {
         });
         service.delete(tables.service(), report, |id| asked.contains(id).then_some(maps::FRONTEND.name));
         self.remove_slots(tables, report);
-        let Reconciler { address, endpoint, node, .. } = self;
+        let Reconciler { address, endpoint, namespace, node, .. } = self;
+        namespace.delete(tables.namespace(), report, |_| None);
         endpoint.delete(tables.endpoint(), report, |_| None);
         address.delete(tables.address(), report, |_| None);
         let holding: HashSet<u32> = address.stuck_values().map(|value| value.node).collect();
@@ -328,7 +390,7 @@ impl Reconciler {
             let is_used = |value: &ServiceValue| match is_member(key) {
                 // Its slot may still be there as long as something is.
                 true => {
-                    value.affinity_s != 0
+                    value.has_members()
                         && (stuck_services.contains(&key.service) || stuck_slots.contains(&key.service))
                 }
                 false => value.generation == key.generation && key.slot < value.slots,
@@ -368,7 +430,7 @@ impl Reconciler {
     }
 }
 
-/// The entry that says that a backend serves a service with affinity.
+/// The entry that says that a backend serves a service.
 fn member(service: u32, backend: u32) -> SlotKey {
     SlotKey { service, generation: SLOT_MEMBER, slot: backend }
 }

@@ -8,6 +8,7 @@ use std::hash::Hash;
 
 use beeline_abi::maps::MapSpec;
 
+use crate::walk::Walk;
 use crate::{Report, SyncProblem, Table, TableCount, TableError};
 
 /// Why a change is not done.
@@ -30,17 +31,19 @@ struct Failed<V> {
 
 #[derive(Debug)]
 pub(crate) struct TableState<K, V> {
-    spec: &'static MapSpec,
+    pub(crate) spec: &'static MapSpec,
     /// What the table holds, as far as we know.
-    written: HashMap<K, V>,
-    sets: BTreeMap<K, V>,
-    unsets: BTreeSet<K>,
+    pub(crate) written: HashMap<K, V>,
+    pub(crate) sets: BTreeMap<K, V>,
+    pub(crate) unsets: BTreeSet<K>,
     failed: BTreeMap<K, Failed<V>>,
     /// In the table, but not asked for (yet).
-    leftover: HashSet<K>,
+    pub(crate) leftover: HashSet<K>,
     /// The table has been read: from now on a difference is drift.
     read: bool,
-    read_error: Option<String>,
+    pub(crate) read_error: Option<String>,
+    /// A comparison that is not over.
+    pub(crate) walk: Option<Walk<K>>,
 }
 
 impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
@@ -54,6 +57,7 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
             leftover: HashSet::new(),
             read: false,
             read_error: None,
+            walk: None,
         }
     }
 

@@ -91,6 +91,7 @@ fn kind(kind: Kind) -> Value {
         Kind::Ipv6Cidr => json!({"type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]+$"}),
         Kind::List => json!({"type": ["array", "string"], "items": {"type": ["string", "number"]}}),
         Kind::Cidrs => json!({"type": ["array", "string"], "items": {"type": "string"}}),
+        Kind::Ports => json!({"type": "string", "pattern": "^([0-9]+ *[-,] *[0-9]+)?$"}),
         Kind::Any => json!({}),
     }
 }

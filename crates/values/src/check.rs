@@ -1,6 +1,7 @@
 //! Does a value fit its type? Texts that spell a value of the type are taken
 //! as that value, as charts do.
 
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -20,6 +21,7 @@ pub fn check(key: &Key, value: &Value) -> Result<Value, ValueError> {
         Kind::Ipv6Cidr => cidr::<Ipv6Net>(value),
         Kind::List => list(value),
         Kind::Cidrs => list(value).filter(|list| items(list).all(|item| item.parse::<IpNet>().is_ok())),
+        Kind::Ports => text(value).filter(|t| t.is_empty() || port_range(t).is_some()).map(Value::String),
         Kind::Any => Some(value.clone()),
     };
     fitted.ok_or_else(|| ValueError::WrongType {
@@ -47,8 +49,16 @@ fn expected(kind: Kind) -> String {
         Kind::Ipv6Cidr => "an IPv6 prefix such as fd00::/8".into(),
         Kind::List => "a list such as {a,b}".into(),
         Kind::Cidrs => "a list of prefixes such as {10.0.0.0/8,fd00::/8}".into(),
+        Kind::Ports => "first and last port, such as 30000-32767".into(),
         Kind::Any => "anything".into(),
     }
+}
+
+/// `30000-32767`, or with a comma, as Cilium has it.
+pub(crate) fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once(['-', ','])?;
+    let (first, last): (u16, u16) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first != 0 && first <= last).then_some(first..=last)
 }
 
 fn boolean(value: &Value) -> Option<Value> {

@@ -22,6 +22,8 @@ pub enum Kind {
     List,
     /// A list of prefixes of either family.
     Cidrs,
+    /// A range of ports such as `30000-32767`.
+    Ports,
     /// Anything, passed on as it is (chart only).
     Any,
 }
@@ -280,14 +282,14 @@ pub const KEYS: &[Key] = &[
         Kind::Bool,
         "true",
         Built::Yes,
-        "Translate Services when a socket connects: without it the nodes themselves cannot reach Services.",
+        "Translate Services when a socket connects. Without it what the nodes ask of Services is translated packet by packet on its way out, and NodePorts on loopback are not served.",
     ),
     key(
         "socketLB.hostNamespaceOnly",
         Kind::Bool,
-        "true",
+        "false",
         Built::Yes,
-        "Translate sockets of the host's network alone; pods' packets are translated one by one, as gVisor, Kata and NFS clients need it.",
+        "Translate sockets of the host's network alone; what pods send is translated packet by packet. One pod asks for that by the annotation beeline.io/socket-lb: \"false\".",
     ),
     key(
         "loadBalancer.mode",
@@ -348,17 +350,17 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "nodePort.range",
-        Kind::Text,
-        "30000,32767",
-        Built::Partly("every nodePort is served that the API server gives (--service-node-port-range)"),
-        "Range of NodePorts.",
+        Kind::Ports,
+        "30000-32767",
+        Built::Yes,
+        "Range of NodePorts, as the API server's --service-node-port-range has it: translated sources keep out of it. A nodePort outside is served as well.",
     ),
     key(
         "nodePort.addresses",
         Kind::Cidrs,
         "",
         part(built::NODE_PORT, NO_NODE_PORT),
-        "Ranges of the node addresses at which NodePorts are served; not set = all addresses of the Node objects.",
+        "Ranges of the node addresses at which NodePorts are served and healthCheckNodePorts answered; not set = all addresses of the Node objects.",
     ),
     key(
         "nodePort.enableHealthCheck",
@@ -405,6 +407,13 @@ pub const KEYS: &[Key] = &[
     key("bgpControlPlane.enabled", Kind::Bool, "false", OFF, "Announce addresses by BGP."),
     key("localRedirectPolicy", Kind::Bool, "false", OFF, "Redirect services to pods of the own node."),
     // Tables and masquerading.
+    key(
+        "bpf.natPortRange",
+        Kind::Ports,
+        "",
+        Built::Yes,
+        "Ports of the node that translated sources get; not set = the last range that neither net.ipv4.ip_local_port_range nor nodePort.range holds.",
+    ),
     key(
         "bpf.masquerade",
         Kind::Bool,

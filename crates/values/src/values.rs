@@ -1,5 +1,7 @@
 //! The values as the programs read them: typed, defaults filled in.
 
+use std::ops::RangeInclusive;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
@@ -93,6 +95,10 @@ pub struct Values {
     pub node_port: bool,
     /// `nodePort.addresses`; empty = all.
     pub node_port_addresses: Vec<IpNet>,
+    /// `nodePort.range`.
+    pub node_port_range: RangeInclusive<u16>,
+    /// `bpf.natPortRange`; none: what the node leaves over.
+    pub nat_ports: Option<RangeInclusive<u16>>,
     /// `nodePort.enableHealthCheck`.
     pub node_port_health_check: bool,
     /// `externalIPs.allowedCIDRs`; none: `externalIPs.enabled` is off.
@@ -163,6 +169,8 @@ impl Values {
             native_ranges: if built::MASQUERADE { get.native_ranges() } else { Vec::new() },
             node_port: built::NODE_PORT && get.bool("nodePort.enabled"),
             node_port_addresses: get.cidrs("nodePort.addresses"),
+            node_port_range: get.ports("nodePort.range").unwrap_or(30_000..=32_767),
+            nat_ports: get.ports("bpf.natPortRange"),
             node_port_health_check: get.bool("nodePort.enableHealthCheck"),
             external_ips: (built::EXTERNAL_IPS && get.bool("externalIPs.enabled"))
                 .then(|| get.cidrs("externalIPs.allowedCIDRs")),
@@ -194,6 +202,10 @@ impl Reader<'_> {
 
     fn bool(&self, name: &str) -> bool {
         self.text(name) == "true"
+    }
+
+    fn ports(&self, name: &str) -> Option<RangeInclusive<u16>> {
+        crate::check::port_range(&self.text(name))
     }
 
     fn cidrs(&self, name: &str) -> Vec<IpNet> {
@@ -253,6 +265,13 @@ mod tests {
             "ipv4NativeRoutingCIDR=10.0.0.0/8",
         ];
         assert_eq!(ranges(&chosen), ["10.0.0.0/8", "192.168.0.0/16", "fe80::/10"]);
+        let error = Settings::from_set(&["nodePort.range=32767-30000"]).unwrap_err().to_string();
+        assert!(error.contains("first and last port"), "{error}");
+        let settings =
+            Settings::from_set(&["nodePort.range=31000-31999", "bpf.natPortRange=50000\\,59999"]).unwrap();
+        let values = Values::from_settings(&settings);
+        assert_eq!((values.node_port_range, values.nat_ports), (31_000..=31_999, Some(50_000..=59_999)));
+        assert_eq!(Values::default().node_port_range, 30_000..=32_767);
         let error = Settings::from_set(&["nodePort.addresses={10.0.0.0/8,x}"]).unwrap_err().to_string();
         assert!(error.contains("a list of prefixes such as"), "{error}");
     }

@@ -37,7 +37,7 @@ fn unit_chart_without_values_is_the_agent_without_values() {
     let agent = &find(&objects, "DaemonSet")["spec"]["template"]["spec"];
     assert_eq!(agent["hostNetwork"], true);
     let capabilities = &agent["containers"][0]["securityContext"]["capabilities"];
-    assert_eq!(*capabilities, json!({"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]}));
+    assert_eq!(*capabilities, json!({"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"]}));
     let rules = find(&objects, "ClusterRole")["rules"].as_array().unwrap();
     // It reads, writes events, and nothing else.
     for rule in rules {
@@ -50,9 +50,9 @@ fn unit_chart_without_values_is_the_agent_without_values() {
 #[test]
 fn unit_chart_lets_the_agent_into_pods_only_to_end_their_sockets() {
     for (values, enters) in [
-        (json!({"socketLB": {"hostNamespaceOnly": false}}), true),
-        (json!({"socketLB": {"hostNamespaceOnly": false, "enabled": false}}), false),
-        (json!({}), false),
+        (json!({}), true),
+        (json!({"socketLB": {"enabled": false}}), false),
+        (json!({"socketLB": {"hostNamespaceOnly": true}}), false),
     ] {
         let Some(objects) = render(&values) else { return };
         let objects = objects.unwrap();

@@ -11,13 +11,13 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
-use beeline_abi::config::flags;
-use beeline_abi::service::BackendValue;
+use beeline_abi::config::{ConfigValue, flags};
+use beeline_kernel::datapath::Gone;
 use beeline_kernel::netlink::Address;
 use beeline_model::ObjectName;
 use beeline_plan::{HealthCheck, OwnNode, Planner};
@@ -36,6 +36,10 @@ use crate::takeover::TakeOver;
 
 use problems::Problems;
 pub use status::Sought;
+
+/// Entries of the tables that are compared before others may go on: well below
+/// a millisecond.
+const COMPARED_AT_ONCE: usize = 256;
 
 /// Why the host is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +77,8 @@ pub struct Engine {
     host: Box<dyn Host>,
     sockets: Option<Sockets>,
     netns_cookie: u64,
+    /// What the programs were told last.
+    told_config: Option<ConfigValue>,
     planner: Planner,
     reconciler: Reconciler,
     endpoints: Endpoints,
@@ -121,6 +127,7 @@ impl Engine {
             host,
             sockets,
             netns_cookie,
+            told_config: None,
             planner,
             reconciler,
             endpoints: Endpoints::load(None)?,
@@ -220,26 +227,30 @@ impl Engine {
         }
     }
 
-    /// All the time, at a bounded cost: reads the tables back and corrects what
-    /// differs.
-    pub fn compare_tables(&mut self) {
+    /// All the time, at a bounded cost: compares some more of the tables with
+    /// what they should hold, and corrects what differs. True: that was the
+    /// last of them.
+    pub fn compare_some(&mut self) -> bool {
         let prune = if self.pruned { Prune::Delete } else { Prune::Keep };
-        let report = self.reconciler.resync(self.datapath.tables(), prune);
-        let config = self.publish_config().unwrap_or_else(|error| {
-            warn!("{error:#}; trying again");
-            false
-        });
+        let tables = self.datapath.tables();
+        let (report, is_finished) = self.reconciler.compare(tables, COMPARED_AT_ONCE, prune);
+        let config = is_finished
+            && self.publish_config().unwrap_or_else(|error| {
+                warn!("{error:#}; trying again");
+                false
+            });
         let drift = report.drift + u64::from(config);
         if drift > 0 {
             self.counts.drift += drift;
             warn!("{drift} table entries were not as the agent wrote them and are corrected");
         }
+        is_finished
     }
 
     /// Writes what the planner has computed anew.
     fn sync_tables(&mut self) {
         let delta = self.planner.drain();
-        let gone = sockets::gone(&delta.backend, self.reconciler.backends());
+        let gone = sockets::gone(&delta.backend, &delta.slot, self.reconciler.backends());
         let report = self.reconciler.apply(delta, self.datapath.tables());
         self.end_sockets(gone);
         self.counts.sync_errors += report.undone.saturating_sub(self.undone);
@@ -247,7 +258,7 @@ impl Engine {
     }
 
     /// Ends what the socket hooks have connected to these backends.
-    fn end_sockets(&self, gone: HashMap<u32, BackendValue>) {
+    fn end_sockets(&self, gone: Gone) {
         let Some(sockets) = self.sockets.as_ref().filter(|_| !gone.is_empty()) else { return };
         let namespace = |endpoint: &Endpoint| {
             let path = PathBuf::from(&endpoint.pod.netns);
@@ -270,7 +281,7 @@ impl Engine {
         if let Some(before) = before {
             let after = self.reconciler.backends();
             let left = before.keys().filter(|id| !after.contains_key(id)).map(|id| (*id, None)).collect();
-            self.end_sockets(sockets::gone(&left, &before));
+            self.end_sockets(sockets::gone(&left, &BTreeMap::new(), &before));
         }
         if let Err(error) = self.sync_host(Cause::Change) {
             warn!("the node's network cannot be read: {error:#}; trying again");

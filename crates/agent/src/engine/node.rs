@@ -13,6 +13,7 @@ use super::{Cause, Engine};
 use crate::host::desired::{self, Desired, PodSide};
 use crate::host::uplinks::{self, Uplink};
 use crate::host::{Action, Observed, changes};
+use crate::nat::{self, NatPorts};
 
 /// Sysctls of the node and their values, in the order in which they are set.
 const FORWARDING: &[(&str, &str)] = &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
@@ -54,10 +55,17 @@ impl Engine {
     }
 
     /// Tells the programs about this node. Before the node is known, what an
-    /// earlier agent told stays. True if they did not know it.
+    /// earlier agent told stays. True if somebody else has changed what they
+    /// knew.
     pub(super) fn publish_config(&mut self) -> anyhow::Result<bool> {
         let current = self.datapath.config()?;
-        let mut config = ConfigValue { netns_cookie: self.netns_cookie, ..ConfigValue::defaults() };
+        let nat = self.nat_ports();
+        let mut config = ConfigValue {
+            netns_cookie: self.netns_cookie,
+            nat_port_first: *nat.ports.start(),
+            nat_port_last: *nat.ports.end(),
+            ..ConfigValue::defaults()
+        };
         if current.abi_version == ABI_VERSION {
             let ConfigValue { node, node_ipv4, node_ipv6, .. } = current;
             config = ConfigValue { node, node_ipv4, node_ipv6, ..config };
@@ -66,11 +74,19 @@ impl Engine {
             config = ConfigValue { node: own.id, node_ipv4: own.ipv4, node_ipv6: own.ipv6, ..config };
         }
         config.flags = self.config_flags();
-        let is_news = config != current;
-        if is_news {
+        if config != current {
             self.datapath.set_config(&config)?;
         }
-        Ok(is_news)
+        let told = self.told_config.replace(config);
+        let is_drift = told.is_some_and(|told| told != current);
+        Ok(is_drift)
+    }
+
+    /// The ports that translated sources get, as the host has it now.
+    pub(super) fn nat_ports(&self) -> NatPorts {
+        let values = &self.configuration.values;
+        let local = self.host.sysctl(nat::LOCAL_PORTS).ok().flatten();
+        nat::choose(values.nat_ports.clone(), local.as_deref(), &values.node_port_range)
     }
 
     /// The programs' switches, as the values set them.
@@ -95,6 +111,7 @@ impl Engine {
         let actions = desired::actions(&self.desired_host(), &observed);
         self.perform(&actions, cause, &mut problems);
         self.sync_pod_sysctls(&observed, cause, &mut problems);
+        problems.extend(self.nat_ports().problem);
         self.host_problems = problems.into_iter().collect();
         Ok(())
     }

@@ -9,6 +9,7 @@ use beeline_abi::{GATEWAY_IPV4, GATEWAY_IPV6, GATEWAY_MAC, Ip, Mac};
 use beeline_api::{Allocation, ApiError, Attachment, ErrorKind};
 use beeline_ipam::Moment;
 use beeline_kernel::netlink::Link as Device;
+use beeline_model::ObjectName;
 use beeline_sync::Contents;
 use tracing::{debug, info, warn};
 
@@ -160,12 +161,18 @@ impl Engine {
     fn program(&mut self, endpoint: &Endpoint) {
         if let Some(value) = endpoint.value() {
             endpoint.addresses.iter().for_each(|ip| self.planner.set_endpoint(*ip, value));
+            let pod = &endpoint.pod;
+            let name = ObjectName { namespace: pod.namespace.clone(), name: pod.name.clone() };
+            self.planner.set_namespace(value.netns_cookie, name);
         }
     }
 
     /// Takes it out of the tables and off its device, and notes that.
     fn disconnect(&mut self, endpoint: &Endpoint) {
         endpoint.addresses.iter().for_each(|ip| self.planner.remove_endpoint(*ip));
+        if let Some(link) = endpoint.link {
+            self.planner.remove_namespace(link.netns_cookie);
+        }
         self.sync_tables();
         if let Some(link) = endpoint.link
             && let Err(error) = self.datapath.detach(link.host_ifindex)

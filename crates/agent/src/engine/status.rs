@@ -80,6 +80,7 @@ impl Engine {
             sync_errors: self.counts.sync_errors,
             kube_proxy: self.take_over.leftovers(),
             sockets_destroyed: self.sockets.as_ref().map_or(0, Sockets::destroyed),
+            nat_ports: self.nat_ports().ports.len() as u64,
             synced: self.is_synced(),
             problems: self.problems().len() as u64,
             endpoints: self.endpoints.iter().filter(|endpoint| endpoint.link.is_some()).count() as u64,

@@ -46,7 +46,7 @@ async fn wait(ip: IpAddr, port: u16, listens: bool) {
 async fn unit_a_load_balancer_asks_whether_the_node_has_endpoints() {
     let health = Arc::new(Health::default());
     let addresses = vec![LOOPBACK, IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    let serving = tokio::spawn(serve_checks(health.clone(), addresses));
+    let serving = tokio::spawn(serve_checks(health.clone(), addresses, Vec::new()));
     let port = free_port();
     health.set_node(true, false);
     health.set_checks(check(port, 2));
@@ -123,4 +123,30 @@ async fn unit_the_node_tells_whether_it_is_of_use() {
 
     let error = serve_node("10256", health).await.unwrap_err();
     assert!(format!("{error:#}").contains("kubeProxyReplacementHealthzBindAddr=10256"), "{error:#}");
+}
+
+#[tokio::test]
+async fn unit_only_chosen_addresses_answer() {
+    let health = Arc::new(Health::default());
+    let ranges = vec!["127.0.0.2/32".parse().unwrap(), "::1/128".parse().unwrap()];
+    let serving = tokio::spawn(serve_checks(health.clone(), everywhere(), ranges));
+    let port = free_port();
+    health.set_node(true, false);
+    health.set_checks(check(port, 1));
+    let chosen = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    wait_chosen(chosen, port).await;
+    wait_chosen(IpAddr::V6(Ipv6Addr::LOCALHOST), port).await;
+    let mut stream = TcpStream::connect((LOOPBACK, port)).await.unwrap();
+    // It may be closed before it is written to, or before it is read from.
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert_eq!(answer, b"", "127.0.0.1 is no chosen address");
+    serving.abort();
+}
+
+async fn wait_chosen(ip: IpAddr, port: u16) {
+    wait(ip, port, true).await;
+    let (head, _) = get(ip, port, "/").await.unwrap();
+    assert!(head.starts_with("http/1.1 200"), "{head}");
 }

@@ -13,8 +13,8 @@ use crate::world::{World, no_programs};
 /// Two comparisons, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// A load balancer with a source range and an endpoint elsewhere: with it
-/// every table has an entry.
+/// A load balancer with a source range and an endpoint elsewhere, and the
+/// attached pod's object: with them every table has an entry.
 fn fill(world: &World) {
     let service = json!({ "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": "web", "namespace": "default" },
@@ -25,10 +25,21 @@ fn fill(world: &World) {
             "labels": { "kubernetes.io/service-name": "web" } },
         "endpoints": [{ "addresses": ["10.244.2.9"], "nodeName": "node-2", "conditions": { "ready": true } }],
         "ports": [{ "port": 8080, "protocol": "TCP" }] });
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "web", "namespace": "shop" },
+        "spec": { "nodeName": "node-1", "containers": [{ "name": "web", "image": "web" }] } });
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } });
+    world.api().create("namespaces", namespace).unwrap();
+    let pod = world.api().create("pods", pod).unwrap();
     let service = world.api().create("services", service).unwrap();
     let slice = world.api().create("endpointslices", slice).unwrap();
+    world.settle("Pod", &pod);
     world.settle("Service", &service);
     world.settle("EndpointSlice", &slice);
+    // It gets its address a little later.
+    world.eventually("the load balancer's address is served", || {
+        let addresses = world.pinned().contents().unwrap().service_address;
+        addresses.keys().any(|ip| ip.to_string().starts_with("172.30.0.22"))
+    });
 }
 
 /// Changes the first entry of every table, deletes the last where there are
@@ -48,7 +59,18 @@ fn spoil(datapath: &mut Datapath) -> u64 {
             }
         })*};
     }
-    spoil!(address, endpoint, node, service_address, frontend, service, slot, backend, source_range);
+    spoil!(
+        address,
+        endpoint,
+        namespace,
+        node,
+        service_address,
+        frontend,
+        service,
+        slot,
+        backend,
+        source_range
+    );
     datapath.backend().update(&999_999, &Default::default()).unwrap();
     datapath.set_config(&ConfigValue { flags: !0, ..datapath.config().unwrap() }).unwrap();
     spoilt + 2

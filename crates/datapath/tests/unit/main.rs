@@ -1,5 +1,6 @@
 //! The packet path over the native body.
 
+mod host;
 mod hostile;
 mod outside;
 mod paths;

@@ -8,7 +8,7 @@ use beeline_abi::ip::proto;
 use beeline_abi::service::{
     CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL, SLOT_MEMBER,
     SOURCE_SET_BITS, ServiceAddressValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
-    address_flags, backend_state, service_flags,
+    address_flags, backend_state, service_flags, slot_flags,
 };
 use beeline_abi::{DropReason, Ip, Port};
 use beeline_datapath::Verdict;
@@ -41,7 +41,7 @@ fn transport(packet: &[u8]) -> &[u8] {
 
 /// Addresses and ports of a frame whose checksums hold; the identifier of an
 /// echo stands for both ports.
-fn tuple(sent: &Sent) -> (Ip, u16, Ip, u16) {
+pub fn tuple(sent: &Sent) -> (Ip, u16, Ip, u16) {
     check(&sent.frame).unwrap_or_else(|error| panic!("{error}: {sent:#?}"));
     let (src, dst, protocol) = ends(&sent.frame[14..]);
     let head = transport(&sent.frame[14..]);
@@ -244,6 +244,13 @@ fn unit_a_backend_in_the_hosts_network_answers_for_the_service() {
         let back = world.host_sends(Build::new(f.node, f.outside, tcp(9100, 40000, SYN | ACK)));
         assert_eq!(back.verdict, Verdict::ToHost, "{back:#?}");
         assert_eq!(tuple(&back), (f.node, NODE_PORT, f.outside, 40000), "{back:#?}");
+        let astray = world.host_sends_by(UPLINK + 1, Build::new(f.node, f.outside, tcp(9100, 40000, ACK)));
+        assert_eq!(
+            astray.verdict,
+            Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop },
+            "it leaves by the device that the question came in by: {astray:#?}"
+        );
+        assert_eq!(tuple(&astray), (f.node, NODE_PORT, f.outside, 40000), "{astray:#?}");
         let own = world.host_sends(Build::new(f.node, f.outside, tcp(9100, 40001, ACK)));
         assert_eq!(tuple(&own), (f.node, 9100, f.outside, 40001), "not the Service's: {own:#?}");
     }
@@ -316,11 +323,13 @@ fn unit_when_no_port_is_free_live_connections_stay() {
         if let Some(config) = &mut world.tables.config {
             (config.nat_port_first, config.nat_port_last) = (61000, 61007);
         }
-        let mut ports = Vec::new();
+        let (mut ports, mut taken) = (Vec::new(), 0);
         for sport in 0..8 {
             let sent = world.pod_sends(Build::new(f.pod, f.outside, udp(20000 + sport, 53)));
             ports.push(tuple(&sent).1);
+            taken += sent.ports_taken;
         }
+        assert_eq!(taken, 7, "chance says the same each time: all but the first are told of");
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 8, "eight connections, eight ports: {ports:?}");
@@ -390,7 +399,7 @@ fn unit_a_client_keeps_its_backend_while_it_serves() {
         let members: Vec<u32> = world.tables.backend.keys().copied().filter(|id| *id >= 200).collect();
         for id in &members {
             let key = SlotKey { service: 1, generation: SLOT_MEMBER, slot: *id };
-            world.tables.slot.insert(key, SlotValue { backend: *id, weight_sum: 0 });
+            world.tables.slot.insert(key, SlotValue { backend: *id, flags: 0 });
         }
         if let Some(service) = world.tables.service.get_mut(&1) {
             service.affinity_s = 600;
@@ -437,5 +446,37 @@ fn unit_udp_leaves_a_backend_that_terminates_and_tcp_stays() {
             let expected = if leaves { f.neighbour } else { f.far };
             assert_eq!(tuple(&next).2, expected, "{next:#?}");
         }
+    }
+}
+
+#[test]
+fn unit_udp_leaves_a_backend_that_has_left_the_service_alone() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let id = world.tables.backend.iter().find(|(_, value)| value.ip == f.far).map(|(id, _)| *id);
+        let id = id.expect("the Service has a backend");
+        let member = SlotKey { service: 1, generation: SLOT_MEMBER, slot: id };
+        let ask = || Build::new(f.pod, f.service, udp(40000, 80));
+        let goes_to = |world: &mut World, expected: Ip, why: &str| {
+            let sent = world.pod_sends(ask());
+            assert_eq!(tuple(&sent).2, expected, "{why}: {sent:#?}");
+        };
+        let keep = |world: &mut World, flags: u32| {
+            world.tables.slot.insert(member, SlotValue { backend: id, flags });
+            world.tables.service.get_mut(&1).expect("the Service").flags = service_flags::MEMBERS;
+        };
+        keep(&mut world, 0);
+        goes_to(&mut world, f.far, "the only one");
+        // A hint names another for new clients; this one keeps what it has.
+        world.backends(&[(f.neighbour, 9090)]);
+        keep(&mut world, slot_flags::KEPT);
+        goes_to(&mut world, f.far, "it is kept");
+        // The last that serves, though it terminates.
+        world.tables.backend.get_mut(&id).expect("the backend").state = backend_state::TERMINATING;
+        goes_to(&mut world, f.far, "a member");
+        // Another Service still has it: it is in the table, and active.
+        world.tables.backend.get_mut(&id).expect("the backend").state = backend_state::ACTIVE;
+        world.tables.slot.remove(&member);
+        goes_to(&mut world, f.neighbour, "its backend has left");
     }
 }

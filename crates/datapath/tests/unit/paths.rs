@@ -478,3 +478,19 @@ fn unit_unknown_ethertypes_and_absurd_addresses_are_refused_with_a_reason() {
         }
     }
 }
+
+#[test]
+fn unit_a_port_that_asked_through_a_service_may_ask_its_backend() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let there = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
+        assert!(matches!(there.verdict, Verdict::Forward { .. }), "{there:#?}");
+        let back = world.wire_brings(Build::new(f.far, f.pod, udp(8080, 40000)));
+        assert_eq!(addresses(&back.frame[14..]).unwrap().0, f.service, "{back:#?}");
+        // Its socket is closed, and another one has the port.
+        let direct = world.pod_sends(Build::new(f.pod, f.far, udp(40000, 8080)));
+        assert!(matches!(direct.verdict, Verdict::Forward { .. }), "{direct:#?}");
+        let back = world.wire_brings(Build::new(f.far, f.pod, udp(8080, 40000)));
+        assert_eq!(addresses(&back.frame[14..]).unwrap().0, f.far, "as it was asked: {back:#?}");
+    }
+}

@@ -101,6 +101,7 @@ pub struct Sent {
     pub frame: Vec<u8>,
     pub steps: Vec<Step>,
     pub untracked: u64,
+    pub ports_taken: u64,
 }
 
 impl World {
@@ -163,7 +164,7 @@ impl World {
             };
             self.tables.backend.insert(id, backend);
             let key = SlotKey { service: 1, generation, slot: slot as u32 };
-            self.tables.slot.insert(key, SlotValue { backend: id, weight_sum: 0 });
+            self.tables.slot.insert(key, SlotValue { backend: id, flags: 0 });
         }
         let value = ServiceValue { generation, slots: backends.len() as u32, ..ServiceValue::default() };
         self.tables.service.insert(1, value);
@@ -176,7 +177,12 @@ impl World {
 
     /// The node itself sends a packet out of the uplink.
     pub fn host_sends(&mut self, build: Build) -> Sent {
-        self.send_as(true, hook::TO_UPLINK, UPLINK, build.frame())
+        self.host_sends_by(UPLINK, build)
+    }
+
+    /// The same out of some uplink.
+    pub fn host_sends_by(&mut self, ifindex: u32, build: Build) -> Sent {
+        self.send_as(true, hook::TO_UPLINK, ifindex, build.frame())
     }
 
     /// Sends a frame through a hook.
@@ -196,7 +202,8 @@ impl World {
         let mut native = Native::new(NativeFrame::new(frame), &mut self.tables, &mut routes, self.tick);
         (native.random, native.of_host) = (self.random, of_host);
         let verdict = native.run(at, ifindex).verdict;
-        Sent { verdict, frame: native.frame.bytes, steps: native.steps, untracked: native.untracked }
+        let Native { untracked, ports_taken, steps, .. } = native;
+        Sent { verdict, frame: native.frame.bytes, steps, untracked, ports_taken }
     }
 
     pub fn pod_frame(&mut self, frame: Vec<u8>) -> Sent {

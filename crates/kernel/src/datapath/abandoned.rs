@@ -1,7 +1,7 @@
 //! Sockets that the hooks connected to a backend that is gone: nobody will
 //! answer them, and datagram sockets would never learn it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use beeline_abi::ip::proto;
@@ -11,6 +11,38 @@ use beeline_sync::TableError;
 
 use super::tables::KernelTable;
 use crate::netlink::{NetlinkError, SocketDiag};
+
+/// What sockets have to leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Backends that nobody has any more, by number.
+    pub backends: HashMap<u32, BackendValue>,
+    /// Services with a backend that serves them no longer, though perhaps
+    /// others: datagrams leave it.
+    pub left: HashSet<(u32, u32)>,
+}
+
+impl Gone {
+    /// Nobody has to leave.
+    pub fn is_empty(&self) -> bool {
+        self.backends.is_empty() && self.left.is_empty()
+    }
+
+    /// Adds what another one says.
+    pub fn extend(&mut self, more: Gone) {
+        self.backends.extend(more.backends);
+        self.left.extend(more.left);
+    }
+
+    fn holds(&self, key: &SocketKey, value: &SocketValue) -> bool {
+        // The number may have passed to another backend meanwhile.
+        let is_same = |backend: &BackendValue| {
+            (backend.ip, backend.port, backend.proto) == (value.ip, value.port, key.proto)
+        };
+        self.backends.get(&value.backend).is_some_and(is_same)
+            || key.proto == proto::UDP && self.left.contains(&(value.service, value.backend))
+    }
+}
 
 /// What is to be destroyed, in whichever network namespaces it is.
 #[derive(Debug, Default)]
@@ -24,21 +56,14 @@ pub struct Abandoned {
 impl Abandoned {
     /// Reads the socket table. Costs as much as it holds (it is bounded),
     /// whatever is gone.
-    pub fn find(
-        table: &KernelTable<SocketKey, SocketValue>,
-        gone: &HashMap<u32, BackendValue>,
-    ) -> Result<Abandoned, TableError> {
+    pub fn find(table: &KernelTable<SocketKey, SocketValue>, gone: &Gone) -> Result<Abandoned, TableError> {
         Ok(Abandoned::among(table.entries()?, gone))
     }
 
-    fn among(entries: Vec<(SocketKey, SocketValue)>, gone: &HashMap<u32, BackendValue>) -> Abandoned {
+    fn among(entries: Vec<(SocketKey, SocketValue)>, gone: &Gone) -> Abandoned {
         let mut abandoned = Abandoned::default();
         for (key, value) in entries {
-            let of_gone = |backend: &&BackendValue| {
-                // The number may have passed to another backend meanwhile.
-                (backend.ip, backend.port, backend.proto) == (value.ip, value.port, key.proto)
-            };
-            if key.direction == direction::ASKED && gone.get(&value.backend).filter(of_gone).is_some() {
+            if key.direction == direction::ASKED && gone.holds(&key, &value) {
                 let peer = SocketAddr::new(IpAddr::from(value.ip), value.port.get());
                 abandoned.peers.entry(key.cookie).or_default().push((key.proto, peer));
                 abandoned.asked.insert((key.proto, peer.port()));
@@ -90,7 +115,8 @@ mod tests {
         let ip = |last: u8| Ip::from(IpAddr::from([10, 0, 0, last]));
         let entry = |cookie, backend, last, direction| {
             let key = SocketKey { cookie, proto: proto::UDP, direction, ..SocketKey::default() };
-            (key, SocketValue { ip: ip(last), port: Port::new(53), backend, ..SocketValue::default() })
+            let service = 1 + u32::from(cookie == 5);
+            (key, SocketValue { ip: ip(last), port: Port::new(53), service, backend, ..Default::default() })
         };
         let gone = BackendValue { ip: ip(1), port: Port::new(53), proto: proto::UDP, ..Default::default() };
         let entries = vec![
@@ -99,8 +125,13 @@ mod tests {
             entry(2, 7, 1, direction::BACKEND),
             entry(3, 8, 1, direction::ASKED),
             entry(4, 7, 2, direction::ASKED),
+            // The same backend, asked for by another service and by this one.
+            entry(5, 9, 3, direction::ASKED),
+            entry(6, 9, 3, direction::ASKED),
         ];
-        let found = Abandoned::among(entries, &HashMap::from([(7, gone)]));
-        assert_eq!(found.peers.keys().collect::<Vec<_>>(), [&1], "{found:?}");
+        let gone = Gone { backends: HashMap::from([(7, gone)]), left: HashSet::from([(1, 9)]) };
+        let mut found: Vec<u64> = Abandoned::among(entries, &gone).peers.into_keys().collect();
+        found.sort_unstable();
+        assert_eq!(found, [1, 6]);
     }
 }

@@ -199,6 +199,15 @@ impl RawMap {
         unsafe { bpf::lookup(self.as_fd(), key, value) }
     }
 
+    /// Puts the key after another one into `next`; after none, or one that is
+    /// gone, the first. False = there is none.
+    pub(crate) fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+        key.map_or(Ok(()), |key| self.check_lengths(key, None, 0))?;
+        self.check_lengths(next, None, 0)?;
+        // SAFETY: both are as long as the map's keys.
+        unsafe { bpf::next_key(self.as_fd(), key, next) }
+    }
+
     /// Inserts or replaces (`flags` 0), or only inserts (`BPF_NOEXIST`).
     pub(crate) fn set(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
         self.check_lengths(key, Some(value.len()), self.value_bytes)?;
@@ -274,8 +283,7 @@ impl RawMap {
         let mut key: Option<Vec<u8>> = None;
         for _ in 0..TRIES * (self.shape.max_entries as usize + 1) {
             let mut next = vec![0; self.shape.key_size as usize];
-            // SAFETY: both are as long as the map's keys.
-            if !unsafe { bpf::next_key(self.as_fd(), key.as_deref(), &mut next) }? {
+            if !self.next_key(key.as_deref(), &mut next)? {
                 return Ok(());
             }
             if self.get(&next, &mut value)? {

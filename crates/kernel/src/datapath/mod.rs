@@ -26,6 +26,7 @@ mod tables;
 #[cfg(test)]
 mod testing;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use beeline_abi::ABI_VERSION;
@@ -34,7 +35,7 @@ use beeline_abi::address::{AddressKey, AddressValue};
 use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, SweepValue};
 use beeline_abi::counter::CounterValue;
-use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::maps::{self as layout, MapSpec};
 use beeline_abi::node::NodeValue;
@@ -45,7 +46,7 @@ use beeline_abi::service::{
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_sync::{Table, Tables};
 
-pub use abandoned::Abandoned;
+pub use abandoned::{Abandoned, Gone};
 pub(crate) use bpf::load_classifier;
 pub use error::DatapathError;
 pub use events::Events;
@@ -325,6 +326,12 @@ impl Datapath {
         test_run(self.programs.get(program)?.0, packet)
     }
 
+    /// Loads [`layout::programs::FLOOR`] over the same tables, for a benchmark
+    /// ([`test_run`]).
+    pub fn load_floor(&self) -> Result<OwnedFd, DatapathError> {
+        programs::load_beside(Options::default().object, &self.pins, layout::programs::FLOOR)
+    }
+
     /// The tables.
     pub fn tables(&self) -> &KernelTables {
         &self.tables
@@ -375,6 +382,9 @@ impl Tables for Datapath {
     }
     fn endpoint(&mut self) -> &mut dyn Table<Ip, EndpointValue> {
         self.tables.endpoint()
+    }
+    fn namespace(&mut self) -> &mut dyn Table<u64, NamespaceValue> {
+        self.tables.namespace()
     }
     fn node(&mut self) -> &mut dyn Table<u32, NodeValue> {
         self.tables.node()

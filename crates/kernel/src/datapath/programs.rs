@@ -107,13 +107,7 @@ impl Programs {
     /// Loads an object over the tables pinned at `pins`; tables that are
     /// missing there are made and pinned.
     pub(crate) fn load(object: &[u8], pins: &Pins) -> Result<Programs, DatapathError> {
-        let mut loader = EbpfLoader::new();
-        // No type of the running kernel is used.
-        loader.btf(None);
-        for spec in maps::ALL {
-            loader.map_pin_path(spec.name, pins.table(spec.name));
-        }
-        let mut ebpf = loader.load(object).map_err(|error| refused("the eBPF object", &error))?;
+        let mut ebpf = over_tables(object, pins)?;
         let each = maps::programs::ALL.iter();
         let loaded = each.map(|name| Ok((*name, load_one(&mut ebpf, name)?)));
         Ok(Programs { loaded: loaded.collect::<Result<_, DatapathError>>()? })
@@ -138,6 +132,22 @@ impl Programs {
         let names = maps::programs::ALL.iter();
         names.filter_map(|name| self.loaded.get(name)).map(|one| one.info.clone()).collect()
     }
+}
+
+fn over_tables(object: &[u8], pins: &Pins) -> Result<Ebpf, DatapathError> {
+    let mut loader = EbpfLoader::new();
+    // No type of the running kernel is used.
+    loader.btf(None);
+    for spec in maps::ALL {
+        loader.map_pin_path(spec.name, pins.table(spec.name));
+    }
+    loader.load(object).map_err(|error| refused("the eBPF object", &error))
+}
+
+/// Loads one program of the object, which no agent loads, over the pinned
+/// tables.
+pub(crate) fn load_beside(object: &[u8], pins: &Pins, name: &'static str) -> Result<OwnedFd, DatapathError> {
+    Ok(load_one(&mut over_tables(object, pins)?, name)?.fd)
 }
 
 fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, DatapathError> {

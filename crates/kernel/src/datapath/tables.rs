@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
-use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::maps::{self, MapSpec};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
@@ -87,6 +87,16 @@ impl<K: Plain, V: Plain> Table<K, V> for KernelTable<K, V> {
         self.map.remove(key.as_bytes()).map(|_| ()).map_err(|error| self.error("delete", error))
     }
 
+    fn get(&self, key: &K) -> Result<Option<V>, TableError> {
+        KernelTable::get(self, key)
+    }
+
+    fn next_key(&self, key: Option<&K>) -> Result<Option<K>, TableError> {
+        let mut next = K::new_zeroed();
+        let found = self.map.next_key(key.map(IntoBytes::as_bytes), as_bytes_mut(&mut next));
+        Ok(found.map_err(|error| self.error("read", error))?.then_some(next))
+    }
+
     fn entries(&self) -> Result<Vec<(K, V)>, TableError> {
         KernelTable::entries(self)
     }
@@ -104,6 +114,7 @@ fn as_bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
 pub struct KernelTables {
     pub address: KernelTable<AddressKey, AddressValue>,
     pub endpoint: KernelTable<Ip, EndpointValue>,
+    pub namespace: KernelTable<u64, NamespaceValue>,
     pub node: KernelTable<u32, NodeValue>,
     pub service_address: KernelTable<Ip, ServiceAddressValue>,
     pub frontend: KernelTable<FrontendKey, FrontendValue>,
@@ -122,6 +133,7 @@ impl KernelTables {
         Ok(KernelTables {
             address: KernelTable::new(open(&maps::ADDRESS)?),
             endpoint: KernelTable::new(open(&maps::ENDPOINT)?),
+            namespace: KernelTable::new(open(&maps::NAMESPACE)?),
             node: KernelTable::new(open(&maps::NODE)?),
             service_address: KernelTable::new(open(&maps::SERVICE_ADDRESS)?),
             frontend: KernelTable::new(open(&maps::FRONTEND)?),
@@ -138,6 +150,7 @@ impl KernelTables {
         Ok(Contents {
             address: self.address.entries()?.into_iter().collect(),
             endpoint: self.endpoint.entries()?.into_iter().collect(),
+            namespace: self.namespace.entries()?.into_iter().collect(),
             node: self.node.entries()?.into_iter().collect(),
             service_address: self.service_address.entries()?.into_iter().collect(),
             frontend: self.frontend.entries()?.into_iter().collect(),
@@ -156,6 +169,9 @@ impl Tables for KernelTables {
     }
     fn endpoint(&mut self) -> &mut dyn Table<Ip, EndpointValue> {
         &mut self.endpoint
+    }
+    fn namespace(&mut self) -> &mut dyn Table<u64, NamespaceValue> {
+        &mut self.namespace
     }
     fn node(&mut self) -> &mut dyn Table<u32, NodeValue> {
         &mut self.node

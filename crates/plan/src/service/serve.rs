@@ -119,7 +119,7 @@ impl Services {
         let choice = choose(targets, here);
         let mut found = Found::default();
         let proto = keys.iter().flatten().next().map_or(0, |key| key.proto);
-        let backends: Vec<Arc<Backend>> = targets
+        let listed: Vec<Arc<Backend>> = targets
             .iter()
             .map(|target| {
                 let node = target.node.clone();
@@ -130,12 +130,18 @@ impl Services {
         for (key, chosen) in keys.into_iter().zip([&choice.cluster, &choice.local]) {
             let Some(key) = key else { continue };
             chosen.iter().for_each(|at| active[*at] = true);
-            let backends = chosen.iter().map(|at| backends[*at].clone()).collect();
+            let backends = chosen.iter().map(|at| listed[*at].clone()).collect();
             let weights = chosen.iter().map(|at| targets[*at].weight).collect();
             let elsewhere = key.local && choice.any;
-            found.serving.insert(key, Serving { backends, weights, elsewhere, ..Serving::default() });
+            let is_datagrams = proto == Protocol::Udp.number();
+            let may_serve = |target: &Target| !key.local || target.node.as_deref() == Some(here.node);
+            let kept = match is_datagrams {
+                true => kept(chosen, targets, &listed, may_serve),
+                false => Vec::new(),
+            };
+            found.serving.insert(key, Serving { backends, weights, elsewhere, kept, ..Serving::default() });
         }
-        found.listed = backends.into_iter().zip(active).collect();
+        found.listed = listed.into_iter().zip(active).collect();
         found
     }
 
@@ -177,6 +183,19 @@ impl Services {
 struct Found {
     serving: BTreeMap<PortKey, Serving>,
     listed: Vec<(Arc<Backend>, bool)>,
+}
+
+/// Ready, but not `chosen` (places in order): hints or a weight of 0 keep new
+/// clients away, and those that are there may stay.
+fn kept(
+    chosen: &[usize],
+    targets: &[Target],
+    listed: &[Arc<Backend>],
+    may_serve: impl Fn(&Target) -> bool,
+) -> Vec<u32> {
+    let is_ready = |at: &usize| targets[*at].ready && may_serve(&targets[*at]);
+    let rest = (0..targets.len()).filter(|at| is_ready(at) && chosen.binary_search(at).is_err());
+    rest.map(|at| listed[at].id).collect()
 }
 
 /// A frontend whose port SCTP would have to be translated from: the same one on every node.

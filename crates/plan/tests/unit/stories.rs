@@ -407,6 +407,7 @@ fn unit_names_of_pods_and_other_kinds() {
         labels: Default::default(),
         finished: false,
         host_ports: vec![],
+        packets_only: false,
     };
     world.apply(Object::Pod(pod.clone()));
     world.apply(Object::Namespace(Namespace { name: "default".into(), labels: Default::default() }));
@@ -429,4 +430,35 @@ fn unit_names_of_pods_and_other_kinds() {
     assert_eq!(world.planner.names().pods, [(ip("10.244.2.7"), "default/web-2".to_owned())]);
     world.list(&[]);
     assert!(world.planner.names().nodes.is_empty());
+}
+
+#[test]
+fn unit_sockets_of_pods_are_translated_unless_they_ask_otherwise() {
+    let mut world = World::listed();
+    world.apply(lab_node(1));
+    let sockets = |world: &mut World| -> Vec<u64> {
+        world.sync();
+        world.tables.contents().namespace.into_keys().collect()
+    };
+    let pod = |name: &str, packets_only: bool| {
+        Object::Pod(Pod { packets_only, ..host_pod(name, "10.244.1.5", "") })
+    };
+    // The plugin is first, then the API server is; whichever.
+    world.planner.set_namespace(7, named("late"));
+    assert_eq!(sockets(&mut world), [], "nobody knows what it wants");
+    world.apply(pod("late", false));
+    world.apply(pod("early", false));
+    world.apply(pod("mesh", true));
+    world.planner.set_namespace(8, named("early"));
+    world.planner.set_namespace(9, named("mesh"));
+    assert_eq!(sockets(&mut world), [7, 8]);
+    world.apply(pod("mesh", false));
+    world.apply(pod("early", true));
+    assert_eq!(sockets(&mut world), [7, 9], "it may change its mind");
+    // Made anew under its name, before the last one is taken down.
+    world.planner.set_namespace(17, named("late"));
+    assert_eq!(sockets(&mut world), [7, 9, 17]);
+    world.planner.remove_namespace(7);
+    world.delete(Kind::Pod, "mesh");
+    assert_eq!(sockets(&mut world), [17]);
 }

@@ -284,6 +284,7 @@ pub fn host_pod(name: &str, ips: &str, ports: &str) -> Pod {
         labels: Default::default(),
         finished: false,
         host_ports: ports.collect(),
+        packets_only: false,
     }
 }
 

@@ -1,0 +1,50 @@
+//! Who still serves whom: clients that keep their backend by other means than
+//! a TCP connection ask before they use it again.
+
+use beeline_abi::service::{SLOT_MEMBER, ServiceValue, SlotKey, backend_state, service_flags, slot_flags};
+use beeline_abi::{Ip, Port};
+
+use crate::platform::Tables;
+
+/// `backend` if it is one of those that `service` gives to new clients, else 0.
+#[inline(always)]
+pub(crate) fn taking<T: Tables>(env: &T, key: &mut SlotKey, service: u32, backend: u32) -> u32 {
+    *key = SlotKey { service, generation: SLOT_MEMBER, slot: backend };
+    match env.slot(key) {
+        Some(member) if member.flags & slot_flags::KEPT == 0 => member.backend,
+        _ => 0,
+    }
+}
+
+/// Whether datagrams that went to `backend`, which was `ip` and `port`, for
+/// `service` may go there still. They have no end that a connection could run
+/// on to: they leave a backend that is gone, terminates while others serve, or
+/// has left the service.
+#[inline(always)]
+pub(crate) fn serves<T: Tables>(
+    env: &T,
+    key: &mut SlotKey,
+    service: u32,
+    backend: u32,
+    ip: &Ip,
+    port: Port,
+) -> bool {
+    let has_members = match env.service(service) {
+        Some(value) => members_are_written(&value),
+        None => return false,
+    };
+    let Some(value) = env.backend(backend) else { return false };
+    if value.ip != *ip || value.port != port {
+        return false; // the number is another's by now
+    }
+    if !has_members {
+        return value.state == backend_state::ACTIVE;
+    }
+    *key = SlotKey { service, generation: SLOT_MEMBER, slot: backend };
+    env.slot(key).is_some()
+}
+
+#[inline(always)]
+fn members_are_written(value: &ServiceValue) -> bool {
+    value.flags & service_flags::MEMBERS != 0
+}
