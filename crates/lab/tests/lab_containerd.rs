@@ -114,6 +114,11 @@ fn lab_containerd_connects_a_container_through_the_plugin() {
 /// `PATH` with Debian's containerd, which `make test` unpacks, or with the
 /// machine's own.
 fn path_of_containerd() -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if !mounts.lines().any(|line| line.split(' ').nth(4) == Some("/")) {
+        println!("skipped: the root is a directory, not a mount (a chroot); runc cannot change it there");
+        return None;
+    }
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/containerd");
     let machine = std::env::var("PATH").unwrap_or_default();
     let path = format!("{0}/usr/bin:{0}/usr/sbin:{machine}:/usr/sbin:/sbin", unpacked.display());

@@ -134,6 +134,42 @@ fn lab_services_are_reached_from_nodes_and_from_outside() {
     lab.down();
 }
 
+/// A socket that no hook saw (of the kernel's own, or made before the agent):
+/// its packets are translated on their way out, or go nowhere.
+#[test]
+fn lab_services_are_reached_from_nodes_past_the_socket_hooks() {
+    let lab = TestLab::up_with("past-hooks", &["--nodes", "3", "--set", "socketLB.enabled=false"]);
+    lab.apply(MANIFEST);
+    for node in [1, 3] {
+        let from = lab.node(&format!("node-{node}"));
+        for (family, address) in lab.service("web").cluster_ips.iter().enumerate() {
+            let mut servers: Vec<String> = (0..24)
+                .map(|_| {
+                    let (pod, client) = ask(&from, address, 80);
+                    assert_eq!(client, ip(&node_ip(node, family)), "the node's own address");
+                    pod
+                })
+                .collect();
+            servers.sort();
+            servers.dedup();
+            assert_eq!(servers, ["far", "near"], "from node-{node} by {address}");
+            assert_eq!(fetch(&from, address, 81).code, REFUSED, "{address} has no port 81");
+        }
+        for (family, address) in lab.service("none").cluster_ips.iter().enumerate() {
+            assert_eq!(fetch(&from, address, 80).code, REFUSED, "nobody serves {address}");
+            let host = &lab.service("host").cluster_ips[family];
+            if node == 1 {
+                assert_eq!(ask(&from, host, 80).0, "host", "in another node's network");
+            } else {
+                assert_eq!(fetch(&from, host, 80).code, NO_ANSWER, "in its own");
+            }
+        }
+    }
+    let drops = lab.node("node-3").shell("curl -s http://127.0.0.1:9879/metrics").succeeds();
+    assert!(drops.stdout.contains("reason=\"host_backend\""), "{drops}");
+    lab.down();
+}
+
 /// `beeline` shows the connections that the stories before have made.
 fn tables_tell_what_was_translated(lab: &TestLab) {
     let table = |words: &str| -> Vec<serde_json::Value> {

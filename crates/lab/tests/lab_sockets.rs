@@ -4,7 +4,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
-#[expect(dead_code, reason = "this story needs the API alone")]
 mod hostile;
 
 use std::time::{Duration, Instant};

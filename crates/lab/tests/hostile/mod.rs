@@ -1,6 +1,8 @@
 //! What the stories of bad days share: objects by the API, probes between
 //! pods, the agents' answers.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 pub mod junk;
 pub mod told;
 

@@ -4,6 +4,8 @@
 //! millisecond), so that nothing is lost by a slow machine: what is missing
 //! at the end was lost on the way.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 mod flows;
 mod place;
 mod servers;
@@ -23,8 +25,10 @@ use place::TestPlace;
 use servers::Servers;
 
 /// A caller and a server on node-1, servers on node-2 and node-3, and the
-/// Service in front of the servers. The pods only give their network: the
-/// test listens there itself, to see both ends of every connection.
+/// Service in front of the servers, which the client outside asks by its
+/// nodePort. The client serves as well, for pods that reach the outside. The
+/// pods only give their network: the test listens there itself, to see both
+/// ends of every connection.
 const MANIFESTS: &str = "
 apiVersion: v1
 kind: Pod
@@ -50,16 +54,18 @@ apiVersion: v1
 kind: Service
 metadata: {name: server}
 spec:
+  type: NodePort
   ipFamilyPolicy: RequireDualStack
   selector: {app: server}
   ports:
-    - {name: tcp, protocol: TCP, port: 80, targetPort: 9000}
-    - {name: udp, protocol: UDP, port: 80, targetPort: 9000}
+    - {name: tcp, protocol: TCP, port: 80, targetPort: 9000, nodePort: 30900}
+    - {name: udp, protocol: UDP, port: 80, targetPort: 9000, nodePort: 30900}
 ";
 
 /// Ports of the Service and of the pods behind it.
 const SERVICE_PORT: u16 = 80;
 const SERVER_PORT: u16 = 9000;
+const NODE_PORT: u16 = 30900;
 
 /// How long an answer may take before it counts as lost: far longer than a
 /// busy machine lets one wait.
@@ -147,7 +153,7 @@ impl Traffic {
         let client = TestPlace::new("client", lab.client().netns(), address::CLIENT.addresses());
         let places: Vec<TestPlace> = pods.into_iter().chain([client]).collect();
         places.iter().for_each(TestPlace::calm_tcp);
-        let servers = Servers::start(&places[1..4]);
+        let servers = Servers::start(&places[1..]);
         let mut traffic =
             Traffic { begun: Instant::now(), ends: Ends::default(), running: Vec::new(), servers, places };
         let service: Vec<IpAddr> =
@@ -188,6 +194,23 @@ impl Traffic {
             self.run(Kind::Datagram, from, service, Datagrams { to, one_socket: false });
         }
         self.run(Kind::Datagram, caller, service, Datagrams { to, one_socket: true });
+        for (from, to, port) in [(client, nodes[0], NODE_PORT), (caller, ips[client], SERVER_PORT)] {
+            let at = SocketAddr::new(to, port);
+            self.run(Kind::Stream, from, to, Stream { to: at });
+            self.run(Kind::Connect, from, to, NewConnections { to: at });
+        }
+        let at = SocketAddr::new(nodes[1], NODE_PORT);
+        self.run(Kind::Datagram, client, nodes[1], Datagrams { to: at, one_socket: false });
+    }
+
+    /// The caller asks one more address, with the same ports as the Service.
+    pub fn ask_too(&mut self, address: IpAddr) {
+        let to = SocketAddr::new(address, SERVICE_PORT);
+        self.run(Kind::Stream, 0, address, Stream { to });
+        self.run(Kind::Connect, 0, address, NewConnections { to });
+        for one_socket in [false, true] {
+            self.run(Kind::Datagram, 0, address, Datagrams { to, one_socket });
+        }
     }
 
     fn run(&mut self, kind: Kind, from: usize, to: IpAddr, flow: impl Flow) {

@@ -15,6 +15,8 @@ pub const UDP_PORT: u16 = 7000;
 /// What the Services listen on: other numbers, so that ports are translated.
 pub const SERVICE_TCP_PORT: u16 = 80;
 pub const SERVICE_UDP_PORT: u16 = 53;
+/// The first Service's nodePorts, TCP and UDP, and then the next one's.
+pub const FIRST_NODE_PORT: u16 = 30_080;
 /// What no Service listens on.
 pub const NO_SERVICE_PORT: u16 = 81;
 
@@ -93,6 +95,8 @@ pub enum Client {
     StandIn,
     /// Either: the backend is chosen at random and may be the sender.
     SenderOrStandIn,
+    /// The node that was asked: answers have to come back through it.
+    Node(Pair),
 }
 
 impl Client {
@@ -102,6 +106,7 @@ impl Client {
             Client::Sender => is_sender,
             Client::StandIn => is_stand_in,
             Client::SenderOrStandIn => is_sender || is_stand_in,
+            Client::Node(addresses) => seen == family.of(addresses),
         }
     }
 }
@@ -182,6 +187,20 @@ impl Cluster {
         self.service_target("to-all", Answers::Echo { pods, client: Client::SenderOrStandIn })
     }
 
+    /// The Service before one pod at the nodePort of a node, for the outside.
+    pub fn node_port(&self, pod: &'static str, node: &str) -> Target {
+        let at = PODS.iter().position(|(name, _)| *name == pod).unwrap();
+        let addresses = self.spot(node).addresses;
+        let client = if PODS[at].1 == node { Client::Sender } else { Client::Node(addresses) };
+        Target {
+            name: format!("service to-{pod} at {node}"),
+            addresses,
+            tcp_port: FIRST_NODE_PORT + 2 * at as u16,
+            udp_port: FIRST_NODE_PORT + 2 * at as u16 + 1,
+            answers: Answers::Echo { pods: vec![pod], client },
+        }
+    }
+
     /// The Service that has no endpoints.
     pub fn service_of_nobody(&self) -> Target {
         self.service_target("to-nobody", Answers::Refusal)
@@ -258,11 +277,12 @@ fn pair(addresses: &[String]) -> Pair {
 
 fn manifests() -> String {
     let mut documents: Vec<String> = PODS.iter().map(|(name, node)| pod_manifest(name, node)).collect();
-    documents.extend(
-        PODS.iter().map(|(name, _)| service_manifest(&format!("to-{name}"), &format!("name: {name}"))),
-    );
-    documents.push(service_manifest("to-all", "app: echo"));
-    documents.push(service_manifest("to-nobody", "app: nobody"));
+    documents.extend(PODS.iter().enumerate().map(|(at, (name, _))| {
+        let first = FIRST_NODE_PORT + 2 * at as u16;
+        service_manifest(&format!("to-{name}"), &format!("name: {name}"), Some([first, first + 1]))
+    }));
+    documents.push(service_manifest("to-all", "app: echo", None));
+    documents.push(service_manifest("to-nobody", "app: nobody", None));
     documents.join("---\n")
 }
 
@@ -282,17 +302,23 @@ spec:
     )
 }
 
-fn service_manifest(name: &str, selector: &str) -> String {
+fn service_manifest(name: &str, selector: &str, node_ports: Option<[u16; 2]>) -> String {
+    let kind = if node_ports.is_some() { "NodePort" } else { "ClusterIP" };
+    let [tcp, udp] = match node_ports {
+        Some(numbers) => numbers.map(|number| format!(", nodePort: {number}")),
+        None => Default::default(),
+    };
     format!(
         "apiVersion: v1
 kind: Service
 metadata: {{name: {name}}}
 spec:
+  type: {kind}
   ipFamilyPolicy: RequireDualStack
   selector: {{{selector}}}
   ports:
-    - {{name: tcp, port: {SERVICE_TCP_PORT}, targetPort: {TCP_PORT}}}
-    - {{name: udp, port: {SERVICE_UDP_PORT}, targetPort: {UDP_PORT}, protocol: UDP}}
+    - {{name: tcp, port: {SERVICE_TCP_PORT}, targetPort: {TCP_PORT}{tcp}}}
+    - {{name: udp, port: {SERVICE_UDP_PORT}, targetPort: {UDP_PORT}, protocol: UDP{udp}}}
 "
     )
 }

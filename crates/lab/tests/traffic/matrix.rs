@@ -24,7 +24,23 @@ pub struct Way<'a> {
 pub fn ways(cluster: &Cluster) -> Vec<Way<'_>> {
     let mut ways = pod_ways(cluster);
     ways.extend(host_ways(cluster));
+    ways.extend(translated_ways(cluster));
     ways
+}
+
+/// Nodes to Services, past the socket hooks, since this test's threads are in
+/// no cgroup of a node; nodePorts.
+fn translated_ways(cluster: &Cluster) -> Vec<Way<'_>> {
+    let way = |from: &str, to| Way { from: cluster.spot(from), to };
+    vec![
+        way("node-1", cluster.service("alpha", "node-1")), // a pod on the node
+        way("node-1", cluster.service("gamma", "node-1")), // one elsewhere
+        way("node-1", cluster.service_of_nobody()),
+        way("node-1", cluster.service_without_port("beta")),
+        way("client", cluster.node_port("gamma", "node-2")), // its own node
+        way("client", cluster.node_port("gamma", "node-1")), // through another
+        way("client", cluster.node_port("alpha", "node-1")),
+    ]
 }
 
 /// The ways that never leave Beeline's path: pod to pod, to Service, to and
