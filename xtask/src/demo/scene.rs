@@ -93,7 +93,15 @@ impl Scene {
 
     /// The steps by the live tables, the counters and the cost.
     fn tell(&self, seen: &Seen) -> Result<()> {
-        let explanation = self.explain(seen.source_port)?;
+        let asked = socket_address(&self.to, self.port);
+        let to = match seen.translating_node() {
+            Some(node) => self.backend(node, seen.source_port)?,
+            None => asked.clone(),
+        };
+        if to != asked {
+            println!("   socket     {asked} became {to} when it connected: packets bear that from the start");
+        }
+        let explanation = self.explain(&to, seen.source_port)?;
         for hop in list(&explanation["hops"]) {
             println!("   {} {}", text(&hop["node"]), text(&hop["hook"]));
             for step in list(&hop["steps"]) {
@@ -116,15 +124,34 @@ impl Scene {
         Ok(())
     }
 
+    /// Where the datagrams went whose socket was translated on a node: the
+    /// other end of the sender's connection.
+    fn backend(&self, node: &str, source_port: u16) -> Result<String> {
+        let mut command = process::as_root(paths::binary("beeline"));
+        command.args(["conntrack", "list", "--name", "default", "--node", node]);
+        command.args(["--protocol", "udp", "-o", "json"]);
+        let rows = json(&mut command)?;
+        let end = format!(":{source_port}");
+        let is_ours = |row: &&Value| {
+            let family = text(&row["origin"]).starts_with('[') == self.to.contains(':');
+            family
+                && row["client_pod"].as_str() == self.from.as_deref()
+                && text(&row["origin"]).ends_with(&end)
+        };
+        let found = list(&rows).find(is_ours).map(|row| text(&row["destination"]).to_owned());
+        found.with_context(|| format!("{node} has no connection from port {source_port}: {rows}"))
+    }
+
     /// `beeline explain` for the connection that was measured.
-    fn explain(&self, source_port: u16) -> Result<Value> {
+    fn explain(&self, to: &str, source_port: u16) -> Result<Value> {
         let from = match &self.from {
             Some(pod) => pod.clone(),
             None => client_address(self.to.contains(':'))?,
         };
-        let (port, source_port) = (self.port.to_string(), source_port.to_string());
+        let (ip, port) = to.rsplit_once(':').with_context(|| format!("{to} has no port"))?;
+        let (ip, source_port) = (ip.trim_matches(['[', ']']), source_port.to_string());
         let mut command = process::as_root(paths::binary("beeline"));
-        command.args(["explain", "--name", "default", "--from", &from, "--to", &self.to, "--port", &port]);
+        command.args(["explain", "--name", "default", "--from", &from, "--to", ip, "--port", port]);
         command.args(["--source-port", &source_port, "--protocol", "udp", "-o", "json"]);
         json(&mut command)
     }
@@ -144,6 +171,16 @@ impl Scene {
             command.arg("--ipv6");
         }
         json(&mut command)
+    }
+}
+
+impl Seen {
+    /// The node on which a socket hook translated the sender's socket.
+    fn translating_node(&self) -> Option<&str> {
+        let is_translation = |(_, hook, outcome): &&(String, String, String)| {
+            (hook.as_str(), outcome.as_str()) == ("socket", "socket_translated")
+        };
+        self.counted.keys().find(is_translation).map(|(node, _, _)| node.as_str())
     }
 }
 
