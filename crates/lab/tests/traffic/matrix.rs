@@ -37,6 +37,7 @@ fn translated_ways(cluster: &Cluster) -> Vec<Way<'_>> {
         way("node-1", cluster.service("gamma", "node-1")), // one elsewhere
         way("node-1", cluster.service_of_nobody()),
         way("node-1", cluster.service_without_port("beta")),
+        way("node-1", cluster.node_port("gamma", "node-2")),
         way("client", cluster.node_port("gamma", "node-2")), // its own node
         way("client", cluster.node_port("gamma", "node-1")), // through another
         way("client", cluster.node_port("alpha", "node-1")),
