@@ -41,6 +41,7 @@ const KERNEL_PARTS: [&str; 6] = [
 
 const QEMU: &str = "qemu-system-x86_64";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+const OLD_LIBRARIES: &str = "lib/x86_64-linux-gnu";
 
 fn folder() -> PathBuf {
     paths::top().join("target/kernels")
@@ -100,7 +101,9 @@ impl Qemu {
         command.args(["--kill-after=5", &seconds_max.to_string(), "nice"]).arg(&self.program);
         if let Some(place) = &self.unpacked {
             let libraries = place.join(LIBRARIES);
-            command.env("LD_LIBRARY_PATH", &libraries).env("QEMU_MODULE_DIR", libraries.join("qemu"));
+            // Some packages still have theirs below /lib, which is a link elsewhere.
+            let path = format!("{}:{}", libraries.display(), place.join(OLD_LIBRARIES).display());
+            command.env("LD_LIBRARY_PATH", path).env("QEMU_MODULE_DIR", libraries.join("qemu"));
             for firmware in ["qemu", "seabios"] {
                 command.arg("-L").arg(place.join("usr/share").join(firmware));
             }
