@@ -4,8 +4,8 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use beeline_abi::context::Context;
 use beeline_abi::conntrack::ConntrackValue;
+use beeline_abi::context::Context;
 use beeline_abi::ip::proto;
 use beeline_abi::service::{FrontendKey, SCOPE_INTERNAL, SlotKey};
 use beeline_abi::{Ip, Port};
