@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::mounts;
+
 /// How long [`kill`] and [`remove`] wait for processes to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -143,20 +145,9 @@ fn tree(path: &Path) -> Result<Vec<PathBuf>, CgroupError> {
     Ok(found)
 }
 
-/// A line is `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [FIELDS] - TYPE SOURCE SUPER`.
 fn find_in(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let mut fields = before.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        let kind = after.split(' ').next()?;
-        (kind == "cgroup2" && root == "/").then(|| PathBuf::from(unescape(point)))
-    })
-}
-
-/// The kernel writes space, tab, newline and backslash as `\ooo`.
-fn unescape(field: &str) -> String {
-    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    let mut whole = mounts::parse(mountinfo).filter(|mount| mount.kind == "cgroup2" && mount.root == "/");
+    whole.next().map(|mount| mount.target)
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {

@@ -8,6 +8,57 @@ use nix::unistd::{chdir, chroot};
 
 const NOTHING: Option<&str> = None;
 
+/// A mount, as proc(5) describes `/proc/PID/mountinfo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The kernel's number of it.
+    pub id: u32,
+    /// The number of the mount below.
+    pub parent: u32,
+    /// The part of the file system that is mounted; `/` = all of it.
+    pub root: String,
+    /// Where, seen from the root directory of whoever asked.
+    pub target: PathBuf,
+    /// Type of the file system.
+    pub kind: String,
+}
+
+/// The mounts that the calling thread can name, in the order of mounting.
+pub fn table() -> io::Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read_to_string("/proc/thread-self/mountinfo")?).collect())
+}
+
+/// A line is `ID PARENT MAJOR:MINOR ROOT TARGET OPTIONS [FIELDS] - TYPE SOURCE SUPER`.
+pub(crate) fn parse(mountinfo: &str) -> impl Iterator<Item = Mount> {
+    mountinfo.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut words = before.split(' ');
+        let (id, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let mut words = words.skip(1);
+        let (root, target) = (unescape(words.next()?), unescape(words.next()?).into());
+        Some(Mount { id, parent, root, target, kind: after.split(' ').next()?.to_owned() })
+    })
+}
+
+/// The kernel writes blank, tab, newline and backslash as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) => {
+                plain.push(char::from(code));
+                plain.push_str(&part[3..]);
+            }
+            None => {
+                plain.push('\\');
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
+}
+
 /// Parts the mounts of a new mount namespace, which the caller has just made
 /// for itself, from those that they are copies of: what is mounted from now on
 /// is seen nowhere else. The caller must not share its root directory with
@@ -28,24 +79,25 @@ fn make_all_private() -> nix::Result<()> {
 /// mount that has a name, since what is mounted right below a root without one
 /// may be seen elsewhere.
 fn move_root_to_a_mount() -> io::Result<()> {
-    let mounts = named()?;
+    let mut mounts = table()?;
+    mounts.retain(|named| named.target != Path::new("/"));
     for named in &mounts {
         // One that another hides has no name either.
-        let _ = mount(NOTHING, &named.point, NOTHING, MsFlags::MS_PRIVATE, NOTHING);
+        let _ = mount(NOTHING, &named.target, NOTHING, MsFlags::MS_PRIVATE, NOTHING);
     }
-    let place = mounts.iter().find(|named| named.point.is_dir()).ok_or_else(|| {
+    let place = mounts.iter().find(|named| named.target.is_dir()).ok_or_else(|| {
         io::Error::other("nothing is mounted below the root of this chroot; mount at least /proc there")
     })?;
-    let place = &place.point;
+    let place = &place.target;
     mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), NOTHING)?;
     let root = place.join("root");
     std::fs::create_dir(&root)?;
     mount(Some("/"), &root, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)?;
-    for original in mounts.iter().rev().filter(|named| !named.point.starts_with(place)) {
+    for original in mounts.iter().rev().filter(|named| !named.target.starts_with(place)) {
         // What they hold must not live as long as this namespace. Those right
         // on the mount without a name stay: without them elsewhere, too.
         if mounts.iter().any(|named| named.id == original.parent) {
-            let _ = umount2(&original.point, MntFlags::MNT_DETACH);
+            let _ = umount2(&original.target, MntFlags::MNT_DETACH);
         }
     }
     chdir(&root)?;
@@ -55,27 +107,22 @@ fn move_root_to_a_mount() -> io::Result<()> {
     Ok(())
 }
 
-struct Named {
-    id: u32,
-    parent: u32,
-    point: PathBuf,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The mounts that this thread can name, as proc(5) lists them: the first word
-/// is the number, the second that of the mount below, the fifth the directory.
-fn named() -> io::Result<Vec<Named>> {
-    let text = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
-    let mount = |line: &str| -> Option<Named> {
-        let words: Vec<&str> = line.split(' ').collect();
-        let (id, parent) = (words.first()?.parse().ok()?, words.get(1)?.parse().ok()?);
-        Some(Named { id, parent, point: PathBuf::from(unescaped(words.get(4)?)) })
-    };
-    Ok(text.lines().filter_map(mount).filter(|named| named.point != Path::new("/")).collect())
-}
-
-/// Blank, tab, newline and backslash stand as three octal digits.
-fn unescaped(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain))
+    #[test]
+    fn unit_a_line_of_mountinfo_is_read() {
+        let line = r"36 35 0:4 net:[4026532] /run/a\040b\134 rw,nosuid shared:1 - nsfs nsfs rw";
+        let expected = Mount {
+            id: 36,
+            parent: 35,
+            root: "net:[4026532]".into(),
+            target: r"/run/a b\".into(),
+            kind: "nsfs".into(),
+        };
+        assert_eq!(parse(line).collect::<Vec<_>>(), [expected]);
+        assert_eq!(parse("36 35").count(), 0);
+        assert_eq!(unescape(r"a\x \07"), r"a\x \07", "nothing of the kernel's");
+    }
 }

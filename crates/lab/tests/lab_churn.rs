@@ -110,7 +110,7 @@ fn lab_endpoints_that_come_and_go_disturb_no_connection() {
     );
     report.check();
     assert!(changes > 50 * time.as_secs(), "{changes} changes are too few to tell");
-    // A whole comparison of the tables later.
+    // The agents have compared their tables meanwhile, every ten seconds.
     for node in ["node-1", "node-2", "node-3"] {
         let metrics = lab.node(node).shell("curl -s http://127.0.0.1:9879/metrics").succeeds();
         assert!(metrics.stdout.contains("beeline_drift_total{} 0"), "{node}\n{metrics}");

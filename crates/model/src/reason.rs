@@ -2,13 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use Reason::{
-    AddressUnusable, AnnotationInvalid, ExternalIpRefused, FrontendCollision, HostNetwork,
-    KubeProxyLeftovers, NoDirectRoute, NodeCollision, NodeIncomplete, ObjectUnreadable, PortInvalid,
-    SctpPortDiffers, ServiceMissing, SocketsRemain, SourceRangeInvalid, TableIncomplete, TooManyEndpoints,
-    TypeUnknown,
-};
-
 /// What class of problem an object has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Reason {
@@ -51,54 +44,39 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every class.
-    pub const ALL: [Reason; 18] = [
-        ObjectUnreadable,
-        TypeUnknown,
-        AddressUnusable,
-        PortInvalid,
-        SourceRangeInvalid,
-        AnnotationInvalid,
-        FrontendCollision,
-        ExternalIpRefused,
-        SctpPortDiffers,
-        TooManyEndpoints,
-        ServiceMissing,
-        NodeIncomplete,
-        NodeCollision,
-        NoDirectRoute,
-        HostNetwork,
-        SocketsRemain,
-        TableIncomplete,
-        KubeProxyLeftovers,
-    ];
-
     /// As events spell it.
     pub const fn name(self) -> &'static str {
         match self {
-            ObjectUnreadable => "ObjectUnreadable",
-            TypeUnknown => "TypeUnknown",
-            AddressUnusable => "AddressUnusable",
-            PortInvalid => "PortInvalid",
-            SourceRangeInvalid => "SourceRangeInvalid",
-            AnnotationInvalid => "AnnotationInvalid",
-            FrontendCollision => "FrontendCollision",
-            ExternalIpRefused => "ExternalIPRefused",
-            SctpPortDiffers => "SCTPPortDiffers",
-            TooManyEndpoints => "TooManyEndpoints",
-            ServiceMissing => "ServiceMissing",
-            NodeIncomplete => "NodeIncomplete",
-            NodeCollision => "NodeCollision",
-            NoDirectRoute => "NoDirectRoute",
-            HostNetwork => "HostNetwork",
-            SocketsRemain => "SocketsRemain",
-            TableIncomplete => "TableIncomplete",
-            KubeProxyLeftovers => "KubeProxyLeftovers",
+            Reason::ObjectUnreadable => "ObjectUnreadable",
+            Reason::TypeUnknown => "TypeUnknown",
+            Reason::AddressUnusable => "AddressUnusable",
+            Reason::PortInvalid => "PortInvalid",
+            Reason::SourceRangeInvalid => "SourceRangeInvalid",
+            Reason::AnnotationInvalid => "AnnotationInvalid",
+            Reason::FrontendCollision => "FrontendCollision",
+            Reason::ExternalIpRefused => "ExternalIPRefused",
+            Reason::SctpPortDiffers => "SCTPPortDiffers",
+            Reason::TooManyEndpoints => "TooManyEndpoints",
+            Reason::ServiceMissing => "ServiceMissing",
+            Reason::NodeIncomplete => "NodeIncomplete",
+            Reason::NodeCollision => "NodeCollision",
+            Reason::NoDirectRoute => "NoDirectRoute",
+            Reason::HostNetwork => "HostNetwork",
+            Reason::SocketsRemain => "SocketsRemain",
+            Reason::TableIncomplete => "TableIncomplete",
+            Reason::KubeProxyLeftovers => "KubeProxyLeftovers",
         }
     }
 
     /// It is one node's problem, whatever object it is about.
     pub const fn is_local(self) -> bool {
-        matches!(self, NoDirectRoute | HostNetwork | SocketsRemain | TableIncomplete | KubeProxyLeftovers)
+        matches!(
+            self,
+            Reason::NoDirectRoute
+                | Reason::HostNetwork
+                | Reason::SocketsRemain
+                | Reason::TableIncomplete
+                | Reason::KubeProxyLeftovers
+        )
     }
 }

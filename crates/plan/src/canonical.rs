@@ -229,10 +229,11 @@ fn used_slots(contents: &Contents) -> BTreeSet<SlotKey> {
             (0..value.slots).map(|slot| SlotKey { service: *service, generation: value.generation, slot });
         used.extend(slots.clone());
         if value.has_members() {
+            let in_slots: BTreeSet<u32> =
+                slots.filter_map(|key| Some(contents.slot.get(&key)?.backend)).collect();
             let members = members(contents, *service).filter(|(key, member)| {
-                let in_slot = slots.clone().filter_map(|key| contents.slot.get(&key));
                 member.flags & slot_flags::KEPT != 0 && contents.backend.contains_key(&key.slot)
-                    || in_slot.map(|slot| slot.backend).any(|id| id == key.slot)
+                    || in_slots.contains(&key.slot)
             });
             used.extend(members.map(|(key, _)| *key));
         }

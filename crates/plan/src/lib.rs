@@ -162,8 +162,8 @@ impl Planner {
     }
 
     /// The pod with this network namespace is gone.
-    pub fn remove_namespace(&mut self, cookie: u64) {
-        self.namespaces.detach(cookie);
+    pub fn remove_namespace(&mut self, cookie: u64, pod: &ObjectName) {
+        self.namespaces.detach(cookie, pod);
     }
 
     /// The subnets of this node's uplinks have changed.

@@ -102,8 +102,7 @@ pub fn pod(pod: &Pod, problems: &mut Vec<Problem>) -> Object {
 /// Service's address (a mesh), or whose kernel is another (a sandbox), wants
 /// its packets translated, and its sockets left alone.
 fn packets_only(pod: &Pod, say: &mut Problems<'_>) -> bool {
-    let asked = pod.metadata.annotations.as_ref().and_then(|all| all.get(SOCKET_LB));
-    match asked.map(String::as_str) {
+    match annotation(&pod.metadata, SOCKET_LB) {
         None | Some("true") => false,
         Some("false") => true,
         Some(other) => {

@@ -209,11 +209,12 @@ impl Reconciler {
         let (mut budget, mut drift) = (entries, 0);
         let mut finished = false;
         while budget > 0 && !finished {
-            let (more, walks) = self.compare_one(tables, &mut budget);
-            drift += more;
-            if !walks {
-                self.compared += 1;
-                finished = self.compared == ask_tables!(self, undone).len();
+            match self.compare_one(tables, &mut budget) {
+                None => finished = true,
+                Some((more, is_walking)) => {
+                    drift += more;
+                    self.compared += usize::from(!is_walking);
+                }
             }
         }
         if finished {
@@ -227,11 +228,12 @@ impl Reconciler {
     }
 
     /// Of the table at hand: what differs, and whether there is more of it.
-    fn compare_one(&mut self, tables: &mut dyn Tables, budget: &mut usize) -> (u64, bool) {
+    /// None: there is no further table.
+    fn compare_one(&mut self, tables: &mut dyn Tables, budget: &mut usize) -> Option<(u64, bool)> {
         macro_rules! compare {
             ($table:ident) => {{
                 let drift = self.$table.compare(tables.$table(), budget);
-                (drift, self.$table.is_walking())
+                Some((drift, self.$table.is_walking()))
             }};
         }
         match self.compared {
@@ -245,7 +247,8 @@ impl Reconciler {
             7 => compare!(slot),
             8 => compare!(share),
             9 => compare!(backend),
-            _ => compare!(source_range),
+            10 => compare!(source_range),
+            _ => None,
         }
     }
 

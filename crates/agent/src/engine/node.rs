@@ -83,7 +83,7 @@ impl Engine {
     }
 
     /// The ports that translated sources get, as the host has it now.
-    pub(super) fn nat_ports(&self) -> NatPorts {
+    fn nat_ports(&self) -> NatPorts {
         let values = &self.configuration.values;
         let local = self.host.sysctl(nat::LOCAL_PORTS).ok().flatten();
         nat::choose(values.nat_ports.clone(), local.as_deref(), &values.node_port_range)

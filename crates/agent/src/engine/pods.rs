@@ -161,9 +161,7 @@ impl Engine {
     fn program(&mut self, endpoint: &Endpoint) {
         if let Some(value) = endpoint.value() {
             endpoint.addresses.iter().for_each(|ip| self.planner.set_endpoint(*ip, value));
-            let pod = &endpoint.pod;
-            let name = ObjectName { namespace: pod.namespace.clone(), name: pod.name.clone() };
-            self.planner.set_namespace(value.netns_cookie, name);
+            self.planner.set_namespace(value.netns_cookie, object_name(endpoint));
         }
     }
 
@@ -171,7 +169,7 @@ impl Engine {
     fn disconnect(&mut self, endpoint: &Endpoint) {
         endpoint.addresses.iter().for_each(|ip| self.planner.remove_endpoint(*ip));
         if let Some(link) = endpoint.link {
-            self.planner.remove_namespace(link.netns_cookie);
+            self.planner.remove_namespace(link.netns_cookie, &object_name(endpoint));
         }
         self.sync_tables();
         if let Some(link) = endpoint.link
@@ -309,6 +307,10 @@ impl Engine {
 }
 
 /// Its pod, container and interface, for messages.
+fn object_name(endpoint: &Endpoint) -> ObjectName {
+    ObjectName { namespace: endpoint.pod.namespace.clone(), name: endpoint.pod.name.clone() }
+}
+
 fn of(endpoint: &Endpoint) -> String {
     let Attachment { container_id, interface } = &endpoint.attachment;
     let container = match interface.is_empty() {

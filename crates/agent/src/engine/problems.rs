@@ -57,7 +57,9 @@ impl Problems {
     /// The object is gone. One that comes in its place is another, even if it
     /// has the same problems.
     fn forget(&mut self, kind: Kind, name: &ObjectName) {
-        let first = Problem { kind, name: name.clone(), reason: Reason::ALL[0], message: String::new() };
+        // The first reason there is, so that the set is read from here on.
+        let reason = Reason::ObjectUnreadable;
+        let first = Problem { kind, name: name.clone(), reason, message: String::new() };
         let of_object = |problem: &&Problem| problem.kind == kind && problem.name == *name;
         let gone: Vec<Problem> = self.passed_on.range(first..).take_while(of_object).cloned().collect();
         for problem in gone {

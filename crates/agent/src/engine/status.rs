@@ -80,7 +80,9 @@ impl Engine {
             sync_errors: self.counts.sync_errors,
             kube_proxy: self.take_over.leftovers(),
             sockets_destroyed: self.sockets.as_ref().map_or(0, Sockets::destroyed),
-            nat_ports: self.nat_ports().ports.len() as u64,
+            nat_ports: self
+                .told_config
+                .map_or(0, |told| u64::from(told.nat_port_last.saturating_sub(told.nat_port_first)) + 1),
             synced: self.is_synced(),
             problems: self.problems().len() as u64,
             endpoints: self.endpoints.iter().filter(|endpoint| endpoint.link.is_some()).count() as u64,

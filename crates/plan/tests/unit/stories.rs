@@ -458,7 +458,7 @@ fn unit_sockets_of_pods_are_translated_unless_they_ask_otherwise() {
     // Made anew under its name, before the last one is taken down.
     world.planner.set_namespace(17, named("late"));
     assert_eq!(sockets(&mut world), [7, 9, 17]);
-    world.planner.remove_namespace(7);
+    world.planner.remove_namespace(7, &named("late"));
     world.delete(Kind::Pod, "mesh");
     assert_eq!(sockets(&mut world), [17]);
 }
