@@ -119,14 +119,18 @@ pub fn needed<T>(found: Result<T>, optional: Option<bool>) -> Result<Option<T>> 
 
 /// The variables that tell of Services: those of the pod's namespace, and
 /// `kubernetes` always.
-pub fn of_services(services: &[Service], namespace: &str, links: bool) -> Environment {
+pub fn of_services<'a>(
+    services: impl IntoIterator<Item = &'a Service>,
+    namespace: &str,
+    links: bool,
+) -> Environment {
     let api = |service: &Service| {
         service.namespace().as_deref() == Some("default") && service.name_any() == "kubernetes"
     };
     let near = |service: &&Service| links && service.namespace().as_deref() == Some(namespace);
     // One of the pod's own namespace wins over the API's.
     let (ours, others): (Vec<&Service>, Vec<&Service>) =
-        services.iter().filter(|one| near(one) || api(one)).partition(near);
+        services.into_iter().filter(|one| near(one) || api(one)).partition(near);
     let mut result = Environment::new();
     for service in others.into_iter().chain(ours) {
         result.extend(of_service(service));

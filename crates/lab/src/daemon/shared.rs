@@ -34,6 +34,14 @@ const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a ConfigMap or Secret is known by: namespace and reference.
 pub type Changed = (String, Reference);
 
+/// Services by namespace and name.
+#[derive(Default)]
+struct Services {
+    known: HashMap<(Option<String>, String), Service>,
+    /// These are all of them.
+    complete: bool,
+}
+
 /// What all kubelets share.
 pub struct Shared {
     /// Bounds the sandboxes that are made at once, on all nodes.
@@ -44,7 +52,7 @@ pub struct Shared {
     pub machine: Machine,
     client: Client,
     space: OnceCell<Space>,
-    services: watch::Receiver<Option<Arc<Vec<Service>>>>,
+    services: watch::Receiver<Services>,
     changes: broadcast::Sender<Changed>,
     follows: OnceCell<()>,
 }
@@ -52,7 +60,7 @@ pub struct Shared {
 impl Shared {
     /// For one lab.
     pub fn new(client: Client) -> Arc<Shared> {
-        let (sender, services) = watch::channel(None);
+        let (sender, services) = watch::channel(Services::default());
         tokio::spawn(follow_services(client.clone(), sender));
         Arc::new(Shared {
             sandboxes: Semaphore::new(SANDBOXES_AT_ONCE),
@@ -80,10 +88,10 @@ impl Shared {
     /// The variables that tell of Services.
     pub async fn services(&self, namespace: &str, links: bool) -> Result<Environment> {
         let mut receiver = self.services.clone();
-        let known = tokio::time::timeout(SERVICES_TIMEOUT, receiver.wait_for(Option::is_some)).await;
-        let known =
-            known.context("the API does not tell the Services")?.context("the lab is ending")?.clone();
-        Ok(environment::of_services(&known.unwrap_or_default(), namespace, links))
+        let told =
+            tokio::time::timeout(SERVICES_TIMEOUT, receiver.wait_for(|services| services.complete)).await;
+        let services = told.context("the API does not tell the Services")?.context("the lab is ending")?;
+        Ok(environment::of_services(services.known.values(), namespace, links))
     }
 
     /// The changes of ConfigMaps and Secrets from now on.
@@ -98,25 +106,21 @@ impl Shared {
     }
 }
 
-async fn follow_services(client: Client, sender: watch::Sender<Option<Arc<Vec<Service>>>>) {
-    let mut known: HashMap<(Option<String>, String), Service> = HashMap::new();
+/// Thousands of Services may come one by one: each changes what is known in its place.
+async fn follow_services(client: Client, sender: watch::Sender<Services>) {
     let key = |service: &Service| (service.namespace(), service.name_any());
     let mut events = watcher::watcher(Api::<Service>::all(client), watcher::Config::default()).boxed();
-    let mut complete = false;
     while let Some(event) = next(&mut events).await {
-        match event {
-            Event::Init => (known, complete) = (HashMap::new(), false),
-            Event::InitDone => complete = true,
+        sender.send_modify(|services| match event {
+            Event::Init => *services = Services::default(),
+            Event::InitDone => services.complete = true,
             Event::Apply(service) | Event::InitApply(service) => {
-                known.insert(key(&service), service);
+                services.known.insert(key(&service), service);
             }
             Event::Delete(service) => {
-                known.remove(&key(&service));
+                services.known.remove(&key(&service));
             }
-        }
-        if complete {
-            sender.send_replace(Some(Arc::new(known.values().cloned().collect())));
-        }
+        });
     }
 }
 
