@@ -64,6 +64,8 @@ enum Part {
     Lab,
     /// Thousands of Services, beside rule sets of the shape that kube-proxy writes
     Services,
+    /// How fast a change of endpoints arrives with 10,000 Services, and an agent's start
+    Change,
 }
 
 /// What this program does inside a pod.
@@ -137,7 +139,11 @@ impl Arguments {
         if self.wants(Part::Services) {
             services::measure(&self.set, &self.services, self.rounds, self.millis)?;
         }
-        if !self.only.is_empty() && self.only.iter().all(|part| matches!(part, Part::Lab | Part::Services)) {
+        if self.only.contains(&Part::Change) {
+            services::measure_change(&self.set)?;
+        }
+        let own_labs = [Part::Lab, Part::Services, Part::Change];
+        if !self.only.is_empty() && self.only.iter().all(|part| own_labs.contains(part)) {
             return Ok(());
         }
         let lab = BenchLab::up(&self.set)?;

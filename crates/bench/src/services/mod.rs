@@ -42,16 +42,35 @@ enum Way {
 /// Rate, p50 and p99 of each measurement.
 type Figures = BTreeMap<(&'static str, Way), [Vec<f64>; 3]>;
 
-/// Prints everything, size by size.
-pub fn measure(values: &[String], sizes: &[usize], rounds: usize, millis: u64) -> Result<()> {
-    let mut lab = BenchLab::of(5, values)?;
+/// A lab whose first node alone has an agent, and its server's address: other
+/// agents would only take time.
+fn lab(nodes: usize, values: &[String]) -> Result<(BenchLab, Ipv4Addr)> {
+    let mut lab = BenchLab::of(nodes, values)?;
     PORTS.iter().try_for_each(|port| lab.start_server("server", *port))?;
     let IpAddr::V4(server) = lab.pod("server", false)?.ip() else { bail!("the server has no IPv4 address") };
-    // The nodes of the rule sets forward as the kernel does; other agents would
-    // only take time.
-    for node in ["node-2", "node-3", "node-4", start::NODE] {
-        run(lab.verb("agent").args([node, "stop"]))?;
+    for node in 2..=nodes {
+        run(lab.verb("agent").args([&format!("node-{node}"), "stop"]))?;
     }
+    Ok((lab, server))
+}
+
+/// Prints how fast a change arrives, and how long an agent takes to start.
+pub fn measure_change(values: &[String]) -> Result<()> {
+    let (lab, server) = lab(5, values)?;
+    let api = Api::open(&lab.kubeconfig())?;
+    let mut entries = Vec::new();
+    println!("{TYPICAL} Services");
+    grow(&lab, &api, &mut entries, TYPICAL, server)?;
+    change::measure(&lab, &api, &entries[1], server)?;
+    lab.print_memory_of(NODES[0])?;
+    start::measure(&lab)?;
+    lab.down()
+}
+
+/// Prints everything, size by size.
+pub fn measure(values: &[String], sizes: &[usize], rounds: usize, millis: u64) -> Result<()> {
+    let (lab, server) = lab(5, values)?;
+    // The nodes of the rule sets forward as the kernel does.
     for node in ["node-3", "node-4"] {
         Node::open(&lab, node)?.set(false)?;
     }
