@@ -5,12 +5,19 @@
 #[cfg(target_env = "gnu")]
 const ARENAS_MAX: libc::c_int = 2;
 
+/// Bytes from which on an allocation is a mapping of its own, which goes back
+/// when it is freed. Said, the threshold stays: else it would rise with every
+/// table that was outgrown, and the next ones would leave holes in the heap.
+#[cfg(target_env = "gnu")]
+const MAPPED_FROM: libc::c_int = 128 << 10;
+
 /// Call before the first thread starts.
-pub fn limit_arenas() {
+pub fn be_sparing() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: changes a setting of the allocator; no pointer is involved.
+    // SAFETY: changes settings of the allocator; no pointer is involved.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
     }
 }
 

@@ -26,7 +26,7 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
     let sockets =
         values.socket_lb_enabled.then(|| Sockets::start(!values.socket_lb_host_only)).transpose()?;
     privileges::reduce()?;
-    memory::limit_arenas();
+    memory::be_sparing();
     configuration.tell();
     info!("beeline-agent {} for node {}", env!("CARGO_PKG_VERSION"), configuration.node_name);
     let state = StateDir::open(&options.state_dir)?;
