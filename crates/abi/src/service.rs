@@ -249,6 +249,21 @@ pub struct SlotValue {
     pub backend: u32,
     /// Bits of [`slot_flags`].
     pub flags: u32,
+    /// Where the backend is: a number stands for one address, port and
+    /// protocol, so that this never differs from [`BackendValue::ip`]. New
+    /// connections are spared a look-up.
+    pub ip: Ip,
+    /// [`BackendValue::port`], network byte order.
+    pub port: Port,
+    /// Reserved, zero.
+    pub reserved: u16,
+}
+
+impl SlotValue {
+    /// The value for the backend of this number.
+    pub const fn of(number: u32, backend: &BackendValue) -> SlotValue {
+        SlotValue { backend: number, flags: 0, ip: backend.ip, port: backend.port, reserved: 0 }
+    }
 }
 
 /// Shares that stand in one element of the share table.

@@ -162,7 +162,7 @@ fn layouts() -> Vec<Layout> {
         layout!(FrontendValue { service, flags, source_ranges }),
         layout!(ServiceValue { generation, slots, flags, affinity_s, shares_generation, shares }),
         layout!(SlotKey { service, generation, slot }),
-        layout!(SlotValue { backend, flags }),
+        layout!(SlotValue { backend, flags, ip, port, reserved }),
         layout!(ShareValue { backends }),
         layout!(BackendValue { ip, port, proto, state, node, zone, weight, flags }),
         layout!(SourceRangeKey { prefix_bits, set, ip }),

@@ -29,8 +29,13 @@ struct Case {
 
 /// Prints the table.
 pub fn measure(lab: &BenchLab) -> Result<()> {
-    let pinned = lab.pinned(NODES[0])?;
     let node = NetNs::open(lab.of_node(NODES[0], "netns"))?;
+    // All on one thread: a new one for each run would find other caches.
+    node.enter(|| print(lab))?
+}
+
+fn print(lab: &BenchLab) -> Result<()> {
+    let pinned = lab.pinned(NODES[0])?;
     println!("programs, nanoseconds per packet by test run ({ROUNDS} rounds, cases in turn)");
     for v6 in [false, true] {
         let cases = cases(lab, &pinned, v6)?;
@@ -40,7 +45,7 @@ pub fn measure(lab: &BenchLab) -> Result<()> {
                 let frame = &case.frames[round % case.frames.len()];
                 let packet =
                     TestPacket { ifindex: case.ifindex, repeat: case.repeat, ..TestPacket::new(frame) };
-                let run = node.enter(|| pinned.test_run(case.program, &packet))??;
+                let run = pinned.test_run(case.program, &packet)?;
                 times.push(f64::from(run.duration_ns));
             }
         }

@@ -247,6 +247,8 @@ fn with_backends(service: Service, live: &Live, names: &Directory) -> Result<Des
             Some(value) => live.backend(value.backend)?.map(|backend| (value.backend, backend)),
             None => None,
         };
+        // New connections go where the slot says.
+        let backend = backend.filter(|(id, backend)| value == Some(SlotValue::of(*id, backend)));
         match backend {
             Some((id, value)) => {
                 let shares = shares.get(&id).copied().unwrap_or(0);

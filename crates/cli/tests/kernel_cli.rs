@@ -98,7 +98,7 @@ fn fill(datapath: &mut Datapath) {
         };
         put(datapath.backend(), id, backend);
         let key = SlotKey { service: 3, generation: 1, slot };
-        put(datapath.slot(), key, SlotValue { backend: id, flags: 0 });
+        put(datapath.slot(), key, SlotValue::of(id, &backend));
     }
 }
 

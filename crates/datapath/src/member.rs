@@ -1,19 +1,18 @@
 //! Who still serves whom: clients that keep their backend by other means than
 //! a TCP connection ask before they use it again.
 
-use beeline_abi::service::{SLOT_MEMBER, ServiceValue, SlotKey, backend_state, service_flags, slot_flags};
+use beeline_abi::service::{
+    SLOT_MEMBER, ServiceValue, SlotKey, SlotValue, backend_state, service_flags, slot_flags,
+};
 use beeline_abi::{Ip, Port};
 
 use crate::platform::Tables;
 
-/// `backend` if it is one of those that `service` gives to new clients, else 0.
+/// `backend` if it is one of those that `service` gives to new clients.
 #[inline(always)]
-pub(crate) fn taking<T: Tables>(env: &T, key: &mut SlotKey, service: u32, backend: u32) -> u32 {
+pub(crate) fn taking<T: Tables>(env: &T, key: &mut SlotKey, service: u32, backend: u32) -> Option<SlotValue> {
     *key = SlotKey { service, generation: SLOT_MEMBER, slot: backend };
-    match env.slot(key) {
-        Some(member) if member.flags & slot_flags::KEPT == 0 => member.backend,
-        _ => 0,
-    }
+    env.slot(key).filter(|member| member.flags & slot_flags::KEPT == 0)
 }
 
 /// Whether datagrams that went to `backend`, which was `ip` and `port`, for
@@ -29,19 +28,16 @@ pub(crate) fn serves<T: Tables>(
     ip: &Ip,
     port: Port,
 ) -> bool {
-    let has_members = match env.service(service) {
-        Some(value) => members_are_written(&value),
-        None => return false,
-    };
-    let Some(value) = env.backend(backend) else { return false };
-    if value.ip != *ip || value.port != port {
-        return false; // the number is another's by now
-    }
-    if !has_members {
-        return value.state == backend_state::ACTIVE;
-    }
     *key = SlotKey { service, generation: SLOT_MEMBER, slot: backend };
-    env.slot(key).is_some()
+    if let Some(member) = env.slot(key) {
+        return member.ip == *ip && member.port == port; // else the number is another's by now
+    }
+    match env.service(service) {
+        Some(value) if !members_are_written(&value) => {}
+        _ => return false,
+    }
+    let Some(value) = env.backend(backend) else { return false };
+    value.ip == *ip && value.port == port && value.state == backend_state::ACTIVE
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use beeline_abi::counter::hook;
 use beeline_abi::ip::proto;
 use beeline_abi::service::{
     AffinityKey, AffinityValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, SCOPE_EXTERNAL, ServiceValue,
-    SlotKey, address_flags, service_flags,
+    SlotValue, address_flags, service_flags,
 };
 use beeline_abi::{DropReason, Ip};
 
@@ -85,49 +85,56 @@ pub(crate) fn class_of_nodes(ip: &Ip) -> u32 {
 #[inline(always)]
 fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let Some(settings) = env.config() else { return Err(Stop::Drop(DropReason::NotConfigured)) };
-    let mut kept = enter(env, ctx);
+    let mut service = service_of(env, ctx)?;
+    let mut kept = enter(env, ctx, &service);
     let mut i = 0;
-    let mut outcome = Stop::Drop(DropReason::ServiceInconsistent);
-    while i < TRIES_MAX {
+    loop {
         let choice = ctx.choice;
         ctx.choice = choice.wrapping_add(ctx.choice_step);
         i += 1;
-        let service = env.service(ctx.service).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
-        if service.slots == 0 {
-            return Err(without_slots(&service));
-        }
         ctx.generation = service.generation;
-        let id = if kept != 0 { kept } else { backend_of_slot(env, ctx, &service, choice) };
-        kept = 0;
-        match try_backend(env, ctx, &settings, id, service.slots) {
-            Ok(()) => {
-                if service.affinity_s != 0 {
-                    keep_backend(env, ctx);
-                }
-                return Ok(());
-            }
-            Err(stop) => outcome = stop,
+        let backend = match kept.take() {
+            Some(kept) => Some(kept),
+            None => share::backend(env, &mut ctx.slot_key, ctx.service, &service, choice),
+        };
+        let Err(stop) = try_backend(env, ctx, &settings, backend, service.slots) else { break };
+        if i < TRIES_MAX {
+            service = service_of(env, ctx)?;
+            continue;
         }
-    }
-    if outcome == Stop::Drop(DropReason::TupleClash) {
+        if stop != Stop::Drop(DropReason::TupleClash) {
+            return Err(stop);
+        }
         // The client's port is taken towards the last backend tried, too.
         ctx.flags |= flags::SOURCE_PORT;
         return Ok(());
     }
-    Err(outcome)
+    if service.affinity_s != 0 {
+        keep_backend(env, ctx);
+    }
+    Ok(())
+}
+
+/// The Service in hand, if it has slots.
+#[inline(always)]
+fn service_of<P: Platform>(env: &P, ctx: &Context) -> Result<ServiceValue, Stop> {
+    let service = env.service(ctx.service).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
+    if service.slots == 0 {
+        return Err(without_slots(&service));
+    }
+    Ok(service)
 }
 
 /// Where the first try is made, and how the next ones differ from it. A
 /// consistent choice stays as it is, also where a tuple is taken. Returns the
-/// backend that the client keeps, or 0.
+/// backend that the client keeps.
 #[inline(always)]
-fn enter<P: Platform>(env: &mut P, ctx: &mut Context) -> u32 {
+fn enter<P: Platform>(env: &mut P, ctx: &mut Context, service: &ServiceValue) -> Option<SlotValue> {
     (ctx.choice, ctx.choice_step) = (env.random(), 1);
-    let Some(service) = env.service(ctx.service) else { return 0 };
-    if share::is_consistent(&service) {
-        (ctx.choice, ctx.choice_step) = (share::point(ctx, &service), 0);
+    if share::is_consistent(service) {
+        (ctx.choice, ctx.choice_step) = (share::point(ctx, service), 0);
     }
-    kept_backend(env, ctx, &service)
+    kept_backend(env, ctx, service)
 }
 
 #[inline(always)]
@@ -139,28 +146,16 @@ fn without_slots(service: &ServiceValue) -> Stop {
     }
 }
 
-/// The backend id in a share or a slot; 0 if a new generation has just taken
-/// its place.
-#[inline(always)]
-fn backend_of_slot<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue, choice: u32) -> u32 {
-    if service.shares != 0 {
-        return share::backend(env, &mut ctx.slot_key, ctx.service, service, choice);
-    }
-    let slot = choice % service.slots;
-    ctx.slot_key = SlotKey { service: ctx.service, generation: service.generation, slot };
-    env.slot(&ctx.slot_key).map_or(0, |chosen| chosen.backend)
-}
-
 /// Takes the backend and sets the translation.
 #[inline(always)]
 fn try_backend<P: Platform>(
     env: &mut P,
     ctx: &mut Context,
     settings: &ConfigValue,
-    id: u32,
+    backend: Option<SlotValue>,
     slots: u32,
 ) -> Result<(), Stop> {
-    let backend = env.backend(id).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
+    let backend = backend.ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
     if ctx.proto == proto::SCTP && backend.port != ctx.dport {
         // The CRC32c of SCTP covers the ports (RFC 9260 section 6.8) and no
         // helper recomputes it.
@@ -170,13 +165,17 @@ fn try_backend<P: Platform>(
         // Its answer would go through no hook that translates it back.
         return Err(Stop::Drop(DropReason::HostBackend));
     }
+    let id = backend.backend;
     ctx.backend = id;
     set_dst(ctx, backend.ip, backend.port);
     env.step(Step::Service { service: ctx.service, slots, backend: id, ip: backend.ip, port: backend.port });
-    if ctx.frontend_key.scope == SCOPE_EXTERNAL && backend.node != settings.node {
-        // Its answers have to come back this way.
-        ctx.flags |= flags::SOURCE_OF_NODE;
-        return Ok(());
+    if ctx.frontend_key.scope == SCOPE_EXTERNAL {
+        let known = env.backend(id).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
+        if known.node != settings.node {
+            // Its answers have to come back this way.
+            ctx.flags |= flags::SOURCE_OF_NODE;
+            return Ok(());
+        }
     }
     ctx.flags &= !flags::SOURCE_OF_NODE;
     set_hairpin(ctx, backend.ip);
@@ -207,15 +206,15 @@ fn set_hairpin(ctx: &mut Context, backend: Ip) {
 }
 
 /// The backend that the client has had of late, while it still serves
-/// (`ClientIP` session affinity); else 0.
+/// (`ClientIP` session affinity).
 #[inline(always)]
-fn kept_backend<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue) -> u32 {
+fn kept_backend<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue) -> Option<SlotValue> {
     if service.affinity_s == 0 {
-        return 0;
+        return None;
     }
-    let Some(kept) = env.affinity(&affinity_key(ctx)) else { return 0 };
+    let kept = env.affinity(&affinity_key(ctx))?;
     if ctx.now.wrapping_sub(kept.used) > ticks_from_seconds(service.affinity_s) {
-        return 0;
+        return None;
     }
     member::taking(env, &mut ctx.slot_key, ctx.service, kept.backend)
 }

@@ -3,7 +3,7 @@
 //! chance, or of the client alone: then every node takes the same.
 
 use beeline_abi::context::Context;
-use beeline_abi::service::{SHARES_PER_CHUNK, ServiceValue, SlotKey, service_flags};
+use beeline_abi::service::{SHARES_PER_CHUNK, ServiceValue, SlotKey, SlotValue, service_flags};
 
 use crate::platform::Tables;
 
@@ -25,14 +25,26 @@ pub fn is_consistent(service: &ServiceValue) -> bool {
     service.shares != 0 && service.flags & service_flags::MAGLEV != 0
 }
 
-/// The backend id of a share; 0 if a new generation has just taken its place.
-/// `key` is scratch; the service has shares.
+/// The backend that a service gives to a client: by its shares if it has some,
+/// else by its slots, of which it has one at least. None if a new generation
+/// has just taken its place. `key` is scratch.
 #[inline(always)]
-pub fn backend<T: Tables>(env: &T, key: &mut SlotKey, id: u32, service: &ServiceValue, choice: u32) -> u32 {
+pub fn backend<T: Tables>(
+    env: &T,
+    key: &mut SlotKey,
+    id: u32,
+    service: &ServiceValue,
+    choice: u32,
+) -> Option<SlotValue> {
+    if service.shares == 0 {
+        *key = SlotKey { service: id, generation: service.generation, slot: choice % service.slots };
+        return env.slot(key);
+    }
     let share = choice % service.shares;
     let per_chunk = SHARES_PER_CHUNK as u32;
     *key = SlotKey { service: id, generation: service.shares_generation, slot: share / per_chunk };
-    env.share(key, share % per_chunk).unwrap_or_default()
+    let number = env.share(key, share % per_chunk)?;
+    Some(SlotValue::of(number, &env.backend(number)?))
 }
 
 /// Where hashing starts: the same on every node, and for good.

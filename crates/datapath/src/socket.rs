@@ -9,7 +9,7 @@ use beeline_abi::conntrack::ticks_from_seconds;
 use beeline_abi::endpoint::{NamespaceValue, namespace_flags};
 use beeline_abi::service::{
     AffinityKey, AffinityValue, FrontendKey, SCOPE_INTERNAL, ServiceAddressValue, ServiceValue, SlotKey,
-    address_flags,
+    SlotValue, address_flags,
 };
 use beeline_abi::socket::{SocketKey, SocketValue, direction};
 use beeline_abi::{Ip, Port};
@@ -99,7 +99,7 @@ pub fn peer<S: Sockets>(env: &mut S, backend: &Asked) -> Answer {
 /// The Service behind the address. None: not ours to translate. A service of
 /// `None`: the address is a Service's, the port is not.
 #[inline(always)]
-fn service_of<S: Sockets>(env: &S, asked: &Asked) -> Option<Option<u32>> {
+pub fn service_of<S: Sockets>(env: &S, asked: &Asked) -> Option<Option<u32>> {
     let settings = env.config()?;
     let of_host = asked.netns_cookie == settings.netns_cookie;
     if !of_host && (settings.flags & config::SOCKET_PODS == 0 || !is_pod_with_sockets(env, asked)) {
@@ -153,10 +153,16 @@ fn choose<S: Sockets>(env: &mut S, asked: &Asked, id: u32) -> Answer {
         if service.slots == 0 {
             return Answer::Refuse;
         }
-        let kept = if i == 0 { kept_backend(env, asked, id, &service) } else { 0 };
+        let kept = if i == 0 { kept_backend(env, asked, id, &service) } else { None };
         i += 1;
-        let number = if kept != 0 { kept } else { backend_of_slot(env, id, &service, choice) };
-        let Some(backend) = env.backend(number) else { continue };
+        // A socket has no port yet, and does not come in by another node: chance
+        // will do, also for services with consistent hashing.
+        let chosen = match kept {
+            Some(kept) => Some(kept),
+            None => share::backend(env, &mut SlotKey::default(), id, &service, choice),
+        };
+        let Some(backend) = chosen else { continue };
+        let number = backend.backend;
         remember(
             env,
             asked,
@@ -169,18 +175,6 @@ fn choose<S: Sockets>(env: &mut S, asked: &Asked, id: u32) -> Answer {
         return Answer::Use(backend.ip, backend.port);
     }
     Answer::Refuse
-}
-
-/// The backend id in a share or a slot. A socket has no port yet, and does
-/// not come in by another node: chance will do, also for services with
-/// consistent hashing.
-#[inline(always)]
-fn backend_of_slot<S: Sockets>(env: &S, id: u32, service: &ServiceValue, choice: u32) -> u32 {
-    let mut key = SlotKey { service: id, generation: service.generation, slot: choice % service.slots };
-    if service.shares != 0 {
-        return share::backend(env, &mut key, id, service, choice);
-    }
-    env.slot(&key).map_or(0, |chosen| chosen.backend)
 }
 
 /// Both ways: datagrams find their backend again, answers their Service.
@@ -199,15 +193,15 @@ fn key(asked: &Asked, direction: u8) -> SocketKey {
 }
 
 /// The backend that sockets of this network namespace had of late, while it
-/// serves (`ClientIP` affinity; a socket has no address yet); else 0.
+/// serves (`ClientIP` affinity; a socket has no address yet).
 #[inline(always)]
-fn kept_backend<S: Sockets>(env: &S, asked: &Asked, id: u32, service: &ServiceValue) -> u32 {
+fn kept_backend<S: Sockets>(env: &S, asked: &Asked, id: u32, service: &ServiceValue) -> Option<SlotValue> {
     if service.affinity_s == 0 {
-        return 0;
+        return None;
     }
-    let Some(kept) = env.affinity(&affinity_key(asked, id)) else { return 0 };
+    let kept = env.affinity(&affinity_key(asked, id))?;
     if env.tick().wrapping_sub(kept.used) > ticks_from_seconds(service.affinity_s) {
-        return 0;
+        return None;
     }
     member::taking(env, &mut SlotKey::default(), id, kept.backend)
 }

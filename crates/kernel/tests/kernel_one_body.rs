@@ -329,10 +329,8 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
             tables.share.insert(key, ShareValue { backends });
         }
         let member = SlotKey { service: 5, generation: SLOT_MEMBER, slot: 9 };
-        tables.slot.insert(member, SlotValue { backend: 9, flags: 0 });
-        tables
-            .slot
-            .insert(SlotKey { service: 5, generation: 1, slot: 0 }, SlotValue { backend: 9, flags: 0 });
+        tables.slot.insert(member, SlotValue::of(9, &backend));
+        tables.slot.insert(SlotKey { service: 5, generation: 1, slot: 0 }, SlotValue::of(9, &backend));
     }
     tables
 }

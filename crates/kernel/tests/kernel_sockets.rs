@@ -80,7 +80,7 @@ fn fill(datapath: &mut Datapath) {
         }
         set_backend(datapath, id, &backend_at(backend, 8080));
         let slot = SlotKey { service: id, generation: 1, slot: 0 };
-        datapath.slot().update(&slot, &SlotValue { backend: id, flags: 0 }).unwrap();
+        datapath.slot().update(&slot, &SlotValue::of(id, &backend_at(backend, 8080))).unwrap();
         let value = ServiceValue { generation: 1, slots: 1, ..ServiceValue::default() };
         datapath.service().update(&id, &value).unwrap();
     }
@@ -205,9 +205,10 @@ fn kernel_the_nodes_sockets_reach_services() {
         exchanges(&client, &server, service)
     });
     set_backend(&mut world.datapath, id, &BackendValue { state: backend_state::TERMINATING, ..first });
-    set_backend(&mut world.datapath, 7, &backend_at(BACKENDS[0], 9090));
+    let next = backend_at(BACKENDS[0], 9090);
+    set_backend(&mut world.datapath, 7, &next);
     let slot = SlotKey { service: id, generation: 2, slot: 0 };
-    world.datapath.slot().update(&slot, &SlotValue { backend: 7, flags: 0 }).unwrap();
+    world.datapath.slot().update(&slot, &SlotValue::of(7, &next)).unwrap();
     let value = ServiceValue { generation: 2, slots: 1, ..ServiceValue::default() };
     world.datapath.service().update(&id, &value).unwrap();
     world.process(|| exchanges(&udp(any(SERVICES[0]))?, &udp(address(BACKENDS[0], 9090))?, service));

@@ -34,10 +34,9 @@ fn services(count: u32) -> Delta {
         for slot in 0..3 {
             let backend = service * 3 + slot;
             let ip = Ip::from_v4_word((0x0af4_0000 + backend).to_be());
-            delta
-                .slot
-                .insert(SlotKey { service, generation: 1, slot }, Some(SlotValue { backend, flags: 0 }));
             let value = BackendValue { ip, port: Port::new(8080), proto: 6, state: 1, ..Default::default() };
+            let key = SlotKey { service, generation: 1, slot };
+            delta.slot.insert(key, Some(SlotValue::of(backend, &value)));
             delta.backend.insert(backend, Some(value));
         }
     }

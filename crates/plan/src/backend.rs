@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering as Memory};
 
-use beeline_abi::service::{BackendValue, backend_state};
+use beeline_abi::service::{BackendValue, SlotValue, backend_state};
 use beeline_abi::{Ip, Port};
 use beeline_sync::{Contents, Delta};
 
@@ -41,6 +41,11 @@ impl Backend {
             0 => backend_state::TERMINATING,
             _ => backend_state::ACTIVE,
         }
+    }
+
+    /// What stands in a slot.
+    pub(crate) fn slot(&self) -> SlotValue {
+        SlotValue { backend: self.id, ip: self.ip, port: Port::new(self.port), ..SlotValue::default() }
     }
 
     /// What it is for a table of shares: the same on every node.

@@ -171,12 +171,21 @@ fn service_text(value: &ServiceValue) -> String {
 
 fn backends(contents: &Contents, service: u32, value: &ServiceValue) -> Vec<String> {
     let slots = (0..value.slots).map(|slot| SlotKey { service, generation: value.generation, slot });
-    let mut backends: Vec<String> = slots
-        .map(|key| contents.slot.get(&key).and_then(|slot| contents.backend.get(&slot.backend)))
-        .map(|backend| backend.map_or("missing".to_owned(), |backend| backend_text(contents, backend)))
-        .collect();
+    let mut backends: Vec<String> = slots.map(|key| slot_text(contents, contents.slot.get(&key))).collect();
     backends.sort();
     backends
+}
+
+/// The backend in a slot, which the slot may describe otherwise than its own entry.
+fn slot_text(contents: &Contents, slot: Option<&SlotValue>) -> String {
+    let found = slot.and_then(|slot| Some((slot, contents.backend.get(&slot.backend)?)));
+    match found {
+        None => "missing".to_owned(),
+        Some((slot, backend)) if (slot.ip, slot.port) != (backend.ip, backend.port) => {
+            format!("{}({} {} in the slot)", backend_text(contents, backend), slot.ip, slot.port)
+        }
+        Some((_, backend)) => backend_text(contents, backend),
+    }
 }
 
 /// Who stands how often in the shares, and a sum over who stands where.
@@ -214,10 +223,7 @@ fn members(contents: &Contents, service: u32) -> impl Iterator<Item = (&SlotKey,
 /// Those that keep their clients and get no new ones.
 fn kept(contents: &Contents, service: u32) -> String {
     let members = members(contents, service).filter(|(_, member)| member.flags & slot_flags::KEPT != 0);
-    let mut kept: Vec<String> = members
-        .map(|(key, _)| contents.backend.get(&key.slot))
-        .map(|backend| backend.map_or("missing".to_owned(), |backend| backend_text(contents, backend)))
-        .collect();
+    let mut kept: Vec<String> = members.map(|(_, member)| slot_text(contents, Some(member))).collect();
     kept.sort();
     if kept.is_empty() { String::new() } else { format!(" keeps {}", kept.join(" ")) }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use beeline_abi::service::{
-    CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SLOT_MEMBER, ServiceValue, SlotKey,
+    CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SLOT_MEMBER, ServiceValue, SlotKey, SlotValue,
     service_flags,
 };
 use beeline_abi::{Ip, Port};
@@ -55,7 +55,7 @@ pub(crate) struct Serving {
     /// Choose by consistent hashing.
     pub(crate) consistent: bool,
     /// Backends that clients may keep though they are not chosen.
-    pub(crate) kept: Vec<u32>,
+    pub(crate) kept: Vec<SlotValue>,
 }
 
 impl Serving {
@@ -262,7 +262,7 @@ impl Workshop {
 
     fn update_port(&mut self, port: &mut PortState, serving: Serving, delta: &mut Delta) {
         let has_members = serving.affinity_s != 0 || port.key.proto == Protocol::Udp.number();
-        let kept = has_members.then_some(serving.kept.as_slice());
+        let kept = has_members.then(|| serving.kept.clone().into_boxed_slice());
         port.shares.update(port.slots.service, &serving.shares(), &self.share_config, delta);
         let (shares_generation, shares) = port.shares.published();
         let consistent = serving.consistent && shares != 0;

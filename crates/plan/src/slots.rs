@@ -22,8 +22,8 @@ pub(crate) struct Slots {
     adopted: Option<Box<[u32]>>,
     /// Each backend has an entry that says that it is one.
     has_members: bool,
-    /// Backends that have only that, in order.
-    kept: Box<[u32]>,
+    /// Backends that have only that, and what their entries say.
+    kept: Box<[SlotValue]>,
 }
 
 impl Slots {
@@ -52,13 +52,13 @@ impl Slots {
     pub(crate) fn update(
         &mut self,
         wanted: Vec<Arc<Backend>>,
-        kept: Option<&[u32]>,
+        kept: Option<Box<[SlotValue]>>,
         backends: &mut Backends,
         delta: &mut Delta,
     ) {
         let before = self.members();
         self.has_members = kept.is_some();
-        self.kept = kept.unwrap_or_default().into();
+        self.kept = kept.unwrap_or_default();
         self.update_slots(wanted, backends, delta);
         let after = self.members();
         let gone = before.keys().filter(|id| !after.contains_key(id));
@@ -68,9 +68,9 @@ impl Slots {
     }
 
     fn members(&self) -> BTreeMap<u32, SlotValue> {
-        let kept = self.kept.iter().map(|id| (*id, SlotValue { flags: slot_flags::KEPT, ..slot_value(*id) }));
-        let members = self.slots.iter().filter(|_| self.has_members);
-        kept.chain(members.map(|backend| (backend.id, slot_value(backend.id)))).collect()
+        let kept = self.kept.iter().map(|kept| SlotValue { flags: slot_flags::KEPT, ..*kept });
+        let members = self.slots.iter().filter(|_| self.has_members).map(|backend| backend.slot());
+        kept.chain(members).map(|value| (value.backend, value)).collect()
     }
 
     fn update_slots(&mut self, wanted: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
@@ -144,7 +144,7 @@ impl Slots {
     }
 
     fn write(&self, at: usize, delta: &mut Delta) {
-        delta.slot.insert(self.key(at), Some(slot_value(self.slots[at].id)));
+        delta.slot.insert(self.key(at), Some(self.slots[at].slot()));
     }
 
     fn member(&self, backend: u32) -> SlotKey {
@@ -154,10 +154,6 @@ impl Slots {
     fn key(&self, at: usize) -> SlotKey {
         SlotKey { service: self.service, generation: self.generation, slot: at as u32 }
     }
-}
-
-fn slot_value(backend: u32) -> SlotValue {
-    SlotValue { backend, flags: 0 }
 }
 
 /// The generation of members is nobody's slots'.

@@ -17,9 +17,10 @@ fn service(id: u32, generation: u32) -> (u32, ServiceValue) {
 /// A service with one backend; another generation has another backend.
 fn put(delta: &mut Delta, id: u32, generation: u32) {
     let backend = id * 1000 + generation;
-    delta.backend.insert(backend, Some(BackendValue { state: 1, ..BackendValue::default() }));
+    let value = BackendValue { state: 1, ..BackendValue::default() };
+    delta.backend.insert(backend, Some(value));
     let slot = |generation| SlotKey { service: id, generation, slot: 0 };
-    delta.slot.insert(slot(generation), Some(SlotValue { backend, flags: 0 }));
+    delta.slot.insert(slot(generation), Some(SlotValue::of(backend, &value)));
     delta.service.insert(id, Some(service(id, generation).1));
     if generation > 1 {
         delta.slot.insert(slot(generation - 1), None);

@@ -399,7 +399,8 @@ fn unit_a_client_keeps_its_backend_while_it_serves() {
         let members: Vec<u32> = world.tables.backend.keys().copied().filter(|id| *id >= 200).collect();
         for id in &members {
             let key = SlotKey { service: 1, generation: SLOT_MEMBER, slot: *id };
-            world.tables.slot.insert(key, SlotValue { backend: *id, flags: 0 });
+            let member = SlotValue::of(*id, &world.tables.backend[id]);
+            world.tables.slot.insert(key, member);
         }
         if let Some(service) = world.tables.service.get_mut(&1) {
             service.affinity_s = 600;
@@ -462,7 +463,8 @@ fn unit_udp_leaves_a_backend_that_has_left_the_service_alone() {
             assert_eq!(tuple(&sent).2, expected, "{why}: {sent:#?}");
         };
         let keep = |world: &mut World, flags: u32| {
-            world.tables.slot.insert(member, SlotValue { backend: id, flags });
+            let value = SlotValue { flags, ..SlotValue::of(id, &world.tables.backend[&id]) };
+            world.tables.slot.insert(member, value);
             world.tables.service.get_mut(&1).expect("the Service").flags = service_flags::MEMBERS;
         };
         keep(&mut world, 0);

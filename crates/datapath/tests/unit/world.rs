@@ -164,7 +164,7 @@ impl World {
             };
             self.tables.backend.insert(id, backend);
             let key = SlotKey { service: 1, generation, slot: slot as u32 };
-            self.tables.slot.insert(key, SlotValue { backend: id, flags: 0 });
+            self.tables.slot.insert(key, SlotValue::of(id, &backend));
         }
         let value = ServiceValue { generation, slots: backends.len() as u32, ..ServiceValue::default() };
         self.tables.service.insert(1, value);

@@ -289,7 +289,7 @@ fn fill_service(datapath: &mut Datapath, f: &Family) {
         };
         datapath.backend().update(&backend, &value).unwrap();
         let key = SlotKey { service, generation: 1, slot };
-        datapath.slot().update(&key, &SlotValue { backend, flags: 0 }).unwrap();
+        datapath.slot().update(&key, &SlotValue::of(backend, &value)).unwrap();
     }
     let value = ServiceValue { generation: 1, slots: backends.len() as u32, ..ServiceValue::default() };
     datapath.service().update(&service, &value).unwrap();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use beeline_abi::service::SCOPE_EXTERNAL;
+use beeline_abi::service::{SCOPE_EXTERNAL, SlotValue};
 use beeline_model::{Algorithm, Kind, Protocol, Service, SourceRanges};
 use beeline_sync::Delta;
 
@@ -192,10 +192,10 @@ fn kept(
     targets: &[Target],
     listed: &[Arc<Backend>],
     may_serve: impl Fn(&Target) -> bool,
-) -> Vec<u32> {
+) -> Vec<SlotValue> {
     let is_ready = |at: &usize| targets[*at].ready && may_serve(&targets[*at]);
     let rest = (0..targets.len()).filter(|at| is_ready(at) && chosen.binary_search(at).is_err());
-    rest.map(|at| listed[at].id).collect()
+    rest.map(|at| listed[at].slot()).collect()
 }
 
 /// A frontend whose port SCTP would have to be translated from: the same one on every node.
