@@ -156,8 +156,8 @@ fn tell_other_entry<P: Platform>(env: &mut P, ctx: &mut Context, state: State) {
         return; // another connection has taken the tuple
     }
     other.expires = state.expires;
-    other.tcp_origin |= state.tcp_origin;
-    other.tcp_reply |= state.tcp_reply;
+    other.tcp_origin = other.tcp_origin & !tcp::RST | state.tcp_origin;
+    other.tcp_reply = other.tcp_reply & !tcp::RST | state.tcp_reply;
     other.flags |= state.replied;
 }
 
@@ -193,14 +193,20 @@ fn ended(value: &ConntrackValue) -> bool {
 
 #[inline(always)]
 fn account(value: &mut ConntrackValue, origin: bool, tcp_flags: u8, bytes: u64) {
+    // Whoever goes on after a reset has not taken it: it was out of place (RFC
+    // 9293 section 3.10.7.4), and the connection lives.
+    let goes_on = tcp_flags & (tcp::ACK | tcp::FIN | tcp::RST) == tcp::ACK;
+    let taken_back = if goes_on { tcp::RST } else { 0 };
     if origin {
         value.packets_origin += 1;
         value.bytes_origin += bytes;
         value.tcp_origin |= tcp_flags;
+        value.tcp_reply &= !taken_back;
     } else {
         value.packets_reply += 1;
         value.bytes_reply += bytes;
         value.tcp_reply |= tcp_flags;
+        value.tcp_origin &= !taken_back;
         if value.flags & entry::REPLIED == 0 {
             value.flags |= entry::REPLIED;
         }

@@ -6,12 +6,13 @@
 mod conformance;
 
 use conformance::world::World;
-use conformance::{change, choice, endings, outside};
+use conformance::{change, choice, endings, invalid, outside};
 
 #[test]
 fn lab_conformance_of_services_inside() {
     let world = World::up("inside", &["--nodes", "3"]);
     change::story(&world);
+    invalid::connections_survive_segments_out_of_place(&world);
     choice::story(&world);
     endings::story(&world);
     world.lab.down();

@@ -338,6 +338,36 @@ fn unit_a_full_connection_table_lets_plain_flows_pass_and_says_so() {
     }
 }
 
+/// A segment that is out of place (a stranger's guess, a server's leftover) is
+/// no end: the other side goes on, rests for longer than an ended connection is
+/// kept, and finds its backend again.
+#[test]
+fn unit_a_reset_that_nobody_takes_ends_no_connection() {
+    for f in FAMILIES {
+        let mut world = World::new(f);
+        let asks = |flags| Build::new(f.pod, f.service, tcp(40000, 80, flags));
+        let answers = |flags| Build::new(f.far, f.pod, tcp(8080, 40000, flags));
+        let sent = world.pod_sends(asks(SYN));
+        assert_eq!(dst_of(&sent.frame), f.far, "{sent:#?}");
+        world.wire_brings(answers(SYN | ACK));
+        world.pod_sends(asks(ACK));
+        let reset = world.wire_brings(answers(RST | ACK));
+        assert_eq!(src_of(&reset.frame), f.service, "the client hears it from the Service: {reset:#?}");
+        world.pod_sends(asks(ACK));
+        world.backends(&[(f.neighbour, 9090)]);
+        world.tick += 60;
+        let later = world.pod_sends(asks(ACK));
+        assert_eq!(dst_of(&later.frame), f.far, "it runs on: {later:#?}");
+        let answer = world.wire_brings(answers(ACK));
+        assert_eq!(src_of(&answer.frame), f.service, "and is heard: {answer:#?}");
+        // Taken, it is the end.
+        world.wire_brings(answers(RST | ACK));
+        world.tick += 60;
+        let again = world.pod_sends(asks(SYN));
+        assert_eq!(dst_of(&again.frame), f.neighbour, "{again:#?}");
+    }
+}
+
 #[test]
 fn unit_a_connection_that_has_ended_may_open_again_with_another_backend() {
     for f in FAMILIES {

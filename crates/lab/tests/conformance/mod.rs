@@ -3,5 +3,6 @@
 pub mod change;
 pub mod choice;
 pub mod endings;
+pub mod invalid;
 pub mod outside;
 pub mod world;

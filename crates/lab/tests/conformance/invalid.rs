@@ -1,0 +1,102 @@
+//! A segment that belongs to a connection and to no place in it: trackers that
+//! call it invalid let it pass untranslated, the client answers the stranger
+//! with a reset, and the connection ends (kubernetes/kubernetes#74839).
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use serde_json::json;
+
+use super::world::World;
+
+const PORT: u16 = 9_999;
+const WAIT: Duration = Duration::from_secs(5);
+/// Control bits of TCP (RFC 9293 section 3.1).
+const ACK: u8 = 0x10;
+const RST: u8 = 0x04;
+
+/// Past the socket hooks, so that packets are translated; the server is on
+/// another node, then on the client's.
+pub fn connections_survive_segments_out_of_place(world: &World) {
+    for name in ["two", "one"] {
+        world.patch(
+            &format!("/api/v1/namespaces/default/pods/{name}"),
+            json!({"metadata": {"labels": {"boom": name}}}),
+        );
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("boom-{name}")},
+            "spec": {"selector": {"boom": name}, "ports": [{"port": 85, "targetPort": PORT}]}});
+        world.apply(&service.to_string());
+        play(world, name);
+    }
+}
+
+fn play(world: &World, name: &str) {
+    let (client, server) = (world.lab.pod("asker").netns(), world.lab.pod(name).netns());
+    let listener = server.enter(|| TcpListener::bind(("0.0.0.0", PORT))).unwrap().unwrap();
+    let address: SocketAddr = format!("{}:85", world.cluster_ip(&format!("boom-{name}"))).parse().unwrap();
+    let mut near = None;
+    world.soon("the server is reached", || {
+        near = client.enter(|| TcpStream::connect_timeout(&address, WAIT)).unwrap().ok();
+        near.is_some()
+    });
+    let (mut near, (mut far, seen)) = (near.unwrap(), listener.accept().unwrap());
+    for stream in [&near, &far] {
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+    }
+    exchange(&mut near, &mut far, "before");
+    let (from, to) = (far.local_addr().unwrap(), seen);
+    let raw =
+        server.enter(|| socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Tcp));
+    // The calls on it are those of a socket of datagrams.
+    let raw = UdpSocket::from(raw.unwrap().unwrap());
+    for (number, flags) in [(1_u32, ACK), (2, RST | ACK), (3, ACK)] {
+        // Far from every window.
+        let segment = segment(from, to, number.wrapping_mul(0x4000_0000).wrapping_add(0x1000_0000), flags);
+        raw.send_to(&segment, SocketAddr::new(to.ip(), 0)).unwrap();
+        exchange(&mut near, &mut far, &format!("after segment {number} to {name}"));
+    }
+}
+
+/// Both ends hear each other.
+fn exchange(near: &mut TcpStream, far: &mut TcpStream, when: &str) {
+    let mut once = |from: bool| -> std::io::Result<()> {
+        let (from, to) = if from { (&mut *near, &mut *far) } else { (&mut *far, &mut *near) };
+        from.write_all(b"still there")?;
+        to.read_exact(&mut [0; 11])
+    };
+    for from in [true, false] {
+        once(from).unwrap_or_else(|error| panic!("{when}: {error}"));
+    }
+}
+
+/// A TCP header with four bytes behind it (RFC 9293 section 3.1).
+fn segment(from: SocketAddr, to: SocketAddr, sequence: u32, flags: u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(from.port().to_be_bytes());
+    bytes.extend(to.port().to_be_bytes());
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend(1_u32.to_be_bytes());
+    bytes.extend([5 << 4, flags, 0x10, 0, 0, 0, 0, 0]);
+    bytes.extend(b"boom");
+    let sum = checksum(v4(from.ip()), v4(to.ip()), &bytes);
+    bytes[16..18].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+fn v4(ip: IpAddr) -> Ipv4Addr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip,
+        IpAddr::V6(ip) => panic!("{ip} is IPv6"),
+    }
+}
+
+/// Over pseudo-header and segment (RFC 9293 section 3.1).
+fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
+    let pseudo = [from.octets(), to.octets(), [0, 6, 0, segment.len() as u8]].concat();
+    let words = pseudo.chunks(2).chain(segment.chunks(2));
+    let sum = words.fold(0_u32, |sum, word| sum + u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
