@@ -126,6 +126,7 @@ fn lab_services_are_reached_from_nodes_and_from_outside() {
     pods_leave_as_their_node(&lab);
     tables_tell_what_was_translated(&lab);
     every_node_leads_a_client_to_one_endpoint(&lab);
+    explanations_begin_with_the_socket(&lab);
     for node in ["node-1", "node-2", "node-3"] {
         lab.verb(&["agent", node, "stop"]).succeeds();
     }
@@ -170,17 +171,58 @@ fn lab_services_are_reached_from_nodes_past_the_socket_hooks() {
     lab.down();
 }
 
+/// What `beeline` prints as JSON.
+fn beeline<T: serde::de::DeserializeOwned>(lab: &TestLab, words: &str) -> T {
+    let mut command = std::process::Command::new(program("beeline"));
+    let output = command.args(words.split(' ')).args(["-o", "json", "--name", lab.name().as_str()]).output();
+    let output = output.unwrap_or_else(|error| panic!("{words}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let told = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words}: {error}\n{text}\n{told}"))
+}
+
+/// `beeline explain`: the socket first, where one is translated, then the
+/// packets that it sends.
+fn explanations_begin_with_the_socket(lab: &TestLab) {
+    let explain = |words: &str| -> (Vec<(String, String)>, serde_json::Value) {
+        let told: serde_json::Value = beeline(lab, &format!("explain --port 80 {words}"));
+        let hops = told["hops"].as_array().unwrap_or_else(|| panic!("{told:#}"));
+        let place = |hop: &serde_json::Value| {
+            let word = |key: &str| hop[key].as_str().unwrap_or_else(|| panic!("{told:#}")).to_owned();
+            (word("node"), word("hook"))
+        };
+        (hops.iter().map(place).collect(), told)
+    };
+    let hops = |words: &[(&str, &str)]| -> Vec<(String, String)> {
+        words.iter().map(|(node, hook)| ((*node).to_owned(), (*hook).to_owned())).collect()
+    };
+    let socket = |node| (node, "socket");
+    for (family, far) in lab.service("far").cluster_ips.iter().enumerate() {
+        let arrives = |(way, told): (Vec<_>, serde_json::Value), expected: &[(&str, &str)]| {
+            assert_eq!(way, hops(expected), "{told:#}");
+            assert_eq!(told["delivered"], true, "{told:#}");
+            assert!(told["end"].as_str().is_some_and(|end| end.contains("default/far")), "{told:#}");
+        };
+        let pod = explain(&format!("--from default/near --to {far}"));
+        assert_eq!(pod.1["hops"][0]["outcome"], "socket_translated", "{:#}", pod.1);
+        arrives(pod, &[socket("node-1"), ("node-1", "from_pod"), ("node-2", "from_uplink")]);
+        let past = explain(&format!("--past-sockets --from default/near --to {far}"));
+        arrives(past, &[("node-1", "from_pod"), ("node-2", "from_uplink")]);
+        let of_node = explain(&format!("--from {} --to {far}", node_ip(1, family)));
+        arrives(of_node, &[socket("node-1"), ("node-1", "to_uplink"), ("node-2", "from_uplink")]);
+        let beside = explain(&format!("--from {} --to {far}", node_ip(2, family)));
+        arrives(beside, &[socket("node-2"), ("node-2", "to_pod")]);
+    }
+    for none in lab.service("none").cluster_ips {
+        let (way, told) = explain(&format!("--from default/near --to {none}"));
+        assert_eq!(way, hops(&[socket("node-1")]), "{told:#}");
+        assert_eq!((&told["delivered"], &told["hops"][0]["reason"]), (&false.into(), &"no_backend".into()));
+    }
+}
+
 /// `beeline` shows the connections that the stories before have made.
 fn tables_tell_what_was_translated(lab: &TestLab) {
-    let table = |words: &str| -> Vec<serde_json::Value> {
-        let mut command = std::process::Command::new(program("beeline"));
-        let output =
-            command.args(words.split(' ')).args(["-o", "json", "--name", lab.name().as_str()]).output();
-        let output = output.unwrap_or_else(|error| panic!("{words}: {error}"));
-        let text = String::from_utf8_lossy(&output.stdout);
-        let told = String::from_utf8_lossy(&output.stderr);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words}: {error}\n{text}\n{told}"))
-    };
+    let table = |words: &str| -> Vec<serde_json::Value> { beeline(lab, words) };
     let lent = table("nat list");
     let found = |pod: Option<&str>, service: Option<&str>, node: &str| {
         lent.iter().any(|row| {

@@ -2,14 +2,16 @@
 //! never sent, with the tables as they are pinned and the node's own routes.
 
 mod routes;
+mod socket;
 mod steps;
 mod tables;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use beeline_abi::counter::{hook, outcome};
+use beeline_abi::ip::proto;
 use beeline_abi::{Ip, Mac};
 use beeline_datapath::Verdict;
 use beeline_datapath::native::build::{Build, Carried};
@@ -51,6 +53,9 @@ pub struct Question {
     /// Bytes behind the transport header
     #[arg(long, default_value_t = 0)]
     size: u16,
+    /// Tell of packets that no socket hook has seen (raw sockets, the guests of gVisor and Kata, NFS)
+    #[arg(long)]
+    past_sockets: bool,
     /// Where a pod has addresses of both families: take IPv6
     #[arg(short = '6', long)]
     ipv6: bool,
@@ -79,11 +84,13 @@ struct Explanation {
     end: String,
 }
 
-/// One hook that the packet passes.
+/// One hook that the packet passes; before them all, the one that the socket
+/// passed when it connected.
 #[derive(Debug, Serialize)]
 struct Hop {
     node: String,
     hook: &'static str,
+    /// The device of the hook; a socket's has none: 0.
     ifindex: u32,
     steps: Vec<Told>,
     /// The counter that such a packet moves, as `beeline counters` names it.
@@ -119,6 +126,18 @@ impl<'a> Node<'a> {
     fn endpoint(&self, ip: IpAddr) -> Result<Option<(u32, Mac)>> {
         let found = self.live.pinned().tables().endpoint.get(&Ip::from(ip))?;
         Ok(found.map(|endpoint| (endpoint.ifindex, endpoint.pod_mac)))
+    }
+
+    /// The pod of this node that has the address, or the node itself.
+    fn sender(&self, ip: IpAddr) -> Result<Option<Sender>> {
+        let pinned = self.live.pinned();
+        if let Some(pod) = pinned.tables().endpoint.get(&Ip::from(ip))? {
+            let (netns_cookie, ifindex, mac) = (pod.netns_cookie, pod.ifindex, pod.pod_mac);
+            return Ok(Some(Sender::Pod { netns_cookie, ifindex, mac }));
+        }
+        let config = pinned.config()?;
+        let is_own = [config.node_ipv4, config.node_ipv6].contains(&Ip::from(ip));
+        Ok(is_own.then_some(Sender::Node { netns_cookie: config.netns_cookie }))
     }
 
     /// An uplink: where packets from other nodes arrive.
@@ -169,24 +188,58 @@ fn explain(question: &Question, nodes: &[Node<'_>]) -> Result<Explanation> {
         delivered: false,
         end: String::new(),
     };
-    let build = question.packet(from, to);
-    let start = match find(nodes, |node| node.endpoint(from))? {
-        Some((node, (ifindex, mac))) => {
-            (node, hook::FROM_POD, ifindex, Build { mac_src: mac, ..build }.frame())
-        }
-        None => match find(nodes, |node| node.endpoint(to))? {
-            Some((node, _)) => (node, hook::FROM_UPLINK, node.uplink()?, build.frame()),
-            None => bail!(
-                "neither {from} nor {to} is a pod of these nodes, so no packet between them is Beeline's; see `beeline endpoint list`"
-            ),
-        },
-    };
-    follow(start, nodes, &mut explanation)?;
+    let sender = find(nodes, |node| node.sender(from))?;
+    let (mut to, mut port) = (to, question.port);
+    if let Some((node, sender)) = &sender
+        && let Some(asking) = question.socket(sender, from, to)
+        && let Some((hop, translated)) = socket::translate(node, &asking)?
+    {
+        let reason = hop.reason;
+        explanation.hops.push(hop);
+        let Some(translated) = translated else {
+            explanation.end =
+                format!("the call fails at once, and no packet is sent ({})", reason.unwrap_or_default());
+            return Ok(explanation);
+        };
+        (to, port) = (translated.ip(), translated.port());
+    }
+    follow(start(question, nodes, sender, (from, to, port))?, nodes, &mut explanation)?;
     Ok(explanation)
 }
 
 /// A node, a hook and its device there, a frame.
 type Start<'a, 'n> = (&'n Node<'a>, u8, u32, Vec<u8>);
+
+/// The first hook of a packet from an address to another one and its port.
+fn start<'a, 'n>(
+    question: &Question,
+    nodes: &'n [Node<'a>],
+    sender: Option<(&'n Node<'a>, Sender)>,
+    (from, to, port): (IpAddr, IpAddr, u16),
+) -> Result<Start<'a, 'n>> {
+    let build = question.packet(from, to, port);
+    let receiver = find(nodes, |node| node.endpoint(to))?;
+    match (sender, receiver) {
+        (Some((node, Sender::Pod { ifindex, mac, .. })), _) => {
+            Ok((node, hook::FROM_POD, ifindex, Build { mac_src: mac, ..build }.frame()))
+        }
+        (Some((node, Sender::Node { .. })), Some((other, (ifindex, _)))) if std::ptr::eq(node, other) => {
+            Ok((node, hook::TO_POD, ifindex, build.frame()))
+        }
+        (Some((node, Sender::Node { .. })), _) => Ok((node, hook::TO_UPLINK, node.uplink()?, build.frame())),
+        (None, Some((node, _))) => Ok((node, hook::FROM_UPLINK, node.uplink()?, build.frame())),
+        (None, None) => bail!(
+            "neither {from} nor {to} is a pod or a node that is seen from here, so no packet between them is Beeline's; see `beeline endpoint list`"
+        ),
+    }
+}
+
+/// Who sends, of those that are seen from here, and the cookie of its network
+/// namespace.
+enum Sender {
+    Pod { netns_cookie: u64, ifindex: u32, mac: Mac },
+    Node { netns_cookie: u64 },
+}
 
 /// From hook to hook, until the packet leaves what can be seen from here.
 fn follow<'a, 'n>(mut at: Start<'a, 'n>, nodes: &'n [Node<'a>], explanation: &mut Explanation) -> Result<()> {
@@ -194,12 +247,11 @@ fn follow<'a, 'n>(mut at: Start<'a, 'n>, nodes: &'n [Node<'a>], explanation: &mu
         let (node, hook, ifindex, frame) = at;
         let (hop, verdict, frame, to) = pass(node, hook, ifindex, frame)?;
         explanation.hops.push(hop);
-        let next = match verdict {
-            Verdict::Forward { .. } => find(nodes, |node| node.endpoint(to))?,
-            _ => None,
-        };
+        let leaves = matches!(verdict, Verdict::Forward { .. })
+            || (hook == hook::TO_UPLINK && verdict == Verdict::ToHost);
+        let next = if leaves { find(nodes, |node| node.endpoint(to))? } else { None };
         let Some((next, _)) = next else {
-            (explanation.delivered, explanation.end) = end(node, verdict, to);
+            (explanation.delivered, explanation.end) = end(node, hook, verdict, to);
             return Ok(());
         };
         at = (next, hook::FROM_UPLINK, next.uplink()?, frame);
@@ -214,6 +266,7 @@ fn pass(node: &Node<'_>, at: u8, ifindex: u32, frame: Vec<u8>) -> Result<(Hop, V
     let mut routes = Routes::open(node.place)?;
     let mut lookup = |context: &_, bytes| routes.lookup(context, bytes);
     let mut native = Native::new(NativeFrame::new(frame), &mut tables, &mut lookup, steps::now()?);
+    native.of_host = at == hook::TO_UPLINK;
     let outcome = native.run(at, ifindex);
     let (steps, frame) = (std::mem::take(&mut native.steps), std::mem::take(&mut native.frame.bytes));
     drop(native);
@@ -231,11 +284,15 @@ fn pass(node: &Node<'_>, at: u8, ifindex: u32, frame: Vec<u8>) -> Result<(Hop, V
 }
 
 /// Whether it arrives, and where it ends.
-fn end(node: &Node<'_>, verdict: Verdict, to: IpAddr) -> (bool, String) {
+fn end(node: &Node<'_>, at: u8, verdict: Verdict, to: IpAddr) -> (bool, String) {
     let name = node.names.host(to).map_or_else(|| to.to_string(), |name| format!("{name} ({to})"));
     let label = &node.place.label;
     match verdict {
         Verdict::ToPod { .. } => (true, format!("it arrives at {name} on {label}")),
+        Verdict::ToHost if at == hook::TO_POD => (true, format!("it arrives at {name} on {label}")),
+        Verdict::ToHost if at == hook::TO_UPLINK => {
+            (true, format!("it leaves {label} to {name} and is out of sight"))
+        }
         Verdict::ToHost => (true, format!("{label}'s own network stack takes it for {name}")),
         Verdict::ToHostError => {
             (false, format!("{label}'s network stack answers with an ICMP error, or fragments it"))
@@ -271,8 +328,20 @@ impl Question {
         if self.protocol == Protocol::Icmp { 0 } else { self.port }
     }
 
-    fn packet(&self, from: IpAddr, to: IpAddr) -> Build {
-        let (sport, dport) = (self.source_port, self.port);
+    /// The socket that would ask, unless packets alone are asked about.
+    fn socket(&self, sender: &Sender, from: IpAddr, to: IpAddr) -> Option<socket::Socket> {
+        let proto = match self.protocol {
+            Protocol::Tcp => proto::TCP,
+            Protocol::Udp => proto::UDP,
+            Protocol::Icmp => return None,
+        };
+        let (Sender::Pod { netns_cookie, .. } | Sender::Node { netns_cookie }) = *sender;
+        let (from, to) = (SocketAddr::new(from, self.source_port), SocketAddr::new(to, self.port));
+        (!self.past_sockets).then_some(socket::Socket { netns_cookie, from, to, proto })
+    }
+
+    fn packet(&self, from: IpAddr, to: IpAddr, dport: u16) -> Build {
+        let sport = self.source_port;
         let carried = match self.protocol {
             Protocol::Tcp => Carried::Tcp { sport, dport, flags: SYN, sequence: 1, acknowledged: 0 },
             Protocol::Udp => Carried::Udp { sport, dport },
@@ -286,7 +355,10 @@ impl std::fmt::Display for Explanation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "From {} to {}", self.from, self.to)?;
         for hop in &self.hops {
-            writeln!(f, "{}, hook {} of link {}", hop.node, hop.hook, hop.ifindex)?;
+            match hop.ifindex {
+                0 => writeln!(f, "{}, hook {}", hop.node, hop.hook)?,
+                ifindex => writeln!(f, "{}, hook {} of link {ifindex}", hop.node, hop.hook)?,
+            }
             for step in &hop.steps {
                 writeln!(f, "  {:<10} {}", step.stage, step.text)?;
             }

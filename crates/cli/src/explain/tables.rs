@@ -9,18 +9,22 @@ use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, AddressValue};
 use beeline_abi::config::ConfigValue;
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
-use beeline_abi::endpoint::EndpointValue;
+use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
     AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SOURCE_SET_BITS,
     ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey,
 };
+use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_datapath::platform::Tables;
+use beeline_datapath::socket::Sockets;
 use beeline_kernel::datapath::Pinned;
 
 /// The tables of a node, and what the packet would have written.
 pub struct LiveTables<'a> {
     pinned: &'a Pinned,
+    /// What chance says to the socket hooks, each time it is asked.
+    pub chance: u32,
     connections: HashMap<ConntrackKey, ConntrackValue>,
     failure: RefCell<Option<anyhow::Error>>,
 }
@@ -28,7 +32,7 @@ pub struct LiveTables<'a> {
 impl<'a> LiveTables<'a> {
     /// Over the pinned tables.
     pub fn new(pinned: &'a Pinned) -> LiveTables<'a> {
-        LiveTables { pinned, connections: HashMap::new(), failure: RefCell::new(None) }
+        LiveTables { pinned, chance: 0, connections: HashMap::new(), failure: RefCell::new(None) }
     }
 
     /// The first lookup that failed; the answer is then worth nothing.
@@ -97,4 +101,24 @@ impl Tables for LiveTables<'_> {
         self.connections.insert(*key, *value);
         true
     }
+}
+
+impl Sockets for LiveTables<'_> {
+    fn tick(&self) -> u32 {
+        super::steps::now().unwrap_or_else(|error| {
+            self.failure.borrow_mut().get_or_insert(error);
+            0
+        })
+    }
+    fn random(&mut self) -> u32 {
+        self.chance
+    }
+    fn namespace(&self, cookie: u64) -> Option<NamespaceValue> {
+        self.value(self.pinned.tables().namespace.get(&cookie))
+    }
+    /// Only known sockets have one, and nobody knows this one.
+    fn socket(&self, _key: &SocketKey) -> Option<SocketValue> {
+        None
+    }
+    fn socket_insert(&mut self, _key: &SocketKey, _value: &SocketValue) {}
 }

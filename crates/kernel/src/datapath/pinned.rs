@@ -22,6 +22,7 @@ use super::maps::{RawMap, Shape};
 use super::memory;
 use super::pins::Pins;
 use super::programs::{ProgramInfo, TestPacket, TestRun, describe, refused, test_run};
+use super::sockets;
 use super::tables::{KernelTable, KernelTables};
 use crate::netlink::Netlink;
 
@@ -116,6 +117,11 @@ impl Pinned {
             return links;
         }
         Netlink::open().map_or(links, |mut netlink| links::list(&self.pins, Some(&mut netlink)))
+    }
+
+    /// The socket hooks that are attached, by name.
+    pub fn attached_sockets(&self) -> Vec<&'static str> {
+        sockets::attached(&self.pins)
     }
 
     /// Kernel memory of each table, bytes; before Linux 6.4 what it would
