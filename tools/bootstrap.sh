@@ -50,7 +50,7 @@ decide_what_is_needed() {
     case $chore in
     demo) steps_after=4 needs_lab=yes ;;
     bench) steps_after=2 needs_lab=yes ;;
-    test) steps_after=6 needs_lab=yes ;;
+    test) steps_after=7 needs_lab=yes ;;
     build) steps_after=2 ;;
     ebpf) steps_after=2 ;;
     test-kernels) steps_after=5 ;;

@@ -5,7 +5,8 @@ mod cast;
 mod scene;
 mod scenes;
 
-use std::process::Command;
+use std::io::stdout;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -15,19 +16,28 @@ use crate::{binaries, paths, process};
 use cast::Cast;
 
 const EXAMPLE: &str = "examples/hello";
+const NODES: &str = "3";
+
+/// The lab that it is played in.
+#[derive(Clone)]
+struct Lab {
+    name: String,
+}
 
 /// `cargo xtask demo`.
 pub fn chore() -> Result<()> {
     let mut steps = Steps::new(4);
     binaries::step(&mut steps)?;
-    let reused = steps.run("lab", lab_up)?;
+    let lab = Lab { name: "default".to_owned() };
+    let reused = steps.run("lab", |log| lab.up(log))?;
     if reused {
         println!("      a lab was up already; it is used as it is");
     }
-    steps.run("examples/hello", |log| process::run(&mut lab(&["apply", "-f", EXAMPLE]), log))?;
-    let cast = Cast::find(&status()?)?;
-    show(&["status"])?;
-    let failed = scenes::play(&cast)?;
+    steps.run("examples/hello", |log| lab.apply(log))?;
+    let cast = Cast::find(&lab.status()?)?;
+    println!("\n$ ./beeline lab status");
+    lab.run(&["status"]).status().context("beeline cannot be started")?;
+    let failed = scenes::play(&lab, &cast, &mut stdout().lock())?;
     process::give_tree_back()?;
     say_what_next(&cast);
     if failed > 0 {
@@ -39,35 +49,56 @@ pub fn chore() -> Result<()> {
     Ok(())
 }
 
-/// `beeline lab ...` as root.
-fn lab(arguments: &[&str]) -> Command {
-    let mut command = process::as_root(paths::binary("beeline"));
-    command.current_dir(paths::top()).arg("lab").args(arguments);
-    command
-}
-
-/// Returns whether one was up already.
-fn lab_up(log: &Log) -> Result<bool> {
-    if status().is_ok() {
-        return Ok(true);
+/// Plays it for the tests, in a lab of its own that is gone afterwards.
+pub fn rehearse(name: &str, log: &Log) -> Result<()> {
+    let lab = Lab { name: name.to_owned() };
+    let played = lab.up(log).and_then(|_| {
+        lab.apply(log)?;
+        scenes::play(&lab, &Cast::find(&lab.status()?)?, &mut log.file()?)
+    });
+    process::run(&mut lab.run(&["down"]), log)?;
+    match played? {
+        0 => Ok(()),
+        failed => bail!("{failed} of the demo's ways failed"),
     }
-    process::run(&mut lab(&["up", "--nodes", "3"]), log)?;
-    Ok(false)
 }
 
-fn status() -> Result<Value> {
-    let output = lab(&["status", "-o", "json"]).output().context("beeline cannot be started")?;
-    if !output.status.success() {
-        bail!("no lab is up: {}", String::from_utf8_lossy(&output.stderr).trim());
+impl Lab {
+    /// `beeline lab VERB ...` as root.
+    fn run(&self, arguments: &[&str]) -> Command {
+        let mut command = self.beeline(&["lab", arguments[0]]);
+        command.args(&arguments[1..]);
+        command
     }
-    serde_json::from_slice(&output.stdout).context("`beeline lab status -o json` printed no JSON")
-}
 
-/// Runs it in front of the reader.
-fn show(arguments: &[&str]) -> Result<bool> {
-    println!("\n$ ./beeline lab {}", arguments.join(" "));
-    let status = lab(arguments).status().context("beeline cannot be started")?;
-    Ok(status.success())
+    /// `beeline ... --name LAB` as root.
+    fn beeline(&self, verbs: &[&str]) -> Command {
+        let mut command = process::as_root(paths::binary("beeline"));
+        command.current_dir(paths::top()).args(verbs).args(["--name", &self.name]);
+        command
+    }
+
+    /// Returns whether it was up already.
+    fn up(&self, log: &Log) -> Result<bool> {
+        if self.status().is_ok() {
+            return Ok(true);
+        }
+        process::run(&mut self.run(&["up", "--nodes", NODES]), log)?;
+        Ok(false)
+    }
+
+    fn apply(&self, log: &Log) -> Result<()> {
+        process::run(&mut self.run(&["apply", "-f", EXAMPLE]), log)
+    }
+
+    fn status(&self) -> Result<Value> {
+        let mut command = self.run(&["status", "-o", "json"]);
+        let output = command.stdin(Stdio::null()).output().context("beeline cannot be started")?;
+        if !output.status.success() {
+            bail!("no lab is up: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        serde_json::from_slice(&output.stdout).context("`beeline lab status -o json` printed no JSON")
+    }
 }
 
 fn say_what_next(cast: &Cast) {

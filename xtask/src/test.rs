@@ -10,7 +10,7 @@ mod run;
 use anyhow::{Result, bail};
 
 use crate::steps::{Log, Steps};
-use crate::{binaries, committed, ebpf, fuzz, process};
+use crate::{binaries, committed, demo, ebpf, fuzz, process};
 use batch::Batch;
 pub use batch::{Needs, Program};
 pub use outcome::Outcome;
@@ -21,7 +21,8 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
     let pure_is_enough = std::env::var("PURE").is_ok_and(|value| value == "1");
     let rooted = !pure_is_enough && process::may_become_root();
     let fuzzing = fuzz::is_present();
-    let mut steps = Steps::new(if rooted { 6 } else { 3 } + usize::from(fuzzing));
+    let mut steps =
+        Steps::new(if rooted { 6 + usize::from(filter.is_none()) } else { 3 } + usize::from(fuzzing));
     let mut failed = Vec::new();
     let told = |result: Result<()>| result.err().map(|error| format!("{error:#}"));
     if rooted {
@@ -39,7 +40,7 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
         failed.extend(told(fuzz::check(&mut steps)));
     }
     if rooted {
-        failed.extend(run_with_root(&mut steps, &with_root)?);
+        failed.extend(run_with_root(&mut steps, &with_root, filter.is_none())?);
     }
     committed::notes().iter().for_each(|note| println!("      note: {note}"));
     if !rooted {
@@ -81,9 +82,13 @@ fn batches(programs: &[Program], filter: Option<&str>) -> (Vec<Batch>, Vec<Strin
     (batches, misnamed.collect())
 }
 
-fn run_with_root(steps: &mut Steps, batches: &[Batch]) -> Result<Vec<String>> {
+fn run_with_root(steps: &mut Steps, batches: &[Batch], rehearses: bool) -> Result<Vec<String>> {
     let run = Run::begin()?;
     let mut failed = run_all(steps, "kernel and lab tests", batches, &run.environment())?;
+    if rehearses {
+        let played = steps.run("the demo", |log| demo::rehearse(&run.lab("demo"), log));
+        failed.extend(played.err().map(|error| format!("{error:#}")));
+    }
     process::give_tree_back()?;
     let leaks = run.end()?;
     if leaks.is_empty() {

@@ -1,13 +1,14 @@
 //! One way through the network: taken, told, counted and measured.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::Lab;
 use super::cast::{Pod, list};
-use super::lab;
 use crate::{paths, process};
 
 /// Datagrams of one measurement, and how often it alternates with the plain
@@ -58,24 +59,24 @@ impl Scene {
 
     /// Takes the way in front of the reader; false if something is not as it
     /// should be.
-    pub fn play(&self) -> bool {
-        println!("\n-- {}: {}", self.title, socket_address(&self.to, self.port));
-        let told = self.see().and_then(|seen| self.tell(&seen));
+    pub fn play(&self, lab: &Lab, out: &mut dyn Write) -> Result<bool> {
+        writeln!(out, "\n-- {}: {}", self.title, socket_address(&self.to, self.port))?;
+        let told = self.see(lab).and_then(|seen| self.tell(lab, &seen, out));
         if let Err(error) = &told {
-            eprintln!("   this did not work: {error:#}");
+            writeln!(out, "   this did not work: {error:#}")?;
         }
-        told.is_ok()
+        Ok(told.is_ok())
     }
 
-    fn see(&self) -> Result<Seen> {
+    fn see(&self, lab: &Lab) -> Result<Seen> {
         let (mut ways, mut veths) = (Vec::new(), Vec::new());
         let mut last = None;
         for _ in 0..ROUNDS {
             veths.push(median(&self.plain_veth()?)?);
-            let before = counters()?;
-            let measured = self.round_trips()?;
+            let before = counters(lab)?;
+            let measured = self.round_trips(lab)?;
             ways.push(median(&measured)?);
-            last = Some((measured, difference(&before, &counters()?)));
+            last = Some((measured, difference(&before, &counters(lab)?)));
         }
         let (measured, counted) = last.context("nothing was measured")?;
         let number = |name: &str| measured[name].as_u64().with_context(|| format!("no {name} in {measured}"));
@@ -92,73 +93,47 @@ impl Scene {
     }
 
     /// The steps by the live tables, the counters and the cost.
-    fn tell(&self, seen: &Seen) -> Result<()> {
-        let asked = socket_address(&self.to, self.port);
-        let to = match seen.translating_node() {
-            Some(node) => self.backend(node, seen.source_port)?,
-            None => asked.clone(),
-        };
-        if to != asked {
-            println!("   socket     {asked} became {to} when it connected: packets bear that from the start");
-        }
-        let explanation = self.explain(&to, seen.source_port)?;
+    fn tell(&self, lab: &Lab, seen: &Seen, out: &mut dyn Write) -> Result<()> {
+        let explanation = self.explain(lab, seen.source_port)?;
         for hop in list(&explanation["hops"]) {
-            println!("   {} {}", text(&hop["node"]), text(&hop["hook"]));
+            writeln!(out, "   {} {}", text(&hop["node"]), text(&hop["hook"]))?;
             for step in list(&hop["steps"]) {
-                println!("      {:<10} {}", text(&step["stage"]), text(&step["text"]));
+                writeln!(out, "      {:<10} {}", text(&step["stage"]), text(&step["text"]))?;
             }
         }
-        println!("   {}", text(&explanation["end"]));
+        writeln!(out, "   {}", text(&explanation["end"]))?;
         let confirmed =
             list(&explanation["hops"]).map(|hop| confirm(hop, seen)).collect::<Result<Vec<_>>>()?;
-        println!("   counted: {} for {} datagrams", confirmed.join(", "), seen.datagrams);
-        println!(
+        writeln!(out, "   counted: {} for {} datagrams", confirmed.join(", "), seen.datagrams)?;
+        writeln!(
+            out,
             "   cost: {:.1} us there and back, {:.1} us over a plain veth: {:.2} times as much (medians)",
             seen.way_us,
             seen.veth_us,
             seen.way_us / seen.veth_us
-        );
+        )?;
         if explanation["delivered"] != Value::Bool(true) {
             bail!("the datagrams came back although the tables say: {}", text(&explanation["end"]));
         }
         Ok(())
     }
 
-    /// Where the datagrams went whose socket was translated on a node: the
-    /// other end of the sender's connection.
-    fn backend(&self, node: &str, source_port: u16) -> Result<String> {
-        let mut command = process::as_root(paths::binary("beeline"));
-        command.args(["conntrack", "list", "--name", "default", "--node", node]);
-        command.args(["--protocol", "udp", "-o", "json"]);
-        let rows = json(&mut command)?;
-        let end = format!(":{source_port}");
-        let is_ours = |row: &&Value| {
-            let family = text(&row["origin"]).starts_with('[') == self.to.contains(':');
-            family
-                && row["client_pod"].as_str() == self.from.as_deref()
-                && text(&row["origin"]).ends_with(&end)
-        };
-        let found = list(&rows).find(is_ours).map(|row| text(&row["destination"]).to_owned());
-        found.with_context(|| format!("{node} has no connection from port {source_port}: {rows}"))
-    }
-
     /// `beeline explain` for the connection that was measured.
-    fn explain(&self, to: &str, source_port: u16) -> Result<Value> {
+    fn explain(&self, lab: &Lab, source_port: u16) -> Result<Value> {
         let from = match &self.from {
             Some(pod) => pod.clone(),
-            None => client_address(self.to.contains(':'))?,
+            None => client_address(lab, self.to.contains(':'))?,
         };
-        let (ip, port) = to.rsplit_once(':').with_context(|| format!("{to} has no port"))?;
-        let (ip, source_port) = (ip.trim_matches(['[', ']']), source_port.to_string());
-        let mut command = process::as_root(paths::binary("beeline"));
-        command.args(["explain", "--name", "default", "--from", &from, "--to", ip, "--port", port]);
+        let (port, source_port) = (self.port.to_string(), source_port.to_string());
+        let mut command = lab.beeline(&["explain"]);
+        command.args(["--from", &from, "--to", &self.to, "--port", &port]);
         command.args(["--source-port", &source_port, "--protocol", "udp", "-o", "json"]);
         json(&mut command)
     }
 
-    fn round_trips(&self) -> Result<Value> {
+    fn round_trips(&self, lab: &Lab) -> Result<Value> {
         let place: Vec<&str> = self.place.iter().map(String::as_str).collect();
-        let mut command = lab(&place);
+        let mut command = lab.run(&place);
         command.arg(paths::binary("beeline-lab")).args(["round-trip", "--count", DATAGRAMS]);
         command.args(["--to", &socket_address(&self.to, self.port)]);
         json(&mut command)
@@ -174,24 +149,16 @@ impl Scene {
     }
 }
 
-impl Seen {
-    /// The node on which a socket hook translated the sender's socket.
-    fn translating_node(&self) -> Option<&str> {
-        let is_translation = |(_, hook, outcome): &&(String, String, String)| {
-            (hook.as_str(), outcome.as_str()) == ("socket", "socket_translated")
-        };
-        self.counted.keys().find(is_translation).map(|(node, _, _)| node.as_str())
-    }
-}
-
 /// What a hook on the explained way must have counted, and did.
 fn confirm(hop: &Value, seen: &Seen) -> Result<String> {
     let (node, hook, outcome) = (text(&hop["node"]), text(&hop["hook"]), text(&hop["outcome"]));
     let key = (node.to_owned(), hook.to_owned(), outcome.to_owned());
     let counted = seen.counted.get(&key).copied().unwrap_or(0);
-    if counted < seen.datagrams {
+    // A socket is translated once, when it connects.
+    let expected = if hook == "socket" { 1 } else { seen.datagrams };
+    if counted < expected {
         bail!(
-            "{node} counted {counted} packets as {hook}/{outcome}, but {} datagrams took this way; all that moved: {:?}",
+            "{node} counted {counted} times {hook}/{outcome}, but {} datagrams took this way; all that moved: {:?}",
             seen.datagrams,
             seen.counted
         );
@@ -199,10 +166,8 @@ fn confirm(hop: &Value, seen: &Seen) -> Result<String> {
     Ok(format!("{node} {hook}/{outcome} +{counted}"))
 }
 
-fn counters() -> Result<Counters> {
-    let mut command = process::as_root(paths::binary("beeline"));
-    command.args(["counters", "--name", "default", "-o", "json"]);
-    let rows = json(&mut command)?;
+fn counters(lab: &Lab) -> Result<Counters> {
+    let rows = json(lab.beeline(&["counters"]).args(["-o", "json"]))?;
     let row = |row: &Value| {
         let key = ["node", "hook", "what"].map(|name| text(&row[name]).to_owned());
         let [node, hook, what] = key;
@@ -220,8 +185,8 @@ fn difference(before: &Counters, after: &Counters) -> Counters {
 }
 
 /// The client's own address, asked of the client.
-fn client_address(v6: bool) -> Result<String> {
-    let mut command = lab(&["client", "--", "ip", "-json", "address", "show", "scope", "global"]);
+fn client_address(lab: &Lab, v6: bool) -> Result<String> {
+    let mut command = lab.run(&["client", "--", "ip", "-json", "address", "show", "scope", "global"]);
     let links = json(&mut command)?;
     let family = if v6 { "inet6" } else { "inet" };
     let mut addresses = list(&links).flat_map(|link| list(&link["addr_info"]));

@@ -1,7 +1,10 @@
 //! What the demo shows: every kind of way that a packet takes, one scene each.
 
+use std::io::Write;
+
 use anyhow::Result;
 
+use super::Lab;
 use super::cast::{Cast, Pod};
 use super::scene::Scene;
 
@@ -10,8 +13,12 @@ const ECHO_PORT: u16 = 7000;
 const SERVICE_PORT: u16 = 7;
 
 /// Plays every scene in front of the reader; returns how many failed.
-pub fn play(cast: &Cast) -> Result<usize> {
-    Ok(scenes(cast).iter().filter(|scene| !scene.play()).count())
+pub fn play(lab: &Lab, cast: &Cast, out: &mut dyn Write) -> Result<usize> {
+    let mut failed = 0;
+    for scene in scenes(cast) {
+        failed += usize::from(!scene.play(lab, out)?);
+    }
+    Ok(failed)
 }
 
 fn scenes(cast: &Cast) -> Vec<Scene> {

@@ -44,6 +44,11 @@ impl Run {
         Ok(Run { id, folder, path, before: Snapshot::take()? })
     }
 
+    /// A name for a lab that is this run's.
+    pub fn lab(&self, purpose: &str) -> String {
+        format!("{}-{purpose}", self.id)
+    }
+
     /// What its tests find in their environment, `NAME=VALUE`.
     pub fn environment(&self) -> Vec<String> {
         let mut variables =
