@@ -181,8 +181,12 @@ fn ports_of(service: &Value, pod: &Value) -> Vec<Value> {
     resolved.collect()
 }
 
+/// Of the containers, then of the sidecars (KEP-753).
 fn named_port(pod: &Value, name: &str, protocol: &str) -> Option<i64> {
-    let ports = items(pod, "/spec/containers").iter().flat_map(|container| items(container, "/ports"));
+    let sidecars =
+        items(pod, "/spec/initContainers").iter().filter(|one| text(one, "/restartPolicy") == "Always");
+    let containers = items(pod, "/spec/containers").iter().chain(sidecars);
+    let ports = containers.flat_map(|container| items(container, "/ports"));
     let mut matching =
         ports.filter(|port| text(port, "/name") == name && text(port, "/protocol") == protocol);
     matching.next()?["containerPort"].as_i64()

@@ -11,6 +11,11 @@ metadata: {name: one, labels: {app: web, role: single}}
 spec:
   nodeName: node-1
   terminationGracePeriodSeconds: 0
+  initContainers:
+    - name: side
+      image: beeline/echo
+      restartPolicy: Always
+      ports: [{name: side, containerPort: 8180}]
   containers:
     - name: echo
       image: beeline/echo
@@ -38,6 +43,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec:
+  ipFamilyPolicy: RequireDualStack
   selector: {app: web}
   ports: [{name: http, port: 80, targetPort: http}, {name: more, port: 81, targetPort: more}]
 ---
@@ -48,6 +54,7 @@ spec:
   selector: {role: single}
   ports:
     - {name: tcp, port: 80, targetPort: http}
+    - {name: side, port: 84, targetPort: side}
     - {name: udp, port: 80, targetPort: dgram, protocol: UDP}
 "#;
 
@@ -56,6 +63,7 @@ pub fn story(world: &World) {
     several_ports_and_endpoints(world);
     ports_come_and_go(world);
     a_pod_is_its_own_endpoint(world);
+    a_sidecar_serves(world);
     two_protocols_share_a_port(world);
     up_and_down_and_again(world);
     types_change(world);
@@ -65,19 +73,22 @@ pub fn story(world: &World) {
 
 /// Named target ports that are other numbers in other pods, two ports.
 fn several_ports_and_endpoints(world: &World) {
-    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("web"));
+    let (asker, addresses) = (world.lab.pod("asker"), world.lab.service("web").cluster_ips);
+    assert_eq!(addresses.len(), 2, "one of each family");
     let sender = world.lab.pods("asker")[0].ips.clone();
-    for port in [80, 81] {
-        world.soon_answers(&asker, &address, port, &["one", "two"]);
-        let (_, seen) = who(&asker, &address, port);
-        assert!(sender.contains(&seen.to_string()), "the pod's own address: {seen} of {sender:?}");
+    for address in &addresses {
+        for port in [80, 81] {
+            world.soon_answers(&asker, address, port, &["one", "two"]);
+            let (_, seen) = who(&asker, address, port);
+            assert!(sender.contains(&seen.to_string()), "the pod's own address: {seen} of {sender:?}");
+        }
+        assert_eq!(ask(&asker, address, 82), Answer::Refused);
     }
-    assert_eq!(ask(&asker, &address, 82), Answer::Refused);
     // An endpoint goes and comes back.
-    world.patch("/api/v1/namespaces/default/pods/two", json!({"metadata": {"labels": {"app": "other"}}}));
-    world.soon_answers(&asker, &address, 80, &["one"]);
-    world.patch("/api/v1/namespaces/default/pods/two", json!({"metadata": {"labels": {"app": "web"}}}));
-    world.soon_answers(&asker, &address, 80, &["one", "two"]);
+    for (app, names) in [("other", &["one"] as &[&str]), ("web", &["one", "two"])] {
+        world.patch("/api/v1/namespaces/default/pods/two", json!({"metadata": {"labels": {"app": app}}}));
+        addresses.iter().for_each(|address| world.soon_answers(&asker, address, 80, names));
+    }
 }
 
 fn ports_come_and_go(world: &World) {
@@ -98,6 +109,12 @@ fn ports_come_and_go(world: &World) {
 fn a_pod_is_its_own_endpoint(world: &World) {
     let address = world.cluster_ip("itself");
     assert_eq!(ask(&world.lab.pod("one"), &address, 80), pod("one"));
+}
+
+/// A restartable init container serves a port that the Service names.
+fn a_sidecar_serves(world: &World) {
+    let address = world.cluster_ip("itself");
+    world.soon_answer(&world.lab.pod("asker"), &address, 84, &pod("one"));
 }
 
 fn two_protocols_share_a_port(world: &World) {

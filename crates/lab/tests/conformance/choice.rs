@@ -1,12 +1,13 @@
 //! Who is chosen: by client, by node, by zone; by family.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use beeline_lab::harness::Place;
+use beeline_lab::harness::{Place, program};
 use serde_json::{Value, json};
 
-use super::world::{Answer, World, ask, crowd, pod, set, who};
+use super::world::{Answer, Datagrams, MANY, World, ask, crowd, pod, set, who};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -39,7 +40,7 @@ metadata: {name: zoned-1, labels: {app: zoned}}
 spec:
   nodeName: node-1
   terminationGracePeriodSeconds: 0
-  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}]}]
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}, {containerPort: 7000, protocol: UDP}]}]
 ---
 apiVersion: v1
 kind: Pod
@@ -47,7 +48,7 @@ metadata: {name: zoned-2, labels: {app: zoned}}
 spec:
   nodeName: node-2
   terminationGracePeriodSeconds: 0
-  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}]}]
+  containers: [{name: echo, image: beeline/echo, ports: [{containerPort: 8080}, {containerPort: 7000, protocol: UDP}]}]
 ---
 apiVersion: v1
 kind: Service
@@ -57,7 +58,9 @@ spec:
   sessionAffinity: ClientIP
   ipFamilyPolicy: RequireDualStack
   selector: {app: zoned}
-  ports: [{port: 80, targetPort: 8080, nodePort: 30301}]
+  ports:
+    - {name: http, port: 80, targetPort: 8080, nodePort: 30301}
+    - {name: datagrams, port: 53, targetPort: 7000, protocol: UDP}
 ---
 apiVersion: v1
 kind: Service
@@ -84,6 +87,7 @@ spec: {ports: [{port: 80}]}
 pub fn story(world: &World) {
     world.apply(MANIFEST);
     clients_keep_their_endpoint(world);
+    clients_keep_their_endpoint_over_udp(world);
     affinity_ends_with_its_time(world);
     affinity_is_switched(world);
     nodes_keep_to_themselves(world);
@@ -99,6 +103,26 @@ fn clients_keep_their_endpoint(world: &World) {
     }
     for address in ["172.30.0.13", "fd00:172:30::13"] {
         assert_eq!(crowd(&client, address, 30301).len(), 1, "by {address}");
+    }
+}
+
+/// Datagrams of many ports of one pod, packet by packet: the connection table
+/// tells who got them.
+fn clients_keep_their_endpoint_over_udp(world: &World) {
+    for (family, address) in world.lab.service("sticky").cluster_ips.iter().enumerate() {
+        let asker = world.lab.pod("asker");
+        let clients: Vec<Datagrams> = (0..MANY).map(|_| Datagrams::from(&asker, family)).collect();
+        world.soon("every client has its answer", || clients.iter().all(|one| one.answered(address, 53)));
+        let words = ["conntrack", "list", "--service", "default/sticky", "--protocol", "udp", "-o", "json"];
+        let name = ["--name", world.lab.name().as_str()];
+        let listed = std::process::Command::new(program("beeline")).args(words).args(name).output().unwrap();
+        let rows: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap();
+        let is_of_family = |row: &&Value| row["origin"].as_str().unwrap().starts_with('[') == (family == 1);
+        let is_of_wire = |row: &&Value| row["entry"] == "flow";
+        let rows: Vec<&Value> = rows.iter().filter(is_of_family).filter(is_of_wire).collect();
+        let destinations: BTreeSet<&str> =
+            rows.iter().map(|row| row["destination"].as_str().unwrap()).collect();
+        assert!(rows.len() >= MANY && destinations.len() == 1, "by {address}: {destinations:?} of {rows:?}");
     }
 }
 
