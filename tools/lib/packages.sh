@@ -42,8 +42,8 @@ want_lab_tools() {
     want_command ping iputils-ping
     want_command curl curl
     want_command ip iproute2
-    [ "$chore" != bench ] || want_command iptables-legacy-restore iptables
     [ "$chore" = test ] || [ "$chore" = bench ] || return 0
+    want_command iptables-legacy-restore iptables
     want_command nft nftables
     [ "$chore" = test ] || return 0
     want_command tcpdump tcpdump

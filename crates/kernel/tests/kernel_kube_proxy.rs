@@ -56,6 +56,43 @@ fn kernel_what_kube_proxy_left_is_found_and_goes_by_the_command_that_is_told() {
     assert_eq!(rules(&netns), []);
 }
 
+/// The command that is told to remove them, as an administrator runs it.
+fn remove(netns: &TestNetNs, found: Rules) {
+    netns.enter(|| Command::new("sh").args(["-c", found.removal()]).output()).unwrap().unwrap();
+}
+
+/// Tables of the old interface, and the device of the mode `ipvs`.
+#[test]
+fn kernel_what_older_modes_left_is_found_and_goes_by_the_command_that_is_told() {
+    let netns = TestNetNs::new("older");
+    let ways = [("iptables-legacy", Family::Ipv4), ("ip6tables-legacy", Family::Ipv6)];
+    for (tool, family) in ways {
+        let nat = |words: &[&str]| {
+            netns.enter(|| Command::new(tool).args(["-t", "nat"]).args(words).output()).unwrap()
+        };
+        match nat(&["-N", "KUBE-KUBELET-CANARY"]) {
+            Ok(output) if output.status.success() => {}
+            tried => {
+                println!("skipped: {tool} or its tables in this kernel: {tried:?}");
+                continue;
+            }
+        }
+        assert_eq!(rules(&netns), [], "kubelet's chain is not kube-proxy's");
+        for words in [["-N", "KUBE-SERVICES", "", ""], ["-A", "OUTPUT", "-j", "KUBE-SERVICES"]] {
+            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            assert!(nat(&words).unwrap().status.success(), "{tool} {words:?}");
+        }
+        let found = Rules::IptablesLegacy(family);
+        assert_eq!(rules(&netns), [found]);
+        remove(&netns, found);
+        assert_eq!(rules(&netns), []);
+    }
+    run(&netns, &["ip", "link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other"]);
+    assert_eq!(rules(&netns), [Rules::Ipvs]);
+    remove(&netns, Rules::Ipvs);
+    assert_eq!(rules(&netns), []);
+}
+
 #[test]
 fn kernel_connections_that_the_host_translates_are_counted() {
     let netns = TestNetNs::new("translated");

@@ -7,6 +7,7 @@
 mod layouts;
 #[path = "../support/next_layout.rs"]
 mod next_layout;
+mod sctp;
 mod speak;
 #[path = "../support/mod.rs"]
 mod support;

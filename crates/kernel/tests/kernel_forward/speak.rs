@@ -12,7 +12,7 @@ use beeline_kernel::netns::NetNs;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 /// An answer that takes longer is lost. An emulated machine is slow.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 const ECHO_BYTES: usize = 56;
 
 fn pattern(bytes: usize) -> Vec<u8> {
@@ -90,6 +90,7 @@ impl Stream {
 }
 
 /// Answers datagrams and connections until dropped.
+#[derive(Default)]
 pub struct Listener {
     ends: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -97,15 +98,21 @@ pub struct Listener {
 
 /// Listens there with what it hears.
 pub fn answer_at(netns: &NetNs, at: SocketAddr) -> Listener {
-    let ends = Arc::new(AtomicBool::new(false));
     let (udp, tcp) = netns
         .enter(|| (UdpSocket::bind(at).unwrap(), TcpListener::bind(at).unwrap()))
         .unwrap_or_else(|error| panic!("listen at {at}: {error}"));
-    let (seen, seen_too) = (ends.clone(), ends.clone());
-    let threads = vec![thread::spawn(move || answer_datagrams(&udp, &seen)), {
-        thread::spawn(move || answer_streams(&tcp, &seen_too))
-    }];
-    Listener { ends, threads }
+    let mut listener = Listener::default();
+    listener.spawn(move |ends| answer_datagrams(&udp, ends));
+    listener.spawn(move |ends| answer_streams(&tcp, ends, |stream| answer_stream(&stream)));
+    listener
+}
+
+impl Listener {
+    /// Does some work on a thread of its own, until told that it is to end.
+    pub fn spawn(&mut self, work: impl FnOnce(&AtomicBool) + Send + 'static) {
+        let ends = self.ends.clone();
+        self.threads.push(thread::spawn(move || work(&ends)));
+    }
 }
 
 impl Drop for Listener {
@@ -130,12 +137,16 @@ fn answer_datagrams(socket: &UdpSocket, ends: &AtomicBool) {
     }
 }
 
-fn answer_streams(listener: &TcpListener, ends: &AtomicBool) {
+/// Each by a thread of its own, which ends with the other side's end.
+pub fn answer_streams(
+    listener: &TcpListener,
+    ends: &AtomicBool,
+    answer: impl Fn(TcpStream) + Send + Copy + 'static,
+) {
     listener.set_nonblocking(true).unwrap();
     while !ends.load(Ordering::Relaxed) {
         match listener.accept() {
-            // Ends with the other side's end.
-            Ok((stream, _)) => drop(thread::spawn(move || answer_stream(&stream))),
+            Ok((stream, _)) => drop(thread::spawn(move || answer(stream))),
             Err(_) => thread::sleep(GLANCE),
         }
     }

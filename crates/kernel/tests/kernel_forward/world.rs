@@ -32,6 +32,8 @@ pub const PORT: u16 = 7000;
 /// The Service's port, and its backends'.
 pub const SERVICE_PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
+/// The Service's port for SCTP, and its backends': it cannot change.
+pub const SCTP_PORT: u16 = 3868;
 
 const OTHER_POD_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x78]);
 const CLASS: u32 = 20;
@@ -277,13 +279,22 @@ fn fill(datapath: &mut Datapath, pods: [(u32, Mac); 2]) {
 
 /// One Service in each family, with one backend here and one there.
 fn fill_service(datapath: &mut Datapath, f: &Family) {
-    let (class, service) = (CLASS + f.first_backend, SERVICE + f.first_backend);
+    let class = CLASS + f.first_backend;
+    fill_port(datapath, f, 0, (SERVICE_PORT, TARGET_PORT), &[proto::TCP, proto::UDP]);
+    fill_port(datapath, f, 2, (SCTP_PORT, SCTP_PORT), &[proto::SCTP]);
+    let value = ServiceAddressValue { class, flags: address_flags::EXCLUSIVE };
+    datapath.service_address().update(&Ip::from(ip(f.service)), &value).unwrap();
+}
+
+/// A port of it, whose numbers (of service and backends) begin so much later.
+fn fill_port(datapath: &mut Datapath, f: &Family, from: u32, ports: (u16, u16), protocols: &[u8]) {
+    let (class, service) = (CLASS + f.first_backend, SERVICE + f.first_backend + from);
     let backends = [f.other_pod, f.far_pod];
     for (slot, address) in (0..).zip(backends) {
-        let backend = f.first_backend + slot;
+        let backend = f.first_backend + from + slot;
         let value = BackendValue {
             ip: Ip::from(ip(address)),
-            port: Port::new(TARGET_PORT),
+            port: Port::new(ports.1),
             state: backend_state::ACTIVE,
             ..BackendValue::default()
         };
@@ -293,10 +304,8 @@ fn fill_service(datapath: &mut Datapath, f: &Family) {
     }
     let value = ServiceValue { generation: 1, slots: backends.len() as u32, ..ServiceValue::default() };
     datapath.service().update(&service, &value).unwrap();
-    for proto in [proto::TCP, proto::UDP] {
-        let key = FrontendKey { class, port: Port::new(SERVICE_PORT), proto, scope: SCOPE_INTERNAL };
+    for proto in protocols {
+        let key = FrontendKey { class, port: Port::new(ports.0), proto: *proto, scope: SCOPE_INTERNAL };
         datapath.frontend().update(&key, &FrontendValue { service, ..FrontendValue::default() }).unwrap();
     }
-    let value = ServiceAddressValue { class, flags: address_flags::EXCLUSIVE };
-    datapath.service_address().update(&Ip::from(ip(f.service)), &value).unwrap();
 }

@@ -1,0 +1,92 @@
+//! SCTP (RFC 9260), where the kernel has its sockets: Debian's stock kernels
+//! have them in a module.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use beeline_kernel::netns::NetNs;
+use nix::libc;
+use nix::sys::socket::{Backlog, SockaddrStorage, bind, connect, listen};
+
+use crate::speak::{Listener, PATIENCE, answer_streams};
+use crate::support::{attachments, no_programs};
+use crate::world::{FAMILIES, SCTP_PORT, World};
+
+/// Questions that show a random choice: one of two stays unseen once in 2^15.
+const QUESTIONS: usize = 16;
+
+/// A socket of the style of TCP's (RFC 6458 section 4), at an address: an
+/// association of a socket at any address names all of them to its peer.
+fn socket_at(at: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: takes numbers and returns one.
+    let number = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(at))?;
+    Ok(socket)
+}
+
+/// Answers each association with the own address.
+fn answer_at(netns: &NetNs, at: SocketAddr) -> Listener {
+    let listener = netns.enter(|| {
+        let socket = socket_at(at)?;
+        listen(&socket, Backlog::new(8)?)?;
+        // The calls on it are those of TCP's.
+        io::Result::Ok(TcpListener::from(socket))
+    });
+    let listener = listener.unwrap().unwrap_or_else(|error| panic!("SCTP at {at}: {error}"));
+    let own = move |mut stream: TcpStream| {
+        // An association that breaks is the other end's complaint.
+        let _ = stream.write_all(at.to_string().as_bytes());
+    };
+    let mut answering = Listener::default();
+    answering.spawn(move |ends| answer_streams(&listener, ends, own));
+    answering
+}
+
+/// Who answers.
+#[track_caller]
+fn ask(from: &NetNs, own: IpAddr, to: SocketAddr) -> String {
+    let answer = from.enter(|| {
+        let socket = socket_at(SocketAddr::new(own, 0))?;
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut answer = [0; 64];
+        let length = stream.read(&mut answer)?;
+        io::Result::Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    });
+    answer.unwrap().unwrap_or_else(|error| panic!("SCTP to {to}: {error}"))
+}
+
+/// The backend is here or on the other node; the port is the Service's.
+#[test]
+fn kernel_sctp_reaches_the_backends_of_a_service() {
+    if no_programs() {
+        return;
+    }
+    if let Err(error) = socket_at("127.0.0.1:0".parse().unwrap()) {
+        eprintln!("skipped: SCTP sockets, which this kernel does not have ({error})");
+        return;
+    }
+    for attachment in attachments() {
+        let world = World::new(attachment);
+        let before = world.counters();
+        for f in &FAMILIES {
+            let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), SCTP_PORT);
+            let _listeners = [(&world.other_pod, f.other_pod), (&world.outside, f.far_pod)]
+                .map(|(netns, ip)| answer_at(netns, at(ip)));
+            let heard: BTreeSet<String> =
+                (0..QUESTIONS).map(|_| ask(&world.pod, f.pod.parse().unwrap(), at(f.service))).collect();
+            assert_eq!(heard, [at(f.other_pod), at(f.far_pod)].map(|at| at.to_string()).into());
+        }
+        let moved = world.moved_since(&before);
+        assert!(moved.keys().all(|name| !name.contains("dropped")), "{attachment:?}: {moved:#?}");
+    }
+}
