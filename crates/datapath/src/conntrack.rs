@@ -194,7 +194,8 @@ fn ended(value: &ConntrackValue) -> bool {
 #[inline(always)]
 fn account(value: &mut ConntrackValue, origin: bool, tcp_flags: u8, bytes: u64) {
     // Whoever goes on after a reset has not taken it: it was out of place (RFC
-    // 9293 section 3.10.7.4), and the connection lives.
+    // 9293 section 3.10.7.4), and the connection lives. Segments that were on
+    // their way past a reset are answered by another one, the last word.
     let goes_on = tcp_flags & (tcp::ACK | tcp::FIN | tcp::RST) == tcp::ACK;
     let taken_back = if goes_on { tcp::RST } else { 0 };
     if origin {

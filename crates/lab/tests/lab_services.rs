@@ -212,6 +212,9 @@ fn explanations_begin_with_the_socket(lab: &TestLab) {
         arrives(of_node, &[socket("node-1"), ("node-1", "to_uplink"), ("node-2", "from_uplink")]);
         let beside = explain(&format!("--from {} --to {far}", node_ip(2, family)));
         arrives(beside, &[socket("node-2"), ("node-2", "to_pod")]);
+        let itself = explain(&format!("--from default/far --to {far}"));
+        assert!(itself.1["end"].as_str().is_some_and(|end| end.contains("loopback")), "{:#}", itself.1);
+        arrives(itself, &[socket("node-2")]);
     }
     for none in lab.service("none").cluster_ips {
         let (way, told) = explain(&format!("--from default/near --to {none}"));

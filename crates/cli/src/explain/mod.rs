@@ -135,9 +135,14 @@ impl<'a> Node<'a> {
             let (netns_cookie, ifindex, mac) = (pod.netns_cookie, pod.ifindex, pod.pod_mac);
             return Ok(Some(Sender::Pod { netns_cookie, ifindex, mac }));
         }
-        let config = pinned.config()?;
-        let is_own = [config.node_ipv4, config.node_ipv6].contains(&Ip::from(ip));
-        Ok(is_own.then_some(Sender::Node { netns_cookie: config.netns_cookie }))
+        let netns_cookie = pinned.config()?.netns_cookie;
+        Ok(self.is_own(ip)?.then_some(Sender::Node { netns_cookie }))
+    }
+
+    /// Is it the node's own address?
+    fn is_own(&self, ip: IpAddr) -> Result<bool> {
+        let config = self.live.pinned().config()?;
+        Ok([config.node_ipv4, config.node_ipv6].contains(&Ip::from(ip)))
     }
 
     /// An uplink: where packets from other nodes arrive.
@@ -192,7 +197,7 @@ fn explain(question: &Question, nodes: &[Node<'_>]) -> Result<Explanation> {
     let (mut to, mut port) = (to, question.port);
     if let Some((node, sender)) = &sender
         && let Some(asking) = question.socket(sender, from, to)
-        && let Some((hop, translated)) = socket::translate(node, &asking)?
+        && let Some((hop, translated)) = socket::translate(node, nodes, &asking)?
     {
         let reason = hop.reason;
         explanation.hops.push(hop);
@@ -202,6 +207,12 @@ fn explain(question: &Question, nodes: &[Node<'_>]) -> Result<Explanation> {
             return Ok(explanation);
         };
         (to, port) = (translated.ip(), translated.port());
+        if to == from || node.is_own(to)? && matches!(sender, Sender::Node { .. }) {
+            let name = label(nodes, to, port, question.protocol);
+            (explanation.delivered, explanation.end) =
+                (true, format!("it stays where it is, on the loopback device: {name} is the sender itself"));
+            return Ok(explanation);
+        }
     }
     follow(start(question, nodes, sender, (from, to, port))?, nodes, &mut explanation)?;
     Ok(explanation)
@@ -229,7 +240,7 @@ fn start<'a, 'n>(
         (Some((node, Sender::Node { .. })), _) => Ok((node, hook::TO_UPLINK, node.uplink()?, build.frame())),
         (None, Some((node, _))) => Ok((node, hook::FROM_UPLINK, node.uplink()?, build.frame())),
         (None, None) => bail!(
-            "neither {from} nor {to} is a pod or a node that is seen from here, so no packet between them is Beeline's; see `beeline endpoint list`"
+            "an explanation begins at a pod or a node that is seen from here, or ends at a pod: {from} and {to} are neither; see `beeline endpoint list` and `beeline node list`"
         ),
     }
 }

@@ -37,21 +37,27 @@ pub struct Socket {
 /// refused.
 pub type Translation = (Hop, Option<SocketAddr>);
 
-/// Asks the hooks of a node. None: they leave the address as it is.
-pub fn translate(node: &Node<'_>, asking: &Socket) -> Result<Option<Translation>> {
+/// Asks the hooks of a node, and `nodes` for connections that run. None: they
+/// leave the address as it is.
+pub fn translate(node: &Node<'_>, nodes: &[Node<'_>], asking: &Socket) -> Result<Option<Translation>> {
     let hook_name = if asking.to.is_ipv6() { "connect6" } else { "connect4" };
     if !node.live.pinned().attached_sockets().contains(&hook_name) {
         return Ok(None);
     }
     let mut tables = LiveTables::new(node.live.pinned());
-    let answer = ask(node, asking, &mut tables)?;
+    let answer = ask(node, nodes, asking, &mut tables)?;
     tables.failure()?;
     Ok(answer)
 }
 
-fn ask(node: &Node<'_>, asking: &Socket, tables: &mut LiveTables<'_>) -> Result<Option<Translation>> {
+fn ask(
+    node: &Node<'_>,
+    nodes: &[Node<'_>],
+    asking: &Socket,
+    tables: &mut LiveTables<'_>,
+) -> Result<Option<Translation>> {
     // Packets that are translated one by one have an entry under this address.
-    if is_live(tables, asking, asking.to)? {
+    if is_live(node, asking, asking.to)? {
         return Ok(None);
     }
     let asked = Asked {
@@ -63,7 +69,7 @@ fn ask(node: &Node<'_>, asking: &Socket, tables: &mut LiveTables<'_>) -> Result<
     };
     let Some(service) = socket::service_of(tables, &asked) else { return Ok(None) };
     let value = service.and_then(|id| tables.service(id)).unwrap_or_default();
-    let Some((to, runs)) = backend(tables, asking, &asked, &value)? else {
+    let Some((to, runs)) = backend(tables, nodes, asking, &asked, &value)? else {
         let reason = if service.is_none() { DropReason::NoServicePort } else { DropReason::NoBackend };
         return Ok(Some((refused(node, reason), None)));
     };
@@ -86,6 +92,7 @@ fn ask(node: &Node<'_>, asking: &Socket, tables: &mut LiveTables<'_>) -> Result<
 /// a new connection may get; whether it is the former. None: the hooks refuse.
 fn backend(
     tables: &mut LiveTables<'_>,
+    nodes: &[Node<'_>],
     asking: &Socket,
     asked: &Asked,
     service: &ServiceValue,
@@ -95,22 +102,25 @@ fn backend(
         tables.chance = place;
         let Answer::Use(ip, port) = socket::connect(tables, asked) else { return Ok(None) };
         let to = SocketAddr::new(IpAddr::from(ip), port.get());
-        if is_live(tables, asking, to)? {
-            return Ok(Some((to, true)));
+        // What a node's own sockets send is known to the node where it arrives.
+        for node in nodes {
+            if is_live(node, asking, to)? {
+                return Ok(Some((to, true)));
+            }
         }
         first.get_or_insert(to);
     }
     Ok(first.map(|first| (first, false)))
 }
 
-/// Whether the connection table has a live entry of the socket with `to`.
-fn is_live(tables: &mut LiveTables<'_>, asking: &Socket, to: SocketAddr) -> Result<bool> {
+/// Whether a node's connection table has a live entry of the socket with `to`.
+fn is_live(node: &Node<'_>, asking: &Socket, to: SocketAddr) -> Result<bool> {
     let end = |address: SocketAddr| (Ip::from(address.ip()), Port::new(address.port()));
     let ((src, sport), (dst, dport)) = (end(asking.from), end(to));
     let mut key = ConntrackKey::default();
     key_of(&mut key, src, sport, dst, dport, asking.proto);
     let now = steps::now()?;
-    Ok(tables.conntrack(&key).is_some_and(|entry| entry.expires > now))
+    Ok(node.live.pinned().connection(&key)?.is_some_and(|entry| entry.expires > now))
 }
 
 fn refused(node: &Node<'_>, reason: DropReason) -> Hop {

@@ -106,21 +106,27 @@ impl Shared {
     }
 }
 
-/// Thousands of Services may come one by one: each changes what is known in its place.
+/// Thousands of Services may come one by one: each changes what is known in
+/// its place. While they are listed again, those known before stay.
 async fn follow_services(client: Client, sender: watch::Sender<Services>) {
     let key = |service: &Service| (service.namespace(), service.name_any());
     let mut events = watcher::watcher(Api::<Service>::all(client), watcher::Config::default()).boxed();
+    let mut listed = HashMap::new();
     while let Some(event) = next(&mut events).await {
-        sender.send_modify(|services| match event {
-            Event::Init => *services = Services::default(),
-            Event::InitDone => services.complete = true,
-            Event::Apply(service) | Event::InitApply(service) => {
+        match event {
+            Event::Init => listed.clear(),
+            Event::InitApply(service) => drop(listed.insert(key(&service), service)),
+            Event::InitDone => {
+                let services = Services { known: std::mem::take(&mut listed), complete: true };
+                sender.send_replace(services);
+            }
+            Event::Apply(service) => sender.send_modify(|services| {
                 services.known.insert(key(&service), service);
-            }
-            Event::Delete(service) => {
+            }),
+            Event::Delete(service) => sender.send_modify(|services| {
                 services.known.remove(&key(&service));
-            }
-        });
+            }),
+        }
     }
 }
 

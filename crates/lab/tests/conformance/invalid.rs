@@ -4,10 +4,12 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
+use beeline_lab::harness::program;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::world::World;
 
@@ -54,9 +56,22 @@ fn play(world: &World, name: &str) {
     for (number, flags) in [(1_u32, ACK), (2, RST | ACK), (3, ACK)] {
         // Far from every window.
         let segment = segment(from, to, number.wrapping_mul(0x4000_0000).wrapping_add(0x1000_0000), flags);
+        let before = replies(world, name);
         raw.send_to(&segment, SocketAddr::new(to.ip(), 0)).unwrap();
+        world.soon("the segment passes as a reply", || replies(world, name) > before);
         exchange(&mut near, &mut far, &format!("after segment {number} to {name}"));
     }
+}
+
+/// Packets of the server that the client's node has translated back.
+fn replies(world: &World, name: &str) -> u64 {
+    let service = format!("default/boom-{name}");
+    let words = ["conntrack", "list", "--service", &service, "-o", "json", "--node", "node-1"];
+    let place = ["--name", world.lab.name().as_str()];
+    let listed = Command::new(program("beeline")).args(words).args(place).output().unwrap();
+    let rows: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap();
+    let flows = rows.iter().filter(|row| row["entry"] == "flow");
+    flows.map(|row| row["packets_reply"].as_u64().unwrap()).sum()
 }
 
 /// Both ends hear each other.
