@@ -56,9 +56,9 @@ pub fn rehearse(name: &str, log: &Log) -> Result<()> {
         lab.apply(log)?;
         scenes::play(&lab, &Cast::find(&lab.status()?)?, &mut log.file()?)
     });
-    process::run(&mut lab.run(&["down"]), log)?;
+    let down = process::run(&mut lab.run(&["down"]), log);
     match played? {
-        0 => Ok(()),
+        0 => down,
         failed => bail!("{failed} of the demo's ways failed"),
     }
 }

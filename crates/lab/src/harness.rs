@@ -108,6 +108,19 @@ impl TestLab {
         start(command, input).finish(VERB_TIMEOUT)
     }
 
+    /// `beeline ... --name NAME`: what its nodes have in their tables.
+    pub fn cli(&self, words: &[&str]) -> Outcome {
+        let mut command = Command::new(program("beeline"));
+        command.args(words).args(["--name", self.name.as_str()]);
+        start(command, "").finish(VERB_TIMEOUT)
+    }
+
+    /// The same as JSON.
+    pub fn cli_json<T: serde::de::DeserializeOwned>(&self, words: &[&str]) -> T {
+        let outcome = self.cli(&[words, &["-o", "json"]].concat()).succeeds();
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{words:?}: {error}\n{outcome}"))
+    }
+
     fn program(&self, verb: &str) -> Command {
         let mut command = Command::new(program("beeline-lab"));
         command.args([verb, "--name", self.name.as_str()]);

@@ -7,11 +7,9 @@ mod traffic;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
 use beeline_lab::address::Pair;
-use beeline_lab::harness::program;
 use traffic::cluster::{Cluster, FAMILIES, NO_SERVICE_PORT, SERVICE_UDP_PORT, Spot, UDP_PORT};
 use traffic::frame::{self, Mac};
 
@@ -168,11 +166,7 @@ struct Shown {
 
 impl Shown {
     fn of(cluster: &Cluster) -> Shown {
-        let mut command = Command::new(program("beeline"));
-        let output =
-            command.args(["drops", "-o", "json", "--name", cluster.lab.name().as_str()]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let shown: serde_json::Value = cluster.lab.cli_json(&["drops"]);
         let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
         let counters = shown["counters"].as_array().unwrap().iter().map(|row| {
             let place = [text(row, "node"), text(row, "hook"), text(row, "what")].join(" ");

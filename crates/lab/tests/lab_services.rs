@@ -173,12 +173,7 @@ fn lab_services_are_reached_from_nodes_past_the_socket_hooks() {
 
 /// What `beeline` prints as JSON.
 fn beeline<T: serde::de::DeserializeOwned>(lab: &TestLab, words: &str) -> T {
-    let mut command = std::process::Command::new(program("beeline"));
-    let output = command.args(words.split(' ')).args(["-o", "json", "--name", lab.name().as_str()]).output();
-    let output = output.unwrap_or_else(|error| panic!("{words}: {error}"));
-    let text = String::from_utf8_lossy(&output.stdout);
-    let told = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words}: {error}\n{text}\n{told}"))
+    lab.cli_json(&words.split(' ').collect::<Vec<_>>())
 }
 
 /// `beeline explain`: the socket first, where one is translated, then the
@@ -308,11 +303,7 @@ fn every_node_leads_a_client_to_one_endpoint(lab: &TestLab) {
         let pods = [1, 2, 3].map(|node| ask(&client, &node_ip(node, family), 30085).0);
         assert!(pods.iter().all(|pod| *pod == pods[0]), "{pods:?}");
     }
-    let mut command = std::process::Command::new(program("beeline"));
-    let described = command.args(["service", "describe", "default/hashed", "--name", lab.name().as_str()]);
-    let described = described.output().unwrap_or_else(|error| panic!("{error}"));
-    let text = String::from_utf8_lossy(&described.stdout);
-    assert!(described.status.success(), "{described:?}");
+    let text = lab.cli(&["service", "describe", "default/hashed"]).succeeds().stdout;
     assert!(text.contains("maglev, 251 places") || text.contains("maglev, 509 places"), "{text}");
     assert!(text.contains(" 50.") || text.contains(" 49."), "half the places each: {text}");
 }

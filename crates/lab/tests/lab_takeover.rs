@@ -3,10 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
-use std::process::Command;
 use std::time::Duration;
 
-use beeline_lab::harness::{Background, Place, TestLab, program};
+use beeline_lab::harness::{Background, Place, TestLab};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -116,9 +115,7 @@ fn lab_connections_through_kube_proxys_rules_outlive_it() {
 
     lab.verb(&["agent", "node-1", "start"]).succeeds();
     lab.wait_until("the agent has found kube-proxy's rules", PATIENCE, || {
-        let words = ["status", "--name", lab.name().as_str()];
-        let status = Command::new(program("beeline")).args(words).output().unwrap();
-        String::from_utf8_lossy(&status.stdout).contains("nft delete table ip6 kube-proxy")
+        lab.cli(&["status"]).stdout.contains("nft delete table ip6 kube-proxy")
     });
     let before = begun();
     for client in &clients {

@@ -262,8 +262,8 @@ impl Workshop {
 
     fn update_port(&mut self, port: &mut PortState, serving: Serving, delta: &mut Delta) {
         let has_members = serving.affinity_s != 0 || port.key.proto == Protocol::Udp.number();
-        let kept = has_members.then(|| serving.kept.clone().into_boxed_slice());
         port.shares.update(port.slots.service, &serving.shares(), &self.share_config, delta);
+        let kept = has_members.then(|| serving.kept.into_boxed_slice());
         let (shares_generation, shares) = port.shares.published();
         let consistent = serving.consistent && shares != 0;
         port.slots.update(serving.backends, kept, &mut self.backends, delta);

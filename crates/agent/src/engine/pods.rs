@@ -306,11 +306,11 @@ impl Engine {
     }
 }
 
-/// Its pod, container and interface, for messages.
 fn object_name(endpoint: &Endpoint) -> ObjectName {
     ObjectName { namespace: endpoint.pod.namespace.clone(), name: endpoint.pod.name.clone() }
 }
 
+/// Its pod, container and interface, for messages.
 fn of(endpoint: &Endpoint) -> String {
     let Attachment { container_id, interface } = &endpoint.attachment;
     let container = match interface.is_empty() {

@@ -27,6 +27,8 @@ const PORTS: [u16; 3] = [9001, 9002, 9003];
 /// The node of each way, and its client pod.
 const WAYS: [(Way, u8, &str); 3] =
     [(Way::Beeline, 1, "client"), (Way::Nftables, 3, "client-3"), (Way::Iptables, 4, "client-4")];
+/// Those, the server's, and the one of the starts.
+const NODES_IN_ALL: usize = 5;
 /// How long a rule set may take to be loaded.
 const LOAD_MAX: Duration = Duration::from_secs(150);
 /// With so many Services the rest is measured, too.
@@ -44,11 +46,11 @@ type Figures = BTreeMap<(&'static str, Way), [Vec<f64>; 3]>;
 
 /// A lab whose first node alone has an agent, and its server's address: other
 /// agents would only take time.
-fn lab(nodes: usize, values: &[String]) -> Result<(BenchLab, Ipv4Addr)> {
-    let mut lab = BenchLab::of(nodes, values)?;
+fn lab(values: &[String]) -> Result<(BenchLab, Ipv4Addr)> {
+    let mut lab = BenchLab::of(NODES_IN_ALL, values)?;
     PORTS.iter().try_for_each(|port| lab.start_server("server", *port))?;
     let IpAddr::V4(server) = lab.pod("server", false)?.ip() else { bail!("the server has no IPv4 address") };
-    for node in 2..=nodes {
+    for node in 2..=NODES_IN_ALL {
         run(lab.verb("agent").args([&format!("node-{node}"), "stop"]))?;
     }
     Ok((lab, server))
@@ -56,7 +58,7 @@ fn lab(nodes: usize, values: &[String]) -> Result<(BenchLab, Ipv4Addr)> {
 
 /// Prints how fast a change arrives, and how long an agent takes to start.
 pub fn measure_change(values: &[String]) -> Result<()> {
-    let (lab, server) = lab(5, values)?;
+    let (lab, server) = lab(values)?;
     let api = Api::open(&lab.kubeconfig())?;
     let mut entries = Vec::new();
     println!("{TYPICAL} Services");
@@ -69,7 +71,7 @@ pub fn measure_change(values: &[String]) -> Result<()> {
 
 /// Prints everything, size by size.
 pub fn measure(values: &[String], sizes: &[usize], rounds: usize, millis: u64) -> Result<()> {
-    let (lab, server) = lab(5, values)?;
+    let (lab, server) = lab(values)?;
     // The nodes of the rule sets forward as the kernel does.
     for node in ["node-3", "node-4"] {
         Node::open(&lab, node)?.set(false)?;

@@ -122,10 +122,10 @@ impl<'a> Node<'a> {
         Ok(Node { place, live: Live::open(place)?, names: Directory::ask(place) })
     }
 
-    /// Device and MAC of a pod on this node.
-    fn endpoint(&self, ip: IpAddr) -> Result<Option<(u32, Mac)>> {
+    /// Device of a pod on this node.
+    fn endpoint(&self, ip: IpAddr) -> Result<Option<u32>> {
         let found = self.live.pinned().tables().endpoint.get(&Ip::from(ip))?;
-        Ok(found.map(|endpoint| (endpoint.ifindex, endpoint.pod_mac)))
+        Ok(found.map(|endpoint| endpoint.ifindex))
     }
 
     /// The pod of this node that has the address, or the node itself.
@@ -234,7 +234,7 @@ fn start<'a, 'n>(
         (Some((node, Sender::Pod { ifindex, mac, .. })), _) => {
             Ok((node, hook::FROM_POD, ifindex, Build { mac_src: mac, ..build }.frame()))
         }
-        (Some((node, Sender::Node { .. })), Some((other, (ifindex, _)))) if std::ptr::eq(node, other) => {
+        (Some((node, Sender::Node { .. })), Some((other, ifindex))) if std::ptr::eq(node, other) => {
             Ok((node, hook::TO_POD, ifindex, build.frame()))
         }
         (Some((node, Sender::Node { .. })), _) => Ok((node, hook::TO_UPLINK, node.uplink()?, build.frame())),

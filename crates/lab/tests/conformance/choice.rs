@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use beeline_lab::harness::{Place, program};
+use beeline_lab::harness::Place;
 use serde_json::{Value, json};
 
 use super::world::{Answer, Datagrams, MANY, World, ask, crowd, pod, set, who};
@@ -113,10 +113,8 @@ fn clients_keep_their_endpoint_over_udp(world: &World) {
         let asker = world.lab.pod("asker");
         let clients: Vec<Datagrams> = (0..MANY).map(|_| Datagrams::from(&asker, family)).collect();
         world.soon("every client has its answer", || clients.iter().all(|one| one.answered(address, 53)));
-        let words = ["conntrack", "list", "--service", "default/sticky", "--protocol", "udp", "-o", "json"];
-        let name = ["--name", world.lab.name().as_str()];
-        let listed = std::process::Command::new(program("beeline")).args(words).args(name).output().unwrap();
-        let rows: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap();
+        let words = ["conntrack", "list", "--service", "default/sticky", "--protocol", "udp"];
+        let rows: Vec<Value> = world.lab.cli_json(&words);
         let is_of_family = |row: &&Value| row["origin"].as_str().unwrap().starts_with('[') == (family == 1);
         let is_of_wire = |row: &&Value| row["entry"] == "flow";
         let rows: Vec<&Value> = rows.iter().filter(is_of_family).filter(is_of_wire).collect();

@@ -189,12 +189,7 @@ fn udp_goes_on_when_the_target_port_changes(world: &World) {
 
 /// Conntrack entries of the Service `cycle`, on all nodes.
 fn connections(world: &World) -> String {
-    let mut command = std::process::Command::new(beeline_lab::harness::program("beeline"));
-    let words = ["conntrack", "list", "--service", "default/cycle", "--name", world.lab.name().as_str()];
-    let output = command.args(words).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    text
+    world.lab.cli(&["conntrack", "list", "--service", "default/cycle"]).succeeds().stdout
 }
 
 /// Ready ones first; with none, those that still serve while they terminate.

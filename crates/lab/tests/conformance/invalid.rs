@@ -4,10 +4,8 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
-use beeline_lab::harness::program;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde_json::{Value, json};
 
@@ -66,10 +64,8 @@ fn play(world: &World, name: &str) {
 /// Packets of the server that the client's node has translated back.
 fn replies(world: &World, name: &str) -> u64 {
     let service = format!("default/boom-{name}");
-    let words = ["conntrack", "list", "--service", &service, "-o", "json", "--node", "node-1"];
-    let place = ["--name", world.lab.name().as_str()];
-    let listed = Command::new(program("beeline")).args(words).args(place).output().unwrap();
-    let rows: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap();
+    let words = ["conntrack", "list", "--service", &service, "--node", "node-1"];
+    let rows: Vec<Value> = world.lab.cli_json(&words);
     let flows = rows.iter().filter(|row| row["entry"] == "flow");
     flows.map(|row| row["packets_reply"].as_u64().unwrap()).sum()
 }

@@ -8,13 +8,12 @@ pub mod told;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::process::Command;
 use std::time::Duration;
 
 use beeline_api::{Call, Client, Response, Status};
 use beeline_kernel::netns::NetNs;
 use beeline_lab::daemon::agents::AgentAction;
-use beeline_lab::harness::{TestLab, program};
+use beeline_lab::harness::TestLab;
 use beeline_lab::protocol::{self, PodStatus};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -161,10 +160,8 @@ impl Asked for TestLab {
 
     /// What `beeline` prints, however it ends.
     fn beeline(&self, words: &[&str]) -> String {
-        let output =
-            Command::new(program("beeline")).args(words).args(["--name", self.name().as_str()]).output();
-        let output = output.unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+        let outcome = self.cli(words);
+        outcome.stdout + &outcome.stderr
     }
 }
 
