@@ -15,8 +15,10 @@ use beeline_abi::conntrack::{
 use crate::maps::{self, Connections};
 
 const CLOCK_MONOTONIC: u64 = 1;
+const EBUSY: i64 = 16;
 
-/// Starts the timer, or gives a running one this object's code.
+/// Starts the timer, or gives a running one this object's code. Returns 0 or
+/// a negative errno.
 #[inline(always)]
 pub fn start() -> i32 {
     let Some(sweep) = maps::SWEEP.get_ptr_mut(0) else { return -1 };
@@ -25,7 +27,10 @@ pub fn start() -> i32 {
     // SAFETY: the timer is the first field of an element of that map. One
     // that is there already answers EBUSY and is used as it is.
     unsafe {
-        bpf_timer_init(timer, map, CLOCK_MONOTONIC);
+        let made = bpf_timer_init(timer, map, CLOCK_MONOTONIC);
+        if made != 0 && made != -EBUSY {
+            return made as i32;
+        }
         let set = bpf_timer_set_callback(timer, sweep_all as *mut c_void);
         if set != 0 {
             return set as i32;

@@ -22,6 +22,7 @@ mod pinned;
 mod pins;
 mod programs;
 mod sockets;
+mod sweep;
 mod tables;
 #[cfg(test)]
 mod testing;
@@ -59,7 +60,6 @@ pub use tables::{KernelTable, KernelTables, Plain};
 
 use bpf::Access;
 use conntrack::Conntrack;
-use error::failed;
 use links::Links;
 use maps::RawMap;
 use object::Declared;
@@ -199,12 +199,8 @@ impl Datapath {
     /// Lets the kernel take expired connections out of the tables from now
     /// on, by the code of this object. The pinned table keeps its timer alive.
     fn start_sweep(&self) -> Result<(), DatapathError> {
-        let started = self.test_run(layout::programs::SWEEP, &TestPacket::new(&[0; 64]))?.retval;
-        if started == 0 {
-            return Ok(());
-        }
-        let error = std::io::Error::from_raw_os_error(started.saturating_neg());
-        Err(failed("start", "the sweep of expired connections")(error))
+        let packet = TestPacket::new(&[0; 64]);
+        sweep::start(|| Ok(self.test_run(layout::programs::SWEEP, &packet)?.retval))
     }
 
     /// Attaches the programs of a pod to the host side of its veth.

@@ -1,7 +1,7 @@
 //! Two layouts without programs, for the tests of this folder.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use aya_obj::generated::bpf_map_type;
@@ -32,6 +32,11 @@ impl World {
         old.create().unwrap();
         new.create().unwrap();
         World { root, old, new }
+    }
+
+    /// The bpffs.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Makes a [`hash`] in a layout.

@@ -1,0 +1,95 @@
+//! The start of the kernel's own sweep of expired connections.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use super::error::{DatapathError, failed};
+
+/// How often it is tried, and the pause before the next time.
+const TRIES: usize = 200;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Starts it by `run`, which answers 0 or a negative errno.
+///
+/// Linux 6.18 takes the memory of a timer without waiting for a lock
+/// (`kmalloc_nolock`): ENOMEM there means "not in this moment", however much
+/// memory is free.
+pub(crate) fn start(run: impl Fn() -> Result<i32, DatapathError>) -> Result<(), DatapathError> {
+    let mut answer = run()?;
+    for _ in 1..TRIES {
+        if answer != -libc::ENOMEM {
+            break;
+        }
+        thread::sleep(PAUSE);
+        answer = run()?;
+    }
+    if answer == 0 {
+        return Ok(());
+    }
+    let error = io::Error::from_raw_os_error(answer.saturating_neg());
+    Err(failed("start", "the sweep of expired connections")(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
+
+    use beeline_abi::conntrack::SweepValue;
+    use beeline_abi::maps::programs;
+
+    use super::super::testing::World;
+    use super::super::{Datapath, EMBEDDED, TestPacket};
+    use super::*;
+
+    #[test]
+    fn unit_want_of_memory_is_waited_out_and_nothing_else_is() {
+        for (answers, tries) in [(vec![0], 1), (vec![-libc::ENOMEM, -libc::ENOMEM, 0], 3)] {
+            let asked = Cell::new(0);
+            let run = || Ok(answers[asked.replace(asked.get() + 1)]);
+            start(run).unwrap();
+            assert_eq!(asked.get(), tries, "{answers:?}");
+        }
+        let asked = Cell::new(0);
+        let run = || {
+            asked.set(asked.get() + 1);
+            Ok(-libc::EPERM)
+        };
+        let text = start(run).unwrap_err().to_string();
+        assert!(text.contains("start the sweep of expired connections"), "{text}");
+        assert_eq!(asked.get(), 1);
+    }
+
+    /// Sockets come and go beside it: what the kernel has at hand is used up
+    /// in most moments.
+    #[test]
+    fn kernel_the_sweep_starts_however_busy_the_allocator_is() {
+        if EMBEDDED.is_empty() {
+            return;
+        }
+        let world = World::new("sweep");
+        let datapath = Datapath::open(world.root()).unwrap();
+        let (done, begun, mut refused) = (AtomicBool::new(false), Instant::now(), 0);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        drop((0..200).map(|_| UnixStream::pair()).collect::<Vec<_>>());
+                    }
+                });
+            }
+            while begun.elapsed() < Duration::from_secs(3) {
+                // A value that is written ends the timer in it.
+                datapath.sweep.put(&0, &SweepValue::default()).unwrap();
+                let run = || Ok(datapath.test_run(programs::SWEEP, &TestPacket::new(&[0; 64]))?.retval);
+                refused += u32::from(run().unwrap() != 0);
+                start(run).unwrap_or_else(|error| panic!("{error}"));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        println!("{refused} starts were refused at first");
+    }
+}
