@@ -86,6 +86,7 @@ fn lab_serves_kubectl_old_and_new() {
         a_directory_is_applied(&kubectl);
         things_are_shown(&kubectl);
         a_deployment_is_changed_and_rolled(&kubectl);
+        a_node_is_drained(&kubectl);
         changes_are_tried_before_they_are_made(&kubectl);
         the_server_tells_of_itself(&kubectl);
         things_are_generated(&kubectl);
@@ -179,6 +180,18 @@ fn a_deployment_is_changed_and_rolled(kubectl: &Kubectl) {
     let names = kubectl.run("get deployment web -o jsonpath={.spec.template.spec.containers[0].env[*].name}");
     names.says("COLOR").says_not("SIZE");
     kubectl.run("rollout history deployment/web").says("4 ").says_not("1 ");
+}
+
+fn a_node_is_drained(kubectl: &Kubectl) {
+    let there = "get pods --field-selector spec.nodeName=node-2 -o name";
+    kubectl.run(there).says("pod/web-");
+    let drained = kubectl.plain("drain node-2 --ignore-daemonsets --delete-emptydir-data --timeout=60s");
+    drained.says("node/node-2 cordoned").says("evicted").says("node/node-2");
+    assert_eq!(kubectl.run(there).lines(), 0, "pods are on a drained node");
+    kubectl.run("rollout status deployment/web --timeout=60s").says("successfully rolled out");
+    kubectl.plain("get node node-2").says("Ready,SchedulingDisabled");
+    kubectl.plain("uncordon node-2").says("uncordoned");
+    kubectl.plain("get node node-2").says_not("SchedulingDisabled");
 }
 
 fn changes_are_tried_before_they_are_made(kubectl: &Kubectl) {

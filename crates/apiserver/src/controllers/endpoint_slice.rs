@@ -154,14 +154,36 @@ fn endpoint(api: &Api, service: &Value, pod: &Value, addresses: &[String]) -> Va
         },
     });
     let zone = api.get("nodes", "", node).ok();
-    if let Some(zone) = zone.as_deref().and_then(|node| object::label(node, ZONE)) {
+    let zone = zone.as_deref().and_then(|node| object::label(node, ZONE));
+    if let Some(zone) = zone {
         endpoint["zone"] = json!(zone);
+    }
+    if let Some(hints) = hints(service, node, zone).filter(|_| ready) {
+        endpoint["hints"] = hints;
     }
     let hostname = text(pod, "/spec/hostname");
     if !hostname.is_empty() && text(pod, "/spec/subdomain") == object::name(service) {
         endpoint["hostname"] = json!(hostname);
     }
     endpoint
+}
+
+/// Whom a ready endpoint should serve first, by `trafficDistribution` (KEP-3015): those of its zone,
+/// or of its node and then of its zone.
+fn hints(service: &Value, node: &str, zone: Option<&str>) -> Option<Value> {
+    let distribution = text(service, "/spec/trafficDistribution");
+    let zones = zone.map(|zone| json!([{"name": zone}]));
+    match distribution {
+        "PreferClose" | "PreferSameZone" => Some(json!({"forZones": zones?})),
+        "PreferSameNode" => {
+            let mut hints = json!({"forNodes": [{"name": node}]});
+            if let Some(zones) = zones {
+                hints["forZones"] = zones;
+            }
+            Some(hints)
+        }
+        _ => None,
+    }
 }
 
 /// The service's ports as this pod serves them; a named target port that the pod lacks is left out.

@@ -379,6 +379,44 @@ fn unit_slices_follow_pods_with_conditions_in_both_families() {
 }
 
 #[test]
+fn unit_ready_endpoints_hint_at_whom_they_should_serve() {
+    let (api, mut controllers) = cluster();
+    add_node(&api, "node-1");
+    let zone = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "a"}}});
+    api.patch("nodes", "", "node-1", &PatchKind::Merge, &zone).unwrap();
+    add_deployment(&api, 2);
+    let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 80}]});
+    api.create("services", json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
+    run(&api, &mut controllers);
+    let hints = || -> Vec<Value> {
+        let found = slices(&api, "web");
+        let endpoints = found.iter().flat_map(|slice| object::items(slice, "/endpoints").to_vec());
+        endpoints.map(|one| json!([one["conditions"]["ready"], one["hints"]])).collect()
+    };
+    assert_eq!(hints(), [json!([true, null]), json!([true, null])], "none asked for");
+    let (zones, nodes) = (json!([{"name": "a"}]), json!([{"name": "node-1"}]));
+    for (distribution, hint) in [
+        (json!("PreferClose"), json!({"forZones": zones})),
+        (json!("PreferSameZone"), json!({"forZones": zones})),
+        (json!("PreferSameNode"), json!({"forZones": zones, "forNodes": nodes})),
+        (Value::Null, Value::Null),
+    ] {
+        let patch = json!({"spec": {"trafficDistribution": distribution}});
+        api.patch("services", "default", "web", &PatchKind::Merge, &patch).unwrap();
+        controllers.settle();
+        assert_eq!(hints(), [json!([true, hint]), json!([true, hint])], "{distribution}");
+    }
+    let patch = json!({"spec": {"trafficDistribution": "PreferSameNode"}});
+    api.patch("services", "default", "web", &PatchKind::Merge, &patch).unwrap();
+    let victim = object::name(&pods(&api)[0]).to_owned();
+    api.delete("pods", "default", &victim, &DeleteOptions::default()).unwrap();
+    controllers.settle_some();
+    let found = hints();
+    assert!(found.contains(&json!([false, null])), "one that ends has none: {found:?}");
+    assert!(found.contains(&json!([true, {"forZones": zones, "forNodes": nodes}])), "{found:?}");
+}
+
+#[test]
 fn unit_endpoints_show_what_slices_show() {
     let (api, mut controllers) = cluster();
     add_node(&api, "node-1");

@@ -326,7 +326,12 @@ fn ended(exit_code: i32, message: String, id: &str, before: &ContainerState, now
         reason: Some(if exit_code == 0 { "Completed" } else { "Error" }.into()),
         message: (!message.is_empty()).then_some(message),
         container_id: (!id.is_empty()).then(|| id.to_owned()),
-        started_at: before.running.as_ref().and_then(|running| running.started_at.clone()),
+        // One that ended before anybody could see it run began at about that time.
+        started_at: before
+            .running
+            .as_ref()
+            .map_or(Some(&now), |running| running.started_at.as_ref())
+            .cloned(),
         finished_at: Some(now),
         ..ContainerStateTerminated::default()
     };
@@ -392,6 +397,9 @@ mod tests {
             run.container_changed(0, crashed(1, false), now());
         }
         assert_eq!(restarts(&run), 2);
+        let status = run.status(None, &now());
+        let ended = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+        assert_eq!((ended.started_at, ended.finished_at), (Some(now()), Some(now())));
     }
 
     #[test]

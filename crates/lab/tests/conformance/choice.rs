@@ -92,6 +92,7 @@ pub fn story(world: &World) {
     affinity_is_switched(world);
     nodes_keep_to_themselves(world);
     hints_name_zones_and_nodes(world);
+    distribution_is_asked_of_the_service(world);
     families_are_as_asked(world);
 }
 
@@ -212,6 +213,26 @@ fn hints_name_zones_and_nodes(world: &World) {
     // The node's own is not ready any more: the rest serves.
     world.apply(&slice(&[(0, true, both("a", "node-1")), (1, false, both("b", "node-2"))]).to_string());
     world.soon_answers(&two, &address, 80, &["zoned-1"]);
+}
+
+/// The same, asked of the Service: the controller writes the hints.
+fn distribution_is_asked_of_the_service(world: &World) {
+    let (one, two, three) = (world.lab.pod("asker"), world.lab.node("node-2"), world.lab.pod("asker-3"));
+    let service = |distribution: Value| {
+        let spec = json!({"selector": {"app": "zoned"}, "ports": [{"port": 80, "targetPort": 8080}],
+            "trafficDistribution": distribution});
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "near-by"}, "spec": spec})
+    };
+    for distribution in ["PreferClose", "PreferSameZone", "PreferSameNode"] {
+        world.apply(&service(Value::Null).to_string());
+        let address = world.cluster_ip("near-by");
+        world.soon_answers(&one, &address, 80, &["zoned-1", "zoned-2"]);
+        world.apply(&service(json!(distribution)).to_string());
+        world.soon_answers(&one, &address, 80, &["zoned-1"]);
+        world.soon_answers(&two, &address, 80, &["zoned-2"]);
+        // Its node has none: the other one of its zone.
+        world.soon_answers(&three, &address, 80, &["zoned-2"]);
+    }
 }
 
 /// Addresses of the families that were asked for, in their order, and each is
