@@ -7,6 +7,8 @@
 mod mirror;
 mod write;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use kube::Client;
 
 use crate::controllers::Controllers;
@@ -37,14 +39,17 @@ impl RemoteApi {
     }
 
     /// Mirrors the server's objects and does there what `config` names as duties, until it is
-    /// dropped. `ca_pem` is the authority that pods are told.
-    pub async fn run(&self, config: &Config, ca_pem: &str) {
-        let listed = mirror::Listed::default();
-        let mirrored = mirror::run(&self.api, &self.client, &listed);
-        let controlled = async {
-            listed.all(Kinds::built_in().iter().count()).await;
-            Controllers::new(&self.api, config, ca_pem).run().await;
+    /// dropped. `ca_pem` is the authority that pods are told. (Boxed: it is compiled here alone.)
+    pub fn run<'a>(&'a self, config: &'a Config, ca_pem: &'a str) -> BoxFuture<'a, ()> {
+        let run = async move {
+            let listed = mirror::Listed::default();
+            let mirrored = mirror::run(&self.api, &self.client, &listed);
+            let controlled = async {
+                listed.all(Kinds::built_in().iter().count()).await;
+                Controllers::new(&self.api, config, ca_pem).run().await;
+            };
+            tokio::join!(mirrored, controlled);
         };
-        tokio::join!(mirrored, controlled);
+        run.boxed()
     }
 }

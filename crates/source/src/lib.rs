@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use beeline_model::{Change, Problem};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::sync::watch::channel as watched;
@@ -171,17 +173,25 @@ pub struct Source {
 impl Source {
     /// Starts watching. Fails only if the configuration is unusable: an API
     /// server out of reach is tried again for ever.
-    pub async fn start(config: SourceConfig) -> Result<(mpsc::Receiver<Update>, Source), SourceError> {
-        // Another provider may have been installed already: then it is used.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let servers = connect::servers(&config).await?;
-        let state = Arc::new(SourceState::default());
-        let (sender, receiver) = mpsc::channel(QUEUE_UPDATES_MAX);
-        let teller = Arc::new(Teller::new());
-        let (told, clients) = watched(None);
-        let tells = tokio::spawn(events::work(teller.clone(), clients, config.node_name.clone()));
-        let watches = tokio::spawn(watch::run(config, servers, state.clone(), sender, told));
-        Ok((receiver, Source { state, teller, tasks: [watches, tells] }))
+    ///
+    /// The future is boxed: the code of an unboxed one, with all its watches,
+    /// is compiled again in every crate that awaits it.
+    pub fn start(
+        config: SourceConfig,
+    ) -> BoxFuture<'static, Result<(mpsc::Receiver<Update>, Source), SourceError>> {
+        let start = async move {
+            // Another provider may have been installed already: then it is used.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let servers = connect::servers(&config).await?;
+            let state = Arc::new(SourceState::default());
+            let (sender, receiver) = mpsc::channel(QUEUE_UPDATES_MAX);
+            let teller = Arc::new(Teller::new());
+            let (told, clients) = watched(None);
+            let tells = tokio::spawn(events::work(teller.clone(), clients, config.node_name.clone()));
+            let watches = tokio::spawn(watch::run(config, servers, state.clone(), sender, told));
+            Ok((receiver, Source { state, teller, tasks: [watches, tells] }))
+        };
+        start.boxed()
     }
 
     /// Who writes events about problems.
