@@ -186,7 +186,7 @@ fn a_node_is_drained(kubectl: &Kubectl) {
     let there = "get pods --field-selector spec.nodeName=node-2 -o name";
     kubectl.run(there).says("pod/web-");
     let drained = kubectl.plain("drain node-2 --ignore-daemonsets --delete-emptydir-data --timeout=60s");
-    drained.says("node/node-2 cordoned").says("evicted").says("node/node-2");
+    drained.says("node/node-2 cordoned").says("pod/web-").says("evicted");
     assert_eq!(kubectl.run(there).lines(), 0, "pods are on a drained node");
     kubectl.run("rollout status deployment/web --timeout=60s").says("successfully rolled out");
     kubectl.plain("get node node-2").says("Ready,SchedulingDisabled");

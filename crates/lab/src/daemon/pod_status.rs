@@ -326,12 +326,11 @@ fn ended(exit_code: i32, message: String, id: &str, before: &ContainerState, now
         reason: Some(if exit_code == 0 { "Completed" } else { "Error" }.into()),
         message: (!message.is_empty()).then_some(message),
         container_id: (!id.is_empty()).then(|| id.to_owned()),
-        // One that ended before anybody could see it run began at about that time.
-        started_at: before
-            .running
-            .as_ref()
-            .map_or(Some(&now), |running| running.started_at.as_ref())
-            .cloned(),
+        started_at: match &before.running {
+            Some(running) => running.started_at.clone(),
+            // It ended before anybody could see it run: it began at about that time.
+            None => Some(now.clone()),
+        },
         finished_at: Some(now),
         ..ContainerStateTerminated::default()
     };
