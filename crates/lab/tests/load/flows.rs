@@ -270,9 +270,9 @@ impl Flow for NewConnections {
 /// Datagrams, each answered before the next.
 pub struct Datagrams {
     pub to: SocketAddr,
-    /// All from one socket; else each from a new one, which is a new
-    /// connection to the datapath.
-    pub one_socket: bool,
+    /// How many are sent from one socket before the next socket is opened.
+    /// Every new socket is a new connection to the datapath.
+    pub per_socket: u64,
 }
 
 impl Datagrams {
@@ -298,14 +298,17 @@ impl Flow for Datagrams {
     fn run(&self, ends: &AtomicBool) -> Tally {
         let mut tally = Tally::default();
         let mut rhythm = Rhythm::new(LONG_PAUSE);
-        let mut kept = None;
+        let mut open: Option<(UdpSocket, u64)> = None;
         while !ends.load(Ordering::Relaxed) {
             let (asked, number) = (Instant::now(), tally.probes);
-            let socket = kept.take().map_or_else(|| self.open(), Ok);
-            let outcome = socket.and_then(|socket| Datagrams::one(&socket, number).map(|()| socket));
+            let socket = open.take().filter(|(_, sent)| *sent < self.per_socket);
+            let socket = socket.map_or_else(|| self.open().map(|socket| (socket, 0)), Ok);
+            let outcome = socket.and_then(|(socket, sent)| {
+                Datagrams::one(&socket, number)?;
+                Ok((socket, sent + 1))
+            });
             match outcome {
-                Ok(socket) if self.one_socket => kept = Some(socket),
-                Ok(_) => {}
+                Ok(socket) => open = Some(socket),
                 Err(error) => {
                     tally.trouble(format!("datagram {number} after {:?}: {error}", asked.elapsed()))
                 }

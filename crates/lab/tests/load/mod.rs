@@ -74,6 +74,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the connections may take to end before the counters are read.
 const SETTLE: Duration = Duration::from_millis(1500);
 
+/// Datagrams that the client outside sends from one source port. The node
+/// replaces the client's address by its own towards a backend on another node,
+/// and has 4,536 ports for that (61000 to 65535) towards each destination. A
+/// port is in use for 180 s after the last answered datagram (30 s while none
+/// is answered). A flow sends at most 100 datagrams a second: with a new port
+/// for each of them a traffic of some minutes uses up all ports and packets
+/// are dropped (`nat_ports_full`). Ten per port are at most ten new ports a
+/// second, so at most 1,800 in use at any time, even if every datagram went to
+/// the same backend. A later change is to bring back one port per datagram.
+const OUTSIDE_PER_SOCKET: u64 = 10;
+
 /// What one flow saw.
 #[derive(Default)]
 struct Tally {
@@ -191,16 +202,16 @@ impl Traffic {
         let to = SocketAddr::new(service, SERVICE_PORT);
         for from in [caller, far] {
             self.run(Kind::Connect, from, service, NewConnections { to });
-            self.run(Kind::Datagram, from, service, Datagrams { to, one_socket: false });
+            self.run(Kind::Datagram, from, service, Datagrams { to, per_socket: 1 });
         }
-        self.run(Kind::Datagram, caller, service, Datagrams { to, one_socket: true });
+        self.run(Kind::Datagram, caller, service, Datagrams { to, per_socket: u64::MAX });
         for (from, to, port) in [(client, nodes[0], NODE_PORT), (caller, ips[client], SERVER_PORT)] {
             let at = SocketAddr::new(to, port);
             self.run(Kind::Stream, from, to, Stream { to: at });
             self.run(Kind::Connect, from, to, NewConnections { to: at });
         }
         let at = SocketAddr::new(nodes[1], NODE_PORT);
-        self.run(Kind::Datagram, client, nodes[1], Datagrams { to: at, one_socket: false });
+        self.run(Kind::Datagram, client, nodes[1], Datagrams { to: at, per_socket: OUTSIDE_PER_SOCKET });
     }
 
     /// The caller asks one more address, with the same ports as the Service.
@@ -208,8 +219,8 @@ impl Traffic {
         let to = SocketAddr::new(address, SERVICE_PORT);
         self.run(Kind::Stream, 0, address, Stream { to });
         self.run(Kind::Connect, 0, address, NewConnections { to });
-        for one_socket in [false, true] {
-            self.run(Kind::Datagram, 0, address, Datagrams { to, one_socket });
+        for per_socket in [1, u64::MAX] {
+            self.run(Kind::Datagram, 0, address, Datagrams { to, per_socket });
         }
     }
 
