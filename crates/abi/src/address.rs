@@ -51,15 +51,15 @@ pub mod kind {
     /// In another node's pod range.
     pub const REMOTE_POD: u8 = 2;
     /// An address of this node.
-    pub const OWN_NODE: u8 = 3;
+    pub const LOCAL_NODE: u8 = 3;
     /// An address of another node.
-    pub const PEER_NODE: u8 = 4;
+    pub const REMOTE_NODE: u8 = 4;
     /// A range that only Services have: never routed.
     pub const SERVICE_RANGE: u8 = 5;
     /// A LoadBalancer or external address that this cluster answers for.
     pub const LOAD_BALANCER: u8 = 6;
     /// Known to be outside the cluster.
-    pub const OUTSIDE: u8 = 7;
+    pub const EXTERNAL: u8 = 7;
     /// Outside the cluster, but reached with the pod's own address
     /// (`ipv4NativeRoutingCIDR`, `ipv6NativeRoutingCIDR`, the ranges of
     /// ip-masq-agent's configuration).

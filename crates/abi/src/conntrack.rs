@@ -92,9 +92,9 @@ pub struct ConntrackValue {
     pub bytes_reply: u64,
     /// The second translation, with [`flags::SNAT`]. Service entry: the
     /// source that requests get. Flow entry: the client, to whom replies go.
-    pub second_ip: Ip,
-    /// Port of `second_ip`, network byte order.
-    pub second_port: Port,
+    pub snat_ip: Ip,
+    /// Port of `snat_ip`, network byte order.
+    pub snat_port: Port,
     /// Reserved, zero.
     pub reserved: [u16; 7],
 }
@@ -107,7 +107,7 @@ pub mod flags {
     pub const DNAT: u16 = 2;
     /// Flow entry: replies are given `nat_ip`:`nat_port` as their source.
     pub const REPLY_SNAT: u16 = 4;
-    /// The source is translated, too: see `second_ip`. A client that is its
+    /// The source is translated, too: see `snat_ip`. A client that is its
     /// own backend sees a stand-in, clients of other nodes' backends and of
     /// the outside are given an address of this node.
     pub const SNAT: u16 = 8;
@@ -119,7 +119,7 @@ pub mod flags {
     pub const REPLIED: u16 = 64;
     /// The connection came in by an uplink (`ingress_ifindex`): replies leave
     /// by it.
-    pub const REPLY_BY_INGRESS: u16 = 128;
+    pub const REPLY_VIA_INGRESS: u16 = 128;
 }
 
 /// Shift from nanoseconds of `CLOCK_MONOTONIC` to ticks: one tick is

@@ -94,11 +94,11 @@ pub struct Context {
     /// Translation found in the connection table.
     pub nat_ip: Ip,
     /// Second translation found in the connection table.
-    pub second_ip: Ip,
+    pub snat_ip: Ip,
     /// Port of `nat_ip`.
     pub nat_port: Port,
-    /// Port of `second_ip`.
-    pub second_port: Port,
+    /// Port of `snat_ip`.
+    pub snat_port: Port,
     /// Flags of the entry found.
     pub entry_flags: u32,
     /// Device by which the packet has to leave; 0 = as the routes say.
@@ -123,12 +123,12 @@ pub struct Context {
     pub value: ConntrackValue,
     /// Zero, always: what an entry ends with that is written into the table
     /// of a layout whose values are larger.
-    pub value_end: [u64; VALUE_END_WORDS],
+    pub value_padding: [u64; VALUE_PADDING_WORDS],
 }
 
 /// Words (8 bytes) by which values of another layout's connection table may
 /// be larger than those of this one.
-pub const VALUE_END_WORDS: usize = 8;
+pub const VALUE_PADDING_WORDS: usize = 8;
 
 /// Flags of [`Context`].
 pub mod flags {
@@ -155,10 +155,10 @@ pub mod flags {
     /// The second end of the connection is translated, too.
     pub const SNAT: u32 = 1024;
     /// The packet came from outside by an uplink: its answers leave by it.
-    pub const REPLY_BY_INGRESS: u32 = 2048;
+    pub const REPLY_VIA_INGRESS: u32 = 2048;
     /// The source is to become the node's.
-    pub const SOURCE_OF_NODE: u32 = 4096;
+    pub const SNAT_TO_NODE: u32 = 4096;
     /// The source is to get another port: its own is taken towards the
     /// destination.
-    pub const SOURCE_PORT: u32 = 8192;
+    pub const SNAT_NEW_PORT: u32 = 8192;
 }

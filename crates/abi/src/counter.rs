@@ -81,20 +81,20 @@ pub mod outcome {
 }
 
 /// Counters of one hook: outcomes, then drop reasons.
-pub const PER_HOOK: u32 = 128;
+pub const COUNTERS_PER_HOOK: u32 = 128;
 /// Index of the first drop reason of a hook.
-pub const DROPS_FROM: u32 = 64;
+pub const DROPS_OFFSET: u32 = 64;
 /// Number of elements of the counter array.
-pub const COUNTERS: u32 = PER_HOOK * hook::COUNT as u32;
+pub const COUNTERS: u32 = COUNTERS_PER_HOOK * hook::COUNT as u32;
 
 /// Index of the counter of an outcome at a hook.
 #[inline(always)]
 pub const fn outcome_index(hook: u8, outcome: u8) -> u32 {
-    hook as u32 * PER_HOOK + outcome as u32
+    hook as u32 * COUNTERS_PER_HOOK + outcome as u32
 }
 
 /// Index of the counter of a drop reason at a hook.
 #[inline(always)]
 pub const fn drop_index(hook: u8, reason: u8) -> u32 {
-    hook as u32 * PER_HOOK + DROPS_FROM + reason as u32
+    hook as u32 * COUNTERS_PER_HOOK + DROPS_OFFSET + reason as u32
 }

@@ -89,7 +89,7 @@ pub const SLOT: MapSpec =
     spec("SLOT", MapKind::Hash, size_of::<service::SlotKey>(), size_of::<service::SlotValue>(), 1_048_576);
 /// Shares of services; a service of three backends takes sixteen elements.
 pub const SHARE: MapSpec =
-    spec("SHARE", MapKind::Hash, size_of::<service::SlotKey>(), size_of::<service::ShareValue>(), 131_072);
+    spec("SHARE", MapKind::Hash, size_of::<service::SlotKey>(), size_of::<service::MaglevSegment>(), 131_072);
 /// Backends by number.
 pub const BACKEND: MapSpec =
     spec("BACKEND", MapKind::Hash, size_of::<u32>(), size_of::<service::BackendValue>(), 524_288);

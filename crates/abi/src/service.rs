@@ -98,15 +98,15 @@ pub struct ServiceValue {
     /// ClientIP affinity in seconds; 0 = none.
     pub affinity_s: u32,
     /// Which shares are the current ones.
-    pub shares_generation: u32,
+    pub maglev_generation: u32,
     /// Number of shares; 0 = none: every slot is as good as another.
-    pub shares: u32,
+    pub maglev_size: u32,
 }
 
 impl ServiceValue {
-    /// Each of its backends has an entry of its own ([`SLOT_MEMBER`]).
-    pub const fn has_members(&self) -> bool {
-        self.affinity_s != 0 || self.flags & service_flags::MEMBERS != 0
+    /// Each of its backends has an entry of its own ([`SLOT_BY_BACKEND`]).
+    pub const fn has_slots_by_backend(&self) -> bool {
+        self.affinity_s != 0 || self.flags & service_flags::SLOTS_BY_BACKEND != 0
     }
 }
 
@@ -198,8 +198,8 @@ pub mod service_flags {
     /// but none on this node, and the traffic policy is `Local`.
     pub const LOCAL: u32 = 4;
     /// Each backend has an entry of the slot table that says that it serves
-    /// the service ([`super::SLOT_MEMBER`]).
-    pub const MEMBERS: u32 = 8;
+    /// the service ([`super::SLOT_BY_BACKEND`]).
+    pub const SLOTS_BY_BACKEND: u32 = 8;
 }
 
 /// Key of the slot table.
@@ -228,17 +228,17 @@ pub struct SlotKey {
     pub slot: u32,
 }
 
-/// A generation that no service has: the key (service, [`SLOT_MEMBER`],
+/// A generation that no service has: the key (service, [`SLOT_BY_BACKEND`],
 /// backend id) exists while the backend serves a service whose clients keep
 /// their backend by other means than a connection: by affinity or, datagrams,
 /// by habit.
-pub const SLOT_MEMBER: u32 = u32::MAX;
+pub const SLOT_BY_BACKEND: u32 = u32::MAX;
 
 /// Flags of [`SlotValue`].
 pub mod slot_flags {
     /// Of a member: it is not among the slots. Clients that have it keep it,
     /// no other gets it (it is ready, but hints name others for this node).
-    pub const KEPT: u32 = 1;
+    pub const QUIESCING: u32 = 1;
 }
 
 /// Value of the slot table.
@@ -261,25 +261,25 @@ pub struct SlotValue {
 
 impl SlotValue {
     /// The value for the backend of this number.
-    pub const fn of(number: u32, backend: &BackendValue) -> SlotValue {
-        SlotValue { backend: number, flags: 0, ip: backend.ip, port: backend.port, reserved: 0 }
+    pub const fn of(id: u32, backend: &BackendValue) -> SlotValue {
+        SlotValue { backend: id, flags: 0, ip: backend.ip, port: backend.port, reserved: 0 }
     }
 }
 
 /// Shares that stand in one element of the share table.
-pub const SHARES_PER_CHUNK: usize = 32;
+pub const MAGLEV_SEGMENT_SIZE: usize = 32;
 
 /// Value of the share table. Its key is a [`SlotKey`] of the generation
-/// [`ServiceValue::shares_generation`], whose `slot` counts chunks: share `n`
+/// [`ServiceValue::maglev_generation`], whose `slot` counts chunks: share `n`
 /// stands in chunk `n / 32` at place `n % 32`.
 ///
 /// A backend has as many shares as its weight says, in an order that every
 /// node finds out by itself (consistent hashing after Maglev).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct ShareValue {
+pub struct MaglevSegment {
     /// Keys of the backend table; 0 behind the last share.
-    pub backends: [u32; SHARES_PER_CHUNK],
+    pub backends: [u32; MAGLEV_SEGMENT_SIZE],
 }
 
 /// Value of the backend table (key: backend id, `u32`, stable for one
@@ -299,7 +299,7 @@ pub struct BackendValue {
     pub node: u32,
     /// Topology zone, node-local number; 0 = none.
     pub zone: u16,
-    /// Reserved, 1. Weights belong to a Service: see [`ShareValue`].
+    /// Reserved, 1. Weights belong to a Service: see [`MaglevSegment`].
     pub weight: u16,
     /// Reserved, zero.
     pub flags: u32,

@@ -40,7 +40,7 @@ pub struct SocketKey {
 /// What a [`SocketKey`] names.
 pub mod direction {
     /// The address that the socket asked for; the value is the backend.
-    pub const ASKED: u8 = 1;
+    pub const FRONTEND: u8 = 1;
     /// The backend; the value is the address that the socket asked for.
     pub const BACKEND: u8 = 2;
 }

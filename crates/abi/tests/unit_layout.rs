@@ -25,8 +25,8 @@ use beeline_abi::event::{Event, EventState};
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
-    ShareValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, MaglevSegment, ServiceAddressValue,
+    ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_abi::{ABI_VERSION, Ip, Mac, Port, maps};
@@ -105,8 +105,8 @@ fn layouts() -> Vec<Layout> {
             bytes_origin,
             packets_reply,
             bytes_reply,
-            second_ip,
-            second_port,
+            snat_ip,
+            snat_port,
             reserved,
         }),
         layout!(SweepValue { timer, sweeps, removed, live, duration_ns, removed_now, live_now }),
@@ -160,10 +160,10 @@ fn layouts() -> Vec<Layout> {
         layout!(ServiceAddressValue { class, flags }),
         layout!(FrontendKey { class, port, proto, scope }),
         layout!(FrontendValue { service, flags, source_ranges }),
-        layout!(ServiceValue { generation, slots, flags, affinity_s, shares_generation, shares }),
+        layout!(ServiceValue { generation, slots, flags, affinity_s, maglev_generation, maglev_size }),
         layout!(SlotKey { service, generation, slot }),
         layout!(SlotValue { backend, flags, ip, port, reserved }),
-        layout!(ShareValue { backends }),
+        layout!(MaglevSegment { backends }),
         layout!(BackendValue { ip, port, proto, state, node, zone, weight, flags }),
         layout!(SourceRangeKey { prefix_bits, set, ip }),
         layout!(SourceRangeValue { allowed }),
@@ -244,7 +244,7 @@ fn unit_no_struct_is_forgotten() {
 }
 
 #[test]
-fn unit_a_difference_is_told_with_its_heading() {
+fn unit_a_difference_is_printed_with_its_heading() {
     let (before, after) =
         ("A: 4 bytes\n  0 a\nB: 8 bytes\n  0 b\n  4 c\n", "A: 4 bytes\n  0 a\nB: 8 bytes\n  0 b\n  4 d\n");
     assert_eq!(difference(before, after), "  B: 8 bytes\n-   4 c\n+   4 d\n");

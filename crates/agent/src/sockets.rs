@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use beeline_abi::ip::proto;
-use beeline_abi::service::{BackendValue, SLOT_MEMBER, SlotKey, SlotValue, backend_state};
+use beeline_abi::service::{BackendValue, SLOT_BY_BACKEND, SlotKey, SlotValue, backend_state};
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_kernel::datapath::{Abandoned, Gone, KernelTable};
 use beeline_kernel::netlink::SocketDiag;
@@ -57,7 +57,7 @@ pub fn gone(
 ) -> Gone {
     let old = backends.iter().filter_map(|(id, new)| Some((*id, *written.get(id)?, new.as_ref())));
     let backends = old.filter(|(_, old, new)| is_gone(old, *new)).map(|(id, old, _)| (id, old)).collect();
-    let members = slots.iter().filter(|(key, value)| key.generation == SLOT_MEMBER && value.is_none());
+    let members = slots.iter().filter(|(key, value)| key.generation == SLOT_BY_BACKEND && value.is_none());
     Gone { backends, left: members.map(|(key, _)| (key.service, key.slot)).collect() }
 }
 
@@ -253,7 +253,7 @@ mod tests {
         let old = backend(proto::UDP, backend_state::ACTIVE);
         let written = HashMap::from([(1, old), (2, old)]);
         let changes = BTreeMap::from([(1, None), (3, None), (4, Some(old))]);
-        let member = |service, slot| SlotKey { service, generation: SLOT_MEMBER, slot };
+        let member = |service, slot| SlotKey { service, generation: SLOT_BY_BACKEND, slot };
         let slots = BTreeMap::from([
             (member(5, 2), None),
             (member(6, 2), Some(SlotValue::default())),

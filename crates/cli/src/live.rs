@@ -10,7 +10,7 @@ use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::counter::CounterValue;
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::node::NodeValue;
-use beeline_abi::service::{BackendValue, SHARES_PER_CHUNK, ServiceValue, SlotKey, SlotValue};
+use beeline_abi::service::{BackendValue, MAGLEV_SEGMENT_SIZE, ServiceValue, SlotKey, SlotValue};
 use beeline_kernel::datapath::Pinned;
 
 use crate::place::Place;
@@ -71,8 +71,8 @@ impl Live {
     /// How many shares each backend of a service has, by backend id.
     pub fn shares(&self, service: u32, value: &ServiceValue) -> Result<HashMap<u32, u32>> {
         let mut counts = HashMap::new();
-        for chunk in 0..value.shares.div_ceil(SHARES_PER_CHUNK as u32) {
-            let key = SlotKey { service, generation: value.shares_generation, slot: chunk };
+        for chunk in 0..value.maglev_size.div_ceil(MAGLEV_SEGMENT_SIZE as u32) {
+            let key = SlotKey { service, generation: value.maglev_generation, slot: chunk };
             let Some(chunk) = self.pinned.tables().share.get(&key)? else { continue };
             for backend in chunk.backends.into_iter().filter(|id| *id != 0) {
                 *counts.entry(backend).or_default() += 1;

@@ -76,7 +76,7 @@ fn rows(
     {
         ranges.entry(value.node).or_default().push(prefix(key));
     }
-    let own = |id: u32| addresses.iter().any(|(_, v)| v.kind == kind::OWN_NODE && v.node == id);
+    let own = |id: u32| addresses.iter().any(|(_, v)| v.kind == kind::LOCAL_NODE && v.node == id);
     let mut rows: Vec<Peer> = nodes
         .iter()
         .map(|(id, value)| {

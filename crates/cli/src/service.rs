@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use beeline_abi::service::{
-    BackendValue, CLASS_FIRST_EXACT, CLASS_NODE, FrontendKey, FrontendValue, SCOPE_EXTERNAL,
-    SHARES_PER_CHUNK, SOURCE_SET_BITS, ServiceValue, SlotKey, SlotValue, SourceRangeKey, backend_state,
+    BackendValue, CLASS_FIRST_EXACT, CLASS_NODE, FrontendKey, FrontendValue, MAGLEV_SEGMENT_SIZE,
+    SCOPE_EXTERNAL, SOURCE_SET_BITS, ServiceValue, SlotKey, SlotValue, SourceRangeKey, backend_state,
     service_flags,
 };
 use clap::Subcommand;
@@ -153,7 +153,7 @@ fn rows(node: &str, tables: &Tables, names: &Directory) -> Vec<Service> {
             dropped: value.flags & service_flags::LOCAL != 0,
             affinity_s: value.affinity_s,
             algorithm: if value.flags & service_flags::MAGLEV != 0 { "maglev" } else { "random" },
-            shares: value.shares,
+            shares: value.maglev_size,
             value: *value,
             addresses: spots
                 .keys()
@@ -333,7 +333,7 @@ impl Described {
 /// What the places take in the kernel: elements of a hash, each rounded up to
 /// 256 bytes.
 fn memory(shares: u32) -> String {
-    let elements = shares.div_ceil(SHARES_PER_CHUNK as u32);
+    let elements = shares.div_ceil(MAGLEV_SEGMENT_SIZE as u32);
     format!(" ({} KiB)", elements.div_ceil(4))
 }
 

@@ -166,14 +166,14 @@ fn tell_other_entry<P: Platform>(env: &mut P, ctx: &mut Context, state: State) {
 pub(crate) fn note(ctx: &mut Context, value: &ConntrackValue, origin: bool) {
     ctx.nat_ip = value.nat_ip;
     ctx.nat_port = value.nat_port;
-    ctx.second_ip = value.second_ip;
-    ctx.second_port = value.second_port;
+    ctx.snat_ip = value.snat_ip;
+    ctx.snat_port = value.snat_port;
     ctx.entry_flags = value.flags as u32;
     ctx.service = value.service;
     ctx.backend = value.backend;
     if origin {
         ctx.flags |= flags::ORIGIN;
-    } else if value.flags & entry::REPLY_BY_INGRESS != 0 {
+    } else if value.flags & entry::REPLY_VIA_INGRESS != 0 {
         ctx.reply_ifindex = value.ingress_ifindex;
     }
 }
@@ -269,12 +269,12 @@ pub(crate) fn set_src(ctx: &mut Context, ip: Ip, port: Port) {
 #[inline(always)]
 fn set_second(ctx: &mut Context, origin: bool) {
     if origin {
-        set_src(ctx, ctx.second_ip, ctx.second_port);
+        set_src(ctx, ctx.snat_ip, ctx.snat_port);
     } else {
-        set_dst(ctx, ctx.second_ip, ctx.second_port);
+        set_dst(ctx, ctx.snat_ip, ctx.snat_port);
     }
     if is_echo(ctx) {
-        (ctx.sport_after, ctx.dport_after) = (ctx.second_port, ctx.second_port);
+        (ctx.sport_after, ctx.dport_after) = (ctx.snat_port, ctx.snat_port);
     }
 }
 
@@ -342,7 +342,7 @@ fn fresh_value<P: Platform>(env: &mut P, ctx: &mut Context, lifetime: u32) {
 #[inline(always)]
 fn open_translated<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let shared = if ctx.flags & flags::SNAT != 0 { entry::SNAT } else { 0 }
-        | if ctx.flags & flags::REPLY_BY_INGRESS != 0 { entry::REPLY_BY_INGRESS } else { 0 };
+        | if ctx.flags & flags::REPLY_VIA_INGRESS != 0 { entry::REPLY_VIA_INGRESS } else { 0 };
     let request =
         ctx.value.flags | shared | if ctx.flags & flags::DST_CHANGED != 0 { entry::DNAT } else { 0 };
     let src_is_a = flow_key(ctx);
@@ -351,16 +351,16 @@ fn open_translated<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), St
         | if src_is_a { entry::ORIGIN_A } else { 0 };
     ctx.value.nat_ip = ctx.dst;
     ctx.value.nat_port = ctx.dport;
-    ctx.value.second_ip = ctx.src;
-    ctx.value.second_port = ctx.sport;
+    ctx.value.snat_ip = ctx.src;
+    ctx.value.snat_port = ctx.sport;
     if !env.conntrack_insert(&ctx.flow_key, &ctx.value) {
         return Err(Stop::Drop(DropReason::ConntrackFull));
     }
     ctx.value.flags = request;
     ctx.value.nat_ip = ctx.dst_after;
     ctx.value.nat_port = ctx.dport_after;
-    ctx.value.second_ip = ctx.src_after;
-    ctx.value.second_port = ctx.sport_after;
+    ctx.value.snat_ip = ctx.src_after;
+    ctx.value.snat_port = ctx.sport_after;
     if !env.conntrack_insert(&ctx.key, &ctx.value) {
         return Err(Stop::Drop(DropReason::ConntrackFull));
     }
@@ -378,9 +378,7 @@ pub(crate) fn flow_key(ctx: &mut Context) -> bool {
 pub(crate) fn flow_is_taken<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     let (dst, dport, src, sport, now) = (ctx.dst, ctx.dport, ctx.src, ctx.sport, ctx.now);
     let Some(value) = env.conntrack(&ctx.flow_key) else { return false };
-    let ours = value.nat_ip == dst
-        && value.nat_port == dport
-        && value.second_ip == src
-        && value.second_port == sport;
+    let ours =
+        value.nat_ip == dst && value.nat_port == dport && value.snat_ip == src && value.snat_port == sport;
     value.expires > now && !ours && !(value.tcp_origin != 0 && ended(value))
 }

@@ -15,7 +15,7 @@ use crate::rewrite::{
 };
 
 /// Finds the connection of the quoted packet and takes down the translation
-/// of the outer addresses. `key`, `nat_ip` and `second_ip` stay in `ctx` for
+/// of the outer addresses. `key`, `nat_ip` and `snat_ip` stay in `ctx` for
 /// [`translate_quoted`]. False: the quoted packet is of no known connection.
 #[inline(always)]
 pub fn follow_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
@@ -55,14 +55,14 @@ fn outer(ctx: &mut Context, inner_is_origin: bool) {
             ctx.flags |= flags::SRC_CHANGED;
         }
         if source_too {
-            ctx.dst_after = ctx.second_ip;
+            ctx.dst_after = ctx.snat_ip;
         }
     } else {
         if ctx.dst == ctx.inner_src {
             ctx.dst_after = ctx.nat_ip;
         }
         if source_too {
-            ctx.src_after = ctx.second_ip;
+            ctx.src_after = ctx.snat_ip;
             ctx.flags |= flags::SRC_CHANGED;
         }
     }
@@ -84,12 +84,12 @@ pub fn translate_quoted<P: Platform>(env: &mut P, ctx: &mut Context, outer_chang
     if inner_is_origin {
         (dst, dport) = (ctx.nat_ip, ctx.nat_port);
         if source_too {
-            (src, sport) = (ctx.second_ip, ctx.second_port);
+            (src, sport) = (ctx.snat_ip, ctx.snat_port);
         }
     } else {
         (src, sport) = (ctx.nat_ip, ctx.nat_port);
         if source_too {
-            (dst, dport) = (ctx.second_ip, ctx.second_port);
+            (dst, dport) = (ctx.snat_ip, ctx.snat_port);
         }
     }
     let addresses = quoted_addresses(env, ctx, &src, &dst, v6)?;

@@ -197,7 +197,7 @@ pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdic
     env.cut(ctx);
     let for_pod = match env.address(&ctx.dst).map_or(0, |address| address.kind) {
         kind::LOCAL_POD => true,
-        kind::REMOTE_POD | kind::PEER_NODE | kind::SERVICE_RANGE => return Err(Stop::Host),
+        kind::REMOTE_POD | kind::REMOTE_NODE | kind::SERVICE_RANGE => return Err(Stop::Host),
         _ => false,
     };
     match parse::fragment(env, ctx) {
@@ -233,7 +233,7 @@ fn outside_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), St
     if ctx.flags & flags::DST_CHANGED == 0 {
         return Err(Stop::Host);
     }
-    ctx.flags |= flags::REPLY_BY_INGRESS;
+    ctx.flags |= flags::REPLY_VIA_INGRESS;
     env.cut(ctx);
     source::choose(env, ctx)
 }
@@ -289,7 +289,7 @@ fn host_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop>
         ctx.identity_src = identity::HOST;
         // A port that the host's sockets do not have: what one of them asks of
         // the backend itself could not be told from this.
-        ctx.flags |= flags::SOURCE_PORT;
+        ctx.flags |= flags::SNAT_NEW_PORT;
         source::choose(env, ctx)?;
         return policy::check(env, ctx);
     }

@@ -2,7 +2,7 @@
 //! a TCP connection ask before they use it again.
 
 use beeline_abi::service::{
-    SLOT_MEMBER, ServiceValue, SlotKey, SlotValue, backend_state, service_flags, slot_flags,
+    SLOT_BY_BACKEND, ServiceValue, SlotKey, SlotValue, backend_state, service_flags, slot_flags,
 };
 use beeline_abi::{Ip, Port};
 
@@ -11,8 +11,8 @@ use crate::platform::Tables;
 /// `backend` if it is one of those that `service` gives to new clients.
 #[inline(always)]
 pub(crate) fn taking<T: Tables>(env: &T, key: &mut SlotKey, service: u32, backend: u32) -> Option<SlotValue> {
-    *key = SlotKey { service, generation: SLOT_MEMBER, slot: backend };
-    env.slot(key).filter(|member| member.flags & slot_flags::KEPT == 0)
+    *key = SlotKey { service, generation: SLOT_BY_BACKEND, slot: backend };
+    env.slot(key).filter(|member| member.flags & slot_flags::QUIESCING == 0)
 }
 
 /// Whether datagrams that went to `backend`, which was `ip` and `port`, for
@@ -28,7 +28,7 @@ pub(crate) fn serves<T: Tables>(
     ip: &Ip,
     port: Port,
 ) -> bool {
-    *key = SlotKey { service, generation: SLOT_MEMBER, slot: backend };
+    *key = SlotKey { service, generation: SLOT_BY_BACKEND, slot: backend };
     if let Some(member) = env.slot(key) {
         return member.ip == *ip && member.port == port; // else the number is another's by now
     }
@@ -42,5 +42,5 @@ pub(crate) fn serves<T: Tables>(
 
 #[inline(always)]
 fn members_are_written(value: &ServiceValue) -> bool {
-    value.flags & service_flags::MEMBERS != 0
+    value.flags & service_flags::SLOTS_BY_BACKEND != 0
 }

@@ -17,7 +17,7 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
         ctx.identity_dst = address.identity;
         match address.kind {
             kind::LOCAL_POD => return to_local_pod(env, ctx),
-            kind::OWN_NODE => return Ok(Verdict::ToHost),
+            kind::LOCAL_NODE => return Ok(Verdict::ToHost),
             kind::SERVICE_RANGE => return Err(Stop::Refuse(DropReason::NoServicePort)),
             _ => {}
         }
@@ -39,11 +39,11 @@ pub fn onward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
         ctx.out_mtu = endpoint.mtu as u32;
         env.step(Step::LocalPod { ifindex: endpoint.ifindex });
         fits = ctx.out_mtu == 0 || largest_segment(env, ctx) <= ctx.out_mtu;
-    } else if kind != kind::OWN_NODE {
+    } else if kind != kind::LOCAL_NODE {
         fits = has_way_out(env, ctx)?;
     }
     let translated = ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) != 0;
-    let has_hop = ctx.ttl > 1 || kind == kind::OWN_NODE;
+    let has_hop = ctx.ttl > 1 || kind == kind::LOCAL_NODE;
     if translated && !has_hop {
         return Err(Stop::TtlExceeded);
     }
@@ -55,7 +55,7 @@ pub fn onward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
         return Err(Stop::TooBig);
     }
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
-    if kind == kind::OWN_NODE {
+    if kind == kind::LOCAL_NODE {
         return Ok(Verdict::ToHost);
     }
     if !fits || !has_hop {

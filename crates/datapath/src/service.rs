@@ -106,7 +106,7 @@ fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
             return Err(stop);
         }
         // The client's port is taken towards the last backend tried, too.
-        ctx.flags |= flags::SOURCE_PORT;
+        ctx.flags |= flags::SNAT_NEW_PORT;
         return Ok(());
     }
     if service.affinity_s != 0 {
@@ -173,11 +173,11 @@ fn try_backend<P: Platform>(
         let known = env.backend(id).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
         if known.node != settings.node {
             // Its answers have to come back this way.
-            ctx.flags |= flags::SOURCE_OF_NODE;
+            ctx.flags |= flags::SNAT_TO_NODE;
             return Ok(());
         }
     }
-    ctx.flags &= !flags::SOURCE_OF_NODE;
+    ctx.flags &= !flags::SNAT_TO_NODE;
     set_hairpin(ctx, backend.ip);
     flow_key(ctx);
     if flow_is_taken(env, ctx) {
@@ -188,7 +188,7 @@ fn try_backend<P: Platform>(
 
 #[inline(always)]
 fn is_of_node<P: Platform>(env: &P, ip: &Ip) -> bool {
-    env.address(ip).is_some_and(|address| address.kind == kind::OWN_NODE)
+    env.address(ip).is_some_and(|address| address.kind == kind::LOCAL_NODE)
 }
 
 /// A pod that is its own backend sees a stand-in as the client: a packet

@@ -3,7 +3,7 @@
 //! chance, or of the client alone: then every node takes the same.
 
 use beeline_abi::context::Context;
-use beeline_abi::service::{SHARES_PER_CHUNK, ServiceValue, SlotKey, SlotValue, service_flags};
+use beeline_abi::service::{MAGLEV_SEGMENT_SIZE, ServiceValue, SlotKey, SlotValue, service_flags};
 
 use crate::platform::Tables;
 
@@ -22,7 +22,7 @@ pub fn point(ctx: &Context, service: &ServiceValue) -> u32 {
 /// Whether the service's table is entered by the client's address.
 #[inline(always)]
 pub fn is_consistent(service: &ServiceValue) -> bool {
-    service.shares != 0 && service.flags & service_flags::MAGLEV != 0
+    service.maglev_size != 0 && service.flags & service_flags::MAGLEV != 0
 }
 
 /// The backend that a service gives to a client: by its shares if it has some,
@@ -36,13 +36,13 @@ pub fn backend<T: Tables>(
     service: &ServiceValue,
     choice: u32,
 ) -> Option<SlotValue> {
-    if service.shares == 0 {
+    if service.maglev_size == 0 {
         *key = SlotKey { service: id, generation: service.generation, slot: choice % service.slots };
         return env.slot(key);
     }
-    let share = choice % service.shares;
-    let per_chunk = SHARES_PER_CHUNK as u32;
-    *key = SlotKey { service: id, generation: service.shares_generation, slot: share / per_chunk };
+    let share = choice % service.maglev_size;
+    let per_chunk = MAGLEV_SEGMENT_SIZE as u32;
+    *key = SlotKey { service: id, generation: service.maglev_generation, slot: share / per_chunk };
     let number = env.share(key, share % per_chunk)?;
     Some(SlotValue::of(number, &env.backend(number)?))
 }

@@ -78,7 +78,7 @@ pub fn connect<S: Sockets>(env: &mut S, asked: &Asked) -> Answer {
 /// backend, as they do where packets are translated.
 #[inline(always)]
 pub fn sendmsg<S: Sockets>(env: &mut S, asked: &Asked) -> Answer {
-    if let Some(kept) = env.socket(&key(asked, direction::ASKED)) {
+    if let Some(kept) = env.socket(&key(asked, direction::FRONTEND)) {
         let mut key = SlotKey::default();
         if member::serves(env, &mut key, kept.service, kept.backend, &kept.ip, kept.port) {
             return Answer::Use(kept.ip, kept.port);
@@ -180,7 +180,7 @@ fn choose<S: Sockets>(env: &mut S, asked: &Asked, id: u32) -> Answer {
 /// Both ways: datagrams find their backend again, answers their Service.
 #[inline(always)]
 fn remember<S: Sockets>(env: &mut S, asked: &Asked, backend: &SocketValue) {
-    env.socket_insert(&key(asked, direction::ASKED), backend);
+    env.socket_insert(&key(asked, direction::FRONTEND), backend);
     let there = Asked { ip: backend.ip, port: backend.port, ..*asked };
     let service = SocketValue { ip: asked.ip, port: asked.port, ..*backend };
     env.socket_insert(&key(&there, direction::BACKEND), &service);

@@ -24,9 +24,9 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
         return Ok(());
     }
     let Some(settings) = env.config() else { return Err(Stop::Drop(DropReason::NotConfigured)) };
-    let ip = if ctx.flags & flags::SOURCE_PORT != 0 {
+    let ip = if ctx.flags & flags::SNAT_NEW_PORT != 0 {
         ctx.src
-    } else if ctx.flags & flags::SOURCE_OF_NODE != 0 || is_masqueraded(env, ctx, &settings) {
+    } else if ctx.flags & flags::SNAT_TO_NODE != 0 || is_masqueraded(env, ctx, &settings) {
         of_node(env, ctx, &settings)
     } else {
         return Ok(());

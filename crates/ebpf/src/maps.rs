@@ -16,8 +16,8 @@ use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
-    ShareValue, SlotKey, SlotValue, SourceRangeValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, MaglevSegment, ServiceAddressValue,
+    ServiceValue, SlotKey, SlotValue, SourceRangeValue,
 };
 use beeline_abi::socket::{SocketKey, SocketValue};
 
@@ -47,7 +47,7 @@ pub static SERVICE: Hash<u32, ServiceValue, { maps::SERVICE.max_entries as usize
 #[btf_map]
 pub static SLOT: Hash<SlotKey, SlotValue, { maps::SLOT.max_entries as usize }> = HashMap::new();
 #[btf_map]
-pub static SHARE: Hash<SlotKey, ShareValue, { maps::SHARE.max_entries as usize }> = HashMap::new();
+pub static SHARE: Hash<SlotKey, MaglevSegment, { maps::SHARE.max_entries as usize }> = HashMap::new();
 #[btf_map]
 pub static BACKEND: Hash<u32, BackendValue, { maps::BACKEND.max_entries as usize }> = HashMap::new();
 /// The set, then the address ([`beeline_abi::service::SourceRangeKey`]).

@@ -15,8 +15,8 @@ use beeline_abi::counter::{CounterValue, outcome, outcome_index};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SOURCE_SET_BITS,
-    ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, MAGLEV_SEGMENT_SIZE,
+    SOURCE_SET_BITS, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
 };
 use beeline_datapath::platform::{Packet, Platform, Route, Routing, Step, Tables};
 
@@ -149,7 +149,7 @@ impl Tables for Kernel {
     fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
         // SAFETY: see above.
         let chunk = unsafe { maps::SHARE.get(chunk) }?;
-        Some(chunk.backends[place as usize % SHARES_PER_CHUNK])
+        Some(chunk.backends[place as usize % MAGLEV_SEGMENT_SIZE])
     }
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<BackendValue> {

@@ -19,9 +19,10 @@ use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::ip::proto;
 use beeline_abi::maps::programs;
 use beeline_abi::service::{
-    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL,
-    SHARES_PER_CHUNK, SLOT_MEMBER, SOURCE_SET_BITS, ServiceAddressValue, ServiceValue, ShareValue, SlotKey,
-    SlotValue, SourceRangeKey, SourceRangeValue, address_flags, backend_state, service_flags,
+    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, MAGLEV_SEGMENT_SIZE,
+    MaglevSegment, SCOPE_EXTERNAL, SCOPE_INTERNAL, SLOT_BY_BACKEND, SOURCE_SET_BITS, ServiceAddressValue,
+    ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags, backend_state,
+    service_flags,
 };
 use beeline_abi::{Ip, Port};
 use beeline_datapath::Verdict;
@@ -266,8 +267,8 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
     let (pods, services) = if v4 { (120, 120) } else { (64, 112) };
     prefix(f.pod, pods, kind::LOCAL_POD, 0);
     prefix(f.far_pod, pods, kind::REMOTE_POD, 300);
-    prefix(f.node, 128, kind::OWN_NODE, 1);
-    prefix(f.gateway, 128, kind::PEER_NODE, 3);
+    prefix(f.node, 128, kind::LOCAL_NODE, 1);
+    prefix(f.gateway, 128, kind::REMOTE_NODE, 3);
     prefix(f.service, services, kind::SERVICE_RANGE, 0);
     for (text, ifindex) in [(f.pod, pod_ifindex), (f.other_pod, OTHER_POD_IFINDEX)] {
         let value =
@@ -309,7 +310,8 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
     let affinity_s = if story.affinity { 600 } else { 0 };
     let shares = if story.consistent && story.endpoint > 0 { SHARES } else { 0 };
     let flags = if shares > 0 { service_flags::MAGLEV } else { 0 };
-    let value = ServiceValue { generation: 1, slots, flags, affinity_s, shares_generation: 3, shares };
+    let value =
+        ServiceValue { generation: 1, slots, flags, affinity_s, maglev_generation: 3, maglev_size: shares };
     tables.service.insert(5, value);
     if story.endpoint > 0 {
         let backend = BackendValue {
@@ -322,13 +324,13 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
         tables.backend.insert(9, backend);
         let port = Port::new(story.endpoint_port.wrapping_add(1));
         tables.backend.insert(11, BackendValue { port, ..backend });
-        for slot in 0..SHARES.div_ceil(SHARES_PER_CHUNK as u32) {
+        for slot in 0..SHARES.div_ceil(MAGLEV_SEGMENT_SIZE as u32) {
             let backends =
                 std::array::from_fn(|place| if (slot as usize + place).is_multiple_of(3) { 11 } else { 9 });
             let key = SlotKey { service: 5, generation: 3, slot };
-            tables.share.insert(key, ShareValue { backends });
+            tables.share.insert(key, MaglevSegment { backends });
         }
-        let member = SlotKey { service: 5, generation: SLOT_MEMBER, slot: 9 };
+        let member = SlotKey { service: 5, generation: SLOT_BY_BACKEND, slot: 9 };
         tables.slot.insert(member, SlotValue::of(9, &backend));
         tables.slot.insert(SlotKey { service: 5, generation: 1, slot: 0 }, SlotValue::of(9, &backend));
     }

@@ -118,7 +118,7 @@ fn kernel_the_longest_prefix_answers() {
     let prefixes = [
         ("10.244.0.0/16", kind::REMOTE_POD),
         ("10.244.1.0/24", kind::LOCAL_POD),
-        ("10.1.0.1/32", kind::OWN_NODE),
+        ("10.1.0.1/32", kind::LOCAL_NODE),
         ("fd00:10:244::/48", kind::REMOTE_POD),
         ("fd00:10:244:1::/64", kind::LOCAL_POD),
     ];
@@ -128,7 +128,7 @@ fn kernel_the_longest_prefix_answers() {
     for (address, kind) in [
         ("10.244.2.3/32", Some(kind::REMOTE_POD)),
         ("10.244.1.3/32", Some(kind::LOCAL_POD)),
-        ("10.1.0.1/32", Some(kind::OWN_NODE)),
+        ("10.1.0.1/32", Some(kind::LOCAL_NODE)),
         ("10.1.0.2/32", None),
         ("fd00:10:244:1::5/128", Some(kind::LOCAL_POD)),
         ("fd00:10:244:2::5/128", Some(kind::REMOTE_POD)),

@@ -7,9 +7,9 @@ use beeline_abi::Ip;
 use beeline_abi::address::{AddressKey, kind};
 use beeline_abi::endpoint::{NamespaceValue, namespace_flags};
 use beeline_abi::service::{
-    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SHARES_PER_CHUNK,
-    SLOT_MEMBER, SOURCE_SET_BITS, ServiceValue, SlotKey, SlotValue, address_flags, backend_state,
-    service_flags, slot_flags,
+    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, MAGLEV_SEGMENT_SIZE,
+    SCOPE_EXTERNAL, SLOT_BY_BACKEND, SOURCE_SET_BITS, ServiceValue, SlotKey, SlotValue, address_flags,
+    backend_state, service_flags, slot_flags,
 };
 use beeline_sync::Contents;
 
@@ -67,8 +67,8 @@ fn addresses(contents: &Contents, lines: &mut Vec<String>) {
         let what = match value.kind {
             kind::LOCAL_POD => "local pods",
             kind::REMOTE_POD => "remote pods",
-            kind::OWN_NODE => "own node",
-            kind::PEER_NODE => "peer node",
+            kind::LOCAL_NODE => "own node",
+            kind::REMOTE_NODE => "peer node",
             kind::SERVICE_RANGE => "service range",
             kind::NATIVE_RANGE => "native range",
             _ => "unknown kind",
@@ -161,7 +161,7 @@ fn service_text(value: &ServiceValue) -> String {
     if value.flags & service_flags::MAGLEV != 0 {
         text += " consistent";
     }
-    let told = service_flags::LOCAL | service_flags::MAGLEV | service_flags::MEMBERS;
+    let told = service_flags::LOCAL | service_flags::MAGLEV | service_flags::SLOTS_BY_BACKEND;
     let others = value.flags & !told;
     if others != 0 {
         text += &format!(" flags {others}");
@@ -191,9 +191,9 @@ fn slot_text(contents: &Contents, slot: Option<&SlotValue>) -> String {
 /// Who stands how often in the shares, and a sum over who stands where.
 fn shares(contents: &Contents, service: u32, value: &ServiceValue) -> String {
     let (mut counts, mut order) = (BTreeMap::new(), 0_u64);
-    for place in 0..value.shares {
-        let (slot, at) = (place / SHARES_PER_CHUNK as u32, place as usize % SHARES_PER_CHUNK);
-        let chunk = contents.share.get(&SlotKey { service, generation: value.shares_generation, slot });
+    for place in 0..value.maglev_size {
+        let (slot, at) = (place / MAGLEV_SEGMENT_SIZE as u32, place as usize % MAGLEV_SEGMENT_SIZE);
+        let chunk = contents.share.get(&SlotKey { service, generation: value.maglev_generation, slot });
         let backend = chunk.and_then(|chunk| contents.backend.get(&chunk.backends[at]));
         let text = backend.map_or("missing".to_owned(), |backend| backend_text(contents, backend));
         order =
@@ -216,13 +216,13 @@ fn backend_text(contents: &Contents, backend: &BackendValue) -> String {
 
 /// The entries of a service's members.
 fn members(contents: &Contents, service: u32) -> impl Iterator<Item = (&SlotKey, &SlotValue)> {
-    let member = |slot| SlotKey { service, generation: SLOT_MEMBER, slot };
+    let member = |slot| SlotKey { service, generation: SLOT_BY_BACKEND, slot };
     contents.slot.range(member(0)..=member(u32::MAX))
 }
 
 /// Those that keep their clients and get no new ones.
 fn kept(contents: &Contents, service: u32) -> String {
-    let members = members(contents, service).filter(|(_, member)| member.flags & slot_flags::KEPT != 0);
+    let members = members(contents, service).filter(|(_, member)| member.flags & slot_flags::QUIESCING != 0);
     let mut kept: Vec<String> = members.map(|(_, member)| slot_text(contents, Some(member))).collect();
     kept.sort();
     if kept.is_empty() { String::new() } else { format!(" keeps {}", kept.join(" ")) }
@@ -234,11 +234,11 @@ fn used_slots(contents: &Contents) -> BTreeSet<SlotKey> {
         let slots =
             (0..value.slots).map(|slot| SlotKey { service: *service, generation: value.generation, slot });
         used.extend(slots.clone());
-        if value.has_members() {
+        if value.has_slots_by_backend() {
             let in_slots: BTreeSet<u32> =
                 slots.filter_map(|key| Some(contents.slot.get(&key)?.backend)).collect();
             let members = members(contents, *service).filter(|(key, member)| {
-                member.flags & slot_flags::KEPT != 0 && contents.backend.contains_key(&key.slot)
+                member.flags & slot_flags::QUIESCING != 0 && contents.backend.contains_key(&key.slot)
                     || in_slots.contains(&key.slot)
             });
             used.extend(members.map(|(key, _)| *key));
@@ -259,7 +259,8 @@ fn orphans(contents: &Contents, asked: &BTreeSet<u32>, used: &BTreeSet<SlotKey>,
     }
     for key in contents.share.keys() {
         let current = contents.service.get(&key.service).is_some_and(|of| {
-            of.shares_generation == key.generation && key.slot < of.shares.div_ceil(SHARES_PER_CHUNK as u32)
+            of.maglev_generation == key.generation
+                && key.slot < of.maglev_size.div_ceil(MAGLEV_SEGMENT_SIZE as u32)
         });
         if !current {
             lines.push(format!("orphan chunk of shares {key:?}"));

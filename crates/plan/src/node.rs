@@ -367,8 +367,8 @@ impl Nodes {
         if key.prefix_bits == 128 {
             if let Some(name) = self.addresses.get(&key.ip).and_then(BTreeSet::first) {
                 return Some(match name == own {
-                    true => value(kind::OWN_NODE, name, identity::HOST),
-                    false => value(kind::PEER_NODE, name, identity::REMOTE_NODE),
+                    true => value(kind::LOCAL_NODE, name, identity::HOST),
+                    false => value(kind::REMOTE_NODE, name, identity::REMOTE_NODE),
                 });
             }
             // A pod that was attached before its node's PodCIDR changed.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use beeline_abi::service::{
-    CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SLOT_MEMBER, ServiceValue, SlotKey, SlotValue,
-    service_flags,
+    CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SLOT_BY_BACKEND, ServiceValue, SlotKey,
+    SlotValue, service_flags,
 };
 use beeline_abi::{Ip, Port};
 use beeline_model::{Protocol, SourceRanges};
@@ -161,7 +161,7 @@ impl Workshop {
             shares: actual
                 .service
                 .iter()
-                .filter(|(_, value)| value.shares != 0)
+                .filter(|(_, value)| value.maglev_size != 0)
                 .map(|(id, value)| (*id, Shares::adopted(*id, value, actual)))
                 .collect(),
         };
@@ -264,7 +264,7 @@ impl Workshop {
         let has_members = serving.affinity_s != 0 || port.key.proto == Protocol::Udp.number();
         port.shares.update(port.slots.service, &serving.shares(), &self.share_config, delta);
         let kept = has_members.then(|| serving.kept.into_boxed_slice());
-        let (shares_generation, shares) = port.shares.published();
+        let (maglev_generation, shares) = port.shares.published();
         let consistent = serving.consistent && shares != 0;
         port.slots.update(serving.backends, kept, &mut self.backends, delta);
         let slots = port.slots.len();
@@ -274,9 +274,9 @@ impl Workshop {
             affinity_s: serving.affinity_s,
             flags: if slots == 0 && serving.elsewhere { service_flags::LOCAL } else { 0 }
                 | if consistent { service_flags::MAGLEV } else { 0 }
-                | if has_members { service_flags::MEMBERS } else { 0 },
-            shares_generation: if shares == 0 { 0 } else { shares_generation },
-            shares,
+                | if has_members { service_flags::SLOTS_BY_BACKEND } else { 0 },
+            maglev_generation: if shares == 0 { 0 } else { maglev_generation },
+            maglev_size: shares,
         };
         if port.value.replace(value) != Some(value) {
             delta.service.insert(port.slots.service, Some(value));
@@ -339,7 +339,7 @@ fn frontend_key(want: &Want, addresses: &[(Ip, u32)]) -> FrontendKey {
 
 fn adopted_slots(id: u32, value: &ServiceValue, actual: &Contents) -> (u32, Box<[u32]>) {
     let of = |slot| SlotKey { service: id, generation: value.generation, slot };
-    if value.generation == SLOT_MEMBER {
+    if value.generation == SLOT_BY_BACKEND {
         return (value.generation, Box::default());
     }
     let slots = actual.slot.range(of(0)..of(value.slots));

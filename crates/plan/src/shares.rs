@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use beeline_abi::service::{SHARES_PER_CHUNK, ServiceValue, ShareValue, SlotKey};
+use beeline_abi::service::{MAGLEV_SEGMENT_SIZE, MaglevSegment, ServiceValue, SlotKey};
 use beeline_model::Reason;
 use beeline_sync::{Contents, Delta};
 
@@ -37,12 +37,12 @@ pub(crate) struct Shares {
 impl Shares {
     /// What an earlier agent left of a service.
     pub(crate) fn adopted(id: u32, value: &ServiceValue, actual: &Contents) -> Shares {
-        let of = |slot| SlotKey { service: id, generation: value.shares_generation, slot };
-        let chunks = (value.shares as usize).div_ceil(SHARES_PER_CHUNK) as u32;
+        let of = |slot| SlotKey { service: id, generation: value.maglev_generation, slot };
+        let chunks = (value.maglev_size as usize).div_ceil(MAGLEV_SEGMENT_SIZE) as u32;
         let chunks = actual.share.range(of(0)..of(chunks));
         let mut table: Vec<u32> = chunks.flat_map(|(_, chunk)| chunk.backends).collect();
-        table.truncate(value.shares as usize);
-        Shares { generation: value.shares_generation, table: table.into(), made_of: None }
+        table.truncate(value.maglev_size as usize);
+        Shares { generation: value.maglev_generation, table: table.into(), made_of: None }
     }
 
     /// Generation and number, as the service's value names them.
@@ -86,9 +86,9 @@ impl Shares {
         delta.share.extend(self.chunks(service).map(|(key, value)| (key, Some(value))));
     }
 
-    fn chunks(&self, service: u32) -> impl Iterator<Item = (SlotKey, ShareValue)> {
-        (0..).zip(self.table.chunks(SHARES_PER_CHUNK)).map(move |(slot, places)| {
-            let mut value = ShareValue::default();
+    fn chunks(&self, service: u32) -> impl Iterator<Item = (SlotKey, MaglevSegment)> {
+        (0..).zip(self.table.chunks(MAGLEV_SEGMENT_SIZE)).map(move |(slot, places)| {
+            let mut value = MaglevSegment::default();
             value.backends[..places.len()].copy_from_slice(places);
             (SlotKey { service, generation: self.generation, slot }, value)
         })

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use beeline_abi::service::{SLOT_MEMBER, SlotKey, SlotValue, slot_flags};
+use beeline_abi::service::{SLOT_BY_BACKEND, SlotKey, SlotValue, slot_flags};
 use beeline_sync::Delta;
 
 use crate::backend::{Backend, Backends};
@@ -68,7 +68,7 @@ impl Slots {
     }
 
     fn members(&self) -> BTreeMap<u32, SlotValue> {
-        let kept = self.kept.iter().map(|kept| SlotValue { flags: slot_flags::KEPT, ..*kept });
+        let kept = self.kept.iter().map(|kept| SlotValue { flags: slot_flags::QUIESCING, ..*kept });
         let members = self.slots.iter().filter(|_| self.has_members).map(|backend| backend.slot());
         kept.chain(members).map(|value| (value.backend, value)).collect()
     }
@@ -148,7 +148,7 @@ impl Slots {
     }
 
     fn member(&self, backend: u32) -> SlotKey {
-        SlotKey { service: self.service, generation: SLOT_MEMBER, slot: backend }
+        SlotKey { service: self.service, generation: SLOT_BY_BACKEND, slot: backend }
     }
 
     fn key(&self, at: usize) -> SlotKey {
@@ -159,7 +159,7 @@ impl Slots {
 /// The generation of members is nobody's slots'.
 fn next(generation: u32) -> u32 {
     match generation.wrapping_add(1) {
-        SLOT_MEMBER => 0,
+        SLOT_BY_BACKEND => 0,
         next => next,
     }
 }

@@ -7,8 +7,8 @@ use beeline_abi::address::{AddressKey, AddressValue};
 use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SLOT_MEMBER, ServiceAddressValue,
-    ServiceValue, ShareValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
+    BackendValue, FrontendKey, FrontendValue, MAGLEV_SEGMENT_SIZE, MaglevSegment, SLOT_BY_BACKEND,
+    ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
 };
 
 /// What all tables hold, or should hold.
@@ -23,7 +23,7 @@ pub struct Contents {
     pub frontend: BTreeMap<FrontendKey, FrontendValue>,
     pub service: BTreeMap<u32, ServiceValue>,
     pub slot: BTreeMap<SlotKey, SlotValue>,
-    pub share: BTreeMap<SlotKey, ShareValue>,
+    pub share: BTreeMap<SlotKey, MaglevSegment>,
     pub backend: BTreeMap<u32, BackendValue>,
     pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
 }
@@ -41,7 +41,7 @@ pub struct Delta {
     pub frontend: BTreeMap<FrontendKey, Option<FrontendValue>>,
     pub service: BTreeMap<u32, Option<ServiceValue>>,
     pub slot: BTreeMap<SlotKey, Option<SlotValue>>,
-    pub share: BTreeMap<SlotKey, Option<ShareValue>>,
+    pub share: BTreeMap<SlotKey, Option<MaglevSegment>>,
     pub backend: BTreeMap<u32, Option<BackendValue>>,
     pub source_range: BTreeMap<SourceRangeKey, Option<SourceRangeValue>>,
 }
@@ -81,7 +81,7 @@ pub enum Operation {
     Frontend(FrontendKey, Option<FrontendValue>),
     Service(u32, Option<ServiceValue>),
     Slot(SlotKey, Option<SlotValue>),
-    Share(SlotKey, Option<ShareValue>),
+    Share(SlotKey, Option<MaglevSegment>),
     Backend(u32, Option<BackendValue>),
     SourceRange(SourceRangeKey, Option<SourceRangeValue>),
 }
@@ -176,8 +176,9 @@ impl Contents {
                     Some(value) if !self.backend.contains_key(&value.backend) => {
                         found.push(format!("{key:?}: backend {} is missing", value.backend));
                     }
-                    Some(value) if service.has_members() => {
-                        let member = SlotKey { service: *id, generation: SLOT_MEMBER, slot: value.backend };
+                    Some(value) if service.has_slots_by_backend() => {
+                        let member =
+                            SlotKey { service: *id, generation: SLOT_BY_BACKEND, slot: value.backend };
                         if !self.slot.contains_key(&member) {
                             found.push(format!("{key:?}: backend {} is no member", value.backend));
                         }
@@ -192,9 +193,9 @@ impl Contents {
 
     fn dangling_shares(&self, id: u32, service: &ServiceValue) -> Vec<String> {
         let mut found = Vec::new();
-        let (shares, per_chunk) = (service.shares as usize, SHARES_PER_CHUNK);
+        let (shares, per_chunk) = (service.maglev_size as usize, MAGLEV_SEGMENT_SIZE);
         for chunk in 0..shares.div_ceil(per_chunk) {
-            let key = SlotKey { service: id, generation: service.shares_generation, slot: chunk as u32 };
+            let key = SlotKey { service: id, generation: service.maglev_generation, slot: chunk as u32 };
             let Some(value) = self.share.get(&key) else {
                 found.push(format!("service {id}: chunk {key:?} of its shares is missing"));
                 continue;

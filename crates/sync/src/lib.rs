@@ -25,7 +25,7 @@ use beeline_abi::address::{AddressKey, AddressValue};
 use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, ShareValue, SlotKey,
+    BackendValue, FrontendKey, FrontendValue, MaglevSegment, ServiceAddressValue, ServiceValue, SlotKey,
     SlotValue, SourceRangeKey, SourceRangeValue,
 };
 use thiserror::Error;
@@ -80,7 +80,7 @@ pub trait Tables {
     fn frontend(&mut self) -> &mut dyn Table<FrontendKey, FrontendValue>;
     fn service(&mut self) -> &mut dyn Table<u32, ServiceValue>;
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue>;
-    fn share(&mut self) -> &mut dyn Table<SlotKey, ShareValue>;
+    fn share(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment>;
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue>;
     fn source_range(&mut self) -> &mut dyn Table<SourceRangeKey, SourceRangeValue>;
 }

@@ -11,7 +11,7 @@ use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, ShareValue, SlotKey,
+    BackendValue, FrontendKey, FrontendValue, MaglevSegment, ServiceAddressValue, ServiceValue, SlotKey,
     SlotValue, SourceRangeKey, SourceRangeValue,
 };
 
@@ -153,7 +153,7 @@ pub struct MemoryTables {
     pub frontend: MemoryTable<FrontendKey, FrontendValue>,
     pub service: MemoryTable<u32, ServiceValue>,
     pub slot: MemoryTable<SlotKey, SlotValue>,
-    pub share: MemoryTable<SlotKey, ShareValue>,
+    pub share: MemoryTable<SlotKey, MaglevSegment>,
     pub backend: MemoryTable<u32, BackendValue>,
     pub source_range: MemoryTable<SourceRangeKey, SourceRangeValue>,
     shared: SharedCell,
@@ -244,7 +244,7 @@ impl Tables for MemoryTables {
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
         &mut self.slot
     }
-    fn share(&mut self) -> &mut dyn Table<SlotKey, ShareValue> {
+    fn share(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment> {
         &mut self.share
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {

@@ -20,8 +20,8 @@ use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::maps;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, SLOT_MEMBER, ServiceAddressValue, ServiceValue, ShareValue,
-    SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
+    BackendValue, FrontendKey, FrontendValue, MaglevSegment, SLOT_BY_BACKEND, ServiceAddressValue,
+    ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
 };
 
 use crate::table::{Cause, TableState};
@@ -51,7 +51,7 @@ pub struct Reconciler {
     frontend: TableState<FrontendKey, FrontendValue>,
     service: TableState<u32, ServiceValue>,
     slot: TableState<SlotKey, SlotValue>,
-    share: TableState<SlotKey, ShareValue>,
+    share: TableState<SlotKey, MaglevSegment>,
     backend: TableState<u32, BackendValue>,
     source_range: TableState<SourceRangeKey, SourceRangeValue>,
     /// The table that a comparison has come to.
@@ -342,10 +342,10 @@ impl Reconciler {
         service.write(tables.service(), report, |id, value| {
             let of = |slot| SlotKey { service: *id, generation: value.generation, slot };
             let no_members =
-                || value.has_members() && slot.is_unwritten(member(*id, 0)..=member(*id, u32::MAX));
-            let shares = |slot| SlotKey { service: *id, generation: value.shares_generation, slot };
+                || value.has_slots_by_backend() && slot.is_unwritten(member(*id, 0)..=member(*id, u32::MAX));
+            let shares = |slot| SlotKey { service: *id, generation: value.maglev_generation, slot };
             let no_slots = slot.is_unwritten(of(0)..of(value.slots)) || no_members();
-            let no_shares = value.shares != 0 && share.is_unwritten(shares(0)..=shares(u32::MAX));
+            let no_shares = value.maglev_size != 0 && share.is_unwritten(shares(0)..=shares(u32::MAX));
             no_slots.then_some(maps::SLOT.name).or(no_shares.then_some(maps::SHARE.name))
         });
         source_range.write(tables.source_range(), report, |_, _| None);
@@ -393,7 +393,7 @@ impl Reconciler {
             let is_used = |value: &ServiceValue| match is_member(key) {
                 // Its slot may still be there as long as something is.
                 true => {
-                    value.has_members()
+                    value.has_slots_by_backend()
                         && (stuck_services.contains(&key.service) || stuck_slots.contains(&key.service))
                 }
                 false => value.generation == key.generation && key.slot < value.slots,
@@ -403,7 +403,7 @@ impl Reconciler {
         share.delete(tables.share(), report, |key| {
             let current = service.written().get(&key.service);
             let is_used =
-                |value: &ServiceValue| value.shares != 0 && value.shares_generation == key.generation;
+                |value: &ServiceValue| value.maglev_size != 0 && value.maglev_generation == key.generation;
             current.is_some_and(is_used).then_some(maps::SERVICE.name)
         });
         let used: HashSet<u32> = slot.stuck_values().map(|value| value.backend).collect();
@@ -435,11 +435,11 @@ impl Reconciler {
 
 /// The entry that says that a backend serves a service.
 fn member(service: u32, backend: u32) -> SlotKey {
-    SlotKey { service, generation: SLOT_MEMBER, slot: backend }
+    SlotKey { service, generation: SLOT_BY_BACKEND, slot: backend }
 }
 
 fn is_member(key: &SlotKey) -> bool {
-    key.generation == SLOT_MEMBER
+    key.generation == SLOT_BY_BACKEND
 }
 
 /// Classes whose frontends could not be written, not one of them.

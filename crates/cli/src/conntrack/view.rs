@@ -39,7 +39,7 @@ impl View {
         let b = (IpAddr::from(key.ip_b), key.port_b.get());
         let (origin, destination) = if value.flags & flags::ORIGIN_A != 0 { (a, b) } else { (b, a) };
         let nat = (IpAddr::from(value.nat_ip), value.nat_port.get());
-        let second = (IpAddr::from(value.second_ip), value.second_port.get());
+        let second = (IpAddr::from(value.snat_ip), value.snat_port.get());
         let has = |flag| value.flags & flag != 0;
         // Without a translated destination both entries have the same flags;
         // then the one of the replies begins at the node.
@@ -75,7 +75,7 @@ impl View {
 /// The addresses of the node itself.
 pub fn own_addresses(live: &Live) -> Result<HashSet<IpAddr>> {
     let entries = live.addresses()?;
-    let own = entries.into_iter().filter(|(_, value)| value.kind == kind::OWN_NODE);
+    let own = entries.into_iter().filter(|(_, value)| value.kind == kind::LOCAL_NODE);
     Ok(own.map(|(key, _)| IpAddr::from(key.ip)).collect())
 }
 
@@ -107,13 +107,13 @@ pub mod tests {
             proto: proto::TCP,
             ..Default::default()
         };
-        let ((nat_ip, nat_port), (second_ip, second_port)) = (end(nat), end(second));
+        let ((nat_ip, nat_port), (snat_ip, snat_port)) = (end(nat), end(second));
         let value = ConntrackValue {
             flags: flags::ORIGIN_A | bits,
             nat_ip: nat_ip.into(),
             nat_port: Port::new(nat_port),
-            second_ip: second_ip.into(),
-            second_port: Port::new(second_port),
+            snat_ip: snat_ip.into(),
+            snat_port: Port::new(snat_port),
             expires: 110,
             ..Default::default()
         };

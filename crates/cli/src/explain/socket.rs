@@ -98,7 +98,7 @@ fn backend(
     service: &ServiceValue,
 ) -> Result<Option<(SocketAddr, bool)>> {
     let mut first = None;
-    for place in 0..service.slots.max(service.shares).min(PLACES_MAX) {
+    for place in 0..service.slots.max(service.maglev_size).min(PLACES_MAX) {
         tables.chance = place;
         let Answer::Use(ip, port) = socket::connect(tables, asked) else { return Ok(None) };
         let to = SocketAddr::new(IpAddr::from(ip), port.get());

@@ -12,8 +12,8 @@ use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SOURCE_SET_BITS,
-    ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, MAGLEV_SEGMENT_SIZE,
+    SOURCE_SET_BITS, ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey,
 };
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_datapath::platform::Tables;
@@ -73,7 +73,7 @@ impl Tables for LiveTables<'_> {
     }
     fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
         let chunk = self.value(self.pinned.tables().share.get(chunk))?;
-        Some(chunk.backends[place as usize % SHARES_PER_CHUNK])
+        Some(chunk.backends[place as usize % MAGLEV_SEGMENT_SIZE])
     }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         self.value(self.pinned.tables().backend.get(&id))

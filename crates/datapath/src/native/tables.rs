@@ -9,8 +9,8 @@ use beeline_abi::conntrack::{ConntrackKey, ConntrackValue};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SHARES_PER_CHUNK, SOURCE_SET_BITS,
-    ServiceAddressValue, ServiceValue, ShareValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, MAGLEV_SEGMENT_SIZE, MaglevSegment,
+    SOURCE_SET_BITS, ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
 
 use crate::platform::Tables;
@@ -26,7 +26,7 @@ pub struct MemoryTables {
     pub frontend: HashMap<FrontendKey, FrontendValue>,
     pub service: HashMap<u32, ServiceValue>,
     pub slot: HashMap<SlotKey, SlotValue>,
-    pub share: HashMap<SlotKey, ShareValue>,
+    pub share: HashMap<SlotKey, MaglevSegment>,
     pub backend: HashMap<u32, BackendValue>,
     pub fragment: HashMap<FragmentKey, FragmentValue>,
     pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
@@ -91,7 +91,7 @@ impl Tables for MemoryTables {
         self.slot.get(key).copied()
     }
     fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
-        Some(self.share.get(chunk)?.backends[place as usize % SHARES_PER_CHUNK])
+        Some(self.share.get(chunk)?.backends[place as usize % MAGLEV_SEGMENT_SIZE])
     }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         self.backend.get(&id).copied()

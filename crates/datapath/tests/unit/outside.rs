@@ -6,7 +6,7 @@ use beeline_abi::config::flags as config;
 use beeline_abi::counter::hook;
 use beeline_abi::ip::proto;
 use beeline_abi::service::{
-    CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL, SLOT_MEMBER,
+    CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SCOPE_INTERNAL, SLOT_BY_BACKEND,
     SOURCE_SET_BITS, ServiceAddressValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
     address_flags, backend_state, service_flags, slot_flags,
 };
@@ -398,7 +398,7 @@ fn unit_a_client_keeps_its_backend_while_it_serves() {
         world.backends(&[(f.far, 8080), (f.neighbour, 8080)]);
         let members: Vec<u32> = world.tables.backend.keys().copied().filter(|id| *id >= 200).collect();
         for id in &members {
-            let key = SlotKey { service: 1, generation: SLOT_MEMBER, slot: *id };
+            let key = SlotKey { service: 1, generation: SLOT_BY_BACKEND, slot: *id };
             let member = SlotValue::of(*id, &world.tables.backend[id]);
             world.tables.slot.insert(key, member);
         }
@@ -419,7 +419,7 @@ fn unit_a_client_keeps_its_backend_while_it_serves() {
         };
         let gone = world.tables.backend.iter().find(|(id, value)| members.contains(id) && value.ip == kept);
         let gone = *gone.expect("the kept backend").0;
-        world.tables.slot.remove(&SlotKey { service: 1, generation: SLOT_MEMBER, slot: gone });
+        world.tables.slot.remove(&SlotKey { service: 1, generation: SLOT_BY_BACKEND, slot: gone });
         world.random = u32::from(other == f.neighbour);
         let moved = world.pod_sends(Build::new(f.pod, f.service, udp(41000, 80)));
         assert_eq!(tuple(&moved).2, other, "its backend has left the Service: {moved:#?}");
@@ -456,7 +456,7 @@ fn unit_udp_leaves_a_backend_that_has_left_the_service_alone() {
         let mut world = World::new(f);
         let id = world.tables.backend.iter().find(|(_, value)| value.ip == f.far).map(|(id, _)| *id);
         let id = id.expect("the Service has a backend");
-        let member = SlotKey { service: 1, generation: SLOT_MEMBER, slot: id };
+        let member = SlotKey { service: 1, generation: SLOT_BY_BACKEND, slot: id };
         let ask = || Build::new(f.pod, f.service, udp(40000, 80));
         let goes_to = |world: &mut World, expected: Ip, why: &str| {
             let sent = world.pod_sends(ask());
@@ -465,13 +465,13 @@ fn unit_udp_leaves_a_backend_that_has_left_the_service_alone() {
         let keep = |world: &mut World, flags: u32| {
             let value = SlotValue { flags, ..SlotValue::of(id, &world.tables.backend[&id]) };
             world.tables.slot.insert(member, value);
-            world.tables.service.get_mut(&1).expect("the Service").flags = service_flags::MEMBERS;
+            world.tables.service.get_mut(&1).expect("the Service").flags = service_flags::SLOTS_BY_BACKEND;
         };
         keep(&mut world, 0);
         goes_to(&mut world, f.far, "the only one");
         // A hint names another for new clients; this one keeps what it has.
         world.backends(&[(f.neighbour, 9090)]);
-        keep(&mut world, slot_flags::KEPT);
+        keep(&mut world, slot_flags::QUIESCING);
         goes_to(&mut world, f.far, "it is kept");
         // The last that serves, though it terminates.
         world.tables.backend.get_mut(&id).expect("the backend").state = backend_state::TERMINATING;

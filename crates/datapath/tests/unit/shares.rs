@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use beeline_abi::conntrack::ConntrackKey;
 use beeline_abi::service::{
-    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, SCOPE_EXTERNAL, SHARES_PER_CHUNK,
-    ServiceAddressValue, ShareValue, SlotKey, backend_state, service_flags,
+    BackendValue, CLASS_NODE, CLASS_NODE_IPV6, FrontendKey, FrontendValue, MAGLEV_SEGMENT_SIZE,
+    MaglevSegment, SCOPE_EXTERNAL, ServiceAddressValue, SlotKey, backend_state, service_flags,
 };
 use beeline_abi::{Ip, Port};
 use beeline_datapath::native::build::{Build, Carried};
@@ -44,13 +44,13 @@ fn node(f: Family, shares: &[u32], flags: u32) -> World {
         };
         world.tables.backend.insert(500 + n, value);
     }
-    for (slot, chunk) in (0..).zip(places.chunks(SHARES_PER_CHUNK)) {
-        let mut value = ShareValue::default();
+    for (slot, chunk) in (0..).zip(places.chunks(MAGLEV_SEGMENT_SIZE)) {
+        let mut value = MaglevSegment::default();
         value.backends[..chunk.len()].copy_from_slice(chunk);
         world.tables.share.insert(SlotKey { service: 1, generation: 7, slot }, value);
     }
     let service = world.tables.service.get_mut(&1).expect("the service is there");
-    (service.shares, service.shares_generation, service.flags) = (places.len() as u32, 7, flags);
+    (service.maglev_size, service.maglev_generation, service.flags) = (places.len() as u32, 7, flags);
     if let Some(config) = &mut world.tables.config {
         config.node = 1;
         (config.node_ipv4, config.node_ipv6) = (f.node, f.node);

@@ -112,8 +112,8 @@ impl World {
         let service_bits = if family.pod.is_v4() { 108 } else { 112 };
         world.prefix(family.pod, pod_bits, kind::LOCAL_POD, 1);
         world.prefix(family.far, pod_bits, kind::REMOTE_POD, 2);
-        world.prefix(family.node, 128, kind::OWN_NODE, 1);
-        world.prefix(family.next_hop, 128, kind::PEER_NODE, 2);
+        world.prefix(family.node, 128, kind::LOCAL_NODE, 1);
+        world.prefix(family.next_hop, 128, kind::REMOTE_NODE, 2);
         world.prefix(family.service, service_bits, kind::SERVICE_RANGE, 0);
         world.endpoint(family.pod, POD_IFINDEX, POD_MAC);
         world.endpoint(family.neighbour, second(POD_IFINDEX), NEIGHBOUR_MAC);

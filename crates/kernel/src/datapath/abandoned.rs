@@ -63,7 +63,7 @@ impl Abandoned {
     fn among(entries: Vec<(SocketKey, SocketValue)>, gone: &Gone) -> Abandoned {
         let mut abandoned = Abandoned::default();
         for (key, value) in entries {
-            if key.direction == direction::ASKED && gone.holds(&key, &value) {
+            if key.direction == direction::FRONTEND && gone.holds(&key, &value) {
                 let peer = SocketAddr::new(IpAddr::from(value.ip), value.port.get());
                 abandoned.peers.entry(key.cookie).or_default().push((key.proto, peer));
                 abandoned.asked.insert((key.proto, peer.port()));
@@ -120,14 +120,14 @@ mod tests {
         };
         let gone = BackendValue { ip: ip(1), port: Port::new(53), proto: proto::UDP, ..Default::default() };
         let entries = vec![
-            entry(1, 7, 1, direction::ASKED),
+            entry(1, 7, 1, direction::FRONTEND),
             // The way back, another backend, and one that has the number now.
             entry(2, 7, 1, direction::BACKEND),
-            entry(3, 8, 1, direction::ASKED),
-            entry(4, 7, 2, direction::ASKED),
+            entry(3, 8, 1, direction::FRONTEND),
+            entry(4, 7, 2, direction::FRONTEND),
             // The same backend, asked for by another service and by this one.
-            entry(5, 9, 3, direction::ASKED),
-            entry(6, 9, 3, direction::ASKED),
+            entry(5, 9, 3, direction::FRONTEND),
+            entry(6, 9, 3, direction::FRONTEND),
         ];
         let gone = Gone { backends: HashMap::from([(7, gone)]), left: HashSet::from([(1, 9)]) };
         let mut found: Vec<u64> = Abandoned::among(entries, &gone).peers.into_keys().collect();

@@ -16,7 +16,7 @@
 //! before the second step it begins anew, after it it finishes.
 //!
 //! The programs work on a previous value in place. It may be larger by
-//! `VALUE_END_WORDS` (what they add to it is zero), and smaller as far as they
+//! `VALUE_PADDING_WORDS` (what they add to it is zero), and smaller as far as they
 //! do not use its end: the kernel's verifier refuses to load them otherwise,
 //! and the old ones stay.
 

@@ -41,8 +41,8 @@ use beeline_abi::fragment::{FragmentKey, FragmentValue};
 use beeline_abi::maps::{self as layout, MapSpec};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue,
-    ShareValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
+    AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, MaglevSegment, ServiceAddressValue,
+    ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue,
 };
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_sync::{Table, Tables};
@@ -397,7 +397,7 @@ impl Tables for Datapath {
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
         self.tables.slot()
     }
-    fn share(&mut self) -> &mut dyn Table<SlotKey, ShareValue> {
+    fn share(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment> {
         self.tables.share()
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {

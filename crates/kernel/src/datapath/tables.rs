@@ -9,7 +9,7 @@ use beeline_abi::endpoint::{EndpointValue, NamespaceValue};
 use beeline_abi::maps::{self, MapSpec};
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{
-    BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, ShareValue, SlotKey,
+    BackendValue, FrontendKey, FrontendValue, MaglevSegment, ServiceAddressValue, ServiceValue, SlotKey,
     SlotValue, SourceRangeKey, SourceRangeValue,
 };
 use beeline_sync::{Contents, Table, TableError, Tables};
@@ -120,7 +120,7 @@ pub struct KernelTables {
     pub frontend: KernelTable<FrontendKey, FrontendValue>,
     pub service: KernelTable<u32, ServiceValue>,
     pub slot: KernelTable<SlotKey, SlotValue>,
-    pub share: KernelTable<SlotKey, ShareValue>,
+    pub share: KernelTable<SlotKey, MaglevSegment>,
     pub backend: KernelTable<u32, BackendValue>,
     pub source_range: KernelTable<SourceRangeKey, SourceRangeValue>,
 }
@@ -188,7 +188,7 @@ impl Tables for KernelTables {
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
         &mut self.slot
     }
-    fn share(&mut self) -> &mut dyn Table<SlotKey, ShareValue> {
+    fn share(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment> {
         &mut self.share
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {

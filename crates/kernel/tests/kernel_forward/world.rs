@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use beeline_abi::address::{AddressKey, AddressValue, kind};
 use beeline_abi::config::ConfigValue;
-use beeline_abi::counter::{CounterValue, DROPS_FROM, PER_HOOK, hook, outcome};
+use beeline_abi::counter::{COUNTERS_PER_HOOK, CounterValue, DROPS_OFFSET, hook, outcome};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::ip::proto;
 use beeline_abi::service::{
@@ -218,11 +218,11 @@ impl Drop for Held {
 }
 
 fn name(index: u32) -> String {
-    let (at, what) = (hook::name((index / PER_HOOK) as u8), (index % PER_HOOK) as u8);
-    if u32::from(what) < DROPS_FROM {
+    let (at, what) = (hook::name((index / COUNTERS_PER_HOOK) as u8), (index % COUNTERS_PER_HOOK) as u8);
+    if u32::from(what) < DROPS_OFFSET {
         return format!("{at} {}", outcome::name(what));
     }
-    let reason = DropReason::from_number(what - DROPS_FROM as u8);
+    let reason = DropReason::from_number(what - DROPS_OFFSET as u8);
     format!("{at} dropped {}", reason.map_or("for no known reason", DropReason::name))
 }
 
@@ -265,8 +265,8 @@ fn fill(datapath: &mut Datapath, pods: [(u32, Mac); 2]) {
         };
         prefix(net(f.pods), kind::LOCAL_POD);
         prefix(net(f.far_pods), kind::REMOTE_POD);
-        prefix(ip(f.node).into(), kind::OWN_NODE);
-        prefix(ip(f.outside).into(), kind::PEER_NODE);
+        prefix(ip(f.node).into(), kind::LOCAL_NODE);
+        prefix(ip(f.outside).into(), kind::REMOTE_NODE);
         prefix(net(f.services), kind::SERVICE_RANGE);
         for (address, (ifindex, pod_mac)) in [f.pod, f.other_pod].into_iter().zip(pods) {
             let value =

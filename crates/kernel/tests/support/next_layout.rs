@@ -23,7 +23,7 @@ pub const VALUES: &[&str] = &[
     "NodeValue",
     "ServiceAddressValue",
     "ServiceValue",
-    "ShareValue",
+    "MaglevSegment",
     "SlotValue",
 ];
 
