@@ -5,7 +5,7 @@
 
 use beeline_abi::context::{Context, flags};
 use beeline_abi::{DropReason, Ip, Port};
-use beeline_datapath::native::{MemoryTables, Native, NativeFrame, Way};
+use beeline_datapath::native::{MemoryTables, Native, NativeFrame, NextHop};
 use beeline_datapath::parse::{self, Frame};
 use beeline_datapath::platform::Route;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -21,8 +21,8 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn read(bytes: &[u8]) -> Result<(Frame, Context), DropReason> {
-    let way = Way { route: Route::Found, ifindex: 2, next_hop: Ip::UNSPECIFIED };
-    let mut routes = move |_: &Context, _: u32| way;
+    let next_hop = NextHop { route: Route::Found, ifindex: 2, next_hop: Ip::UNSPECIFIED };
+    let mut routes = move |_: &Context, _: u32| next_hop;
     let mut native = Native::new(NativeFrame::new(bytes), MemoryTables::default(), &mut routes, 1000);
     let mut context = Context::default();
     let frame = parse::frame(&mut native, &mut context)?;

@@ -18,7 +18,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../crates/datapath/tests/unit/world.rs"]
 mod world;
 
-use world::{FAMILIES, POD_IFINDEX, UPLINK, World, second};
+use world::{FAMILIES, NEIGHBOUR_IFINDEX, POD_IFINDEX, UPLINK, World};
 
 /// Frames of one story.
 const FRAMES_MAX: usize = 16;
@@ -71,7 +71,7 @@ fn mend(frame: &mut [u8]) {
 fn send(world: &mut World, at: u8, frame: Vec<u8>) {
     let (at, ifindex) = match at % 4 {
         0 => (hook::FROM_POD, POD_IFINDEX),
-        1 => (hook::FROM_POD, second(POD_IFINDEX)),
+        1 => (hook::FROM_POD, NEIGHBOUR_IFINDEX),
         2 => (hook::TO_POD, POD_IFINDEX),
         _ => (hook::FROM_UPLINK, UPLINK),
     };

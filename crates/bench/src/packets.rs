@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use beeline_abi::maps::programs;
 use beeline_abi::{Ip, Mac};
-use beeline_datapath::native::build::{Build, Carried};
+use beeline_datapath::native::build::{Build, Transport};
 use beeline_kernel::datapath::{Pinned, TestPacket};
 use beeline_kernel::netns::NetNs;
 
@@ -74,8 +74,8 @@ fn cases(lab: &BenchLab, pinned: &Pinned, v6: bool) -> Result<Vec<Case>> {
     let uplink = attached.iter().find(|one| one.program == programs::FROM_UPLINK);
     let uplink = uplink.context("the node has no uplink")?.ifindex;
     let frame = |from, to, sport: u16, dport: u16, flags, mac_src: Mac| {
-        let carried = Carried::Tcp { sport, dport, flags, sequence: 1, acknowledged: 1 };
-        Build { ttl: 255, mac_src, payload: vec![0; 64], ..Build::new(from, to, carried) }.frame()
+        let transport = Transport::Tcp { sport, dport, flags, sequence: 1, acknowledged: 1 };
+        Build { ttl: 255, mac_src, payload: vec![0; 64], ..Build::new(from, to, transport) }.frame()
     };
     let out = |to, dport, sport, flags| frame(client, to, sport, dport, flags, endpoint.pod_mac);
     let fresh = |to| (10_000..10_000 + ROUNDS as u16).map(|sport| out(to, 9000, sport, SYN)).collect();

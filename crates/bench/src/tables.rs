@@ -12,7 +12,7 @@ use beeline_abi::service::{
     SlotValue, address_flags,
 };
 use beeline_abi::{Ip, Port};
-use beeline_datapath::native::build::{Build, Carried};
+use beeline_datapath::native::build::{Build, Transport};
 use beeline_kernel::datapath::{Datapath, TestPacket, test_run};
 use beeline_kernel::netns::NetNs;
 use beeline_sync::Tables;
@@ -99,8 +99,9 @@ fn frame(lab: &BenchLab, datapath: &Datapath, to: Ip, dport: u16, sport: u16) ->
     let client = Ip::from(lab.pod("client", false)?.ip());
     let endpoint =
         datapath.tables().endpoint.get(&client)?.context("the client is not in the endpoint table")?;
-    let carried = Carried::Tcp { sport, dport, flags: SYN, sequence: 1, acknowledged: 1 };
-    let build = Build { mac_src: endpoint.pod_mac, payload: vec![0; 64], ..Build::new(client, to, carried) };
+    let transport = Transport::Tcp { sport, dport, flags: SYN, sequence: 1, acknowledged: 1 };
+    let build =
+        Build { mac_src: endpoint.pod_mac, payload: vec![0; 64], ..Build::new(client, to, transport) };
     Ok((build.frame(), endpoint.ifindex))
 }
 

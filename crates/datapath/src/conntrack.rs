@@ -8,7 +8,7 @@ use beeline_abi::ip::proto;
 use beeline_abi::{DropReason, GATEWAY_IPV4, HAIRPIN_IPV6, Ip, Port};
 
 use crate::platform::{Platform, Step};
-use crate::{Stop, icmp, member};
+use crate::{Stop, icmp, slots};
 
 /// TCP flags (RFC 9293 section 3.1).
 pub mod tcp {
@@ -54,9 +54,9 @@ fn precedes(src: Ip, sport: Port, dst: Ip, dport: Port) -> bool {
 /// Finds the packet's connection, keeps its books and takes down the
 /// translation that the packet needs. False: no live connection.
 #[inline(always)]
-pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
+pub fn lookup<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     if ctx.flags & flags::ICMP_ERROR != 0 {
-        return icmp::follow_error(env, ctx);
+        return icmp::lookup_error(env, ctx);
     }
     let src_is_a = key_of(&mut ctx.key, ctx.src, ctx.sport, ctx.dst, ctx.dport, ctx.proto);
     if src_is_a {
@@ -73,7 +73,7 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
         return false;
     }
     let origin = (value.flags & entry::ORIGIN_A != 0) == src_is_a;
-    if is_tcp && origin && reopens(value, tcp_flags) {
+    if is_tcp && origin && is_port_reuse(value, tcp_flags) {
         return false;
     }
     if origin && ctx.hook == hook::FROM_POD && ctx.proto == proto::UDP && value.flags & entry::REPLY_SNAT != 0
@@ -98,8 +98,8 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
         value.expires = expires;
     }
     let after = State::of(value);
-    note(ctx, value, origin);
-    if leaves_backend(env, ctx, origin) {
+    load(ctx, value, origin);
+    if backend_is_stale(env, ctx, origin) {
         ctx.flags &= !flags::ORIGIN;
         (ctx.service, ctx.backend, ctx.entry_flags) = (0, 0, 0);
         return false;
@@ -107,7 +107,7 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     env.step(Step::ConntrackHit { origin, service: ctx.service });
     translate(ctx, origin);
     if after != before && ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) != 0 {
-        tell_other_entry(env, ctx, after);
+        sync_twin(env, ctx, after);
     }
     true
 }
@@ -116,11 +116,11 @@ pub fn follow<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
 /// no longer serves the Service. The entry stays until the new one takes its
 /// place.
 #[inline(always)]
-fn leaves_backend<P: Platform>(env: &P, ctx: &mut Context, origin: bool) -> bool {
+fn backend_is_stale<P: Platform>(env: &P, ctx: &mut Context, origin: bool) -> bool {
     if ctx.proto != proto::UDP || !origin || ctx.entry_flags & entry::DNAT as u32 == 0 || ctx.backend == 0 {
         return false;
     }
-    !member::serves(env, &mut ctx.slot_key, ctx.service, ctx.backend, &ctx.nat_ip, ctx.nat_port)
+    !slots::is_serving(env, &mut ctx.slot_key, ctx.service, ctx.backend, &ctx.nat_ip, ctx.nat_port)
 }
 
 /// What both entries of a translated connection must agree on.
@@ -148,22 +148,22 @@ impl State {
 /// the packets of its own alone. What changes (a flag, the lifetime: once a
 /// tick at most) is told to the other, which the translated tuple finds.
 #[inline(always)]
-fn tell_other_entry<P: Platform>(env: &mut P, ctx: &mut Context, state: State) {
+fn sync_twin<P: Platform>(env: &mut P, ctx: &mut Context, state: State) {
     flow_key(ctx);
     let (service, backend) = (ctx.service, ctx.backend);
-    let Some(other) = env.conntrack(&ctx.flow_key) else { return };
-    if other.service != service || other.backend != backend {
+    let Some(twin) = env.conntrack(&ctx.flow_key) else { return };
+    if twin.service != service || twin.backend != backend {
         return; // another connection has taken the tuple
     }
-    other.expires = state.expires;
-    other.tcp_origin = other.tcp_origin & !tcp::RST | state.tcp_origin;
-    other.tcp_reply = other.tcp_reply & !tcp::RST | state.tcp_reply;
-    other.flags |= state.replied;
+    twin.expires = state.expires;
+    twin.tcp_origin = twin.tcp_origin & !tcp::RST | state.tcp_origin;
+    twin.tcp_reply = twin.tcp_reply & !tcp::RST | state.tcp_reply;
+    twin.flags |= state.replied;
 }
 
 /// Takes down what an entry says about a packet.
 #[inline(always)]
-pub(crate) fn note(ctx: &mut Context, value: &ConntrackValue, origin: bool) {
+pub(crate) fn load(ctx: &mut Context, value: &ConntrackValue, origin: bool) {
     ctx.nat_ip = value.nat_ip;
     ctx.nat_port = value.nat_port;
     ctx.snat_ip = value.snat_ip;
@@ -181,13 +181,13 @@ pub(crate) fn note(ctx: &mut Context, value: &ConntrackValue, origin: bool) {
 /// A SYN on a connection that has ended opens a new one (RFC 9293 section
 /// 3.6.1, reuse of a pair of ports).
 #[inline(always)]
-fn reopens(value: &ConntrackValue, tcp_flags: u8) -> bool {
+fn is_port_reuse(value: &ConntrackValue, tcp_flags: u8) -> bool {
     let syn = tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    syn && ended(value)
+    syn && is_closed(value)
 }
 
 #[inline(always)]
-fn ended(value: &ConntrackValue) -> bool {
+fn is_closed(value: &ConntrackValue) -> bool {
     (value.tcp_origin | value.tcp_reply) & tcp::RST != 0 || value.tcp_origin & value.tcp_reply & tcp::FIN != 0
 }
 
@@ -196,18 +196,18 @@ fn account(value: &mut ConntrackValue, origin: bool, tcp_flags: u8, bytes: u64) 
     // Whoever goes on after a reset has not taken it: it was out of place (RFC
     // 9293 section 3.10.7.4), and the connection lives. Segments that were on
     // their way past a reset are answered by another one, the last word.
-    let goes_on = tcp_flags & (tcp::ACK | tcp::FIN | tcp::RST) == tcp::ACK;
-    let taken_back = if goes_on { tcp::RST } else { 0 };
+    let continues = tcp_flags & (tcp::ACK | tcp::FIN | tcp::RST) == tcp::ACK;
+    let cleared = if continues { tcp::RST } else { 0 };
     if origin {
         value.packets_origin += 1;
         value.bytes_origin += bytes;
         value.tcp_origin |= tcp_flags;
-        value.tcp_reply &= !taken_back;
+        value.tcp_reply &= !cleared;
     } else {
         value.packets_reply += 1;
         value.bytes_reply += bytes;
         value.tcp_reply |= tcp_flags;
-        value.tcp_origin &= !taken_back;
+        value.tcp_origin &= !cleared;
         if value.flags & entry::REPLIED == 0 {
             value.flags |= entry::REPLIED;
         }
@@ -216,10 +216,10 @@ fn account(value: &mut ConntrackValue, origin: bool, tcp_flags: u8, bytes: u64) 
 
 #[inline(always)]
 fn tcp_lifetime(value: &ConntrackValue, config: &ConfigValue) -> u32 {
-    let answered = value.flags & entry::REPLIED != 0 && value.tcp_origin & tcp::ACK != 0;
-    if ended(value) {
+    let is_established = value.flags & entry::REPLIED != 0 && value.tcp_origin & tcp::ACK != 0;
+    if is_closed(value) {
         config.ticks_tcp_closing
-    } else if answered {
+    } else if is_established {
         config.ticks_tcp_established
     } else {
         config.ticks_tcp_opening
@@ -237,14 +237,14 @@ fn translate(ctx: &mut Context, origin: bool) {
             set_dst(ctx, ctx.nat_ip, ctx.nat_port);
         }
         if ctx.entry_flags & entry::SNAT as u32 != 0 {
-            set_second(ctx, true);
+            set_snat(ctx, true);
         }
     } else {
         if ctx.entry_flags & entry::REPLY_SNAT as u32 != 0 {
             set_src(ctx, ctx.nat_ip, ctx.nat_port);
         }
         if ctx.entry_flags & entry::SNAT as u32 != 0 {
-            set_second(ctx, false);
+            set_snat(ctx, false);
         }
     }
 }
@@ -267,7 +267,7 @@ pub(crate) fn set_src(ctx: &mut Context, ip: Ip, port: Port) {
 /// direction. The identifier of an echo is the requester's port, and stands
 /// for both ports ([`ConntrackKey`]).
 #[inline(always)]
-fn set_second(ctx: &mut Context, origin: bool) {
+fn set_snat(ctx: &mut Context, origin: bool) {
     if origin {
         set_src(ctx, ctx.snat_ip, ctx.snat_port);
     } else {
@@ -285,7 +285,7 @@ pub(crate) fn is_echo(ctx: &Context) -> bool {
 
 /// The client that a pod sees when it reaches itself, in the packet's family.
 #[inline(always)]
-pub(crate) fn hairpin_client(ctx: &Context) -> Ip {
+pub(crate) fn hairpin_address(ctx: &Context) -> Ip {
     if ctx.flags & flags::V6 != 0 { Ip::from_octets(HAIRPIN_IPV6) } else { Ip::from_v4(GATEWAY_IPV4) }
 }
 
@@ -293,7 +293,7 @@ pub(crate) fn hairpin_client(ctx: &Context) -> Ip {
 /// two for a translated one. A plain flow passes also when the table is full
 /// (counted); a translated one can not.
 #[inline(always)]
-pub fn open<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+pub fn create<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     if ctx.flags & flags::ICMP_ERROR != 0 {
         return Ok(());
     }
@@ -305,19 +305,19 @@ pub fn open<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
         proto::ICMP | proto::ICMPV6 => config.ticks_icmp,
         _ => config.ticks_udp_unreplied,
     };
-    fresh_value(env, ctx, lifetime);
+    new_value(env, ctx, lifetime);
     if ctx.flags & (flags::DST_CHANGED | flags::SRC_CHANGED) == 0 {
         if !env.conntrack_insert(&ctx.key, &ctx.value) {
             env.count_untracked(ctx);
         }
         return Ok(());
     }
-    open_translated(env, ctx)
+    create_translated(env, ctx)
 }
 
 /// A value for the first packet of a connection, without translation.
 #[inline(always)]
-fn fresh_value<P: Platform>(env: &mut P, ctx: &mut Context, lifetime: u32) {
+fn new_value<P: Platform>(env: &mut P, ctx: &mut Context, lifetime: u32) {
     let length = env.length() as u64;
     ctx.value = ConntrackValue {
         flags: if ctx.flags & flags::SRC_IS_A != 0 { entry::ORIGIN_A } else { 0 },
@@ -340,7 +340,7 @@ fn fresh_value<P: Platform>(env: &mut P, ctx: &mut Context, lifetime: u32) {
 /// The flow entry first: a reply must never find the service entry alone.
 /// Both name the whole translation; their flags say what of it is done.
 #[inline(always)]
-fn open_translated<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+fn create_translated<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let shared = if ctx.flags & flags::SNAT != 0 { entry::SNAT } else { 0 }
         | if ctx.flags & flags::REPLY_VIA_INGRESS != 0 { entry::REPLY_VIA_INGRESS } else { 0 };
     let request =
@@ -380,5 +380,5 @@ pub(crate) fn flow_is_taken<P: Platform>(env: &mut P, ctx: &mut Context) -> bool
     let Some(value) = env.conntrack(&ctx.flow_key) else { return false };
     let ours =
         value.nat_ip == dst && value.nat_port == dport && value.snat_ip == src && value.snat_port == sport;
-    value.expires > now && !ours && !(value.tcp_origin != 0 && ended(value))
+    value.expires > now && !ours && !(value.tcp_origin != 0 && is_closed(value))
 }

@@ -128,7 +128,7 @@ pub fn arp<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop>
 
 /// A packet from outside the node that claims to come from a pod on it.
 #[inline(always)]
-pub fn outside<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+pub fn external<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     match env.address(&ctx.src) {
         Some(value) if value.kind == address::kind::LOCAL_POD => Err(Stop::Drop(DropReason::SpoofedAddress)),
         Some(value) => {

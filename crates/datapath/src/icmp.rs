@@ -6,7 +6,7 @@ use beeline_abi::conntrack::flags as entry;
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
 
-use crate::conntrack::{key_of, note};
+use crate::conntrack::{key_of, load};
 use crate::parse::join;
 use crate::platform::{Platform, Step};
 use crate::rewrite::{
@@ -18,7 +18,7 @@ use crate::rewrite::{
 /// of the outer addresses. `key`, `nat_ip` and `snat_ip` stay in `ctx` for
 /// [`translate_quoted`]. False: the quoted packet is of no known connection.
 #[inline(always)]
-pub fn follow_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
+pub fn lookup_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     let src_is_a = key_of(
         &mut ctx.key,
         ctx.inner_src,
@@ -33,9 +33,9 @@ pub fn follow_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
         return false;
     }
     let inner_is_origin = (value.flags & entry::ORIGIN_A != 0) == src_is_a;
-    note(ctx, value, inner_is_origin);
+    load(ctx, value, inner_is_origin);
     env.step(Step::ConntrackHit { origin: inner_is_origin, service: ctx.service });
-    outer(ctx, inner_is_origin);
+    translate_outer(ctx, inner_is_origin);
     true
 }
 
@@ -43,8 +43,8 @@ pub fn follow_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
 /// from a router on the way to it: only the backend's address is translated.
 /// An error about a reply goes to the virtual address, that is the backend.
 #[inline(always)]
-fn outer(ctx: &mut Context, inner_is_origin: bool) {
-    let source_too = ctx.entry_flags & entry::SNAT as u32 != 0;
+fn translate_outer(ctx: &mut Context, inner_is_origin: bool) {
+    let has_snat = ctx.entry_flags & entry::SNAT as u32 != 0;
     let service = if inner_is_origin { entry::REPLY_SNAT } else { entry::DNAT } as u32;
     if ctx.entry_flags & (service | entry::SNAT as u32) == 0 {
         return;
@@ -54,14 +54,14 @@ fn outer(ctx: &mut Context, inner_is_origin: bool) {
             ctx.src_after = ctx.nat_ip;
             ctx.flags |= flags::SRC_CHANGED;
         }
-        if source_too {
+        if has_snat {
             ctx.dst_after = ctx.snat_ip;
         }
     } else {
         if ctx.dst == ctx.inner_src {
             ctx.dst_after = ctx.nat_ip;
         }
-        if source_too {
+        if has_snat {
             ctx.src_after = ctx.snat_ip;
             ctx.flags |= flags::SRC_CHANGED;
         }
@@ -78,17 +78,17 @@ fn outer(ctx: &mut Context, inner_is_origin: bool) {
 pub fn translate_quoted<P: Platform>(env: &mut P, ctx: &mut Context, outer_change: u32) -> Option<()> {
     let v6 = ctx.flags & flags::V6 != 0;
     let inner_is_origin = ctx.flags & flags::ORIGIN != 0;
-    let source_too = ctx.entry_flags & entry::SNAT as u32 != 0;
+    let has_snat = ctx.entry_flags & entry::SNAT as u32 != 0;
     let (mut src, mut dst) = (ctx.inner_src, ctx.inner_dst);
     let (mut sport, mut dport) = (ctx.inner_sport, ctx.inner_dport);
     if inner_is_origin {
         (dst, dport) = (ctx.nat_ip, ctx.nat_port);
-        if source_too {
+        if has_snat {
             (src, sport) = (ctx.snat_ip, ctx.snat_port);
         }
     } else {
         (src, sport) = (ctx.nat_ip, ctx.nat_port);
-        if source_too {
+        if has_snat {
             (dst, dport) = (ctx.snat_ip, ctx.snat_port);
         }
     }

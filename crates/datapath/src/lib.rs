@@ -10,23 +10,23 @@
 #[cfg(feature = "native")]
 extern crate std;
 
-pub mod answer;
 pub mod conntrack;
 pub mod event;
 pub mod guard;
 pub mod icmp;
-mod member;
+pub mod maglev;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod parse;
 pub mod platform;
 pub mod policy;
+pub mod reject;
 pub mod rewrite;
 pub mod route;
 pub mod service;
-pub mod share;
+mod slots;
+pub mod snat;
 pub mod socket;
-pub mod source;
 
 use beeline_abi::address::kind;
 use beeline_abi::context::{Context, flags};
@@ -61,7 +61,7 @@ pub enum Verdict {
     },
     /// The packet was refused and has become the answer to itself: return it
     /// to the pod, by the uplink, or to the host that it came from.
-    Answer {
+    Reject {
         /// Why the packet was refused.
         reason: DropReason,
     },
@@ -81,7 +81,7 @@ impl Verdict {
             Verdict::ToHostError => Some(outcome::TO_HOST_ERROR),
             Verdict::ToPod { .. } => Some(outcome::TO_LOCAL_POD),
             Verdict::Forward { .. } => Some(outcome::TO_UPLINK),
-            Verdict::Answer { .. } => Some(outcome::ANSWERED),
+            Verdict::Reject { .. } => Some(outcome::ANSWERED),
             Verdict::Drop { .. } => None,
         }
     }
@@ -90,7 +90,7 @@ impl Verdict {
     #[inline(always)]
     pub const fn reason(self) -> Option<DropReason> {
         match self {
-            Verdict::Answer { reason } | Verdict::Drop { reason } => Some(reason),
+            Verdict::Reject { reason } | Verdict::Drop { reason } => Some(reason),
             _ => None,
         }
     }
@@ -102,7 +102,7 @@ pub enum Stop {
     /// The host's stack takes it.
     Host,
     /// It is refused and the sender is told.
-    Refuse(DropReason),
+    Reject(DropReason),
     /// It does not fit into `ctx.out_mtu` bytes and the sender is told.
     TooBig,
     /// Its TTL has run out and the sender is told.
@@ -122,14 +122,14 @@ pub fn run<P: Platform>(env: &mut P, ctx: &mut Context) -> Verdict {
         hook::TO_UPLINK => to_uplink(env, ctx),
         _ => from_uplink(env, ctx),
     };
-    env.cut(ctx);
+    env.barrier(ctx);
     let verdict = match result {
         Ok(verdict) => verdict,
         Err(Stop::Host) => Verdict::ToHost,
         Err(Stop::Drop(reason)) => Verdict::Drop { reason },
-        Err(Stop::Refuse(reason)) => answer::refuse(env, ctx, reason),
-        Err(Stop::TooBig) => answer::error(env, ctx, DropReason::TooBig),
-        Err(Stop::TtlExceeded) => answer::error(env, ctx, DropReason::TtlExceeded),
+        Err(Stop::Reject(reason)) => reject::reject(env, ctx, reason),
+        Err(Stop::TooBig) => reject::icmp_error(env, ctx, DropReason::TooBig),
+        Err(Stop::TtlExceeded) => reject::icmp_error(env, ctx, DropReason::TtlExceeded),
     };
     env.step(Step::Verdict(verdict));
     verdict
@@ -144,21 +144,21 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
         Ok(Frame::Other) => return Err(Stop::Drop(DropReason::UnsupportedProtocol)),
         Err(reason) => return Err(Stop::Drop(reason)),
     }
-    env.cut(ctx);
+    env.barrier(ctx);
     guard::source(env, ctx)?;
     parse::fragment(env, ctx).map_err(Stop::Drop)?;
-    env.cut(ctx);
-    if !conntrack::follow(env, ctx) {
+    env.barrier(ctx);
+    if !conntrack::lookup(env, ctx) {
         service::leave_to_host(env, ctx)?;
-        env.cut(ctx);
+        env.barrier(ctx);
         service::choose(env, ctx, SCOPE_INTERNAL)?;
-        env.cut(ctx);
-        source::choose(env, ctx)?;
+        env.barrier(ctx);
+        snat::choose(env, ctx)?;
         policy::check(env, ctx)?;
-        env.cut(ctx);
-        conntrack::open(env, ctx)?;
+        env.barrier(ctx);
+        conntrack::create(env, ctx)?;
     }
-    env.cut(ctx);
+    env.barrier(ctx);
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
     route::from_pod(env, ctx)
 }
@@ -171,17 +171,17 @@ pub fn to_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
         Ok(Frame::Ip) => {}
         _ => return Err(Stop::Host),
     }
-    env.cut(ctx);
+    env.barrier(ctx);
     if parse::fragment(env, ctx).is_err() {
         return Err(Stop::Host);
     }
-    env.cut(ctx);
-    if !conntrack::follow(env, ctx) {
+    env.barrier(ctx);
+    if !conntrack::lookup(env, ctx) {
         service::leave_to_host(env, ctx)?;
         policy::check(env, ctx)?;
-        conntrack::open(env, ctx)?;
+        conntrack::create(env, ctx)?;
     }
-    env.cut(ctx);
+    env.barrier(ctx);
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
     Ok(Verdict::ToHost)
 }
@@ -194,7 +194,7 @@ pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdic
         Ok(Frame::Ip) => {}
         _ => return Err(Stop::Host),
     }
-    env.cut(ctx);
+    env.barrier(ctx);
     let for_pod = match env.address(&ctx.dst).map_or(0, |address| address.kind) {
         kind::LOCAL_POD => true,
         kind::REMOTE_POD | kind::REMOTE_NODE | kind::SERVICE_RANGE => return Err(Stop::Host),
@@ -205,37 +205,37 @@ pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdic
         Err(_) => return Err(Stop::Host),
         Ok(()) => {}
     }
-    env.cut(ctx);
-    if !conntrack::follow(env, ctx) {
-        env.cut(ctx);
+    env.barrier(ctx);
+    if !conntrack::lookup(env, ctx) {
+        env.barrier(ctx);
         if for_pod {
             service::leave_to_host(env, ctx)?;
         } else {
-            outside_service(env, ctx)?;
+            external_service(env, ctx)?;
         }
-        guard::outside(env, ctx)?;
+        guard::external(env, ctx)?;
         policy::check(env, ctx)?;
-        env.cut(ctx);
-        conntrack::open(env, ctx)?;
+        env.barrier(ctx);
+        conntrack::create(env, ctx)?;
     }
-    env.cut(ctx);
+    env.barrier(ctx);
     if !for_pod && ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) == 0 {
         return Err(Stop::Host);
     }
-    route::onward(env, ctx)
+    route::forward(env, ctx)
 }
 
 /// A new connection from outside to a Service. Everything else that is for an
 /// address of the node is the host's, and is not tracked.
 #[inline(always)]
-fn outside_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
+fn external_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     service::choose(env, ctx, SCOPE_EXTERNAL)?;
     if ctx.flags & flags::DST_CHANGED == 0 {
         return Err(Stop::Host);
     }
     ctx.flags |= flags::REPLY_VIA_INGRESS;
-    env.cut(ctx);
-    source::choose(env, ctx)
+    env.barrier(ctx);
+    snat::choose(env, ctx)
 }
 
 /// A packet that leaves the node (tc egress of an uplink). What was forwarded
@@ -245,34 +245,34 @@ fn outside_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), St
 /// outside the cgroups, hooks that are off): no address of a Service leaves.
 #[inline(always)]
 pub fn to_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
-    if !env.is_of_host() {
+    if !env.is_from_host() {
         return Err(Stop::Host);
     }
     match parse::frame(env, ctx) {
         Ok(Frame::Ip) => {}
         _ => return Err(Stop::Host),
     }
-    env.cut(ctx);
+    env.barrier(ctx);
     if parse::fragment(env, ctx).is_err() {
         return Err(Stop::Host);
     }
-    env.cut(ctx);
-    if !conntrack::follow(env, ctx) {
-        env.cut(ctx);
+    env.barrier(ctx);
+    if !conntrack::lookup(env, ctx) {
+        env.barrier(ctx);
         host_service(env, ctx)?;
-        env.cut(ctx);
-        conntrack::open(env, ctx)?;
+        env.barrier(ctx);
+        conntrack::create(env, ctx)?;
         ctx.flags |= flags::ORIGIN;
     }
-    env.cut(ctx);
+    env.barrier(ctx);
     // The host has routed it to the Service, or its answer by another device
     // than the one that the question came in by.
-    let is_misrouted = (ctx.flags & flags::ORIGIN != 0 && ctx.flags & flags::DST_CHANGED != 0)
+    let needs_other_route = (ctx.flags & flags::ORIGIN != 0 && ctx.flags & flags::DST_CHANGED != 0)
         || (ctx.reply_ifindex != 0
             && ctx.reply_ifindex != ctx.ifindex
             && ctx.flags & flags::SRC_CHANGED != 0);
-    if is_misrouted {
-        return route::onward(env, ctx);
+    if needs_other_route {
+        return route::forward(env, ctx);
     }
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
     Ok(Verdict::ToHost)
@@ -284,18 +284,18 @@ pub fn to_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict,
 fn host_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     service::leave_to_host(env, ctx)?;
     service::choose(env, ctx, SCOPE_INTERNAL)?;
-    env.cut(ctx);
+    env.barrier(ctx);
     if ctx.flags & flags::DST_CHANGED != 0 {
         ctx.identity_src = identity::HOST;
         // A port that the host's sockets do not have: what one of them asks of
         // the backend itself could not be told from this.
         ctx.flags |= flags::SNAT_NEW_PORT;
-        source::choose(env, ctx)?;
+        snat::choose(env, ctx)?;
         return policy::check(env, ctx);
     }
     let kind = env.address(&ctx.dst).map_or(0, |address| address.kind);
     if kind == kind::SERVICE_RANGE && ctx.flags & flags::ICMP_ERROR == 0 {
-        return Err(Stop::Refuse(DropReason::NoServicePort));
+        return Err(Stop::Reject(DropReason::NoServicePort));
     }
     Err(Stop::Host)
 }

@@ -28,7 +28,7 @@ pub use tables::MemoryTables;
 
 /// What a route lookup answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct NextHop {
     /// The answer.
     pub route: Route,
     /// Device to send to.
@@ -43,7 +43,7 @@ pub struct Way {
 
 /// A route lookup: the packet with its addresses, bytes of its largest
 /// segment.
-pub type Lookup<'a> = dyn FnMut(&Context, u32) -> Way + 'a;
+pub type RouteLookup<'a> = dyn FnMut(&Context, u32) -> NextHop + 'a;
 
 /// A packet and its surroundings.
 pub struct Native<'a, T> {
@@ -52,13 +52,13 @@ pub struct Native<'a, T> {
     /// The tables.
     pub tables: T,
     /// The host's routes.
-    pub routes: &'a mut Lookup<'a>,
+    pub routes: &'a mut RouteLookup<'a>,
     /// The present tick.
     pub tick: u32,
     /// What chance says, each time it is asked.
     pub random: u32,
     /// The node itself sends the packet.
-    pub of_host: bool,
+    pub from_host: bool,
     /// Every step so far.
     pub steps: Vec<Step>,
     /// Packets let through although the connection table was full.
@@ -78,14 +78,14 @@ pub struct Outcome {
 
 impl<'a, T: Tables> Native<'a, T> {
     /// A packet before its way.
-    pub fn new(frame: NativeFrame, tables: T, routes: &'a mut Lookup<'a>, tick: u32) -> Native<'a, T> {
+    pub fn new(frame: NativeFrame, tables: T, routes: &'a mut RouteLookup<'a>, tick: u32) -> Native<'a, T> {
         Native {
             frame,
             tables,
             routes,
             tick,
             random: 0,
-            of_host: false,
+            from_host: false,
             steps: Vec::new(),
             untracked: 0,
             ports_taken: 0,
@@ -165,8 +165,8 @@ impl<T: Tables> Tables for Native<'_, T> {
     fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
         self.tables.slot(key)
     }
-    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
-        self.tables.share(chunk, place)
+    fn maglev(&self, segment: &SlotKey, index: u32) -> Option<u32> {
+        self.tables.maglev(segment, index)
     }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         self.tables.backend(id)
@@ -196,13 +196,13 @@ impl<T: Tables> Tables for Native<'_, T> {
 
 impl<T> Routing for Native<'_, T> {
     fn lookup(&mut self, ctx: &mut Context, bytes: u32) -> Route {
-        let way = (self.routes)(ctx, bytes);
-        ctx.out_ifindex = way.ifindex;
-        ctx.next_hop = way.next_hop;
-        ctx.out_mtu = way.mtu;
-        way.route
+        let next_hop = (self.routes)(ctx, bytes);
+        ctx.out_ifindex = next_hop.ifindex;
+        ctx.next_hop = next_hop.next_hop;
+        ctx.out_mtu = next_hop.mtu;
+        next_hop.route
     }
-    fn source(&mut self, ctx: &mut Context) -> Ip {
+    fn source_address(&mut self, ctx: &mut Context) -> Ip {
         (self.routes)(ctx, 0).source
     }
 }
@@ -214,9 +214,9 @@ impl<T: Tables> Platform for Native<'_, T> {
     fn random(&mut self) -> u32 {
         self.random
     }
-    fn cut(&self, _ctx: &mut Context) {}
-    fn is_of_host(&self) -> bool {
-        self.of_host
+    fn barrier(&self, _ctx: &mut Context) {}
+    fn is_from_host(&self) -> bool {
+        self.from_host
     }
     fn count_untracked(&mut self, _ctx: &Context) {
         self.untracked += 1;

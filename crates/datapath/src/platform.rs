@@ -63,7 +63,7 @@ pub trait Tables {
     fn service(&self, id: u32) -> Option<ServiceValue>;
     fn slot(&self, key: &SlotKey) -> Option<SlotValue>;
     /// The backend id at a place of a chunk of shares.
-    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32>;
+    fn maglev(&self, segment: &SlotKey, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<BackendValue>;
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers a first fragment.
@@ -90,7 +90,7 @@ pub trait Routing {
     fn lookup(&mut self, ctx: &mut Context, bytes: u32) -> Route;
     /// The node's source address towards `ctx.dst_after`; unspecified if the
     /// routing does not say.
-    fn source(&mut self, ctx: &mut Context) -> Ip;
+    fn source_address(&mut self, ctx: &mut Context) -> Ip;
 }
 
 /// What the host's routing says.
@@ -117,9 +117,9 @@ pub trait Platform: Packet + Tables + Routing {
     /// A cut between stages: what the next one needs, it reads from `ctx`
     /// anew. So the kernel's verifier meets every stage in one state, instead
     /// of once for each way through the stages before it.
-    fn cut(&self, ctx: &mut Context);
+    fn barrier(&self, ctx: &mut Context);
     /// The node itself made the packet: it came in by no device.
-    fn is_of_host(&self) -> bool;
+    fn is_from_host(&self) -> bool;
     /// Counts a packet that was let through although the connection table is
     /// full.
     fn count_untracked(&mut self, ctx: &Context);
@@ -167,7 +167,7 @@ pub enum Step {
         port: beeline_abi::Port,
     },
     /// The source becomes an address and port of the node.
-    Source {
+    Snat {
         /// Address.
         ip: Ip,
         /// Port, network byte order.
@@ -195,7 +195,7 @@ pub enum Step {
         next_hop: Ip,
     },
     /// The packet is refused.
-    Refused(DropReason),
+    Rejected(DropReason),
     /// The end of the way at this hook.
     Verdict(Verdict),
 }

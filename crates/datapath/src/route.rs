@@ -18,18 +18,18 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
         match address.kind {
             kind::LOCAL_POD => return to_local_pod(env, ctx),
             kind::LOCAL_NODE => return Ok(Verdict::ToHost),
-            kind::SERVICE_RANGE => return Err(Stop::Refuse(DropReason::NoServicePort)),
+            kind::SERVICE_RANGE => return Err(Stop::Reject(DropReason::NoServicePort)),
             _ => {}
         }
     }
-    forward(env, ctx)
+    forward_by_route(env, ctx)
 }
 
 /// Where a packet from an uplink, or from the host to a Service, goes on. A translated one that does not fit,
 /// or has no hop left, is answered before it is rewritten: the host could not
 /// tell the client, whom it does not know.
 #[inline(always)]
-pub fn onward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+pub fn forward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     let kind = env.address(&ctx.dst_after).map_or(0, |address| address.kind);
     let mut endpoint = EndpointValue::default();
     let mut fits = true;
@@ -40,30 +40,30 @@ pub fn onward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
         env.step(Step::LocalPod { ifindex: endpoint.ifindex });
         fits = ctx.out_mtu == 0 || largest_segment(env, ctx) <= ctx.out_mtu;
     } else if kind != kind::LOCAL_NODE {
-        fits = has_way_out(env, ctx)?;
+        fits = route_lookup(env, ctx)?;
     }
     let translated = ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) != 0;
-    let has_hop = ctx.ttl > 1 || kind == kind::LOCAL_NODE;
-    if translated && !has_hop {
+    let has_ttl = ctx.ttl > 1 || kind == kind::LOCAL_NODE;
+    if translated && !has_ttl {
         return Err(Stop::TtlExceeded);
     }
     // IPv4 that may be fragmented is the kernel's, unless its source is the
     // node's now: the kernel takes nothing from itself. What the host sends it
     // has fragmented already, for a longer packet.
-    let is_refused = ctx.flags & (flags::DONT_FRAGMENT | flags::SRC_CHANGED) != 0;
-    if translated && !fits && (is_refused || ctx.hook == hook::TO_UPLINK) {
+    let must_reject = ctx.flags & (flags::DONT_FRAGMENT | flags::SRC_CHANGED) != 0;
+    if translated && !fits && (must_reject || ctx.hook == hook::TO_UPLINK) {
         return Err(Stop::TooBig);
     }
     rewrite::apply(env, ctx).map_err(Stop::Drop)?;
     if kind == kind::LOCAL_NODE {
         return Ok(Verdict::ToHost);
     }
-    if !fits || !has_hop {
+    if !fits || !has_ttl {
         return Ok(Verdict::ToHostError);
     }
     decrement_ttl(env, ctx).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
     if kind == kind::LOCAL_POD {
-        ethernet(env, &endpoint).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
+        write_ethernet(env, &endpoint).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
         return Ok(Verdict::ToPod { ifindex: endpoint.ifindex });
     }
     Ok(Verdict::Forward { ifindex: ctx.out_ifindex, next_hop: ctx.next_hop })
@@ -71,7 +71,7 @@ pub fn onward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
 
 /// Asks the host's routing. False: the packet is larger than the way's MTU.
 #[inline(always)]
-fn has_way_out<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<bool, Stop> {
+fn route_lookup<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<bool, Stop> {
     let bytes = largest_segment(env, ctx);
     let route = env.lookup(ctx, bytes);
     env.step(Step::Routed { route, ifindex: ctx.out_ifindex, next_hop: ctx.next_hop });
@@ -93,14 +93,14 @@ pub fn to_local_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdi
         return Ok(Verdict::ToHostError);
     }
     decrement_ttl(env, ctx).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
-    ethernet(env, &endpoint).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
+    write_ethernet(env, &endpoint).ok_or(Stop::Drop(DropReason::RewriteFailed))?;
     Ok(Verdict::ToPod { ifindex: endpoint.ifindex })
 }
 
 /// The pod's MAC as destination, the gateway's as source: six bytes each, as
 /// three words.
 #[inline(always)]
-fn ethernet<P: Platform>(env: &mut P, endpoint: &EndpointValue) -> Option<()> {
+fn write_ethernet<P: Platform>(env: &mut P, endpoint: &EndpointValue) -> Option<()> {
     let d = endpoint.pod_mac.0;
     let Mac(s) = beeline_abi::GATEWAY_MAC;
     env.store(
@@ -115,7 +115,7 @@ fn ethernet<P: Platform>(env: &mut P, endpoint: &EndpointValue) -> Option<()> {
 
 /// By the host's routes.
 #[inline(always)]
-fn forward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
+fn forward_by_route<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     let bytes = largest_segment(env, ctx);
     let route = env.lookup(ctx, bytes);
     env.step(Step::Routed { route, ifindex: ctx.out_ifindex, next_hop: ctx.next_hop });

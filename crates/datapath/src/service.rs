@@ -13,9 +13,9 @@ use beeline_abi::service::{
 };
 use beeline_abi::{DropReason, Ip};
 
-use crate::conntrack::{flow_is_taken, flow_key, hairpin_client, is_echo, set_dst, set_src, tcp};
+use crate::conntrack::{flow_is_taken, flow_key, hairpin_address, is_echo, set_dst, set_src, tcp};
 use crate::platform::{Platform, Step};
-use crate::{Stop, member, share};
+use crate::{Stop, maglev, slots};
 
 /// Slots that are tried, one after the other from a random one on, before
 /// giving up: a slot may vanish between two lookups when a new generation is
@@ -36,12 +36,12 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context, scope: u8) -> Result<
     }
     let mut found = env.frontend(&ctx.frontend_key);
     if found.is_none() && address.flags & address_flags::ALSO_NODE != 0 {
-        ctx.frontend_key.class = class_of_nodes(&ctx.dst);
+        ctx.frontend_key.class = node_class(&ctx.dst);
         found = env.frontend(&ctx.frontend_key);
     }
     let Some(frontend) = found else {
         if address.flags & address_flags::EXCLUSIVE != 0 {
-            return Err(Stop::Refuse(DropReason::NoServicePort));
+            return Err(Stop::Reject(DropReason::NoServicePort));
         }
         return Ok(());
     };
@@ -50,11 +50,11 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context, scope: u8) -> Result<
     }
     // TCP in the middle of a connection that is not ours is of one that began
     // before us (kube-proxy's), or of none: the host knows.
-    if scope == SCOPE_EXTERNAL && is_in_the_middle(ctx) {
+    if scope == SCOPE_EXTERNAL && is_mid_connection(ctx) {
         return Err(Stop::Host);
     }
     ctx.service = frontend.service;
-    env.cut(ctx);
+    env.barrier(ctx);
     balance(env, ctx)
 }
 
@@ -64,20 +64,20 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context, scope: u8) -> Result<
 #[inline(always)]
 pub fn leave_to_host<P: Platform>(env: &P, ctx: &Context) -> Result<(), Stop> {
     let is_active = env.config().is_some_and(|settings| settings.flags & config::TAKE_OVER != 0);
-    if is_active && ctx.flags & flags::ICMP_ERROR == 0 && is_in_the_middle(ctx) {
+    if is_active && ctx.flags & flags::ICMP_ERROR == 0 && is_mid_connection(ctx) {
         return Err(Stop::Host);
     }
     Ok(())
 }
 
 #[inline(always)]
-fn is_in_the_middle(ctx: &Context) -> bool {
+fn is_mid_connection(ctx: &Context) -> bool {
     ctx.proto == proto::TCP && ctx.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN
 }
 
 /// The class of the nodes' addresses of a family.
 #[inline(always)]
-pub(crate) fn class_of_nodes(ip: &Ip) -> u32 {
+pub(crate) fn node_class(ip: &Ip) -> u32 {
     if ip.is_v4() { CLASS_NODE } else { CLASS_NODE_IPV6 }
 }
 
@@ -86,16 +86,16 @@ pub(crate) fn class_of_nodes(ip: &Ip) -> u32 {
 fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let Some(settings) = env.config() else { return Err(Stop::Drop(DropReason::NotConfigured)) };
     let mut service = service_of(env, ctx)?;
-    let mut kept = enter(env, ctx, &service);
+    let mut preferred = first_choice(env, ctx, &service);
     let mut i = 0;
     loop {
         let choice = ctx.choice;
         ctx.choice = choice.wrapping_add(ctx.choice_step);
         i += 1;
         ctx.generation = service.generation;
-        let backend = match kept.take() {
-            Some(kept) => Some(kept),
-            None => share::backend(env, &mut ctx.slot_key, ctx.service, &service, choice),
+        let backend = match preferred.take() {
+            Some(preferred) => Some(preferred),
+            None => maglev::select(env, &mut ctx.slot_key, ctx.service, &service, choice),
         };
         let Err(stop) = try_backend(env, ctx, &settings, backend, service.slots) else { break };
         if i < TRIES_MAX {
@@ -110,7 +110,7 @@ fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
         return Ok(());
     }
     if service.affinity_s != 0 {
-        keep_backend(env, ctx);
+        store_affinity(env, ctx);
     }
     Ok(())
 }
@@ -120,7 +120,7 @@ fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
 fn service_of<P: Platform>(env: &P, ctx: &Context) -> Result<ServiceValue, Stop> {
     let service = env.service(ctx.service).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
     if service.slots == 0 {
-        return Err(without_slots(&service));
+        return Err(no_slots(&service));
     }
     Ok(service)
 }
@@ -129,20 +129,20 @@ fn service_of<P: Platform>(env: &P, ctx: &Context) -> Result<ServiceValue, Stop>
 /// consistent choice stays as it is, also where a tuple is taken. Returns the
 /// backend that the client keeps.
 #[inline(always)]
-fn enter<P: Platform>(env: &mut P, ctx: &mut Context, service: &ServiceValue) -> Option<SlotValue> {
+fn first_choice<P: Platform>(env: &mut P, ctx: &mut Context, service: &ServiceValue) -> Option<SlotValue> {
     (ctx.choice, ctx.choice_step) = (env.random(), 1);
-    if share::is_consistent(service) {
-        (ctx.choice, ctx.choice_step) = (share::point(ctx, service), 0);
+    if maglev::is_consistent(service) {
+        (ctx.choice, ctx.choice_step) = (maglev::hash(ctx, service), 0);
     }
-    kept_backend(env, ctx, service)
+    affinity_backend(env, ctx, service)
 }
 
 #[inline(always)]
-fn without_slots(service: &ServiceValue) -> Stop {
+fn no_slots(service: &ServiceValue) -> Stop {
     if service.flags & service_flags::LOCAL != 0 {
         Stop::Drop(DropReason::NoLocalBackend)
     } else {
-        Stop::Refuse(DropReason::NoBackend)
+        Stop::Reject(DropReason::NoBackend)
     }
 }
 
@@ -161,7 +161,7 @@ fn try_backend<P: Platform>(
         // helper recomputes it.
         return Err(Stop::Drop(DropReason::SctpPortChange));
     }
-    if ctx.hook == hook::TO_UPLINK && is_of_node(env, &backend.ip) {
+    if ctx.hook == hook::TO_UPLINK && is_local_node(env, &backend.ip) {
         // Its answer would go through no hook that translates it back.
         return Err(Stop::Drop(DropReason::HostBackend));
     }
@@ -187,7 +187,7 @@ fn try_backend<P: Platform>(
 }
 
 #[inline(always)]
-fn is_of_node<P: Platform>(env: &P, ip: &Ip) -> bool {
+fn is_local_node<P: Platform>(env: &P, ip: &Ip) -> bool {
     env.address(ip).is_some_and(|address| address.kind == kind::LOCAL_NODE)
 }
 
@@ -196,7 +196,7 @@ fn is_of_node<P: Platform>(env: &P, ip: &Ip) -> bool {
 #[inline(always)]
 fn set_hairpin(ctx: &mut Context, backend: Ip) {
     if backend == ctx.src {
-        set_src(ctx, hairpin_client(ctx), ctx.sport);
+        set_src(ctx, hairpin_address(ctx), ctx.sport);
         ctx.flags |= flags::SNAT;
     } else {
         ctx.src_after = ctx.src;
@@ -208,19 +208,19 @@ fn set_hairpin(ctx: &mut Context, backend: Ip) {
 /// The backend that the client has had of late, while it still serves
 /// (`ClientIP` session affinity).
 #[inline(always)]
-fn kept_backend<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue) -> Option<SlotValue> {
+fn affinity_backend<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue) -> Option<SlotValue> {
     if service.affinity_s == 0 {
         return None;
     }
-    let kept = env.affinity(&affinity_key(ctx))?;
-    if ctx.now.wrapping_sub(kept.used) > ticks_from_seconds(service.affinity_s) {
+    let preferred = env.affinity(&affinity_key(ctx))?;
+    if ctx.now.wrapping_sub(preferred.used) > ticks_from_seconds(service.affinity_s) {
         return None;
     }
-    member::taking(env, &mut ctx.slot_key, ctx.service, kept.backend)
+    slots::accepting(env, &mut ctx.slot_key, ctx.service, preferred.backend)
 }
 
 #[inline(always)]
-fn keep_backend<P: Platform>(env: &mut P, ctx: &Context) {
+fn store_affinity<P: Platform>(env: &mut P, ctx: &Context) {
     env.affinity_insert(&affinity_key(ctx), &AffinityValue { backend: ctx.backend, used: ctx.now });
 }
 

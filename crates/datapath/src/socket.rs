@@ -15,8 +15,8 @@ use beeline_abi::socket::{SocketKey, SocketValue, direction};
 use beeline_abi::{Ip, Port};
 
 use crate::platform::Tables;
-use crate::service::class_of_nodes;
-use crate::{member, share};
+use crate::service::node_class;
+use crate::{maglev, slots};
 
 /// Slots that are tried, because one may vanish while a new generation is
 /// published.
@@ -39,7 +39,7 @@ pub trait Sockets: Tables {
 /// A socket and the address that it names. IPv4 is mapped, also where an IPv6
 /// socket names it so (RFC 4291 section 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct SocketAddress {
     /// Its cookie.
     pub cookie: u64,
     /// The cookie of its network namespace.
@@ -54,22 +54,22 @@ pub struct Asked {
 
 /// What a hook does with the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Action {
     /// Nothing.
     Keep,
     /// Puts another in its place.
-    Use(Ip, Port),
+    Redirect(Ip, Port),
     /// Refuses the call with `ECONNREFUSED`.
     Refuse,
 }
 
 /// connect(2): a backend for the life of the connection.
 #[inline(always)]
-pub fn connect<S: Sockets>(env: &mut S, asked: &Asked) -> Answer {
-    let Some(service) = service_of(env, asked) else { return Answer::Keep };
+pub fn connect<S: Sockets>(env: &mut S, address: &SocketAddress) -> Action {
+    let Some(service) = service_of(env, address) else { return Action::Keep };
     match service {
-        Some(service) => choose(env, asked, service),
-        None => Answer::Refuse,
+        Some(service) => choose(env, address, service),
+        None => Action::Refuse,
     }
 }
 
@@ -77,53 +77,61 @@ pub fn connect<S: Sockets>(env: &mut S, asked: &Asked) -> Answer {
 /// last time, while it serves; so all datagrams of one exchange reach one
 /// backend, as they do where packets are translated.
 #[inline(always)]
-pub fn sendmsg<S: Sockets>(env: &mut S, asked: &Asked) -> Answer {
-    if let Some(kept) = env.socket(&key(asked, direction::FRONTEND)) {
+pub fn sendmsg<S: Sockets>(env: &mut S, address: &SocketAddress) -> Action {
+    if let Some(preferred) = env.socket(&key(address, direction::FRONTEND)) {
         let mut key = SlotKey::default();
-        if member::serves(env, &mut key, kept.service, kept.backend, &kept.ip, kept.port) {
-            return Answer::Use(kept.ip, kept.port);
+        if slots::is_serving(
+            env,
+            &mut key,
+            preferred.service,
+            preferred.backend,
+            &preferred.ip,
+            preferred.port,
+        ) {
+            return Action::Redirect(preferred.ip, preferred.port);
         }
     }
-    connect(env, asked)
+    connect(env, address)
 }
 
 /// recvmsg(2) and getpeername(2): whoever asked for a Service hears from it.
 #[inline(always)]
-pub fn peer<S: Sockets>(env: &mut S, backend: &Asked) -> Answer {
+pub fn peer<S: Sockets>(env: &mut S, backend: &SocketAddress) -> Action {
     match env.socket(&key(backend, direction::BACKEND)) {
-        Some(known) => Answer::Use(known.ip, known.port),
-        None => Answer::Keep,
+        Some(known) => Action::Redirect(known.ip, known.port),
+        None => Action::Keep,
     }
 }
 
 /// The Service behind the address. None: not ours to translate. A service of
 /// `None`: the address is a Service's, the port is not.
 #[inline(always)]
-pub fn service_of<S: Sockets>(env: &S, asked: &Asked) -> Option<Option<u32>> {
+pub fn service_of<S: Sockets>(env: &S, address: &SocketAddress) -> Option<Option<u32>> {
     let settings = env.config()?;
-    let of_host = asked.netns_cookie == settings.netns_cookie;
-    if !of_host && (settings.flags & config::SOCKET_PODS == 0 || !is_pod_with_sockets(env, asked)) {
+    let from_host = address.netns_cookie == settings.netns_cookie;
+    if !from_host && (settings.flags & config::SOCKET_PODS == 0 || !is_pod_with_sockets(env, address)) {
         return None;
     }
-    let on_loopback = of_host && settings.flags & config::NODE_PORT_LOOPBACK != 0 && is_loopback(&asked.ip);
-    let address = match env.service_address(&asked.ip) {
-        Some(address) => address,
-        None if on_loopback => ServiceAddressValue { class: class_of_nodes(&asked.ip), flags: 0 },
+    let on_loopback =
+        from_host && settings.flags & config::NODE_PORT_LOOPBACK != 0 && is_loopback(&address.ip);
+    let entry = match env.service_address(&address.ip) {
+        Some(entry) => entry,
+        None if on_loopback => ServiceAddressValue { class: node_class(&address.ip), flags: 0 },
         None => return None,
     };
     let mut frontend =
-        FrontendKey { class: address.class, port: asked.port, proto: asked.proto, scope: SCOPE_INTERNAL };
+        FrontendKey { class: entry.class, port: address.port, proto: address.proto, scope: SCOPE_INTERNAL };
     let mut found = env.frontend(&frontend);
-    if found.is_none() && (on_loopback || address.flags & address_flags::ALSO_NODE != 0) {
-        frontend.class = class_of_nodes(&asked.ip);
+    if found.is_none() && (on_loopback || entry.flags & address_flags::ALSO_NODE != 0) {
+        frontend.class = node_class(&address.ip);
         found = env.frontend(&frontend);
     }
     match found {
         // Whether a pod is let in is a question to its packets, which have a
         // source address; the node itself is.
-        Some(found) if found.source_ranges != 0 && !of_host => None,
+        Some(found) if found.source_ranges != 0 && !from_host => None,
         Some(found) => Some(Some(found.service)),
-        None if address.flags & address_flags::EXCLUSIVE != 0 => Some(None),
+        None if entry.flags & address_flags::EXCLUSIVE != 0 => Some(None),
         None => None,
     }
 }
@@ -131,8 +139,8 @@ pub fn service_of<S: Sockets>(env: &S, asked: &Asked) -> Option<Option<u32>> {
 /// A pod may ask for packets to be translated instead, and so is one that is
 /// not known yet.
 #[inline(always)]
-fn is_pod_with_sockets<S: Sockets>(env: &S, asked: &Asked) -> bool {
-    env.namespace(asked.netns_cookie).is_some_and(|known| known.flags & namespace_flags::SOCKETS != 0)
+fn is_pod_with_sockets<S: Sockets>(env: &S, address: &SocketAddress) -> bool {
+    env.namespace(address.netns_cookie).is_some_and(|known| known.flags & namespace_flags::SOCKETS != 0)
 }
 
 #[inline(always)]
@@ -144,71 +152,76 @@ fn is_loopback(ip: &Ip) -> bool {
 }
 
 #[inline(always)]
-fn choose<S: Sockets>(env: &mut S, asked: &Asked, id: u32) -> Answer {
+fn choose<S: Sockets>(env: &mut S, address: &SocketAddress, id: u32) -> Action {
     let first = env.random();
     let mut i = 0;
     while i < TRIES_MAX {
         let choice = first.wrapping_add(i);
-        let Some(service) = env.service(id) else { return Answer::Refuse };
+        let Some(service) = env.service(id) else { return Action::Refuse };
         if service.slots == 0 {
-            return Answer::Refuse;
+            return Action::Refuse;
         }
-        let kept = if i == 0 { kept_backend(env, asked, id, &service) } else { None };
+        let preferred = if i == 0 { affinity_backend(env, address, id, &service) } else { None };
         i += 1;
         // A socket has no port yet, and does not come in by another node: chance
         // will do, also for services with consistent hashing.
-        let chosen = match kept {
-            Some(kept) => Some(kept),
-            None => share::backend(env, &mut SlotKey::default(), id, &service, choice),
+        let chosen = match preferred {
+            Some(preferred) => Some(preferred),
+            None => maglev::select(env, &mut SlotKey::default(), id, &service, choice),
         };
         let Some(backend) = chosen else { continue };
-        let number = backend.backend;
-        remember(
+        let backend_id = backend.backend;
+        store(
             env,
-            asked,
-            &SocketValue { ip: backend.ip, port: backend.port, flags: 0, service: id, backend: number },
+            address,
+            &SocketValue { ip: backend.ip, port: backend.port, flags: 0, service: id, backend: backend_id },
         );
         if service.affinity_s != 0 {
             let used = env.tick();
-            env.affinity_insert(&affinity_key(asked, id), &AffinityValue { backend: number, used });
+            env.affinity_insert(&affinity_key(address, id), &AffinityValue { backend: backend_id, used });
         }
-        return Answer::Use(backend.ip, backend.port);
+        return Action::Redirect(backend.ip, backend.port);
     }
-    Answer::Refuse
+    Action::Refuse
 }
 
 /// Both ways: datagrams find their backend again, answers their Service.
 #[inline(always)]
-fn remember<S: Sockets>(env: &mut S, asked: &Asked, backend: &SocketValue) {
-    env.socket_insert(&key(asked, direction::FRONTEND), backend);
-    let there = Asked { ip: backend.ip, port: backend.port, ..*asked };
-    let service = SocketValue { ip: asked.ip, port: asked.port, ..*backend };
-    env.socket_insert(&key(&there, direction::BACKEND), &service);
+fn store<S: Sockets>(env: &mut S, address: &SocketAddress, backend: &SocketValue) {
+    env.socket_insert(&key(address, direction::FRONTEND), backend);
+    let backend_address = SocketAddress { ip: backend.ip, port: backend.port, ..*address };
+    let service = SocketValue { ip: address.ip, port: address.port, ..*backend };
+    env.socket_insert(&key(&backend_address, direction::BACKEND), &service);
 }
 
 #[inline(always)]
-fn key(asked: &Asked, direction: u8) -> SocketKey {
-    let Asked { cookie, ip, port, proto, .. } = *asked;
+fn key(address: &SocketAddress, direction: u8) -> SocketKey {
+    let SocketAddress { cookie, ip, port, proto, .. } = *address;
     SocketKey { cookie, ip, port, proto, direction, reserved: [0; 4] }
 }
 
 /// The backend that sockets of this network namespace had of late, while it
 /// serves (`ClientIP` affinity; a socket has no address yet).
 #[inline(always)]
-fn kept_backend<S: Sockets>(env: &S, asked: &Asked, id: u32, service: &ServiceValue) -> Option<SlotValue> {
+fn affinity_backend<S: Sockets>(
+    env: &S,
+    address: &SocketAddress,
+    id: u32,
+    service: &ServiceValue,
+) -> Option<SlotValue> {
     if service.affinity_s == 0 {
         return None;
     }
-    let kept = env.affinity(&affinity_key(asked, id))?;
-    if env.tick().wrapping_sub(kept.used) > ticks_from_seconds(service.affinity_s) {
+    let preferred = env.affinity(&affinity_key(address, id))?;
+    if env.tick().wrapping_sub(preferred.used) > ticks_from_seconds(service.affinity_s) {
         return None;
     }
-    member::taking(env, &mut SlotKey::default(), id, kept.backend)
+    slots::accepting(env, &mut SlotKey::default(), id, preferred.backend)
 }
 
 #[inline(always)]
-fn affinity_key(asked: &Asked, service: u32) -> AffinityKey {
-    let cookie = asked.netns_cookie;
+fn affinity_key(address: &SocketAddress, service: u32) -> AffinityKey {
+    let cookie = address.netns_cookie;
     let client = Ip([0, 0, (cookie >> 32) as u32, cookie as u32]);
     AffinityKey { client, service, is_cookie: 1 }
 }

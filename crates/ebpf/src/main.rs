@@ -103,15 +103,15 @@ fn act(ctx: &Context, verdict: Verdict) -> i32 {
         // SAFETY: as above.
         Verdict::ToPod { ifindex } => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
         // SAFETY: as above.
-        Verdict::Answer { .. } if ctx.hook == hook::FROM_POD => unsafe {
+        Verdict::Reject { .. } if ctx.hook == hook::FROM_POD => unsafe {
             bpf_redirect_peer(ctx.ifindex, 0) as i32
         },
         // SAFETY: as above.
-        Verdict::Answer { .. } if ctx.hook == hook::TO_UPLINK => unsafe {
+        Verdict::Reject { .. } if ctx.hook == hook::TO_UPLINK => unsafe {
             bpf_redirect(ctx.ifindex, BPF_F_INGRESS as u64) as i32
         },
         // SAFETY: as above.
-        Verdict::Answer { .. } => unsafe { bpf_redirect(ctx.ifindex, 0) as i32 },
+        Verdict::Reject { .. } => unsafe { bpf_redirect(ctx.ifindex, 0) as i32 },
         Verdict::Forward { ifindex, next_hop } => forward(ifindex, &next_hop),
         Verdict::Drop { .. } => TC_ACT_SHOT,
     }

@@ -146,10 +146,10 @@ impl Tables for Kernel {
         unsafe { maps::SLOT.get(key) }.copied()
     }
     #[inline(always)]
-    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
+    fn maglev(&self, segment: &SlotKey, index: u32) -> Option<u32> {
         // SAFETY: see above.
-        let chunk = unsafe { maps::SHARE.get(chunk) }?;
-        Some(chunk.backends[place as usize % MAGLEV_SEGMENT_SIZE])
+        let segment = unsafe { maps::SHARE.get(segment) }?;
+        Some(segment.backends[index as usize % MAGLEV_SEGMENT_SIZE])
     }
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<BackendValue> {
@@ -252,7 +252,7 @@ impl Routing for Kernel {
     /// `BPF_FIB_LOOKUP_SRC` is of Linux 6.7; before, the node's own address
     /// has to do.
     #[inline(always)]
-    fn source(&mut self, ctx: &mut Context) -> Ip {
+    fn source_address(&mut self, ctx: &mut Context) -> Ip {
         // SAFETY: plain data; all-zero is valid.
         let mut fib: FibLookup = unsafe { zeroed() };
         let result = self.fib(&mut fib, ctx, ctx.ifindex, 0, bindings::BPF_FIB_LOOKUP_SRC);
@@ -305,14 +305,14 @@ impl Platform for Kernel {
         unsafe { bpf_get_prandom_u32() }
     }
     #[inline(always)]
-    fn cut(&self, ctx: &mut Context) {
+    fn barrier(&self, ctx: &mut Context) {
         // SAFETY: does nothing; the compiler must take it that the context was
         // read and written.
         unsafe { asm!("{0} = {0}", inout(reg) core::ptr::from_mut(ctx) => _, options(nostack)) };
     }
     #[inline(always)]
-    fn is_of_host(&self) -> bool {
-        self.skb.is_of_host()
+    fn is_from_host(&self) -> bool {
+        self.skb.is_from_host()
     }
     #[inline(always)]
     fn count_untracked(&mut self, ctx: &Context) {

@@ -33,7 +33,7 @@ impl Skb {
 
     /// The node itself made the packet: it came in by no device.
     #[inline(always)]
-    pub fn is_of_host(&self) -> bool {
+    pub fn is_from_host(&self) -> bool {
         // SAFETY: the kernel hands a valid context to the program.
         unsafe { (*self.0).ingress_ifindex == 0 }
     }
@@ -158,7 +158,7 @@ impl Packet for Skb {
         pseudo: bool,
         zero_is_none: bool,
     ) -> Option<()> {
-        if zero_is_none && self.segment_payload() != 0 && self.is_of_host() {
+        if zero_is_none && self.segment_payload() != 0 && self.is_from_host() {
             return self.segments_checksum_change(offset, if pseudo { difference } else { 0 });
         }
         let mut flags = 0;

@@ -15,7 +15,7 @@ use beeline_abi::counter::{hook, outcome, outcome_index};
 use beeline_abi::endpoint::NamespaceValue;
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_abi::{Ip, Port};
-use beeline_datapath::socket::{Answer, Asked, Sockets, connect, peer, sendmsg};
+use beeline_datapath::socket::{Action, SocketAddress, Sockets, connect, peer, sendmsg};
 
 use crate::maps;
 use crate::platform::{Kernel, count};
@@ -92,14 +92,14 @@ fn plain(mut call: *mut bpf_sock_addr) -> *mut bpf_sock_addr {
 }
 
 #[inline(always)]
-fn asked4(call: *mut bpf_sock_addr) -> Asked {
+fn asked4(call: *mut bpf_sock_addr) -> SocketAddress {
     let call = plain(call);
     // SAFETY: the kernel hands a valid context to the program.
     asked(call, Ip::from_v4_word(unsafe { (*call).user_ip4 }))
 }
 
 #[inline(always)]
-fn asked6(call: *mut bpf_sock_addr) -> Asked {
+fn asked6(call: *mut bpf_sock_addr) -> SocketAddress {
     let call = plain(call);
     // SAFETY: as above.
     let ip = unsafe {
@@ -114,11 +114,11 @@ fn asked6(call: *mut bpf_sock_addr) -> Asked {
 }
 
 #[inline(always)]
-fn asked(call: *mut bpf_sock_addr, ip: Ip) -> Asked {
+fn asked(call: *mut bpf_sock_addr, ip: Ip) -> SocketAddress {
     // SAFETY: the kernel hands a valid context to the program; the port is
     // two bytes in network order.
     unsafe {
-        Asked {
+        SocketAddress {
             cookie: bpf_get_socket_cookie(call.cast()),
             netns_cookie: bpf_get_netns_cookie(call.cast()),
             ip,
@@ -129,8 +129,8 @@ fn asked(call: *mut bpf_sock_addr, ip: Ip) -> Asked {
 }
 
 #[inline(always)]
-fn answer4(call: *mut bpf_sock_addr, answer: Answer) -> i32 {
-    if let Answer::Use(ip, port) = answer {
+fn answer4(call: *mut bpf_sock_addr, answer: Action) -> i32 {
+    if let Action::Redirect(ip, port) = answer {
         let call = plain(call);
         // SAFETY: the kernel hands a valid context to the program.
         unsafe {
@@ -142,8 +142,8 @@ fn answer4(call: *mut bpf_sock_addr, answer: Answer) -> i32 {
 }
 
 #[inline(always)]
-fn answer6(call: *mut bpf_sock_addr, answer: Answer) -> i32 {
-    if let Answer::Use(Ip([a, b, c, d]), port) = answer {
+fn answer6(call: *mut bpf_sock_addr, answer: Action) -> i32 {
+    if let Action::Redirect(Ip([a, b, c, d]), port) = answer {
         let call = plain(call);
         // SAFETY: as above; word by word, as the kernel allows.
         unsafe {
@@ -158,14 +158,14 @@ fn answer6(call: *mut bpf_sock_addr, answer: Answer) -> i32 {
 }
 
 #[inline(always)]
-fn end(answer: Answer) -> i32 {
+fn end(answer: Action) -> i32 {
     match answer {
-        Answer::Keep => PROCEED,
-        Answer::Use(..) => {
+        Action::Keep => PROCEED,
+        Action::Redirect(..) => {
             count(outcome_index(hook::SOCKET, outcome::SOCKET_TRANSLATED), 0);
             PROCEED
         }
-        Answer::Refuse => {
+        Action::Refuse => {
             count(outcome_index(hook::SOCKET, outcome::ANSWERED), 0);
             // SAFETY: has no preconditions.
             unsafe { bpf_set_retval(-ECONNREFUSED) };

@@ -26,8 +26,8 @@ use beeline_abi::service::{
 };
 use beeline_abi::{Ip, Port};
 use beeline_datapath::Verdict;
-use beeline_datapath::native::build::{Build, Carried};
-use beeline_datapath::native::{MemoryTables, Native, NativeFrame, Way};
+use beeline_datapath::native::build::{Build, Transport};
+use beeline_datapath::native::{MemoryTables, Native, NativeFrame, NextHop};
 use beeline_datapath::platform::Route as Answer;
 use beeline_kernel::datapath::{Datapath, TestPacket};
 use beeline_kernel::netlink::{Netlink, Route, RouteKind};
@@ -112,7 +112,7 @@ struct Packet {
     hook: u8,
     src: usize,
     dst: usize,
-    carried: Carried,
+    transport: Transport,
     payload: usize,
     ttl: u8,
     dont_fragment: bool,
@@ -145,17 +145,17 @@ fn ports() -> impl Strategy<Value = u16> {
     prop_oneof![Just(80), Just(80), Just(8080), Just(40000), Just(NAT_PORT), any::<u16>()]
 }
 
-fn carried() -> impl Strategy<Value = Carried> {
+fn transport() -> impl Strategy<Value = Transport> {
     let tcp = (ports(), ports(), prop_oneof![Just(2), Just(18), Just(16), Just(17), Just(4), any::<u8>()]);
     prop_oneof![
-        4 => tcp.prop_map(|(sport, dport, flags)| Carried::Tcp {
+        4 => tcp.prop_map(|(sport, dport, flags)| Transport::Tcp {
             sport, dport, flags, sequence: 77, acknowledged: 99
         }),
-        4 => (ports(), ports()).prop_map(|(sport, dport)| Carried::Udp { sport, dport }),
-        1 => (any::<bool>(), 1..3_u16).prop_map(|(reply, id)| Carried::Echo { reply, id }),
+        4 => (ports(), ports()).prop_map(|(sport, dport)| Transport::Udp { sport, dport }),
+        1 => (any::<bool>(), 1..3_u16).prop_map(|(reply, id)| Transport::Echo { reply, id }),
         2 => (prop_oneof![Just(3), Just(11), Just(1), Just(2), any::<u8>()], 0..5_u8)
-            .prop_map(|(kind, code)| Carried::IcmpError { kind, code, word: 1400 }),
-        1 => any::<u8>().prop_map(Carried::Other),
+            .prop_map(|(kind, code)| Transport::IcmpError { kind, code, word: 1400 }),
+        1 => any::<u8>().prop_map(Transport::Other),
     ]
 }
 
@@ -171,18 +171,18 @@ fn packet() -> impl Strategy<Value = Packet> {
         0..4_u8,
         source,
         destination,
-        carried(),
+        transport(),
         size,
         prop_oneof![4 => Just(64_u8), 1 => 0..3_u8],
         any::<bool>(),
         damage,
         any::<bool>(),
     )
-        .prop_map(|(hook, src, dst, carried, payload, ttl, dont_fragment, damage, quote)| Packet {
+        .prop_map(|(hook, src, dst, transport, payload, ttl, dont_fragment, damage, quote)| Packet {
             hook,
             src,
             dst,
-            carried,
+            transport,
             payload,
             ttl,
             dont_fragment,
@@ -238,13 +238,13 @@ fn node() -> TestNode {
 }
 
 /// What the node's routing says, told a second time.
-fn way(f: &Family, up: u32, ctx: &Context, bytes: u32) -> Way {
+fn way(f: &Family, up: u32, ctx: &Context, bytes: u32) -> NextHop {
     let dst = ctx.dst_after;
     let found = |next_hop| {
         let route = if bytes > UPLINK_MTU { Answer::TooBig } else { Answer::Found };
-        Way { route, ifindex: up, next_hop, source: ip(f.node), mtu: UPLINK_MTU }
+        NextHop { route, ifindex: up, next_hop, source: ip(f.node), mtu: UPLINK_MTU }
     };
-    let nowhere = |route| Way { route, ifindex: 0, next_hop: dst, source: Ip::UNSPECIFIED, mtu: 0 };
+    let nowhere = |route| NextHop { route, ifindex: 0, next_hop: dst, source: Ip::UNSPECIFIED, mtu: 0 };
     match dst {
         _ if dst == ip(f.node) => nowhere(Answer::Host),
         _ if dst == ip(f.forbidden) => nowhere(Answer::Prohibited),
@@ -328,7 +328,7 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
             let backends =
                 std::array::from_fn(|place| if (slot as usize + place).is_multiple_of(3) { 11 } else { 9 });
             let key = SlotKey { service: 5, generation: 3, slot };
-            tables.share.insert(key, MaglevSegment { backends });
+            tables.maglev.insert(key, MaglevSegment { backends });
         }
         let member = SlotKey { service: 5, generation: SLOT_BY_BACKEND, slot: 9 };
         tables.slot.insert(member, SlotValue::of(9, &backend));
@@ -354,7 +354,7 @@ fn fill(datapath: &mut Datapath, tables: &MemoryTables) {
     copy(datapath.frontend(), tables.frontend.clone());
     copy(datapath.service(), tables.service.clone());
     copy(datapath.slot(), tables.slot.clone());
-    copy(datapath.share(), tables.share.clone());
+    copy(datapath.share(), tables.maglev.clone());
     copy(datapath.backend(), tables.backend.clone());
     copy(datapath.connections(), HashMap::new());
     copy(datapath.fragments(), HashMap::new());
@@ -364,12 +364,12 @@ fn fill(datapath: &mut Datapath, tables: &MemoryTables) {
 }
 
 fn frame(packet: &Packet, f: &Family, before: Option<&Vec<u8>>) -> Vec<u8> {
-    let mut build = Build::new(f.any(packet.src), f.any(packet.dst), packet.carried.clone());
+    let mut build = Build::new(f.any(packet.src), f.any(packet.dst), packet.transport.clone());
     build.mac_src = POD_MAC;
     build.ttl = packet.ttl;
     build.dont_fragment = packet.dont_fragment;
     build.payload = (0..packet.payload).map(|i| i as u8).collect();
-    if let (true, Carried::IcmpError { .. }, Some(before)) = (packet.quote, &packet.carried, before) {
+    if let (true, Transport::IcmpError { .. }, Some(before)) = (packet.quote, &packet.transport, before) {
         build.payload = before[14..].to_vec();
     }
     let mut frame = build.frame();
@@ -385,7 +385,7 @@ fn frame(packet: &Packet, f: &Family, before: Option<&Vec<u8>>) -> Vec<u8> {
 fn returned(verdict: Verdict) -> i32 {
     match verdict {
         Verdict::ToHost | Verdict::ToHostError => -1,
-        Verdict::ToPod { .. } | Verdict::Forward { .. } | Verdict::Answer { .. } => 7,
+        Verdict::ToPod { .. } | Verdict::Forward { .. } | Verdict::Reject { .. } => 7,
         Verdict::Drop { .. } => 2,
     }
 }
@@ -435,7 +435,7 @@ fn compare(node: &TestNode, datapath: &mut Datapath, story: &Story) -> Result<bo
         let kernel = node.netns.enter(|| datapath.test_run(program, &run)).unwrap().unwrap();
         let mut routes = |ctx: &Context, bytes| way(f, node.uplink_ifindex, ctx, bytes);
         let mut native = Native::new(NativeFrame::new(frame.clone()), &mut memory, &mut routes, start);
-        native.of_host = true; // a test run's packet came in by no device
+        native.from_host = true; // a test run's packet came in by no device
         let verdict = native.run(packet.hook, ifindex).verdict;
         if now() != start {
             return Ok(false);

@@ -14,7 +14,7 @@ use beeline_abi::counter::{hook, outcome};
 use beeline_abi::ip::proto;
 use beeline_abi::{Ip, Mac};
 use beeline_datapath::Verdict;
-use beeline_datapath::native::build::{Build, Carried};
+use beeline_datapath::native::build::{Build, Transport};
 use beeline_datapath::native::{Native, NativeFrame};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -277,7 +277,7 @@ fn pass(node: &Node<'_>, at: u8, ifindex: u32, frame: Vec<u8>) -> Result<(Hop, V
     let mut routes = Routes::open(node.place)?;
     let mut lookup = |context: &_, bytes| routes.lookup(context, bytes);
     let mut native = Native::new(NativeFrame::new(frame), &mut tables, &mut lookup, steps::now()?);
-    native.of_host = at == hook::TO_UPLINK;
+    native.from_host = at == hook::TO_UPLINK;
     let outcome = native.run(at, ifindex);
     let (steps, frame) = (std::mem::take(&mut native.steps), std::mem::take(&mut native.frame.bytes));
     drop(native);
@@ -311,7 +311,7 @@ fn end(node: &Node<'_>, at: u8, verdict: Verdict, to: IpAddr) -> (bool, String) 
         Verdict::Forward { next_hop, .. } => {
             (true, format!("it leaves {label} to {} and is out of sight", IpAddr::from(next_hop)))
         }
-        Verdict::Answer { reason } => (false, format!("it is refused at once. {}", reason.cause())),
+        Verdict::Reject { reason } => (false, format!("it is refused at once. {}", reason.cause())),
         Verdict::Drop { reason } => (false, format!("it is dropped. {}", reason.cause())),
     }
 }
@@ -353,12 +353,12 @@ impl Question {
 
     fn packet(&self, from: IpAddr, to: IpAddr, dport: u16) -> Build {
         let sport = self.source_port;
-        let carried = match self.protocol {
-            Protocol::Tcp => Carried::Tcp { sport, dport, flags: SYN, sequence: 1, acknowledged: 0 },
-            Protocol::Udp => Carried::Udp { sport, dport },
-            Protocol::Icmp => Carried::Echo { reply: false, id: sport },
+        let transport = match self.protocol {
+            Protocol::Tcp => Transport::Tcp { sport, dport, flags: SYN, sequence: 1, acknowledged: 0 },
+            Protocol::Udp => Transport::Udp { sport, dport },
+            Protocol::Icmp => Transport::Echo { reply: false, id: sport },
         };
-        Build { payload: vec![0; usize::from(self.size)], ..Build::new(from.into(), to.into(), carried) }
+        Build { payload: vec![0; usize::from(self.size)], ..Build::new(from.into(), to.into(), transport) }
     }
 }
 

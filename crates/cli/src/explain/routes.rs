@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use beeline_abi::Ip;
 use beeline_abi::context::Context;
-use beeline_datapath::native::Way;
+use beeline_datapath::native::NextHop;
 use beeline_datapath::platform::Route;
 use beeline_kernel::netlink::{Netlink, NetlinkError, RouteAnswer, RouteKind};
 use beeline_kernel::netns::NetNs;
@@ -36,16 +36,16 @@ impl Routes {
     }
 
     /// The way of a packet whose largest segment has `bytes`.
-    pub fn lookup(&mut self, context: &Context, bytes: u32) -> Way {
+    pub fn lookup(&mut self, context: &Context, bytes: u32) -> NextHop {
         self.ask(context, bytes).unwrap_or_else(|error| {
             self.failure.get_or_insert(error);
-            Way { route: Route::None, ..NOWHERE }
+            NextHop { route: Route::None, ..NOWHERE }
         })
     }
 
-    fn ask(&mut self, context: &Context, bytes: u32) -> Result<Way> {
+    fn ask(&mut self, context: &Context, bytes: u32) -> Result<NextHop> {
         let (src, dst) = (IpAddr::from(context.src_after), IpAddr::from(context.dst_after));
-        let way = |route| Way { route, next_hop: context.dst_after, ..NOWHERE };
+        let way = |route| NextHop { route, next_hop: context.dst_after, ..NOWHERE };
         let answer = match self.netlink.route_lookup(dst, Some(src), Some(context.ifindex)) {
             Ok(answer) => answer,
             Err(error) => return refused(&error).map(way).ok_or_else(|| error.into()),
@@ -57,13 +57,13 @@ impl Routes {
         }
     }
 
-    fn found(&mut self, answer: &RouteAnswer, context: &Context, bytes: u32) -> Result<Way> {
+    fn found(&mut self, answer: &RouteAnswer, context: &Context, bytes: u32) -> Result<NextHop> {
         let dst = IpAddr::from(context.dst_after);
         let mtu = match answer.mtu {
             Some(mtu) => mtu,
             None => self.netlink.link_by_index(answer.ifindex)?.mtu,
         };
-        Ok(Way {
+        Ok(NextHop {
             route: if bytes > mtu { Route::TooBig } else { Route::Found },
             ifindex: answer.ifindex,
             next_hop: answer.gateway.map_or(context.dst_after, Ip::from),
@@ -80,8 +80,8 @@ impl Routes {
 }
 
 /// No way.
-const NOWHERE: Way =
-    Way { route: Route::None, ifindex: 0, next_hop: Ip::UNSPECIFIED, source: Ip::UNSPECIFIED, mtu: 0 };
+const NOWHERE: NextHop =
+    NextHop { route: Route::None, ifindex: 0, next_hop: Ip::UNSPECIFIED, source: Ip::UNSPECIFIED, mtu: 0 };
 
 /// What the kernel says by an error number. Without a route the node's own
 /// stack answers the sender.

@@ -10,7 +10,7 @@ use beeline_abi::service::ServiceValue;
 use beeline_abi::{DropReason, Ip, Port};
 use beeline_datapath::conntrack::key_of;
 use beeline_datapath::platform::{Step, Tables};
-use beeline_datapath::socket::{self, Answer, Asked};
+use beeline_datapath::socket::{self, Action, SocketAddress};
 
 use super::steps::{self, Told};
 use super::tables::LiveTables;
@@ -60,7 +60,7 @@ fn ask(
     if is_live(node, asking, asking.to)? {
         return Ok(None);
     }
-    let asked = Asked {
+    let asked = SocketAddress {
         cookie: 0,
         netns_cookie: asking.netns_cookie,
         ip: Ip::from(asking.to.ip()),
@@ -94,13 +94,13 @@ fn backend(
     tables: &mut LiveTables<'_>,
     nodes: &[Node<'_>],
     asking: &Socket,
-    asked: &Asked,
+    asked: &SocketAddress,
     service: &ServiceValue,
 ) -> Result<Option<(SocketAddr, bool)>> {
     let mut first = None;
     for place in 0..service.slots.max(service.maglev_size).min(PLACES_MAX) {
         tables.chance = place;
-        let Answer::Use(ip, port) = socket::connect(tables, asked) else { return Ok(None) };
+        let Action::Redirect(ip, port) = socket::connect(tables, asked) else { return Ok(None) };
         let to = SocketAddr::new(IpAddr::from(ip), port.get());
         // What a node's own sockets send is known to the node where it arrives.
         for node in nodes {

@@ -44,7 +44,7 @@ pub fn tell(step: &Step, names: &Directory) -> Told {
             let name = service_name(service, names);
             ("service", format!("{name}: {to} ({}), {}", host_name(ip, names), chosen(slots)))
         }
-        Step::Source { ip, port } => {
+        Step::Snat { ip, port } => {
             ("source", format!("becomes {} of this node", socket_address(ip.into(), port.get())))
         }
         Step::Rewritten { src, dst } => {
@@ -52,7 +52,7 @@ pub fn tell(step: &Step, names: &Directory) -> Told {
         }
         Step::LocalPod { ifindex } => ("route", format!("a pod of this node, behind link {ifindex}")),
         Step::Routed { route, ifindex, next_hop } => ("route", routed(route, ifindex, next_hop)),
-        Step::Refused(reason) => ("refuse", reason.cause().to_owned()),
+        Step::Rejected(reason) => ("refuse", reason.cause().to_owned()),
         Step::Verdict(verdict) => ("verdict", told_verdict(verdict)),
     };
     Told { stage, text }
@@ -104,7 +104,7 @@ fn told_verdict(verdict: Verdict) -> String {
         Verdict::Forward { ifindex, next_hop } => {
             format!("straight out of link {ifindex} to {}", IpAddr::from(next_hop))
         }
-        Verdict::Answer { reason } => format!("refused at once ({})", reason.name()),
+        Verdict::Reject { reason } => format!("refused at once ({})", reason.name()),
         Verdict::Drop { reason } => format!("dropped ({})", reason.name()),
     }
 }
@@ -129,7 +129,7 @@ mod tests {
         assert!(told.text.starts_with("shop/cart:80: 10.0.0.5:8080 (shop/cart), one of 2"), "{}", told.text);
         let told = tell(&Step::ConntrackHit { origin: false, service: 8 }, &names);
         assert_eq!(told.text, "reply of a connection that runs, of service 8");
-        let refused = tell(&Step::Verdict(Verdict::Answer { reason: DropReason::NoBackend }), &names);
+        let refused = tell(&Step::Verdict(Verdict::Reject { reason: DropReason::NoBackend }), &names);
         assert!(refused.text.contains("no_backend"), "{}", refused.text);
     }
 }

@@ -71,9 +71,9 @@ impl Tables for LiveTables<'_> {
     fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
         self.value(self.pinned.tables().slot.get(key))
     }
-    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
-        let chunk = self.value(self.pinned.tables().share.get(chunk))?;
-        Some(chunk.backends[place as usize % MAGLEV_SEGMENT_SIZE])
+    fn maglev(&self, segment: &SlotKey, index: u32) -> Option<u32> {
+        let segment = self.value(self.pinned.tables().share.get(segment))?;
+        Some(segment.backends[index as usize % MAGLEV_SEGMENT_SIZE])
     }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         self.value(self.pinned.tables().backend.get(&id))

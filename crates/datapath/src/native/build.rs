@@ -7,7 +7,7 @@ use beeline_abi::{GATEWAY_MAC, Ip, Mac};
 
 /// What a packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Carried {
+pub enum Transport {
     /// TCP (RFC 9293).
     Tcp {
         /// Source port.
@@ -64,14 +64,14 @@ pub struct Build {
     /// IPv4 "don't fragment".
     pub dont_fragment: bool,
     /// What it carries.
-    pub carried: Carried,
+    pub transport: Transport,
     /// Bytes behind the transport header.
     pub payload: Vec<u8>,
 }
 
 impl Build {
     /// A packet from a pod to its gateway, TTL 64.
-    pub fn new(src: Ip, dst: Ip, carried: Carried) -> Build {
+    pub fn new(src: Ip, dst: Ip, transport: Transport) -> Build {
         Build {
             mac_src: Mac([2, 0, 0, 0, 0, 1]),
             mac_dst: GATEWAY_MAC,
@@ -79,7 +79,7 @@ impl Build {
             dst,
             ttl: 64,
             dont_fragment: true,
-            carried,
+            transport,
             payload: Vec::new(),
         }
     }
@@ -96,7 +96,7 @@ impl Build {
 
     /// The IP packet alone.
     pub fn packet(&self) -> Vec<u8> {
-        let transport = self.transport();
+        let transport = self.transport_bytes();
         let mut packet = self.ip_header(transport.len());
         packet.extend(transport);
         packet
@@ -104,12 +104,12 @@ impl Build {
 
     /// The protocol number.
     pub fn protocol(&self) -> u8 {
-        match (&self.carried, self.src.is_v4()) {
-            (Carried::Tcp { .. }, _) => proto::TCP,
-            (Carried::Udp { .. }, _) => proto::UDP,
-            (Carried::Echo { .. } | Carried::IcmpError { .. }, true) => proto::ICMP,
-            (Carried::Echo { .. } | Carried::IcmpError { .. }, false) => proto::ICMPV6,
-            (Carried::Other(number), _) => *number,
+        match (&self.transport, self.src.is_v4()) {
+            (Transport::Tcp { .. }, _) => proto::TCP,
+            (Transport::Udp { .. }, _) => proto::UDP,
+            (Transport::Echo { .. } | Transport::IcmpError { .. }, true) => proto::ICMP,
+            (Transport::Echo { .. } | Transport::IcmpError { .. }, false) => proto::ICMPV6,
+            (Transport::Other(number), _) => *number,
         }
     }
 
@@ -134,19 +134,19 @@ impl Build {
         header
     }
 
-    fn transport(&self) -> Vec<u8> {
+    fn transport_bytes(&self) -> Vec<u8> {
         let mut bytes = self.transport_header();
         let header = bytes.len();
         bytes.extend_from_slice(&self.payload);
-        let at = match self.carried {
-            Carried::Tcp { .. } => 16,
-            Carried::Udp { .. } => {
+        let at = match self.transport {
+            Transport::Tcp { .. } => 16,
+            Transport::Udp { .. } => {
                 let length = (bytes.len() as u16).to_be_bytes();
                 bytes[4..6].copy_from_slice(&length);
                 6
             }
-            Carried::Echo { .. } | Carried::IcmpError { .. } => 2,
-            Carried::Other(_) => return bytes,
+            Transport::Echo { .. } | Transport::IcmpError { .. } => 2,
+            Transport::Other(_) => return bytes,
         };
         debug_assert!(header >= at + 2, "the checksum is in the header");
         let sum = transport_checksum(&self.src, &self.dst, self.protocol(), &bytes);
@@ -156,20 +156,20 @@ impl Build {
 
     fn transport_header(&self) -> Vec<u8> {
         let mut header = Vec::new();
-        match &self.carried {
-            Carried::Tcp { sport, dport, flags, sequence, acknowledged } => {
+        match &self.transport {
+            Transport::Tcp { sport, dport, flags, sequence, acknowledged } => {
                 header.extend_from_slice(&sport.to_be_bytes());
                 header.extend_from_slice(&dport.to_be_bytes());
                 header.extend_from_slice(&sequence.to_be_bytes());
                 header.extend_from_slice(&acknowledged.to_be_bytes());
                 header.extend_from_slice(&[0x50, *flags, 0xff, 0xff, 0, 0, 0, 0]);
             }
-            Carried::Udp { sport, dport } => {
+            Transport::Udp { sport, dport } => {
                 header.extend_from_slice(&sport.to_be_bytes());
                 header.extend_from_slice(&dport.to_be_bytes());
                 header.extend_from_slice(&[0; 4]);
             }
-            Carried::Echo { reply, id } => {
+            Transport::Echo { reply, id } => {
                 let kind = match (self.src.is_v4(), reply) {
                     (true, false) => 8,
                     (true, true) => 0,
@@ -180,11 +180,11 @@ impl Build {
                 header.extend_from_slice(&id.to_be_bytes());
                 header.extend_from_slice(&[0, 1]);
             }
-            Carried::IcmpError { kind, code, word } => {
+            Transport::IcmpError { kind, code, word } => {
                 header.extend_from_slice(&[*kind, *code, 0, 0]);
                 header.extend_from_slice(&word.to_be_bytes());
             }
-            Carried::Other(_) => {}
+            Transport::Other(_) => {}
         }
         header
     }

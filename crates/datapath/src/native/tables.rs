@@ -26,7 +26,7 @@ pub struct MemoryTables {
     pub frontend: HashMap<FrontendKey, FrontendValue>,
     pub service: HashMap<u32, ServiceValue>,
     pub slot: HashMap<SlotKey, SlotValue>,
-    pub share: HashMap<SlotKey, MaglevSegment>,
+    pub maglev: HashMap<SlotKey, MaglevSegment>,
     pub backend: HashMap<u32, BackendValue>,
     pub fragment: HashMap<FragmentKey, FragmentValue>,
     pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
@@ -49,7 +49,7 @@ impl Default for MemoryTables {
             frontend: HashMap::new(),
             service: HashMap::new(),
             slot: HashMap::new(),
-            share: HashMap::new(),
+            maglev: HashMap::new(),
             backend: HashMap::new(),
             fragment: HashMap::new(),
             source_range: BTreeMap::new(),
@@ -90,8 +90,8 @@ impl Tables for MemoryTables {
     fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
         self.slot.get(key).copied()
     }
-    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
-        Some(self.share.get(chunk)?.backends[place as usize % MAGLEV_SEGMENT_SIZE])
+    fn maglev(&self, segment: &SlotKey, index: u32) -> Option<u32> {
+        Some(self.maglev.get(segment)?.backends[index as usize % MAGLEV_SEGMENT_SIZE])
     }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         self.backend.get(&id).copied()
@@ -149,8 +149,8 @@ impl<T: Tables> Tables for &mut T {
     fn slot(&self, key: &SlotKey) -> Option<SlotValue> {
         (**self).slot(key)
     }
-    fn share(&self, chunk: &SlotKey, place: u32) -> Option<u32> {
-        (**self).share(chunk, place)
+    fn maglev(&self, segment: &SlotKey, index: u32) -> Option<u32> {
+        (**self).maglev(segment, index)
     }
     fn backend(&self, id: u32) -> Option<BackendValue> {
         (**self).backend(id)

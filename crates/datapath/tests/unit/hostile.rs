@@ -5,18 +5,24 @@ use crate::world::{FAMILIES, POD_IFINDEX, UPLINK, World, ipv4_fragment};
 use beeline_abi::DropReason;
 use beeline_abi::counter::hook;
 use beeline_datapath::Verdict;
-use beeline_datapath::native::build::{Build, Carried, check};
+use beeline_datapath::native::build::{Build, Transport, check};
 use proptest::prelude::*;
 
-fn carried() -> impl Strategy<Value = Carried> {
+fn transport() -> impl Strategy<Value = Transport> {
     prop_oneof![
         (any::<u16>(), prop_oneof![Just(80), any::<u16>()], any::<u8>(), any::<u32>()).prop_map(
-            |(sport, dport, flags, sequence)| Carried::Tcp { sport, dport, flags, sequence, acknowledged: 5 }
+            |(sport, dport, flags, sequence)| Transport::Tcp {
+                sport,
+                dport,
+                flags,
+                sequence,
+                acknowledged: 5
+            }
         ),
         (any::<u16>(), prop_oneof![Just(80), any::<u16>()])
-            .prop_map(|(sport, dport)| Carried::Udp { sport, dport }),
-        (any::<bool>(), any::<u16>()).prop_map(|(reply, id)| Carried::Echo { reply, id }),
-        (143..=255_u8).prop_map(Carried::Other), // without meaning to us, without checksum
+            .prop_map(|(sport, dport)| Transport::Udp { sport, dport }),
+        (any::<bool>(), any::<u16>()).prop_map(|(reply, id)| Transport::Echo { reply, id }),
+        (143..=255_u8).prop_map(Transport::Other), // without meaning to us, without checksum
     ]
 }
 
@@ -25,7 +31,7 @@ fn carried() -> impl Strategy<Value = Carried> {
 fn unit_headers_behind_the_end_of_the_packet_are_not_read() {
     let [v4, v6] = FAMILIES;
     let mut world = World::new(v6);
-    let mut padded = Build::new(v6.pod, v6.far, Carried::Udp { sport: 7, dport: 80 }).frame();
+    let mut padded = Build::new(v6.pod, v6.far, Transport::Udp { sport: 7, dport: 80 }).frame();
     padded[18..20].fill(0); // the packet ends with its header
     for next in [0, 44, 51] {
         padded[20] = next;
@@ -35,7 +41,7 @@ fn unit_headers_behind_the_end_of_the_packet_are_not_read() {
 
     // A first fragment with half a TCP header.
     let mut world = World::new(v4);
-    let tcp = Carried::Tcp { sport: 7, dport: 80, flags: 2, sequence: 1, acknowledged: 0 };
+    let tcp = Transport::Tcp { sport: 7, dport: 80, flags: 2, sequence: 1, acknowledged: 0 };
     let mut build = Build::new(v4.pod, v4.far, tcp);
     build.payload = vec![0; 40];
     let mut tiny = ipv4_fragment(&build.frame(), 0, 8, 77);
@@ -68,7 +74,7 @@ proptest! {
     /// A good packet with a few bytes broken or its end cut off.
     #[test]
     fn unit_damaged_packets_end_with_a_verdict(
-        carried in carried(),
+        transport in transport(),
         payload in proptest::collection::vec(any::<u8>(), 0..64),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         keep in any::<prop::sample::Index>(),
@@ -78,7 +84,7 @@ proptest! {
     ) {
         let f = FAMILIES[family];
         let mut world = World::new(f);
-        let mut build = Build::new(f.pod, if to_service { f.service } else { f.far }, carried);
+        let mut build = Build::new(f.pod, if to_service { f.service } else { f.far }, transport);
         build.payload = payload;
         let mut frame = build.frame();
         for (index, byte) in damage {
@@ -91,8 +97,8 @@ proptest! {
     }
 
     #[test]
-    fn unit_what_is_sent_on_is_well_formed(
-        carried in carried(),
+    fn unit_forwarded_packets_are_well_formed(
+        transport in transport(),
         payload in proptest::collection::vec(any::<u8>(), 0..64),
         destination in 0..6_usize,
         family in 0..2_usize,
@@ -102,8 +108,8 @@ proptest! {
         let f = FAMILIES[family];
         let mut world = World::new(f);
         world.backends(&[(f.far, 8080), (f.neighbour, 80), (f.pod, 1)][..endpoints]);
-        let destinations = [f.neighbour, f.far, f.node, f.outside, f.service, f.free_service];
-        let mut build = Build::new(f.pod, destinations[destination], carried);
+        let destinations = [f.neighbour, f.far, f.node, f.external, f.service, f.free_service];
+        let mut build = Build::new(f.pod, destinations[destination], transport);
         (build.payload, build.ttl) = (payload, ttl);
         let sent = world.pod_sends(build);
         if !matches!(sent.verdict, Verdict::Drop { .. }) {
@@ -125,17 +131,17 @@ proptest! {
         let f = FAMILIES[family];
         let mut world = World::new(f);
         world.backends(&[(if hairpin { f.pod } else { f.far }, backend_port)]);
-        let carried = |sport, dport, flags| {
-            if udp { Carried::Udp { sport, dport } }
-            else { Carried::Tcp { sport, dport, flags, sequence: 1, acknowledged: 1 } }
+        let transport = |sport, dport, flags| {
+            if udp { Transport::Udp { sport, dport } }
+            else { Transport::Tcp { sport, dport, flags, sequence: 1, acknowledged: 1 } }
         };
-        let mut request = Build::new(f.pod, f.service, carried(sport, 80, 2));
+        let mut request = Build::new(f.pod, f.service, transport(sport, 80, 2));
         request.payload.clone_from(&payload);
         let there = world.pod_sends(request.clone());
         let (src, dst, _, _) = beeline_datapath::native::build::addresses(&there.frame[14..]).expect("a packet");
-        let mut reply = Build::new(dst, src, carried(backend_port, sport, 18));
+        let mut reply = Build::new(dst, src, transport(backend_port, sport, 18));
         reply.payload = payload;
-        let back = if hairpin { world.pod_sends(reply) } else { world.wire_brings(reply) };
+        let back = if hairpin { world.pod_sends(reply) } else { world.uplink_receives(reply) };
         prop_assert_eq!(check(&back.frame), Ok(()), "{:#?}", back);
         let (src, dst, _, header) = beeline_datapath::native::build::addresses(&back.frame[14..]).expect("a packet");
         prop_assert_eq!((src, dst), (f.service, f.pod), "{:#?}", back);

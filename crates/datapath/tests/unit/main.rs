@@ -1,8 +1,8 @@
 //! The packet path over the native body.
 
+mod external;
 mod host;
 mod hostile;
-mod outside;
+mod maglev;
 mod paths;
-mod shares;
 mod world;

@@ -1,12 +1,12 @@
 //! What happens to a packet, told by the native body: one small node, pods on
 //! it and elsewhere, a few Services, both families.
 
-use crate::world::{FAMILIES, POD_IFINDEX, UPLINK, World, second};
+use crate::world::{FAMILIES, NEIGHBOUR_IFINDEX, POD_IFINDEX, UPLINK, World};
 use beeline_abi::conntrack::flags as entry;
 use beeline_abi::counter::hook;
 use beeline_abi::{DropReason, GATEWAY_IPV4, GATEWAY_IPV6, HAIRPIN_IPV6, Ip};
 use beeline_datapath::Verdict;
-use beeline_datapath::native::build::{Build, Carried, addresses, check};
+use beeline_datapath::native::build::{Build, Transport, addresses, check};
 use beeline_datapath::platform::{Route, Step};
 
 const SYN: u8 = 2;
@@ -14,12 +14,12 @@ const ACK: u8 = 16;
 const FIN: u8 = 1;
 const RST: u8 = 4;
 
-fn tcp(sport: u16, dport: u16, flags: u8) -> Carried {
-    Carried::Tcp { sport, dport, flags, sequence: 1000, acknowledged: 0 }
+fn tcp(sport: u16, dport: u16, flags: u8) -> Transport {
+    Transport::Tcp { sport, dport, flags, sequence: 1000, acknowledged: 0 }
 }
 
-fn udp(sport: u16, dport: u16) -> Carried {
-    Carried::Udp { sport, dport }
+fn udp(sport: u16, dport: u16) -> Transport {
+    Transport::Udp { sport, dport }
 }
 
 fn dst_of(frame: &[u8]) -> Ip {
@@ -50,7 +50,7 @@ fn unit_a_pod_reaches_a_pod_on_its_node() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let sent = world.pod_sends(Build::new(f.pod, f.neighbour, tcp(40000, 80, SYN)));
-        assert_eq!(sent.verdict, Verdict::ToPod { ifindex: second(POD_IFINDEX) }, "{sent:#?}");
+        assert_eq!(sent.verdict, Verdict::ToPod { ifindex: NEIGHBOUR_IFINDEX }, "{sent:#?}");
         check(&sent.frame).unwrap_or_else(|error| panic!("{error}: {sent:#?}"));
         assert_eq!(world.ttl(&sent.frame), 63);
         assert!(sent.steps.contains(&Step::ConntrackNew), "{sent:#?}");
@@ -60,35 +60,35 @@ fn unit_a_pod_reaches_a_pod_on_its_node() {
 }
 
 #[test]
-fn unit_a_pod_reaches_another_node_by_the_hosts_route_and_the_answer_comes_back() {
+fn unit_a_pod_reaches_another_node_by_the_host_route_and_the_reply_returns() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let sent = world.pod_sends(Build::new(f.pod, f.far, udp(5000, 53)));
         assert_eq!(sent.verdict, Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop }, "{sent:#?}");
-        let answer = world.wire_brings(Build::new(f.far, f.pod, udp(53, 5000)));
+        let answer = world.uplink_receives(Build::new(f.far, f.pod, udp(53, 5000)));
         assert_eq!(answer.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{answer:#?}");
         assert!(answer.steps.contains(&Step::ConntrackHit { origin: false, service: 0 }), "{answer:#?}");
     }
 }
 
 #[test]
-fn unit_what_is_for_the_node_is_the_hosts() {
+fn unit_packets_for_the_node_go_to_the_host() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let to_node = world.pod_sends(Build::new(f.pod, f.node, tcp(40000, 6443, SYN)));
         assert_eq!(to_node.verdict, Verdict::ToHost, "{to_node:#?}");
-        let from_outside = world.wire_brings(Build::new(f.outside, f.node, tcp(40000, 22, SYN)));
+        let from_outside = world.uplink_receives(Build::new(f.external, f.node, tcp(40000, 22, SYN)));
         assert_eq!(from_outside.verdict, Verdict::ToHost, "{from_outside:#?}");
         assert!(world.tables.conntrack.len() == 1, "the host's own traffic is not tracked: {world:#?}");
     }
 }
 
 #[test]
-fn unit_a_service_is_translated_there_and_back() {
+fn unit_a_service_is_translated_in_both_directions() {
     for f in FAMILIES {
-        for carried in [tcp(40000, 80, SYN), udp(40000, 80)] {
+        for transport in [tcp(40000, 80, SYN), udp(40000, 80)] {
             let mut world = World::new(f);
-            let there = world.pod_sends(Build::new(f.pod, f.service, carried.clone()));
+            let there = world.pod_sends(Build::new(f.pod, f.service, transport.clone()));
             assert_eq!(
                 there.verdict,
                 Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop },
@@ -96,11 +96,11 @@ fn unit_a_service_is_translated_there_and_back() {
             );
             check(&there.frame).unwrap_or_else(|error| panic!("{error}: {there:#?}"));
             assert_eq!((src_of(&there.frame), dst_of(&there.frame)), (f.pod, f.far));
-            let reply = match carried {
-                Carried::Tcp { .. } => tcp(8080, 40000, SYN | ACK),
+            let reply = match transport {
+                Transport::Tcp { .. } => tcp(8080, 40000, SYN | ACK),
                 _ => udp(8080, 40000),
             };
-            let back = world.wire_brings(Build::new(f.far, f.pod, reply));
+            let back = world.uplink_receives(Build::new(f.far, f.pod, reply));
             check(&back.frame).unwrap_or_else(|error| panic!("{error}: {back:#?}"));
             assert_eq!((src_of(&back.frame), dst_of(&back.frame)), (f.service, f.pod), "{back:#?}");
             assert_eq!(world.tables.conntrack.len(), 2, "service entry and flow entry: {world:#?}");
@@ -109,7 +109,7 @@ fn unit_a_service_is_translated_there_and_back() {
 }
 
 #[test]
-fn unit_a_pod_that_is_its_own_backend_sees_a_stand_in() {
+fn unit_a_pod_that_is_its_own_backend_sees_the_hairpin_address() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.backends(&[(f.pod, 8080)]);
@@ -127,12 +127,12 @@ fn unit_a_pod_that_is_its_own_backend_sees_a_stand_in() {
 }
 
 #[test]
-fn unit_a_service_without_endpoints_refuses_at_once() {
+fn unit_a_service_without_endpoints_rejects() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.backends(&[]);
         let refused = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
-        assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoBackend }, "{refused:#?}");
+        assert_eq!(refused.verdict, Verdict::Reject { reason: DropReason::NoBackend }, "{refused:#?}");
         check(&refused.frame).unwrap_or_else(|error| panic!("{error}: {refused:#?}"));
         assert_eq!((src_of(&refused.frame), dst_of(&refused.frame)), (f.service, f.pod));
         let header = if f.pod.is_v4() { 34 } else { 54 };
@@ -143,7 +143,7 @@ fn unit_a_service_without_endpoints_refuses_at_once() {
         let mut datagram = Build::new(f.pod, f.service, udp(40000, 80));
         datagram.payload = vec![7; 100];
         let refused = world.pod_sends(datagram);
-        assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoBackend }, "{refused:#?}");
+        assert_eq!(refused.verdict, Verdict::Reject { reason: DropReason::NoBackend }, "{refused:#?}");
         check(&refused.frame).unwrap_or_else(|error| panic!("{error}: {refused:#?}"));
         let unreachable = if f.pod.is_v4() { [3, 3] } else { [1, 4] };
         assert_eq!(refused.frame[header..header + 2], unreachable, "{refused:#?}");
@@ -155,13 +155,13 @@ fn unit_a_port_that_a_service_does_not_have_is_refused_and_echo_is_dropped() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let refused = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 81, SYN)));
-        assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoServicePort }, "{refused:#?}");
-        let echo = world.pod_sends(Build::new(f.pod, f.service, Carried::Echo { reply: false, id: 9 }));
+        assert_eq!(refused.verdict, Verdict::Reject { reason: DropReason::NoServicePort }, "{refused:#?}");
+        let echo = world.pod_sends(Build::new(f.pod, f.service, Transport::Echo { reply: false, id: 9 }));
         assert_eq!(echo.verdict, Verdict::Drop { reason: DropReason::NoServicePort }, "{echo:#?}");
         let unallocated = world.pod_sends(Build::new(f.pod, f.free_service, tcp(40000, 80, SYN)));
         assert_eq!(
             unallocated.verdict,
-            Verdict::Answer { reason: DropReason::NoServicePort },
+            Verdict::Reject { reason: DropReason::NoServicePort },
             "{unallocated:#?}"
         );
     }
@@ -178,25 +178,25 @@ fn unit_a_reset_is_not_answered_with_a_reset() {
 }
 
 #[test]
-fn unit_a_pod_speaks_for_its_own_addresses_only() {
+fn unit_a_pod_may_use_only_its_own_addresses() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let reason = |sent: &crate::world::Sent| sent.verdict.reason();
         let foreign = world.pod_sends(Build::new(f.neighbour, f.far, udp(1, 2)));
         assert_eq!(reason(&foreign), Some(DropReason::SpoofedAddress), "{foreign:#?}");
-        let unknown = world.pod_sends(Build::new(f.outside, f.far, udp(1, 2)));
+        let unknown = world.pod_sends(Build::new(f.external, f.far, udp(1, 2)));
         assert_eq!(reason(&unknown), Some(DropReason::SpoofedAddress), "{unknown:#?}");
         let mut wrong_mac = Build::new(f.pod, f.far, udp(1, 2));
         wrong_mac.mac_src.0[5] ^= 0xff;
         let wrong_mac = world.pod_sends(wrong_mac);
         assert_eq!(reason(&wrong_mac), Some(DropReason::SpoofedMac), "{wrong_mac:#?}");
-        let from_outside = world.wire_brings(Build::new(f.neighbour, f.pod, udp(1, 2)));
+        let from_outside = world.uplink_receives(Build::new(f.neighbour, f.pod, udp(1, 2)));
         assert_eq!(reason(&from_outside), Some(DropReason::SpoofedAddress), "{from_outside:#?}");
     }
 }
 
 #[test]
-fn unit_a_packet_that_may_not_go_further_is_left_to_the_host_to_answer() {
+fn unit_ttl_and_mtu_errors_of_pods_are_left_to_the_host() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let mut dying = Build::new(f.pod, f.far, udp(1, 2));
@@ -228,9 +228,9 @@ fn unit_an_icmp_error_about_a_translated_packet_quotes_what_the_client_sent() {
         let mut world = World::new(f);
         let there = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         let (kind, code) = if f.pod.is_v4() { (3, 4) } else { (2, 0) };
-        let mut error = Build::new(f.router, f.pod, Carried::IcmpError { kind, code, word: 1400 });
+        let mut error = Build::new(f.router, f.pod, Transport::IcmpError { kind, code, word: 1400 });
         error.payload = there.frame[14..].to_vec();
-        let delivered = world.wire_brings(error);
+        let delivered = world.uplink_receives(error);
         assert_eq!(delivered.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{delivered:#?}");
         check(&delivered.frame).unwrap_or_else(|error| panic!("{error}: {delivered:#?}"));
         assert_eq!(src_of(&delivered.frame), f.router, "a router keeps its own address: {delivered:#?}");
@@ -250,9 +250,9 @@ fn unit_an_icmp_error_of_the_backend_comes_from_the_service() {
         let mut world = World::new(f);
         let there = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         let (kind, code) = if f.pod.is_v4() { (3, 3) } else { (1, 4) };
-        let mut error = Build::new(f.far, f.pod, Carried::IcmpError { kind, code, word: 0 });
+        let mut error = Build::new(f.far, f.pod, Transport::IcmpError { kind, code, word: 0 });
         error.payload = there.frame[14..].to_vec();
-        let delivered = world.wire_brings(error);
+        let delivered = world.uplink_receives(error);
         check(&delivered.frame).unwrap_or_else(|error| panic!("{error}: {delivered:#?}"));
         assert_eq!(src_of(&delivered.frame), f.service, "{delivered:#?}");
     }
@@ -281,12 +281,12 @@ fn unit_later_fragments_follow_their_first() {
 }
 
 #[test]
-fn unit_neighbour_discovery_passes_and_lies_do_not() {
+fn unit_neighbour_discovery_passes_and_spoofing_does_not() {
     let f = FAMILIES[1];
     let mut world = World::new(f);
     let solicitation = |src: Ip, kind: u8, target: Ip| {
         let mut build =
-            Build::new(src, Ip::from_octets(GATEWAY_IPV6), Carried::IcmpError { kind, code: 0, word: 0 });
+            Build::new(src, Ip::from_octets(GATEWAY_IPV6), Transport::IcmpError { kind, code: 0, word: 0 });
         build.payload = target.octets().to_vec();
         build.ttl = 255;
         build
@@ -322,7 +322,7 @@ fn unit_arp_of_a_pod_names_its_own_address() {
 }
 
 #[test]
-fn unit_a_full_connection_table_lets_plain_flows_pass_and_says_so() {
+fn unit_a_full_connection_table_lets_plain_flows_pass_and_counts_them() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.tables.conntrack_capacity = 0;
@@ -342,26 +342,26 @@ fn unit_a_full_connection_table_lets_plain_flows_pass_and_says_so() {
 /// no end: the other side goes on, rests for longer than an ended connection is
 /// kept, and finds its backend again.
 #[test]
-fn unit_a_reset_that_nobody_takes_ends_no_connection() {
+fn unit_an_ignored_reset_does_not_end_the_connection() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let asks = |flags| Build::new(f.pod, f.service, tcp(40000, 80, flags));
         let answers = |flags| Build::new(f.far, f.pod, tcp(8080, 40000, flags));
         let sent = world.pod_sends(asks(SYN));
         assert_eq!(dst_of(&sent.frame), f.far, "{sent:#?}");
-        world.wire_brings(answers(SYN | ACK));
+        world.uplink_receives(answers(SYN | ACK));
         world.pod_sends(asks(ACK));
-        let reset = world.wire_brings(answers(RST | ACK));
+        let reset = world.uplink_receives(answers(RST | ACK));
         assert_eq!(src_of(&reset.frame), f.service, "the client hears it from the Service: {reset:#?}");
         world.pod_sends(asks(ACK));
         world.backends(&[(f.neighbour, 9090)]);
         world.tick += 60;
         let later = world.pod_sends(asks(ACK));
         assert_eq!(dst_of(&later.frame), f.far, "it runs on: {later:#?}");
-        let answer = world.wire_brings(answers(ACK));
+        let answer = world.uplink_receives(answers(ACK));
         assert_eq!(src_of(&answer.frame), f.service, "and is heard: {answer:#?}");
         // Taken, it is the end.
-        world.wire_brings(answers(RST | ACK));
+        world.uplink_receives(answers(RST | ACK));
         world.tick += 60;
         let again = world.pod_sends(asks(SYN));
         assert_eq!(dst_of(&again.frame), f.neighbour, "{again:#?}");
@@ -369,13 +369,13 @@ fn unit_a_reset_that_nobody_takes_ends_no_connection() {
 }
 
 #[test]
-fn unit_a_connection_that_has_ended_may_open_again_with_another_backend() {
+fn unit_a_closed_connection_may_reopen_with_another_backend() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
-        world.wire_brings(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
+        world.uplink_receives(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
         world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, FIN | ACK)));
-        world.wire_brings(Build::new(f.far, f.pod, tcp(8080, 40000, FIN | ACK)));
+        world.uplink_receives(Build::new(f.far, f.pod, tcp(8080, 40000, FIN | ACK)));
         world.backends(&[(f.neighbour, 9090)]);
         let kept = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, ACK)));
         assert_eq!(dst_of(&kept.frame), f.far, "what is left of the old one goes there: {kept:#?}");
@@ -385,7 +385,7 @@ fn unit_a_connection_that_has_ended_may_open_again_with_another_backend() {
 }
 
 #[test]
-fn unit_an_entry_dies_with_its_time_and_is_kept_alive_by_packets() {
+fn unit_an_entry_expires_and_packets_renew_it() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
@@ -411,20 +411,20 @@ fn unit_either_direction_keeps_both_entries_alive() {
             [(udp(40000, 80), udp(8080, 40000)), (tcp(40000, 80, ACK), tcp(8080, 40000, ACK))]
         {
             let mut world = World::new(f);
-            if let Carried::Tcp { .. } = ask {
+            if let Transport::Tcp { .. } = ask {
                 world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
-                world.wire_brings(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
+                world.uplink_receives(Build::new(f.far, f.pod, tcp(8080, 40000, SYN | ACK)));
             }
             for _ in 0..20 {
                 world.pod_sends(Build::new(f.pod, f.service, ask.clone()));
                 world.tick += 20;
             }
-            let back = world.wire_brings(Build::new(f.far, f.pod, answer.clone()));
+            let back = world.uplink_receives(Build::new(f.far, f.pod, answer.clone()));
             assert_eq!(src_of(&back.frame), f.service, "{back:#?}");
-            world.tick += if matches!(ask, Carried::Tcp { .. }) { 80_000 } else { 100 };
+            world.tick += if matches!(ask, Transport::Tcp { .. }) { 80_000 } else { 100 };
             let there = world.pod_sends(Build::new(f.pod, f.service, ask.clone()));
             assert!(!there.steps.contains(&Step::ConntrackNew), "answered connections live long: {there:#?}");
-            let back = world.wire_brings(Build::new(f.far, f.pod, answer));
+            let back = world.uplink_receives(Build::new(f.far, f.pod, answer));
             assert_eq!(src_of(&back.frame), f.service, "{back:#?}");
         }
     }
@@ -454,7 +454,7 @@ fn unit_two_services_with_one_backend_do_not_share_a_tuple() {
         assert_eq!((src_of(&second.frame), dst_of(&second.frame)), (f.pod, f.far), "{second:#?}");
         let sport = sport_of(&second.frame);
         assert_ne!(sport, 40000, "{second:#?}");
-        let back = world.wire_brings(Build::new(f.far, f.pod, tcp(8080, sport, SYN | ACK)));
+        let back = world.uplink_receives(Build::new(f.far, f.pod, tcp(8080, sport, SYN | ACK)));
         check(&back.frame).unwrap_or_else(|error| panic!("{error}: {back:#?}"));
         assert_eq!((src_of(&back.frame), dport_of(&back.frame)), (f.free_service, 40000), "{back:#?}");
     }
@@ -480,7 +480,7 @@ fn unit_a_taken_tuple_leads_to_another_endpoint() {
 }
 
 #[test]
-fn unit_the_hosts_own_packets_to_a_pod_are_let_through_and_tracked() {
+fn unit_host_packets_to_a_pod_pass_and_are_tracked() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let mut probe = Build::new(f.node, f.pod, tcp(50000, 8080, SYN));
@@ -495,7 +495,7 @@ fn unit_the_hosts_own_packets_to_a_pod_are_let_through_and_tracked() {
 }
 
 #[test]
-fn unit_unknown_ethertypes_and_absurd_addresses_are_refused_with_a_reason() {
+fn unit_unknown_ethertypes_and_martians_are_dropped_with_a_reason() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let mut frame = Build::new(f.pod, f.far, udp(1, 2)).frame();
@@ -510,17 +510,17 @@ fn unit_unknown_ethertypes_and_absurd_addresses_are_refused_with_a_reason() {
 }
 
 #[test]
-fn unit_a_port_that_asked_through_a_service_may_ask_its_backend() {
+fn unit_a_port_used_through_a_service_may_also_reach_its_backend() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let there = world.pod_sends(Build::new(f.pod, f.service, udp(40000, 80)));
         assert!(matches!(there.verdict, Verdict::Forward { .. }), "{there:#?}");
-        let back = world.wire_brings(Build::new(f.far, f.pod, udp(8080, 40000)));
+        let back = world.uplink_receives(Build::new(f.far, f.pod, udp(8080, 40000)));
         assert_eq!(addresses(&back.frame[14..]).unwrap().0, f.service, "{back:#?}");
         // Its socket is closed, and another one has the port.
         let direct = world.pod_sends(Build::new(f.pod, f.far, udp(40000, 8080)));
         assert!(matches!(direct.verdict, Verdict::Forward { .. }), "{direct:#?}");
-        let back = world.wire_brings(Build::new(f.far, f.pod, udp(8080, 40000)));
+        let back = world.uplink_receives(Build::new(f.far, f.pod, udp(8080, 40000)));
         assert_eq!(addresses(&back.frame[14..]).unwrap().0, f.far, "as it was asked: {back:#?}");
     }
 }

@@ -11,7 +11,7 @@ use beeline_abi::service::{
 use beeline_abi::{GATEWAY_MAC, Ip, Mac, Port};
 use beeline_datapath::Verdict;
 use beeline_datapath::native::build::Build;
-use beeline_datapath::native::{MemoryTables, Native, NativeFrame, Way};
+use beeline_datapath::native::{MemoryTables, Native, NativeFrame, NextHop};
 use beeline_datapath::platform::{Route, Step};
 
 pub const POD_IFINDEX: u32 = 11;
@@ -20,9 +20,7 @@ pub const POD_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const NEIGHBOUR_MAC: Mac = Mac([2, 0, 0, 0, 0, 2]);
 
 /// The device of the neighbour pod.
-pub const fn second(ifindex: u32) -> u32 {
-    ifindex + 1
-}
+pub const NEIGHBOUR_IFINDEX: u32 = POD_IFINDEX + 1;
 
 /// The addresses of the story in one family.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +31,7 @@ pub struct Family {
     pub node: Ip,
     pub next_hop: Ip,
     pub router: Ip,
-    pub outside: Ip,
+    pub external: Ip,
     /// A Service's address.
     pub service: Ip,
     /// In the service range, of no Service (until [`World::second_service`]).
@@ -55,7 +53,7 @@ pub const FAMILIES: [Family; 2] = [
         node: Ip::from_v4([192, 168, 0, 1]),
         next_hop: Ip::from_v4([192, 168, 0, 2]),
         router: Ip::from_v4([192, 168, 0, 254]),
-        outside: Ip::from_v4([203, 0, 113, 9]),
+        external: Ip::from_v4([203, 0, 113, 9]),
         service: Ip::from_v4([10, 96, 0, 10]),
         free_service: Ip::from_v4([10, 96, 0, 99]),
         martians: &[
@@ -72,7 +70,7 @@ pub const FAMILIES: [Family; 2] = [
         node: v6(0, 1),
         next_hop: v6(0, 2),
         router: v6(0, 254),
-        outside: v6(0xffff, 9),
+        external: v6(0xffff, 9),
         service: v6(0x96, 10),
         free_service: v6(0x96, 99),
         martians: &[
@@ -116,7 +114,7 @@ impl World {
         world.prefix(family.next_hop, 128, kind::REMOTE_NODE, 2);
         world.prefix(family.service, service_bits, kind::SERVICE_RANGE, 0);
         world.endpoint(family.pod, POD_IFINDEX, POD_MAC);
-        world.endpoint(family.neighbour, second(POD_IFINDEX), NEIGHBOUR_MAC);
+        world.endpoint(family.neighbour, NEIGHBOUR_IFINDEX, NEIGHBOUR_MAC);
         world.service(family.service, 1);
         world.backends(&[(family.far, 8080)]);
         world
@@ -172,7 +170,7 @@ impl World {
 
     /// The pods of this node: address, device, MAC.
     pub fn pods(&self) -> [(Ip, u32, Mac); 2] {
-        [(self.family.pod, POD_IFINDEX, POD_MAC), (self.family.neighbour, second(POD_IFINDEX), NEIGHBOUR_MAC)]
+        [(self.family.pod, POD_IFINDEX, POD_MAC), (self.family.neighbour, NEIGHBOUR_IFINDEX, NEIGHBOUR_MAC)]
     }
 
     /// The node itself sends a packet out of the uplink.
@@ -190,17 +188,17 @@ impl World {
         self.send_as(false, at, ifindex, frame)
     }
 
-    fn send_as(&mut self, of_host: bool, at: u8, ifindex: u32, frame: Vec<u8>) -> Sent {
-        let way = Way {
+    fn send_as(&mut self, from_host: bool, at: u8, ifindex: u32, frame: Vec<u8>) -> Sent {
+        let next_hop = NextHop {
             route: self.route,
             ifindex: UPLINK,
             next_hop: self.family.next_hop,
             source: self.family.node,
             mtu: 1400,
         };
-        let mut routes = move |_: &beeline_abi::context::Context, _: u32| way;
+        let mut routes = move |_: &beeline_abi::context::Context, _: u32| next_hop;
         let mut native = Native::new(NativeFrame::new(frame), &mut self.tables, &mut routes, self.tick);
-        (native.random, native.of_host) = (self.random, of_host);
+        (native.random, native.from_host) = (self.random, from_host);
         let verdict = native.run(at, ifindex).verdict;
         let Native { untracked, ports_taken, steps, .. } = native;
         Sent { verdict, frame: native.frame.bytes, steps, untracked, ports_taken }
@@ -214,7 +212,7 @@ impl World {
         self.pod_frame(build.frame())
     }
 
-    pub fn wire_brings(&mut self, build: Build) -> Sent {
+    pub fn uplink_receives(&mut self, build: Build) -> Sent {
         self.send(hook::FROM_UPLINK, UPLINK, build.frame())
     }
 

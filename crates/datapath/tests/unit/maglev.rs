@@ -9,7 +9,7 @@ use beeline_abi::service::{
     MaglevSegment, SCOPE_EXTERNAL, ServiceAddressValue, SlotKey, backend_state, service_flags,
 };
 use beeline_abi::{Ip, Port};
-use beeline_datapath::native::build::{Build, Carried};
+use beeline_datapath::native::build::{Build, Transport};
 use beeline_datapath::platform::Step;
 
 use crate::world::{FAMILIES, Family, Sent, World};
@@ -17,23 +17,23 @@ use crate::world::{FAMILIES, Family, Sent, World};
 const NODE_PORT: u16 = 30080;
 const SYN: u8 = 2;
 
-fn tcp(sport: u16, dport: u16) -> Carried {
-    Carried::Tcp { sport, dport, flags: SYN, sequence: 1, acknowledged: 0 }
+fn tcp(sport: u16, dport: u16) -> Transport {
+    Transport::Tcp { sport, dport, flags: SYN, sequence: 1, acknowledged: 0 }
 }
 
 /// A node whose Service 1 has these backends (ids from 500 on, port 8000 on),
 /// each as often as it says; served at the node's NodePort as well.
-fn node(f: Family, shares: &[u32], flags: u32) -> World {
+fn node(f: Family, weights: &[u32], flags: u32) -> World {
     let mut world = World::new(f);
     let class = if f.pod.is_v4() { CLASS_NODE } else { CLASS_NODE_IPV6 };
     world.tables.service_address.insert(f.node, ServiceAddressValue { class, flags: 0 });
     let key = FrontendKey { class, port: Port::new(NODE_PORT), proto: 6, scope: SCOPE_EXTERNAL };
     world.tables.frontend.insert(key, FrontendValue { service: 1, ..FrontendValue::default() });
-    let mut places: Vec<u32> =
-        (0..).zip(shares).flat_map(|(n, count)| (0..*count).map(move |_| 500 + n)).collect();
+    let mut entries: Vec<u32> =
+        (0..).zip(weights).flat_map(|(n, count)| (0..*count).map(move |_| 500 + n)).collect();
     // In an order that has nothing to do with the backends' numbers.
-    places.sort_by_key(|id| id.wrapping_mul(0x9e37_79b9).rotate_left(*id));
-    for n in 0..shares.len() as u32 {
+    entries.sort_by_key(|id| id.wrapping_mul(0x9e37_79b9).rotate_left(*id));
+    for n in 0..weights.len() as u32 {
         let port = Port::new(8000 + n as u16);
         let value = BackendValue {
             ip: f.far,
@@ -44,13 +44,13 @@ fn node(f: Family, shares: &[u32], flags: u32) -> World {
         };
         world.tables.backend.insert(500 + n, value);
     }
-    for (slot, chunk) in (0..).zip(places.chunks(MAGLEV_SEGMENT_SIZE)) {
+    for (slot, segment) in (0..).zip(entries.chunks(MAGLEV_SEGMENT_SIZE)) {
         let mut value = MaglevSegment::default();
-        value.backends[..chunk.len()].copy_from_slice(chunk);
-        world.tables.share.insert(SlotKey { service: 1, generation: 7, slot }, value);
+        value.backends[..segment.len()].copy_from_slice(segment);
+        world.tables.maglev.insert(SlotKey { service: 1, generation: 7, slot }, value);
     }
     let service = world.tables.service.get_mut(&1).expect("the service is there");
-    (service.maglev_size, service.maglev_generation, service.flags) = (places.len() as u32, 7, flags);
+    (service.maglev_size, service.maglev_generation, service.flags) = (entries.len() as u32, 7, flags);
     if let Some(config) = &mut world.tables.config {
         config.node = 1;
         (config.node_ipv4, config.node_ipv6) = (f.node, f.node);
@@ -67,7 +67,7 @@ fn chosen(sent: &Sent) -> u32 {
 }
 
 #[test]
-fn unit_chance_goes_by_weight() {
+fn unit_random_choice_follows_weights() {
     for f in FAMILIES {
         let mut world = node(f, &[90, 9, 1], 0);
         let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
@@ -83,11 +83,11 @@ fn unit_chance_goes_by_weight() {
 }
 
 #[test]
-fn unit_a_client_leads_to_one_backend_whatever_chance_and_node_say() {
+fn unit_a_client_maps_to_one_backend_on_every_node() {
     for f in FAMILIES {
-        let shares = [84; 3];
+        let weights = [84; 3];
         let (mut here, mut there) =
-            (node(f, &shares, service_flags::MAGLEV), node(f, &shares, service_flags::MAGLEV));
+            (node(f, &weights, service_flags::MAGLEV), node(f, &weights, service_flags::MAGLEV));
         // The other node has another address, and numbers its backends in
         // another way; its table is made of the same backends.
         let other = |id: u32| 1_502 - id;
@@ -96,8 +96,8 @@ fn unit_a_client_leads_to_one_backend_whatever_chance_and_node_say() {
             there.tables.backend.remove(&id);
             there.tables.backend.insert(other(id), value);
         }
-        for chunk in there.tables.share.values_mut() {
-            chunk.backends.iter_mut().filter(|id| **id != 0).for_each(|id| *id = other(*id));
+        for segment in there.tables.maglev.values_mut() {
+            segment.backends.iter_mut().filter(|id| **id != 0).for_each(|id| *id = other(*id));
         }
         there.random = 0xdead_beef;
         let asked = there.family.next_hop;
@@ -113,8 +113,8 @@ fn unit_a_client_leads_to_one_backend_whatever_chance_and_node_say() {
             .for_each(|(_, value)| *value = own);
         let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
         for sport in 20_000..23_000 {
-            let a = chosen(&here.wire_brings(Build::new(f.outside, f.node, tcp(sport, NODE_PORT))));
-            let b = chosen(&there.wire_brings(Build::new(f.outside, asked, tcp(sport, NODE_PORT))));
+            let a = chosen(&here.uplink_receives(Build::new(f.external, f.node, tcp(sport, NODE_PORT))));
+            let b = chosen(&there.uplink_receives(Build::new(f.external, asked, tcp(sport, NODE_PORT))));
             assert_eq!(b, other(a), "port {sport}");
             *counts.entry(a).or_default() += 1;
         }
@@ -123,18 +123,18 @@ fn unit_a_client_leads_to_one_backend_whatever_chance_and_node_say() {
 }
 
 #[test]
-fn unit_with_affinity_the_client_alone_decides() {
+fn unit_with_affinity_only_the_client_address_is_hashed() {
     for f in FAMILIES {
         let mut seen: BTreeMap<Ip, u32> = BTreeMap::new();
         let mut world = node(f, &[84; 3], service_flags::MAGLEV);
         world.tables.service.get_mut(&1).unwrap().affinity_s = 600;
         for n in 0..600_u16 {
-            let mut octets = f.outside.octets();
+            let mut octets = f.external.octets();
             octets[15] = (n % 20) as u8 + 1;
             let client = Ip::from_octets(octets);
             // Another entry node knows nothing of the client.
             world.tables.affinity.clear();
-            let sent = world.wire_brings(Build::new(client, f.node, tcp(30_000 + n, NODE_PORT)));
+            let sent = world.uplink_receives(Build::new(client, f.node, tcp(30_000 + n, NODE_PORT)));
             let backend = chosen(&sent);
             assert_eq!(*seen.entry(client).or_insert(backend), backend, "{client}");
         }
@@ -157,7 +157,7 @@ fn unit_a_taken_port_does_not_change_the_choice() {
         let second = world.pod_sends(Build::new(f.pod, f.free_service, tcp(40_000, 80)));
         assert_eq!(chosen(&second), backend);
         assert!(
-            second.steps.iter().any(|step| matches!(step, Step::Source { ip, .. } if *ip == f.pod)),
+            second.steps.iter().any(|step| matches!(step, Step::Snat { ip, .. } if *ip == f.pod)),
             "{second:#?}"
         );
     }
@@ -165,16 +165,16 @@ fn unit_a_taken_port_does_not_change_the_choice() {
 
 /// Written down once: nodes of different releases must agree.
 #[test]
-fn unit_the_hash_is_for_good() {
+fn unit_the_hash_never_changes() {
     let f = FAMILIES[0];
     let mut world = node(f, &[1; 64], service_flags::MAGLEV);
-    let places: Vec<u32> = (0..8)
-        .map(|n| chosen(&world.wire_brings(Build::new(f.outside, f.node, tcp(50_000 + n, NODE_PORT)))))
+    let entries: Vec<u32> = (0..8)
+        .map(|n| chosen(&world.uplink_receives(Build::new(f.external, f.node, tcp(50_000 + n, NODE_PORT)))))
         .collect();
-    let place = |id: &u32| {
-        let chunks =
-            [0, 1].map(|slot| world.tables.share[&SlotKey { service: 1, generation: 7, slot }].backends);
-        chunks.concat().iter().position(|known| known == id).unwrap()
+    let index_of = |id: &u32| {
+        let segments =
+            [0, 1].map(|slot| world.tables.maglev[&SlotKey { service: 1, generation: 7, slot }].backends);
+        segments.concat().iter().position(|known| known == id).unwrap()
     };
-    assert_eq!(places.iter().map(place).collect::<Vec<_>>(), [50, 32, 57, 8, 14, 16, 7, 6]);
+    assert_eq!(entries.iter().map(index_of).collect::<Vec<_>>(), [50, 32, 57, 8, 14, 16, 7, 6]);
 }

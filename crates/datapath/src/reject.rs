@@ -19,35 +19,35 @@ const TCP_BYTES: u32 = 20;
 /// (RFC 792: 64 bits).
 const QUOTED_BYTES: u32 = 8;
 
-/// Refuses the packet in hand. What can not be answered (an IP header with
+/// Refuses the packet in hand. What can not be written (an IP header with
 /// options or extension headers, a later fragment, an answer that would answer
 /// an answer) is dropped.
 #[inline(always)]
-pub fn refuse<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -> Verdict {
-    env.step(Step::Refused(reason));
+pub fn reject<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -> Verdict {
+    env.step(Step::Rejected(reason));
     let whole = ctx.flags & flags::FRAGMENT_FIRST == 0;
-    let answered = if ctx.flags & (flags::HAS_OPTIONS | flags::FRAGMENT_LATER) != 0 {
+    let written = if ctx.flags & (flags::HAS_OPTIONS | flags::FRAGMENT_LATER) != 0 {
         None
     } else {
         match ctx.proto {
-            proto::TCP if whole && ctx.tcp_flags & tcp::RST == 0 => reset(env, ctx),
-            proto::UDP => unreachable(env, ctx),
+            proto::TCP if whole && ctx.tcp_flags & tcp::RST == 0 => write_reset(env, ctx),
+            proto::UDP => write_unreachable(env, ctx),
             _ => None,
         }
     };
-    match answered {
-        Some(()) => Verdict::Answer { reason },
+    match written {
+        Some(()) => Verdict::Reject { reason },
         None => Verdict::Drop { reason },
     }
 }
 
 /// Tells the sender why its packet went no further: too big (RFC 1191, RFC
-/// 4443 section 3.2) or no hop left. No ICMP error is answered (RFC 1122
+/// 4443 section 3.2) or no hop left. No ICMP error is written (RFC 1122
 /// section 3.2.2), and no fragment but the first.
 #[inline(always)]
-pub fn error<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -> Verdict {
-    env.step(Step::Refused(reason));
-    let silent = flags::HAS_OPTIONS | flags::FRAGMENT_LATER | flags::ICMP_ERROR;
+pub fn icmp_error<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -> Verdict {
+    env.step(Step::Rejected(reason));
+    let no_reply_flags = flags::HAS_OPTIONS | flags::FRAGMENT_LATER | flags::ICMP_ERROR;
     let v6 = ctx.flags & flags::V6 != 0;
     let too_big = reason as u8 == DropReason::TooBig as u8;
     // Types and codes: 3/4 and 11/0 (RFC 792), 2/0 and 3/0 (RFC 4443).
@@ -58,13 +58,13 @@ pub fn error<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) ->
         (true, false) => 0x0300_0000,
     };
     let word = if too_big { ctx.out_mtu } else { 0 };
-    let answered = if ctx.flags & silent != 0 || ctx.proto == proto::SCTP {
+    let written = if ctx.flags & no_reply_flags != 0 || ctx.proto == proto::SCTP {
         None
     } else {
-        icmp_error(env, ctx, type_code.to_be(), word.to_be())
+        write_icmp_error(env, ctx, type_code.to_be(), word.to_be())
     };
-    match answered {
-        Some(()) => Verdict::Answer { reason },
+    match written {
+        Some(()) => Verdict::Reject { reason },
         None => Verdict::Drop { reason },
     }
 }
@@ -86,7 +86,7 @@ fn swap_ethernet<P: Platform>(env: &mut P, ctx: &Context) -> Option<()> {
 /// Writes an IP header from the destination back to the source, with
 /// `payload` bytes of `protocol` behind it; returns the pseudo-header's sum.
 #[inline(always)]
-fn ip_header<P: Platform>(env: &mut P, ctx: &Context, protocol: u8, payload: u32) -> Option<u32> {
+fn write_ip_header<P: Platform>(env: &mut P, ctx: &Context, protocol: u8, payload: u32) -> Option<u32> {
     let mut pseudo = half((payload as u16).to_be());
     pseudo = sum_add(pseudo, half((protocol as u16).to_be()));
     if ctx.flags & flags::V6 != 0 {
@@ -119,7 +119,7 @@ fn ip_header<P: Platform>(env: &mut P, ctx: &Context, protocol: u8, payload: u32
 /// The packet becomes a RST. Sequence numbers as RFC 9293 section 3.10.7.1
 /// asks of a closed port.
 #[inline(always)]
-fn reset<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
+fn write_reset<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
     let old: [u32; 4] = env.load(ctx.l4)?;
     let partial = env.checksum_is_partial(ctx.l4 + TCP_CHECKSUM);
     let (sport, dport) = halves(old[0]);
@@ -132,7 +132,7 @@ fn reset<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
         [join(dport, sport), 0, sequence.wrapping_add(payload + control).to_be(), 0x5014_0000_u32.to_be()]
     };
     env.truncate(ctx.l4 + TCP_BYTES)?;
-    let pseudo = ip_header(env, ctx, proto::TCP, TCP_BYTES)?;
+    let pseudo = write_ip_header(env, ctx, proto::TCP, TCP_BYTES)?;
     let content = sum_add(sum_add(words[0], words[1]), sum_add(words[2], words[3]));
     let checksum = if partial { sum_fold(pseudo) } else { !sum_fold(sum_add(pseudo, content)) };
     env.store(ctx.l4, &[words[0], words[1], words[2], words[3], join(checksum, 0)])?;
@@ -141,31 +141,31 @@ fn reset<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
 
 /// The packet becomes an ICMP port unreachable: 3/3 (RFC 792), 1/4 (RFC 4443).
 #[inline(always)]
-fn unreachable<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
+fn write_unreachable<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
     let v6 = ctx.flags & flags::V6 != 0;
-    icmp_error(env, ctx, if v6 { 0x0104_0000_u32.to_be() } else { 0x0303_0000_u32.to_be() }, 0)
+    write_icmp_error(env, ctx, if v6 { 0x0104_0000_u32.to_be() } else { 0x0303_0000_u32.to_be() }, 0)
 }
 
 /// The packet becomes an ICMP error that quotes its IP header and the first
 /// eight bytes behind it. Type and code, and the second word, in network byte
 /// order.
 #[inline(always)]
-fn icmp_error<P: Platform>(env: &mut P, ctx: &mut Context, type_code: u32, word: u32) -> Option<()> {
+fn write_icmp_error<P: Platform>(env: &mut P, ctx: &mut Context, type_code: u32, word: u32) -> Option<()> {
     let v6 = ctx.flags & flags::V6 != 0;
-    let carried: [u32; 2] = env.load(ctx.l4)?;
-    let (_, checksum) = halves(carried[1]);
+    let transport: [u32; 2] = env.load(ctx.l4)?;
+    let (_, checksum) = halves(transport[1]);
     let partial = ctx.proto == proto::UDP && checksum != 0 && env.checksum_is_partial(ctx.l4 + UDP_CHECKSUM);
     // A device that completes the quoted checksum makes the sum over the
     // quoted bytes the complement of what stands there now (the
     // pseudo-header's sum); this answer's own checksum is computed for that.
-    let quoted = if partial { half(!checksum) } else { sum_add(carried[0], carried[1]) };
+    let quoted = if partial { half(!checksum) } else { sum_add(transport[0], transport[1]) };
     let header = if v6 { IPV6_BYTES } else { IPV4_BYTES };
     let quoted_ip = quoted_header_sum(env, v6)?;
     env.truncate(ctx.l4 + QUOTED_BYTES)?;
     env.insert_after_ethernet(header + 8)?;
     let payload = 8 + header + QUOTED_BYTES;
     let protocol = if v6 { proto::ICMPV6 } else { proto::ICMP };
-    let pseudo = ip_header(env, ctx, protocol, payload)?;
+    let pseudo = write_ip_header(env, ctx, protocol, payload)?;
     let mut sum = sum_add(sum_add(sum_add(type_code, word), quoted), quoted_ip);
     if v6 {
         sum = sum_add(sum, pseudo);

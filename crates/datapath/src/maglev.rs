@@ -12,11 +12,11 @@ use crate::platform::Tables;
 /// affinity), else by the ports as well. The address that was asked is left
 /// out: a load balancer in front may send one connection to any node's.
 #[inline(always)]
-pub fn point(ctx: &Context, service: &ServiceValue) -> u32 {
+pub fn hash(ctx: &Context, service: &ServiceValue) -> u32 {
     let ports = ((ctx.sport.get() as u32) << 16) | ctx.dport.get() as u32;
     let client = mix(mix(mix(mix(SEED, ctx.src.0[0]), ctx.src.0[1]), ctx.src.0[2]), ctx.src.0[3]);
-    let of_connection = if service.affinity_s != 0 { 0 } else { ports };
-    spread(mix(mix(client, of_connection.to_be()), (ctx.proto as u32).to_be()))
+    let hashed_ports = if service.affinity_s != 0 { 0 } else { ports };
+    finalize(mix(mix(client, hashed_ports.to_be()), (ctx.proto as u32).to_be()))
 }
 
 /// Whether the service's table is entered by the client's address.
@@ -29,7 +29,7 @@ pub fn is_consistent(service: &ServiceValue) -> bool {
 /// else by its slots, of which it has one at least. None if a new generation
 /// has just taken its place. `key` is scratch.
 #[inline(always)]
-pub fn backend<T: Tables>(
+pub fn select<T: Tables>(
     env: &T,
     key: &mut SlotKey,
     id: u32,
@@ -40,11 +40,11 @@ pub fn backend<T: Tables>(
         *key = SlotKey { service: id, generation: service.generation, slot: choice % service.slots };
         return env.slot(key);
     }
-    let share = choice % service.maglev_size;
-    let per_chunk = MAGLEV_SEGMENT_SIZE as u32;
-    *key = SlotKey { service: id, generation: service.maglev_generation, slot: share / per_chunk };
-    let number = env.share(key, share % per_chunk)?;
-    Some(SlotValue::of(number, &env.backend(number)?))
+    let index = choice % service.maglev_size;
+    let segment_size = MAGLEV_SEGMENT_SIZE as u32;
+    *key = SlotKey { service: id, generation: service.maglev_generation, slot: index / segment_size };
+    let backend_id = env.maglev(key, index % segment_size)?;
+    Some(SlotValue::of(backend_id, &env.backend(backend_id)?))
 }
 
 /// Where hashing starts: the same on every node, and for good.
@@ -59,7 +59,7 @@ const fn mix(hash: u32, wire: u32) -> u32 {
 
 /// Lets every bit count for every other (MurmurHash3's finish).
 #[inline(always)]
-const fn spread(hash: u32) -> u32 {
+const fn finalize(hash: u32) -> u32 {
     let hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
     let hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
     hash ^ (hash >> 16)

@@ -12,19 +12,19 @@ use beeline_abi::service::{
 };
 use beeline_abi::{DropReason, Ip, Port};
 use beeline_datapath::Verdict;
-use beeline_datapath::native::build::{Build, Carried, check};
+use beeline_datapath::native::build::{Build, Transport, check};
 use beeline_datapath::platform::Step;
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 const NODE_PORT: u16 = 30080;
 
-fn tcp(sport: u16, dport: u16, flags: u8) -> Carried {
-    Carried::Tcp { sport, dport, flags, sequence: 1000, acknowledged: 0 }
+fn tcp(sport: u16, dport: u16, flags: u8) -> Transport {
+    Transport::Tcp { sport, dport, flags, sequence: 1000, acknowledged: 0 }
 }
 
-fn udp(sport: u16, dport: u16) -> Carried {
-    Carried::Udp { sport, dport }
+fn udp(sport: u16, dport: u16) -> Transport {
+    Transport::Udp { sport, dport }
 }
 
 /// Addresses and protocol of an IP packet, which may be cut short.
@@ -83,34 +83,34 @@ fn masquerading(f: Family) -> World {
     world
 }
 
-fn asks(f: Family, carried: Carried) -> Build {
-    Build::new(f.outside, f.node, carried)
+fn asks(f: Family, transport: Transport) -> Build {
+    Build::new(f.external, f.node, transport)
 }
 
 #[test]
-fn unit_a_client_outside_reaches_a_pod_here_with_its_own_address() {
+fn unit_an_external_client_reaches_a_local_pod_with_its_own_address() {
     for f in FAMILIES {
         let mut world = node_port(f);
         world.backends(&[(f.pod, 8080)]);
         are_here(&mut world);
-        let there = world.wire_brings(asks(f, tcp(40000, NODE_PORT, SYN)));
+        let there = world.uplink_receives(asks(f, tcp(40000, NODE_PORT, SYN)));
         assert_eq!(there.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{there:#?}");
-        assert_eq!(tuple(&there), (f.outside, 40000, f.pod, 8080), "{there:#?}");
-        let back = world.pod_sends(Build::new(f.pod, f.outside, tcp(8080, 40000, SYN | ACK)));
+        assert_eq!(tuple(&there), (f.external, 40000, f.pod, 8080), "{there:#?}");
+        let back = world.pod_sends(Build::new(f.pod, f.external, tcp(8080, 40000, SYN | ACK)));
         assert_eq!(back.verdict, Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop }, "{back:#?}");
-        assert_eq!(tuple(&back), (f.node, NODE_PORT, f.outside, 40000), "{back:#?}");
+        assert_eq!(tuple(&back), (f.node, NODE_PORT, f.external, 40000), "{back:#?}");
     }
 }
 
 #[test]
-fn unit_a_backend_elsewhere_answers_through_this_node() {
+fn unit_a_remote_backend_replies_through_this_node() {
     for f in FAMILIES {
         for (ask, answer) in [
-            (tcp(40000, NODE_PORT, SYN), (|port| tcp(8080, port, SYN | ACK)) as fn(u16) -> Carried),
+            (tcp(40000, NODE_PORT, SYN), (|port| tcp(8080, port, SYN | ACK)) as fn(u16) -> Transport),
             (udp(40000, NODE_PORT), |port| udp(8080, port)),
         ] {
             let mut world = node_port(f);
-            let there = world.wire_brings(asks(f, ask.clone()));
+            let there = world.uplink_receives(asks(f, ask.clone()));
             assert_eq!(
                 there.verdict,
                 Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop },
@@ -119,10 +119,10 @@ fn unit_a_backend_elsewhere_answers_through_this_node() {
             let (src, sport, dst, dport) = tuple(&there);
             assert_eq!((src, dst, dport), (f.node, f.far, 8080), "{there:#?}");
             assert!((1024..30000).contains(&sport) || sport >= 61000, "a port of the range: {there:#?}");
-            let back = world.wire_brings(Build::new(f.far, f.node, answer(sport)));
-            assert_eq!(tuple(&back), (f.node, NODE_PORT, f.outside, 40000), "{back:#?}");
+            let back = world.uplink_receives(Build::new(f.far, f.node, answer(sport)));
+            assert_eq!(tuple(&back), (f.node, NODE_PORT, f.external, 40000), "{back:#?}");
             assert!(matches!(back.verdict, Verdict::Forward { .. }), "{back:#?}");
-            let again = world.wire_brings(asks(f, ask));
+            let again = world.uplink_receives(asks(f, ask));
             assert_eq!(tuple(&again), (src, sport, dst, dport), "the connection keeps its port: {again:#?}");
             assert!(again.steps.iter().any(|step| matches!(step, Step::ConntrackHit { origin: true, .. })));
         }
@@ -130,34 +130,34 @@ fn unit_a_backend_elsewhere_answers_through_this_node() {
 }
 
 #[test]
-fn unit_the_nodes_other_ports_stay_the_hosts() {
+fn unit_other_ports_of_the_node_are_left_to_the_host() {
     for f in FAMILIES {
         let mut world = node_port(f);
-        let ssh = world.wire_brings(asks(f, tcp(40000, 22, SYN)));
+        let ssh = world.uplink_receives(asks(f, tcp(40000, 22, SYN)));
         assert_eq!(ssh.verdict, Verdict::ToHost, "{ssh:#?}");
-        let mid_flow = world.wire_brings(asks(f, tcp(40000, NODE_PORT, ACK)));
+        let mid_flow = world.uplink_receives(asks(f, tcp(40000, NODE_PORT, ACK)));
         assert_eq!(mid_flow.verdict, Verdict::ToHost, "a connection from before us: {mid_flow:#?}");
         assert!(world.tables.conntrack.is_empty(), "{world:#?}");
     }
 }
 
 #[test]
-fn unit_while_kube_proxy_is_taken_over_its_connections_are_the_hosts() {
+fn unit_during_takeover_connections_of_kube_proxy_are_left_to_the_host() {
     for f in FAMILIES {
         let mut world = node_port(f);
         if let Some(config) = &mut world.tables.config {
             config.flags = config::TAKE_OVER;
         }
         let to_service = |flags| Build::new(f.pod, f.service, tcp(40000, 80, flags));
-        let answer = |flags| Build::new(f.pod, f.outside, tcp(8080, 40000, flags));
+        let answer = |flags| Build::new(f.pod, f.external, tcp(8080, 40000, flags));
         let (syn_ack, middle) = (SYN | ACK, [ACK, 1 | ACK, 4]);
         for flags in middle.into_iter().chain([syn_ack]) {
             for ask in [to_service(flags), answer(flags)] {
                 let sent = world.pod_sends(ask);
                 assert_eq!(sent.verdict, Verdict::ToHost, "{flags}: {sent:#?}");
             }
-            let to_pod = Build::new(f.outside, f.pod, tcp(40000, 8080, flags));
-            let wire = world.wire_brings(to_pod.clone());
+            let to_pod = Build::new(f.external, f.pod, tcp(40000, 8080, flags));
+            let wire = world.uplink_receives(to_pod.clone());
             assert_eq!(wire.verdict, Verdict::ToHost, "{flags}: {wire:#?}");
             let routed = world.send(hook::TO_POD, POD_IFINDEX, to_pod.frame());
             assert_eq!(routed.verdict, Verdict::ToHost, "{flags}: {routed:#?}");
@@ -176,23 +176,23 @@ fn unit_while_kube_proxy_is_taken_over_its_connections_are_the_hosts() {
 }
 
 #[test]
-fn unit_without_endpoints_the_client_is_refused_by_the_address_it_asked() {
+fn unit_without_endpoints_the_reject_comes_from_the_frontend_address() {
     for f in FAMILIES {
         let mut world = node_port(f);
         world.backends(&[]);
-        let refused = world.wire_brings(asks(f, tcp(40000, NODE_PORT, SYN)));
-        assert_eq!(refused.verdict, Verdict::Answer { reason: DropReason::NoBackend }, "{refused:#?}");
-        assert_eq!(tuple(&refused), (f.node, NODE_PORT, f.outside, 40000), "{refused:#?}");
+        let refused = world.uplink_receives(asks(f, tcp(40000, NODE_PORT, SYN)));
+        assert_eq!(refused.verdict, Verdict::Reject { reason: DropReason::NoBackend }, "{refused:#?}");
+        assert_eq!(tuple(&refused), (f.node, NODE_PORT, f.external, 40000), "{refused:#?}");
         if let Some(service) = world.tables.service.get_mut(&1) {
             service.flags = service_flags::LOCAL;
         }
-        let dropped = world.wire_brings(asks(f, tcp(40000, NODE_PORT, SYN)));
+        let dropped = world.uplink_receives(asks(f, tcp(40000, NODE_PORT, SYN)));
         assert_eq!(dropped.verdict, Verdict::Drop { reason: DropReason::NoLocalBackend }, "{dropped:#?}");
     }
 }
 
 #[test]
-fn unit_a_load_balancers_address_is_no_hosts_and_admits_its_source_ranges() {
+fn unit_a_load_balancer_address_is_exclusive_and_enforces_source_ranges() {
     for f in FAMILIES {
         let mut world = node_port(f);
         let balanced = if f.pod.is_v4() {
@@ -204,7 +204,7 @@ fn unit_a_load_balancers_address_is_no_hosts_and_admits_its_source_ranges() {
         world.tables.service_address.insert(balanced, class);
         let key = FrontendKey { class: 40, port: Port::new(80), proto: proto::TCP, scope: SCOPE_EXTERNAL };
         world.tables.frontend.insert(key, FrontendValue { service: 1, flags: 0, source_ranges: 7 });
-        let ask = Build::new(f.outside, balanced, tcp(40000, 80, SYN));
+        let ask = Build::new(f.external, balanced, tcp(40000, 80, SYN));
         let key = FrontendKey { scope: SCOPE_INTERNAL, ..key };
         world.tables.frontend.insert(key, FrontendValue { service: 1, flags: 0, source_ranges: 7 });
         let pod = world.pod_sends(Build::new(f.pod, balanced, tcp(40000, 80, SYN)));
@@ -213,77 +213,77 @@ fn unit_a_load_balancers_address_is_no_hosts_and_admits_its_source_ranges() {
             Verdict::Drop { reason: DropReason::SourceRangeDenied },
             "pods, too: {pod:#?}"
         );
-        let stranger = world.wire_brings(ask.clone());
+        let stranger = world.uplink_receives(ask.clone());
         assert_eq!(
             stranger.verdict,
             Verdict::Drop { reason: DropReason::SourceRangeDenied },
             "{stranger:#?}"
         );
-        let range = SourceRangeKey { prefix_bits: SOURCE_SET_BITS + 128, set: 7, ip: f.outside };
+        let range = SourceRangeKey { prefix_bits: SOURCE_SET_BITS + 128, set: 7, ip: f.external };
         world.tables.source_range.insert(range, SourceRangeValue { allowed: 1 });
-        let guest = world.wire_brings(ask);
+        let guest = world.uplink_receives(ask);
         assert!(matches!(guest.verdict, Verdict::Forward { .. }), "{guest:#?}");
-        let other_port = world.wire_brings(Build::new(f.outside, balanced, tcp(40000, 81, SYN)));
+        let other_port = world.uplink_receives(Build::new(f.external, balanced, tcp(40000, 81, SYN)));
         assert_eq!(
             other_port.verdict,
-            Verdict::Answer { reason: DropReason::NoServicePort },
+            Verdict::Reject { reason: DropReason::NoServicePort },
             "{other_port:#?}"
         );
     }
 }
 
 #[test]
-fn unit_a_backend_in_the_hosts_network_answers_for_the_service() {
+fn unit_replies_of_a_host_network_backend_come_from_the_service() {
     for f in FAMILIES {
         let mut world = node_port(f);
         world.backends(&[(f.node, 9100)]);
         are_here(&mut world);
-        let there = world.wire_brings(asks(f, tcp(40000, NODE_PORT, SYN)));
+        let there = world.uplink_receives(asks(f, tcp(40000, NODE_PORT, SYN)));
         assert_eq!(there.verdict, Verdict::ToHost, "{there:#?}");
-        assert_eq!(tuple(&there), (f.outside, 40000, f.node, 9100), "{there:#?}");
-        let back = world.host_sends(Build::new(f.node, f.outside, tcp(9100, 40000, SYN | ACK)));
+        assert_eq!(tuple(&there), (f.external, 40000, f.node, 9100), "{there:#?}");
+        let back = world.host_sends(Build::new(f.node, f.external, tcp(9100, 40000, SYN | ACK)));
         assert_eq!(back.verdict, Verdict::ToHost, "{back:#?}");
-        assert_eq!(tuple(&back), (f.node, NODE_PORT, f.outside, 40000), "{back:#?}");
-        let astray = world.host_sends_by(UPLINK + 1, Build::new(f.node, f.outside, tcp(9100, 40000, ACK)));
+        assert_eq!(tuple(&back), (f.node, NODE_PORT, f.external, 40000), "{back:#?}");
+        let astray = world.host_sends_by(UPLINK + 1, Build::new(f.node, f.external, tcp(9100, 40000, ACK)));
         assert_eq!(
             astray.verdict,
             Verdict::Forward { ifindex: UPLINK, next_hop: f.next_hop },
             "it leaves by the device that the question came in by: {astray:#?}"
         );
-        assert_eq!(tuple(&astray), (f.node, NODE_PORT, f.outside, 40000), "{astray:#?}");
-        let own = world.host_sends(Build::new(f.node, f.outside, tcp(9100, 40001, ACK)));
-        assert_eq!(tuple(&own), (f.node, 9100, f.outside, 40001), "not the Service's: {own:#?}");
+        assert_eq!(tuple(&astray), (f.node, NODE_PORT, f.external, 40000), "{astray:#?}");
+        let own = world.host_sends(Build::new(f.node, f.external, tcp(9100, 40001, ACK)));
+        assert_eq!(tuple(&own), (f.node, 9100, f.external, 40001), "not the Service's: {own:#?}");
     }
 }
 
 #[test]
-fn unit_pods_reach_the_outside_as_the_node() {
+fn unit_pods_reach_external_addresses_as_the_node() {
     for f in FAMILIES {
-        let echo = |reply, id| Carried::Echo { reply, id };
-        let ways: [(Carried, &dyn Fn(u16) -> Carried); 3] = [
+        let echo = |reply, id| Transport::Echo { reply, id };
+        let ways: [(Transport, &dyn Fn(u16) -> Transport); 3] = [
             (tcp(40000, 443, SYN), &|port| tcp(443, port, SYN | ACK)),
             (udp(40000, 53), &|port| udp(53, port)),
             (echo(false, 7), &|port| echo(true, port)),
         ];
         for (ask, answer) in ways {
             let mut world = masquerading(f);
-            let there = world.pod_sends(Build::new(f.pod, f.outside, ask.clone()));
+            let there = world.pod_sends(Build::new(f.pod, f.external, ask.clone()));
             let (src, port, dst, _) = tuple(&there);
-            assert_eq!((src, dst), (f.node, f.outside), "{there:#?}");
-            let back = world.wire_brings(Build::new(f.outside, f.node, answer(port)));
+            assert_eq!((src, dst), (f.node, f.external), "{there:#?}");
+            let back = world.uplink_receives(Build::new(f.external, f.node, answer(port)));
             assert_eq!(back.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{back:#?}");
             let (src, _, dst, own_port) = tuple(&back);
-            let own = if matches!(ask, Carried::Echo { .. }) { 7 } else { 40000 };
-            assert_eq!((src, dst, own_port), (f.outside, f.pod, own), "{back:#?}");
+            let own = if matches!(ask, Transport::Echo { .. }) { 7 } else { 40000 };
+            assert_eq!((src, dst, own_port), (f.external, f.pod, own), "{back:#?}");
             let mut plain = World::new(f);
-            let there = plain.pod_sends(Build::new(f.pod, f.outside, ask));
+            let there = plain.pod_sends(Build::new(f.pod, f.external, ask));
             assert_eq!(tuple(&there).0, f.pod, "not asked for: {there:#?}");
         }
     }
 }
 
 #[test]
-fn unit_the_clusters_own_addresses_are_not_masqueraded() {
+fn unit_cluster_addresses_are_not_masqueraded() {
     for f in FAMILIES {
         let mut world = masquerading(f);
         for dst in [f.far, f.next_hop, f.neighbour] {
@@ -296,20 +296,20 @@ fn unit_the_clusters_own_addresses_are_not_masqueraded() {
 }
 
 #[test]
-fn unit_two_pods_with_one_port_are_told_apart() {
+fn unit_two_pods_with_one_port_get_different_snat_ports() {
     for f in FAMILIES {
         let mut world = masquerading(f);
         world.random = 5;
         let mut seen = Vec::new();
         for (pod, ifindex, mac) in world.pods() {
-            let mut ask = Build::new(pod, f.outside, udp(20000, 53));
+            let mut ask = Build::new(pod, f.external, udp(20000, 53));
             ask.mac_src = mac;
             let sent = world.send(hook::FROM_POD, ifindex, ask.frame());
             seen.push((pod, ifindex, tuple(&sent).1));
         }
         assert_ne!(seen[0].2, seen[1].2, "{seen:?}");
         for (pod, ifindex, port) in seen {
-            let back = world.wire_brings(Build::new(f.outside, f.node, udp(53, port)));
+            let back = world.uplink_receives(Build::new(f.external, f.node, udp(53, port)));
             assert_eq!(back.verdict, Verdict::ToPod { ifindex }, "{back:#?}");
             assert_eq!((tuple(&back).2, tuple(&back).3), (pod, 20000), "{back:#?}");
         }
@@ -317,7 +317,7 @@ fn unit_two_pods_with_one_port_are_told_apart() {
 }
 
 #[test]
-fn unit_when_no_port_is_free_live_connections_stay() {
+fn unit_when_no_port_is_free_established_connections_stay() {
     for f in FAMILIES {
         let mut world = masquerading(f);
         if let Some(config) = &mut world.tables.config {
@@ -325,7 +325,7 @@ fn unit_when_no_port_is_free_live_connections_stay() {
         }
         let (mut ports, mut taken) = (Vec::new(), 0);
         for sport in 0..8 {
-            let sent = world.pod_sends(Build::new(f.pod, f.outside, udp(20000 + sport, 53)));
+            let sent = world.pod_sends(Build::new(f.pod, f.external, udp(20000 + sport, 53)));
             ports.push(tuple(&sent).1);
             taken += sent.ports_taken;
         }
@@ -333,66 +333,66 @@ fn unit_when_no_port_is_free_live_connections_stay() {
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 8, "eight connections, eight ports: {ports:?}");
-        let ninth = world.pod_sends(Build::new(f.pod, f.outside, udp(20100, 53)));
+        let ninth = world.pod_sends(Build::new(f.pod, f.external, udp(20100, 53)));
         assert_eq!(ninth.verdict, Verdict::Drop { reason: DropReason::NatPortsFull }, "{ninth:#?}");
-        let elsewhere = world.pod_sends(Build::new(f.pod, f.outside, udp(20100, 54)));
+        let elsewhere = world.pod_sends(Build::new(f.pod, f.external, udp(20100, 54)));
         assert!(matches!(elsewhere.verdict, Verdict::Forward { .. }), "ports count per destination");
         world.tick += 1_000;
-        let later = world.pod_sends(Build::new(f.pod, f.outside, udp(20100, 53)));
+        let later = world.pod_sends(Build::new(f.pod, f.external, udp(20100, 53)));
         assert!(matches!(later.verdict, Verdict::Forward { .. }), "expired ones make room: {later:#?}");
     }
 }
 
 #[test]
-fn unit_icmp_errors_about_translated_sources_find_the_client() {
+fn unit_icmp_errors_about_translated_sources_reach_the_client() {
     for f in FAMILIES {
         let kind = if f.pod.is_v4() { 3 } else { 1 };
         let mut world = masquerading(f);
-        let there = world.pod_sends(Build::new(f.pod, f.outside, udp(40000, 53)));
+        let there = world.pod_sends(Build::new(f.pod, f.external, udp(40000, 53)));
         let mut error = Build::new(
             f.router,
             f.node,
-            Carried::IcmpError { kind, code: 4 - u8::from(!f.pod.is_v4()), word: 0 },
+            Transport::IcmpError { kind, code: 4 - u8::from(!f.pod.is_v4()), word: 0 },
         );
         error.payload = there.frame[14..].to_vec();
-        let told = world.wire_brings(error);
-        assert_eq!(told.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{told:#?}");
-        check(&told.frame).unwrap_or_else(|error| panic!("{error}: {told:#?}"));
-        let quoted = transport(&told.frame[14..])[8..].to_vec();
-        assert_eq!((ends(&quoted).0, ends(&quoted).1), (f.pod, f.outside), "{told:#?}");
-        assert_eq!(transport(&quoted)[..2], 40000_u16.to_be_bytes(), "the pod's own port: {told:#?}");
+        let reply = world.uplink_receives(error);
+        assert_eq!(reply.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{reply:#?}");
+        check(&reply.frame).unwrap_or_else(|error| panic!("{error}: {reply:#?}"));
+        let quoted = transport(&reply.frame[14..])[8..].to_vec();
+        assert_eq!((ends(&quoted).0, ends(&quoted).1), (f.pod, f.external), "{reply:#?}");
+        assert_eq!(transport(&quoted)[..2], 40000_u16.to_be_bytes(), "the pod's own port: {reply:#?}");
     }
 }
 
 #[test]
-fn unit_what_does_not_fit_a_translated_way_is_answered_by_the_service() {
+fn unit_too_big_for_a_translated_packet_comes_from_the_service() {
     for f in FAMILIES {
         let mut world = node_port(f);
         world.route = beeline_datapath::platform::Route::TooBig;
         let mut ask = asks(f, udp(40000, NODE_PORT));
         ask.payload = vec![0; 1400];
         ask.dont_fragment = true;
-        let told = world.wire_brings(ask);
-        assert_eq!(told.verdict, Verdict::Answer { reason: DropReason::TooBig }, "{told:#?}");
-        check(&told.frame).unwrap_or_else(|error| panic!("{error}: {told:#?}"));
-        let (src, dst, _) = ends(&told.frame[14..]);
-        assert_eq!((src, dst), (f.node, f.outside), "{told:#?}");
-        let icmp = transport(&told.frame[14..]);
-        assert_eq!(u32::from_be_bytes([icmp[4], icmp[5], icmp[6], icmp[7]]), 1400, "its MTU: {told:#?}");
+        let reply = world.uplink_receives(ask);
+        assert_eq!(reply.verdict, Verdict::Reject { reason: DropReason::TooBig }, "{reply:#?}");
+        check(&reply.frame).unwrap_or_else(|error| panic!("{error}: {reply:#?}"));
+        let (src, dst, _) = ends(&reply.frame[14..]);
+        assert_eq!((src, dst), (f.node, f.external), "{reply:#?}");
+        let icmp = transport(&reply.frame[14..]);
+        assert_eq!(u32::from_be_bytes([icmp[4], icmp[5], icmp[6], icmp[7]]), 1400, "its MTU: {reply:#?}");
         let (src, dst, _) = ends(&icmp[8..]);
-        assert_eq!((src, dst), (f.outside, f.node), "what the client sent: {told:#?}");
+        assert_eq!((src, dst), (f.external, f.node), "what the client sent: {reply:#?}");
 
         let mut last_hop = asks(f, tcp(40001, NODE_PORT, SYN));
         last_hop.ttl = 1;
         world.route = beeline_datapath::platform::Route::Found;
-        let told = world.wire_brings(last_hop);
-        assert_eq!(told.verdict, Verdict::Answer { reason: DropReason::TtlExceeded }, "{told:#?}");
-        check(&told.frame).unwrap_or_else(|error| panic!("{error}: {told:#?}"));
+        let reply = world.uplink_receives(last_hop);
+        assert_eq!(reply.verdict, Verdict::Reject { reason: DropReason::TtlExceeded }, "{reply:#?}");
+        check(&reply.frame).unwrap_or_else(|error| panic!("{error}: {reply:#?}"));
     }
 }
 
 #[test]
-fn unit_a_client_keeps_its_backend_while_it_serves() {
+fn unit_affinity_keeps_the_backend_while_it_serves() {
     for f in FAMILIES {
         let mut world = World::new(f);
         world.backends(&[(f.far, 8080), (f.neighbour, 8080)]);
@@ -406,8 +406,8 @@ fn unit_a_client_keeps_its_backend_while_it_serves() {
             service.affinity_s = 600;
         }
         let mut first = None;
-        for (sport, chance) in (40000..40020).zip(0..) {
-            world.random = chance;
+        for (sport, random) in (40000..40020).zip(0..) {
+            world.random = random;
             let sent = world.pod_sends(Build::new(f.pod, f.service, udp(sport, 80)));
             let backend = tuple(&sent).2;
             assert_eq!(*first.get_or_insert(backend), backend, "{sent:#?}");
@@ -433,11 +433,11 @@ fn unit_a_client_keeps_its_backend_while_it_serves() {
 #[test]
 fn unit_udp_leaves_a_backend_that_terminates_and_tcp_stays() {
     for f in FAMILIES {
-        for (carried, mid_flow, leaves) in
+        for (transport, mid_flow, leaves) in
             [(udp(40000, 80), udp(40000, 80), true), (tcp(40000, 80, SYN), tcp(40000, 80, ACK), false)]
         {
             let mut world = World::new(f);
-            let first = world.pod_sends(Build::new(f.pod, f.service, carried));
+            let first = world.pod_sends(Build::new(f.pod, f.service, transport));
             assert_eq!(tuple(&first).2, f.far, "{first:#?}");
             for backend in world.tables.backend.values_mut() {
                 backend.state = backend_state::TERMINATING;
@@ -451,7 +451,7 @@ fn unit_udp_leaves_a_backend_that_terminates_and_tcp_stays() {
 }
 
 #[test]
-fn unit_udp_leaves_a_backend_that_has_left_the_service_alone() {
+fn unit_udp_leaves_a_backend_that_only_this_service_removed() {
     for f in FAMILIES {
         let mut world = World::new(f);
         let id = world.tables.backend.iter().find(|(_, value)| value.ip == f.far).map(|(id, _)| *id);

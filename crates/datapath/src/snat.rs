@@ -27,7 +27,7 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let ip = if ctx.flags & flags::SNAT_NEW_PORT != 0 {
         ctx.src
     } else if ctx.flags & flags::SNAT_TO_NODE != 0 || is_masqueraded(env, ctx, &settings) {
-        of_node(env, ctx, &settings)
+        node_address(env, ctx, &settings)
     } else {
         return Ok(());
     };
@@ -35,8 +35,8 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
         return Err(Stop::Drop(DropReason::NoRoute));
     }
     ctx.src_after = ip;
-    env.cut(ctx);
-    free_port(env, ctx, &settings)
+    env.barrier(ctx);
+    allocate_port(env, ctx, &settings)
 }
 
 /// A pod's packet to the outside, where the configuration says so. Whatever
@@ -44,15 +44,15 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
 /// pod's own address.
 #[inline(always)]
 fn is_masqueraded<P: Platform>(env: &P, ctx: &Context, settings: &ConfigValue) -> bool {
-    let wanted = if ctx.flags & flags::V6 != 0 { config::MASQUERADE_IPV6 } else { config::MASQUERADE_IPV4 };
-    ctx.hook == hook::FROM_POD && settings.flags & wanted != 0 && env.address(&ctx.dst_after).is_none()
+    let enabled = if ctx.flags & flags::V6 != 0 { config::MASQUERADE_IPV6 } else { config::MASQUERADE_IPV4 };
+    ctx.hook == hook::FROM_POD && settings.flags & enabled != 0 && env.address(&ctx.dst_after).is_none()
 }
 
 /// The address that the host's routing chooses towards the destination (RFC
 /// 6724), or the node's own where it chooses none.
 #[inline(always)]
-fn of_node<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue) -> Ip {
-    let chosen = env.source(ctx);
+fn node_address<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue) -> Ip {
+    let chosen = env.source_address(ctx);
     if !chosen.is_unspecified() {
         return chosen;
     }
@@ -64,27 +64,27 @@ fn of_node<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue) 
 /// random one on. Where a port can not change (SCTP: its checksum covers the
 /// ports, RFC 9260 section 6.8; protocols without ports) only the own one.
 #[inline(always)]
-fn free_port<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue) -> Result<(), Stop> {
+fn allocate_port<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue) -> Result<(), Stop> {
     let first = settings.nat_port_first as u32;
     let span = (settings.nat_port_last as u32).wrapping_sub(first).wrapping_add(1);
     let own = ctx.sport.get() as u32;
-    let changes = matches!(ctx.proto, proto::TCP | proto::UDP) || is_echo(ctx);
+    let can_change = matches!(ctx.proto, proto::TCP | proto::UDP) || is_echo(ctx);
     let in_range = own.wrapping_sub(first) < span;
-    let start = if in_range || !changes { own } else { first + env.random() % span.max(1) };
+    let start = if in_range || !can_change { own } else { first + env.random() % span.max(1) };
     let mut i = 0;
     while i < TRIES_MAX {
-        let port = if i == 0 { start } else { first + start.wrapping_add(i * STEP) % span.max(1) };
+        let port = if i == 0 { start } else { first + start.wrapping_add(i * STRIDE) % span.max(1) };
         i += 1;
-        set_source(ctx, Port::new(port as u16));
+        apply_port(ctx, Port::new(port as u16));
         flow_key(ctx);
         if !flow_is_taken(env, ctx) {
             if i > 1 {
                 env.count_port_taken(ctx);
             }
-            env.step(Step::Source { ip: ctx.src_after, port: Port::new(port as u16) });
+            env.step(Step::Snat { ip: ctx.src_after, port: Port::new(port as u16) });
             return Ok(());
         }
-        if !changes {
+        if !can_change {
             break;
         }
     }
@@ -93,10 +93,10 @@ fn free_port<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue
 
 /// A stride that spreads the tries: a prime, larger than runs of ports that
 /// one busy client takes.
-const STEP: u32 = 1_009;
+const STRIDE: u32 = 1_009;
 
 #[inline(always)]
-fn set_source(ctx: &mut Context, port: Port) {
+fn apply_port(ctx: &mut Context, port: Port) {
     set_src(ctx, ctx.src_after, port);
     if is_echo(ctx) {
         ctx.dport_after = port;

@@ -10,9 +10,14 @@ use crate::platform::Tables;
 
 /// `backend` if it is one of those that `service` gives to new clients.
 #[inline(always)]
-pub(crate) fn taking<T: Tables>(env: &T, key: &mut SlotKey, service: u32, backend: u32) -> Option<SlotValue> {
+pub(crate) fn accepting<T: Tables>(
+    env: &T,
+    key: &mut SlotKey,
+    service: u32,
+    backend: u32,
+) -> Option<SlotValue> {
     *key = SlotKey { service, generation: SLOT_BY_BACKEND, slot: backend };
-    env.slot(key).filter(|member| member.flags & slot_flags::QUIESCING == 0)
+    env.slot(key).filter(|slot| slot.flags & slot_flags::QUIESCING == 0)
 }
 
 /// Whether datagrams that went to `backend`, which was `ip` and `port`, for
@@ -20,7 +25,7 @@ pub(crate) fn taking<T: Tables>(env: &T, key: &mut SlotKey, service: u32, backen
 /// on to: they leave a backend that is gone, terminates while others serve, or
 /// has left the service.
 #[inline(always)]
-pub(crate) fn serves<T: Tables>(
+pub(crate) fn is_serving<T: Tables>(
     env: &T,
     key: &mut SlotKey,
     service: u32,
@@ -29,11 +34,11 @@ pub(crate) fn serves<T: Tables>(
     port: Port,
 ) -> bool {
     *key = SlotKey { service, generation: SLOT_BY_BACKEND, slot: backend };
-    if let Some(member) = env.slot(key) {
-        return member.ip == *ip && member.port == port; // else the number is another's by now
+    if let Some(slot) = env.slot(key) {
+        return slot.ip == *ip && slot.port == port; // else the number is another's by now
     }
     match env.service(service) {
-        Some(value) if !members_are_written(&value) => {}
+        Some(value) if !has_backend_slots(&value) => {}
         _ => return false,
     }
     let Some(value) = env.backend(backend) else { return false };
@@ -41,6 +46,6 @@ pub(crate) fn serves<T: Tables>(
 }
 
 #[inline(always)]
-fn members_are_written(value: &ServiceValue) -> bool {
+fn has_backend_slots(value: &ServiceValue) -> bool {
     value.flags & service_flags::SLOTS_BY_BACKEND != 0
 }
