@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn read(bytes: &[u8]) -> Result<(Frame, Context), DropReason> {
-    let next_hop = NextHop { route: Route::Found, ifindex: 2, next_hop: Ip::UNSPECIFIED };
+    let next_hop = NextHop { route: Route::Found, ifindex: 2, next_hop: Ip::UNSPECIFIED, source: Ip::UNSPECIFIED, mtu: 1500 };
     let mut routes = move |_: &Context, _: u32| next_hop;
     let mut native = Native::new(NativeFrame::new(bytes), MemoryTables::default(), &mut routes, 1000);
     let mut context = Context::default();

@@ -26,7 +26,7 @@ const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 /// A hash whose elements are allocated when they are written.
 type Hash<K, V, const N: usize> = HashMap<K, V, N, ON_DEMAND>;
 /// One connection table.
-pub type Connections = Hash<ConntrackKey, ConntrackValue, { maps::CONNTRACK_TABLE.max_entries as usize }>;
+pub type ConntrackTable = Hash<ConntrackKey, ConntrackValue, { maps::CONNTRACK_TABLE.max_entries as usize }>;
 
 #[btf_map]
 pub static ADDRESS: LpmTrie<Ip, AddressValue, { maps::ADDRESS.max_entries as usize }> = LpmTrie::new();
@@ -61,10 +61,13 @@ pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue, { maps::AFFINITY.max
 pub static SOCKET: LruHashMap<SocketKey, SocketValue, { maps::SOCKET.max_entries as usize }> =
     LruHashMap::new();
 #[btf_map]
-pub static CONNTRACK: ArrayOfMaps<Connections, { maps::CONNTRACK.max_entries as usize }> = ArrayOfMaps::new();
-#[btf_map]
-pub static CONNTRACK_PREVIOUS: ArrayOfMaps<Connections, { maps::CONNTRACK_PREVIOUS.max_entries as usize }> =
+pub static CONNTRACK: ArrayOfMaps<ConntrackTable, { maps::CONNTRACK.max_entries as usize }> =
     ArrayOfMaps::new();
+#[btf_map]
+pub static CONNTRACK_PREVIOUS: ArrayOfMaps<
+    ConntrackTable,
+    { maps::CONNTRACK_PREVIOUS.max_entries as usize },
+> = ArrayOfMaps::new();
 #[btf_map]
 pub static SWEEP: Array<SweepValue, { maps::SWEEP.max_entries as usize }> = Array::new();
 #[btf_map]

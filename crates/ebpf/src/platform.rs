@@ -228,11 +228,11 @@ impl Routing for Kernel {
     fn lookup(&mut self, ctx: &mut Context, bytes: u32) -> Route {
         // SAFETY: plain data; all-zero is valid.
         let mut fib: FibLookup = unsafe { zeroed() };
-        let mut result = NOT_ASKED;
+        let mut result = NOT_LOOKED_UP;
         if ctx.reply_ifindex != 0 {
             result = self.fib(&mut fib, ctx, ctx.reply_ifindex, bytes, bindings::BPF_FIB_LOOKUP_OUTPUT);
         }
-        if !leads_out(result) {
+        if !has_next_hop(result) {
             result = self.fib(&mut fib, ctx, ctx.ifindex, bytes, 0);
         }
         ctx.out_ifindex = fib.ifindex;
@@ -256,7 +256,7 @@ impl Routing for Kernel {
         // SAFETY: plain data; all-zero is valid.
         let mut fib: FibLookup = unsafe { zeroed() };
         let result = self.fib(&mut fib, ctx, ctx.ifindex, 0, bindings::BPF_FIB_LOOKUP_SRC);
-        if !leads_out(result) {
+        if !has_next_hop(result) {
             return Ip::UNSPECIFIED;
         }
         // SAFETY: the union holds the source of the packet's family.
@@ -271,10 +271,10 @@ impl Routing for Kernel {
 }
 
 /// No answer of `bpf_fib_lookup`.
-const NOT_ASKED: i64 = -1;
+const NOT_LOOKED_UP: i64 = -1;
 
 #[inline(always)]
-fn leads_out(result: i64) -> bool {
+fn has_next_hop(result: i64) -> bool {
     result == bindings::BPF_FIB_LKUP_RET_SUCCESS as i64
         || result == bindings::BPF_FIB_LKUP_RET_NO_NEIGH as i64
 }

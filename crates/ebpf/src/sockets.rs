@@ -29,78 +29,78 @@ const ECONNREFUSED: i32 = 111;
 /// connect(2), IPv4.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(call: SockAddrContext) -> i32 {
-    let asked = asked4(call.sock_addr);
-    answer4(call.sock_addr, connect(&mut Kernel::without_packet(), &asked))
+    let address = address4(call.sock_addr);
+    apply4(call.sock_addr, connect(&mut Kernel::without_packet(), &address))
 }
 
 /// connect(2), IPv6.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(call: SockAddrContext) -> i32 {
-    let asked = asked6(call.sock_addr);
-    answer6(call.sock_addr, connect(&mut Kernel::without_packet(), &asked))
+    let address = address6(call.sock_addr);
+    apply6(call.sock_addr, connect(&mut Kernel::without_packet(), &address))
 }
 
 /// sendmsg(2) of datagrams with a destination, IPv4.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(call: SockAddrContext) -> i32 {
-    let asked = asked4(call.sock_addr);
-    answer4(call.sock_addr, sendmsg(&mut Kernel::without_packet(), &asked))
+    let address = address4(call.sock_addr);
+    apply4(call.sock_addr, sendmsg(&mut Kernel::without_packet(), &address))
 }
 
 /// sendmsg(2) of datagrams with a destination, IPv6.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(call: SockAddrContext) -> i32 {
-    let asked = asked6(call.sock_addr);
-    answer6(call.sock_addr, sendmsg(&mut Kernel::without_packet(), &asked))
+    let address = address6(call.sock_addr);
+    apply6(call.sock_addr, sendmsg(&mut Kernel::without_packet(), &address))
 }
 
 /// recvmsg(2) of datagrams, IPv4: where they came from.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(call: SockAddrContext) -> i32 {
-    let from = asked4(call.sock_addr);
-    answer4(call.sock_addr, peer(&mut Kernel::without_packet(), &from))
+    let from = address4(call.sock_addr);
+    apply4(call.sock_addr, peer(&mut Kernel::without_packet(), &from))
 }
 
 /// recvmsg(2) of datagrams, IPv6: where they came from.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(call: SockAddrContext) -> i32 {
-    let from = asked6(call.sock_addr);
-    answer6(call.sock_addr, peer(&mut Kernel::without_packet(), &from))
+    let from = address6(call.sock_addr);
+    apply6(call.sock_addr, peer(&mut Kernel::without_packet(), &from))
 }
 
 /// getpeername(2), IPv4.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(call: SockAddrContext) -> i32 {
-    let to = asked4(call.sock_addr);
-    answer4(call.sock_addr, peer(&mut Kernel::without_packet(), &to))
+    let to = address4(call.sock_addr);
+    apply4(call.sock_addr, peer(&mut Kernel::without_packet(), &to))
 }
 
 /// getpeername(2), IPv6.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(call: SockAddrContext) -> i32 {
-    let to = asked6(call.sock_addr);
-    answer6(call.sock_addr, peer(&mut Kernel::without_packet(), &to))
+    let to = address6(call.sock_addr);
+    apply6(call.sock_addr, peer(&mut Kernel::without_packet(), &to))
 }
 
 /// Keeps the compiler from holding the sum of context and offset, through
 /// which the verifier refuses to read.
 #[inline(always)]
-fn plain(mut call: *mut bpf_sock_addr) -> *mut bpf_sock_addr {
+fn hide_origin(mut call: *mut bpf_sock_addr) -> *mut bpf_sock_addr {
     // SAFETY: a copy onto itself.
     unsafe { asm!("{0} = {0}", inout(reg) call, options(nomem, preserves_flags)) };
     call
 }
 
 #[inline(always)]
-fn asked4(call: *mut bpf_sock_addr) -> SocketAddress {
-    let call = plain(call);
+fn address4(call: *mut bpf_sock_addr) -> SocketAddress {
+    let call = hide_origin(call);
     // SAFETY: the kernel hands a valid context to the program.
-    asked(call, Ip::from_v4_word(unsafe { (*call).user_ip4 }))
+    address(call, Ip::from_v4_word(unsafe { (*call).user_ip4 }))
 }
 
 #[inline(always)]
-fn asked6(call: *mut bpf_sock_addr) -> SocketAddress {
-    let call = plain(call);
+fn address6(call: *mut bpf_sock_addr) -> SocketAddress {
+    let call = hide_origin(call);
     // SAFETY: as above.
     let ip = unsafe {
         Ip([
@@ -110,11 +110,11 @@ fn asked6(call: *mut bpf_sock_addr) -> SocketAddress {
             (&raw const (*call).user_ip6[3]).read(),
         ])
     };
-    asked(call, ip)
+    address(call, ip)
 }
 
 #[inline(always)]
-fn asked(call: *mut bpf_sock_addr, ip: Ip) -> SocketAddress {
+fn address(call: *mut bpf_sock_addr, ip: Ip) -> SocketAddress {
     // SAFETY: the kernel hands a valid context to the program; the port is
     // two bytes in network order.
     unsafe {
@@ -122,29 +122,29 @@ fn asked(call: *mut bpf_sock_addr, ip: Ip) -> SocketAddress {
             cookie: bpf_get_socket_cookie(call.cast()),
             netns_cookie: bpf_get_netns_cookie(call.cast()),
             ip,
-            port: Port((*plain(call)).user_port as u16),
-            proto: (*plain(call)).protocol as u8,
+            port: Port((*hide_origin(call)).user_port as u16),
+            proto: (*hide_origin(call)).protocol as u8,
         }
     }
 }
 
 #[inline(always)]
-fn answer4(call: *mut bpf_sock_addr, answer: Action) -> i32 {
-    if let Action::Redirect(ip, port) = answer {
-        let call = plain(call);
+fn apply4(call: *mut bpf_sock_addr, action: Action) -> i32 {
+    if let Action::Redirect(ip, port) = action {
+        let call = hide_origin(call);
         // SAFETY: the kernel hands a valid context to the program.
         unsafe {
             (*call).user_ip4 = ip.v4_word();
             (*call).user_port = port.0 as u32;
         }
     }
-    end(answer)
+    finish(action)
 }
 
 #[inline(always)]
-fn answer6(call: *mut bpf_sock_addr, answer: Action) -> i32 {
-    if let Action::Redirect(Ip([a, b, c, d]), port) = answer {
-        let call = plain(call);
+fn apply6(call: *mut bpf_sock_addr, action: Action) -> i32 {
+    if let Action::Redirect(Ip([a, b, c, d]), port) = action {
+        let call = hide_origin(call);
         // SAFETY: as above; word by word, as the kernel allows.
         unsafe {
             (&raw mut (*call).user_ip6[0]).write_volatile(a);
@@ -154,12 +154,12 @@ fn answer6(call: *mut bpf_sock_addr, answer: Action) -> i32 {
             (*call).user_port = port.0 as u32;
         }
     }
-    end(answer)
+    finish(action)
 }
 
 #[inline(always)]
-fn end(answer: Action) -> i32 {
-    match answer {
+fn finish(action: Action) -> i32 {
+    match action {
         Action::Keep => PROCEED,
         Action::Redirect(..) => {
             count(outcome_index(hook::SOCKET, outcome::SOCKET_TRANSLATED), 0);

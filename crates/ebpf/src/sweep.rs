@@ -12,7 +12,7 @@ use beeline_abi::conntrack::{
     ConntrackKey, ConntrackValue, SWEEP_INTERVAL_NS, SWEEP_PAUSE_NS, SWEEP_REMOVALS_MAX, SweepValue, tick,
 };
 
-use crate::maps::{self, Connections};
+use crate::maps::{self, ConntrackTable};
 
 const CLOCK_MONOTONIC: u64 = 1;
 const EBUSY: i64 = 16;
@@ -71,7 +71,7 @@ extern "C" fn sweep_all(_map: *mut c_void, _key: *const u32, sweep: *mut SweepVa
 }
 
 #[inline(always)]
-fn walk_table(table: Option<&Connections>, walk: &mut Walk) {
+fn walk_table(table: Option<&ConntrackTable>, walk: &mut Walk) {
     let Some(table) = table else { return };
     let table = core::ptr::from_ref(table).cast_mut().cast::<c_void>();
     // SAFETY: a table, a callback for its elements, and what the callback is

@@ -33,14 +33,14 @@ fuzz_target!(|bytes: &[u8]| {
         rest = next;
         let mut frame = frame.to_vec();
         if at & 0x80 != 0 {
-            mend(&mut frame);
+            fix_checksums(&mut frame);
         }
         send(&mut world, *at, frame);
     }
 });
 
 /// A fuzzer finds no checksums.
-fn mend(frame: &mut [u8]) {
+fn fix_checksums(frame: &mut [u8]) {
     let Some(packet) = frame.get_mut(14..) else { return };
     let bytes = packet.len() as u16;
     match packet.first().map(|byte| byte >> 4) {
@@ -75,9 +75,9 @@ fn send(world: &mut World, at: u8, frame: Vec<u8>) {
         2 => (hook::TO_POD, POD_IFINDEX),
         _ => (hook::FROM_UPLINK, UPLINK),
     };
-    let came = check(&frame);
+    let received = check(&frame);
     let sent = world.send(at, ifindex, frame);
-    if came.is_ok() && !matches!(sent.verdict, Verdict::Drop { .. }) {
+    if received.is_ok() && !matches!(sent.verdict, Verdict::Drop { .. }) {
         assert_eq!(check(&sent.frame), Ok(()), "{sent:#?}");
     }
 }
