@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use beeline_abi::maps::CONNTRACK_TABLE;
 use beeline_kernel::datapath::Attachment;
-use beeline_plan::{PlanConfig, ServiceConfig, ShareConfig};
+use beeline_plan::{MaglevConfig, PlanConfig, ServiceConfig};
 use beeline_source::SourceConfig;
 use beeline_values::{ParsedValues, Settings, Values};
 use tracing::{info, warn};
@@ -83,9 +83,9 @@ impl Configuration {
                 external_ips: values.external_ips.clone(),
                 host_ports: values.host_port,
                 affinity: values.session_affinity,
-                limit_all_types: values.source_ranges_all_types,
-                shares: ShareConfig {
-                    maglev: values.maglev,
+                source_ranges_all_types: values.source_ranges_all_types,
+                maglev: MaglevConfig {
+                    external_default: values.maglev,
                     size_min: values.maglev_table_size,
                     seed: values.maglev_hash_seed.clone(),
                 },

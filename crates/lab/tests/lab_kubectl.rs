@@ -303,7 +303,7 @@ fn what_is_wrong_is_on_the_object(kubectl: &Kubectl) {
     drop(watch);
     let described = kubectl.run("describe service second");
     described.says("Warning").says("FrontendCollision").says("beeline");
-    described.says("its externalIP 198.51.100.7 port 80/TCP is Service NS/first's too, which keeps it");
+    described.says("its externalIP 198.51.100.7 port 80/TCP conflicts with Service NS/first, which keeps it");
     kubectl.run("describe service first").says_not("FrontendCollision");
     let listed = kubectl.run("get events --field-selector reason=FrontendCollision -o name");
     assert_eq!(listed.lines(), 1, "told once\n{listed}");

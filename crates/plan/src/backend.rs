@@ -11,7 +11,7 @@ use beeline_abi::{Ip, Port};
 use beeline_sync::{Contents, Delta};
 
 use crate::ids::Ids;
-use crate::maglev::Entry;
+use crate::maglev::WeightedBackend;
 use crate::node::Nodes;
 
 /// Where packets can go. Ordered by node first, so that the backends of a
@@ -49,12 +49,12 @@ impl Backend {
     }
 
     /// What it is for a table of shares: the same on every node.
-    pub(crate) fn entry(&self, weight: u16) -> Entry {
+    pub(crate) fn weighted(&self, weight: u16) -> WeightedBackend {
         let mut identity = [0; 19];
         identity[..16].copy_from_slice(&self.ip.octets());
         identity[16..18].copy_from_slice(&self.port.to_be_bytes());
         identity[18] = self.proto;
-        Entry { identity, weight }
+        WeightedBackend { identity, weight }
     }
 
     fn key(&self) -> (Option<&str>, Ip, u16, u8) {
@@ -90,7 +90,7 @@ pub(crate) struct Backends {
     /// Let go of by some slot since the last sweep.
     released: Vec<Arc<Backend>>,
     /// Whose state may have changed since the last sweep.
-    touched: Vec<Arc<Backend>>,
+    changed: Vec<Arc<Backend>>,
 }
 
 impl Backends {
@@ -100,7 +100,7 @@ impl Backends {
             ids: Ids::new(1),
             adopted: HashMap::new(),
             released: Vec::new(),
-            touched: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
@@ -136,24 +136,24 @@ impl Backends {
         let backend = Arc::new(Backend { id, ..probe });
         self.backends.insert(backend.clone());
         // Its state, too, is written by the sweep.
-        self.touched.push(backend.clone());
+        self.changed.push(backend.clone());
         delta.backend.insert(id, Some(value));
         backend
     }
 
     /// One more lists the backend.
-    pub(crate) fn hold(&mut self, backend: &Arc<Backend>, active: bool) {
+    pub(crate) fn add_user(&mut self, backend: &Arc<Backend>, active: bool) {
         if active {
             backend.active.fetch_add(1, Memory::Relaxed);
-            self.touched.push(backend.clone());
+            self.changed.push(backend.clone());
         }
     }
 
     /// One less lists the backend.
-    pub(crate) fn let_go(&mut self, backend: Arc<Backend>, active: bool) {
+    pub(crate) fn remove_user(&mut self, backend: Arc<Backend>, active: bool) {
         if active {
             backend.active.fetch_sub(1, Memory::Relaxed);
-            self.touched.push(backend.clone());
+            self.changed.push(backend.clone());
         }
         self.released.push(backend);
     }
@@ -165,8 +165,8 @@ impl Backends {
 
     /// Writes states that have changed, and removes released backends that
     /// nothing refers to.
-    pub(crate) fn sweep(&mut self, nodes: &Nodes, delta: &mut Delta) {
-        for backend in std::mem::take(&mut self.touched) {
+    pub(crate) fn write_changes(&mut self, nodes: &Nodes, delta: &mut Delta) {
+        for backend in std::mem::take(&mut self.changed) {
             if backend.state.swap(backend.state(), Memory::Relaxed) != backend.state() {
                 delta.backend.insert(backend.id, Some(value_of(&backend, nodes)));
             }
@@ -196,7 +196,7 @@ impl Backends {
         let ids = self.adopted.get_mut(&(value.ip, value.port.get(), value.proto))?;
         let same_node = ids.iter().position(|(_, node)| *node == value.node).unwrap_or(0);
         let (id, _) = (!ids.is_empty()).then(|| ids.swap_remove(same_node))?;
-        self.ids.claim(id).then_some(id)
+        self.ids.take_adopted(id).then_some(id)
     }
 }
 

@@ -13,7 +13,7 @@ use beeline_abi::service::{
 };
 use beeline_sync::Contents;
 
-use crate::spot::protocol_name;
+use crate::frontend_address::protocol_name;
 
 /// The canonical text. What nothing leads to (an orphan) and what leads to
 /// nothing (missing) have lines of their own.
@@ -23,7 +23,7 @@ pub fn canonical(contents: &Contents) -> String {
     addresses(contents, &mut lines);
     endpoints(contents, &mut lines);
     let sockets =
-        |flags: u32| if flags & namespace_flags::SOCKETS != 0 { "translated" } else { "left alone" };
+        |flags: u32| if flags & namespace_flags::SOCKETS != 0 { "translated" } else { "not translated" };
     let namespace = |(cookie, value): (&u64, &NamespaceValue)| {
         format!("namespace {cookie} sockets {}", sockets(value.flags))
     };
@@ -44,13 +44,19 @@ fn node_name(contents: &Contents, id: u32) -> String {
 
 fn nodes(contents: &Contents, lines: &mut Vec<String>) {
     for (id, node) in &contents.node {
-        let held: Vec<String> = contents
+        let prefixes: Vec<String> = contents
             .address
             .iter()
             .filter(|(_, value)| value.node == *id)
             .map(|(key, _)| prefix_text(key))
             .collect();
-        lines.push(format!("node {} {} mode {} holds {}", node.ipv4, node.ipv6, node.mode, held.join(" ")));
+        lines.push(format!(
+            "node {} {} mode {} prefixes {}",
+            node.ipv4,
+            node.ipv6,
+            node.mode,
+            prefixes.join(" ")
+        ));
     }
 }
 
@@ -68,7 +74,7 @@ fn addresses(contents: &Contents, lines: &mut Vec<String>) {
             kind::LOCAL_POD => "local pods",
             kind::REMOTE_POD => "remote pods",
             kind::LOCAL_NODE => "own node",
-            kind::REMOTE_NODE => "peer node",
+            kind::REMOTE_NODE => "remote node",
             kind::SERVICE_RANGE => "service range",
             kind::NATIVE_RANGE => "native range",
             _ => "unknown kind",
@@ -98,15 +104,15 @@ fn services(contents: &Contents, lines: &mut Vec<String>) {
         let own = if is_node(value.class) || !exclusive.is_empty() { "" } else { " own ports" };
         lines.push(format!("service address {ip}{exclusive}{own}{node}"));
     }
-    let mut asked: BTreeSet<u32> = BTreeSet::new();
+    let mut referenced: BTreeSet<u32> = BTreeSet::new();
     for (key, value) in &contents.frontend {
-        asked.insert(value.service);
+        referenced.insert(value.service);
         let addresses = class_names.get(&key.class).map(Vec::as_slice).unwrap_or_default();
         lines.push(frontend_line(contents, key, addresses, value));
     }
     let used = used_slots(contents);
-    orphans(contents, &asked, &used, lines);
-    resting(contents, lines);
+    orphans(contents, &referenced, &used, lines);
+    unselected(contents, lines);
 }
 
 fn is_node(class: u32) -> bool {
@@ -129,16 +135,16 @@ fn frontend_line(contents: &Contents, key: &FrontendKey, addresses: &[&Ip], valu
     let backends = match contents.service.get(&value.service) {
         None => "missing".to_owned(),
         Some(of) if of.slots == 0 && of.flags & service_flags::LOCAL != 0 => {
-            format!("dropped{}{}", service_text(of), kept(contents, value.service))
+            format!("dropped{}{}", service_text(of), quiescing(contents, value.service))
         }
         Some(of) if of.slots == 0 => {
-            format!("refused{}{}", service_text(of), kept(contents, value.service))
+            format!("refused{}{}", service_text(of), quiescing(contents, value.service))
         }
         Some(of) => {
-            let (slots, shares) =
-                (backends(contents, value.service, of), shares(contents, value.service, of));
-            let kept = kept(contents, value.service);
-            format!("{}{}{kept}{shares}", slots.join(" "), service_text(of))
+            let (slots, maglev) =
+                (backends(contents, value.service, of), maglev_table(contents, value.service, of));
+            let quiescing = quiescing(contents, value.service);
+            format!("{}{}{quiescing}{maglev}", slots.join(" "), service_text(of))
         }
     };
     format!("frontend {address} {}/{proto}{scope}{from} -> {backends}", key.port)
@@ -150,7 +156,7 @@ fn source_ranges(contents: &Contents, set: u32) -> String {
         .map(|key| prefix_text(&AddressKey { prefix_bits: key.prefix_bits - SOURCE_SET_BITS, ip: key.ip }))
         .collect();
     ranges.sort();
-    if ranges.is_empty() { "nobody".to_owned() } else { ranges.join(",") }
+    if ranges.is_empty() { "none".to_owned() } else { ranges.join(",") }
 }
 
 fn service_text(value: &ServiceValue) -> String {
@@ -159,10 +165,10 @@ fn service_text(value: &ServiceValue) -> String {
         text += &format!(" affinity {} s", value.affinity_s);
     }
     if value.flags & service_flags::MAGLEV != 0 {
-        text += " consistent";
+        text += " maglev";
     }
-    let told = service_flags::LOCAL | service_flags::MAGLEV | service_flags::SLOTS_BY_BACKEND;
-    let others = value.flags & !told;
+    let shown = service_flags::LOCAL | service_flags::MAGLEV | service_flags::SLOTS_BY_BACKEND;
+    let others = value.flags & !shown;
     if others != 0 {
         text += &format!(" flags {others}");
     }
@@ -189,43 +195,44 @@ fn slot_text(contents: &Contents, slot: Option<&SlotValue>) -> String {
 }
 
 /// Who stands how often in the shares, and a sum over who stands where.
-fn shares(contents: &Contents, service: u32, value: &ServiceValue) -> String {
+fn maglev_table(contents: &Contents, service: u32, value: &ServiceValue) -> String {
     let (mut counts, mut order) = (BTreeMap::new(), 0_u64);
-    for place in 0..value.maglev_size {
-        let (slot, at) = (place / MAGLEV_SEGMENT_SIZE as u32, place as usize % MAGLEV_SEGMENT_SIZE);
-        let chunk = contents.share.get(&SlotKey { service, generation: value.maglev_generation, slot });
-        let backend = chunk.and_then(|chunk| contents.backend.get(&chunk.backends[at]));
+    for index in 0..value.maglev_size {
+        let (slot, at) = (index / MAGLEV_SEGMENT_SIZE as u32, index as usize % MAGLEV_SEGMENT_SIZE);
+        let segment = contents.share.get(&SlotKey { service, generation: value.maglev_generation, slot });
+        let backend = segment.and_then(|segment| contents.backend.get(&segment.backends[at]));
         let text = backend.map_or("missing".to_owned(), |backend| backend_text(contents, backend));
         order =
             text.bytes().fold(order, |sum, byte| sum.rotate_left(5) ^ u64::from(byte).wrapping_mul(0x9e37));
         *counts.entry(text).or_insert(0_u32) += 1;
     }
     let counts: Vec<String> = counts.into_iter().map(|(who, count)| format!("{who} {count}")).collect();
-    if counts.is_empty() { String::new() } else { format!(" shares {} order {order:x}", counts.join(", ")) }
+    if counts.is_empty() { String::new() } else { format!(" table {} order {order:x}", counts.join(", ")) }
 }
 
 fn backend_text(contents: &Contents, backend: &BackendValue) -> String {
     let ip = if backend.ip.is_v4() { backend.ip.to_string() } else { format!("[{}]", backend.ip) };
     let unusual = match (backend.state, backend.weight) {
         (backend_state::ACTIVE, 1) => String::new(),
-        (backend_state::TERMINATING, 1) => "(drains)".to_owned(),
+        (backend_state::TERMINATING, 1) => "(terminating)".to_owned(),
         (state, weight) => format!("(state {state} weight {weight})"),
     };
     format!("{ip}:{}@{}{unusual}", backend.port, node_name(contents, backend.node))
 }
 
-/// The entries of a service's members.
-fn members(contents: &Contents, service: u32) -> impl Iterator<Item = (&SlotKey, &SlotValue)> {
-    let member = |slot| SlotKey { service, generation: SLOT_BY_BACKEND, slot };
-    contents.slot.range(member(0)..=member(u32::MAX))
+/// The entries of a service's slots.
+fn slots_by_backend(contents: &Contents, service: u32) -> impl Iterator<Item = (&SlotKey, &SlotValue)> {
+    let key = |slot| SlotKey { service, generation: SLOT_BY_BACKEND, slot };
+    contents.slot.range(key(0)..=key(u32::MAX))
 }
 
 /// Those that keep their clients and get no new ones.
-fn kept(contents: &Contents, service: u32) -> String {
-    let members = members(contents, service).filter(|(_, member)| member.flags & slot_flags::QUIESCING != 0);
-    let mut kept: Vec<String> = members.map(|(_, member)| slot_text(contents, Some(member))).collect();
-    kept.sort();
-    if kept.is_empty() { String::new() } else { format!(" keeps {}", kept.join(" ")) }
+fn quiescing(contents: &Contents, service: u32) -> String {
+    let slots_of =
+        slots_by_backend(contents, service).filter(|(_, slot)| slot.flags & slot_flags::QUIESCING != 0);
+    let mut quiescing: Vec<String> = slots_of.map(|(_, slot)| slot_text(contents, Some(slot))).collect();
+    quiescing.sort();
+    if quiescing.is_empty() { String::new() } else { format!(" quiescing {}", quiescing.join(" ")) }
 }
 
 fn used_slots(contents: &Contents) -> BTreeSet<SlotKey> {
@@ -237,18 +244,23 @@ fn used_slots(contents: &Contents) -> BTreeSet<SlotKey> {
         if value.has_slots_by_backend() {
             let in_slots: BTreeSet<u32> =
                 slots.filter_map(|key| Some(contents.slot.get(&key)?.backend)).collect();
-            let members = members(contents, *service).filter(|(key, member)| {
-                member.flags & slot_flags::QUIESCING != 0 && contents.backend.contains_key(&key.slot)
+            let slots_of = slots_by_backend(contents, *service).filter(|(key, slot)| {
+                slot.flags & slot_flags::QUIESCING != 0 && contents.backend.contains_key(&key.slot)
                     || in_slots.contains(&key.slot)
             });
-            used.extend(members.map(|(key, _)| *key));
+            used.extend(slots_of.map(|(key, _)| *key));
         }
     }
     used
 }
 
-fn orphans(contents: &Contents, asked: &BTreeSet<u32>, used: &BTreeSet<SlotKey>, lines: &mut Vec<String>) {
-    for id in contents.service.keys().filter(|id| !asked.contains(id)) {
+fn orphans(
+    contents: &Contents,
+    referenced: &BTreeSet<u32>,
+    used: &BTreeSet<SlotKey>,
+    lines: &mut Vec<String>,
+) {
+    for id in contents.service.keys().filter(|id| !referenced.contains(id)) {
         lines.push(format!("orphan service {id}"));
     }
     for key in contents.slot.keys().filter(|key| !used.contains(key)) {
@@ -263,7 +275,7 @@ fn orphans(contents: &Contents, asked: &BTreeSet<u32>, used: &BTreeSet<SlotKey>,
                 && key.slot < of.maglev_size.div_ceil(MAGLEV_SEGMENT_SIZE as u32)
         });
         if !current {
-            lines.push(format!("orphan chunk of shares {key:?}"));
+            lines.push(format!("orphan Maglev segment {key:?}"));
         }
     }
     let sets: BTreeSet<u32> = contents.frontend.values().map(|value| value.source_ranges).collect();
@@ -274,10 +286,10 @@ fn orphans(contents: &Contents, asked: &BTreeSet<u32>, used: &BTreeSet<SlotKey>,
 
 /// Backends that no slot leads to: endpoints that terminate, that are not
 /// ready, or that are meant for others.
-fn resting(contents: &Contents, lines: &mut Vec<String>) {
-    let held: BTreeSet<u32> = contents.slot.values().map(|slot| slot.backend).collect();
-    for (_, backend) in contents.backend.iter().filter(|(id, _)| !held.contains(id)) {
+fn unselected(contents: &Contents, lines: &mut Vec<String>) {
+    let used: BTreeSet<u32> = contents.slot.values().map(|slot| slot.backend).collect();
+    for (_, backend) in contents.backend.iter().filter(|(id, _)| !used.contains(id)) {
         let proto = protocol_name(backend.proto);
-        lines.push(format!("resting {}/{proto}", backend_text(contents, backend)));
+        lines.push(format!("unselected {}/{proto}", backend_text(contents, backend)));
     }
 }

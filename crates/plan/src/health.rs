@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use beeline_abi::Ip;
 use beeline_model::{ObjectName, Service, ServiceType};
 
-use crate::select::Target;
+use crate::endpoint_selection::ServiceEndpoint;
 
 /// A Service whose load balancer asks the nodes which of them have endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,22 +20,23 @@ pub struct HealthCheck {
 
 /// Only load balancers with `externalTrafficPolicy: Local` ask.
 pub(crate) fn port(service: &Service) -> Option<u16> {
-    let asks =
+    let is_checked =
         service.service_type == ServiceType::LoadBalancer && service.external_local && !service.foreign;
-    (asks && service.health_check_node_port != 0).then_some(service.health_check_node_port)
+    (is_checked && service.health_check_node_port != 0).then_some(service.health_check_node_port)
 }
 
 /// Counts endpoints once, however many ports they serve and in whichever
 /// family they have more addresses.
 #[derive(Debug, Default)]
-pub(crate) struct Count {
+pub(crate) struct LocalEndpoints {
     ips: HashSet<Ip>,
 }
 
-impl Count {
-    pub(crate) fn add(&mut self, targets: &[Target], node: &str) {
-        let local = targets.iter().filter(|target| target.ready && target.node.as_deref() == Some(node));
-        self.ips.extend(local.map(|target| target.ip));
+impl LocalEndpoints {
+    pub(crate) fn add(&mut self, endpoints: &[ServiceEndpoint], node: &str) {
+        let local =
+            endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.node.as_deref() == Some(node));
+        self.ips.extend(local.map(|endpoint| endpoint.ip));
     }
 
     pub(crate) fn total(&self) -> u32 {

@@ -8,9 +8,9 @@ use beeline_abi::Ip;
 use beeline_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
 use beeline_model::{HostPort, ObjectName, Pod};
 
-use crate::program::{PortKey, Program, Want};
+use crate::frontend_address::{FrontendAddress, FrontendIp, FrontendKind, FrontendOwners, Owner};
+use crate::service_tables::{DesiredFrontend, OwnerEntries, PortKey};
 use crate::slice::why_no_unicast;
-use crate::spot::{FrontendKind, Owner, Place, Spot, Spots};
 
 /// What of a pod matters here.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,10 +19,10 @@ struct Spec {
     ports: Box<[HostPort]>,
 }
 
-/// One spot that a pod asks for, and the port behind it.
+/// One address that a pod asks for, and the port behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PodWish {
-    pub(crate) spot: Spot,
+pub(crate) struct HostPortRequest {
+    pub(crate) address: FrontendAddress,
     pub(crate) container_port: u16,
 }
 
@@ -30,8 +30,8 @@ pub(crate) struct PodWish {
 pub(crate) struct PodState {
     /// None: deleted, or without hostPorts by now.
     spec: Option<Spec>,
-    pub(crate) wishes: Vec<PodWish>,
-    pub(crate) program: Program,
+    pub(crate) requests: Vec<HostPortRequest>,
+    pub(crate) entries: OwnerEntries,
 }
 
 impl PodState {
@@ -57,21 +57,36 @@ impl HostPorts {
     }
 
     /// The pod looks like this. Returns those who have to be looked at.
-    pub(crate) fn apply(&mut self, pod: &Pod, spots: &mut Spots) -> BTreeSet<Owner> {
-        let here = self.enabled && pod.node.as_deref() == Some(self.node_name.as_str());
-        let spec = (here && !pod.finished && !pod.host_network && !pod.host_ports.is_empty()).then(|| Spec {
-            ips: pod.ips.iter().filter(|ip| why_no_unicast(**ip).is_none()).map(|ip| (*ip).into()).collect(),
-            ports: pod.host_ports.as_slice().into(),
-        });
-        self.set(&pod.name, spec, spots)
+    pub(crate) fn apply(&mut self, pod: &Pod, frontend_owners: &mut FrontendOwners) -> BTreeSet<Owner> {
+        let is_local = self.enabled && pod.node.as_deref() == Some(self.node_name.as_str());
+        let spec =
+            (is_local && !pod.finished && !pod.host_network && !pod.host_ports.is_empty()).then(|| Spec {
+                ips: pod
+                    .ips
+                    .iter()
+                    .filter(|ip| why_no_unicast(**ip).is_none())
+                    .map(|ip| (*ip).into())
+                    .collect(),
+                ports: pod.host_ports.as_slice().into(),
+            });
+        self.set(&pod.name, spec, frontend_owners)
     }
 
     /// The pod is gone. Returns those who have to be looked at.
-    pub(crate) fn delete(&mut self, name: &ObjectName, spots: &mut Spots) -> BTreeSet<Owner> {
-        self.set(name, None, spots)
+    pub(crate) fn delete(
+        &mut self,
+        name: &ObjectName,
+        frontend_owners: &mut FrontendOwners,
+    ) -> BTreeSet<Owner> {
+        self.set(name, None, frontend_owners)
     }
 
-    fn set(&mut self, name: &ObjectName, spec: Option<Spec>, spots: &mut Spots) -> BTreeSet<Owner> {
+    fn set(
+        &mut self,
+        name: &ObjectName,
+        spec: Option<Spec>,
+        frontend_owners: &mut FrontendOwners,
+    ) -> BTreeSet<Owner> {
         let known = self.pods.get_key_value(name).map(|(name, _)| name.clone());
         if known.is_none() && spec.is_none() {
             return BTreeSet::new();
@@ -82,17 +97,21 @@ impl HostPorts {
             return BTreeSet::new();
         }
         state.spec = spec;
-        let mut dirty = claim(&name, state, &self.own_addresses, spots);
+        let mut dirty = update_candidates(&name, state, &self.own_addresses, frontend_owners);
         dirty.insert(Owner::Pod(name));
         dirty
     }
 
     /// This node has other addresses: its pods' ports move with them.
-    pub(crate) fn set_own_addresses(&mut self, addresses: Vec<Ip>, spots: &mut Spots) -> BTreeSet<Owner> {
+    pub(crate) fn set_own_addresses(
+        &mut self,
+        addresses: Vec<Ip>,
+        frontend_owners: &mut FrontendOwners,
+    ) -> BTreeSet<Owner> {
         self.own_addresses = addresses;
         let mut dirty = BTreeSet::new();
         for (name, state) in &mut self.pods {
-            dirty.extend(claim(name, state, &self.own_addresses, spots));
+            dirty.extend(update_candidates(name, state, &self.own_addresses, frontend_owners));
             dirty.insert(Owner::Pod(name.clone()));
         }
         dirty
@@ -100,50 +119,57 @@ impl HostPorts {
 }
 
 /// Changes what the pod claims to what it asks for now.
-fn claim(name: &Arc<ObjectName>, state: &mut PodState, own: &[Ip], spots: &mut Spots) -> BTreeSet<Owner> {
-    let claim = (FrontendKind::HostPort, Owner::Pod(name.clone()));
-    let wishes = state.spec.as_ref().map(|spec| wishes(spec, own)).unwrap_or_default();
+fn update_candidates(
+    name: &Arc<ObjectName>,
+    state: &mut PodState,
+    own: &[Ip],
+    frontend_owners: &mut FrontendOwners,
+) -> BTreeSet<Owner> {
+    let candidate = (FrontendKind::HostPort, Owner::Pod(name.clone()));
+    let requests = state.spec.as_ref().map(|spec| requested_frontends(spec, own)).unwrap_or_default();
     let mut dirty = BTreeSet::new();
-    for old in &state.wishes {
-        dirty.extend(spots.unclaim(old.spot, &claim));
+    for old in &state.requests {
+        dirty.extend(frontend_owners.remove_candidate(old.address, &candidate));
     }
-    for new in &wishes {
-        dirty.extend(spots.claim(new.spot, claim.clone()));
+    for new in &requests {
+        dirty.extend(frontend_owners.add_candidate(new.address, candidate.clone()));
     }
-    state.wishes = wishes;
+    state.requests = requests;
     dirty
 }
 
-fn wishes(spec: &Spec, own: &[Ip]) -> Vec<PodWish> {
+fn requested_frontends(spec: &Spec, own: &[Ip]) -> Vec<HostPortRequest> {
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)].map(Ip::from);
-    let mut wishes: BTreeMap<Spot, PodWish> = BTreeMap::new();
+    let mut requests: BTreeMap<FrontendAddress, HostPortRequest> = BTreeMap::new();
     for port in &spec.ports {
-        let places: Vec<Ip> = match port.host_ip {
+        let host_ips: Vec<Ip> = match port.host_ip {
             Some(ip) => vec![ip.into()],
             None => own.iter().chain(&loopback).copied().collect(),
         };
         // A pod without an address of the family cannot be reached by it.
         let has_family = |ip: &Ip| spec.ips.iter().any(|pod| pod.is_v4() == ip.is_v4());
-        for ip in places.into_iter().filter(has_family) {
+        for ip in host_ips.into_iter().filter(has_family) {
             let proto = port.protocol.number();
-            let spot = Spot { place: Place::Address(ip), port: port.host_port, proto };
-            wishes.entry(spot).or_insert(PodWish { spot, container_port: port.container_port });
+            let address = FrontendAddress { ip: FrontendIp::Exact(ip), port: port.host_port, proto };
+            requests
+                .entry(address)
+                .or_insert(HostPortRequest { address, container_port: port.container_port });
         }
     }
-    wishes.into_values().collect()
+    requests.into_values().collect()
 }
 
-impl PodWish {
-    /// The frontends of the spot.
-    pub(crate) fn wants(self) -> [Want; 2] {
-        let ipv6 = self.spot.place.ipv6();
-        let port = PortKey { ipv6, port: self.container_port, proto: self.spot.proto, local: false };
-        [SCOPE_INTERNAL, SCOPE_EXTERNAL].map(|scope| Want {
-            spot: self.spot,
+impl HostPortRequest {
+    /// The frontends of the address.
+    pub(crate) fn desired_frontends(self) -> [DesiredFrontend; 2] {
+        let ipv6 = self.address.ip.is_ipv6();
+        let port = PortKey { ipv6, port: self.container_port, proto: self.address.proto, local: false };
+        [SCOPE_INTERNAL, SCOPE_EXTERNAL].map(|scope| DesiredFrontend {
+            address: self.address,
             kind: FrontendKind::HostPort,
             scope,
             port,
-            limited: false,
+            has_source_ranges: false,
         })
     }
 }

@@ -13,31 +13,31 @@ pub(crate) struct Ids {
     first: u32,
     next: u32,
     used: HashSet<u32>,
-    unclaimed: HashSet<u32>,
+    adopted: HashSet<u32>,
 }
 
 impl Ids {
     pub(crate) fn new(first: u32) -> Ids {
-        Ids { first, next: first, used: HashSet::new(), unclaimed: HashSet::new() }
+        Ids { first, next: first, used: HashSet::new(), adopted: HashSet::new() }
     }
 
     /// These numbers are in the tables: they are given only to who claims them.
     pub(crate) fn adopt(&mut self, ids: impl Iterator<Item = u32>) {
-        self.unclaimed.extend(ids.filter(|id| *id >= self.first));
-        self.used.extend(&self.unclaimed);
-        if let Some(greatest) = self.unclaimed.iter().max() {
+        self.adopted.extend(ids.filter(|id| *id >= self.first));
+        self.used.extend(&self.adopted);
+        if let Some(greatest) = self.adopted.iter().max() {
             self.next = self.next.max(greatest.checked_add(GAP_AFTER_ADOPTION).unwrap_or(self.first));
         }
     }
 
     /// True if the adopted number is still free: it is the caller's now.
-    pub(crate) fn claim(&mut self, id: u32) -> bool {
-        self.unclaimed.remove(&id)
+    pub(crate) fn take_adopted(&mut self, id: u32) -> bool {
+        self.adopted.remove(&id)
     }
 
     /// Who has not claimed by now is gone.
     pub(crate) fn finish_adoption(&mut self) {
-        for id in std::mem::take(&mut self.unclaimed) {
+        for id in std::mem::take(&mut self.adopted) {
             self.used.remove(&id);
         }
     }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_vanished_numbers_are_not_reused_at_once() {
+    fn unit_freed_ids_are_not_reused_immediately() {
         let mut ids = Ids::new(1);
         let first = ids.allocate();
         ids.free(first);
@@ -70,12 +70,12 @@ mod tests {
     }
 
     #[test]
-    fn unit_adopted_numbers_go_to_who_claims_them_once() {
+    fn unit_an_adopted_id_is_taken_once() {
         let mut ids = Ids::new(16);
         ids.adopt([3, 20, 21].into_iter());
-        assert!(!ids.claim(3), "below the first number");
-        assert!(ids.claim(20));
-        assert!(!ids.claim(20));
+        assert!(!ids.take_adopted(3), "below the first number");
+        assert!(ids.take_adopted(20));
+        assert!(!ids.take_adopted(20));
         assert_eq!(ids.allocate(), 21 + GAP_AFTER_ADOPTION);
         ids.next = 20;
         assert_eq!(ids.allocate(), 22, "21 is not claimed yet, but in the tables");

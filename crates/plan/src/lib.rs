@@ -12,28 +12,28 @@
 //! endpoints only: a Service whose slices are not known yet must not replace
 //! a good one.
 
-mod address;
 mod backend;
 pub mod canonical;
-mod claims;
-mod explain;
+mod endpoint_selection;
+mod frontend_address;
 mod health;
 mod host_port;
 mod ids;
 mod maglev;
+mod maglev_table;
 mod names;
-mod namespaces;
+mod network_namespaces;
 mod node;
+mod prefix_owners;
 mod problems;
-mod program;
-mod ranges;
-mod select;
 mod service;
-mod shares;
+mod service_address;
+mod service_frontends;
+mod service_problems;
+mod service_tables;
 mod slice;
 mod slots;
-mod spot;
-mod wish;
+mod source_ranges;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -44,16 +44,16 @@ use beeline_model::{Change, Kind, Object, ObjectName, Problem};
 use beeline_sync::{Contents, Delta};
 use ipnet::IpNet;
 
+pub use frontend_address::FrontendKind;
 pub use health::HealthCheck;
+pub use maglev_table::MaglevConfig;
 pub use names::{FrontendName, Names};
 pub use node::{OwnNode, Route};
-pub use shares::ShareConfig;
-pub use spot::FrontendKind;
 
 use names::Pods;
-use namespaces::Namespaces;
+use network_namespaces::NetworkNamespaces;
 use node::Nodes;
-use problems::Book;
+use problems::ProblemStore;
 use service::Services;
 
 /// What the planner must know about its node.
@@ -89,9 +89,9 @@ pub struct ServiceConfig {
     /// `sessionAffinity: ClientIP`.
     pub affinity: bool,
     /// `loadBalancerSourceRanges` count for NodePorts and externalIPs, too.
-    pub limit_all_types: bool,
+    pub source_ranges_all_types: bool,
     /// Consistent hashing and weights.
-    pub shares: ShareConfig,
+    pub maglev: MaglevConfig,
 }
 
 /// Turns changes of the model into changes of the tables.
@@ -100,9 +100,9 @@ pub struct Planner {
     nodes: Nodes,
     services: Services,
     pods: Pods,
-    book: Book,
+    problem_store: ProblemStore,
     endpoints: BTreeMap<Ip, Option<EndpointValue>>,
-    namespaces: Namespaces,
+    network_namespaces: NetworkNamespaces,
     /// Per kind: how often a listing has begun.
     epochs: [u32; Kind::ALL.len()],
     listed: [bool; Kind::ALL.len()],
@@ -116,9 +116,9 @@ impl Planner {
             services: Services::new(&config.node_name, config.services.clone()),
             nodes: Nodes::new(config),
             pods: Pods::default(),
-            book: Book::default(),
+            problem_store: ProblemStore::default(),
             endpoints: BTreeMap::new(),
-            namespaces: Namespaces::default(),
+            network_namespaces: NetworkNamespaces::default(),
             epochs: [0; Kind::ALL.len()],
             listed: [false; Kind::ALL.len()],
             drained: false,
@@ -158,12 +158,12 @@ impl Planner {
     /// The cookie of an attached pod's network namespace. To be set anew
     /// after a restart, as endpoints are.
     pub fn set_namespace(&mut self, cookie: u64, pod: ObjectName) {
-        self.namespaces.attach(cookie, pod);
+        self.network_namespaces.attach(cookie, pod);
     }
 
     /// The pod with this network namespace is gone.
     pub fn remove_namespace(&mut self, cookie: u64, pod: &ObjectName) {
-        self.namespaces.detach(cookie, pod);
+        self.network_namespaces.detach(cookie, pod);
     }
 
     /// The subnets of this node's uplinks have changed.
@@ -185,9 +185,9 @@ impl Planner {
         if !self.is_listed() {
             return delta;
         }
-        delta.namespace = self.namespaces.drain();
-        let changes = self.nodes.drain(&mut delta, &mut self.book);
-        self.services.drain(changes, &self.nodes, &mut delta, &mut self.book);
+        delta.namespace = self.network_namespaces.drain();
+        let changes = self.nodes.drain(&mut delta, &mut self.problem_store);
+        self.services.drain(changes, &self.nodes, &mut delta, &mut self.problem_store);
         if !self.drained {
             self.drained = true;
             self.nodes.finish_adoption();
@@ -198,16 +198,16 @@ impl Planner {
 
     /// Objects, or parts of them, that cannot be used, as of the last drain.
     pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = self.book.problems();
+        let mut problems = self.problem_store.problems();
         if self.is_listed() && self.nodes.own().is_none() {
-            problems.push(self.nodes.own_is_missing());
+            problems.push(self.nodes.own_node_missing());
         }
         problems
     }
 
     /// Parts of objects that are not served, with the object and by name.
-    pub fn not_built(&self) -> Vec<String> {
-        self.book.not_built()
+    pub fn ignored_fields(&self) -> Vec<String> {
+        self.problem_store.ignored_fields()
     }
 
     /// How many Nodes the cluster has.
@@ -268,10 +268,10 @@ impl Planner {
         match object {
             Object::Node(node) => self.nodes.apply(node, epoch),
             Object::Service(service) => self.services.apply(service, epoch),
-            Object::EndpointSlice(slice) => self.services.apply_slice(slice, epoch, &mut self.book),
+            Object::EndpointSlice(slice) => self.services.apply_slice(slice, epoch, &mut self.problem_store),
             Object::Pod(pod) => {
                 self.services.apply_pod(&pod);
-                self.namespaces.apply(&pod);
+                self.network_namespaces.apply(&pod);
                 self.pods.apply(pod, epoch);
             }
             Object::Namespace(_) => {}
@@ -282,10 +282,10 @@ impl Planner {
         match kind {
             Kind::Node => self.nodes.delete(&name.name),
             Kind::Service => self.services.delete(name),
-            Kind::EndpointSlice => self.services.delete_slice(name, &mut self.book),
+            Kind::EndpointSlice => self.services.delete_slice(name, &mut self.problem_store),
             Kind::Pod => {
                 self.services.delete_pod(name);
-                self.namespaces.delete(name);
+                self.network_namespaces.delete(name);
                 self.pods.delete(name);
             }
             Kind::Namespace => {}

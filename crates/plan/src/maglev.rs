@@ -9,7 +9,7 @@
 
 /// Places for each backend: a backend's share is off by one in a hundred at
 /// most.
-const PLACES_PER_BACKEND: u64 = 100;
+const ENTRIES_PER_BACKEND: u64 = 100;
 
 /// The sizes of tables: primes (a way then meets every place), about a power
 /// of two apart, so that the size seldom changes. The last is the bound:
@@ -21,48 +21,49 @@ pub(crate) const WEIGHT_MAX: u16 = 1_000;
 
 /// One backend: what it is, and its weight (1..=[`WEIGHT_MAX`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Entry {
+pub(crate) struct WeightedBackend {
     pub(crate) identity: [u8; 19],
     pub(crate) weight: u16,
 }
 
 /// The size of a table in which the backend with the least weight has its
 /// hundred places, and that is not smaller than `at_least`.
-pub(crate) fn size(entries: &[Entry], at_least: u32) -> u32 {
-    let total: u64 = entries.iter().map(|entry| u64::from(entry.weight)).sum();
-    let least = entries.iter().map(|entry| u64::from(entry.weight)).min().unwrap_or(1).max(1);
-    let needed = (PLACES_PER_BACKEND * total).div_ceil(least).max(u64::from(at_least));
+pub(crate) fn table_size(backends: &[WeightedBackend], at_least: u32) -> u32 {
+    let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    let least = backends.iter().map(|backend| u64::from(backend.weight)).min().unwrap_or(1).max(1);
+    let needed = (ENTRIES_PER_BACKEND * total).div_ceil(least).max(u64::from(at_least));
     let fits = SIZES.into_iter().find(|size| u64::from(*size) >= needed);
     fits.unwrap_or(SIZES[SIZES.len() - 1])
 }
 
 /// Whether the backends are too many, or their weights too far apart, for
 /// the largest table.
-pub(crate) fn is_coarse(entries: &[Entry]) -> bool {
-    let total: u64 = entries.iter().map(|entry| u64::from(entry.weight)).sum();
-    let least = entries.iter().map(|entry| u64::from(entry.weight)).min().unwrap_or(1).max(1);
-    PLACES_PER_BACKEND * total > least * u64::from(SIZES[SIZES.len() - 1])
+pub(crate) fn exceeds_largest_table(backends: &[WeightedBackend]) -> bool {
+    let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    let least = backends.iter().map(|backend| u64::from(backend.weight)).min().unwrap_or(1).max(1);
+    ENTRIES_PER_BACKEND * total > least * u64::from(SIZES[SIZES.len() - 1])
 }
 
 /// Who stands at each place of a table of `size` (one of [`SIZES`]), as
-/// positions in `entries`, which are sorted and not empty.
-pub(crate) fn fill(entries: &[Entry], size: u32, seed: &str) -> Vec<u32> {
-    const FREE: u32 = u32::MAX;
-    let mut ways: Vec<Way> = entries.iter().map(|entry| Way::of(entry, size, seed)).collect();
-    let greatest = entries.iter().map(|entry| entry.weight).max().unwrap_or(1);
-    let mut table = vec![FREE; size as usize];
+/// positions in `backends`, which are sorted and not empty.
+pub(crate) fn build(backends: &[WeightedBackend], size: u32, seed: &str) -> Vec<u32> {
+    const EMPTY: u32 = u32::MAX;
+    let mut permutations: Vec<Permutation> =
+        backends.iter().map(|backend| Permutation::of(backend, size, seed)).collect();
+    let greatest = backends.iter().map(|backend| backend.weight).max().unwrap_or(1);
+    let mut table = vec![EMPTY; size as usize];
     let mut taken = 0;
     loop {
-        for (number, (way, entry)) in ways.iter_mut().zip(entries).enumerate() {
-            way.credit += entry.weight;
-            if way.credit < greatest {
+        for (index, (permutation, backend)) in permutations.iter_mut().zip(backends).enumerate() {
+            permutation.credit += backend.weight;
+            if permutation.credit < greatest {
                 continue;
             }
-            way.credit -= greatest;
-            while table[way.place as usize] != FREE {
-                way.step(size);
+            permutation.credit -= greatest;
+            while table[permutation.index as usize] != EMPTY {
+                permutation.step(size);
             }
-            table[way.place as usize] = number as u32;
+            table[permutation.index as usize] = index as u32;
             taken += 1;
             if taken == size {
                 return table;
@@ -72,22 +73,22 @@ pub(crate) fn fill(entries: &[Entry], size: u32, seed: &str) -> Vec<u32> {
 }
 
 /// The order in which a backend prefers the places.
-struct Way {
-    place: u32,
+struct Permutation {
+    index: u32,
     skip: u32,
     /// Weight that has not brought a turn yet.
     credit: u16,
 }
 
-impl Way {
-    fn of(entry: &Entry, size: u32, seed: &str) -> Way {
-        let hash = |salt: u8| hash([&[salt], seed.as_bytes(), &entry.identity]);
-        let (place, skip) = (hash(1) % u64::from(size), hash(2) % u64::from(size - 1) + 1);
-        Way { place: place as u32, skip: skip as u32, credit: 0 }
+impl Permutation {
+    fn of(backend: &WeightedBackend, size: u32, seed: &str) -> Permutation {
+        let hash = |salt: u8| hash([&[salt], seed.as_bytes(), &backend.identity]);
+        let (index, skip) = (hash(1) % u64::from(size), hash(2) % u64::from(size - 1) + 1);
+        Permutation { index: index as u32, skip: skip as u32, credit: 0 }
     }
 
     fn step(&mut self, size: u32) {
-        self.place = (self.place + self.skip) % size;
+        self.index = (self.index + self.skip) % size;
     }
 }
 
@@ -112,58 +113,58 @@ mod tests {
     use super::*;
 
     /// Backends of these weights, with random addresses.
-    fn entries(rng: &mut StdRng, weights: &[u16]) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = weights
+    fn backends(rng: &mut StdRng, weights: &[u16]) -> Vec<WeightedBackend> {
+        let mut backends: Vec<WeightedBackend> = weights
             .iter()
             .map(|weight| {
                 let mut identity = [0; 19];
                 rng.fill(&mut identity);
-                Entry { identity, weight: *weight }
+                WeightedBackend { identity, weight: *weight }
             })
             .collect();
-        entries.sort();
-        entries
+        backends.sort();
+        backends
     }
 
-    fn places(table: &[u32], of: usize) -> f64 {
-        table.iter().filter(|number| **number as usize == of).count() as f64
+    fn entries_of(table: &[u32], of: usize) -> f64 {
+        table.iter().filter(|index| **index as usize == of).count() as f64
     }
 
-    fn dice() -> StdRng {
+    fn seeded_rng() -> StdRng {
         let seed = rand::random();
         println!("seed {seed}");
         StdRng::seed_from_u64(seed)
     }
 
     #[test]
-    fn unit_sizes_are_primes_with_a_hundred_places_for_each() {
+    fn unit_table_sizes_are_primes_with_a_hundred_entries_per_backend() {
         for size in SIZES {
             assert!((2..).take_while(|n| n * n <= size).all(|n| size % n != 0), "{size}");
         }
-        let equal = |count: usize| vec![Entry { identity: [0; 19], weight: 7 }; count];
-        assert_eq!([1, 2, 3, 10, 1_000].map(|n| size(&equal(n), 0)), [251, 251, 509, 1_021, 131_071]);
-        assert_eq!(size(&equal(3), 16_000), 16_381, "a user's size is the least");
-        assert!(!is_coarse(&equal(1_310)) && is_coarse(&equal(1_311)));
-        assert_eq!(size(&equal(100_000), 0), 131_071, "bounded");
+        let equal = |count: usize| vec![WeightedBackend { identity: [0; 19], weight: 7 }; count];
+        assert_eq!([1, 2, 3, 10, 1_000].map(|n| table_size(&equal(n), 0)), [251, 251, 509, 1_021, 131_071]);
+        assert_eq!(table_size(&equal(3), 16_000), 16_381, "a user's size is the least");
+        assert!(!exceeds_largest_table(&equal(1_310)) && exceeds_largest_table(&equal(1_311)));
+        assert_eq!(table_size(&equal(100_000), 0), 131_071, "bounded");
     }
 
     #[test]
-    fn unit_each_has_its_share_by_weight() {
-        let mut rng = dice();
+    fn unit_entries_are_proportional_to_weights() {
+        let mut rng = seeded_rng();
         for _ in 0..60 {
             let count = rng.random_range(1..=40);
             let greatest = if rng.random() { 1 } else { rng.random_range(1..=10) };
             let weights: Vec<u16> = (0..count).map(|_| rng.random_range(1..=greatest)).collect();
-            let entries = entries(&mut rng, &weights);
-            let size = size(&entries, 0);
-            let table = fill(&entries, size, "");
-            let total: f64 = entries.iter().map(|entry| f64::from(entry.weight)).sum();
-            for (number, entry) in entries.iter().enumerate() {
-                let ideal = f64::from(size) * f64::from(entry.weight) / total;
-                let has = places(&table, number);
+            let backends = backends(&mut rng, &weights);
+            let size = table_size(&backends, 0);
+            let table = build(&backends, size, "");
+            let total: f64 = backends.iter().map(|backend| f64::from(backend.weight)).sum();
+            for (index, backend) in backends.iter().enumerate() {
+                let ideal = f64::from(size) * f64::from(backend.weight) / total;
+                let has = entries_of(&table, index);
                 assert!(
                     (has - ideal).abs() <= ideal * 0.011 + 1.0,
-                    "{entry:?}: {has} of {size}, not {ideal}"
+                    "{backend:?}: {has} of {size}, not {ideal}"
                 );
             }
         }
@@ -172,40 +173,41 @@ mod tests {
     /// What must move moves (the share of who goes), and little else: the
     /// paper sees 2 % where a hundredth of the backends fails at this size.
     #[test]
-    fn unit_little_moves_beside_what_must() {
-        let mut rng = dice();
+    fn unit_removing_a_backend_moves_few_other_entries() {
+        let mut rng = seeded_rng();
         for count in [2, 3, 5, 10, 30, 100] {
             for weighted in [false, true] {
                 let weights: Vec<u16> =
                     (0..count).map(|_| if weighted { rng.random_range(1..=4) } else { 1 }).collect();
-                let entries = entries(&mut rng, &weights);
-                let size = size(&entries, 0);
-                let before = fill(&entries, size, "");
+                let backends = backends(&mut rng, &weights);
+                let size = table_size(&backends, 0);
+                let before = build(&backends, size, "");
                 let gone = rng.random_range(0..count);
-                let mut left = entries.clone();
+                let mut left = backends.clone();
                 left.remove(gone);
-                let after = fill(&left, size, "");
+                let after = build(&left, size, "");
                 let renumbered = |n: u32| if n as usize > gone { n - 1 } else { n };
                 let pairs = before.iter().zip(&after).filter(|(then, _)| **then as usize != gone);
                 let moved = pairs.filter(|(then, now)| renumbered(**then) != **now).count();
                 let share = moved as f64 / f64::from(size);
-                assert!(share < 0.12, "{count} backends, weighted {weighted}: {share} moved besides");
+                assert!(share < 0.12, "{count} backends, weighted {weighted}: {share} moved unnecessarily");
             }
         }
     }
 
     #[test]
     fn unit_the_table_depends_on_the_backends_alone() {
-        let mut rng = dice();
-        let sorted = entries(&mut rng, &[1, 1, 2, 5, 1, 1]);
+        let mut rng = seeded_rng();
+        let sorted = backends(&mut rng, &[1, 1, 2, 5, 1, 1]);
         let mut shuffled = sorted.clone();
         shuffled.shuffle(&mut rng);
         shuffled.sort();
-        assert_eq!(fill(&sorted, 2_039, ""), fill(&shuffled, 2_039, ""));
-        assert_ne!(fill(&sorted, 2_039, ""), fill(&sorted, 2_039, "another"), "a seed makes another one");
+        assert_eq!(build(&sorted, 2_039, ""), build(&shuffled, 2_039, ""));
+        assert_ne!(build(&sorted, 2_039, ""), build(&sorted, 2_039, "another"), "a seed makes another one");
         // Written down once: releases must agree with each other.
-        let fixed: Vec<Entry> = (1..=3).map(|n| Entry { identity: [n; 19], weight: 1 }).collect();
-        let begin = &fill(&fixed, 251, "")[..24];
+        let fixed: Vec<WeightedBackend> =
+            (1..=3).map(|n| WeightedBackend { identity: [n; 19], weight: 1 }).collect();
+        let begin = &build(&fixed, 251, "")[..24];
         assert_eq!(begin, FIXED);
     }
 

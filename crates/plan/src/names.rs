@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use beeline_abi::ip::proto;
 use beeline_model::{ObjectName, Pod};
 
-use crate::program::PortKey;
-use crate::spot::{FrontendKind, protocol_name};
+use crate::frontend_address::{FrontendKind, protocol_name};
+use crate::service_tables::PortKey;
 
 /// Names for addresses and numbers, for events and drops.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use beeline_sync::{Contents, Delta};
 use ipnet::IpNet;
 
 use crate::PlanConfig;
-use crate::claims::{Claims, Prefix};
 use crate::ids::Ids;
-use crate::problems::{Book, Complaint};
+use crate::prefix_owners::{Prefix, PrefixOwners};
+use crate::problems::{ProblemDetail, ProblemStore};
 use crate::slice::why_no_unicast;
 
 /// This node, as its Node object describes it.
@@ -75,7 +75,7 @@ pub(crate) struct Nodes {
     ids: Ids,
     /// Node numbers by what an earlier agent knew of the node.
     adopted: HashMap<AddressKey, u32>,
-    pod_cidrs: Claims,
+    pod_cidrs: PrefixOwners,
     addresses: BTreeMap<Ip, BTreeSet<String>>,
     /// Internal and external addresses: where NodePorts are served.
     service_ips: BTreeMap<Ip, BTreeSet<String>>,
@@ -95,7 +95,7 @@ impl Nodes {
             nodes: BTreeMap::new(),
             ids: Ids::new(1),
             adopted: HashMap::new(),
-            pod_cidrs: Claims::default(),
+            pod_cidrs: PrefixOwners::default(),
             addresses: BTreeMap::new(),
             service_ips: BTreeMap::new(),
             changes: NodeChanges::default(),
@@ -131,14 +131,14 @@ impl Nodes {
                 return;
             }
         }
-        self.claim(&name, false);
+        self.update_indexes(&name, false);
         let (id, zone) = self.nodes.get(&name).map_or((0, 0), |state| (state.id, state.zone));
         self.nodes.insert(name.clone(), NodeState { spec: Some(node), id, zone, epoch });
-        self.claim(&name, true);
+        self.update_indexes(&name, true);
     }
 
     pub(crate) fn delete(&mut self, name: &str) {
-        self.claim(name, false);
+        self.update_indexes(name, false);
         if let Some(state) = self.nodes.get_mut(name) {
             state.spec = None;
         }
@@ -170,13 +170,13 @@ impl Nodes {
     }
 
     /// Computes what is marked. Returns what others go by.
-    pub(crate) fn drain(&mut self, delta: &mut Delta, book: &mut Book) -> NodeChanges {
+    pub(crate) fn drain(&mut self, delta: &mut Delta, problem_store: &mut ProblemStore) -> NodeChanges {
         for name in std::mem::take(&mut self.dirty_nodes) {
             if self.drain_node(&name, delta) {
                 self.changes.renumbered.push(name.clone());
             }
             let problems = self.nodes.get(&name).map_or_else(Vec::new, |_| self.problems_of(&name));
-            book.set_problems(Kind::Node, &ObjectName::cluster(name), problems);
+            problem_store.set_problems(Kind::Node, &ObjectName::cluster(name), problems);
         }
         for key in std::mem::take(&mut self.dirty_keys) {
             delta.address.insert(key, self.address_value(key));
@@ -233,7 +233,7 @@ impl Nodes {
         self.specs().count()
     }
 
-    pub(crate) fn own_is_missing(&self) -> Problem {
+    pub(crate) fn own_node_missing(&self) -> Problem {
         let name = &self.config.node_name;
         Problem {
             kind: Kind::Node,
@@ -275,15 +275,15 @@ impl Nodes {
 
     /// Adds or removes what the node claims, and marks everything that
     /// depends on it.
-    fn claim(&mut self, name: &str, add: bool) {
+    fn update_indexes(&mut self, name: &str, add: bool) {
         let Some(node) = self.nodes.get(name).and_then(|state| state.spec.as_ref()) else { return };
         let (ips, cidrs) = (usable_ips(node), usable_cidrs(node));
         self.revision += 1;
         self.dirty_nodes.insert(name.to_owned());
         for ip in service_ips(node) {
-            let claimants = self.service_ips.entry(ip).or_default();
-            let changed = if add { claimants.insert(name.to_owned()) } else { claimants.remove(name) };
-            if claimants.is_empty() {
+            let owners = self.service_ips.entry(ip).or_default();
+            let changed = if add { owners.insert(name.to_owned()) } else { owners.remove(name) };
+            if owners.is_empty() {
                 self.service_ips.remove(&ip);
             }
             if changed {
@@ -292,14 +292,14 @@ impl Nodes {
             }
         }
         for ip in ips.into_iter().map(Ip::from) {
-            let claimants = self.addresses.entry(ip).or_default();
+            let owners = self.addresses.entry(ip).or_default();
             if add {
-                claimants.insert(name.to_owned())
+                owners.insert(name.to_owned())
             } else {
-                claimants.remove(name)
+                owners.remove(name)
             };
-            self.dirty_nodes.extend(claimants.iter().cloned());
-            if claimants.is_empty() {
+            self.dirty_nodes.extend(owners.iter().cloned());
+            if owners.is_empty() {
                 self.addresses.remove(&ip);
             }
             self.dirty_keys.insert(host_key(ip));
@@ -311,9 +311,9 @@ impl Nodes {
                 self.pod_cidrs.remove(prefix, name);
             }
             let mut touched = vec![prefix];
-            for (other, claimant) in self.pod_cidrs.overlapping(prefix) {
+            for (other, owner) in self.pod_cidrs.overlapping(prefix) {
                 touched.push(other);
-                self.dirty_nodes.insert(claimant.to_owned());
+                self.dirty_nodes.insert(owner.to_owned());
             }
             self.dirty_keys.extend(touched.iter().map(|prefix| prefix.key()));
             let within = |ip: &&Ip| touched.iter().any(|prefix| prefix.contains(**ip));
@@ -343,7 +343,7 @@ impl Nodes {
             let known: Vec<AddressKey> =
                 hosts.chain(usable_cidrs(node).into_iter().map(|cidr| Prefix::of(cidr).key())).collect();
             let mut adopted = known.iter().filter_map(|key| self.adopted.get(key).copied());
-            state.id = adopted.find(|id| self.ids.claim(*id)).unwrap_or_else(|| self.ids.allocate());
+            state.id = adopted.find(|id| self.ids.take_adopted(*id)).unwrap_or_else(|| self.ids.allocate());
             if name == self.config.node_name {
                 self.dirty_keys.extend(self.endpoints.iter().map(|ip| host_key(*ip)));
             }
@@ -398,7 +398,7 @@ impl Nodes {
     /// The node's PodCIDRs to which nobody has a better right.
     fn active_cidrs(&self, node: &Node) -> Vec<IpNet> {
         let mut cidrs = usable_cidrs(node);
-        cidrs.retain(|cidr| self.pod_cidrs.rival(Prefix::of(*cidr), &node.name).is_none());
+        cidrs.retain(|cidr| self.pod_cidrs.conflict(Prefix::of(*cidr), &node.name).is_none());
         cidrs
     }
 
@@ -411,7 +411,7 @@ impl Nodes {
         usable_ips(node).into_iter().find(|ip| ip.is_ipv6() == is_ipv6 && on_link(ip))
     }
 
-    fn problems_of(&self, name: &str) -> Vec<Complaint> {
+    fn problems_of(&self, name: &str) -> Vec<ProblemDetail> {
         let Some(node) = self.nodes.get(name).and_then(|state| state.spec.as_ref()) else {
             return Vec::new();
         };
@@ -435,38 +435,39 @@ impl Nodes {
         problems.extend(usable_ips(node).into_iter().filter_map(|ip| self.address_conflict(node, ip)));
         problems.extend(node.pod_cidrs.iter().filter_map(|cidr| self.cidr_conflict(node, *cidr)));
         if node.name != self.config.node_name && !usable_ips(node).is_empty() {
-            problems.extend(self.active_cidrs(node).into_iter().filter_map(|cidr| self.no_route(node, cidr)));
+            problems.extend(
+                self.active_cidrs(node).into_iter().filter_map(|cidr| self.missing_route(node, cidr)),
+            );
         }
         problems
     }
 
-    fn address_conflict(&self, node: &Node, ip: IpAddr) -> Option<Complaint> {
+    fn address_conflict(&self, node: &Node, ip: IpAddr) -> Option<ProblemDetail> {
         let first = self.addresses.get(&ip.into())?.first()?;
         (*first != node.name).then(|| {
             let message = format!(
-                "its InternalIP {ip} is node {first}'s too and counts as that node's; give every node an \
-                 address of its own"
+                "its InternalIP {ip} is also an InternalIP of node {first}, which keeps it; give every node an address of its own"
             );
             (Reason::NodeCollision, message)
         })
     }
 
-    fn cidr_conflict(&self, node: &Node, cidr: IpNet) -> Option<Complaint> {
+    fn cidr_conflict(&self, node: &Node, cidr: IpNet) -> Option<ProblemDetail> {
         if cidr.prefix_len() == 0 {
             let message =
                 format!("its PodCIDR {cidr} covers every address and is not used; set a smaller one");
             return Some((Reason::AddressUnusable, message));
         }
-        let (_, rival) = self.pod_cidrs.rival(Prefix::of(cidr.trunc()), &node.name)?;
+        let (_, other) = self.pod_cidrs.conflict(Prefix::of(cidr.trunc()), &node.name)?;
         let message = format!(
-            "its PodCIDR {cidr} overlaps a PodCIDR of node {rival}, which keeps it; pods of {} are not \
+            "its PodCIDR {cidr} overlaps a PodCIDR of node {other}, which keeps it; pods of {} are not \
              reachable through it; give the node another PodCIDR (recreate the Node object)",
             node.name
         );
         Some((Reason::NodeCollision, message))
     }
 
-    fn no_route(&self, node: &Node, cidr: IpNet) -> Option<Complaint> {
+    fn missing_route(&self, node: &Node, cidr: IpNet) -> Option<ProblemDetail> {
         if self.next_hop(node, cidr).is_some() {
             return None;
         }

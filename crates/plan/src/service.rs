@@ -1,7 +1,7 @@
-//! Services and their slices: what each wants, and who serves it. Pods with
-//! hostPorts stand beside them, because they want the same things.
+//! Services and their slices: what each desired_frontends, and who serves it. Pods with
+//! hostPorts stand beside them, because they desired the same things.
 
-mod serve;
+mod update_tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -13,16 +13,16 @@ use beeline_sync::{Contents, Delta};
 use ipnet::IpNet;
 
 use crate::ServiceConfig;
-use crate::explain;
+use crate::frontend_address::{FrontendAddress, FrontendIp, FrontendKind, FrontendOwners, Owner};
 use crate::health::HealthCheck;
 use crate::host_port::HostPorts;
 use crate::names::{FrontendName, ServiceName};
 use crate::node::{NodeChanges, Nodes};
-use crate::problems::Book;
-use crate::program::{Program, Want, Workshop};
+use crate::problems::ProblemStore;
+use crate::service_frontends::requested_frontends;
+use crate::service_problems;
+use crate::service_tables::{Allocators, DesiredFrontend, OwnerEntries};
 use crate::slice::{Interner, Slice};
-use crate::spot::{FrontendKind, Owner, Place, Spot, Spots};
-use crate::wish::wishes;
 
 /// Services by name; the name is kept once.
 type Name = Arc<ObjectName>;
@@ -33,7 +33,7 @@ struct ServiceState {
     spec: Option<Box<Service>>,
     epoch: u32,
     slices: Vec<(Box<str>, Slice)>,
-    program: Program,
+    entries: OwnerEntries,
 }
 
 #[derive(Debug)]
@@ -49,8 +49,8 @@ pub(crate) struct Services {
     services: HashMap<Name, ServiceState>,
     slice_owners: HashMap<ObjectName, SliceOwner>,
     host_ports: HostPorts,
-    spots: Spots,
-    workshop: Workshop,
+    frontend_owners: FrontendOwners,
+    allocators: Allocators,
     interner: Interner,
     health: BTreeMap<ObjectName, HealthCheck>,
     health_changes: BTreeMap<ObjectName, Option<HealthCheck>>,
@@ -66,8 +66,8 @@ impl Services {
             services: HashMap::new(),
             slice_owners: HashMap::new(),
             host_ports: HostPorts::new(own_node, config.host_ports),
-            spots: Spots::default(),
-            workshop: Workshop::new(config.shares.clone()),
+            frontend_owners: FrontendOwners::default(),
+            allocators: Allocators::new(config.maglev.clone()),
             interner: Interner::default(),
             health: BTreeMap::new(),
             health_changes: BTreeMap::new(),
@@ -82,11 +82,11 @@ impl Services {
     }
 
     pub(crate) fn adopt(&mut self, actual: &Contents) {
-        self.workshop.adopt(actual);
+        self.allocators.adopt(actual);
     }
 
     pub(crate) fn finish_adoption(&mut self) {
-        self.workshop.finish_adoption();
+        self.allocators.finish_adoption();
     }
 
     pub(crate) fn apply(&mut self, service: Service, epoch: u32) {
@@ -97,33 +97,33 @@ impl Services {
             return;
         }
         let old = state.spec.replace(Box::new(service.clone()));
-        self.move_claims(&name, old.as_deref(), Some(&service));
+        self.update_candidates(&name, old.as_deref(), Some(&service));
         self.dirty.insert(Owner::Service(name));
     }
 
     pub(crate) fn delete(&mut self, name: &ObjectName) {
         let Some(old) = self.services.get_mut(name).and_then(|state| state.spec.take()) else { return };
         let name = self.name(name);
-        self.move_claims(&name, Some(&old), None);
+        self.update_candidates(&name, Some(&old), None);
         self.dirty.insert(Owner::Service(name));
     }
 
     pub(crate) fn apply_pod(&mut self, pod: &Pod) {
-        self.dirty.extend(self.host_ports.apply(pod, &mut self.spots));
+        self.dirty.extend(self.host_ports.apply(pod, &mut self.frontend_owners));
     }
 
     pub(crate) fn delete_pod(&mut self, name: &ObjectName) {
-        self.dirty.extend(self.host_ports.delete(name, &mut self.spots));
+        self.dirty.extend(self.host_ports.delete(name, &mut self.frontend_owners));
     }
 
-    pub(crate) fn apply_slice(&mut self, slice: EndpointSlice, epoch: u32, book: &mut Book) {
+    pub(crate) fn apply_slice(&mut self, slice: EndpointSlice, epoch: u32, problem_store: &mut ProblemStore) {
         let name = slice.name.clone();
         let service = self.name(&ObjectName::new(&name.namespace, &slice.service));
         if self.slice_owners.get(&name).is_some_and(|owner| owner.service != service) {
-            self.delete_slice(&name, book);
+            self.delete_slice(&name, problem_store);
         }
         let (slice, problems) = Slice::compact(slice, &mut self.interner);
-        book.set_problems(Kind::EndpointSlice, &name, problems);
+        problem_store.set_problems(Kind::EndpointSlice, &name, problems);
         if slice.endpoints.iter().any(|endpoint| endpoint.hints.is_some()) {
             self.hinted.insert(service.clone());
         }
@@ -146,9 +146,9 @@ impl Services {
         self.slice_owners.insert(name, SliceOwner { service, epoch });
     }
 
-    pub(crate) fn delete_slice(&mut self, name: &ObjectName, book: &mut Book) {
+    pub(crate) fn delete_slice(&mut self, name: &ObjectName, problem_store: &mut ProblemStore) {
         let Some(owner) = self.slice_owners.remove(name) else { return };
-        book.set_problems(Kind::EndpointSlice, name, Vec::new());
+        problem_store.set_problems(Kind::EndpointSlice, name, Vec::new());
         if let Some(state) = self.services.get_mut(&owner.service) {
             state.slices.retain(|(known, _)| **known != *name.name);
         }
@@ -175,9 +175,9 @@ impl Services {
     /// Services (and pods with hostPorts) by service id.
     pub(crate) fn names(&self) -> Vec<ServiceName> {
         let mut names: Vec<ServiceName> = self
-            .programs()
-            .flat_map(|(name, program)| {
-                program.services().map(move |(id, key)| ServiceName::of(id, name, key))
+            .owner_entries()
+            .flat_map(|(name, entries)| {
+                entries.services().map(move |(id, key)| ServiceName::of(id, name, key))
             })
             .collect();
         names.sort();
@@ -187,8 +187,11 @@ impl Services {
     /// Who has which address.
     pub(crate) fn address_names(&self) -> Vec<(IpAddr, String)> {
         let mut names: BTreeMap<IpAddr, String> = BTreeMap::new();
-        for (name, program) in self.programs() {
-            for ip in program.addresses().filter(|ip| !self.spots.is_node(ip) && !explain::is_loopback(*ip)) {
+        for (name, entries) in self.owner_entries() {
+            for ip in entries
+                .addresses()
+                .filter(|ip| !self.frontend_owners.is_node(ip) && !service_problems::is_loopback(*ip))
+            {
                 let known = names.entry(ip.into()).or_insert_with(|| name.to_string());
                 *known = known.clone().min(name.to_string());
             }
@@ -198,15 +201,15 @@ impl Services {
 
     /// Frontends that are more than a ClusterIP.
     pub(crate) fn frontend_names(&self) -> Vec<FrontendName> {
-        let spots = self.programs().flat_map(|(_, program)| program.spots());
-        let mut names: Vec<FrontendName> = spots.filter_map(FrontendName::of).collect();
+        let addresses = self.owner_entries().flat_map(|(_, entries)| entries.frontend_addresses());
+        let mut names: Vec<FrontendName> = addresses.filter_map(FrontendName::of).collect();
         names.sort();
         names
     }
 
-    fn programs(&self) -> impl Iterator<Item = (&Name, &Program)> {
-        let services = self.services.iter().map(|(name, state)| (name, &state.program));
-        services.chain(self.host_ports.pods.iter().map(|(name, state)| (name, &state.program)))
+    fn owner_entries(&self) -> impl Iterator<Item = (&Name, &OwnerEntries)> {
+        let services = self.services.iter().map(|(name, state)| (name, &state.entries));
+        services.chain(self.host_ports.pods.iter().map(|(name, state)| (name, &state.entries)))
     }
 
     pub(crate) fn take_health_changes(&mut self) -> BTreeMap<ObjectName, Option<HealthCheck>> {
@@ -227,33 +230,40 @@ impl Services {
     /// Computes what is marked: first everything that goes, then everything
     /// that comes, so that what moves from one owner to another ends up with
     /// the new one.
-    pub(crate) fn drain(&mut self, changes: NodeChanges, nodes: &Nodes, delta: &mut Delta, book: &mut Book) {
-        self.take_in_nodes(changes, nodes, delta);
+    pub(crate) fn drain(
+        &mut self,
+        changes: NodeChanges,
+        nodes: &Nodes,
+        delta: &mut Delta,
+        problem_store: &mut ProblemStore,
+    ) {
+        self.apply_node_changes(changes, nodes, delta);
         let dirty = std::mem::take(&mut self.dirty);
         for owner in &dirty {
-            self.take_down(owner, delta);
+            self.remove_stale_entries(owner, delta);
         }
         for owner in &dirty {
             match owner {
-                Owner::Service(name) => self.build_up_service(owner, name, nodes, delta, book),
-                Owner::Pod(name) => self.build_up_pod(owner, name, nodes, delta, book),
+                Owner::Service(name) => self.update_service(owner, name, nodes, delta, problem_store),
+                Owner::Pod(name) => self.update_pod(owner, name, nodes, delta, problem_store),
             }
         }
-        self.workshop.sweep(nodes, delta);
+        self.allocators.write_changes(nodes, delta);
     }
 
-    fn take_in_nodes(&mut self, changes: NodeChanges, nodes: &Nodes, delta: &mut Delta) {
+    fn apply_node_changes(&mut self, changes: NodeChanges, nodes: &Nodes, delta: &mut Delta) {
         for node in &changes.renumbered {
-            self.workshop.backends.renumber(node, nodes, delta);
+            self.allocators.backends.renumber(node, nodes, delta);
         }
         for ip in changes.addresses {
             let is_node = nodes.with_address(&ip).is_some();
             let has_node_ports = is_node && self.config.serves_node_ports_at(ip.into());
-            self.workshop.addresses.set_node(ip, is_node, has_node_ports);
-            self.dirty.extend(self.spots.set_node(ip, is_node));
+            self.allocators.addresses.set_node(ip, is_node, has_node_ports);
+            self.dirty.extend(self.frontend_owners.set_node(ip, is_node));
         }
         if changes.own_addresses {
-            self.dirty.extend(self.host_ports.set_own_addresses(nodes.own_addresses(), &mut self.spots));
+            self.dirty
+                .extend(self.host_ports.set_own_addresses(nodes.own_addresses(), &mut self.frontend_owners));
         }
         if changes.own_zone {
             self.dirty.extend(self.hinted.iter().cloned().map(Owner::Service));
@@ -268,52 +278,55 @@ impl Services {
     }
 
     /// Changes what the Service claims, and marks everybody whose right to
-    /// one of the spots may have changed.
-    fn move_claims(&mut self, name: &Name, old: Option<&Service>, new: Option<&Service>) {
-        let of = |service: Option<&Service>| -> BTreeSet<(Spot, FrontendKind)> {
-            let wishes = service.map(|service| wishes(service, &self.config)).unwrap_or_default();
-            wishes.into_iter().map(|wish| (wish.spot, wish.kind)).collect()
+    /// one of the frontend_owners may have changed.
+    fn update_candidates(&mut self, name: &Name, old: Option<&Service>, new: Option<&Service>) {
+        let of = |service: Option<&Service>| -> BTreeSet<(FrontendAddress, FrontendKind)> {
+            let requests =
+                service.map(|service| requested_frontends(service, &self.config)).unwrap_or_default();
+            requests.into_iter().map(|request| (request.address, request.kind)).collect()
         };
         let (old, new) = (of(old), of(new));
         let owner = Owner::Service(name.clone());
-        for (spot, kind) in old.difference(&new) {
-            self.dirty.extend(self.spots.unclaim(*spot, &(*kind, owner.clone())));
+        for (address, kind) in old.difference(&new) {
+            self.dirty.extend(self.frontend_owners.remove_candidate(*address, &(*kind, owner.clone())));
         }
-        for (spot, kind) in new.difference(&old) {
-            self.dirty.extend(self.spots.claim(*spot, (*kind, owner.clone())));
+        for (address, kind) in new.difference(&old) {
+            self.dirty.extend(self.frontend_owners.add_candidate(*address, (*kind, owner.clone())));
         }
     }
 
     /// The frontends that the owner should have.
-    fn wants(&self, owner: &Owner) -> Vec<Want> {
+    fn desired_frontends(&self, owner: &Owner) -> Vec<DesiredFrontend> {
         match owner {
             Owner::Service(name) => {
                 let spec = self.services.get(name).and_then(|state| state.spec.as_deref());
                 let Some(spec) = spec else { return Vec::new() };
-                let wishes = wishes(spec, &self.config).into_iter();
-                let won = wishes.filter(|wish| self.has(owner, wish.spot, wish.kind));
-                won.flat_map(|wish| wish.wants(spec, &self.config)).collect()
+                let requests = requested_frontends(spec, &self.config).into_iter();
+                let assigned =
+                    requests.filter(|request| self.is_assigned(owner, request.address, request.kind));
+                assigned.flat_map(|request| request.desired_frontends(spec, &self.config)).collect()
             }
             Owner::Pod(name) => {
-                let wishes = self.host_ports.pods.get(name).map(|state| state.wishes.as_slice());
-                let wishes = wishes.unwrap_or_default().iter();
-                let won = wishes.filter(|wish| self.has(owner, wish.spot, FrontendKind::HostPort));
-                won.flat_map(|wish| wish.wants()).collect()
+                let requests = self.host_ports.pods.get(name).map(|state| state.requests.as_slice());
+                let requests = requests.unwrap_or_default().iter();
+                let assigned = requests
+                    .filter(|request| self.is_assigned(owner, request.address, FrontendKind::HostPort));
+                assigned.flat_map(|request| request.desired_frontends()).collect()
             }
         }
     }
 
-    fn has(&self, owner: &Owner, spot: Spot, kind: FrontendKind) -> bool {
-        self.spots.winner(spot).is_some_and(|(of, by)| *of == kind && by == owner)
+    fn is_assigned(&self, owner: &Owner, address: FrontendAddress, kind: FrontendKind) -> bool {
+        self.frontend_owners.assigned(address).is_some_and(|(of, by)| *of == kind && by == owner)
     }
 
     /// Removes what the owner should no longer have.
-    fn take_down(&mut self, owner: &Owner, delta: &mut Delta) {
-        let wants = self.wants(owner);
+    fn remove_stale_entries(&mut self, owner: &Owner, delta: &mut Delta) {
+        let desired_frontends = self.desired_frontends(owner);
         match owner {
             Owner::Service(name) => {
                 let Some(state) = self.services.get_mut(name) else { return };
-                self.workshop.take_down(&mut state.program, &wants, true, delta);
+                self.allocators.remove_stale(&mut state.entries, &desired_frontends, true, delta);
                 if state.spec.is_none() {
                     if state.slices.is_empty() {
                         self.services.remove(name);
@@ -324,7 +337,7 @@ impl Services {
             }
             Owner::Pod(name) => {
                 let Some(state) = self.host_ports.pods.get_mut(name) else { return };
-                self.workshop.take_down(&mut state.program, &wants, false, delta);
+                self.allocators.remove_stale(&mut state.entries, &desired_frontends, false, delta);
             }
         }
     }
@@ -338,10 +351,10 @@ impl ServiceConfig {
 }
 
 impl FrontendName {
-    fn of((spot, kind): (Spot, FrontendKind)) -> Option<FrontendName> {
-        match spot.place {
-            Place::Address(ip) if kind != FrontendKind::ClusterIp => {
-                Some(FrontendName { ip: Ip::into(ip), port: spot.port, proto: spot.proto, kind })
+    fn of((address, kind): (FrontendAddress, FrontendKind)) -> Option<FrontendName> {
+        match address.ip {
+            FrontendIp::Exact(ip) if kind != FrontendKind::ClusterIp => {
+                Some(FrontendName { ip: Ip::into(ip), port: address.port, proto: address.proto, kind })
             }
             _ => None,
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use beeline_abi::Ip;
 use beeline_model::{Endpoint, EndpointSlice, Protocol, Reason};
 
-use crate::problems::Complaint;
+use crate::problems::ProblemDetail;
 
 /// A slice, without what is not needed.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(crate) struct SliceEndpoint {
     /// `namespace/name`, for people.
     pub(crate) pod: Option<Arc<str>>,
     pub(crate) ready: bool,
-    /// Serving and terminating: used while nothing is ready.
+    /// PortBackends and terminating: used while nothing is ready.
     pub(crate) draining: bool,
     /// Who should use it; most have none.
     pub(crate) hints: Option<Box<SliceHints>>,
@@ -70,7 +70,7 @@ impl Interner {
 
 impl Slice {
     /// What of the slice can be used, and what is wrong with the rest.
-    pub(crate) fn compact(slice: EndpointSlice, interner: &mut Interner) -> (Slice, Vec<Complaint>) {
+    pub(crate) fn compact(slice: EndpointSlice, interner: &mut Interner) -> (Slice, Vec<ProblemDetail>) {
         let mut problems = Vec::new();
         let mut ports = Vec::with_capacity(slice.ports.len());
         for port in slice.ports {

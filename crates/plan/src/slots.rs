@@ -21,9 +21,9 @@ pub(crate) struct Slots {
     /// Backend ids in the order in which an earlier agent left them.
     adopted: Option<Box<[u32]>>,
     /// Each backend has an entry that says that it is one.
-    has_members: bool,
+    indexed_by_backend: bool,
     /// Backends that have only that, and what their entries say.
-    kept: Box<[SlotValue]>,
+    quiescing: Box<[SlotValue]>,
 }
 
 impl Slots {
@@ -33,8 +33,8 @@ impl Slots {
             generation: 1,
             slots: Vec::new(),
             adopted: None,
-            has_members: false,
-            kept: Box::default(),
+            indexed_by_backend: false,
+            quiescing: Box::default(),
         }
     }
 
@@ -46,42 +46,44 @@ impl Slots {
         self.slots.len() as u32
     }
 
-    /// Makes `wanted` (without duplicates) the backends, at the cost of the
-    /// smallest change that no packet sees half of. `kept`: each gets an
+    /// Makes `desired` (without duplicates) the backends, at the cost of the
+    /// smallest change that no packet sees half of. `quiescing`: each gets an
     /// entry as a member, and so do these, which somebody else holds.
     pub(crate) fn update(
         &mut self,
-        wanted: Vec<Arc<Backend>>,
-        kept: Option<Box<[SlotValue]>>,
+        desired: Vec<Arc<Backend>>,
+        quiescing: Option<Box<[SlotValue]>>,
         backends: &mut Backends,
         delta: &mut Delta,
     ) {
-        let before = self.members();
-        self.has_members = kept.is_some();
-        self.kept = kept.unwrap_or_default();
-        self.update_slots(wanted, backends, delta);
-        let after = self.members();
+        let before = self.slots_by_backend();
+        self.indexed_by_backend = quiescing.is_some();
+        self.quiescing = quiescing.unwrap_or_default();
+        self.update_slots(desired, backends, delta);
+        let after = self.slots_by_backend();
         let gone = before.keys().filter(|id| !after.contains_key(id));
-        delta.slot.extend(gone.map(|id| (self.member(*id), None)));
+        delta.slot.extend(gone.map(|id| (self.key_by_backend(*id), None)));
         let new = after.iter().filter(|(id, value)| before.get(id) != Some(value));
-        delta.slot.extend(new.map(|(id, value)| (self.member(*id), Some(*value))));
+        delta.slot.extend(new.map(|(id, value)| (self.key_by_backend(*id), Some(*value))));
     }
 
-    fn members(&self) -> BTreeMap<u32, SlotValue> {
-        let kept = self.kept.iter().map(|kept| SlotValue { flags: slot_flags::QUIESCING, ..*kept });
-        let members = self.slots.iter().filter(|_| self.has_members).map(|backend| backend.slot());
-        kept.chain(members).map(|value| (value.backend, value)).collect()
+    fn slots_by_backend(&self) -> BTreeMap<u32, SlotValue> {
+        let quiescing =
+            self.quiescing.iter().map(|quiescing| SlotValue { flags: slot_flags::QUIESCING, ..*quiescing });
+        let slots_by_backend =
+            self.slots.iter().filter(|_| self.indexed_by_backend).map(|backend| backend.slot());
+        quiescing.chain(slots_by_backend).map(|value| (value.backend, value)).collect()
     }
 
-    fn update_slots(&mut self, wanted: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
+    fn update_slots(&mut self, desired: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
         if let Some(ids) = self.adopted.take() {
-            return self.start_from_adopted(&ids, wanted, delta);
+            return self.start_from_adopted(&ids, desired, delta);
         }
-        let wanted_ids: HashSet<u32> = wanted.iter().map(|backend| backend.id).collect();
+        let desired_ids: HashSet<u32> = desired.iter().map(|backend| backend.id).collect();
         let current_ids: HashSet<u32> = self.slots.iter().map(|backend| backend.id).collect();
         let removed: Vec<usize> =
-            (0..self.slots.len()).filter(|at| !wanted_ids.contains(&self.slots[*at].id)).collect();
-        let mut added = wanted.iter().filter(|backend| !current_ids.contains(&backend.id));
+            (0..self.slots.len()).filter(|at| !desired_ids.contains(&self.slots[*at].id)).collect();
+        let mut added = desired.iter().filter(|backend| !current_ids.contains(&backend.id));
         match (removed.as_slice(), added.next(), added.next()) {
             ([], None, _) => {}
             ([], Some(new), None) if self.len() as usize >= IN_PLACE_MIN => {
@@ -99,25 +101,25 @@ impl Slots {
                 }
                 delta.slot.insert(self.key(self.slots.len()), None);
             }
-            _ => self.replace(wanted, backends, delta),
+            _ => self.replace(desired, backends, delta),
         }
     }
 
     /// The Service port is gone.
     pub(crate) fn remove(mut self, backends: &mut Backends, delta: &mut Delta) {
         self.unset_all(delta);
-        delta.slot.extend(self.members().into_keys().map(|id| (self.member(id), None)));
+        delta.slot.extend(self.slots_by_backend().into_keys().map(|id| (self.key_by_backend(id), None)));
         self.slots.drain(..).for_each(|backend| backends.release(backend));
     }
 
-    fn start_from_adopted(&mut self, ids: &[u32], wanted: Vec<Arc<Backend>>, delta: &mut Delta) {
+    fn start_from_adopted(&mut self, ids: &[u32], desired: Vec<Arc<Backend>>, delta: &mut Delta) {
         let mut by_id: HashMap<u32, Arc<Backend>> =
-            wanted.iter().map(|backend| (backend.id, backend.clone())).collect();
+            desired.iter().map(|backend| (backend.id, backend.clone())).collect();
         let in_order: Option<Vec<Arc<Backend>>> = ids.iter().map(|id| by_id.remove(id)).collect();
         match in_order {
             Some(slots) if by_id.is_empty() => self.slots = slots,
             _ => {
-                self.slots = wanted;
+                self.slots = desired;
                 self.generation = next(self.generation);
             }
         }
@@ -126,10 +128,10 @@ impl Slots {
 
     /// A new generation: written beside the old one, published by one write
     /// of the service's value; the old one is deleted after that.
-    fn replace(&mut self, wanted: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
+    fn replace(&mut self, desired: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
         self.unset_all(delta);
         self.slots.drain(..).for_each(|backend| backends.release(backend));
-        self.slots = wanted;
+        self.slots = desired;
         self.slots.shrink_to_fit();
         self.generation = next(self.generation);
         self.write_all(delta);
@@ -147,7 +149,7 @@ impl Slots {
         delta.slot.insert(self.key(at), Some(self.slots[at].slot()));
     }
 
-    fn member(&self, backend: u32) -> SlotKey {
+    fn key_by_backend(&self, backend: u32) -> SlotKey {
         SlotKey { service: self.service, generation: SLOT_BY_BACKEND, slot: backend }
     }
 
@@ -156,7 +158,7 @@ impl Slots {
     }
 }
 
-/// The generation of members is nobody's slots'.
+/// The generation of slots_by_backend is nobody's slots'.
 fn next(generation: u32) -> u32 {
     match generation.wrapping_add(1) {
         SLOT_BY_BACKEND => 0,

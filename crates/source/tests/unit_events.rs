@@ -123,7 +123,7 @@ async fn unit_what_every_node_sees_is_one_event() {
     for number in 1..=4 {
         nodes.push(world.node(&format!("node-{number}")).await);
     }
-    let seen = problem(Kind::Service, "web", "its port is Service default/api's too");
+    let seen = problem(Kind::Service, "web", "its port conflicts with Service default/api");
     let begin = Instant::now();
     nodes.iter().for_each(|node| node.sees(std::slice::from_ref(&seen), nodes.len()));
     world.until("there is an event", || !world.events().is_empty()).await;

@@ -27,7 +27,13 @@ impl Engine {
             pod_cidrs: self.endpoints.pools(),
             endpoints: self.endpoints.iter().map(|endpoint| endpoint.status()).collect(),
             problems: self.problems().into_iter().collect(),
-            not_built: self.configuration.not_built.iter().cloned().chain(self.planner.not_built()).collect(),
+            not_built: self
+                .configuration
+                .not_built
+                .iter()
+                .cloned()
+                .chain(self.planner.ignored_fields())
+                .collect(),
             tables: self.reconciler.counts().into_iter().map(table).collect(),
         }
     }

@@ -22,7 +22,7 @@ const EXPECTED: [(&str, &str, &str); 9] = [
     (
         "Service second",
         "FrontendCollision",
-        "externalIP 198.51.100.7 port 80/TCP is Service default/first's too",
+        "externalIP 198.51.100.7 port 80/TCP conflicts with Service default/first",
     ),
     ("Service beyond", "ExternalIPRefused", "externalIP 203.0.113.1 is not served"),
     ("Service ranges", "SourceRangeInvalid", "`10.0.0.0/99` is not usable"),
@@ -31,7 +31,7 @@ const EXPECTED: [(&str, &str, &str); 9] = [
     ("EndpointSlice torn", "AddressUnusable", "`10.244.1.300` is not usable"),
     ("EndpointSlice shop-broken", "AddressUnusable", "`not an address` is not usable"),
     ("EndpointSlice stray", "ServiceMissing", "its Service default/nobody does not exist"),
-    ("Pod late", "FrontendCollision", "hostPort 7777/TCP at 127.0.0.1 is Pod default/early's too"),
+    ("Pod late", "FrontendCollision", "hostPort 7777/TCP at 127.0.0.1 conflicts with Pod default/early"),
 ];
 
 fn service(name: &str, spec: Value) -> Value {

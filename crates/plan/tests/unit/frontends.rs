@@ -1,5 +1,5 @@
 //! Frontends beyond the ClusterIP, as text: who is reached where, from
-//! inside and from outside, and who is told what when two want the same.
+//! inside and from outside, and who is lines what when two want the same.
 
 use beeline_model::Kind;
 use beeline_plan::{PlanConfig, ServiceConfig};
@@ -85,7 +85,7 @@ fn unit_node_ports_at_chosen_addresses() {
 }
 
 #[test]
-fn unit_policies_for_inside_and_outside_are_apart() {
+fn unit_internal_and_external_traffic_policies_are_independent() {
     let mut world = two_nodes();
     let mut web = service("web", "10.96.0.10", "http:80+30080");
     web.external_local = true;
@@ -121,14 +121,14 @@ fn unit_policies_for_inside_and_outside_are_apart() {
     // It no longer serves: dropped, because another node has a pod.
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1!dead 10.244.2.5@node-2"));
     check(&world, "frontend", &frontends("dropped", REMOTE, "dropped"));
-    world.check("resting", "resting 10.244.1.5:8080@172.30.0.11(drains)/TCP");
+    world.check("unselected", "unselected 10.244.1.5:8080@172.30.0.11(terminating)/TCP");
     // Nobody anywhere: refused.
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1!dead 10.244.2.5@node-2!not-ready"));
     check(&world, "frontend", &frontends("refused", "refused", "refused"));
 }
 
 #[test]
-fn unit_a_backend_that_terminates_drains_and_is_the_last_resort() {
+fn unit_terminating_backends_are_used_only_without_ready_ones() {
     let mut world = two_nodes();
     world.apply(service("web", "10.96.0.10", "http:80"));
     world.apply(service("alias", "10.96.0.11", "http:80"));
@@ -140,16 +140,16 @@ fn unit_a_backend_that_terminates_drains_and_is_the_last_resort() {
     world.apply(slice("alias-4", "alias", "http:8080", "10.244.1.5@node-1!draining"));
     check(&world, "frontend 10.96.0.11", &[format!("frontend 10.96.0.11 80/TCP -> {LOCAL}")]);
     world.delete(Kind::Service, "alias");
-    world.check("resting", "resting 10.244.1.5:8080@172.30.0.11(drains)/TCP");
+    world.check("unselected", "unselected 10.244.1.5:8080@172.30.0.11(terminating)/TCP");
     let report = world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1!dead 10.244.2.5@node-2"));
     assert_eq!((report.written, report.deleted), (0, 0), "its connections may last longer than it serves");
     world.apply(slice("web-4", "web", "http:8080", "10.244.2.5@node-2"));
-    world.check("resting", "");
+    world.check("unselected", "");
     assert_eq!(world.tables.contents().backend.len(), 1);
 }
 
 #[test]
-fn unit_a_load_balancer_lets_its_source_ranges_in() {
+fn unit_load_balancer_source_ranges() {
     let mut world = two_nodes();
     let web = || service("web", "10.96.0.10 fd00:10:96::a", "http:80+30080");
     let ips = "192.0.2.1 2001:db8::1";
@@ -179,9 +179,9 @@ fn unit_a_load_balancer_lets_its_source_ranges_in() {
 
     // What cannot be read closes a family for which nothing else is named.
     world.apply(balanced(web(), ips, "10.0.0.0/33 fd00::/8"));
-    check_lb(&world, &frontends(" from nobody", " from fd00::/8"));
+    check_lb(&world, &frontends(" from none", " from fd00::/8"));
     world.apply(balanced(web(), ips, "10.0.0.0/33 0.0.0.0/0"));
-    check_lb(&world, &frontends(" from 0.0.0.0/0", " from nobody"));
+    check_lb(&world, &frontends(" from 0.0.0.0/0", " from none"));
     world.apply(balanced(web(), ips, ""));
     check_lb(&world, &frontends("", ""));
     assert!(world.tables.contents().source_range.is_empty());
@@ -215,7 +215,7 @@ fn check_lb(world: &World, expected: &[String]) {
 
 #[test]
 fn unit_source_ranges_for_every_type() {
-    let services = ServiceConfig { limit_all_types: true, ..config().services };
+    let services = ServiceConfig { source_ranges_all_types: true, ..config().services };
     let mut world = World::with(PlanConfig { services, ..config() });
     world.list(&[]);
     world.apply(balanced(service("web", "10.96.0.10", "http:80+30080"), "192.0.2.1", "10.0.0.0/8"));
@@ -257,7 +257,7 @@ fn unit_external_ips_need_an_allow_list() {
 }
 
 #[test]
-fn unit_one_port_per_owner_and_the_first_has_it() {
+fn unit_a_frontend_address_has_one_owner() {
     let mut world = two_nodes();
     let at = |name: &str, cluster_ip: &str, ports: &str| {
         balanced(service(name, cluster_ip, ports), "192.0.2.1", "")
@@ -294,13 +294,13 @@ fn unit_one_port_per_owner_and_the_first_has_it() {
     assert_eq!(
         world.problems(),
         [
-            "Service default/aa: its LoadBalancer address 10.96.0.1 port 80/TCP is Service default/a's too, which \
+            "Service default/aa: its LoadBalancer address 10.96.0.1 port 80/TCP conflicts with Service default/a, which \
              keeps it; Service default/aa is not reachable there; give one of the two another address or another \
              port",
-            "Service default/b: its LoadBalancer address 192.0.2.1 port 80/TCP is Service default/a's too, which \
+            "Service default/b: its LoadBalancer address 192.0.2.1 port 80/TCP conflicts with Service default/a, which \
              keeps it; Service default/b is not reachable there; give one of the two another address or another \
              port",
-            "Service default/c: its nodePort 30080/TCP is Service default/b's too, which keeps it; Service default/c \
+            "Service default/c: its nodePort 30080/TCP conflicts with Service default/b, which keeps it; Service default/c \
              is not reachable there; give one of the two another nodePort",
         ]
     );
@@ -317,7 +317,7 @@ fn unit_one_port_per_owner_and_the_first_has_it() {
 }
 
 #[test]
-fn unit_an_address_of_a_node_stays_the_nodes() {
+fn unit_a_node_address_cannot_be_a_cluster_ip() {
     let mut world = two_nodes();
     world.apply(service("bad", "172.30.0.12", "x:80"));
     world.check("frontend", "");
@@ -404,11 +404,11 @@ fn unit_host_ports_are_this_nodes_ports() {
     assert_eq!(
         world.problems(),
         [
-            "Pod default/p: its hostPort 8080/TCP at 127.0.0.1 is Pod default/a's too, which keeps it; Pod default/p \
+            "Pod default/p: its hostPort 8080/TCP at 127.0.0.1 conflicts with Pod default/a, which keeps it; Pod default/p \
              is not reachable there; give the pod another hostPort or hostIP, or the other another port",
-            "Pod default/q: its hostPort 9000/TCP at 172.30.0.11 is Service default/web's too, which keeps it; Pod \
+            "Pod default/q: its hostPort 9000/TCP at 172.30.0.11 conflicts with Service default/web, which keeps it; Pod \
              default/q is not reachable there; give the pod another hostPort or hostIP, or the other another port",
-            "Pod default/r: its hostPort 9000/TCP at 127.0.0.1 is Service default/web's too, which keeps it; Pod \
+            "Pod default/r: its hostPort 9000/TCP at 127.0.0.1 conflicts with Service default/web, which keeps it; Pod \
              default/r is not reachable there; give the pod another hostPort or hostIP, or the other another port",
         ]
     );
@@ -436,29 +436,29 @@ fn unit_host_ports_are_this_nodes_ports() {
 }
 
 #[test]
-fn unit_affinity_has_members_before_it_counts() {
+fn unit_affinity_writes_slots_by_backend_first() {
     let mut world = two_nodes();
     let mut web = service("web", "10.96.0.10", "http:80");
     web.affinity_s = Some(60);
     world.apply(web.clone());
-    let members = |world: &World| {
+    let slots_by_backend = |world: &World| {
         let slots = world.tables.contents().slot;
         slots.keys().filter(|key| key.generation == u32::MAX).count()
     };
     check(&world, "frontend", &[format!("frontend 10.96.0.10 80/TCP -> {LOCAL} {REMOTE} affinity 60 s")]);
-    assert_eq!(members(&world), 2);
+    assert_eq!(slots_by_backend(&world), 2);
     // The order of every single write is checked by the world.
     let many = |from: u32, to: u32| (from..to).map(|n| format!("10.1.0.{n}")).collect::<Vec<_>>().join(" ");
     for (from, to) in [(1, 20), (1, 21), (2, 21), (3, 22), (7, 30), (7, 9)] {
         world.apply(slice("web-4", "web", "http:8080", &many(from, to)));
-        assert_eq!(members(&world), (to - from) as usize);
+        assert_eq!(slots_by_backend(&world), (to - from) as usize);
     }
     web.affinity_s = None;
     world.apply(web.clone());
-    assert_eq!(members(&world), 0);
+    assert_eq!(slots_by_backend(&world), 0);
     web.affinity_s = Some(10_800);
     world.apply(web);
-    assert_eq!(members(&world), 2);
+    assert_eq!(slots_by_backend(&world), 2);
     world.delete(Kind::Service, "web");
     assert!(world.tables.contents().slot.is_empty());
 }
@@ -492,7 +492,7 @@ fn unit_hints_narrow_the_choice_as_kube_proxy_does() {
     node.zone = Some("b".into());
     world.apply(node);
     world.check("frontend", &format!("frontend 10.96.0.10 80/TCP -> {two}"));
-    world.check("resting", "resting 10.0.0.1:1@-/TCP");
+    world.check("unselected", "unselected 10.0.0.1:1@-/TCP");
     world.apply(lab_node(1));
     world.check("frontend", &format!("frontend 10.96.0.10 80/TCP -> {both}"));
     let zones: Vec<u16> = two_nodes_zones(&mut world);
@@ -542,15 +542,15 @@ fn unit_health_checks_count_ready_endpoints_of_this_node() {
         balanced(service("web", "10.96.0.10 fd00:10:96::a", "http:80+30080 more:81"), "192.0.2.1", "");
     (web.external_local, web.health_check_node_port) = (true, 32_000);
     world.apply(web.clone());
-    let asked = |world: &mut World| -> String {
+    let health_changes = |world: &mut World| -> String {
         let changes = world.planner.take_health_changes().into_iter();
-        let told = changes.map(|(name, check)| match check {
+        let lines = changes.map(|(name, check)| match check {
             Some(check) => format!("{name} at {}: {}", check.port, check.local_endpoints),
             None => format!("{name}: no more"),
         });
-        told.collect::<Vec<_>>().join(", ")
+        lines.collect::<Vec<_>>().join(", ")
     };
-    assert_eq!(asked(&mut world), "default/web at 32000: 1");
+    assert_eq!(health_changes(&mut world), "default/web at 32000: 1");
     world.apply(slice(
         "web-4",
         "web",
@@ -563,24 +563,20 @@ fn unit_health_checks_count_ready_endpoints_of_this_node() {
         "http:8080 more:81",
         "fd00:10:244:1::5@node-1 fd00:10:244:1::6@node-1",
     ));
-    assert_eq!(asked(&mut world), "default/web at 32000: 2", "each pod once");
+    assert_eq!(health_changes(&mut world), "default/web at 32000: 2", "each pod once");
     world.apply(service("other", "10.96.0.11", "x:80"));
-    assert_eq!(asked(&mut world), "");
+    assert_eq!(health_changes(&mut world), "");
     world.apply(slice("web-6", "web", "http:8080", "fd00:10:244:1::5@node-1!draining"));
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1!draining 10.244.2.5@node-2"));
-    assert_eq!(
-        asked(&mut world),
-        "default/web at 32000: 0",
-        "what terminates is no reason to send more here"
-    );
+    assert_eq!(health_changes(&mut world), "default/web at 32000: 0", "terminating endpoints do not count");
     web.external_local = false;
     world.apply(web.clone());
-    assert_eq!(asked(&mut world), "default/web: no more");
+    assert_eq!(health_changes(&mut world), "default/web: no more");
     web.external_local = true;
     world.apply(web);
-    assert_eq!(asked(&mut world), "default/web at 32000: 0");
+    assert_eq!(health_changes(&mut world), "default/web at 32000: 0");
     world.delete(Kind::Service, "web");
-    assert_eq!(asked(&mut world), "default/web: no more");
+    assert_eq!(health_changes(&mut world), "default/web: no more");
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn unit_a_full_slot_table_keeps_the_old_backends() {
     assert_eq!(
         world.text("frontend 10.96.0.10"),
         "frontend 10.96.0.10 80/TCP -> 10.0.0.1:1@- 10.0.0.2:1@-",
-        "not half of each"
+        "not a mix of both"
     );
     let problems = world.table_problems();
     assert!(
@@ -39,7 +39,7 @@ fn unit_a_full_slot_table_keeps_the_old_backends() {
 }
 
 #[test]
-fn unit_room_made_by_a_delete_is_used_at_once() {
+fn unit_room_made_by_a_delete_is_used_in_the_same_flush() {
     let mut world = World::listed();
     world.tables.backend.capacity = 1;
     world.apply(service("a", "10.96.0.10", "x:80"));
@@ -82,7 +82,7 @@ fn unit_a_service_that_is_not_programmed_has_no_address() {
 }
 
 #[test]
-fn unit_a_table_that_cannot_be_read_is_named() {
+fn unit_an_unreadable_table_is_reported() {
     let mut world = World::listed();
     world.apply(service("a", "10.96.0.10", "x:80"));
     world.tables.slot.fail_reads = true;
@@ -98,7 +98,7 @@ fn unit_a_table_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn unit_an_endpoint_tells_when_it_is_written() {
+fn unit_endpoint_is_written_reports_failed_writes() {
     let mut world = World::listed();
     world.tables.endpoint.refused.insert(ip("10.244.1.5").into());
     world.planner.set_endpoint(ip("10.244.1.5"), pod(3));

@@ -3,7 +3,7 @@
 
 mod frontends;
 mod limits;
+mod maglev;
 mod order;
-mod shares;
 mod stories;
 mod world;

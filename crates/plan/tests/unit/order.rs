@@ -17,11 +17,11 @@ const MUST_BE_SEEN: [&str; 11] = [
     "frontend nodes ",
     "frontend nodes(IPv6) ",
     " external from 10.0.0.0/8",
-    "from nobody",
+    "from none",
     " own ports node",
     "frontend 127.0.0.1 ",
     "frontend 198.51.100.1 ",
-    "(drains)",
+    "(terminating)",
     "dropped",
     " affinity 60 s",
     "SCTP",
@@ -250,7 +250,7 @@ fn unit_any_order_ends_in_the_same_tables() {
             world.sync();
             assert_eq!(canonical(&world.tables.contents()), expected);
             assert_eq!(world.reconciler.desired(), world.tables.contents());
-            let said = (world.planner.problems(), world.planner.not_built(), world.planner.routes());
+            let said = (world.planner.problems(), world.planner.ignored_fields(), world.planner.routes());
             assert_eq!(*problems.get_or_insert(said.clone()), said);
             world.restart();
             let report = world.list(&listing(&facts));
@@ -267,7 +267,7 @@ fn unit_any_order_ends_in_the_same_tables() {
 }
 
 #[test]
-fn unit_a_crash_after_any_write_heals() {
+fn unit_a_crash_after_any_write_is_repaired() {
     for seed in seeds(1_500) {
         let _seed = Seed(seed);
         let mut rng = StdRng::seed_from_u64(seed);
@@ -293,7 +293,7 @@ fn unit_a_crash_after_any_write_heals() {
 }
 
 #[test]
-fn unit_failing_writes_never_mislead_a_packet_and_heal() {
+fn unit_failed_writes_leave_no_dangling_entries_and_are_repaired() {
     for seed in seeds(1_500) {
         let _seed = Seed(seed);
         let mut rng = StdRng::seed_from_u64(seed);

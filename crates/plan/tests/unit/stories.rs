@@ -101,7 +101,7 @@ fn unit_several_ports_policies_and_kinds() {
 }
 
 #[test]
-fn unit_what_is_switched_off_is_said_by_name() {
+fn unit_ignored_fields_are_reported() {
     let mut world = World::with(PlanConfig { services: Default::default(), ..config() });
     world.list(&[Object::Node(lab_node(1))]);
     let mut web = service("web", "10.96.0.10", "http:80 raw:99/SCTP");
@@ -116,7 +116,7 @@ fn unit_what_is_switched_off_is_said_by_name() {
         "frontend 10.96.0.10 80/TCP -> refused
          frontend 10.96.0.10 99/SCTP -> refused",
     );
-    let notes: Vec<String> = world.planner.not_built().iter().map(|note| note.to_string()).collect();
+    let notes: Vec<String> = world.planner.ignored_fields().iter().map(|note| note.to_string()).collect();
     assert_eq!(
         notes,
         [
@@ -127,11 +127,13 @@ fn unit_what_is_switched_off_is_said_by_name() {
     );
     assert_eq!(
         world.problems(),
-        ["Service default/web: its externalIP 198.51.100.1 is not served: externalIPs.enabled is off; a \
-          LoadBalancer address does the same"]
+        [
+            "Service default/web: its externalIP 198.51.100.1 is not served: externalIPs.enabled is off; use a \
+          LoadBalancer address instead"
+        ]
     );
     world.delete(Kind::Service, "web");
-    assert!(world.planner.not_built().is_empty());
+    assert!(world.planner.ignored_fields().is_empty());
 }
 
 #[test]
@@ -151,12 +153,12 @@ fn unit_nodes_addresses_and_routes() {
          address 10.9.9.9/32 local pods node 172.30.0.11 identity 0
          address 10.96.0.0/16 service range node - identity 0
          address 172.30.0.11/32 own node node 172.30.0.11 identity 1
-         address 172.30.0.12/32 peer node node 172.30.0.12 identity 3
-         address 192.168.7.7/32 peer node node 192.168.7.7 identity 3
+         address 172.30.0.12/32 remote node node 172.30.0.12 identity 3
+         address 192.168.7.7/32 remote node node 192.168.7.7 identity 3
          address fd00:10:244:1::/64 local pods node 172.30.0.11 identity 0
          address fd00:10:244:2::/64 remote pods node 172.30.0.12 identity 0
          address fd00:172:30::11/128 own node node 172.30.0.11 identity 1
-         address fd00:172:30::c/128 peer node node 172.30.0.12 identity 3",
+         address fd00:172:30::c/128 remote node node 172.30.0.12 identity 3",
     );
     let routes: Vec<String> = world
         .planner
@@ -200,7 +202,7 @@ fn unit_a_node_that_comes_late_gets_its_backends() {
 }
 
 #[test]
-fn unit_bad_input_is_named_and_the_rest_works() {
+fn unit_invalid_input_is_reported_and_the_rest_works() {
     let mut world = World::listed();
     world.apply(lab_node(1));
     world.apply(node("node-2", "172.30.0.12", "10.244.1.128/25 10.244.2.0/24"));
@@ -221,7 +223,7 @@ fn unit_bad_input_is_named_and_the_rest_works() {
          node-2 are not reachable through it; give the node another PodCIDR (recreate the Node object)",
         "Node node-3: it has no PodCIDR, so its pods get no addresses; run kube-controller-manager with \
          --allocate-node-cidrs=true or set spec.podCIDRs",
-        "Node node-3: its InternalIP 172.30.0.12 is node node-2's too and counts as that node's; give every \
+        "Node node-3: its InternalIP 172.30.0.12 is also an InternalIP of node node-2, which keeps it; give every \
          node an address of its own",
         "Node node-4: it has no usable InternalIP, so nothing can be sent to it and its pods get no route; \
          check the kubelet's --node-ip or the cloud controller",
@@ -232,7 +234,7 @@ fn unit_bad_input_is_named_and_the_rest_works() {
         "Service default/a: port 80/TCP is listed twice; the first entry is served, \"y\" is not; remove one \
          of them",
         "Service default/a: port \"zero\" has the number 0 and is not served; give it a number from 1 to 65535",
-        "Service default/b: its ClusterIP 10.96.0.10 port 80/TCP is Service default/a's too, which keeps it; \
+        "Service default/b: its ClusterIP 10.96.0.10 port 80/TCP conflicts with Service default/a, which keeps it; \
          Service default/b is not reachable there; recreate one of the two so that the API server gives it a free \
          address",
         "EndpointSlice default/a-1: port \"x\" is 0 and is left out; correct the port in the EndpointSlice or \
@@ -257,22 +259,22 @@ fn unit_bad_input_is_named_and_the_rest_works() {
 }
 
 #[test]
-fn unit_a_slice_without_its_service_is_named_as_long_as_it_is() {
+fn unit_slices_without_a_service_are_reported() {
     let mut world = World::listed();
     world.apply(slice("web-1", "web", "x:80", "10.244.1.5"));
     world.apply(slice("web-2", "web", "x:80", "10.244.1.6"));
     world.apply(slice("db-1", "db", "x:80", "10.244.1.7"));
-    assert_eq!(world.strays(), ["default/db-1", "default/web-1", "default/web-2"]);
+    assert_eq!(world.orphaned_slices(), ["default/db-1", "default/web-1", "default/web-2"]);
     world.apply(service("web", "10.96.0.10", "x:80"));
-    assert_eq!(world.strays(), ["default/db-1"]);
+    assert_eq!(world.orphaned_slices(), ["default/db-1"]);
     world.delete(Kind::Service, "web");
     world.delete(Kind::EndpointSlice, "web-2");
-    assert_eq!(world.strays(), ["default/db-1", "default/web-1"]);
+    assert_eq!(world.orphaned_slices(), ["default/db-1", "default/web-1"]);
     // Its label is corrected.
     world.apply(slice("web-1", "shop", "x:80", "10.244.1.5"));
     world.apply(service("shop", "10.96.0.11", "x:80"));
     world.delete(Kind::EndpointSlice, "db-1");
-    assert_eq!(world.strays(), [""; 0]);
+    assert_eq!(world.orphaned_slices(), [""; 0]);
 }
 
 #[test]
@@ -319,7 +321,7 @@ fn unit_nothing_is_refused_before_the_first_listing() {
 }
 
 #[test]
-fn unit_numbers_survive_a_restart_and_vanished_ones_are_not_reused() {
+fn unit_ids_survive_a_restart_and_freed_ones_are_not_reused() {
     let mut world = World::listed();
     world.apply(service("web", "10.96.0.10", "x:80"));
     world.apply(slice("web-1", "web", "x:1", "10.0.0.1 10.0.0.2 10.0.0.3"));
@@ -337,7 +339,7 @@ fn unit_numbers_survive_a_restart_and_vanished_ones_are_not_reused() {
     assert_eq!(after.service[&service_id].generation, generation + 1, "other backends, a new generation");
     for (id, backend) in &before.backend {
         let kept = after.backend.get(id);
-        assert!(kept.is_none() || kept == Some(backend), "{id} means something else now");
+        assert!(kept.is_none() || kept == Some(backend), "{id} identifies another backend now");
     }
     assert_eq!(after.backend.keys().filter(|id| before.backend.contains_key(id)).count(), 2);
 }
@@ -433,7 +435,7 @@ fn unit_names_of_pods_and_other_kinds() {
 }
 
 #[test]
-fn unit_sockets_of_pods_are_translated_unless_they_ask_otherwise() {
+fn unit_sockets_of_pods_are_translated_unless_disabled() {
     let mut world = World::listed();
     world.apply(lab_node(1));
     let sockets = |world: &mut World| -> Vec<u64> {
@@ -445,7 +447,7 @@ fn unit_sockets_of_pods_are_translated_unless_they_ask_otherwise() {
     };
     // The plugin is first, then the API server is; whichever.
     world.planner.set_namespace(7, named("late"));
-    assert_eq!(sockets(&mut world), [], "nobody knows what it wants");
+    assert_eq!(sockets(&mut world), [], "the Pod object is not known yet");
     world.apply(pod("late", false));
     world.apply(pod("early", false));
     world.apply(pod("mesh", true));
@@ -454,7 +456,7 @@ fn unit_sockets_of_pods_are_translated_unless_they_ask_otherwise() {
     assert_eq!(sockets(&mut world), [7, 8]);
     world.apply(pod("mesh", false));
     world.apply(pod("early", true));
-    assert_eq!(sockets(&mut world), [7, 9], "it may change its mind");
+    assert_eq!(sockets(&mut world), [7, 9], "the setting may change");
     // Made anew under its name, before the last one is taken down.
     world.planner.set_namespace(17, named("late"));
     assert_eq!(sockets(&mut world), [7, 9, 17]);

@@ -38,8 +38,8 @@ pub fn config() -> PlanConfig {
             external_ips: Some(vec!["198.51.100.0/24".parse().expect("a range")]),
             host_ports: true,
             affinity: true,
-            limit_all_types: false,
-            shares: Default::default(),
+            source_ranges_all_types: false,
+            maglev: Default::default(),
         },
     }
 }
@@ -150,10 +150,10 @@ impl World {
     }
 
     /// Slices whose Service is not there.
-    pub fn strays(&self) -> Vec<String> {
+    pub fn orphaned_slices(&self) -> Vec<String> {
         let problems = self.planner.problems().into_iter();
-        let strays = problems.filter(|problem| problem.reason == Reason::ServiceMissing);
-        strays.map(|problem| problem.name.to_string()).collect()
+        let orphaned_slices = problems.filter(|problem| problem.reason == Reason::ServiceMissing);
+        orphaned_slices.map(|problem| problem.name.to_string()).collect()
     }
 
     pub fn table_problems(&self) -> Vec<String> {

@@ -10,12 +10,12 @@ use crate::slice::{Slice, SliceEndpoint};
 
 /// An endpoint of a Service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct ServiceEndpoint {
     pub(crate) ip: Ip,
     pub(crate) port: u16,
     pub(crate) node: Option<Arc<str>>,
     pub(crate) ready: bool,
-    /// Serving and terminating: used while nothing is ready.
+    /// PortBackends and terminating: used while nothing is ready.
     draining: bool,
     hints: Hints,
     /// 1..=[`WEIGHT_MAX`]; 0: none of the new connections.
@@ -33,15 +33,15 @@ struct Hints {
 
 /// Where packets are to be sent from: this node.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Here<'a> {
+pub(crate) struct LocalNode<'a> {
     pub(crate) node: &'a str,
     pub(crate) zone: Option<&'a str>,
 }
 
 /// The endpoints that serve a port, by traffic policy.
 #[derive(Debug)]
-pub(crate) struct Choice {
-    /// `Cluster`, as places in the list of targets.
+pub(crate) struct Selection {
+    /// `Cluster`, as places in the list of endpoints.
     pub(crate) cluster: Vec<usize>,
     /// `Local`: those on this node.
     pub(crate) local: Vec<usize>,
@@ -51,46 +51,46 @@ pub(crate) struct Choice {
 
 /// All endpoints of the family that the slices list for the port. Sorted,
 /// each address and port once.
-pub(crate) fn targets<'a>(
+pub(crate) fn port_endpoints<'a>(
     service: &Service,
     port: &ServicePort,
     ipv6: bool,
     slices: impl Iterator<Item = &'a Slice>,
-    here: Here<'_>,
-) -> Vec<Target> {
+    local_node: LocalNode<'_>,
+) -> Vec<ServiceEndpoint> {
     let listed = slices
         .filter(|slice| slice.ipv6 == ipv6)
         .flat_map(|slice| slice.ports.iter().map(move |port| (slice, port)))
         .filter(|(_, of)| *of.name == *port.name && of.protocol == port.protocol)
         .flat_map(|(slice, of)| slice.endpoints.iter().map(move |endpoint| (slice, endpoint, of.port)));
-    let mut targets: Vec<Target> = listed
-        .map(|(slice, endpoint, port)| Target {
+    let mut endpoints: Vec<ServiceEndpoint> = listed
+        .map(|(slice, endpoint, port)| ServiceEndpoint {
             ip: endpoint.ip,
             port,
             node: endpoint.node.clone(),
             ready: endpoint.ready || service.publish_not_ready,
             draining: endpoint.draining,
-            hints: hints(endpoint, here),
+            hints: hints(endpoint, local_node),
             weight: slice.weight.min(WEIGHT_MAX),
         })
         .collect();
     // Where slices disagree about the node, one that names a node wins, the
     // first by name: any order of the slices gives the same.
-    targets.sort_by(|a, b| {
+    endpoints.sort_by(|a, b| {
         (a.ip, a.port, a.node.is_none(), &a.node).cmp(&(b.ip, b.port, b.node.is_none(), &b.node))
     });
-    targets.dedup_by(|other, first| {
+    endpoints.dedup_by(|other, first| {
         let same = (other.ip, other.port) == (first.ip, first.port);
         if same {
-            first.take_in(other);
+            first.merge(other);
         }
         same
     });
-    targets
+    endpoints
 }
 
-impl Target {
-    fn take_in(&mut self, other: &Target) {
+impl ServiceEndpoint {
+    fn merge(&mut self, other: &ServiceEndpoint) {
         self.ready |= other.ready;
         self.draining |= other.draining;
         self.weight = self.weight.max(other.weight);
@@ -101,31 +101,31 @@ impl Target {
     }
 }
 
-fn hints(endpoint: &SliceEndpoint, here: Here<'_>) -> Hints {
+fn hints(endpoint: &SliceEndpoint, local_node: LocalNode<'_>) -> Hints {
     let Some(hints) = &endpoint.hints else { return Hints::default() };
     Hints {
         names_nodes: !hints.nodes.is_empty(),
-        names_own_node: hints.nodes.iter().any(|node| **node == *here.node),
+        names_own_node: hints.nodes.iter().any(|node| **node == *local_node.node),
         names_zones: !hints.zones.is_empty(),
-        names_own_zone: hints.zones.iter().any(|zone| Some(&**zone) == here.zone),
+        names_own_zone: hints.zones.iter().any(|zone| Some(&**zone) == local_node.zone),
     }
 }
 
 /// Ready endpoints serve; while there is none, those that terminate but still
 /// serve do, for each policy on its own. Hints narrow the policy `Cluster`.
-pub(crate) fn choose(targets: &[Target], here: Here<'_>) -> Choice {
-    let those = |accept: fn(&Target) -> bool| -> Vec<usize> {
-        (0..targets.len()).filter(|at| accept(&targets[*at])).collect()
+pub(crate) fn select(endpoints: &[ServiceEndpoint], local_node: LocalNode<'_>) -> Selection {
+    let indices = |accept: fn(&ServiceEndpoint) -> bool| -> Vec<usize> {
+        (0..endpoints.len()).filter(|at| accept(&endpoints[*at])).collect()
     };
-    let ready = those(|target| target.ready && target.weight != 0);
-    let draining = those(|target| !target.ready && target.draining && target.weight != 0);
+    let ready = indices(|endpoint| endpoint.ready && endpoint.weight != 0);
+    let draining = indices(|endpoint| !endpoint.ready && endpoint.draining && endpoint.weight != 0);
     let local = |of: &[usize]| -> Vec<usize> {
-        of.iter().copied().filter(|at| targets[*at].node.as_deref() == Some(here.node)).collect()
+        of.iter().copied().filter(|at| endpoints[*at].node.as_deref() == Some(local_node.node)).collect()
     };
     let any = !ready.is_empty() || !draining.is_empty();
     let (local_ready, local_draining) = (local(&ready), local(&draining));
-    Choice {
-        cluster: if ready.is_empty() { draining } else { near(targets, ready) },
+    Selection {
+        cluster: if ready.is_empty() { draining } else { filter_by_hints(endpoints, ready) },
         local: if local_ready.is_empty() { local_draining } else { local_ready },
         any,
     }
@@ -133,8 +133,8 @@ pub(crate) fn choose(targets: &[Target], here: Here<'_>) -> Choice {
 
 /// Hints count only if every ready endpoint has one and one of them is meant
 /// for this node; nodes come before zones. Otherwise everybody serves.
-fn near(targets: &[Target], ready: Vec<usize>) -> Vec<usize> {
-    let hints = |at: &usize| &targets[*at].hints;
+fn filter_by_hints(endpoints: &[ServiceEndpoint], ready: Vec<usize>) -> Vec<usize> {
+    let hints = |at: &usize| &endpoints[*at].hints;
     let hinted = |has: fn(&Hints) -> bool, own: fn(&Hints) -> bool| {
         ready.iter().all(|at| has(hints(at))) && ready.iter().any(|at| own(hints(at)))
     };

@@ -1,4 +1,4 @@
-//! Who claims which prefix. Where claims overlap, the node that comes first
+//! Who owners which prefix. Where owners overlap, the node that comes first
 //! by name has its way, on every node of the cluster and in any order of
 //! events.
 
@@ -50,26 +50,26 @@ fn mask(bits: u32) -> u128 {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Claims {
-    claims: BTreeMap<Prefix, BTreeSet<String>>,
+pub(crate) struct PrefixOwners {
+    owners: BTreeMap<Prefix, BTreeSet<String>>,
     /// How many prefixes have each length: few lengths are in use.
     lengths: BTreeMap<u32, usize>,
 }
 
-impl Claims {
+impl PrefixOwners {
     pub(crate) fn add(&mut self, prefix: Prefix, name: &str) {
-        let claimants = self.claims.entry(prefix).or_insert_with(|| {
+        let names = self.owners.entry(prefix).or_insert_with(|| {
             *self.lengths.entry(prefix.bits).or_default() += 1;
             BTreeSet::new()
         });
-        claimants.insert(name.to_owned());
+        names.insert(name.to_owned());
     }
 
     pub(crate) fn remove(&mut self, prefix: Prefix, name: &str) {
-        let Some(claimants) = self.claims.get_mut(&prefix) else { return };
-        claimants.remove(name);
-        if claimants.is_empty() {
-            self.claims.remove(&prefix);
+        let Some(names) = self.owners.get_mut(&prefix) else { return };
+        names.remove(name);
+        if names.is_empty() {
+            self.owners.remove(&prefix);
             if let Some(count) = self.lengths.get_mut(&prefix.bits) {
                 *count -= 1;
             }
@@ -77,12 +77,12 @@ impl Claims {
         }
     }
 
-    /// Claims that share an address with `prefix`, itself included.
+    /// PrefixOwners that share an address with `prefix`, itself included.
     pub(crate) fn overlapping(&self, prefix: Prefix) -> Vec<(Prefix, &str)> {
         let shorter = self.lengths.range(..prefix.bits).filter_map(|(bits, _)| {
-            self.claims.get_key_value(&Prefix { start: prefix.start & mask(*bits), bits: *bits })
+            self.owners.get_key_value(&Prefix { start: prefix.start & mask(*bits), bits: *bits })
         });
-        let within = self.claims.range(prefix..=Prefix { start: prefix.end(), bits: 128 });
+        let within = self.owners.range(prefix..=Prefix { start: prefix.end(), bits: 128 });
         shorter
             .chain(within)
             .flat_map(|(prefix, names)| names.iter().map(|name| (*prefix, name.as_str())))
@@ -90,7 +90,7 @@ impl Claims {
     }
 
     /// Who, and with what, keeps `name` from having `prefix`.
-    pub(crate) fn rival(&self, prefix: Prefix, name: &str) -> Option<(Prefix, &str)> {
+    pub(crate) fn conflict(&self, prefix: Prefix, name: &str) -> Option<(Prefix, &str)> {
         self.overlapping(prefix)
             .into_iter()
             .filter(|(_, other)| *other < name)
@@ -99,7 +99,7 @@ impl Claims {
 
     /// Who has exactly this prefix.
     pub(crate) fn owner(&self, prefix: Prefix) -> Option<&str> {
-        let name = self.claims.get(&prefix)?.first()?;
-        self.rival(prefix, name).is_none().then_some(name)
+        let name = self.owners.get(&prefix)?.first()?;
+        self.conflict(prefix, name).is_none().then_some(name)
     }
 }

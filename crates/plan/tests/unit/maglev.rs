@@ -1,12 +1,12 @@
 //! Consistent hashing and weights, as the tables show them.
 
 use beeline_model::{Algorithm, Kind};
-use beeline_plan::{PlanConfig, ServiceConfig, ShareConfig};
+use beeline_plan::{MaglevConfig, PlanConfig, ServiceConfig};
 
 use crate::world::*;
 
-fn with(shares: ShareConfig, node: &str) -> World {
-    let services = ServiceConfig { shares, ..config().services };
+fn with(maglev: MaglevConfig, node: &str) -> World {
+    let services = ServiceConfig { maglev, ..config().services };
     let mut world = World::with(PlanConfig { services, node_name: node.into(), ..config() });
     world.list(&[]);
     for n in 1..=3 {
@@ -15,15 +15,15 @@ fn with(shares: ShareConfig, node: &str) -> World {
     world
 }
 
-fn maglev() -> ShareConfig {
-    ShareConfig { maglev: true, ..ShareConfig::default() }
+fn maglev() -> MaglevConfig {
+    MaglevConfig { external_default: true, ..MaglevConfig::default() }
 }
 
 /// The lines of the Service's frontends behind their backends: who has how
 /// many shares, and the sum over who stands where.
-fn shares(world: &World, frontend: &str) -> String {
+fn maglev_table(world: &World, frontend: &str) -> String {
     let text = world.text(frontend);
-    text.split_once(" consistent shares ").map(|(_, shares)| shares.to_owned()).unwrap_or_default()
+    text.split_once(" maglev table ").map(|(_, table)| table.to_owned()).unwrap_or_default()
 }
 
 /// Shares of each backend in the order of the text.
@@ -33,7 +33,7 @@ fn counts(text: &str) -> Vec<u32> {
 }
 
 #[test]
-fn unit_what_is_served_outside_is_hashed_consistently() {
+fn unit_external_frontends_use_maglev_tables_by_default() {
     let mut world = with(maglev(), "node-1");
     let slots = "10.244.1.5@node-1 10.244.2.5@node-2 10.244.3.5@node-3";
     world.apply(slice("web-4", "web", "http:8080", slots));
@@ -41,24 +41,27 @@ fn unit_what_is_served_outside_is_hashed_consistently() {
     world.apply(service("web", "10.96.0.10", "http:80+30080"));
     let mut db = service("db", "10.96.0.11", "sql:5432");
     world.apply(db.clone());
-    let counted = counts(&shares(&world, "frontend nodes 30080/TCP external"));
+    let counted = counts(&maglev_table(&world, "frontend nodes 30080/TCP external"));
     assert!(
         counted.iter().sum::<u32>() == 509 && counted.iter().all(|n| (168..=171).contains(n)),
         "{counted:?}"
     );
     // Both have one choice of endpoints, so one table.
-    assert_eq!(shares(&world, "frontend 10.96.0.10"), shares(&world, "frontend nodes 30080/TCP external"));
-    assert_eq!(shares(&world, "frontend 10.96.0.11"), "", "only the cluster itself asks there");
+    assert_eq!(
+        maglev_table(&world, "frontend 10.96.0.10"),
+        maglev_table(&world, "frontend nodes 30080/TCP external")
+    );
+    assert_eq!(maglev_table(&world, "frontend 10.96.0.11"), "", "internal frontends have no Maglev table");
     assert_eq!(world.tables.contents().share.len(), 16);
 
     // A Service decides for itself.
     db.algorithm = Some(Algorithm::Maglev);
     world.apply(db.clone());
-    assert_eq!(counts(&shares(&world, "frontend 10.96.0.11")).len(), 3);
+    assert_eq!(counts(&maglev_table(&world, "frontend 10.96.0.11")).len(), 3);
     let mut web = service("web", "10.96.0.10", "http:80+30080");
     web.algorithm = Some(Algorithm::Random);
     world.apply(web);
-    assert_eq!(shares(&world, "frontend 10.96.0.10"), "");
+    assert_eq!(maglev_table(&world, "frontend 10.96.0.10"), "");
 
     // What has not changed costs nothing; a table goes with its Service.
     let report = world.apply(db);
@@ -69,7 +72,7 @@ fn unit_what_is_served_outside_is_hashed_consistently() {
 }
 
 #[test]
-fn unit_every_node_finds_out_the_same_table() {
+fn unit_every_node_computes_the_same_table() {
     let slots = ["10.244.1.5@node-1 10.244.2.5@node-2", "10.244.3.5@node-3 10.244.3.6@node-3"];
     let tables = ["node-1", "node-2", "node-3"].map(|node| {
         let mut world = with(maglev(), node);
@@ -85,11 +88,11 @@ fn unit_every_node_finds_out_the_same_table() {
             world.apply(part);
         }
         world.delete(Kind::EndpointSlice, "web-0");
-        let before = shares(&world, "frontend nodes 30080/TCP external");
+        let before = maglev_table(&world, "frontend nodes 30080/TCP external");
         world.restart();
         let report = world.list(&objects(&slots));
-        assert_eq!((report.written, report.deleted), (0, 0), "a restart finds its table as it should be");
-        assert_eq!(shares(&world, "frontend nodes 30080/TCP external"), before);
+        assert_eq!((report.written, report.deleted), (0, 0), "a restart writes nothing");
+        assert_eq!(maglev_table(&world, "frontend nodes 30080/TCP external"), before);
         before
     });
     assert!(tables[0].contains(" order ") && tables.iter().all(|table| *table == tables[0]), "{tables:#?}");
@@ -105,7 +108,7 @@ fn objects(slots: &[&str; 2]) -> Vec<beeline_model::Object> {
 
 #[test]
 fn unit_slices_have_weights() {
-    let mut world = with(ShareConfig::default(), "node-1");
+    let mut world = with(MaglevConfig::default(), "node-1");
     world.apply(service("web", "10.96.0.10", "http:80"));
     let mut stable = slice("web-stable", "web", "http:8080", "10.244.1.5@node-1");
     let mut canary = slice("web-canary", "web", "http:8080", "10.244.2.5@node-2");
@@ -113,16 +116,16 @@ fn unit_slices_have_weights() {
     world.apply(stable.clone());
     world.apply(canary.clone());
     let text = world.text("frontend");
-    let (_, found) = text.split_once(" shares ").expect("weights need shares");
+    let (_, found) = text.split_once(" table ").expect("weights need a Maglev table");
     let counted = counts(found);
     assert!((counted[0], counted[1]) == (919, 102) || (counted[0], counted[1]) == (918, 103), "{text}");
-    assert!(!text.contains("consistent"), "chance chooses among them: {text}");
+    assert!(!text.contains("maglev"), "entries are chosen at random: {text}");
 
     // Of weight 0 no new connection comes; those that it has run on.
     canary.weight = 0;
     world.apply(canary.clone());
     world.check("frontend", "frontend 10.96.0.10 80/TCP -> 10.244.1.5:8080@172.30.0.11");
-    world.check("resting", "resting 10.244.2.5:8080@172.30.0.12/TCP");
+    world.check("unselected", "unselected 10.244.2.5:8080@172.30.0.12/TCP");
     stable.weight = 0;
     world.apply(stable);
     world.check("frontend", "frontend 10.96.0.10 80/TCP -> refused");
@@ -132,19 +135,19 @@ fn unit_slices_have_weights() {
 /// A table that is to be replaced stays until the new one is there: a full
 /// table of shares leaves the old choice in place.
 #[test]
-fn unit_half_a_table_is_never_published() {
+fn unit_a_table_is_published_only_when_it_is_complete() {
     let mut world = with(maglev(), "node-1");
     world.apply(service("web", "10.96.0.10", "http:80+30080"));
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1 10.244.2.5@node-2"));
-    let before = shares(&world, "frontend nodes 30080/TCP external");
+    let before = maglev_table(&world, "frontend nodes 30080/TCP external");
     world.tables.share.capacity = 10; // the old one has 8 chunks, the new one wants 16 more
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1 10.244.2.5@node-2 10.244.3.5@node-3"));
-    assert_eq!(shares(&world, "frontend nodes 30080/TCP external"), before);
+    assert_eq!(maglev_table(&world, "frontend nodes 30080/TCP external"), before);
     let problems = world.table_problems();
     assert!(problems.iter().any(|problem| problem.contains("table SHARE")), "{problems:#?}");
     world.tables.share.capacity = 100;
     world.reconciler.retry();
     world.flush();
-    assert_eq!(counts(&shares(&world, "frontend nodes 30080/TCP external")).len(), 3);
+    assert_eq!(counts(&maglev_table(&world, "frontend nodes 30080/TCP external")).len(), 3);
     assert_eq!(world.table_problems(), [""; 0]);
 }

@@ -9,15 +9,15 @@ use beeline_model::Reason;
 use beeline_sync::{Contents, Delta};
 
 use crate::backend::Backend;
-use crate::maglev::{self, Entry};
-use crate::problems::Complaint;
+use crate::maglev::{self, WeightedBackend};
+use crate::problems::ProblemDetail;
 
 /// How the shares are to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ShareConfig {
+pub struct MaglevConfig {
     /// `loadBalancer.algorithm=maglev`: consistent hashing for services that
     /// are served to the outside, unless they say otherwise.
-    pub maglev: bool,
+    pub external_default: bool,
     /// The smallest table; 0: by the backends alone.
     pub size_min: u32,
     /// Makes other tables; the same on every node.
@@ -26,27 +26,27 @@ pub struct ShareConfig {
 
 /// The current shares.
 #[derive(Debug, Default)]
-pub(crate) struct Shares {
+pub(crate) struct MaglevTable {
     generation: u32,
     /// Backend ids by place; what an earlier agent left counts.
     table: Box<[u32]>,
     /// Ids and weights that the table was made of; none: an earlier agent's.
-    made_of: Option<Vec<(u32, u16)>>,
+    built_from: Option<Vec<(u32, u16)>>,
 }
 
-impl Shares {
+impl MaglevTable {
     /// What an earlier agent left of a service.
-    pub(crate) fn adopted(id: u32, value: &ServiceValue, actual: &Contents) -> Shares {
+    pub(crate) fn adopted(id: u32, value: &ServiceValue, actual: &Contents) -> MaglevTable {
         let of = |slot| SlotKey { service: id, generation: value.maglev_generation, slot };
-        let chunks = (value.maglev_size as usize).div_ceil(MAGLEV_SEGMENT_SIZE) as u32;
-        let chunks = actual.share.range(of(0)..of(chunks));
-        let mut table: Vec<u32> = chunks.flat_map(|(_, chunk)| chunk.backends).collect();
+        let segments = (value.maglev_size as usize).div_ceil(MAGLEV_SEGMENT_SIZE) as u32;
+        let segments = actual.share.range(of(0)..of(segments));
+        let mut table: Vec<u32> = segments.flat_map(|(_, segment)| segment.backends).collect();
         table.truncate(value.maglev_size as usize);
-        Shares { generation: value.maglev_generation, table: table.into(), made_of: None }
+        MaglevTable { generation: value.maglev_generation, table: table.into(), built_from: None }
     }
 
     /// Generation and number, as the service's value names them.
-    pub(crate) fn published(&self) -> (u32, u32) {
+    pub(crate) fn generation_and_size(&self) -> (u32, u32) {
         (self.generation, self.table.len() as u32)
     }
 
@@ -55,18 +55,19 @@ impl Shares {
         &mut self,
         service: u32,
         backends: &[(Arc<Backend>, u16)],
-        config: &ShareConfig,
+        config: &MaglevConfig,
         delta: &mut Delta,
     ) {
-        let mut sorted: Vec<(Entry, u32)> =
-            backends.iter().map(|(backend, weight)| (backend.entry(*weight), backend.id)).collect();
+        let mut sorted: Vec<(WeightedBackend, u32)> =
+            backends.iter().map(|(backend, weight)| (backend.weighted(*weight), backend.id)).collect();
         sorted.sort();
-        let made_of: Vec<(u32, u16)> = sorted.iter().map(|(entry, id)| (*id, entry.weight)).collect();
-        if self.made_of.as_ref() == Some(&made_of) {
+        let built_from: Vec<(u32, u16)> =
+            sorted.iter().map(|(weighted, id)| (*id, weighted.weight)).collect();
+        if self.built_from.as_ref() == Some(&built_from) {
             return;
         }
         let table = table(&sorted, config);
-        self.made_of = Some(made_of);
+        self.built_from = Some(built_from);
         if table == self.table {
             self.write(service, delta); // only what has been adopted
             return;
@@ -79,41 +80,42 @@ impl Shares {
 
     /// The service is gone.
     pub(crate) fn remove(&self, service: u32, delta: &mut Delta) {
-        delta.share.extend(self.chunks(service).map(|(key, _)| (key, None)));
+        delta.share.extend(self.segments(service).map(|(key, _)| (key, None)));
     }
 
     fn write(&self, service: u32, delta: &mut Delta) {
-        delta.share.extend(self.chunks(service).map(|(key, value)| (key, Some(value))));
+        delta.share.extend(self.segments(service).map(|(key, value)| (key, Some(value))));
     }
 
-    fn chunks(&self, service: u32) -> impl Iterator<Item = (SlotKey, MaglevSegment)> {
-        (0..).zip(self.table.chunks(MAGLEV_SEGMENT_SIZE)).map(move |(slot, places)| {
+    fn segments(&self, service: u32) -> impl Iterator<Item = (SlotKey, MaglevSegment)> {
+        (0..).zip(self.table.chunks(MAGLEV_SEGMENT_SIZE)).map(move |(slot, backends)| {
             let mut value = MaglevSegment::default();
-            value.backends[..places.len()].copy_from_slice(places);
+            value.backends[..backends.len()].copy_from_slice(backends);
             (SlotKey { service, generation: self.generation, slot }, value)
         })
     }
 }
 
 /// Backend ids by place.
-fn table(sorted: &[(Entry, u32)], config: &ShareConfig) -> Box<[u32]> {
+fn table(sorted: &[(WeightedBackend, u32)], config: &MaglevConfig) -> Box<[u32]> {
     if sorted.is_empty() {
         return Box::default();
     }
-    let entries: Vec<Entry> = sorted.iter().map(|(entry, _)| *entry).collect();
-    let size = maglev::size(&entries, config.size_min);
-    let places = maglev::fill(&entries, size, &config.seed);
-    places.into_iter().map(|number| sorted[number as usize].1).collect()
+    let backend_weights: Vec<WeightedBackend> = sorted.iter().map(|(weighted, _)| *weighted).collect();
+    let size = maglev::table_size(&backend_weights, config.size_min);
+    let indices = maglev::build(&backend_weights, size, &config.seed);
+    indices.into_iter().map(|index| sorted[index as usize].1).collect()
 }
 
 /// What is wrong with shares of these backends.
-pub(crate) fn problem(port: u16, backends: &[(Arc<Backend>, u16)]) -> Option<Complaint> {
-    let entries: Vec<Entry> = backends.iter().map(|(backend, weight)| backend.entry(*weight)).collect();
+pub(crate) fn problem(port: u16, backends: &[(Arc<Backend>, u16)]) -> Option<ProblemDetail> {
+    let backend_weights: Vec<WeightedBackend> =
+        backends.iter().map(|(backend, weight)| backend.weighted(*weight)).collect();
     // Without their number: it changes often, and would make it another problem each time.
-    maglev::is_coarse(&entries).then(|| {
+    maglev::exceeds_largest_table(&backend_weights).then(|| {
         let message = format!(
-            "port {port} has too many endpoints (or with weights too far apart) for a hundred places each in the \
-             largest table: their shares are less exact; use fewer endpoints or weights closer together"
+            "port {port} has too many endpoints, or weights too far apart, for the largest Maglev table: \
+             connections are distributed less exactly; use fewer endpoints or weights closer together"
         );
         (Reason::TooManyEndpoints, message)
     })

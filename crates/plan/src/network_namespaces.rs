@@ -7,9 +7,9 @@ use beeline_model::{ObjectName, Pod};
 
 /// What is known of the pods of a name.
 #[derive(Debug, Default)]
-struct Known {
+struct PodSockets {
     /// It has its sockets translated; none: the API server has not told yet.
-    is_willing: Option<bool>,
+    enabled: Option<bool>,
     /// Cookies of those that are attached: one may have been made anew while
     /// the last one is taken down.
     cookies: Vec<u64>,
@@ -19,55 +19,56 @@ struct Known {
 /// API server, with what it wants; either may come first. What is not known to
 /// both is left alone: packets are translated always.
 #[derive(Debug, Default)]
-pub(crate) struct Namespaces {
-    pods: HashMap<ObjectName, Known>,
+pub(crate) struct NetworkNamespaces {
+    pods: HashMap<ObjectName, PodSockets>,
     changes: BTreeMap<u64, Option<NamespaceValue>>,
 }
 
-impl Namespaces {
+impl NetworkNamespaces {
     pub(crate) fn apply(&mut self, pod: &Pod) {
-        self.set_willing(&pod.name, Some(!pod.packets_only && !pod.host_network));
+        self.set_enabled(&pod.name, Some(!pod.packets_only && !pod.host_network));
     }
 
     pub(crate) fn delete(&mut self, name: &ObjectName) {
-        self.set_willing(name, None);
+        self.set_enabled(name, None);
     }
 
     pub(crate) fn attach(&mut self, cookie: u64, name: ObjectName) {
-        let known = self.pods.entry(name).or_default();
-        if !known.cookies.contains(&cookie) {
-            known.cookies.push(cookie);
+        let sockets = self.pods.entry(name).or_default();
+        if !sockets.cookies.contains(&cookie) {
+            sockets.cookies.push(cookie);
         }
-        self.changes.insert(cookie, value(known.is_willing));
+        self.changes.insert(cookie, value(sockets.enabled));
     }
 
     pub(crate) fn detach(&mut self, cookie: u64, name: &ObjectName) {
-        let Some(known) = self.pods.get_mut(name) else { return };
-        known.cookies.retain(|of| *of != cookie);
+        let Some(sockets) = self.pods.get_mut(name) else { return };
+        sockets.cookies.retain(|other| *other != cookie);
         self.changes.insert(cookie, None);
-        self.forget_if_unknown(name);
+        self.remove_if_unused(name);
     }
 
     pub(crate) fn drain(&mut self) -> BTreeMap<u64, Option<NamespaceValue>> {
         std::mem::take(&mut self.changes)
     }
 
-    fn set_willing(&mut self, name: &ObjectName, is_willing: Option<bool>) {
-        let known = self.pods.entry(name.clone()).or_default();
-        if std::mem::replace(&mut known.is_willing, is_willing) != is_willing {
-            self.changes.extend(known.cookies.iter().map(|cookie| (*cookie, value(is_willing))));
+    fn set_enabled(&mut self, name: &ObjectName, enabled: Option<bool>) {
+        let sockets = self.pods.entry(name.clone()).or_default();
+        if std::mem::replace(&mut sockets.enabled, enabled) != enabled {
+            self.changes.extend(sockets.cookies.iter().map(|cookie| (*cookie, value(enabled))));
         }
-        self.forget_if_unknown(name);
+        self.remove_if_unused(name);
     }
 
-    fn forget_if_unknown(&mut self, name: &ObjectName) {
-        if self.pods.get(name).is_some_and(|known| known.is_willing.is_none() && known.cookies.is_empty()) {
+    fn remove_if_unused(&mut self, name: &ObjectName) {
+        if self.pods.get(name).is_some_and(|sockets| sockets.enabled.is_none() && sockets.cookies.is_empty())
+        {
             self.pods.remove(name);
         }
     }
 }
 
-fn value(is_willing: Option<bool>) -> Option<NamespaceValue> {
+fn value(enabled: Option<bool>) -> Option<NamespaceValue> {
     let translated = NamespaceValue { flags: namespace_flags::SOCKETS, reserved: 0 };
-    (is_willing == Some(true)).then_some(translated)
+    (enabled == Some(true)).then_some(translated)
 }

@@ -9,72 +9,82 @@ use beeline_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL};
 use beeline_model::{Protocol, Service, ServicePort, ServiceType};
 
 use crate::ServiceConfig;
-use crate::program::{PortKey, Want};
+use crate::frontend_address::{FrontendAddress, FrontendIp, FrontendKind};
+use crate::service_tables::{DesiredFrontend, PortKey};
 use crate::slice::why_no_unicast;
-use crate::spot::{FrontendKind, Place, Spot};
 
-/// One spot that a Service asks for, and the port that it stands for.
+/// One address that a Service asks for, and the port that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wish {
-    pub(crate) spot: Spot,
+pub(crate) struct FrontendRequest {
+    pub(crate) address: FrontendAddress,
     pub(crate) kind: FrontendKind,
     /// `port` and protocol of the Service port.
     pub(crate) port: (u16, Protocol),
 }
 
-/// Everything that the Service asks for, each spot once.
-pub(crate) fn wishes(service: &Service, config: &ServiceConfig) -> Vec<Wish> {
+/// Everything that the Service asks for, each address once.
+pub(crate) fn requested_frontends(service: &Service, config: &ServiceConfig) -> Vec<FrontendRequest> {
     if service.service_type == ServiceType::ExternalName || service.foreign {
         return Vec::new();
     }
     let cluster_ips = usable(&service.cluster_ips);
     let has_family = |ipv6: bool| cluster_ips.iter().any(|ip| ip.is_v4() != ipv6);
-    let mut places: Vec<(FrontendKind, Place)> = Vec::new();
+    let mut ips_by_kind: Vec<(FrontendKind, FrontendIp)> = Vec::new();
     let mut add = |kind, ips: Vec<Ip>| {
         let served = ips.into_iter().filter(|ip| has_family(!ip.is_v4()));
-        places.extend(served.map(|ip| (kind, Place::Address(ip))));
+        ips_by_kind.extend(served.map(|ip| (kind, FrontendIp::Exact(ip))));
     };
     add(FrontendKind::ClusterIp, cluster_ips.clone());
     if config.node_ports && service.service_type == ServiceType::LoadBalancer {
         add(FrontendKind::LoadBalancer, usable(&service.load_balancer_ips));
     }
     add(FrontendKind::ExternalIp, usable(&allowed_external_ips(service, config)));
-    let mut wishes: BTreeMap<Spot, Wish> = BTreeMap::new();
+    let mut requests: BTreeMap<FrontendAddress, FrontendRequest> = BTreeMap::new();
     for port in usable_ports(service) {
-        let mut wish = |kind, place, number| {
-            let spot = Spot { place, port: number, proto: port.protocol.number() };
-            wishes.entry(spot).or_insert(Wish { spot, kind, port: (port.port, port.protocol) });
+        let mut request = |kind, ip, number| {
+            let address = FrontendAddress { ip, port: number, proto: port.protocol.number() };
+            requests.entry(address).or_insert(FrontendRequest {
+                address,
+                kind,
+                port: (port.port, port.protocol),
+            });
         };
-        places.iter().for_each(|(kind, place)| wish(*kind, *place, port.port));
+        ips_by_kind.iter().for_each(|(kind, ip)| request(*kind, *ip, port.port));
         if config.node_ports && port.node_port != 0 {
             let families = [false, true].into_iter().filter(|ipv6| has_family(*ipv6));
-            families.for_each(|ipv6| wish(FrontendKind::NodePort, Place::Node { ipv6 }, port.node_port));
+            families.for_each(|ipv6| {
+                request(FrontendKind::NodePort, FrontendIp::AnyNode { ipv6 }, port.node_port)
+            });
         }
     }
-    wishes.into_values().collect()
+    requests.into_values().collect()
 }
 
-impl Wish {
-    /// The frontends of the spot. Clients inside the cluster get every
+impl FrontendRequest {
+    /// The frontends of the address. Clients inside the cluster get every
     /// endpoint whatever the policy for outside traffic is; a ClusterIP is
     /// for them alone and has a policy of its own.
-    pub(crate) fn wants(self, service: &Service, config: &ServiceConfig) -> Vec<Want> {
+    pub(crate) fn desired_frontends(self, service: &Service, config: &ServiceConfig) -> Vec<DesiredFrontend> {
         let (port, protocol) = self.port;
-        let ipv6 = self.spot.place.ipv6();
-        let is_ranged = self.kind == FrontendKind::LoadBalancer;
-        let want = |scope, local, limited| Want {
-            spot: self.spot,
+        let ipv6 = self.address.ip.is_ipv6();
+        let is_load_balancer = self.kind == FrontendKind::LoadBalancer;
+        let desired = |scope, local, has_source_ranges| DesiredFrontend {
+            address: self.address,
             kind: self.kind,
             scope,
             port: PortKey { ipv6, port, proto: protocol.number(), local },
-            limited,
+            has_source_ranges,
         };
         if self.kind == FrontendKind::ClusterIp {
-            return vec![want(SCOPE_INTERNAL, service.internal_local, false)];
+            return vec![desired(SCOPE_INTERNAL, service.internal_local, false)];
         }
         vec![
-            want(SCOPE_INTERNAL, false, is_ranged),
-            want(SCOPE_EXTERNAL, service.external_local, is_ranged || config.limit_all_types),
+            desired(SCOPE_INTERNAL, false, is_load_balancer),
+            desired(
+                SCOPE_EXTERNAL,
+                service.external_local,
+                is_load_balancer || config.source_ranges_all_types,
+            ),
         ]
     }
 }

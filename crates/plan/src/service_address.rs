@@ -1,4 +1,4 @@
-//! Addresses that frontends use, and the class of each.
+//! ServiceAddresses that frontends use, and the class of each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,7 +11,7 @@ use beeline_sync::{Contents, Delta};
 use crate::ids::Ids;
 
 #[derive(Debug, Default)]
-struct Address {
+struct AddressState {
     /// Number of its own; 0 = none.
     class: u32,
     /// Services that have a port of it.
@@ -24,7 +24,7 @@ struct Address {
     has_node_ports: bool,
 }
 
-impl Address {
+impl AddressState {
     fn is_used(&self) -> bool {
         self.services + self.pods > 0
     }
@@ -46,16 +46,16 @@ impl Address {
 }
 
 #[derive(Debug)]
-pub(crate) struct Addresses {
-    addresses: BTreeMap<Ip, Address>,
+pub(crate) struct ServiceAddresses {
+    addresses: BTreeMap<Ip, AddressState>,
     classes: Ids,
     adopted: HashMap<Ip, u32>,
     dirty: BTreeSet<Ip>,
 }
 
-impl Addresses {
-    pub(crate) fn new() -> Addresses {
-        Addresses {
+impl ServiceAddresses {
+    pub(crate) fn new() -> ServiceAddresses {
+        ServiceAddresses {
             addresses: BTreeMap::new(),
             classes: Ids::new(CLASS_FIRST_EXACT),
             adopted: HashMap::new(),
@@ -82,13 +82,13 @@ impl Addresses {
     }
 
     /// One more has a port of the address. Returns its class.
-    pub(crate) fn hold(&mut self, ip: Ip, is_service: bool) -> u32 {
+    pub(crate) fn acquire(&mut self, ip: Ip, is_service: bool) -> u32 {
         self.dirty.insert(ip);
         let address = self.addresses.entry(ip).or_default();
         *(if is_service { &mut address.services } else { &mut address.pods }) += 1;
         if address.class == 0 {
             address.class = match self.adopted.get(&ip) {
-                Some(class) if self.classes.claim(*class) => *class,
+                Some(class) if self.classes.take_adopted(*class) => *class,
                 _ => self.classes.allocate(),
             };
         }
@@ -105,7 +105,7 @@ impl Addresses {
 
     /// Writes what has changed. An address keeps its class while it moves
     /// from one to another within one drain.
-    pub(crate) fn sweep(&mut self, delta: &mut Delta) {
+    pub(crate) fn write_changes(&mut self, delta: &mut Delta) {
         for ip in std::mem::take(&mut self.dirty) {
             let Some(address) = self.addresses.get_mut(&ip) else { continue };
             if !address.is_used() && address.class != 0 {

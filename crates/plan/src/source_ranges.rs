@@ -8,8 +8,8 @@ use beeline_model::SourceRanges;
 use beeline_sync::{Contents, Delta};
 use ipnet::IpNet;
 
-use crate::claims::Prefix;
 use crate::ids::Ids;
+use crate::prefix_owners::Prefix;
 
 /// Prefixes in their 128-bit form, sorted, each once.
 type Set = Box<[Prefix]>;
@@ -57,7 +57,7 @@ impl SourceSets {
 
     /// The number of the set that a family's frontends are to have; 0: they
     /// are open to everybody.
-    pub(crate) fn hold(&mut self, ranges: &SourceRanges, ipv6: bool, delta: &mut Delta) -> u32 {
+    pub(crate) fn acquire(&mut self, ranges: &SourceRanges, ipv6: bool, delta: &mut Delta) -> u32 {
         let mut prefixes: Vec<Prefix> = ranges
             .ranges
             .iter()
@@ -76,7 +76,7 @@ impl SourceSets {
             *users += 1;
             return *id;
         }
-        let adopted = self.adopted.get(&set).copied().filter(|id| self.ids.claim(*id));
+        let adopted = self.adopted.get(&set).copied().filter(|id| self.ids.take_adopted(*id));
         let id = adopted.unwrap_or_else(|| self.ids.allocate());
         delta
             .source_range
@@ -96,7 +96,7 @@ impl SourceSets {
     }
 
     /// Removes sets that nobody has.
-    pub(crate) fn sweep(&mut self, delta: &mut Delta) {
+    pub(crate) fn remove_unused(&mut self, delta: &mut Delta) {
         for id in std::mem::take(&mut self.released) {
             let Some(set) = self.by_id.get(&id) else { continue };
             if self.sets.get(set).is_some_and(|(_, users)| *users == 0) {

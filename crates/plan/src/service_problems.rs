@@ -6,79 +6,83 @@ use beeline_abi::Ip;
 use beeline_model::{Protocol, Reason, Service, ServiceType};
 
 use crate::ServiceConfig;
+use crate::frontend_address::{FrontendAddress, FrontendIp, FrontendKind, FrontendOwners, Owner};
 use crate::node::Nodes;
-use crate::problems::Complaint;
+use crate::problems::ProblemDetail;
+use crate::service_frontends::{FrontendRequest, allowed_external_ips};
 use crate::slice::why_no_unicast;
-use crate::spot::{FrontendKind, Owner, Place, Spot, Spots};
-use crate::wish::{Wish, allowed_external_ips};
 
 /// Everything about a Service that cannot be used.
 pub(crate) fn problems(
     owner: &Owner,
     service: &Service,
-    wishes: &[Wish],
+    requests: &[FrontendRequest],
     config: &ServiceConfig,
-    spots: &Spots,
+    frontend_owners: &FrontendOwners,
     nodes: &Nodes,
-) -> Vec<Complaint> {
+) -> Vec<ProblemDetail> {
     if service.service_type == ServiceType::ExternalName || service.foreign {
         return Vec::new();
     }
     let mut problems = unusable_addresses(service);
-    problems.extend(wishes.iter().filter_map(|wish| lost(owner, wish.spot, wish.kind, spots, nodes)));
+    problems.extend(requests.iter().filter_map(|request| {
+        frontend_conflict(owner, request.address, request.kind, frontend_owners, nodes)
+    }));
     problems.extend(unusable_ports(service));
     problems.extend(unserved_external_ips(service, config));
     problems
 }
 
-/// Why the owner does not have the spot that it claims; none: it has it.
-pub(crate) fn lost(
+/// Why the owner does not have the address that it claims; none: it has it.
+pub(crate) fn frontend_conflict(
     owner: &Owner,
-    spot: Spot,
+    address: FrontendAddress,
     kind: FrontendKind,
-    spots: &Spots,
+    frontend_owners: &FrontendOwners,
     nodes: &Nodes,
-) -> Option<Complaint> {
-    let said = |message| Some((Reason::FrontendCollision, message));
-    let ip = match spot.place {
-        Place::Address(ip) => Some(ip),
-        Place::Node { .. } => None,
+) -> Option<ProblemDetail> {
+    let problem = |message| Some((Reason::FrontendCollision, message));
+    let ip = match address.ip {
+        FrontendIp::Exact(ip) => Some(ip),
+        FrontendIp::AnyNode { .. } => None,
     };
-    if let Some(node) = ip.filter(|ip| kind == FrontendKind::ClusterIp && spots.is_node(ip)) {
+    if let Some(node) = ip.filter(|ip| kind == FrontendKind::ClusterIp && frontend_owners.is_node(ip)) {
         let name = nodes.with_address(&node).unwrap_or("unknown");
-        return said(format!(
+        return problem(format!(
             "its ClusterIP {node} is the address of node {name}, which keeps it; {owner} is not reachable there; \
              give the API server a --service-cluster-ip-range without addresses of nodes"
         ));
     }
-    let (_, winner) = spots.rival(spot, &(kind, owner.clone()))?;
-    let place = ip.map(|ip| format!(" {ip}")).unwrap_or_default();
-    let (what, cure) = match kind {
+    let (_, other) = frontend_owners.conflict(address, &(kind, owner.clone()))?;
+    let at = ip.map(|ip| format!(" {ip}")).unwrap_or_default();
+    let (what, remedy) = match kind {
         FrontendKind::ClusterIp => (
-            format!("ClusterIP{place} port {spot}"),
+            format!("ClusterIP{at} port {address}"),
             "recreate one of the two so that the API server gives it a free address",
         ),
         FrontendKind::LoadBalancer => (
-            format!("LoadBalancer address{place} port {spot}"),
+            format!("LoadBalancer address{at} port {address}"),
             "give one of the two another address or another port",
         ),
         FrontendKind::ExternalIp => {
-            (format!("externalIP{place} port {spot}"), "give one of the two another address or another port")
+            (format!("externalIP{at} port {address}"), "give one of the two another address or another port")
         }
-        FrontendKind::NodePort => (format!("nodePort {spot}"), "give one of the two another nodePort"),
+        FrontendKind::NodePort => (format!("nodePort {address}"), "give one of the two another nodePort"),
         FrontendKind::HostPort => (
-            format!("hostPort {spot} at{place}"),
+            format!("hostPort {address} at{at}"),
             "give the pod another hostPort or hostIP, or the other another port",
         ),
     };
-    said(format!("its {what} is {winner}'s too, which keeps it; {owner} is not reachable there; {cure}"))
+    problem(format!(
+        "its {what} conflicts with {other}, which keeps it; {owner} is not reachable there; {remedy}"
+    ))
 }
 
-fn unusable_addresses(service: &Service) -> Vec<Complaint> {
-    let of = |ips: &[IpAddr], what: &str, cure: &str| -> Vec<Complaint> {
+fn unusable_addresses(service: &Service) -> Vec<ProblemDetail> {
+    let of = |ips: &[IpAddr], what: &str, remedy: &str| -> Vec<ProblemDetail> {
         let bad = ips.iter().filter_map(|ip| Some((ip, why_no_unicast(*ip)?)));
-        let said = bad.map(|(ip, why)| format!("its {what} {ip} is {why} and is not served; {cure}"));
-        said.map(|message| (Reason::AddressUnusable, message)).collect()
+        let messages = bad.map(|(ip, why)| format!("its {what} {ip} is {why} and is not served; {remedy}"));
+        messages.map(|message| (Reason::AddressUnusable, message)).collect()
     };
     let recreate = "recreate the Service so that the API server gives it a free address";
     let mut problems = of(&service.cluster_ips, "ClusterIP", recreate);
@@ -91,18 +95,18 @@ fn unusable_addresses(service: &Service) -> Vec<Complaint> {
     problems
 }
 
-fn unusable_ports(service: &Service) -> Vec<Complaint> {
+fn unusable_ports(service: &Service) -> Vec<ProblemDetail> {
     let mut problems = Vec::new();
-    let mut said = |message| problems.push((Reason::PortInvalid, message));
+    let mut problem = |message| problems.push((Reason::PortInvalid, message));
     let mut seen: Vec<(u16, Protocol)> = Vec::new();
     for port in &service.ports {
         if port.port == 0 {
-            said(format!(
+            problem(format!(
                 "port {:?} has the number 0 and is not served; give it a number from 1 to 65535",
                 port.name
             ));
         } else if seen.contains(&(port.port, port.protocol)) {
-            said(format!(
+            problem(format!(
                 "port {}/{} is listed twice; the first entry is served, {:?} is not; remove one of them",
                 port.port,
                 port.protocol.name(),
@@ -114,23 +118,23 @@ fn unusable_ports(service: &Service) -> Vec<Complaint> {
     problems
 }
 
-fn unserved_external_ips(service: &Service, config: &ServiceConfig) -> Vec<Complaint> {
+fn unserved_external_ips(service: &Service, config: &ServiceConfig) -> Vec<ProblemDetail> {
     let allowed = allowed_external_ips(service, config);
     let why = match config.external_ips {
-        None => "externalIPs.enabled is off; a LoadBalancer address does the same",
+        None => "externalIPs.enabled is off; use a LoadBalancer address instead",
         Some(_) => {
-            "no range of externalIPs.allowedCIDRs contains it; add one if whoever may write Services may take \
-             that address"
+            "no range of externalIPs.allowedCIDRs contains it; add one if everyone who may write \
+             Services may use that address"
         }
     };
     let unserved =
         service.external_ips.iter().filter(|ip| why_no_unicast(**ip).is_none() && !allowed.contains(ip));
-    let said = unserved.map(|ip| format!("its externalIP {ip} is not served: {why}"));
-    said.map(|message| (Reason::ExternalIpRefused, message)).collect()
+    let messages = unserved.map(|ip| format!("its externalIP {ip} is not served: {why}"));
+    messages.map(|message| (Reason::ExternalIpRefused, message)).collect()
 }
 
 /// SCTP whose port would have to be rewritten: its checksum covers the port.
-pub(crate) fn sctp(port: u16, number: u16, target: u16) -> Option<Complaint> {
+pub(crate) fn sctp_port_mismatch(port: u16, number: u16, target: u16) -> Option<ProblemDetail> {
     (number != target).then(|| {
         let message = format!(
             "port {port}/SCTP: packets to {number} cannot be sent to targetPort {target}, because the checksum of \
@@ -141,7 +145,7 @@ pub(crate) fn sctp(port: u16, number: u16, target: u16) -> Option<Complaint> {
 }
 
 /// Parts that are switched off, by name.
-pub(crate) fn switched_off(service: &Service, config: &ServiceConfig) -> Vec<String> {
+pub(crate) fn disabled_features(service: &Service, config: &ServiceConfig) -> Vec<String> {
     if service.service_type == ServiceType::ExternalName || service.foreign {
         return Vec::new();
     }
