@@ -354,7 +354,7 @@ fn fill(datapath: &mut Datapath, tables: &MemoryTables) {
     copy(datapath.frontend(), tables.frontend.clone());
     copy(datapath.service(), tables.service.clone());
     copy(datapath.slot(), tables.slot.clone());
-    copy(datapath.share(), tables.maglev.clone());
+    copy(datapath.maglev(), tables.maglev.clone());
     copy(datapath.backend(), tables.backend.clone());
     copy(datapath.connections(), HashMap::new());
     copy(datapath.fragments(), HashMap::new());

@@ -74,7 +74,7 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
     let started = Instant::now();
     let report = reconciler.flush(&mut datapath);
     println!("{changes} entries written in {:?}", started.elapsed());
-    assert_eq!((report.written, report.undone), (changes, 0), "{:?}", reconciler.problems());
+    assert_eq!((report.written, report.outstanding), (changes, 0), "{:?}", reconciler.problems());
     let full = datapath.memory_bytes().unwrap();
     println!("{} MB empty, {} MB with 10,000 services: {full:?}", megabytes(&empty), megabytes(&full));
     assert!(!sizes_are_real || megabytes(&full) < 128, "{full:?}");
@@ -92,7 +92,7 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
     let mut reconciler = Reconciler::new();
     reconciler.submit(services(10_000));
     let report = reconciler.resync(&mut datapath, Prune::Delete);
-    assert_eq!((report.written, report.deleted, report.undone), (0, 0, 0));
+    assert_eq!((report.written, report.deleted, report.outstanding), (0, 0, 0));
 
     // What changes behind its back is found and repaired.
     datapath.service().delete(&77).unwrap();

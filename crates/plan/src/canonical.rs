@@ -199,7 +199,7 @@ fn maglev_table(contents: &Contents, service: u32, value: &ServiceValue) -> Stri
     let (mut counts, mut order) = (BTreeMap::new(), 0_u64);
     for index in 0..value.maglev_size {
         let (slot, at) = (index / MAGLEV_SEGMENT_SIZE as u32, index as usize % MAGLEV_SEGMENT_SIZE);
-        let segment = contents.share.get(&SlotKey { service, generation: value.maglev_generation, slot });
+        let segment = contents.maglev.get(&SlotKey { service, generation: value.maglev_generation, slot });
         let backend = segment.and_then(|segment| contents.backend.get(&segment.backends[at]));
         let text = backend.map_or("missing".to_owned(), |backend| backend_text(contents, backend));
         order =
@@ -269,7 +269,7 @@ fn orphans(
             key.slot, key.generation, key.service
         ));
     }
-    for key in contents.share.keys() {
+    for key in contents.maglev.keys() {
         let current = contents.service.get(&key.service).is_some_and(|of| {
             of.maglev_generation == key.generation
                 && key.slot < of.maglev_size.div_ceil(MAGLEV_SEGMENT_SIZE as u32)

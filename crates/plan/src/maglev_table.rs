@@ -39,7 +39,7 @@ impl MaglevTable {
     pub(crate) fn adopted(id: u32, value: &ServiceValue, actual: &Contents) -> MaglevTable {
         let of = |slot| SlotKey { service: id, generation: value.maglev_generation, slot };
         let segments = (value.maglev_size as usize).div_ceil(MAGLEV_SEGMENT_SIZE) as u32;
-        let segments = actual.share.range(of(0)..of(segments));
+        let segments = actual.maglev.range(of(0)..of(segments));
         let mut table: Vec<u32> = segments.flat_map(|(_, segment)| segment.backends).collect();
         table.truncate(value.maglev_size as usize);
         MaglevTable { generation: value.maglev_generation, table: table.into(), built_from: None }
@@ -80,11 +80,11 @@ impl MaglevTable {
 
     /// The service is gone.
     pub(crate) fn remove(&self, service: u32, delta: &mut Delta) {
-        delta.share.extend(self.segments(service).map(|(key, _)| (key, None)));
+        delta.maglev.extend(self.segments(service).map(|(key, _)| (key, None)));
     }
 
     fn write(&self, service: u32, delta: &mut Delta) {
-        delta.share.extend(self.segments(service).map(|(key, value)| (key, Some(value))));
+        delta.maglev.extend(self.segments(service).map(|(key, value)| (key, Some(value))));
     }
 
     fn segments(&self, service: u32) -> impl Iterator<Item = (SlotKey, MaglevSegment)> {

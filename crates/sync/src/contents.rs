@@ -23,7 +23,7 @@ pub struct Contents {
     pub frontend: BTreeMap<FrontendKey, FrontendValue>,
     pub service: BTreeMap<u32, ServiceValue>,
     pub slot: BTreeMap<SlotKey, SlotValue>,
-    pub share: BTreeMap<SlotKey, MaglevSegment>,
+    pub maglev: BTreeMap<SlotKey, MaglevSegment>,
     pub backend: BTreeMap<u32, BackendValue>,
     pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
 }
@@ -41,7 +41,7 @@ pub struct Delta {
     pub frontend: BTreeMap<FrontendKey, Option<FrontendValue>>,
     pub service: BTreeMap<u32, Option<ServiceValue>>,
     pub slot: BTreeMap<SlotKey, Option<SlotValue>>,
-    pub share: BTreeMap<SlotKey, Option<MaglevSegment>>,
+    pub maglev: BTreeMap<SlotKey, Option<MaglevSegment>>,
     pub backend: BTreeMap<u32, Option<BackendValue>>,
     pub source_range: BTreeMap<SourceRangeKey, Option<SourceRangeValue>>,
 }
@@ -57,7 +57,7 @@ impl Delta {
             + self.frontend.len()
             + self.service.len()
             + self.slot.len()
-            + self.share.len()
+            + self.maglev.len()
             + self.backend.len()
             + self.source_range.len()
     }
@@ -81,7 +81,7 @@ pub enum Operation {
     Frontend(FrontendKey, Option<FrontendValue>),
     Service(u32, Option<ServiceValue>),
     Slot(SlotKey, Option<SlotValue>),
-    Share(SlotKey, Option<MaglevSegment>),
+    Maglev(SlotKey, Option<MaglevSegment>),
     Backend(u32, Option<BackendValue>),
     SourceRange(SourceRangeKey, Option<SourceRangeValue>),
 }
@@ -104,7 +104,7 @@ impl Contents {
             + self.frontend.len()
             + self.service.len()
             + self.slot.len()
-            + self.share.len()
+            + self.maglev.len()
             + self.backend.len()
             + self.source_range.len()
     }
@@ -125,7 +125,7 @@ impl Contents {
             Operation::Frontend(key, value) => put(&mut self.frontend, key, value),
             Operation::Service(key, value) => put(&mut self.service, key, value),
             Operation::Slot(key, value) => put(&mut self.slot, key, value),
-            Operation::Share(key, value) => put(&mut self.share, key, value),
+            Operation::Maglev(key, value) => put(&mut self.maglev, key, value),
             Operation::Backend(key, value) => put(&mut self.backend, key, value),
             Operation::SourceRange(key, value) => put(&mut self.source_range, key, value),
         }
@@ -141,7 +141,7 @@ impl Contents {
         delta.frontend.iter().for_each(|(key, value)| put(&mut self.frontend, *key, *value));
         delta.service.iter().for_each(|(key, value)| put(&mut self.service, *key, *value));
         delta.slot.iter().for_each(|(key, value)| put(&mut self.slot, *key, *value));
-        delta.share.iter().for_each(|(key, value)| put(&mut self.share, *key, *value));
+        delta.maglev.iter().for_each(|(key, value)| put(&mut self.maglev, *key, *value));
         delta.backend.iter().for_each(|(key, value)| put(&mut self.backend, *key, *value));
         delta.source_range.iter().for_each(|(key, value)| put(&mut self.source_range, *key, *value));
     }
@@ -177,32 +177,37 @@ impl Contents {
                         found.push(format!("{key:?}: backend {} is missing", value.backend));
                     }
                     Some(value) if service.has_slots_by_backend() => {
-                        let member =
+                        let by_backend =
                             SlotKey { service: *id, generation: SLOT_BY_BACKEND, slot: value.backend };
-                        if !self.slot.contains_key(&member) {
-                            found.push(format!("{key:?}: backend {} is no member", value.backend));
+                        if !self.slot.contains_key(&by_backend) {
+                            found.push(format!(
+                                "{key:?}: backend {} has no slot by backend id",
+                                value.backend
+                            ));
                         }
                     }
                     Some(_) => {}
                 }
             }
-            found.extend(self.dangling_shares(*id, service));
+            found.extend(self.dangling_maglev(*id, service));
         }
         found
     }
 
-    fn dangling_shares(&self, id: u32, service: &ServiceValue) -> Vec<String> {
+    fn dangling_maglev(&self, id: u32, service: &ServiceValue) -> Vec<String> {
         let mut found = Vec::new();
-        let (shares, per_chunk) = (service.maglev_size as usize, MAGLEV_SEGMENT_SIZE);
-        for chunk in 0..shares.div_ceil(per_chunk) {
-            let key = SlotKey { service: id, generation: service.maglev_generation, slot: chunk as u32 };
-            let Some(value) = self.share.get(&key) else {
-                found.push(format!("service {id}: chunk {key:?} of its shares is missing"));
+        let (size, segment_size) = (service.maglev_size as usize, MAGLEV_SEGMENT_SIZE);
+        for segment in 0..size.div_ceil(segment_size) {
+            let key = SlotKey { service: id, generation: service.maglev_generation, slot: segment as u32 };
+            let Some(value) = self.maglev.get(&key) else {
+                found.push(format!("service {id}: Maglev segment {key:?} is missing"));
                 continue;
             };
-            let used = per_chunk.min(shares - chunk * per_chunk);
+            let used = segment_size.min(size - segment * segment_size);
             let missing = value.backends[..used].iter().filter(|id| !self.backend.contains_key(id));
-            found.extend(missing.map(|backend| format!("shares {key:?}: backend {backend} is missing")));
+            found.extend(
+                missing.map(|backend| format!("Maglev segment {key:?}: backend {backend} is missing")),
+            );
         }
         found
     }

@@ -6,12 +6,12 @@
 //! holds and what it should hold, and writes the difference in an order in
 //! which a packet never meets an entry whose target is missing.
 
+mod compare;
 mod contents;
 pub mod memory;
 mod reconciler;
 mod report;
 mod table;
-mod walk;
 
 pub use contents::{Contents, Delta, Operation};
 pub use reconciler::{Prune, Reconciler};
@@ -80,7 +80,7 @@ pub trait Tables {
     fn frontend(&mut self) -> &mut dyn Table<FrontendKey, FrontendValue>;
     fn service(&mut self) -> &mut dyn Table<u32, ServiceValue>;
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue>;
-    fn share(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment>;
+    fn maglev(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment>;
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue>;
     fn source_range(&mut self) -> &mut dyn Table<SourceRangeKey, SourceRangeValue>;
 }

@@ -17,7 +17,7 @@ use beeline_abi::service::{
 
 use crate::{Contents, Operation, Table, TableError, Tables};
 
-/// What the tables of one set share.
+/// What the tables of one set maglev.
 #[derive(Debug, Default)]
 struct Shared {
     log: Option<Vec<Operation>>,
@@ -71,7 +71,7 @@ impl<K: Ord + Copy, V: Copy> MemoryTable<K, V> {
         }
     }
 
-    fn note(&self, key: K, value: Option<V>) {
+    fn log_write(&self, key: K, value: Option<V>) {
         if let Some(log) = lock(&self.shared).log.as_mut() {
             log.push((self.record)(key, value));
         }
@@ -89,7 +89,7 @@ impl<K: Ord + Copy, V: Copy> MemoryTable<K, V> {
         }
     }
 
-    fn refusal(&self, operation: &'static str) -> TableError {
+    fn refused_error(&self, operation: &'static str) -> TableError {
         TableError::Kernel { table: self.name, operation, error: "refused by the test".into() }
     }
 }
@@ -98,33 +98,33 @@ impl<K: Ord + Copy, V: Copy> Table<K, V> for MemoryTable<K, V> {
     fn update(&mut self, key: &K, value: &V) -> Result<(), TableError> {
         if self.fail_updates > 0 || self.refused.contains(key) || !self.may_write() {
             self.fail_updates = self.fail_updates.saturating_sub(1);
-            return Err(self.refusal("update"));
+            return Err(self.refused_error("update"));
         }
         if self.entries.len() >= self.capacity as usize && !self.entries.contains_key(key) {
             return Err(TableError::Full { table: self.name, capacity: self.capacity });
         }
         self.entries.insert(*key, *value);
-        self.note(*key, Some(*value));
+        self.log_write(*key, Some(*value));
         Ok(())
     }
 
     fn delete(&mut self, key: &K) -> Result<(), TableError> {
         if self.fail_deletes > 0 || self.refused.contains(key) || !self.may_write() {
             self.fail_deletes = self.fail_deletes.saturating_sub(1);
-            return Err(self.refusal("delete"));
+            return Err(self.refused_error("delete"));
         }
         self.entries.remove(key);
-        self.note(*key, None);
+        self.log_write(*key, None);
         Ok(())
     }
 
     fn get(&self, key: &K) -> Result<Option<V>, TableError> {
-        if self.fail_reads { Err(self.refusal("read")) } else { Ok(self.entries.get(key).copied()) }
+        if self.fail_reads { Err(self.refused_error("read")) } else { Ok(self.entries.get(key).copied()) }
     }
 
     fn next_key(&self, key: Option<&K>) -> Result<Option<K>, TableError> {
         if self.fail_reads {
-            return Err(self.refusal("read"));
+            return Err(self.refused_error("read"));
         }
         let mut rest = match key.filter(|key| self.entries.contains_key(key)) {
             Some(key) => self.entries.range((Bound::Excluded(*key), Bound::Unbounded)),
@@ -135,7 +135,7 @@ impl<K: Ord + Copy, V: Copy> Table<K, V> for MemoryTable<K, V> {
 
     fn entries(&self) -> Result<Vec<(K, V)>, TableError> {
         if self.fail_reads {
-            return Err(self.refusal("read"));
+            return Err(self.refused_error("read"));
         }
         Ok(self.entries.iter().map(|(key, value)| (*key, *value)).collect())
     }
@@ -153,7 +153,7 @@ pub struct MemoryTables {
     pub frontend: MemoryTable<FrontendKey, FrontendValue>,
     pub service: MemoryTable<u32, ServiceValue>,
     pub slot: MemoryTable<SlotKey, SlotValue>,
-    pub share: MemoryTable<SlotKey, MaglevSegment>,
+    pub maglev: MemoryTable<SlotKey, MaglevSegment>,
     pub backend: MemoryTable<u32, BackendValue>,
     pub source_range: MemoryTable<SourceRangeKey, SourceRangeValue>,
     shared: SharedCell,
@@ -178,7 +178,7 @@ impl MemoryTables {
             frontend: MemoryTable::new(&maps::FRONTEND, Operation::Frontend, &shared),
             service: MemoryTable::new(&maps::SERVICE, Operation::Service, &shared),
             slot: MemoryTable::new(&maps::SLOT, Operation::Slot, &shared),
-            share: MemoryTable::new(&maps::SHARE, Operation::Share, &shared),
+            maglev: MemoryTable::new(&maps::SHARE, Operation::Maglev, &shared),
             backend: MemoryTable::new(&maps::BACKEND, Operation::Backend, &shared),
             source_range: MemoryTable::new(&maps::SOURCE_RANGE, Operation::SourceRange, &shared),
             shared,
@@ -196,7 +196,7 @@ impl MemoryTables {
             frontend: self.frontend.entries.clone(),
             service: self.service.entries.clone(),
             slot: self.slot.entries.clone(),
-            share: self.share.entries.clone(),
+            maglev: self.maglev.entries.clone(),
             backend: self.backend.entries.clone(),
             source_range: self.source_range.entries.clone(),
         }
@@ -244,8 +244,8 @@ impl Tables for MemoryTables {
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
         &mut self.slot
     }
-    fn share(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment> {
-        &mut self.share
+    fn maglev(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment> {
+        &mut self.maglev
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
         &mut self.backend

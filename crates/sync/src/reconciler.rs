@@ -2,7 +2,7 @@
 //! hold, in an order that is safe for packets:
 //!
 //! 1. Additions, from the target to what points at it: node, address,
-//!    endpoint, namespace; backend, members of services, slot, share, service
+//!    endpoint, namespace; backend, members of services, slot, maglev, service
 //!    (this publishes the slots and shares), source range, frontend, service address. An
 //!    entry whose target is not done waits.
 //! 2. Removals, the other way round. An entry that something in the tables
@@ -10,7 +10,7 @@
 //!    published stay.
 //!
 //! Each update costs as much as it changes. While something has failed, each
-//! flush also costs as much as there is undone, which the tables bound.
+//! flush also costs as much as there is outstanding, which the tables bound.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -27,7 +27,7 @@ use beeline_abi::service::{
 use crate::table::{Cause, TableState};
 use crate::{Contents, Delta, Report, SyncProblem, TableCount, Tables};
 
-/// What happens to entries that nobody asked for.
+/// What happens to entries that nobody used_services for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prune {
     /// They stay: the source has not listed everything yet.
@@ -37,7 +37,7 @@ pub enum Prune {
 }
 
 /// How often a flush starts again because it made room or removed a cause of
-/// waiting. What is then undone stays for the next flush.
+/// waiting. What is then outstanding stays for the next flush.
 const PASSES_MAX: u32 = 4;
 
 /// Desired against actual, for all tables. See the module's text.
@@ -51,7 +51,7 @@ pub struct Reconciler {
     frontend: TableState<FrontendKey, FrontendValue>,
     service: TableState<u32, ServiceValue>,
     slot: TableState<SlotKey, SlotValue>,
-    share: TableState<SlotKey, MaglevSegment>,
+    maglev: TableState<SlotKey, MaglevSegment>,
     backend: TableState<u32, BackendValue>,
     source_range: TableState<SourceRangeKey, SourceRangeValue>,
     /// The table that a comparison has come to.
@@ -83,7 +83,7 @@ macro_rules! each_table {
         $call;
         let $table = &mut $self.slot;
         $call;
-        let $table = &mut $self.share;
+        let $table = &mut $self.maglev;
         $call;
         let $table = &mut $self.backend;
         $call;
@@ -93,7 +93,7 @@ macro_rules! each_table {
 }
 
 /// The same question to every table.
-macro_rules! ask_tables {
+macro_rules! collect_from_tables {
     ($self:ident, $call:ident) => {
         [
             $self.address.$call(),
@@ -104,7 +104,7 @@ macro_rules! ask_tables {
             $self.frontend.$call(),
             $self.service.$call(),
             $self.slot.$call(),
-            $self.share.$call(),
+            $self.maglev.$call(),
             $self.backend.$call(),
             $self.source_range.$call(),
         ]
@@ -124,7 +124,7 @@ impl Reconciler {
             frontend: TableState::new(&maps::FRONTEND),
             service: TableState::new(&maps::SERVICE),
             slot: TableState::new(&maps::SLOT),
-            share: TableState::new(&maps::SHARE),
+            maglev: TableState::new(&maps::SHARE),
             backend: TableState::new(&maps::BACKEND),
             source_range: TableState::new(&maps::SOURCE_RANGE),
             compared: 0,
@@ -141,7 +141,7 @@ impl Reconciler {
         self.frontend.submit(delta.frontend);
         self.service.submit(delta.service);
         self.slot.submit(delta.slot);
-        self.share.submit(delta.share);
+        self.maglev.submit(delta.maglev);
         self.backend.submit(delta.backend);
         self.source_range.submit(delta.source_range);
     }
@@ -152,7 +152,7 @@ impl Reconciler {
         self.flush(tables)
     }
 
-    /// Writes what is pending. What fails stays undone and is told by
+    /// Writes what is pending. What fails stays outstanding and is told by
     /// [`Reconciler::problems`].
     pub fn flush(&mut self, tables: &mut dyn Tables) -> Report {
         let mut report = Report::default();
@@ -161,11 +161,11 @@ impl Reconciler {
             self.add(tables, &mut pass);
             self.remove(tables, &mut pass);
             report.add(pass);
-            if !self.revive(&pass) {
+            if !self.requeue_failed(&pass) {
                 break;
             }
         }
-        report.undone = ask_tables!(self, undone).iter().sum();
+        report.outstanding = collect_from_tables!(self, outstanding).iter().sum();
         report
     }
 
@@ -175,7 +175,7 @@ impl Reconciler {
         each_table!(self, table => table.retry(|_| true));
     }
 
-    /// Everything in the tables that nobody asked for is deleted at the next
+    /// Everything in the tables that nobody used_services for is deleted at the next
     /// flush. To be called once the source has been listed in full and all
     /// local endpoints are set.
     pub fn prune(&mut self) {
@@ -192,7 +192,7 @@ impl Reconciler {
             + self.frontend.reread(tables.frontend())
             + self.service.reread(tables.service())
             + self.slot.reread(tables.slot())
-            + self.share.reread(tables.share())
+            + self.maglev.reread(tables.maglev())
             + self.backend.reread(tables.backend())
             + self.source_range.reread(tables.source_range());
         if prune == Prune::Delete {
@@ -211,9 +211,9 @@ impl Reconciler {
         while budget > 0 && !finished {
             match self.compare_one(tables, &mut budget) {
                 None => finished = true,
-                Some((more, is_walking)) => {
+                Some((more, is_comparing)) => {
                     drift += more;
-                    self.compared += usize::from(!is_walking);
+                    self.compared += usize::from(!is_comparing);
                 }
             }
         }
@@ -223,7 +223,7 @@ impl Reconciler {
         if prune == Prune::Delete {
             self.prune();
         }
-        let flushed = if self.undone() > 0 { self.flush(tables) } else { Report::default() };
+        let flushed = if self.outstanding() > 0 { self.flush(tables) } else { Report::default() };
         (Report { drift, ..flushed }, finished)
     }
 
@@ -233,7 +233,7 @@ impl Reconciler {
         macro_rules! compare {
             ($table:ident) => {{
                 let drift = self.$table.compare(tables.$table(), budget);
-                Some((drift, self.$table.is_walking()))
+                Some((drift, self.$table.is_comparing()))
             }};
         }
         match self.compared {
@@ -245,7 +245,7 @@ impl Reconciler {
             5 => compare!(frontend),
             6 => compare!(service),
             7 => compare!(slot),
-            8 => compare!(share),
+            8 => compare!(maglev),
             9 => compare!(backend),
             10 => compare!(source_range),
             _ => None,
@@ -264,7 +264,7 @@ impl Reconciler {
             frontend: sorted(self.frontend.written()),
             service: sorted(self.service.written()),
             slot: sorted(self.slot.written()),
-            share: sorted(self.share.written()),
+            maglev: sorted(self.maglev.written()),
             backend: sorted(self.backend.written()),
             source_range: sorted(self.source_range.written()),
         }
@@ -281,7 +281,7 @@ impl Reconciler {
             frontend: self.frontend.desired(),
             service: self.service.desired(),
             slot: self.slot.desired(),
-            share: self.share.desired(),
+            maglev: self.maglev.desired(),
             backend: self.backend.desired(),
             source_range: self.source_range.desired(),
         }
@@ -299,21 +299,21 @@ impl Reconciler {
 
     /// Done, pending and failed entries of every table.
     pub fn counts(&self) -> Vec<TableCount> {
-        ask_tables!(self, count).into()
+        collect_from_tables!(self, count).into()
     }
 
     /// Changes that are not done, in all tables.
-    pub fn undone(&self) -> u64 {
-        ask_tables!(self, undone).iter().sum()
+    pub fn outstanding(&self) -> u64 {
+        collect_from_tables!(self, outstanding).iter().sum()
     }
 
     /// Why tables are not as they should be: one line per table and cause.
     pub fn problems(&self) -> Vec<SyncProblem> {
-        ask_tables!(self, problems).concat()
+        collect_from_tables!(self, problems).concat()
     }
 
     fn add(&mut self, tables: &mut dyn Tables, report: &mut Report) {
-        let Reconciler { address, endpoint, namespace, node, backend, slot, share, .. } = self;
+        let Reconciler { address, endpoint, namespace, node, backend, slot, maglev, .. } = self;
         node.write(tables.node(), report, |_, _| None);
         address.write(tables.address(), report, |_, value| {
             (value.node != 0 && !node.is_written(&value.node)).then_some(maps::NODE.name)
@@ -323,14 +323,14 @@ impl Reconciler {
         backend.write(tables.backend(), report, |_, _| None);
         let backend_is_missing =
             |value: &SlotValue| (!backend.is_written(&value.backend)).then_some(maps::BACKEND.name);
-        slot.write_some(tables.slot(), report, is_member, |_, value| backend_is_missing(value));
-        let unwritten_members: HashSet<SlotKey> =
-            slot.unwritten().filter(|key| is_member(key)).copied().collect();
+        slot.write_some(tables.slot(), report, is_by_backend, |_, value| backend_is_missing(value));
+        let unwritten_by_backend: HashSet<SlotKey> =
+            slot.unwritten().filter(|key| is_by_backend(key)).copied().collect();
         slot.write(tables.slot(), report, |key, value| {
-            let is_unwritten = unwritten_members.contains(&member(key.service, value.backend));
+            let is_unwritten = unwritten_by_backend.contains(&slot_by_backend(key.service, value.backend));
             is_unwritten.then_some(maps::SLOT.name).or_else(|| backend_is_missing(value))
         });
-        share.write(tables.share(), report, |_, value| {
+        maglev.write(tables.maglev(), report, |_, value| {
             let mut backends = value.backends.iter().filter(|id| **id != 0);
             backends.any(|id| !backend.is_written(id)).then_some(maps::BACKEND.name)
         });
@@ -338,29 +338,32 @@ impl Reconciler {
     }
 
     fn add_services(&mut self, tables: &mut dyn Tables, report: &mut Report) {
-        let Reconciler { service_address, frontend, service, slot, share, source_range, .. } = self;
+        let Reconciler { service_address, frontend, service, slot, maglev, source_range, .. } = self;
         service.write(tables.service(), report, |id, value| {
             let of = |slot| SlotKey { service: *id, generation: value.generation, slot };
-            let no_members =
-                || value.has_slots_by_backend() && slot.is_unwritten(member(*id, 0)..=member(*id, u32::MAX));
-            let shares = |slot| SlotKey { service: *id, generation: value.maglev_generation, slot };
-            let no_slots = slot.is_unwritten(of(0)..of(value.slots)) || no_members();
-            let no_shares = value.maglev_size != 0 && share.is_unwritten(shares(0)..=shares(u32::MAX));
-            no_slots.then_some(maps::SLOT.name).or(no_shares.then_some(maps::SHARE.name))
+            let no_slots_by_backend = || {
+                value.has_slots_by_backend()
+                    && slot.is_unwritten(slot_by_backend(*id, 0)..=slot_by_backend(*id, u32::MAX))
+            };
+            let segment = |slot| SlotKey { service: *id, generation: value.maglev_generation, slot };
+            let no_slots = slot.is_unwritten(of(0)..of(value.slots)) || no_slots_by_backend();
+            let no_maglev = value.maglev_size != 0 && maglev.is_unwritten(segment(0)..=segment(u32::MAX));
+            no_slots.then_some(maps::SLOT.name).or(no_maglev.then_some(maps::SHARE.name))
         });
         source_range.write(tables.source_range(), report, |_, _| None);
         frontend.write(tables.frontend(), report, |_, value| {
             let set = value.source_ranges;
-            let half_a_set = set != 0 && source_range.unwritten().any(|key| key.set == set);
+            let set_is_incomplete = set != 0 && source_range.unwritten().any(|key| key.set == set);
             let no_service = !service.is_written(&value.service);
-            no_service.then_some(maps::SERVICE.name).or(half_a_set.then_some(maps::SOURCE_RANGE.name))
+            no_service.then_some(maps::SERVICE.name).or(set_is_incomplete.then_some(maps::SOURCE_RANGE.name))
         });
         // An exclusive address without any frontend refuses everything. Once
         // one of its frontends is there it is published: the others' ports
         // are refused then, which is better than to lose them all.
-        let bare = bare_classes(frontend);
+        let without_frontend = classes_without_frontend(frontend);
         service_address.write(tables.service_address(), report, |_, value| {
-            let refuses = value.flags & address_flags::EXCLUSIVE != 0 && bare.contains(&value.class);
+            let refuses =
+                value.flags & address_flags::EXCLUSIVE != 0 && without_frontend.contains(&value.class);
             refuses.then_some(maps::FRONTEND.name)
         });
     }
@@ -369,88 +372,89 @@ impl Reconciler {
         let Reconciler { service_address, frontend, service, source_range, .. } = self;
         service_address.delete(tables.service_address(), report, |_| None);
         frontend.delete(tables.frontend(), report, |_| None);
-        let asked: HashSet<u32> = frontend.stuck_values().map(|value| value.service).collect();
-        let sets: HashSet<u32> = frontend.stuck_values().map(|value| value.source_ranges).collect();
+        let used_services: HashSet<u32> = frontend.failed_values().map(|value| value.service).collect();
+        let sets: HashSet<u32> = frontend.failed_values().map(|value| value.source_ranges).collect();
         source_range.delete(tables.source_range(), report, |key| {
             sets.contains(&key.set).then_some(maps::FRONTEND.name)
         });
-        service.delete(tables.service(), report, |id| asked.contains(id).then_some(maps::FRONTEND.name));
+        service
+            .delete(tables.service(), report, |id| used_services.contains(id).then_some(maps::FRONTEND.name));
         self.remove_slots(tables, report);
         let Reconciler { address, endpoint, namespace, node, .. } = self;
         namespace.delete(tables.namespace(), report, |_| None);
         endpoint.delete(tables.endpoint(), report, |_| None);
         address.delete(tables.address(), report, |_| None);
-        let holding: HashSet<u32> = address.stuck_values().map(|value| value.node).collect();
-        node.delete(tables.node(), report, |id| holding.contains(id).then_some(maps::ADDRESS.name));
+        let used_nodes: HashSet<u32> = address.failed_values().map(|value| value.node).collect();
+        node.delete(tables.node(), report, |id| used_nodes.contains(id).then_some(maps::ADDRESS.name));
     }
 
     fn remove_slots(&mut self, tables: &mut dyn Tables, report: &mut Report) {
-        let Reconciler { service, slot, share, backend, .. } = self;
-        let stuck_services: HashSet<u32> = service.stuck_keys().copied().collect();
-        let stuck_slots: HashSet<u32> = slot.stuck_keys().map(|key| key.service).collect();
+        let Reconciler { service, slot, maglev, backend, .. } = self;
+        let failed_services: HashSet<u32> = service.failed_keys().copied().collect();
+        let failed_slots: HashSet<u32> = slot.failed_keys().map(|key| key.service).collect();
         slot.delete(tables.slot(), report, |key| {
             let current = service.written().get(&key.service);
-            let is_used = |value: &ServiceValue| match is_member(key) {
+            let is_used = |value: &ServiceValue| match is_by_backend(key) {
                 // Its slot may still be there as long as something is.
                 true => {
                     value.has_slots_by_backend()
-                        && (stuck_services.contains(&key.service) || stuck_slots.contains(&key.service))
+                        && (failed_services.contains(&key.service) || failed_slots.contains(&key.service))
                 }
                 false => value.generation == key.generation && key.slot < value.slots,
             };
             current.is_some_and(is_used).then_some(maps::SERVICE.name)
         });
-        share.delete(tables.share(), report, |key| {
+        maglev.delete(tables.maglev(), report, |key| {
             let current = service.written().get(&key.service);
             let is_used =
                 |value: &ServiceValue| value.maglev_size != 0 && value.maglev_generation == key.generation;
             current.is_some_and(is_used).then_some(maps::SERVICE.name)
         });
-        let used: HashSet<u32> = slot.stuck_values().map(|value| value.backend).collect();
-        let shared: HashSet<u32> = share.stuck_values().flat_map(|value| value.backends).collect();
+        let used: HashSet<u32> = slot.failed_values().map(|value| value.backend).collect();
+        let in_maglev: HashSet<u32> = maglev.failed_values().flat_map(|value| value.backends).collect();
         backend.delete(tables.backend(), report, |id| {
             let by_slot = used.contains(id).then_some(maps::SLOT.name);
-            by_slot.or(shared.contains(id).then_some(maps::SHARE.name))
+            by_slot.or(in_maglev.contains(id).then_some(maps::SHARE.name))
         });
     }
 
     /// After a pass: what may succeed now becomes pending again. False if
     /// there is no such thing.
-    fn revive(&mut self, pass: &Report) -> bool {
+    fn requeue_failed(&mut self, pass: &Report) -> bool {
         let freed = pass.deleted > 0;
         let moved = freed || pass.written > 0;
-        let again = |cause: &Cause| match cause {
+        let is_retryable = |cause: &Cause| match cause {
             Cause::Full => freed,
             Cause::Waiting(_) => moved,
             Cause::Refused(_) => false,
         };
         let mut any = false;
-        each_table!(self, table => if table.has_failed(again) {
+        each_table!(self, table => if table.has_failed(is_retryable) {
             any = true;
-            table.retry(again);
+            table.retry(is_retryable);
         });
         any
     }
 }
 
 /// The entry that says that a backend serves a service.
-fn member(service: u32, backend: u32) -> SlotKey {
+fn slot_by_backend(service: u32, backend: u32) -> SlotKey {
     SlotKey { service, generation: SLOT_BY_BACKEND, slot: backend }
 }
 
-fn is_member(key: &SlotKey) -> bool {
+fn is_by_backend(key: &SlotKey) -> bool {
     key.generation == SLOT_BY_BACKEND
 }
 
 /// Classes whose frontends could not be written, not one of them.
-fn bare_classes(frontend: &TableState<FrontendKey, FrontendValue>) -> HashSet<u32> {
-    let mut bare: HashSet<u32> = frontend.unwritten().map(|key| key.class).collect();
-    if !bare.is_empty() {
+fn classes_without_frontend(frontend: &TableState<FrontendKey, FrontendValue>) -> HashSet<u32> {
+    let mut without_frontend: HashSet<u32> = frontend.unwritten().map(|key| key.class).collect();
+    if !without_frontend.is_empty() {
         for key in frontend.written().keys() {
-            bare.remove(&key.class);
+            without_frontend.remove(&key.class);
         }
     }
-    bare
+    without_frontend
 }
 
 fn sorted<K: Ord + Copy, V: Copy>(map: &HashMap<K, V>) -> BTreeMap<K, V> {

@@ -11,7 +11,7 @@ pub struct Report {
     /// `beeline_drift_total` counts.
     pub drift: u64,
     /// Changes that are still to be done, in all tables.
-    pub undone: u64,
+    pub outstanding: u64,
 }
 
 impl Report {
@@ -19,7 +19,7 @@ impl Report {
         self.written += other.written;
         self.deleted += other.deleted;
         self.drift += other.drift;
-        self.undone = other.undone;
+        self.outstanding = other.outstanding;
     }
 }
 

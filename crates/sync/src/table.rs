@@ -1,6 +1,6 @@
 //! What the reconciler knows about one table: what it holds, what is still to
 //! be done, and what failed. The desired state is not kept a second time: it
-//! is what the table holds, overlaid by what is undone, without what nobody
+//! is what the table holds, overlaid by what is outstanding, without what nobody
 //! asked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -8,7 +8,7 @@ use std::hash::Hash;
 
 use beeline_abi::maps::MapSpec;
 
-use crate::walk::Walk;
+use crate::compare::CompareCursor;
 use crate::{Report, SyncProblem, Table, TableCount, TableError};
 
 /// Why a change is not done.
@@ -25,7 +25,7 @@ pub(crate) enum Cause {
 #[derive(Clone, Debug)]
 struct Failed<V> {
     /// The value to write; none = to be deleted.
-    want: Option<V>,
+    desired: Option<V>,
     cause: Cause,
 }
 
@@ -34,8 +34,8 @@ pub(crate) struct TableState<K, V> {
     pub(crate) spec: &'static MapSpec,
     /// What the table holds, as far as we know.
     pub(crate) written: HashMap<K, V>,
-    pub(crate) sets: BTreeMap<K, V>,
-    pub(crate) unsets: BTreeSet<K>,
+    pub(crate) updates: BTreeMap<K, V>,
+    pub(crate) deletes: BTreeSet<K>,
     failed: BTreeMap<K, Failed<V>>,
     /// In the table, but not asked for (yet).
     pub(crate) leftover: HashSet<K>,
@@ -43,7 +43,7 @@ pub(crate) struct TableState<K, V> {
     read: bool,
     pub(crate) read_error: Option<String>,
     /// A comparison that is not over.
-    pub(crate) walk: Option<Walk<K>>,
+    pub(crate) cursor: Option<CompareCursor<K>>,
 }
 
 impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
@@ -51,27 +51,27 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         TableState {
             spec,
             written: HashMap::new(),
-            sets: BTreeMap::new(),
-            unsets: BTreeSet::new(),
+            updates: BTreeMap::new(),
+            deletes: BTreeSet::new(),
             failed: BTreeMap::new(),
             leftover: HashSet::new(),
             read: false,
             read_error: None,
-            walk: None,
+            cursor: None,
         }
     }
 
     /// Changes the desired state.
     pub(crate) fn submit(&mut self, delta: BTreeMap<K, Option<V>>) {
         for (key, value) in delta {
-            self.sets.remove(&key);
-            self.unsets.remove(&key);
+            self.updates.remove(&key);
+            self.deletes.remove(&key);
             self.failed.remove(&key);
             self.leftover.remove(&key);
             let is = self.written.get(&key);
             match value {
-                Some(value) if is != Some(&value) => drop(self.sets.insert(key, value)),
-                None if is.is_some() => drop(self.unsets.insert(key)),
+                Some(value) if is != Some(&value) => drop(self.updates.insert(key, value)),
+                None if is.is_some() => drop(self.deletes.insert(key)),
                 _ => {}
             }
         }
@@ -98,7 +98,8 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
     ) {
         let mut full = false;
         let accepted: BTreeMap<K, V>;
-        (accepted, self.sets) = std::mem::take(&mut self.sets).into_iter().partition(|(key, _)| accept(key));
+        (accepted, self.updates) =
+            std::mem::take(&mut self.updates).into_iter().partition(|(key, _)| accept(key));
         for (key, value) in accepted {
             let result = match missing(&key, &value) {
                 Some(other) => Err(Cause::Waiting(other)),
@@ -113,7 +114,7 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
                 }
                 Err(cause) => {
                     full |= matches!(cause, Cause::Full);
-                    self.failed.insert(key, Failed { want: Some(value), cause });
+                    self.failed.insert(key, Failed { desired: Some(value), cause });
                 }
             }
         }
@@ -127,7 +128,7 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         report: &mut Report,
         user: impl Fn(&K) -> Option<&'static str>,
     ) {
-        for key in std::mem::take(&mut self.unsets) {
+        for key in std::mem::take(&mut self.deletes) {
             let result = match user(&key) {
                 Some(other) => Err(Cause::Waiting(other)),
                 None => table.delete(&key).map_err(Cause::from),
@@ -137,21 +138,21 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
                     self.written.remove(&key);
                     report.deleted += 1;
                 }
-                Err(cause) => drop(self.failed.insert(key, Failed { want: None, cause })),
+                Err(cause) => drop(self.failed.insert(key, Failed { desired: None, cause })),
             }
         }
     }
 
     /// Failed changes with a cause that `again` accepts become pending.
-    pub(crate) fn retry(&mut self, again: impl Fn(&Cause) -> bool) {
+    pub(crate) fn retry(&mut self, is_retryable: impl Fn(&Cause) -> bool) {
         if self.failed.is_empty() {
             return;
         }
         for (key, failed) in std::mem::take(&mut self.failed) {
-            match failed.want {
-                _ if !again(&failed.cause) => drop(self.failed.insert(key, failed)),
-                Some(value) => drop(self.sets.insert(key, value)),
-                None => drop(self.unsets.insert(key)),
+            match failed.desired {
+                _ if !is_retryable(&failed.cause) => drop(self.failed.insert(key, failed)),
+                Some(value) => drop(self.updates.insert(key, value)),
+                None => drop(self.deletes.insert(key)),
             }
         }
     }
@@ -170,23 +171,23 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         self.read = true;
         self.retry(|_| true);
         for (key, value) in std::mem::take(&mut self.written) {
-            let asked_for = !self.leftover.contains(&key) && !self.unsets.contains(&key);
-            if asked_for && !self.sets.contains_key(&key) {
-                self.sets.insert(key, value);
+            let is_desired = !self.leftover.contains(&key) && !self.deletes.contains(&key);
+            if is_desired && !self.updates.contains_key(&key) {
+                self.updates.insert(key, value);
             }
         }
-        // Now `sets` is the whole desired state.
-        self.unsets.retain(|key| actual.contains_key(key));
-        let unknown = |key: &&K| !self.sets.contains_key(key) && !self.unsets.contains(key);
+        // Now `updates` is the whole desired state.
+        self.deletes.retain(|key| actual.contains_key(key));
+        let unknown = |key: &&K| !self.updates.contains_key(key) && !self.deletes.contains(key);
         self.leftover = actual.keys().filter(unknown).copied().collect();
-        self.sets.retain(|key, value| actual.get(key) != Some(value));
+        self.updates.retain(|key, value| actual.get(key) != Some(value));
         self.written = actual;
         drift
     }
 
     /// What nobody asked for is to be deleted.
     pub(crate) fn prune(&mut self) {
-        self.unsets.extend(std::mem::take(&mut self.leftover));
+        self.deletes.extend(std::mem::take(&mut self.leftover));
     }
 
     pub(crate) fn is_written(&self, key: &K) -> bool {
@@ -198,39 +199,39 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
     }
 
     /// Keys whose change or removal is not done.
-    pub(crate) fn stuck_keys(&self) -> impl Iterator<Item = &K> {
+    pub(crate) fn failed_keys(&self) -> impl Iterator<Item = &K> {
         self.failed.keys()
     }
 
     /// Values in the table whose change or removal is not done.
-    pub(crate) fn stuck_values(&self) -> impl Iterator<Item = &V> {
+    pub(crate) fn failed_values(&self) -> impl Iterator<Item = &V> {
         self.failed.keys().filter_map(|key| self.written.get(key))
     }
 
     /// Keys that could not be written.
     pub(crate) fn unwritten(&self) -> impl Iterator<Item = &K> {
-        self.failed.iter().filter(|(_, failed)| failed.want.is_some()).map(|(key, _)| key)
+        self.failed.iter().filter(|(_, failed)| failed.desired.is_some()).map(|(key, _)| key)
     }
 
     /// True if an entry with a key in this range could not be written.
     pub(crate) fn is_unwritten(&self, range: impl std::ops::RangeBounds<K>) -> bool {
-        self.failed.range(range).any(|(_, failed)| failed.want.is_some())
+        self.failed.range(range).any(|(_, failed)| failed.desired.is_some())
     }
 
     pub(crate) fn has_failed(&self, cause: impl Fn(&Cause) -> bool) -> bool {
         self.failed.values().any(|failed| cause(&failed.cause))
     }
 
-    pub(crate) fn undone(&self) -> u64 {
-        (self.sets.len() + self.unsets.len() + self.failed.len()) as u64
+    pub(crate) fn outstanding(&self) -> u64 {
+        (self.updates.len() + self.deletes.len() + self.failed.len()) as u64
     }
 
     /// The desired state.
     pub(crate) fn desired(&self) -> BTreeMap<K, V> {
         let unwanted = |key: &K| {
             self.leftover.contains(key)
-                || self.unsets.contains(key)
-                || self.failed.get(key).is_some_and(|failed| failed.want.is_none())
+                || self.deletes.contains(key)
+                || self.failed.get(key).is_some_and(|failed| failed.desired.is_none())
         };
         let mut desired: BTreeMap<K, V> = self
             .written
@@ -238,8 +239,8 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
             .filter(|(key, _)| !unwanted(key))
             .map(|(key, value)| (*key, *value))
             .collect();
-        desired.extend(self.sets.iter().map(|(key, value)| (*key, *value)));
-        desired.extend(self.failed.iter().filter_map(|(key, failed)| Some((*key, failed.want?))));
+        desired.extend(self.updates.iter().map(|(key, value)| (*key, *value)));
+        desired.extend(self.failed.iter().filter_map(|(key, failed)| Some((*key, failed.desired?))));
         desired
     }
 
@@ -247,14 +248,14 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         let failed = self.failed.values();
         let waiting = failed.clone().filter(|failed| matches!(failed.cause, Cause::Waiting(_))).count();
         let new = |key: &&K| !self.written.contains_key(key);
-        let added = self.sets.keys().filter(new).count() + self.unwritten().filter(new).count();
-        let removed = self.unsets.len() + failed.filter(|failed| failed.want.is_none()).count();
+        let added = self.updates.keys().filter(new).count() + self.unwritten().filter(new).count();
+        let removed = self.deletes.len() + failed.filter(|failed| failed.desired.is_none()).count();
         TableCount {
             name: self.spec.name,
             capacity: self.spec.max_entries,
             entries: self.written.len() as u64,
             desired: (self.written.len() + added).saturating_sub(removed + self.leftover.len()) as u64,
-            pending: (self.sets.len() + self.unsets.len() + waiting) as u64,
+            pending: (self.updates.len() + self.deletes.len() + waiting) as u64,
             failed: (self.failed.len() - waiting) as u64,
         }
     }
@@ -263,7 +264,8 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         let table = self.spec.name;
         let mut problems: Vec<SyncProblem> = Vec::new();
         if let Some(error) = &self.read_error {
-            let message = format!("{error}; its content is not compared until it can be read");
+            let message =
+                format!("{error}; the table is not compared with the desired state until it can be read");
             problems.push(SyncProblem { table, entries: 0, message });
         }
         let mut causes: BTreeMap<String, u64> = BTreeMap::new();
@@ -273,7 +275,7 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         problems.extend(causes.into_iter().map(|(cause, entries)| SyncProblem {
             table,
             entries,
-            message: format!("table {table}: {entries} entries are not done: {cause}"),
+            message: format!("table {table}: {entries} entries are not programmed: {cause}"),
         }));
         problems
     }
@@ -281,12 +283,12 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
     fn explain(&self, cause: &Cause) -> String {
         match cause {
             Cause::Full => format!(
-                "the table is full ({} entries); what is in it works on; remove Services or endpoints that \
-                 are not needed, or raise the size of the table",
+                "the table is full ({} entries); existing entries stay in effect; remove Services or \
+                 endpoints that are not needed, or raise the size of the table",
                 self.written.len()
             ),
-            Cause::Waiting(other) => format!("they wait for table {other}"),
-            Cause::Refused(error) => format!("{error}; it is tried again"),
+            Cause::Waiting(other) => format!("waiting for table {other}"),
+            Cause::Refused(error) => format!("{error}; the agent retries"),
         }
     }
 }
@@ -300,8 +302,8 @@ impl From<TableError> for Cause {
     }
 }
 
-fn differences<K: Eq + Hash, V: PartialEq>(believed: &HashMap<K, V>, actual: &HashMap<K, V>) -> u64 {
-    let missing = believed.keys().filter(|key| !actual.contains_key(key)).count();
-    let changed = actual.iter().filter(|(key, value)| believed.get(key) != Some(value)).count();
+fn differences<K: Eq + Hash, V: PartialEq>(known: &HashMap<K, V>, actual: &HashMap<K, V>) -> u64 {
+    let missing = known.keys().filter(|key| !actual.contains_key(key)).count();
+    let changed = actual.iter().filter(|(key, value)| known.get(key) != Some(value)).count();
     (missing + changed) as u64
 }

@@ -66,7 +66,7 @@ impl World {
             }
             between(self);
         }
-        panic!("a comparison does not come to its end");
+        panic!("a comparison does not finish");
     }
 
     fn contents(&self) -> Contents {
@@ -86,12 +86,12 @@ fn unit_a_comparison_finds_what_was_changed_removed_and_added() {
         world.tables.slot.entries.clear();
         assert_eq!(world.compare(entries, |_| ()), 3 + u64::from(SERVICES), "{entries} at a time");
         assert_eq!(world.contents(), good);
-        assert_eq!(world.compare(entries, |_| ()), 0, "it is told once");
+        assert_eq!(world.compare(entries, |_| ()), 0, "drift is reported once");
     }
 }
 
 #[test]
-fn unit_what_the_agent_does_meanwhile_is_no_drift() {
+fn unit_updates_during_a_comparison_are_not_drift() {
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -111,7 +111,7 @@ fn unit_what_the_agent_does_meanwhile_is_no_drift() {
 
 /// Both at once: in the end everything is as it should be.
 #[test]
-fn unit_drift_and_work_together_end_in_the_right_tables() {
+fn unit_drift_and_updates_together_end_in_the_desired_tables() {
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -136,13 +136,14 @@ fn unit_drift_and_work_together_end_in_the_right_tables() {
 }
 
 #[test]
-fn unit_a_table_that_cannot_be_read_is_told_and_left_alone() {
+fn unit_an_unreadable_table_is_reported_and_not_changed() {
     let mut world = World::new();
     let good = world.contents();
     world.tables.slot.fail_reads = true;
     assert_eq!(world.compare(5, |_| ()), 0);
-    let told: Vec<String> = world.reconciler.problems().into_iter().map(|problem| problem.message).collect();
-    assert!(told.iter().any(|message| message.contains("not compared")), "{told:?}");
+    let reported: Vec<String> =
+        world.reconciler.problems().into_iter().map(|problem| problem.message).collect();
+    assert!(reported.iter().any(|message| message.contains("not compared")), "{reported:?}");
     world.tables.slot.fail_reads = false;
     assert_eq!(world.compare(5, |_| ()), 0);
     assert_eq!((world.contents(), world.reconciler.problems().len()), (good, 0));

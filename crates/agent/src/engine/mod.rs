@@ -194,7 +194,7 @@ impl Engine {
         if let Err(error) = self.sync_host(Cause::Repair) {
             warn!("the node's network cannot be read: {error:#}; trying again");
         }
-        if self.reconciler.undone() > 0 {
+        if self.reconciler.outstanding() > 0 {
             self.reconciler.retry();
             self.sync_tables();
         }
@@ -253,8 +253,8 @@ impl Engine {
         let gone = sockets::gone(&delta.backend, &delta.slot, self.reconciler.backends());
         let report = self.reconciler.apply(delta, self.datapath.tables());
         self.end_sockets(gone);
-        self.counts.sync_errors += report.undone.saturating_sub(self.undone);
-        self.undone = report.undone;
+        self.counts.sync_errors += report.outstanding.saturating_sub(self.undone);
+        self.undone = report.outstanding;
     }
 
     /// Ends what the socket hooks have connected to these backends.

@@ -397,8 +397,8 @@ impl Tables for Datapath {
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
         self.tables.slot()
     }
-    fn share(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment> {
-        self.tables.share()
+    fn maglev(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment> {
+        self.tables.maglev()
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {
         self.tables.backend()

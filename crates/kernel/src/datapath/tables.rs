@@ -156,7 +156,7 @@ impl KernelTables {
             frontend: self.frontend.entries()?.into_iter().collect(),
             service: self.service.entries()?.into_iter().collect(),
             slot: self.slot.entries()?.into_iter().collect(),
-            share: self.share.entries()?.into_iter().collect(),
+            maglev: self.share.entries()?.into_iter().collect(),
             backend: self.backend.entries()?.into_iter().collect(),
             source_range: self.source_range.entries()?.into_iter().collect(),
         })
@@ -188,7 +188,7 @@ impl Tables for KernelTables {
     fn slot(&mut self) -> &mut dyn Table<SlotKey, SlotValue> {
         &mut self.slot
     }
-    fn share(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment> {
+    fn maglev(&mut self) -> &mut dyn Table<SlotKey, MaglevSegment> {
         &mut self.share
     }
     fn backend(&mut self) -> &mut dyn Table<u32, BackendValue> {

@@ -598,7 +598,7 @@ fn unit_a_full_table_of_source_ranges_keeps_what_was() {
     let web = |ranges: &str| balanced(service("web", "10.96.0.10", "http:80"), "192.0.2.1", ranges);
     world.apply(web("10.0.0.0/8"));
     world.tables.source_range.capacity = 2;
-    assert!(world.apply(web("10.1.0.0/16 10.2.0.0/16")).undone > 0);
+    assert!(world.apply(web("10.1.0.0/16 10.2.0.0/16")).outstanding > 0);
     assert!(
         world.text("frontend 192.0.2.1 80/TCP external").contains(" from 10.0.0.0/8 ->"),
         "{}",
@@ -606,7 +606,7 @@ fn unit_a_full_table_of_source_ranges_keeps_what_was() {
     );
     world.tables.source_range.capacity = 3;
     world.reconciler.retry();
-    assert_eq!(world.flush().undone, 0);
+    assert_eq!(world.flush().outstanding, 0);
     assert!(world.text("frontend 192.0.2.1 80/TCP external").contains(" from 10.1.0.0/16,10.2.0.0/16 ->"));
     assert_eq!(world.tables.contents().source_range.len(), 2);
 }

@@ -10,7 +10,7 @@ fn unit_a_full_slot_table_keeps_the_old_backends() {
     world.apply(slice("web-1", "web", "x:1", "10.0.0.1 10.0.0.2"));
     world.tables.slot.capacity = 3;
     let report = world.apply(slice("web-1", "web", "x:1", "10.0.0.3 10.0.0.4"));
-    assert!(report.undone > 0);
+    assert!(report.outstanding > 0);
     assert_eq!(
         world.text("frontend 10.96.0.10"),
         "frontend 10.96.0.10 80/TCP -> 10.0.0.1:1@- 10.0.0.2:1@-",
@@ -18,13 +18,14 @@ fn unit_a_full_slot_table_keeps_the_old_backends() {
     );
     let problems = world.table_problems();
     assert!(
-        problems[0].starts_with("table SERVICE: 1 entries are not done: they wait for table SLOT"),
+        problems[0].starts_with("table SERVICE: 1 entries are not programmed: waiting for table SLOT"),
         "{problems:?}"
     );
     assert!(
         problems
             .iter()
-            .any(|problem| problem.starts_with("table SLOT: 1 entries are not done: the table is full (3")),
+            .any(|problem| problem
+                .starts_with("table SLOT: 1 entries are not programmed: the table is full (3")),
         "{problems:?}"
     );
     // Others work on as far as there is room.
@@ -33,7 +34,7 @@ fn unit_a_full_slot_table_keeps_the_old_backends() {
     // Room appears, and what waited goes ahead without being asked.
     world.tables.slot.capacity = 4;
     world.reconciler.retry();
-    assert_eq!(world.flush().undone, 0);
+    assert_eq!(world.flush().outstanding, 0);
     world.check("frontend 10.96.0.10", "frontend 10.96.0.10 80/TCP -> 10.0.0.3:1@- 10.0.0.4:1@-");
     assert!(world.table_problems().is_empty());
 }
@@ -45,10 +46,10 @@ fn unit_room_made_by_a_delete_is_used_in_the_same_flush() {
     world.apply(service("a", "10.96.0.10", "x:80"));
     world.apply(service("b", "10.96.0.11", "x:80"));
     world.apply(slice("a-1", "a", "x:1", "10.0.0.1"));
-    assert!(world.apply(slice("b-1", "b", "x:1", "10.0.0.2")).undone > 0);
+    assert!(world.apply(slice("b-1", "b", "x:1", "10.0.0.2")).outstanding > 0);
     assert_eq!(world.text("frontend 10.96.0.11"), "frontend 10.96.0.11 80/TCP -> refused");
     let report = world.delete(beeline_model::Kind::EndpointSlice, "a-1");
-    assert_eq!(report.undone, 0);
+    assert_eq!(report.outstanding, 0);
     world.check(
         "frontend",
         "frontend 10.96.0.10 80/TCP -> refused\nfrontend 10.96.0.11 80/TCP -> 10.0.0.2:1@-",
@@ -77,7 +78,7 @@ fn unit_a_service_that_is_not_programmed_has_no_address() {
     assert_eq!(world.tables.contents().frontend.len(), 1);
     world.tables.service.capacity = 2;
     world.reconciler.retry();
-    assert_eq!(world.flush().undone, 0);
+    assert_eq!(world.flush().outstanding, 0);
     assert_eq!(world.tables.contents().frontend.len(), 2);
 }
 
@@ -90,7 +91,9 @@ fn unit_an_unreadable_table_is_reported() {
     assert_eq!((report.written, report.deleted, report.drift), (0, 0, 0));
     assert_eq!(
         world.table_problems(),
-        ["table SLOT: read failed: refused by the test; its content is not compared until it can be read"]
+        [
+            "table SLOT: read failed: refused by the test; the table is not compared with the desired state until it can be read"
+        ]
     );
     world.tables.slot.fail_reads = false;
     world.reconciler.resync(&mut world.tables, beeline_sync::Prune::Delete);
@@ -108,7 +111,7 @@ fn unit_endpoint_is_written_reports_failed_writes() {
     assert!(world.reconciler.endpoint_is_written(ip("10.244.1.6").into()));
     assert_eq!(
         world.table_problems()[0],
-        "table ENDPOINT: 1 entries are not done: table ENDPOINT: update failed: refused by the test; it is \
-         tried again"
+        "table ENDPOINT: 1 entries are not programmed: table ENDPOINT: update failed: refused by the test; the \
+         agent retries"
     );
 }

@@ -52,7 +52,7 @@ fn unit_external_frontends_use_maglev_tables_by_default() {
         maglev_table(&world, "frontend nodes 30080/TCP external")
     );
     assert_eq!(maglev_table(&world, "frontend 10.96.0.11"), "", "internal frontends have no Maglev table");
-    assert_eq!(world.tables.contents().share.len(), 16);
+    assert_eq!(world.tables.contents().maglev.len(), 16);
 
     // A Service decides for itself.
     db.algorithm = Some(Algorithm::Maglev);
@@ -67,7 +67,7 @@ fn unit_external_frontends_use_maglev_tables_by_default() {
     let report = world.apply(db);
     assert_eq!((report.written, report.deleted), (0, 0));
     world.delete(Kind::Service, "db");
-    assert_eq!(world.tables.contents().share.len(), 0);
+    assert_eq!(world.tables.contents().maglev.len(), 0);
     assert_eq!(world.problems(), [""; 0]);
 }
 
@@ -140,12 +140,12 @@ fn unit_a_table_is_published_only_when_it_is_complete() {
     world.apply(service("web", "10.96.0.10", "http:80+30080"));
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1 10.244.2.5@node-2"));
     let before = maglev_table(&world, "frontend nodes 30080/TCP external");
-    world.tables.share.capacity = 10; // the old one has 8 chunks, the new one wants 16 more
+    world.tables.maglev.capacity = 10; // the old one has 8 chunks, the new one wants 16 more
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1 10.244.2.5@node-2 10.244.3.5@node-3"));
     assert_eq!(maglev_table(&world, "frontend nodes 30080/TCP external"), before);
     let problems = world.table_problems();
     assert!(problems.iter().any(|problem| problem.contains("table SHARE")), "{problems:#?}");
-    world.tables.share.capacity = 100;
+    world.tables.maglev.capacity = 100;
     world.reconciler.retry();
     world.flush();
     assert_eq!(counts(&maglev_table(&world, "frontend nodes 30080/TCP external")).len(), 3);

@@ -244,7 +244,7 @@ fn unit_any_order_ends_in_the_same_tables() {
             for change in reorder(&changes, &mut rng) {
                 world.planner.apply(change);
                 if rng.random_ratio(1, 3) {
-                    assert_eq!(world.sync().undone, 0);
+                    assert_eq!(world.sync().outstanding, 0);
                 }
             }
             world.sync();
@@ -284,7 +284,7 @@ fn unit_a_crash_after_any_write_is_repaired() {
                 world.sync();
                 world.tables.stop_after(None);
                 world.restart();
-                assert_eq!(world.list(&listing(&so_far)).undone, 0);
+                assert_eq!(world.list(&listing(&so_far)).outstanding, 0);
             }
         }
         world.sync();
@@ -311,7 +311,7 @@ fn unit_failed_writes_leave_no_dangling_entries_and_are_repaired() {
         }
         repair_everything(&mut world);
         world.reconciler.retry();
-        assert_eq!(world.flush().undone, 0, "{:#?}", world.problems());
+        assert_eq!(world.flush().outstanding, 0, "{:#?}", world.problems());
         assert_eq!(canonical(&world.tables.contents()), expected(&facts));
         assert_eq!(world.reconciler.resync(&mut world.tables, Prune::Delete), Default::default());
     }

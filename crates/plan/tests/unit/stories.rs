@@ -316,7 +316,7 @@ fn unit_nothing_is_refused_before_the_first_listing() {
     world.planner.remove_endpoint(ip("10.244.1.5"));
     world.sync();
     let report = world.list(&objects);
-    assert_eq!((report.written, report.deleted, report.undone), (0, 0, 0), "a restart writes nothing");
+    assert_eq!((report.written, report.deleted, report.outstanding), (0, 0, 0), "a restart writes nothing");
     assert_eq!(world.tables.contents(), before);
 }
 
