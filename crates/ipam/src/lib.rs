@@ -116,8 +116,8 @@ pub struct Ipam {
     owners: BTreeMap<Owner, Vec<IpAddr>>,
     owned: HashSet<IpAddr>,
     /// Oldest first.
-    line: VecDeque<Released>,
-    in_line: HashSet<IpAddr>,
+    released: VecDeque<Released>,
+    released_ips: HashSet<IpAddr>,
 }
 
 impl Ipam {
@@ -128,8 +128,8 @@ impl Ipam {
             pools: Vec::new(),
             owners: BTreeMap::new(),
             owned: HashSet::new(),
-            line: VecDeque::new(),
-            in_line: HashSet::new(),
+            released: VecDeque::new(),
+            released_ips: HashSet::new(),
         }
     }
 
@@ -163,7 +163,7 @@ impl Ipam {
         if self.pools.is_empty() {
             return Err(AllocateError::NoPool { owner: owner.clone() });
         }
-        self.forget_rested_outside_pools(now);
+        self.remove_cooled_outside_pools(now);
         let mut choices = Vec::new();
         for ipv6 in [false, true] {
             if self.pools.iter().any(|pool| pool.is_ipv6() == ipv6) {
@@ -183,8 +183,8 @@ impl Ipam {
         if self.owners.contains_key(owner) || addresses.iter().any(|ip| self.owned.contains(ip)) {
             return false;
         }
-        self.line.retain(|released| !addresses.contains(&released.ip));
-        self.in_line.retain(|ip| !addresses.contains(ip));
+        self.released.retain(|released| !addresses.contains(&released.ip));
+        self.released_ips.retain(|ip| !addresses.contains(ip));
         self.owned.extend(addresses);
         self.owners.insert(owner.clone(), addresses.to_vec());
         true
@@ -196,8 +196,8 @@ impl Ipam {
         let addresses = self.owners.remove(owner).unwrap_or_default();
         for ip in &addresses {
             self.owned.remove(ip);
-            if self.in_line.insert(*ip) {
-                self.line.push_back(Released { ip: *ip, at: now });
+            if self.released_ips.insert(*ip) {
+                self.released.push_back(Released { ip: *ip, at: now });
             }
         }
         addresses
@@ -233,7 +233,7 @@ impl Ipam {
                 cidr: pool.cidr,
                 size: pool.size(),
                 owned: self.owned.iter().filter(|ip| pool.contains(**ip)).count() as u64,
-                released: self.line.iter().filter(|released| pool.contains(released.ip)).count() as u64,
+                released: self.released.iter().filter(|released| pool.contains(released.ip)).count() as u64,
             })
             .collect()
     }
@@ -241,20 +241,20 @@ impl Ipam {
     /// Finds an address without taking it.
     fn choose(&mut self, ipv6: bool, now: Moment) -> Option<Choice> {
         for (index, pool) in self.pools.iter().enumerate().filter(|(_, pool)| pool.is_ipv6() == ipv6) {
-            let taken = |ip: &IpAddr| self.owned.contains(ip) || self.in_line.contains(ip);
+            let taken = |ip: &IpAddr| self.owned.contains(ip) || self.released_ips.contains(ip);
             if let Some((ip, next)) = pool.unused(taken) {
                 return Some(Choice::Unused { pool: index, ip, next });
             }
         }
         // A clock that was set back must not let an address rest for ever.
-        for released in self.line.iter_mut().filter(|released| released.at > now) {
+        for released in self.released.iter_mut().filter(|released| released.at > now) {
             released.at = now;
         }
-        self.line
+        self.released
             .iter()
             .find(|released| {
-                rested(released, now, self.cooldown_ms)
-                    && self.pools.iter().any(|pool| pool.is_ipv6() == ipv6 && pool.gives(released.ip))
+                has_cooled_down(released, now, self.cooldown_ms)
+                    && self.pools.iter().any(|pool| pool.is_ipv6() == ipv6 && pool.may_allocate(released.ip))
             })
             .map(|released| Choice::Released(released.ip))
     }
@@ -266,8 +266,8 @@ impl Ipam {
                 ip
             }
             Choice::Released(ip) => {
-                self.line.retain(|released| released.ip != ip);
-                self.in_line.remove(&ip);
+                self.released.retain(|released| released.ip != ip);
+                self.released_ips.remove(&ip);
                 ip
             }
         };
@@ -277,13 +277,13 @@ impl Ipam {
 
     /// Addresses outside every pool wait only as long as they cool down, so
     /// that the line is bounded by the pools.
-    fn forget_rested_outside_pools(&mut self, now: Moment) {
-        let (pools, in_line, cooldown_ms) = (&self.pools, &mut self.in_line, self.cooldown_ms);
-        self.line.retain(|released| {
-            let keep =
-                pools.iter().any(|pool| pool.gives(released.ip)) || !rested(released, now, cooldown_ms);
+    fn remove_cooled_outside_pools(&mut self, now: Moment) {
+        let (pools, released_ips, cooldown_ms) = (&self.pools, &mut self.released_ips, self.cooldown_ms);
+        self.released.retain(|released| {
+            let keep = pools.iter().any(|pool| pool.may_allocate(released.ip))
+                || !has_cooled_down(released, now, cooldown_ms);
             if !keep {
-                in_line.remove(&released.ip);
+                released_ips.remove(&released.ip);
             }
             keep
         });
@@ -298,9 +298,9 @@ impl Ipam {
             size: pools.iter().map(|pool| pool.size()).sum(),
             owned: self.owned.iter().filter(|ip| within(ip)).count() as u64,
             cooling: self
-                .line
+                .released
                 .iter()
-                .filter(|released| within(&released.ip) && !rested(released, now, self.cooldown_ms))
+                .filter(|released| within(&released.ip) && !has_cooled_down(released, now, self.cooldown_ms))
                 .count() as u64,
             cooldown_s: self.cooldown_ms / 1000,
         }
@@ -312,6 +312,6 @@ enum Choice {
     Released(IpAddr),
 }
 
-fn rested(released: &Released, now: Moment, cooldown_ms: u64) -> bool {
+fn has_cooled_down(released: &Released, now: Moment, cooldown_ms: u64) -> bool {
     now.0.saturating_sub(released.at.0) >= cooldown_ms
 }

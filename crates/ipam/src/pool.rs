@@ -27,7 +27,7 @@ pub fn usable_addresses(cidr: IpNet) -> u64 {
 pub(crate) fn check(cidr: IpNet, others: &[Pool]) -> Result<(), String> {
     if usable_addresses(cidr) == 0 {
         return Err(format!(
-            "PodCIDR {cidr} has no address to give (network, first and broadcast address are not used); \
+            "PodCIDR {cidr} has no usable address (network, first and broadcast address are not used); \
              give the node a larger PodCIDR"
         ));
     }
@@ -68,7 +68,7 @@ impl Pool {
     }
 
     /// True if the pool may give `ip` out.
-    pub(crate) fn gives(&self, ip: IpAddr) -> bool {
+    pub(crate) fn may_allocate(&self, ip: IpAddr) -> bool {
         self.contains(ip) && (FIRST_OFFSET..self.end()).contains(&offset(self.cidr, ip))
     }
 

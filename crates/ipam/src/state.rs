@@ -70,7 +70,7 @@ impl Ipam {
                 .map(|(owner, addresses)| OwnerState { owner: owner.clone(), addresses: addresses.clone() })
                 .collect(),
             released: self
-                .line
+                .released
                 .iter()
                 .map(|released| ReleasedState { ip: released.ip, at_ms: released.at })
                 .collect(),
@@ -123,10 +123,10 @@ impl Ipam {
     }
 
     fn load_released(&mut self, state: ReleasedState) -> Result<(), StateError> {
-        if self.owned.contains(&state.ip) || !self.in_line.insert(state.ip) {
+        if self.owned.contains(&state.ip) || !self.released_ips.insert(state.ip) {
             return Err(corrupt(format!("the released address {} is listed twice", state.ip)));
         }
-        self.line.push_back(Released { ip: state.ip, at: state.at_ms });
+        self.released.push_back(Released { ip: state.ip, at: state.at_ms });
         Ok(())
     }
 }

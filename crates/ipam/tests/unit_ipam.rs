@@ -23,7 +23,7 @@ fn owner(n: usize) -> Owner {
     Owner::new(format!("container-{n}"), "eth0")
 }
 
-fn given(ipam: &mut Ipam, n: usize, at: u64) -> String {
+fn allocated(ipam: &mut Ipam, n: usize, at: u64) -> String {
     match ipam.allocate(&owner(n), Moment(at)) {
         Ok(addresses) => addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "),
         Err(error) => error.to_string(),
@@ -33,22 +33,26 @@ fn given(ipam: &mut Ipam, n: usize, at: u64) -> String {
 #[test]
 fn unit_both_families_idempotent_and_round_robin() {
     let mut ipam = ipam(&["10.244.1.0/29", "fd00:10:244:1::/64"]);
-    assert_eq!(given(&mut ipam, 1, 0), "10.244.1.2 fd00:10:244:1::2");
-    assert_eq!(given(&mut ipam, 1, 0), "10.244.1.2 fd00:10:244:1::2", "the same attachment again");
-    assert_eq!(given(&mut ipam, 2, 0), "10.244.1.3 fd00:10:244:1::3");
+    assert_eq!(allocated(&mut ipam, 1, 0), "10.244.1.2 fd00:10:244:1::2");
+    assert_eq!(allocated(&mut ipam, 1, 0), "10.244.1.2 fd00:10:244:1::2", "the same attachment again");
+    assert_eq!(allocated(&mut ipam, 2, 0), "10.244.1.3 fd00:10:244:1::3");
     assert_eq!(ipam.release(&owner(1), Moment(10)).len(), 2);
     assert_eq!(ipam.release(&owner(1), Moment(11)).len(), 0, "release is idempotent");
-    assert_eq!(given(&mut ipam, 3, 5_000), "10.244.1.4 fd00:10:244:1::4", "released is last in line");
-    assert_eq!(given(&mut ipam, 4, 5_000), "10.244.1.5 fd00:10:244:1::5");
-    assert_eq!(given(&mut ipam, 5, 5_000), "10.244.1.6 fd00:10:244:1::6");
-    assert_eq!(given(&mut ipam, 6, 5_000), "10.244.1.2 fd00:10:244:1::7", "7 is the broadcast address");
+    assert_eq!(
+        allocated(&mut ipam, 3, 5_000),
+        "10.244.1.4 fd00:10:244:1::4",
+        "released addresses are reused last"
+    );
+    assert_eq!(allocated(&mut ipam, 4, 5_000), "10.244.1.5 fd00:10:244:1::5");
+    assert_eq!(allocated(&mut ipam, 5, 5_000), "10.244.1.6 fd00:10:244:1::6");
+    assert_eq!(allocated(&mut ipam, 6, 5_000), "10.244.1.2 fd00:10:244:1::7", "7 is the broadcast address");
 }
 
 #[test]
 fn unit_cooldown_and_exhaustion_without_half_allocation() {
     let mut ipam = ipam(&["10.0.0.0/29", "fd00::/64"]);
     for n in 0..5 {
-        given(&mut ipam, n, 0);
+        allocated(&mut ipam, n, 0);
     }
     ipam.release(&owner(0), Moment(100));
     let before = ipam.clone();
@@ -60,16 +64,16 @@ fn unit_cooldown_and_exhaustion_without_half_allocation() {
          PodCIDR"
     );
     assert_eq!(ipam, before, "no IPv6 address was taken");
-    assert_eq!(given(&mut ipam, 9, 1_100), "10.0.0.2 fd00::7");
+    assert_eq!(allocated(&mut ipam, 9, 1_100), "10.0.0.2 fd00::7");
 }
 
 #[test]
-fn unit_clock_set_back_does_not_rest_for_ever() {
+fn unit_a_clock_set_back_does_not_extend_the_cooldown() {
     let mut ipam = ipam(&["10.0.0.0/30"]);
-    given(&mut ipam, 1, 1_000_000);
+    allocated(&mut ipam, 1, 1_000_000);
     ipam.release(&owner(1), Moment(1_000_000));
     assert!(ipam.allocate(&owner(2), Moment(500)).is_err());
-    assert_eq!(given(&mut ipam, 2, 1_500), "10.0.0.2");
+    assert_eq!(allocated(&mut ipam, 2, 1_500), "10.0.0.2");
 }
 
 #[test]
@@ -79,32 +83,32 @@ fn unit_no_pool_and_bad_pools() {
     let problems = ipam.set_pools(&nets(&["10.0.0.0/31", "10.1.0.0/24", "10.1.0.128/25", "fd00::1/128"]));
     assert_eq!(problems.len(), 3, "{problems:#?}");
     assert!(problems[1].contains("10.1.0.128/25 overlaps 10.1.0.0/24"), "{problems:#?}");
-    assert_eq!(given(&mut ipam, 1, 0), "10.1.0.2");
+    assert_eq!(allocated(&mut ipam, 1, 0), "10.1.0.2");
 }
 
 #[test]
 fn unit_pools_change_and_owners_stay() {
     let mut ipam = ipam(&["10.0.0.0/30"]);
-    assert_eq!(given(&mut ipam, 1, 0), "10.0.0.2");
+    assert_eq!(allocated(&mut ipam, 1, 0), "10.0.0.2");
     ipam.set_pools(&nets(&["10.0.1.0/24"]));
-    assert_eq!(given(&mut ipam, 1, 0), "10.0.0.2", "kept");
-    assert_eq!(given(&mut ipam, 2, 0), "10.0.1.2");
+    assert_eq!(allocated(&mut ipam, 1, 0), "10.0.0.2", "kept");
+    assert_eq!(allocated(&mut ipam, 2, 0), "10.0.1.2");
     ipam.set_pools(&nets(&["10.0.0.0/29"]));
-    assert_eq!(given(&mut ipam, 3, 0), "10.0.0.3", "2 is owned");
+    assert_eq!(allocated(&mut ipam, 3, 0), "10.0.0.3", "2 is owned");
     ipam.release(&owner(1), Moment(0));
     ipam.release(&owner(2), Moment(0));
     for n in 4..7 {
-        given(&mut ipam, n, 0);
+        allocated(&mut ipam, n, 0);
     }
     assert!(ipam.allocate(&owner(7), Moment(999)).is_err(), "10.0.0.2 cools down");
-    assert_eq!(given(&mut ipam, 7, 1_000), "10.0.0.2");
+    assert_eq!(allocated(&mut ipam, 7, 1_000), "10.0.0.2");
 }
 
 #[test]
 fn unit_retain_releases_the_rest() {
     let mut ipam = ipam(&["10.0.0.0/24"]);
     for n in 0..4 {
-        given(&mut ipam, n, 0);
+        allocated(&mut ipam, n, 0);
     }
     let valid: BTreeSet<Owner> = [owner(1), owner(3), owner(8)].into();
     let released: Vec<Owner> = ipam.retain(&valid, Moment(1)).into_iter().map(|(owner, _)| owner).collect();
