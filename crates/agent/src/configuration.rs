@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use beeline_abi::maps::CONNTRACK_TABLE;
-use beeline_kernel::datapath::Attachment;
+use beeline_kernel::datapath::AttachMode;
 use beeline_plan::{MaglevConfig, PlanConfig, ServiceConfig};
 use beeline_source::SourceConfig;
 use beeline_values::{ParsedValues, Settings, Values};
@@ -67,8 +67,8 @@ impl Configuration {
     }
 
     /// How programs are attached.
-    pub fn attachment(&self) -> Attachment {
-        if self.values.bpf_enable_tcx { Attachment::Auto } else { Attachment::Clsact }
+    pub fn attach_mode(&self) -> AttachMode {
+        if self.values.bpf_enable_tcx { AttachMode::Auto } else { AttachMode::Clsact }
     }
 
     /// What the planner needs to know.

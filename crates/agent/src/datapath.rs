@@ -5,7 +5,7 @@
 use anyhow::Context;
 use beeline_abi::config::ConfigValue;
 use beeline_abi::counter::CounterValue;
-use beeline_kernel::datapath::{Attached, Datapath as KernelDatapath};
+use beeline_kernel::datapath::{AttachedProgram, Datapath as KernelDatapath};
 use beeline_sync::Tables;
 
 /// Programs, tables and configuration of this node. Every call is idempotent.
@@ -19,7 +19,7 @@ pub trait Datapath: Send {
     /// Takes every program off a device, also when it has gone.
     fn detach(&mut self, ifindex: u32) -> anyhow::Result<()>;
     /// What is attached.
-    fn attached(&self) -> Vec<Attached>;
+    fn attached(&self) -> Vec<AttachedProgram>;
     /// Attaches again what somebody detached; returns how many.
     fn repair(&mut self) -> anyhow::Result<usize>;
     /// Publishes the configuration; one that is there already is not written.
@@ -52,7 +52,7 @@ impl Datapath for KernelDatapath {
         Ok(KernelDatapath::detach(self, ifindex)?)
     }
 
-    fn attached(&self) -> Vec<Attached> {
+    fn attached(&self) -> Vec<AttachedProgram> {
         KernelDatapath::attached(self)
     }
 

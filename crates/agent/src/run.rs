@@ -33,7 +33,7 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
     let _lock = state.lock()?;
     // Before anything is looked at, so that no change falls between.
     let watch = Watch::open().context("changes of the host cannot be followed")?;
-    let how = datapath::Options { attachment: configuration.attachment(), ..datapath::Options::default() };
+    let how = datapath::Options { attach_mode: configuration.attach_mode(), ..datapath::Options::default() };
     let mut datapath = Datapath::open_with(&options.bpffs, &how).context("the datapath cannot be opened")?;
     if let Err(error) = socket_hooks(options, configuration, &mut datapath) {
         warn!("{error:#}; pods are served, but this node itself cannot reach Services");
@@ -93,7 +93,8 @@ fn start_engine(
         datapath: Box::new(datapath),
         host: Box::new(KernelHost::open()?),
         sockets,
-        netns_cookie: netns::own_cookie().context("the cookie of this network namespace cannot be read")?,
+        netns_cookie: netns::current_cookie()
+            .context("the cookie of this network namespace cannot be read")?,
     })
 }
 

@@ -14,7 +14,7 @@ use anyhow::Context;
 use beeline_abi::ip::proto;
 use beeline_abi::service::{BackendValue, SLOT_BY_BACKEND, SlotKey, SlotValue, backend_state};
 use beeline_abi::socket::{SocketKey, SocketValue};
-use beeline_kernel::datapath::{Abandoned, Gone, KernelTable};
+use beeline_kernel::datapath::{KernelTable, RemovedBackends, StaleSockets};
 use beeline_kernel::netlink::SocketDiag;
 use beeline_kernel::netns::{self, NetNs};
 use tracing::{debug, warn};
@@ -54,11 +54,11 @@ pub fn gone(
     backends: &BTreeMap<u32, Option<BackendValue>>,
     slots: &BTreeMap<SlotKey, Option<SlotValue>>,
     written: &HashMap<u32, BackendValue>,
-) -> Gone {
+) -> RemovedBackends {
     let old = backends.iter().filter_map(|(id, new)| Some((*id, *written.get(id)?, new.as_ref())));
     let backends = old.filter(|(_, old, new)| is_gone(old, *new)).map(|(id, old, _)| (id, old)).collect();
     let members = slots.iter().filter(|(key, value)| key.generation == SLOT_BY_BACKEND && value.is_none());
-    Gone { backends, left: members.map(|(key, _)| (key.service, key.slot)).collect() }
+    RemovedBackends { backends, service_backends: members.map(|(key, _)| (key.service, key.slot)).collect() }
 }
 
 /// A pod's network namespace.
@@ -74,7 +74,7 @@ enum Order {
     /// From now on sockets are looked for in this table.
     Table(Box<Table>),
     /// They have to leave these.
-    End { gone: Gone, pods: Vec<Namespace> },
+    End { gone: RemovedBackends, pods: Vec<Namespace> },
 }
 
 /// What the thread tells.
@@ -124,7 +124,7 @@ impl Sockets {
     }
 
     /// Ends the sockets that have to leave, on the host and in these namespaces.
-    pub fn end(&self, gone: Gone, pods: Vec<Namespace>) {
+    pub fn end(&self, gone: RemovedBackends, pods: Vec<Namespace>) {
         let _ = self.orders.send(Order::End { gone, pods });
     }
 
@@ -149,7 +149,7 @@ impl Told {
     }
 
     fn try_destroy(&self) {
-        let tried = SocketDiag::open().and_then(|mut diag| diag.try_destroy());
+        let tried = SocketDiag::open().and_then(|mut diag| diag.probe_destroy());
         self.set_problem("kernel", tried.err().map(|error| {
             format!(
                 "sockets to backends that are gone cannot be ended ({error}): clients that keep a UDP socket \
@@ -163,7 +163,7 @@ impl Told {
         let mut table = None;
         while let Ok(first) = orders.recv() {
             thread::sleep(GATHER);
-            let (mut gone, mut pods) = (Gone::default(), Vec::new());
+            let (mut gone, mut pods) = (RemovedBackends::default(), Vec::new());
             for order in std::iter::once(first).chain(orders.try_iter()) {
                 match order {
                     Order::Table(new) => table = Some(new),
@@ -180,8 +180,8 @@ impl Told {
         }
     }
 
-    fn look(&self, table: &Table, gone: &Gone, pods: &[Namespace]) {
-        let mut abandoned = match Abandoned::find(table, gone) {
+    fn look(&self, table: &Table, gone: &RemovedBackends, pods: &[Namespace]) {
+        let mut abandoned = match StaleSockets::find(table, gone) {
             Ok(abandoned) if abandoned.is_empty() => return,
             Ok(abandoned) => abandoned,
             Err(error) => return warn!("{error}; sockets to backends that are gone stay: {gone:?}"),
@@ -209,9 +209,9 @@ impl Told {
     }
 }
 
-fn in_namespace(pod: &Namespace, abandoned: &mut Abandoned) -> anyhow::Result<u64> {
+fn in_namespace(pod: &Namespace, abandoned: &mut StaleSockets) -> anyhow::Result<u64> {
     let namespace = NetNs::open(&pod.path)?;
-    let opened = namespace.enter(|| anyhow::Ok((netns::own_cookie()?, SocketDiag::open()?)))?;
+    let opened = namespace.enter(|| anyhow::Ok((netns::current_cookie()?, SocketDiag::open()?)))?;
     let (cookie, mut diag) = opened.with_context(|| shown(&pod.path))?;
     if cookie != pod.cookie {
         return Ok(0);
@@ -261,6 +261,6 @@ mod tests {
         ]);
         let found = gone(&changes, &slots, &written);
         assert_eq!(found.backends, HashMap::from([(1, old)]));
-        assert_eq!(found.left.into_iter().collect::<Vec<_>>(), [(5, 2)], "only as a member");
+        assert_eq!(found.service_backends.into_iter().collect::<Vec<_>>(), [(5, 2)], "only as a member");
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use beeline_kernel::sysctl::Previous;
+use beeline_kernel::sysctl::SavedSetting;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -66,12 +66,12 @@ impl StateDir {
     }
 
     /// The node's sysctls before Beeline.
-    pub fn sysctls(&self) -> Vec<Previous> {
+    pub fn sysctls(&self) -> Vec<SavedSetting> {
         self.read(SYSCTLS).unwrap_or_default()
     }
 
     /// Writes them.
-    pub fn set_sysctls(&self, previous: &[Previous]) -> anyhow::Result<()> {
+    pub fn set_sysctls(&self, previous: &[SavedSetting]) -> anyhow::Result<()> {
         self.write(SYSCTLS, &previous)
     }
 
@@ -114,7 +114,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(&directory.path().join("a/b")).unwrap();
         assert!(state.endpoints().is_none() && state.sysctls().is_empty());
-        let previous = vec![Previous { name: "net.ipv4.ip_forward".into(), value: "0".into() }];
+        let previous = vec![SavedSetting { name: "net.ipv4.ip_forward".into(), value: "0".into() }];
         state.set_sysctls(&previous).unwrap();
         assert_eq!(state.sysctls(), previous);
         fs::write(directory.path().join("a/b/sysctls.json"), "{torn").unwrap();

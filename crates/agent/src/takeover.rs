@@ -65,7 +65,7 @@ impl TakeOver {
                 "kube-proxy has left {rules} on this node: new connections are Beeline's, and {connections}; \
                  when kube-proxy is gone from the cluster and no such connection is left (a removal may cut them off), remove them by \
                  `kube-proxy --cleanup`, or by: {}",
-                rules.removal()
+                rules.cleanup_command()
             )
         };
         self.rules.iter().map(problem).collect()

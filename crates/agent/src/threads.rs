@@ -89,7 +89,7 @@ fn next_changes(watch: &mut Watch, waits: bool) -> Result<Vec<Change>, NetlinkEr
         return watch.wait(None);
     }
     thread::sleep(GATHER);
-    watch.drain()
+    watch.take_pending()
 }
 
 /// Relays drop events to whoever listens on the socket.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use beeline_kernel::bpffs;
-use beeline_kernel::datapath::{Attachment, Datapath, Options};
+use beeline_kernel::datapath::{AttachMode, Datapath, Options};
 use beeline_kernel::netlink::{Netlink, Veth, VethEnd};
 use beeline_kernel::netns::NetNs;
 
@@ -81,8 +81,8 @@ pub fn measure(folder: &Path) -> Result<()> {
 
 fn print(folder: &Path, mount: &Path) -> Result<()> {
     println!("the kernel's part, milliseconds: a veth pair made in place and up ({PAIRS} pairs)");
-    for (how, attachment) in [("links", Attachment::Tcx), ("classifiers", Attachment::Clsact)] {
-        let options = Options { attachment, ..Options::default() };
+    for (how, attach_mode) in [("links", AttachMode::Tcx), ("classifiers", AttachMode::Clsact)] {
+        let options = Options { attach_mode, ..Options::default() };
         let mut datapath = Datapath::open_with(&mount.join(how), &options)?;
         match pairs(folder, Some(&mut datapath)) {
             Ok(steps) => println!("  programs by {how}: {steps}"),
@@ -131,7 +131,7 @@ fn one(pod: &NetNs, mut datapath: Option<&mut Datapath>, steps: &mut Steps) -> R
 
 fn pair(here: &mut Netlink, peer: &str, there: Option<&NetNs>) -> Result<()> {
     let end = |name| VethEnd { name, mac: None };
-    Ok(here.create_veth(&Veth { here: end(DEVICE), there: end(peer), mtu: 1500, there_netns: there })?)
+    Ok(here.create_veth(&Veth { local: end(DEVICE), peer: end(peer), mtu: 1500, peer_netns: there })?)
 }
 
 fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {

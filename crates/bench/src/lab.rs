@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use beeline_kernel::datapath::Pinned;
+use beeline_kernel::datapath::PinnedDatapath;
 use serde_json::{Value, json};
 
 /// Port of the servers and of the Service.
@@ -122,8 +122,8 @@ impl BenchLab {
     }
 
     /// The pinned tables and programs of a node.
-    pub fn pinned(&self, node: &str) -> Result<Pinned> {
-        Ok(Pinned::open(&self.of_node(node, "bpf"))?)
+    pub fn pinned(&self, node: &str) -> Result<PinnedDatapath> {
+        Ok(PinnedDatapath::open(&self.of_node(node, "bpf"))?)
     }
 
     /// The kubeconfig of its API.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use beeline_abi::maps::programs;
 use beeline_abi::{Ip, Mac};
 use beeline_datapath::native::build::{Build, Transport};
-use beeline_kernel::datapath::{Pinned, TestPacket};
+use beeline_kernel::datapath::{PinnedDatapath, TestPacket};
 use beeline_kernel::netns::NetNs;
 
 use crate::lab::{BenchLab, NODES};
@@ -63,7 +63,7 @@ fn print(lab: &BenchLab) -> Result<()> {
     Ok(())
 }
 
-fn cases(lab: &BenchLab, pinned: &Pinned, v6: bool) -> Result<Vec<Case>> {
+fn cases(lab: &BenchLab, pinned: &PinnedDatapath, v6: bool) -> Result<Vec<Case>> {
     let ip = |address: std::net::SocketAddr| Ip::from(address.ip());
     let client = ip(lab.pod("client", v6)?);
     let (near, far) = (ip(lab.pod("near", v6)?), ip(lab.pod("server", v6)?));

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use beeline_abi::maps::programs;
-use beeline_kernel::datapath::{Attached, Datapath};
+use beeline_kernel::datapath::{AttachedProgram, Datapath};
 use beeline_kernel::netns::NetNs;
 
 use crate::lab::{BenchLab, NODES, run};
@@ -17,7 +17,7 @@ use crate::stats::{Ratio, Summary};
 pub struct Node {
     netns: NetNs,
     datapath: Datapath,
-    attached: Vec<Attached>,
+    attached: Vec<AttachedProgram>,
 }
 
 /// What is compared.

@@ -11,20 +11,20 @@ use beeline_abi::counter::CounterValue;
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::node::NodeValue;
 use beeline_abi::service::{BackendValue, MAGLEV_SEGMENT_SIZE, ServiceValue, SlotKey, SlotValue};
-use beeline_kernel::datapath::Pinned;
+use beeline_kernel::datapath::PinnedDatapath;
 
 use crate::place::Place;
 use crate::service::Tables;
 
 /// The pinned tables of a node.
 pub struct Live {
-    pinned: Pinned,
+    pinned: PinnedDatapath,
 }
 
 impl Live {
     /// Opens them.
     pub fn open(place: &Place) -> Result<Live> {
-        let pinned = Pinned::open(&place.bpffs).with_context(|| {
+        let pinned = PinnedDatapath::open(&place.bpffs).with_context(|| {
             format!(
                 "the tables of {} cannot be read (an agent that started once has pinned them; reading needs root)",
                 place.label
@@ -34,7 +34,7 @@ impl Live {
     }
 
     /// The pinned tables themselves.
-    pub fn pinned(&self) -> &Pinned {
+    pub fn pinned(&self) -> &PinnedDatapath {
         &self.pinned
     }
 

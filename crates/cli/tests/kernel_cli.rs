@@ -16,7 +16,7 @@ use beeline_abi::service::{
 };
 use beeline_abi::{Ip, Port};
 use beeline_kernel::bpffs;
-use beeline_kernel::datapath::{Datapath, Pinned, TestPacket};
+use beeline_kernel::datapath::{Datapath, PinnedDatapath, TestPacket};
 use beeline_sync::{Table, Tables};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
@@ -107,7 +107,7 @@ fn drop_a_packet(bpffs: &Path) {
     let mut frame = vec![0; 64];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     frame[14..24].copy_from_slice(&[0x45, 0, 0, 50, 0, 0, 0x40, 0, 64, 17]);
-    let pinned = Pinned::open(bpffs).unwrap();
+    let pinned = PinnedDatapath::open(bpffs).unwrap();
     pinned.test_run("from_pod", &TestPacket::new(&frame)).unwrap();
 }
 

@@ -57,7 +57,7 @@ impl PodNamespace {
             ));
         }
         let (netlink, cookie) =
-            netns.enter(|| (Netlink::open(), netns::own_cookie())).map_err(namespace_failed)?;
+            netns.enter(|| (Netlink::open(), netns::current_cookie())).map_err(namespace_failed)?;
         let cookie = cookie.map_err(|error| {
             let message = format!("the cookie of {} cannot be read: {error}", path.display());
             CniError::new(Code::InputOutput, message)
@@ -102,10 +102,10 @@ pub fn make(
     })?;
     let mut host = here()?;
     host.create_veth(&Veth {
-        here: VethEnd { name: &allocation.host_interface, mac: Some(gateway_mac) },
-        there: VethEnd { name: interface, mac: None },
+        local: VethEnd { name: &allocation.host_interface, mac: Some(gateway_mac) },
+        peer: VethEnd { name: interface, mac: None },
         mtu: allocation.mtu,
-        there_netns: Some(&namespace.netns),
+        peer_netns: Some(&namespace.netns),
     })
     .map_err(failed)?;
     let host_ifindex = host.index(&allocation.host_interface).map_err(failed)?;

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::mounts;
 
 /// How long [`kill`] and [`remove`] wait for processes to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a cgroup could not be used.
 #[derive(Debug, Error)]
@@ -28,7 +28,7 @@ pub enum CgroupError {
     #[error("no cgroup2 file system is mounted: mount one (mount -t cgroup2 none DIRECTORY)")]
     NotMounted,
     /// Killed processes stay.
-    #[error("processes of cgroup {} did not end within {} s", path.display(), PATIENCE.as_secs())]
+    #[error("processes of cgroup {} did not end within {} s", path.display(), EXIT_TIMEOUT.as_secs())]
     Busy {
         /// The cgroup.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub fn processes(path: &Path) -> Result<Vec<u32>, CgroupError> {
 /// Ends every process of the cgroup and of all below it with SIGKILL, and
 /// waits until they are gone. A cgroup that does not exist is no error.
 pub fn kill(path: &Path) -> Result<(), CgroupError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + EXIT_TIMEOUT;
     loop {
         let left = processes(path)?;
         if left.is_empty() {
@@ -98,7 +98,7 @@ pub fn kill(path: &Path) -> Result<(), CgroupError> {
 /// does not exist is no error.
 pub fn remove(path: &Path) -> Result<(), CgroupError> {
     kill(path)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + EXIT_TIMEOUT;
     for cgroup in tree(path)?.into_iter().rev() {
         remove_one(&cgroup, deadline)?;
     }

@@ -81,7 +81,7 @@ impl Rules {
 
     /// The command that removes them where `kube-proxy --cleanup` is not at
     /// hand.
-    pub fn removal(self) -> &'static str {
+    pub fn cleanup_command(self) -> &'static str {
         match self {
             Rules::Nftables(Family::Ipv4) => "nft delete table ip kube-proxy",
             Rules::Nftables(Family::Ipv6) => "nft delete table ip6 kube-proxy",
@@ -143,7 +143,7 @@ pub fn rules() -> Result<Vec<Rules>, NetlinkError> {
 /// namespace of the calling thread. Costs as much as the host's table holds.
 pub fn translated_connections() -> Result<usize, NetlinkError> {
     let listed = Netlink::open_protocol(protocols::NETLINK_NETFILTER).and_then(|mut netlink| {
-        netlink.dump("connections of the host", GET_CONNECTIONS, &[0; FIXED], |payload| {
+        netlink.dump("conntrack entries of the host", GET_CONNECTIONS, &[0; FIXED], |payload| {
             is_translated_tcp(payload).then_some(())
         })
     });
@@ -152,7 +152,7 @@ pub fn translated_connections() -> Result<usize, NetlinkError> {
     match listed {
         Ok(connections) => Ok(connections.len() + by_ipvs),
         // The host tracks no connections.
-        Err(error) if is_unknown(&error) => Ok(by_ipvs),
+        Err(error) if is_unsupported(&error) => Ok(by_ipvs),
         Err(error) => Err(error),
     }
 }
@@ -184,13 +184,13 @@ fn has(family: Family, kind: u16, names: &[(u16, &str)]) -> Result<bool, Netlink
         .and_then(|mut netlink| netlink.change("get", object, &mut message));
     match found {
         Ok(()) => Ok(true),
-        Err(error) if error.is_missing() || is_unknown(&error) => Ok(false),
+        Err(error) if error.is_missing() || is_unsupported(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
 /// The kernel has no such interface.
-fn is_unknown(error: &NetlinkError) -> bool {
+fn is_unsupported(error: &NetlinkError) -> bool {
     [libc::EINVAL, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT].iter().any(|errno| error.errno() == Some(*errno))
 }
 

@@ -11,13 +11,13 @@ use crate::datapath::load_classifier;
 use crate::netlink::{Direction, Netlink, NetlinkError};
 
 /// Priority and handle of the classifier.
-const PLACE: (u16, u32) = (1, 1);
+const PRIORITY_AND_HANDLE: (u16, u32) = (1, 1);
 
 /// Why packets cannot be lost.
 #[derive(Debug, Error)]
 pub enum LossError {
     /// The kernel refused the classifier.
-    #[error("the classifier that loses packets cannot be loaded: {0}")]
+    #[error("cannot load the packet loss classifier: {0}")]
     Program(#[source] io::Error),
     /// It cannot be attached.
     #[error(transparent)]
@@ -44,14 +44,14 @@ fn attach(
 ) -> Result<(), LossError> {
     let program = load_classifier("lose", &instructions(threshold)).map_err(LossError::Program)?;
     netlink.add_clsact(ifindex)?;
-    Ok(netlink.set_bpf_filter(ifindex, direction, PLACE, program.as_fd(), "lose")?)
+    Ok(netlink.set_bpf_filter(ifindex, direction, PRIORITY_AND_HANDLE, program.as_fd(), "lose")?)
 }
 
 fn detach(netlink: &mut Netlink, ifindex: u32, direction: Direction) -> Result<(), LossError> {
     if netlink.bpf_filters(ifindex, direction)?.is_empty() {
         return Ok(());
     }
-    Ok(netlink.delete_bpf_filter(ifindex, direction, PLACE)?)
+    Ok(netlink.delete_bpf_filter(ifindex, direction, PRIORITY_AND_HANDLE)?)
 }
 
 /// A random 32-bit number up to this one loses its packet; none = none does.

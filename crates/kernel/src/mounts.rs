@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, chroot};
 
-const NOTHING: Option<&str> = None;
+const NONE: Option<&str> = None;
 
 /// A mount, as proc(5) describes `/proc/PID/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub fn make_private() -> io::Result<()> {
 }
 
 fn make_all_private() -> nix::Result<()> {
-    mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
 }
 
 /// Makes a copy of everything below the root the new root. It hangs below some
@@ -83,16 +83,16 @@ fn move_root_to_a_mount() -> io::Result<()> {
     mounts.retain(|named| named.target != Path::new("/"));
     for named in &mounts {
         // One that another hides has no name either.
-        let _ = mount(NOTHING, &named.target, NOTHING, MsFlags::MS_PRIVATE, NOTHING);
+        let _ = mount(NONE, &named.target, NONE, MsFlags::MS_PRIVATE, NONE);
     }
     let place = mounts.iter().find(|named| named.target.is_dir()).ok_or_else(|| {
         io::Error::other("nothing is mounted below the root of this chroot; mount at least /proc there")
     })?;
     let place = &place.target;
-    mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), NOTHING)?;
+    mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), NONE)?;
     let root = place.join("root");
     std::fs::create_dir(&root)?;
-    mount(Some("/"), &root, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)?;
+    mount(Some("/"), &root, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
     for original in mounts.iter().rev().filter(|named| !named.target.starts_with(place)) {
         // What they hold must not live as long as this namespace. Those right
         // on the mount without a name stay: without them elsewhere, too.
@@ -123,6 +123,6 @@ mod tests {
         };
         assert_eq!(parse(line).collect::<Vec<_>>(), [expected]);
         assert_eq!(parse("36 35").count(), 0);
-        assert_eq!(unescape(r"a\x \07"), r"a\x \07", "nothing of the kernel's");
+        assert_eq!(unescape(r"a\x \07"), r"a\x \07", "not an escape sequence");
     }
 }

@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use thiserror::Error;
 
 /// Where a thread finds its own network namespace.
-const OWN: &str = "/proc/thread-self/ns/net";
+const CURRENT: &str = "/proc/thread-self/ns/net";
 
 /// Why a namespace could not be made or used.
 #[derive(Debug, Error)]
@@ -31,13 +31,13 @@ pub enum NetNsError {
         source: io::Error,
     },
     /// The file is something else.
-    #[error("{} is not a network namespace: it is an ordinary file, or the namespace has gone", path.display())]
+    #[error("{} is not a network namespace: it is a regular file, or the namespace was deleted", path.display())]
     NotANamespace {
         /// The file.
         path: PathBuf,
     },
     /// The work inside panicked.
-    #[error("the work inside network namespace {name} panicked: {message}")]
+    #[error("a function that ran in network namespace {name} panicked: {message}")]
     Panicked {
         /// Path of the namespace.
         name: String,
@@ -67,7 +67,7 @@ impl NetNs {
 
     /// The namespace of the calling thread.
     pub fn current() -> Result<NetNs, NetNsError> {
-        NetNs::open(OWN)
+        NetNs::open(CURRENT)
     }
 
     /// Makes a new namespace and binds it to `path`, where it outlives every
@@ -80,11 +80,11 @@ impl NetNs {
             .create_new(true)
             .open(path)
             .map_err(failed("create the file of", &name))?;
-        let made = on_fresh_thread(&name, || {
+        let made = on_new_thread(&name, || {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            mount(Some(OWN), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            mount(Some(CURRENT), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         });
-        let bound = made.and_then(|result| result.map_err(|errno| failed("make", &name)(errno.into())));
+        let bound = made.and_then(|result| result.map_err(|errno| failed("create", &name)(errno.into())));
         if let Err(error) = bound {
             // The error at hand matters more than one while cleaning up.
             let _ = std::fs::remove_file(path);
@@ -115,7 +115,7 @@ impl NetNs {
     /// Runs `work` on a fresh thread inside the namespace. A panic there is
     /// an error here.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
-        let entered = on_fresh_thread(&self.name, || {
+        let entered = on_new_thread(&self.name, || {
             self.enter_this_thread()?;
             Ok(work())
         });
@@ -132,7 +132,7 @@ impl NetNs {
     /// while the machine runs.
     #[doc(alias = "SO_NETNS_COOKIE")]
     pub fn cookie(&self) -> Result<u64, NetNsError> {
-        self.enter(own_cookie)?.map_err(failed("read the cookie of", &self.name))
+        self.enter(current_cookie)?.map_err(failed("read the cookie of", &self.name))
     }
 
     /// Device and inode: equal for two handles of the same namespace.
@@ -164,7 +164,7 @@ fn is_nsfs(file: &File) -> io::Result<bool> {
     Ok(nix::sys::statfs::fstatfs(file)?.filesystem_type().0 == NSFS_MAGIC)
 }
 
-fn on_fresh_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
+fn on_new_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("netns".into());
         // A closure that unwinds leaves nothing of ours half done: it owns its state.
@@ -184,7 +184,7 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// The cookie of the calling thread's namespace ([`NetNs::cookie`]). Needs no
 /// privilege.
-pub fn own_cookie() -> io::Result<u64> {
+pub fn current_cookie() -> io::Result<u64> {
     /// `SO_NETNS_COOKIE` of asm-generic/socket.h.
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;

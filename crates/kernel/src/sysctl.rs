@@ -22,7 +22,7 @@ pub struct SysctlError {
 
 /// A setting as it was before it was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Previous {
+pub struct SavedSetting {
     /// Dotted name.
     pub name: String,
     /// Its value then.
@@ -37,27 +37,27 @@ pub fn get(name: &str) -> Result<String, SysctlError> {
 
 /// Sets a value; one that is already right is not written.
 pub fn set(name: &str, value: &str) -> Result<(), SysctlError> {
-    set_remembering(name, value, &mut Vec::new())
+    set_and_save(name, value, &mut Vec::new())
 }
 
 /// Sets a value and notes the one before, once per name, if it differed.
-pub fn set_remembering(name: &str, value: &str, previous: &mut Vec<Previous>) -> Result<(), SysctlError> {
+pub fn set_and_save(name: &str, value: &str, saved: &mut Vec<SavedSetting>) -> Result<(), SysctlError> {
     let before = get(name)?;
     if before == value {
         return Ok(());
     }
     path(name).and_then(|path| std::fs::write(path, value)).map_err(failed("write", name))?;
-    if !previous.iter().any(|known| known.name == name) {
-        previous.push(Previous { name: name.to_owned(), value: before });
+    if !saved.iter().any(|known| known.name == name) {
+        saved.push(SavedSetting { name: name.to_owned(), value: before });
     }
     Ok(())
 }
 
-/// Puts back what [`set_remembering`] noted, latest first. Tries all and
+/// Puts back what [`set_and_save`] noted, latest first. Tries all and
 /// returns every error. A setting whose device has gone is no error.
-pub fn restore(previous: &[Previous]) -> Vec<SysctlError> {
+pub fn restore(saved: &[SavedSetting]) -> Vec<SysctlError> {
     let mut errors = Vec::new();
-    for setting in previous.iter().rev() {
+    for setting in saved.iter().rev() {
         match set(&setting.name, &setting.value) {
             Err(error) if error.source.kind() != io::ErrorKind::NotFound => errors.push(error),
             _ => {}

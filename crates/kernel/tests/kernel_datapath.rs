@@ -21,12 +21,12 @@ use beeline_abi::maps::programs;
 use beeline_abi::node::NodeValue;
 use beeline_abi::{Ip, maps};
 use beeline_kernel::datapath::{
-    Attachment, Datapath, DatapathError, EMBEDDED, Options, Pinned, ProgramInfo, TestPacket,
+    AttachMode, Datapath, DatapathError, EMBEDDED, Options, PinnedDatapath, ProgramInfo, TestPacket,
 };
 use beeline_kernel::netlink::{Direction, Netlink};
 use beeline_sync::{Table, Tables};
 use nix::sys::socket::{setsockopt, sockopt};
-use support::{TestBpffs, TestNetNs, TestNode, attached_by, attachments, has_tcx, no_programs};
+use support::{TestBpffs, TestNetNs, TestNode, attach_modes, has_tcx, no_programs, options_for};
 
 /// The same programs, but not the same bytes.
 fn another_release(number: u8) -> Vec<u8> {
@@ -45,16 +45,16 @@ fn kernel_the_datapath_outlives_its_owner() {
     }
     let node = TestNode::new();
     let mut first = node.open();
-    assert_eq!(first.attached(), [], "opening attaches nothing");
+    assert_eq!(first.attached(), [], "open attaches no program");
     node.netns
         .enter(|| {
             first.attach_pod(node.pod_ifindex).unwrap();
             first.attach_uplink(node.uplink_ifindex).unwrap();
-            first.attach_pod(node.pod_ifindex).expect("again is fine");
+            first.attach_pod(node.pod_ifindex).expect("idempotent");
         })
         .unwrap();
     assert_eq!(first.attached(), node.all_attached());
-    assert_eq!(links(&node), if has_tcx() { 4 } else { 0 }, "the way to attach is found by trying");
+    assert_eq!(links(&node), if has_tcx() { 4 } else { 0 }, "TCX support is detected");
     let config = ConfigValue { node: 7, ..ConfigValue::defaults() };
     first.set_config(&config).unwrap();
     first.node().update(&7, &NodeValue { path_mtu: 1500, ..NodeValue::default() }).unwrap();
@@ -62,7 +62,7 @@ fn kernel_the_datapath_outlives_its_owner() {
     drop(first);
 
     // Nobody owns it, and everything is there for whoever looks.
-    let pinned = Pinned::open(&node.bpffs).unwrap();
+    let pinned = PinnedDatapath::open(&node.bpffs).unwrap();
     assert_eq!(node.attached(), node.all_attached());
     assert_eq!(pinned.config().unwrap(), config);
     assert_eq!(pinned.tables().node.get(&7).unwrap().unwrap().path_mtu, 1500);
@@ -70,7 +70,7 @@ fn kernel_the_datapath_outlives_its_owner() {
 
     // The next life finds it and takes what is there.
     let second = node.open();
-    assert_eq!(second.programs(), before, "the same programs need not be loaded again");
+    assert_eq!(second.programs(), before, "the pinned programs are reused");
     drop(second);
 
     // A life with other programs brings them in and changes nothing else.
@@ -81,25 +81,25 @@ fn kernel_the_datapath_outlives_its_owner() {
     assert_eq!(Table::entries(second.node()).unwrap().len(), 1);
     let ids = |infos: &[ProgramInfo]| infos.iter().map(|one| one.id).collect::<Vec<_>>();
     assert_ne!(ids(&second.programs()), ids(&before), "other programs are loaded");
-    assert_eq!(node.netns.enter(|| second.repair()).unwrap().unwrap(), 0, "nothing was to repair");
+    assert_eq!(node.netns.enter(|| second.repair()).unwrap().unwrap(), 0, "nothing needed repair");
 
     // A pod goes with its device, before or after the call.
     Netlink::open_in(&node.netns).unwrap().delete_link("lxc0").unwrap();
     node.netns.enter(|| second.detach(node.pod_ifindex).unwrap()).unwrap();
-    node.netns.enter(|| second.detach(node.pod_ifindex).expect("again is fine")).unwrap();
+    node.netns.enter(|| second.detach(node.pod_ifindex).expect("idempotent")).unwrap();
     assert_eq!(second.attached(), node.all_attached()[2..]);
     let error = node.netns.enter(|| second.attach_pod(node.pod_ifindex).unwrap_err()).unwrap().to_string();
-    assert!(error.contains("from_pod") && error.contains("the device has gone"), "{error}");
+    assert!(error.contains("from_pod") && error.contains("the device was deleted"), "{error}");
     node.netns.enter(|| second.detach(node.uplink_ifindex).unwrap()).unwrap();
     assert_eq!(second.attached(), []);
 }
 
 #[test]
-fn kernel_what_others_detach_is_attached_again() {
+fn kernel_programs_detached_by_others_are_reattached() {
     if no_programs() {
         return;
     }
-    for options in attachments().into_iter().map(attached_by) {
+    for options in attach_modes().into_iter().map(options_for) {
         let node = TestNode::new();
         let mut datapath = node.open_with(&options);
         node.netns
@@ -108,11 +108,11 @@ fn kernel_what_others_detach_is_attached_again() {
                 datapath.attach_uplink(node.uplink_ifindex).unwrap();
             })
             .unwrap();
-        assert_eq!(node.attached(), node.all_attached(), "{:?}", options.attachment);
+        assert_eq!(node.attached(), node.all_attached(), "{:?}", options.attach_mode);
 
         // Somebody takes programs away.
-        match options.attachment {
-            Attachment::Clsact => {
+        match options.attach_mode {
+            AttachMode::Clsact => {
                 let mut netlink = Netlink::open_in(&node.netns).unwrap();
                 let filter = netlink.bpf_filters(node.pod_ifindex, Direction::Egress).unwrap().remove(0);
                 let place = (filter.priority, filter.handle);
@@ -123,14 +123,14 @@ fn kernel_what_others_detach_is_attached_again() {
                 std::fs::remove_file(pin).unwrap();
             }
         }
-        assert_eq!(node.attached().len(), 3, "{:?}", options.attachment);
+        assert_eq!(node.attached().len(), 3, "{:?}", options.attach_mode);
         let repaired = node.netns.enter(|| datapath.repair()).unwrap().unwrap();
-        assert_eq!((repaired, node.attached()), (1, node.all_attached()), "{:?}", options.attachment);
+        assert_eq!((repaired, node.attached()), (1, node.all_attached()), "{:?}", options.attach_mode);
 
         // A device goes: its programs are forgotten.
         Netlink::open_in(&node.netns).unwrap().delete_link("lxc0").unwrap();
         let repaired = node.netns.enter(|| datapath.repair()).unwrap().unwrap();
-        assert_eq!((repaired, node.attached().len()), (2, 2), "{:?}", options.attachment);
+        assert_eq!((repaired, node.attached().len()), (2, 2), "{:?}", options.attach_mode);
         assert_eq!(node.netns.enter(|| datapath.repair()).unwrap().unwrap(), 0);
     }
 }
@@ -154,8 +154,8 @@ fn detach_by_force(pin: &Path) {
 }
 
 #[test]
-fn kernel_a_link_that_was_detached_by_force_comes_back() {
-    if no_programs() || !attachments().contains(&Attachment::Tcx) {
+fn kernel_a_forcibly_detached_link_is_reattached() {
+    if no_programs() || !attach_modes().contains(&AttachMode::Tcx) {
         return;
     }
     let node = TestNode::new();
@@ -163,18 +163,18 @@ fn kernel_a_link_that_was_detached_by_force_comes_back() {
     node.netns.enter(|| datapath.attach_pod(node.pod_ifindex).unwrap()).unwrap();
     let pin = node.bpffs.join("links").join(format!("from_pod-{}", node.pod_ifindex));
     detach_by_force(&pin);
-    assert!(pin.exists(), "the pin stays, the link is dead");
+    assert!(pin.exists(), "the pin remains, the link is detached");
     assert_eq!(node.attached().len(), 1);
     assert_eq!(node.netns.enter(|| datapath.repair()).unwrap().unwrap(), 1);
     assert_eq!(node.attached(), node.all_attached()[..2]);
 }
 
 #[test]
-fn kernel_without_tcx_classifiers_do_the_same() {
+fn kernel_without_tcx_clsact_filters_do_the_same() {
     if no_programs() {
         return;
     }
-    let by_classifier = attached_by(Attachment::Clsact);
+    let by_classifier = options_for(AttachMode::Clsact);
     let node = TestNode::new();
     let mut old = node.open_with(&by_classifier);
     node.netns
@@ -183,7 +183,7 @@ fn kernel_without_tcx_classifiers_do_the_same() {
             old.attach_uplink(node.uplink_ifindex).unwrap();
         })
         .unwrap();
-    assert_eq!(links(&node), 0, "nothing is a link");
+    assert_eq!(links(&node), 0, "no link is pinned");
     assert_eq!(node.attached(), node.all_attached());
     let running = |side| {
         let mut netlink = Netlink::open_in(&node.netns).unwrap();
@@ -225,7 +225,7 @@ fn kernel_no_packet_is_lost_or_unseen_while_programs_change() {
     if no_programs() {
         return;
     }
-    for options in attachments().into_iter().map(attached_by) {
+    for options in attach_modes().into_iter().map(options_for) {
         let node = TestNode::new();
         let mut datapath = node.open_with(&options);
         node.netns.enter(|| datapath.attach_uplink(node.uplink_ifindex).unwrap()).unwrap();
@@ -236,7 +236,7 @@ fn kernel_no_packet_is_lost_or_unseen_while_programs_change() {
         setsockopt(&receiver, sockopt::RcvBufForce, &(16 << 20)).unwrap();
         let sender = node.outside.enter(|| UdpSocket::bind("10.1.0.2:0").unwrap()).unwrap();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
-        let before = Pinned::open(&node.bpffs).unwrap().counters().unwrap();
+        let before = PinnedDatapath::open(&node.bpffs).unwrap().counters().unwrap();
         let done = AtomicBool::new(false);
         let (sent, received) = std::thread::scope(|scope| {
             let sent = scope.spawn(|| {
@@ -261,13 +261,13 @@ fn kernel_no_packet_is_lost_or_unseen_while_programs_change() {
             done.store(true, Ordering::Relaxed);
             (sent.join().unwrap(), received.join().unwrap())
         });
-        assert!(sent > 100, "{sent} packets are too few to tell");
-        assert_eq!(received, sent, "{:?}: packets were lost", options.attachment);
+        assert!(sent > 100, "only {sent} packets were sent");
+        assert_eq!(received, sent, "{:?}: packets were lost", options.attach_mode);
         // Every one of them met a program: ARP may add a few.
-        let after = Pinned::open(&node.bpffs).unwrap().counters().unwrap();
+        let after = PinnedDatapath::open(&node.bpffs).unwrap().counters().unwrap();
         let seen = |counters: &[CounterValue]| counters.iter().map(|one| one.packets).sum::<u64>();
         let seen = seen(&after) - seen(&before);
-        assert!(seen >= sent, "{:?}: {sent} sent, {seen} seen", options.attachment);
+        assert!(seen >= sent, "{:?}: {sent} sent, {seen} seen", options.attach_mode);
     }
 }
 
@@ -280,39 +280,39 @@ fn kernel_a_pin_that_is_something_else_is_refused_with_its_name() {
     let netns = TestNetNs::new("node");
     let open = || netns.enter(|| Datapath::open(&bpffs)).unwrap();
     drop(open().unwrap());
-    let folder = bpffs.join(format!("v{ABI_VERSION}"));
+    let directory = bpffs.join(format!("v{ABI_VERSION}"));
 
     // Same kind and sizes are not enough: every attribute counts.
     for (table, other) in [("NODE", "SERVICE_ADDRESS"), ("ENDPOINT", "CONFIG"), ("CONNTRACK_TABLE", "SLOT")] {
-        let (path, kept) = (folder.join(table), folder.join("kept"));
+        let (path, kept) = (directory.join(table), directory.join("kept"));
         std::fs::rename(&path, &kept).unwrap();
-        std::fs::rename(folder.join(other), &path).unwrap();
+        std::fs::rename(directory.join(other), &path).unwrap();
         let error = open().unwrap_err();
-        assert!(matches!(error, DatapathError::Shape { .. }), "{error}");
+        assert!(matches!(error, DatapathError::MapMismatch { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains(&path.display().to_string()) && text.contains("but must be"), "{text}");
-        std::fs::rename(&path, folder.join(other)).unwrap();
+        std::fs::rename(&path, directory.join(other)).unwrap();
         std::fs::rename(&kept, &path).unwrap();
     }
 
     // A table that has gone is made again, with programs over it.
     let before = open().unwrap().programs();
-    std::fs::remove_file(folder.join("NODE")).unwrap();
+    std::fs::remove_file(directory.join("NODE")).unwrap();
     let mut datapath = open().unwrap();
-    assert_ne!(datapath.programs(), before, "those over the old table would not see the new one");
+    assert_ne!(datapath.programs(), before, "programs that use the old table do not see the new one");
     datapath.node().update(&1, &NodeValue::default()).unwrap();
     drop(datapath);
 
-    // Tables of another layout in our folder are told by their configuration.
+    // Tables of another layout in our directory are told by their configuration.
     let mut datapath = open().unwrap();
     datapath.set_config(&ConfigValue { abi_version: 99, ..ConfigValue::defaults() }).unwrap();
     drop(datapath);
     let text = open().unwrap_err().to_string();
-    assert!(text.contains("layout 99") && text.contains(&folder.display().to_string()), "{text}");
+    assert!(text.contains("layout 99") && text.contains(&directory.display().to_string()), "{text}");
 }
 
 #[test]
-fn kernel_places_that_cannot_hold_pins_are_named() {
+fn kernel_directories_that_cannot_hold_pins_are_named() {
     if no_programs() {
         return;
     }
@@ -325,19 +325,19 @@ fn kernel_places_that_cannot_hold_pins_are_named() {
     let text = Datapath::open(Path::new("/proc/nothing")).unwrap_err().to_string();
     assert!(text.contains("/proc/nothing"), "{text}");
     let bpffs = TestBpffs::new();
-    let text = Pinned::open(&bpffs).unwrap_err().to_string();
+    let text = PinnedDatapath::open(&bpffs).unwrap_err().to_string();
     assert!(text.contains("no datapath of layout") && text.contains("agent"), "{text}");
     std::fs::create_dir(bpffs.join("v99")).unwrap();
-    let text = Pinned::open(&bpffs).unwrap_err().to_string();
+    let text = PinnedDatapath::open(&bpffs).unwrap_err().to_string();
     assert!(text.contains("[99]"), "{text}");
 }
 
 #[test]
-fn kernel_the_next_layout_takes_everything_over_and_back() {
+fn kernel_a_layout_upgrade_and_downgrade_keep_everything() {
     if no_programs() {
         return;
     }
-    let next = Options { object: EMBEDDED, abi_version: ABI_VERSION + 1, attachment: Attachment::Auto };
+    let next = Options { object: EMBEDDED, abi_version: ABI_VERSION + 1, attach_mode: AttachMode::Auto };
     let node = TestNode::new();
     let mut old = node.open();
     node.netns.enter(|| old.attach_pod(node.pod_ifindex).unwrap()).unwrap();
@@ -354,13 +354,13 @@ fn kernel_the_next_layout_takes_everything_over_and_back() {
     let config = new.config().unwrap();
     assert_eq!((config.node, config.abi_version), (3, ABI_VERSION + 1));
     assert_eq!(Table::entries(new.node()).unwrap().len(), 1);
-    assert!(has(&new, connection), "connections are not forgotten");
+    assert!(has(&new, connection), "connections are kept");
     // Equal tables of connections are shared: whichever program sees a packet
     // first during the swap, both know it.
     let late = ConntrackKey { proto: 17, ..Default::default() };
     old.connections().update(&late, &Default::default()).unwrap();
     assert!(has(&new, late), "{:?}", new.conntrack());
-    assert_eq!(Table::entries(old.node()).unwrap().len(), 1, "the old layout's tables are left alone");
+    assert_eq!(Table::entries(old.node()).unwrap().len(), 1, "the tables of the old layout are unchanged");
 
     // The world goes on with the new one, then somebody goes back.
     new.node().update(&4, &NodeValue::default()).unwrap();
@@ -369,7 +369,7 @@ fn kernel_the_next_layout_takes_everything_over_and_back() {
     drop(old);
     let mut back = node.open();
     let nodes: Vec<u32> = Table::entries(back.node()).unwrap().into_iter().map(|(id, _)| id).collect();
-    assert_eq!(nodes, [4], "what went meanwhile is gone, what came is there");
+    assert_eq!(nodes, [4], "entries deleted in the new layout are gone, added ones are present");
     assert_eq!(back.config().unwrap().abi_version, ABI_VERSION);
     assert_eq!(back.attached(), node.all_attached()[..2]);
     assert_eq!(back.remove_other_layouts().unwrap(), [ABI_VERSION + 1]);
@@ -378,7 +378,7 @@ fn kernel_the_next_layout_takes_everything_over_and_back() {
 }
 
 #[test]
-fn kernel_a_full_table_says_so_and_works_on() {
+fn kernel_a_full_table_is_reported_and_keeps_working() {
     if no_programs() {
         return;
     }
@@ -400,7 +400,7 @@ fn kernel_a_full_table_says_so_and_works_on() {
         .update(&key(5), &EndpointValue { id: 99, ..Default::default() })
         .expect("replacing works");
     datapath.endpoint().delete(&key(6)).unwrap();
-    datapath.endpoint().delete(&key(6)).expect("again is fine");
+    datapath.endpoint().delete(&key(6)).expect("idempotent");
     datapath.endpoint().update(&key(capacity), &Default::default()).expect("there is room again");
 
     // Read in batches, everything comes once.
@@ -413,7 +413,7 @@ fn kernel_a_full_table_says_so_and_works_on() {
 }
 
 #[test]
-fn kernel_programs_run_over_a_packet_without_sending_it() {
+fn kernel_a_test_run_does_not_send_the_packet() {
     if no_programs() {
         return;
     }
@@ -422,14 +422,14 @@ fn kernel_programs_run_over_a_packet_without_sending_it() {
     let packet = TestPacket { ifindex: node.pod_ifindex, repeat: 10, ..TestPacket::new(&[0xff; 60]) };
     let run = |name| node.netns.enter(|| datapath.test_run(name, &packet)).unwrap();
     let ran = run(programs::FROM_POD).unwrap();
-    assert_eq!((ran.retval, ran.data.len()), (2, 60), "TC_ACT_SHOT for no kind of frame: {ran:?}");
+    assert_eq!((ran.retval, ran.data.len()), (2, 60), "TC_ACT_SHOT for an invalid frame: {ran:?}");
     let ran = run(programs::FROM_UPLINK).unwrap();
-    assert_eq!(ran.retval, -1, "TCX_NEXT: the host's matter: {ran:?}");
+    assert_eq!(ran.retval, -1, "TCX_NEXT, passed to the host: {ran:?}");
     let counted: u64 = datapath.counters().unwrap().iter().map(|one| one.packets).sum();
     assert_eq!(counted, 20, "{:?}", datapath.counters());
     let text = run("no_such").unwrap_err().to_string();
     assert!(text.contains("no_such"), "{text}");
-    let pinned = Pinned::open(&node.bpffs).unwrap();
+    let pinned = PinnedDatapath::open(&node.bpffs).unwrap();
     let again = node.netns.enter(|| pinned.test_run(programs::FROM_POD, &packet)).unwrap().unwrap();
     assert_eq!(again.retval, 2);
 }
@@ -449,7 +449,7 @@ fn kernel_three_capabilities_suffice() {
             let kept: caps::CapsHashSet = kept.into_iter().collect();
             caps::set(None, CapSet::Effective, &kept).unwrap();
             caps::set(None, CapSet::Permitted, &kept).unwrap();
-            let by_classifier = attached_by(Attachment::Clsact);
+            let by_classifier = options_for(AttachMode::Clsact);
             for options in [Options::default(), by_classifier, Options::default()] {
                 let mut datapath =
                     Datapath::open_with(&node.bpffs, &options).unwrap_or_else(|error| panic!("{error}"));

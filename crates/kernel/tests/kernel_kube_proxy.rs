@@ -32,9 +32,9 @@ fn rules(netns: &TestNetNs) -> Vec<Rules> {
 }
 
 #[test]
-fn kernel_what_kube_proxy_left_is_found_and_goes_by_the_command_that_is_told() {
+fn kernel_kube_proxy_rules_are_found_and_removed_by_the_printed_command() {
     let netns = TestNetNs::new("rules");
-    assert_eq!(rules(&netns), [], "nothing was made");
+    assert_eq!(rules(&netns), [], "no rules yet");
     // Of kubelet, and of an administrator: not kube-proxy's.
     if !run(&netns, &["nft", "add", "table", "ip", "nat"]) {
         return;
@@ -51,19 +51,19 @@ fn kernel_what_kube_proxy_left_is_found_and_goes_by_the_command_that_is_told() {
     assert_eq!(rules(&netns), [own[0], Rules::Iptables(Family::Ipv4), own[1]]);
     run(&netns, &["nft", "delete", "chain", "ip", "nat", "KUBE-SERVICES"]);
     for found in own {
-        run(&netns, &found.removal().split(' ').collect::<Vec<_>>());
+        run(&netns, &found.cleanup_command().split(' ').collect::<Vec<_>>());
     }
     assert_eq!(rules(&netns), []);
 }
 
 /// The command that is told to remove them, as an administrator runs it.
 fn remove(netns: &TestNetNs, found: Rules) {
-    netns.enter(|| Command::new("sh").args(["-c", found.removal()]).output()).unwrap().unwrap();
+    netns.enter(|| Command::new("sh").args(["-c", found.cleanup_command()]).output()).unwrap().unwrap();
 }
 
 /// Tables of the old interface, and the device of the mode `ipvs`.
 #[test]
-fn kernel_what_older_modes_left_is_found_and_goes_by_the_command_that_is_told() {
+fn kernel_legacy_iptables_and_ipvs_rules_are_found_and_removed_by_the_printed_command() {
     let netns = TestNetNs::new("older");
     let ways = [("iptables-legacy", Family::Ipv4), ("ip6tables-legacy", Family::Ipv6)];
     for (tool, family) in ways {
@@ -77,7 +77,7 @@ fn kernel_what_older_modes_left_is_found_and_goes_by_the_command_that_is_told() 
                 continue;
             }
         }
-        assert_eq!(rules(&netns), [], "kubelet's chain is not kube-proxy's");
+        assert_eq!(rules(&netns), [], "the chain of kubelet is not reported");
         for words in [&["-N", "KUBE-SERVICES"][..], &["-A", "OUTPUT", "-j", "KUBE-SERVICES"]] {
             assert!(nat(words).unwrap().status.success(), "{tool} {words:?}");
         }
@@ -114,5 +114,5 @@ fn kernel_connections_that_the_host_translates_are_counted() {
             (server, client, TcpStream::connect("127.0.0.1:8080").unwrap())
         })
         .unwrap();
-    assert_eq!(count(), 1, "one was translated, one was not");
+    assert_eq!(count(), 1, "one connection is translated, one is not");
 }

@@ -20,18 +20,18 @@ fn kernel_a_bpffs_is_mounted_once_and_unmounted_for_good() {
     assert!(!bpffs::is_bpffs(&path).unwrap());
     bpffs::mount(&path).unwrap();
     std::fs::create_dir(path.join("kept")).unwrap();
-    bpffs::mount(&path).expect("again is fine");
-    assert!(bpffs::is_bpffs(&path).unwrap() && path.join("kept").is_dir(), "the second mount hides nothing");
-    bpffs::unmount(&path.join("kept")).expect("what lies on the mount of others stays");
+    bpffs::mount(&path).expect("idempotent");
+    assert!(bpffs::is_bpffs(&path).unwrap() && path.join("kept").is_dir(), "the second mount does nothing");
+    bpffs::unmount(&path.join("kept")).expect("a directory on another mount is not unmounted");
     assert!(path.join("kept").is_dir());
     bpffs::unmount(&path).unwrap();
-    bpffs::unmount(&path).expect("again is fine");
+    bpffs::unmount(&path).expect("idempotent");
     assert!(!bpffs::is_bpffs(&path).unwrap());
     std::fs::remove_dir(&path).unwrap();
 }
 
 #[test]
-fn kernel_a_cgroup_goes_with_all_its_processes() {
+fn kernel_a_cgroup_is_removed_with_all_its_processes() {
     let mount = match cgroup::find_mount() {
         Ok(mount) => mount,
         Err(error) => return eprintln!("skipped: {error}"),
@@ -61,7 +61,7 @@ fn kernel_a_cgroup_goes_with_all_its_processes() {
     cgroup::remove(&group).unwrap();
     reaper.join().unwrap();
     assert!(!group.exists());
-    cgroup::remove(&group).expect("again is fine");
+    cgroup::remove(&group).expect("idempotent");
     assert_eq!(cgroup::processes(&group).unwrap(), Vec::<u32>::new());
 }
 
@@ -71,7 +71,7 @@ struct Group(PathBuf);
 impl Drop for Group {
     fn drop(&mut self) {
         if let Err(error) = cgroup::remove(&self.0) {
-            eprintln!("left behind: {error}");
+            eprintln!("not removed: {error}");
         }
     }
 }
@@ -91,9 +91,9 @@ fn kernel_nothing_is_left_when_a_test_ends() {
 /// systemd leaves it: what is mounted stays within, and the old mounts go.
 #[test]
 fn kernel_mounts_are_private_also_in_a_chroot() {
-    let folder = unique_path("chroot");
+    let directory = unique_path("chroot");
     for name in ["proc", "run", "seen"] {
-        std::fs::create_dir_all(folder.join(name)).unwrap();
+        std::fs::create_dir_all(directory.join(name)).unwrap();
     }
     let nothing: Option<&str> = None;
     let on_own_mounts = |work: &(dyn Fn() + Sync)| {
@@ -109,9 +109,9 @@ fn kernel_mounts_are_private_also_in_a_chroot() {
         // This test may run in a chroot itself.
         beeline_kernel::mounts::make_private().unwrap();
         mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SHARED, nothing).unwrap();
-        mount(Some("/proc"), &folder.join("proc"), nothing, MsFlags::MS_BIND, nothing).unwrap();
-        mount(Some("tmpfs"), &folder.join("run"), Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
-        chdir(&folder).unwrap();
+        mount(Some("/proc"), &directory.join("proc"), nothing, MsFlags::MS_BIND, nothing).unwrap();
+        mount(Some("tmpfs"), &directory.join("run"), Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
+        chdir(&directory).unwrap();
         chroot(".").unwrap();
         on_own_mounts(&|| {
             beeline_kernel::mounts::make_private().unwrap();
@@ -125,9 +125,9 @@ fn kernel_mounts_are_private_also_in_a_chroot() {
         });
         for place in ["/seen", "/run"] {
             let files: Vec<_> = std::fs::read_dir(place).unwrap().collect();
-            assert!(files.is_empty(), "{place} of the others has {files:?}");
+            assert!(files.is_empty(), "{place} in the other namespace has {files:?}");
         }
         assert!(std::path::Path::new("/proc/self").exists());
     });
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
 }

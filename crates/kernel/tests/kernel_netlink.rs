@@ -29,29 +29,29 @@ fn ip(text: &str) -> IpAddr {
 /// Makes the pair `host0` - `eth0` between two namespaces and returns both indices.
 fn pair(node: &mut Netlink, pod: &mut Netlink, pod_netns: &NetNs) -> (u32, u32) {
     let veth = Veth {
-        here: VethEnd { name: "host0", mac: Some(HOST_MAC) },
-        there: VethEnd { name: "eth0", mac: Some(POD_MAC) },
+        local: VethEnd { name: "host0", mac: Some(HOST_MAC) },
+        peer: VethEnd { name: "eth0", mac: Some(POD_MAC) },
         mtu: 1400,
-        there_netns: Some(pod_netns),
+        peer_netns: Some(pod_netns),
     };
     node.create_veth(&veth).unwrap();
     (node.index("host0").unwrap(), pod.index("eth0").unwrap())
 }
 
 #[test]
-fn kernel_a_pod_gets_its_network_and_loses_it() {
+fn kernel_a_pod_network_is_created_and_removed() {
     let (node_ns, pod_ns) = (TestNetNs::new("node"), TestNetNs::new("pod"));
     let mut node = Netlink::open_in(&node_ns).unwrap();
     let mut pod = Netlink::open_in(&pod_ns).unwrap();
 
     // The pair is born with names, addresses and MTU, one end in each namespace.
     let (host, eth) = pair(&mut node, &mut pod, &pod_ns);
-    let (here, there) = (node.link("host0").unwrap(), pod.link("eth0").unwrap());
-    assert_eq!((here.mac, here.mtu, here.kind.as_str(), here.up), (Some(HOST_MAC), 1400, "veth", false));
-    assert_eq!((there.mac, there.mtu, there.up), (Some(POD_MAC), 1400, false));
-    assert_eq!(here.peer.unwrap().index, eth, "{here:?}");
-    assert!(here.peer.unwrap().netns_id.is_some(), "the peer is elsewhere: {here:?}");
-    assert!(!node.links().unwrap().iter().any(|link| link.name == "eth0"), "eth0 never stood in the node");
+    let (local, peer) = (node.link("host0").unwrap(), pod.link("eth0").unwrap());
+    assert_eq!((local.mac, local.mtu, local.kind.as_str(), local.up), (Some(HOST_MAC), 1400, "veth", false));
+    assert_eq!((peer.mac, peer.mtu, peer.up), (Some(POD_MAC), 1400, false));
+    assert_eq!(local.peer.unwrap().index, eth, "{local:?}");
+    assert!(local.peer.unwrap().netns_id.is_some(), "the peer is in another namespace: {local:?}");
+    assert!(!node.links().unwrap().iter().any(|link| link.name == "eth0"), "eth0 never existed in the node");
 
     node.set_up(host, true).unwrap();
     pod.set_up(eth, true).unwrap();
@@ -61,7 +61,7 @@ fn kernel_a_pod_gets_its_network_and_loses_it() {
     // Addresses are usable at once: no duplicate address detection.
     for address in ["10.9.0.5/32", "fd09::5/128"] {
         pod.add_address(eth, net(address)).unwrap();
-        pod.add_address(eth, net(address)).expect("adding again is fine");
+        pod.add_address(eth, net(address)).expect("idempotent");
     }
     let addresses = pod.addresses().unwrap();
     for address in ["10.9.0.5/32", "fd09::5/128"] {
@@ -105,11 +105,11 @@ fn kernel_a_pod_gets_its_network_and_loses_it() {
     node.delete_link("host0").unwrap();
     node.delete_link("host0").unwrap();
     node.delete_link_by_index(host).unwrap();
-    assert!(pod.link("eth0").unwrap_err().is_missing(), "the far end went with it");
+    assert!(pod.link("eth0").unwrap_err().is_missing(), "the peer was deleted too");
 }
 
 #[test]
-fn kernel_our_routes_are_told_from_others_and_replaced_in_place() {
+fn kernel_our_routes_are_recognised_and_replaced_in_place() {
     let netns = TestNetNs::new("routes");
     let mut node = Netlink::open_in(&netns).unwrap();
     node.create_bridge("up0", 1500).unwrap();
@@ -152,7 +152,7 @@ fn kernel_our_routes_are_told_from_others_and_replaced_in_place() {
 }
 
 #[test]
-fn kernel_changes_are_told() {
+fn kernel_changes_are_reported() {
     let netns = TestNetNs::new("watch");
     let mut node = Netlink::open_in(&netns).unwrap();
     let mut watch = Watch::open_in(&netns).unwrap();
@@ -166,15 +166,15 @@ fn kernel_changes_are_told() {
     node.delete_link("up0").unwrap();
 
     let mut seen = Vec::new();
-    let gone = |seen: &Vec<Change>| {
-        seen.iter().any(|change| matches!(change, Change::LinkGone(link) if link.name == "up0"))
+    let is_deleted = |seen: &Vec<Change>| {
+        seen.iter().any(|change| matches!(change, Change::LinkDeleted(link) if link.name == "up0"))
     };
     let deadline = Instant::now() + Duration::from_secs(5);
-    while !gone(&seen) && Instant::now() < deadline {
+    while !is_deleted(&seen) && Instant::now() < deadline {
         seen.extend(watch.wait(Some(Duration::from_millis(100))).unwrap());
     }
     let has = |wanted: &dyn Fn(&Change) -> bool| seen.iter().any(wanted);
-    assert!(gone(&seen), "{seen:?}");
+    assert!(is_deleted(&seen), "{seen:?}");
     assert!(has(&|change| matches!(change, Change::Link(link) if link.name == "up0" && link.up)), "{seen:?}");
     assert!(
         has(&|change| matches!(change, Change::Address(one) if one.net == net("10.1.0.1/24"))),
@@ -185,14 +185,14 @@ fn kernel_changes_are_told() {
         "{seen:?}"
     );
     assert!(
-        has(&|change| matches!(change, Change::RouteGone(one) if one.destination == route.destination)),
+        has(&|change| matches!(change, Change::RouteDeleted(one) if one.destination == route.destination)),
         "{seen:?}"
     );
     assert!(watch.wait(Some(Duration::ZERO)).unwrap().is_empty());
 }
 
 #[test]
-fn kernel_settings_are_put_back_as_they_were() {
+fn kernel_settings_are_restored() {
     let netns = TestNetNs::new("sysctl");
     let mut node = Netlink::open_in(&netns).unwrap();
     node.create_bridge("up0", 1500).unwrap();
@@ -200,26 +200,26 @@ fn kernel_settings_are_put_back_as_they_were() {
         .enter(|| {
             let (forward, filter) = ("net.ipv4.conf.up0.forwarding", "net.ipv4.conf.up0.rp_filter");
             let before = [sysctl::get(forward).unwrap(), sysctl::get(filter).unwrap()];
-            let mut previous = Vec::new();
+            let mut saved = Vec::new();
             for value in ["0", "1", "0", "1"] {
-                sysctl::set_remembering(forward, value, &mut previous).unwrap();
+                sysctl::set_and_save(forward, value, &mut saved).unwrap();
             }
             for value in ["2", "0", "2"] {
-                sysctl::set_remembering(filter, value, &mut previous).unwrap();
+                sysctl::set_and_save(filter, value, &mut saved).unwrap();
             }
-            assert_eq!(previous.len(), 2, "one line per setting: {previous:?}");
+            assert_eq!(saved.len(), 2, "one entry per setting: {saved:?}");
             assert_eq!(sysctl::get(filter).unwrap(), "2");
-            assert!(sysctl::restore(&previous).is_empty());
+            assert!(sysctl::restore(&saved).is_empty());
             assert_eq!([sysctl::get(forward).unwrap(), sysctl::get(filter).unwrap()], before);
             // A device that is gone has nothing to put back.
             Netlink::open().unwrap().delete_link("up0").unwrap();
-            assert!(sysctl::restore(&previous).is_empty());
+            assert!(sysctl::restore(&saved).is_empty());
         })
         .unwrap();
 }
 
 #[test]
-fn kernel_a_namespace_is_found_entered_and_told_apart() {
+fn kernel_a_namespace_is_opened_entered_and_identified() {
     let (one, two) = (TestNetNs::new("one"), TestNetNs::new("two"));
     let again = NetNs::open(one.path()).unwrap();
     assert_eq!(one.identity().unwrap(), again.identity().unwrap());
@@ -229,7 +229,7 @@ fn kernel_a_namespace_is_found_entered_and_told_apart() {
     let before = NetNs::current().unwrap().identity().unwrap();
     let inside = one.enter(|| NetNs::current().unwrap().identity().unwrap()).unwrap();
     assert_eq!(inside, one.identity().unwrap());
-    assert_eq!(NetNs::current().unwrap().identity().unwrap(), before, "the caller stays where it is");
+    assert_eq!(NetNs::current().unwrap().identity().unwrap(), before, "the caller stays in its namespace");
 
     let text = one.enter(|| panic!("inside")).unwrap_err().to_string();
     assert!(text.contains("inside") && text.contains(one.name()), "{text}");
@@ -237,7 +237,7 @@ fn kernel_a_namespace_is_found_entered_and_told_apart() {
     assert!(text.contains("/etc/hostname is not a network namespace"), "{text}");
     let text = NetNs::open("/no/such/netns").unwrap_err().to_string();
     assert!(text.contains("/no/such/netns"), "{text}");
-    assert!(NetNs::create_bound(one.path()).is_err(), "never over another one");
+    assert!(NetNs::create_bound(one.path()).is_err(), "an existing namespace is not replaced");
     assert_eq!(one.identity().unwrap(), NetNs::open(one.path()).unwrap().identity().unwrap());
 }
 
@@ -265,7 +265,7 @@ fn talk(node: &NetNs, pod: &NetNs, address: IpAddr) {
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !done() {
-        assert!(Instant::now() < deadline, "not within 5 s: {what}");
+        assert!(Instant::now() < deadline, "timed out after 5 s: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

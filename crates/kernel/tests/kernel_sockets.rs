@@ -21,7 +21,7 @@ use beeline_abi::service::{
 };
 use beeline_abi::{Ip, Port};
 use beeline_kernel::cgroup;
-use beeline_kernel::datapath::{Abandoned, Datapath, Gone};
+use beeline_kernel::datapath::{Datapath, RemovedBackends, StaleSockets};
 use beeline_kernel::netlink::SocketDiag;
 use beeline_sync::Tables;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -39,7 +39,7 @@ fn address(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
 
-/// A cgroup of the test, gone when dropped.
+/// A cgroup of the test, removed when dropped.
 struct TestCgroup(PathBuf);
 
 impl TestCgroup {
@@ -53,7 +53,7 @@ impl TestCgroup {
 impl Drop for TestCgroup {
     fn drop(&mut self) {
         if let Err(error) = cgroup::remove(&self.0) {
-            eprintln!("left behind: {error}");
+            eprintln!("not removed: {error}");
         }
     }
 }
@@ -97,14 +97,14 @@ fn set_backend(datapath: &mut Datapath, id: u32, value: &BackendValue) {
 }
 
 /// A node with hooks on a cgroup, and what runs in both.
-struct World {
+struct Fixture {
     node: TestNode,
     cgroup: TestCgroup,
     datapath: Datapath,
 }
 
-impl World {
-    fn new(name: &str, flags: u32) -> World {
+impl Fixture {
+    fn new(name: &str, flags: u32) -> Fixture {
         let node = TestNode::new();
         let cgroup = TestCgroup::new(name);
         let mut datapath = node.open();
@@ -112,26 +112,26 @@ impl World {
         datapath.set_config(&ConfigValue { netns_cookie, flags, ..ConfigValue::defaults() }).unwrap();
         fill(&mut datapath);
         assert_eq!(datapath.attach_sockets(&cgroup.0).unwrap(), 8);
-        World { node, cgroup, datapath }
+        Fixture { node, cgroup, datapath }
     }
 
-    /// Runs `story` in a process of its own in the node's namespace and in
+    /// Runs `work` in a process of its own in the node's namespace and in
     /// the cgroup; what it says is empty if it is content.
-    fn process(&self, story: impl FnOnce() -> Result<(), String>) {
+    fn process(&self, work: impl FnOnce() -> Result<(), String>) {
         let (mut reader, writer) = std::io::pipe().unwrap();
         // SAFETY: the child uses its own memory, and ends by _exit.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 drop(reader);
-                let told = cgroup::add(&self.cgroup.0, 0)
+                let result = cgroup::add(&self.cgroup.0, 0)
                     .map_err(|error| error.to_string())
                     .and_then(|()| self.node.netns.enter_this_thread().map_err(|error| error.to_string()))
-                    .and_then(|()| story());
-                if let Err(text) = &told {
+                    .and_then(|()| work());
+                if let Err(text) = &result {
                     let _ = (&writer).write_all(text.as_bytes());
                 }
                 // SAFETY: ends the child without running the parent's cleanup.
-                unsafe { nix::libc::_exit(i32::from(told.is_err())) }
+                unsafe { nix::libc::_exit(i32::from(result.is_err())) }
             }
             ForkResult::Parent { child } => {
                 drop(writer);
@@ -148,34 +148,34 @@ fn check<T: PartialEq + std::fmt::Debug>(what: &str, is: T, should: T) -> Result
     if is == should { Ok(()) } else { Err(format!("{what}: {is:?}, not {should:?}")) }
 }
 
-fn said<T>(what: &str, result: std::io::Result<T>) -> Result<T, String> {
+fn describe<T>(what: &str, result: std::io::Result<T>) -> Result<T, String> {
     result.map_err(|error| format!("{what}: {error}"))
 }
 
 /// connect(2), over TCP; the peer has the Service's name.
 fn connects(service: &str, port: u16, backend: &str) -> Result<(), String> {
-    let listener = said("listen", TcpListener::bind(address(backend, 8080)))?;
-    let stream = said("connect", TcpStream::connect(address(service, port)))?;
-    let (_, client) = said("accept", listener.accept())?;
-    let own = said("own name", stream.local_addr())?;
+    let listener = describe("listen", TcpListener::bind(address(backend, 8080)))?;
+    let stream = describe("connect", TcpStream::connect(address(service, port)))?;
+    let (_, client) = describe("accept", listener.accept())?;
+    let own = describe("own name", stream.local_addr())?;
     let own = SocketAddr::new(own.ip().to_canonical(), own.port());
     check("the peer that the server sees", client, own)?;
-    check("the peer that the client sees", said("peer", stream.peer_addr())?, address(service, port))
+    check("the peer that the client sees", describe("peer", stream.peer_addr())?, address(service, port))
 }
 
 /// sendmsg(2) and recvmsg(2), not connected.
 fn exchanges(client: &UdpSocket, server: &UdpSocket, to: SocketAddr) -> Result<(), String> {
-    said("send", client.send_to(b"ask", to))?;
+    describe("send", client.send_to(b"ask", to))?;
     let mut bytes = [0; 16];
-    let (_, from) = said("receive", server.recv_from(&mut bytes))?;
-    said("answer", server.send_to(b"answer", from))?;
-    let (_, from) = said("receive the answer", client.recv_from(&mut bytes))?;
-    check("where the answer comes from", from, to)
+    let (_, from) = describe("receive", server.recv_from(&mut bytes))?;
+    describe("answer", server.send_to(b"answer", from))?;
+    let (_, from) = describe("receive the answer", client.recv_from(&mut bytes))?;
+    check("source address of the reply", from, to)
 }
 
 fn udp(at: SocketAddr) -> Result<UdpSocket, String> {
-    let socket = said("bind", UdpSocket::bind(at))?;
-    said("time-out", socket.set_read_timeout(Some(Duration::from_secs(3))))?;
+    let socket = describe("bind", UdpSocket::bind(at))?;
+    describe("time-out", socket.set_read_timeout(Some(Duration::from_secs(3))))?;
     Ok(socket)
 }
 
@@ -188,41 +188,42 @@ fn kernel_the_nodes_sockets_reach_services() {
     if no_programs() {
         return;
     }
-    let mut world = World::new("reach", flags::NODE_PORT_LOOPBACK);
+    let mut fixture = Fixture::new("reach", flags::NODE_PORT_LOOPBACK);
     for (service, backend) in SERVICES.into_iter().zip(BACKENDS) {
-        world.process(|| connects(service, 80, backend));
-        world.process(|| connects(backend, 30080, backend));
-        world.process(|| exchanges(&udp(any(service))?, &udp(address(backend, 8080))?, address(service, 80)));
+        fixture.process(|| connects(service, 80, backend));
+        fixture.process(|| connects(backend, 30080, backend));
+        fixture
+            .process(|| exchanges(&udp(any(service))?, &udp(address(backend, 8080))?, address(service, 80)));
     }
     // An IPv6 socket that names IPv4 (RFC 4291 section 2.5.5.2).
-    world.process(|| connects("::ffff:10.96.0.10", 80, BACKENDS[0]));
+    fixture.process(|| connects("::ffff:10.96.0.10", 80, BACKENDS[0]));
     // A datagram socket stays with its backend while that serves, then leaves.
     let (id, service) = (1, address(SERVICES[0], 80));
     let first = backend_at(BACKENDS[0], 8080);
-    world.process(|| {
+    fixture.process(|| {
         let (client, server) = (udp(any(SERVICES[0]))?, udp(address(BACKENDS[0], 8080))?);
         exchanges(&client, &server, service)?;
         exchanges(&client, &server, service)
     });
-    set_backend(&mut world.datapath, id, &BackendValue { state: backend_state::TERMINATING, ..first });
+    set_backend(&mut fixture.datapath, id, &BackendValue { state: backend_state::TERMINATING, ..first });
     let next = backend_at(BACKENDS[0], 9090);
-    set_backend(&mut world.datapath, 7, &next);
+    set_backend(&mut fixture.datapath, 7, &next);
     let slot = SlotKey { service: id, generation: 2, slot: 0 };
-    world.datapath.slot().update(&slot, &SlotValue::of(7, &next)).unwrap();
+    fixture.datapath.slot().update(&slot, &SlotValue::of(7, &next)).unwrap();
     let value = ServiceValue { generation: 2, slots: 1, ..ServiceValue::default() };
-    world.datapath.service().update(&id, &value).unwrap();
-    world.process(|| exchanges(&udp(any(SERVICES[0]))?, &udp(address(BACKENDS[0], 9090))?, service));
+    fixture.datapath.service().update(&id, &value).unwrap();
+    fixture.process(|| exchanges(&udp(any(SERVICES[0]))?, &udp(address(BACKENDS[0], 9090))?, service));
 }
 
 #[test]
-fn kernel_a_service_without_endpoints_refuses_the_call() {
+fn kernel_a_service_without_endpoints_refuses_connections() {
     if no_programs() {
         return;
     }
-    let world = World::new("refuse", 0);
+    let fixture = Fixture::new("refuse", 0);
     for service in SERVICES {
         for port in [81, 82] {
-            world.process(|| {
+            fixture.process(|| {
                 let error = TcpStream::connect(address(service, port)).err();
                 let error = error.and_then(|error| error.raw_os_error());
                 check("connect", error, Some(nix::libc::ECONNREFUSED))?;
@@ -234,29 +235,29 @@ fn kernel_a_service_without_endpoints_refuses_the_call() {
 }
 
 #[test]
-fn kernel_sockets_of_pods_are_translated_where_that_is_wanted() {
+fn kernel_sockets_of_pods_are_translated_where_it_is_enabled() {
     if no_programs() {
         return;
     }
-    let mut world = World::new("pods", 0);
-    let config = world.datapath.config().unwrap();
+    let mut fixture = Fixture::new("pods", 0);
+    let config = fixture.datapath.config().unwrap();
     // To the hooks another namespace than the node's is a pod's.
     let elsewhere = ConfigValue { netns_cookie: config.netns_cookie + 1_000_000, ..config };
-    world.datapath.set_config(&elsewhere).unwrap();
-    let left_alone = || {
-        let listener = said("listen", TcpListener::bind(address(BACKENDS[0], 8080)))?;
-        said("no wait", listener.set_nonblocking(true))?;
+    fixture.datapath.set_config(&elsewhere).unwrap();
+    let is_untranslated = || {
+        let listener = describe("listen", TcpListener::bind(address(BACKENDS[0], 8080)))?;
+        describe("no wait", listener.set_nonblocking(true))?;
         let timeout = Duration::from_millis(300);
         Ok::<_, String>(TcpStream::connect_timeout(&address(SERVICES[0], 80), timeout).is_err())
     };
-    world.process(|| check("a pod's socket", left_alone()?, true));
-    world.datapath.set_config(&ConfigValue { flags: flags::SOCKET_PODS, ..elsewhere }).unwrap();
-    world.process(|| check("a pod nobody knows", left_alone()?, true));
+    fixture.process(|| check("a pod's socket", is_untranslated()?, true));
+    fixture.datapath.set_config(&ConfigValue { flags: flags::SOCKET_PODS, ..elsewhere }).unwrap();
+    fixture.process(|| check("an unknown pod", is_untranslated()?, true));
     let pod = NamespaceValue { flags: namespace_flags::SOCKETS, reserved: 0 };
-    world.datapath.namespace().update(&config.netns_cookie, &pod).unwrap();
-    world.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
-    world.datapath.namespace().update(&config.netns_cookie, &NamespaceValue::default()).unwrap();
-    world.process(|| check("a pod that asked for it", left_alone()?, true));
+    fixture.datapath.namespace().update(&config.netns_cookie, &pod).unwrap();
+    fixture.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
+    fixture.datapath.namespace().update(&config.netns_cookie, &NamespaceValue::default()).unwrap();
+    fixture.process(|| check("a pod that disabled it", is_untranslated()?, true));
 }
 
 #[test]
@@ -264,91 +265,95 @@ fn kernel_the_hooks_outlive_the_agent_and_move_to_another_cgroup() {
     if no_programs() {
         return;
     }
-    let mut world = World::new("first", 0);
-    drop(std::mem::replace(&mut world.datapath, world.node.open()));
-    assert_eq!(world.datapath.attached_sockets().len(), 8);
-    assert_eq!(world.datapath.attach_sockets(&world.cgroup.0).unwrap(), 0, "nothing was missing");
-    world.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
+    let mut fixture = Fixture::new("first", 0);
+    drop(std::mem::replace(&mut fixture.datapath, fixture.node.open()));
+    assert_eq!(fixture.datapath.attached_sockets().len(), 8);
+    assert_eq!(fixture.datapath.attach_sockets(&fixture.cgroup.0).unwrap(), 0, "all hooks were attached");
+    fixture.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
     let other = TestCgroup::new("other");
-    assert_eq!(world.datapath.attach_sockets(&other.0).unwrap(), 8);
-    let first = std::mem::replace(&mut world.cgroup, other);
-    world.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
-    world.datapath.detach_sockets().unwrap();
-    assert!(world.datapath.attached_sockets().is_empty());
+    assert_eq!(fixture.datapath.attach_sockets(&other.0).unwrap(), 8);
+    let first = std::mem::replace(&mut fixture.cgroup, other);
+    fixture.process(|| connects(SERVICES[0], 80, BACKENDS[0]));
+    fixture.datapath.detach_sockets().unwrap();
+    assert!(fixture.datapath.attached_sockets().is_empty());
     drop(first);
 }
 
-/// What a datagram socket says once its backend is gone: one error, then it
+/// What a datagram socket says once its backend is removed: one error, then it
 /// is as if it had never been connected.
-fn is_told(client: &UdpSocket) -> Result<(), String> {
+fn gets_econnaborted(client: &UdpSocket) -> Result<(), String> {
     let error = client.recv(&mut [0; 16]).err().and_then(|error| error.raw_os_error());
-    check("the socket of a backend that is gone", error, Some(nix::libc::ECONNABORTED))?;
+    check("the socket of a removed backend", error, Some(nix::libc::ECONNABORTED))?;
     check("its peer", client.peer_addr().is_err(), true)
 }
 
 #[test]
-fn kernel_sockets_of_a_backend_that_is_gone_are_destroyed_and_no_others() {
+fn kernel_only_sockets_of_a_removed_backend_are_destroyed() {
     if no_programs() {
         return;
     }
-    let world = World::new("gone", 0);
-    let table = world.datapath.socket_table().unwrap();
+    let fixture = Fixture::new("removed", 0);
+    let table = fixture.datapath.socket_table().unwrap();
     for (i, (service, backend)) in SERVICES.into_iter().zip(BACKENDS).enumerate() {
-        let gone = HashMap::from([(1 + i as u32, backend_at(backend, 8080))]);
-        let destroy = |gone: &HashMap<u32, BackendValue>| -> Result<u64, String> {
-            let gone = Gone { backends: gone.clone(), ..Gone::default() };
-            let mut abandoned = Abandoned::find(&table, &gone).map_err(|error| error.to_string())?;
+        let removed = HashMap::from([(1 + i as u32, backend_at(backend, 8080))]);
+        let destroy = |removed: &HashMap<u32, BackendValue>| -> Result<u64, String> {
+            let removed = RemovedBackends { backends: removed.clone(), ..RemovedBackends::default() };
+            let mut stale = StaleSockets::find(&table, &removed).map_err(|error| error.to_string())?;
             let mut diag = SocketDiag::open().map_err(|error| error.to_string())?;
-            abandoned.destroy(&mut diag).map_err(|error| error.to_string())
+            stale.destroy(&mut diag).map_err(|error| error.to_string())
         };
-        world.process(|| {
+        fixture.process(|| {
             let server = udp(address(backend, 8080))?;
             let connected = |to| -> Result<UdpSocket, String> {
                 let client = udp(any(backend))?;
-                said("connect", client.connect(to))?;
-                said("ask", client.send(b"ask"))?;
-                said("be asked", server.recv_from(&mut [0; 16]))?;
+                describe("connect", client.connect(to))?;
+                describe("ask", client.send(b"ask"))?;
+                describe("be asked", server.recv_from(&mut [0; 16]))?;
                 Ok(client)
             };
             let client = connected(address(service, 80))?;
             // By its own address: not by the Service, not ours to end.
             let direct = connected(address(backend, 8080))?;
-            let listener = said("listen", TcpListener::bind(address(backend, 8080)))?;
-            let mut stream = said("connect", TcpStream::connect(address(service, 80)))?;
-            let (mut accepted, _) = said("accept", listener.accept())?;
+            let listener = describe("listen", TcpListener::bind(address(backend, 8080)))?;
+            let mut stream = describe("connect", TcpStream::connect(address(service, 80)))?;
+            let (mut accepted, _) = describe("accept", listener.accept())?;
 
-            check("others are gone", destroy(&HashMap::from([(77, gone[&(1 + i as u32)])]))?, 0)?;
-            check("destroyed", destroy(&gone)?, 1)?;
-            is_told(&client)?;
-            check("found again", destroy(&gone)?, 0)?;
-            said("the direct one", direct.send(b"ask"))?;
-            said("the stream", stream.write_all(b"x"))?;
+            check(
+                "another backend is removed",
+                destroy(&HashMap::from([(77, removed[&(1 + i as u32)])]))?,
+                0,
+            )?;
+            check("destroyed", destroy(&removed)?, 1)?;
+            gets_econnaborted(&client)?;
+            check("found again", destroy(&removed)?, 0)?;
+            describe("the direct one", direct.send(b"ask"))?;
+            describe("the stream", stream.write_all(b"x"))?;
 
             let over_tcp = |backend: &BackendValue| BackendValue { proto: proto::TCP, ..*backend };
-            let gone = gone.iter().map(|(id, backend)| (*id, over_tcp(backend))).collect();
-            check("streams destroyed", destroy(&gone)?, 1)?;
+            let removed = removed.iter().map(|(id, backend)| (*id, over_tcp(backend))).collect();
+            check("streams destroyed", destroy(&removed)?, 1)?;
             let error = stream.read(&mut [0; 1]).err().and_then(|error| error.raw_os_error());
             check("the stream", error, Some(nix::libc::ECONNABORTED))?;
             let ended = accepted.read_exact(&mut [0; 2]).err().and_then(|error| error.raw_os_error());
             check("the other end is reset", ended, Some(nix::libc::ECONNRESET))?;
             // The client connects the same socket again and is served.
-            said("connect again", client.connect(address(service, 80)))?;
-            said("ask again", client.send(b"ask"))?;
-            said("be asked again", server.recv_from(&mut [0; 16])).map(|_| ())
+            describe("connect again", client.connect(address(service, 80)))?;
+            describe("ask again", client.send(b"ask"))?;
+            describe("be asked again", server.recv_from(&mut [0; 16])).map(|_| ())
         });
     }
     // An IPv6 socket that named IPv4.
     let backends = HashMap::from([(1, backend_at(BACKENDS[0], 8080))]);
-    let gone = Gone { backends, ..Gone::default() };
-    world.process(|| {
+    let removed = RemovedBackends { backends, ..RemovedBackends::default() };
+    fixture.process(|| {
         let _server = udp(address(BACKENDS[0], 8080))?;
         let client = udp(address("::", 0))?;
-        said("connect", client.connect(address("::ffff:10.96.0.10", 80)))?;
-        let mut abandoned = Abandoned::find(&table, &gone).map_err(|error| error.to_string())?;
+        describe("connect", client.connect(address("::ffff:10.96.0.10", 80)))?;
+        let mut stale = StaleSockets::find(&table, &removed).map_err(|error| error.to_string())?;
         let mut diag = SocketDiag::open().map_err(|error| error.to_string())?;
-        let destroyed = abandoned.destroy(&mut diag).map_err(|error| error.to_string())?;
+        let destroyed = stale.destroy(&mut diag).map_err(|error| error.to_string())?;
         check("destroyed", destroyed, 1)?;
-        is_told(&client)?;
-        diag.try_destroy().map_err(|error| error.to_string())
+        gets_econnaborted(&client)?;
+        diag.probe_destroy().map_err(|error| error.to_string())
     });
 }

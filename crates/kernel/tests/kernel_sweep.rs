@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, SWEEP_INTERVAL_NS, SWEEP_REMOVALS_MAX};
 use beeline_abi::{Ip, Port};
-use beeline_kernel::datapath::Pinned;
+use beeline_kernel::datapath::PinnedDatapath;
 use beeline_sync::Table;
 use support::{TestNode, no_programs};
 
@@ -32,16 +32,16 @@ fn kernel_expired_connections_are_swept_without_an_owner() {
         datapath.connections().update(&key(number), &value).unwrap();
     }
     drop(datapath);
-    let pinned = Pinned::open(&node.bpffs).unwrap();
-    let patience = Instant::now() + 3 * Duration::from_nanos(SWEEP_INTERVAL_NS);
-    while pinned.sweep().unwrap().live == 0 && Instant::now() < patience {
+    let pinned = PinnedDatapath::open(&node.bpffs).unwrap();
+    let deadline = Instant::now() + 3 * Duration::from_nanos(SWEEP_INTERVAL_NS);
+    while pinned.sweep().unwrap().live == 0 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(100));
     }
     let sweep = pinned.sweep().unwrap();
     println!("{sweep:?}");
     assert_eq!((sweep.removed, sweep.live), (DEAD, LIVE), "{sweep:?}");
-    assert!(sweep.sweeps > DEAD / SWEEP_REMOVALS_MAX, "no sweep takes more than its share: {sweep:?}");
+    assert!(sweep.sweeps > DEAD / SWEEP_REMOVALS_MAX, "no sweep removes more than the limit: {sweep:?}");
     let left = pinned.conntrack().unwrap();
     assert_eq!(left.len() as u64, LIVE, "{sweep:?}");
-    assert!(left.iter().all(|(_, value)| value.expires == u32::MAX), "a live connection was taken");
+    assert!(left.iter().all(|(_, value)| value.expires == u32::MAX), "a live connection was removed");
 }

@@ -15,7 +15,7 @@ use beeline_abi::service::{
     BackendValue, FrontendKey, FrontendValue, ServiceAddressValue, ServiceValue, SlotKey, SlotValue,
 };
 use beeline_abi::{DropReason, Ip, Port};
-use beeline_kernel::datapath::{Datapath, Pinned, TestPacket};
+use beeline_kernel::datapath::{Datapath, PinnedDatapath, TestPacket};
 use beeline_sync::{Delta, Prune, Reconciler, Table, Tables};
 use nix::poll::{PollFd, PollFlags, poll};
 use std::os::fd::AsFd;
@@ -59,11 +59,11 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
     // Older ones tell the size of full tables.
     let sizes_are_real = kernel_is((6, 4));
     if !sizes_are_real {
-        eprintln!("skipped: the memory of tables, which Linux tells since 6.4");
+        eprintln!("skipped: this kernel does not report the memory of tables (Linux 6.4 or later)");
     }
     assert!(
         !sizes_are_real || megabytes(&empty) < 64,
-        "an empty node holds {} MB: {empty:?}",
+        "an empty node uses {} MB: {empty:?}",
         megabytes(&empty)
     );
 
@@ -82,7 +82,7 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
 
     // A reader sees the same, and the next life has nothing to write.
     let started = Instant::now();
-    let contents = Pinned::open(&bpffs).unwrap().contents().unwrap();
+    let contents = PinnedDatapath::open(&bpffs).unwrap().contents().unwrap();
     println!("{} entries read in {:?}", contents.len(), started.elapsed());
     assert_eq!(contents.dangling(), Vec::<String>::new());
     let mut expected = beeline_sync::Contents::default();
@@ -103,7 +103,7 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
 }
 
 #[test]
-fn kernel_the_longest_prefix_answers() {
+fn kernel_the_longest_prefix_wins() {
     if no_programs() {
         return;
     }
@@ -143,11 +143,11 @@ fn kernel_the_longest_prefix_answers() {
     expected.sort_unstable();
     assert_eq!(entries.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
     datapath.address().delete(&key("10.244.1.0/24")).unwrap();
-    datapath.address().delete(&key("10.244.1.0/24")).expect("again is fine");
+    datapath.address().delete(&key("10.244.1.0/24")).expect("idempotent");
 }
 
 #[test]
-fn kernel_a_drop_is_counted_and_told() {
+fn kernel_a_drop_is_counted_and_reported() {
     if no_programs() {
         return;
     }
@@ -173,18 +173,18 @@ fn kernel_a_drop_is_counted_and_told() {
     assert_eq!((counter.packets, counter.bytes), (50, 50 * 60));
 
     let readable = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], 1000u16).unwrap();
-    assert_eq!(readable, 1, "the descriptor tells that there is something");
-    let told: Vec<_> = std::iter::from_fn(|| events.next()).collect();
+    assert_eq!(readable, 1, "the descriptor becomes readable");
+    let received: Vec<_> = std::iter::from_fn(|| events.next()).collect();
     // The window of the rate may turn once, and each CPU has its own.
-    assert!((3..50).contains(&told.len()), "{} events", told.len());
-    let first = &told[0];
+    assert!((3..50).contains(&received.len()), "{} events", received.len());
+    let first = &received[0];
     assert_eq!(
         (first.hook, first.reason),
         (hook::FROM_POD, DropReason::UnsupportedProtocol as u8),
         "{first:?}"
     );
     assert_eq!((first.ifindex, first.length), (node.pod_ifindex, 60), "{first:?}");
-    let unwritten = 50 - told.len() as u64;
-    assert!(told.iter().map(|event| event.lost).max().unwrap() <= unwritten, "{told:?}");
+    let unwritten = 50 - received.len() as u64;
+    assert!(received.iter().map(|event| event.lost).max().unwrap() <= unwritten, "{received:?}");
     assert_eq!(events.skipped(), 0);
 }

@@ -152,9 +152,9 @@ fn join(there: &NetNs, v6: bool) -> Result<()> {
     let end = |name| VethEnd { name, mac: None };
     // With one index at both ends, the kernel may take seconds to believe that
     // the link is up (`linkwatch_urgent_event`): let this namespace count on.
-    near.create_veth(&Veth { here: end("spare"), there: end("spare-peer"), mtu: 1500, there_netns: None })?;
+    near.create_veth(&Veth { local: end("spare"), peer: end("spare-peer"), mtu: 1500, peer_netns: None })?;
     near.delete_link("spare")?;
-    near.create_veth(&Veth { here: end("near"), there: end("far"), mtu: 1500, there_netns: Some(there) })?;
+    near.create_veth(&Veth { local: end("near"), peer: end("far"), mtu: 1500, peer_netns: Some(there) })?;
     let mut far = Netlink::open_in(there)?;
     for (netlink, name, host) in [(&mut near, "near", 1), (&mut far, "far", 2)] {
         let ifindex = netlink.index(name)?;

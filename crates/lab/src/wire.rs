@@ -65,10 +65,10 @@ pub fn cable(host: &NetNs, device: (&str, Mac), switch: &NetNs, port: &str, brid
     let (device, mac) = device;
     let mut switch = Netlink::open_in(switch)?;
     switch.create_veth(&Veth {
-        here: VethEnd { name: port, mac: None },
-        there: VethEnd { name: device, mac: Some(mac) },
+        local: VethEnd { name: port, mac: None },
+        peer: VethEnd { name: device, mac: Some(mac) },
         mtu: MTU,
-        there_netns: Some(host),
+        peer_netns: Some(host),
     })?;
     let (port, bridge) = (switch.index(port)?, switch.index(bridge)?);
     switch.set_master(port, Some(bridge))?;

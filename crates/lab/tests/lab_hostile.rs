@@ -18,7 +18,7 @@ use beeline_abi::counter::{drop_index, hook};
 use beeline_abi::endpoint::EndpointValue;
 use beeline_abi::{DropReason, Ip, maps};
 use beeline_api::{Attachment, Call, ClientError, ErrorKind, Response};
-use beeline_kernel::datapath::{Datapath, Pinned};
+use beeline_kernel::datapath::{Datapath, PinnedDatapath};
 use beeline_kernel::netlink::Netlink;
 use beeline_lab::cgroup::processes;
 use beeline_lab::daemon::agents::AgentAction;
@@ -154,7 +154,7 @@ fn lab_pods_come_and_go_while_the_agent_is_away() {
     let lab = TestLab::up_with("away", &["--nodes", "1"]);
     apply(&lab, &[pod("first", "node-1")]);
     let (api, first) = (Api::open(&lab), lab.pod("first").netns());
-    let pinned = || Pinned::open(&lab.paths().node("node-1").bpffs()).unwrap();
+    let pinned = || PinnedDatapath::open(&lab.paths().node("node-1").bpffs()).unwrap();
 
     lab.agent("node-1", AgentAction::Stop);
     api.create_pod("late", "node-1");
@@ -170,7 +170,8 @@ fn lab_pods_come_and_go_while_the_agent_is_away() {
     lab.wait_until("DEL has left word for the agent", PATIENCE, || {
         fs::read_dir(&spool).is_ok_and(|files| files.count() == 1)
     });
-    let is_there = |pinned: &Pinned| pinned.tables().endpoint.get(&Ip::from(late[0])).unwrap().is_some();
+    let is_there =
+        |pinned: &PinnedDatapath| pinned.tables().endpoint.get(&Ip::from(late[0])).unwrap().is_some();
     assert!(is_there(&pinned()), "nobody has taken it out of the tables yet");
     lab.agent("node-1", AgentAction::Start);
     lab.wait_until("the agent has made up for it", PATIENCE, || {
@@ -233,7 +234,7 @@ fn lab_without_the_api_server_a_node_starts_from_its_last_good_state() {
 }
 
 /// Packets that the program behind a pod's device dropped, by reason.
-fn dropped(pinned: &Pinned, reason: DropReason) -> u64 {
+fn dropped(pinned: &PinnedDatapath, reason: DropReason) -> u64 {
     pinned.counters().unwrap()[drop_index(hook::FROM_POD, reason as u8) as usize].packets
 }
 
@@ -274,7 +275,7 @@ fn lab_garbage_harms_nobody_but_its_sender() {
     let ips = lab.until_pod_ready("vandal");
     let others = lab.until_pod_ready("near");
     let vandal = lab.pod("vandal").netns();
-    let pinned = Pinned::open(&lab.paths().node("node-1").bpffs()).unwrap();
+    let pinned = PinnedDatapath::open(&lab.paths().node("node-1").bpffs()).unwrap();
     let before: Vec<u64> = DropReason::ALL.iter().map(|reason| dropped(&pinned, *reason)).collect();
     let agent = lab.status().nodes[0].agent_pid;
 
@@ -380,7 +381,7 @@ fn lab_a_full_connection_table_keeps_those_that_are_and_tells_of_those_that_are_
     let open = || to.iter().map(TcpStream::connect).collect::<Result<Vec<_>, _>>();
     let kept = first.enter(open).unwrap().unwrap();
     let mut datapath = datapath(&lab, "node-1");
-    let pinned = Pinned::open(&lab.paths().node("node-1").bpffs()).unwrap();
+    let pinned = PinnedDatapath::open(&lab.paths().node("node-1").bpffs()).unwrap();
     let before = dropped(&pinned, DropReason::ConntrackFull);
     // Those of the open connections expire last.
     let expires = datapath.conntrack().unwrap().iter().map(|(_, value)| value.expires).max().unwrap();

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use beeline_kernel::datapath::{Attached, Datapath, DatapathError, EMBEDDED, Options, ProgramInfo};
+use beeline_kernel::datapath::{AttachedProgram, Datapath, DatapathError, EMBEDDED, Options, ProgramInfo};
 use beeline_lab::daemon::agents::AgentAction;
 use beeline_lab::harness::TestLab;
 use beeline_lab::protocol::{Call, ask};
@@ -56,7 +56,10 @@ fn releases() -> Vec<Release> {
 
 /// What a release's agent does first, and what it does when it is in step
 /// with the API server. Returns the devices with programs, and the programs.
-fn take_over(bpffs: &Path, release: &Release) -> Result<(Vec<Attached>, Vec<ProgramInfo>), DatapathError> {
+fn take_over(
+    bpffs: &Path,
+    release: &Release,
+) -> Result<(Vec<AttachedProgram>, Vec<ProgramInfo>), DatapathError> {
     let options = Options { object: &release.object, abi_version: release.layout, ..Options::default() };
     let mut datapath = Datapath::open_with(bpffs, &options)?;
     datapath.remove_other_layouts()?;
@@ -95,7 +98,7 @@ impl Node<'_> {
         names.filter(|name| name.starts_with('v')).collect()
     }
 
-    fn take_over(&self, release: &Release) -> (Vec<Attached>, Vec<ProgramInfo>) {
+    fn take_over(&self, release: &Release) -> (Vec<AttachedProgram>, Vec<ProgramInfo>) {
         let (bpffs, layout) = (self.bpffs(), release.layout);
         let opened = self.lab.node(self.name).netns().enter(|| take_over(&bpffs, release));
         let opened = opened.unwrap_or_else(|error| panic!("{}: {error}", self.name));
@@ -132,7 +135,7 @@ impl Node<'_> {
         };
         while !ends.load(Ordering::Relaxed) {
             self.agent(AgentAction::Stop);
-            let mut before: Option<(Vec<Attached>, Vec<ProgramInfo>)> = None;
+            let mut before: Option<(Vec<AttachedProgram>, Vec<ProgramInfo>)> = None;
             for (number, release) in releases.iter().enumerate() {
                 changes.killed += kill(number, took);
                 let begun = Instant::now();

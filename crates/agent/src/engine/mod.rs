@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use beeline_abi::config::{ConfigValue, flags};
-use beeline_kernel::datapath::Gone;
+use beeline_kernel::datapath::RemovedBackends;
 use beeline_kernel::netlink::Address;
 use beeline_model::ObjectName;
 use beeline_plan::{HealthCheck, OwnNode, Planner};
@@ -258,7 +258,7 @@ impl Engine {
     }
 
     /// Ends what the socket hooks have connected to these backends.
-    fn end_sockets(&self, gone: Gone) {
+    fn end_sockets(&self, gone: RemovedBackends) {
         let Some(sockets) = self.sockets.as_ref().filter(|_| !gone.is_empty()) else { return };
         let namespace = |endpoint: &Endpoint| {
             let path = PathBuf::from(&endpoint.pod.netns);

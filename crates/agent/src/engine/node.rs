@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use beeline_abi::ABI_VERSION;
 use beeline_abi::config::{ConfigValue, flags as config_flags};
 use beeline_kernel::netlink::Change;
-use beeline_kernel::sysctl::Previous;
+use beeline_kernel::sysctl::SavedSetting;
 use tracing::{info, warn};
 
 use super::{Cause, Engine};
@@ -278,7 +278,7 @@ impl Engine {
                 && before != value
             {
                 if !previous.iter().any(|known| known.name == name) {
-                    previous.push(Previous { name: name.clone(), value: before.clone() });
+                    previous.push(SavedSetting { name: name.clone(), value: before.clone() });
                 }
                 changes.push((name, before, value));
             }

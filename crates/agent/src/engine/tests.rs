@@ -9,7 +9,7 @@ use beeline_abi::config::ConfigValue;
 use beeline_abi::counter::CounterValue;
 use beeline_abi::maps::programs;
 use beeline_api::{ApiError, Attachment, ErrorKind};
-use beeline_kernel::datapath::Attached;
+use beeline_kernel::datapath::AttachedProgram;
 use beeline_kernel::kube_proxy::{Family, Rules};
 use beeline_kernel::netlink::{Link as Device, Route};
 use beeline_model::{
@@ -29,7 +29,7 @@ use crate::options::Options;
 #[derive(Default)]
 struct Machine {
     tables: MemoryTables,
-    attached: Vec<Attached>,
+    attached: Vec<AttachedProgram>,
     config: ConfigValue,
     observed: Observed,
     sysctls: BTreeMap<String, String>,
@@ -69,7 +69,7 @@ impl Datapath for MemoryDatapath {
         anyhow::ensure!(!machine.refuse_attach, "the kernel refuses");
         machine.log.push(format!("attach {ifindex}"));
         for program in [programs::FROM_POD, programs::TO_POD] {
-            machine.attached.push(Attached { ifindex, program });
+            machine.attached.push(AttachedProgram { ifindex, program });
         }
         Ok(())
     }
@@ -77,7 +77,7 @@ impl Datapath for MemoryDatapath {
     fn attach_uplink(&mut self, ifindex: u32) -> anyhow::Result<()> {
         let mut machine = self.machine.lock();
         machine.log.push(format!("attach {ifindex}"));
-        machine.attached.push(Attached { ifindex, program: programs::FROM_UPLINK });
+        machine.attached.push(AttachedProgram { ifindex, program: programs::FROM_UPLINK });
         Ok(())
     }
 
@@ -88,7 +88,7 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn attached(&self) -> Vec<Attached> {
+    fn attached(&self) -> Vec<AttachedProgram> {
         self.machine.lock().attached.clone()
     }
 

@@ -23,7 +23,7 @@ pub fn latest(changes: Vec<Change>) -> Vec<Change> {
         .rev()
         .filter(|change| match change {
             Change::Link(link) => told.insert(link.index),
-            Change::LinkGone(link) => {
+            Change::LinkDeleted(link) => {
                 told.insert(link.index);
                 true
             }
@@ -39,16 +39,16 @@ pub fn latest(changes: Vec<Change>) -> Vec<Change> {
 pub fn matters<'a>(change: &Change, pod_on: impl Fn(u32) -> Option<&'a Endpoint>) -> bool {
     match change {
         Change::Link(link) if is_pod_link(link) => pod_on(link.index).is_some_and(|pod| !is_good(link, pod)),
-        Change::LinkGone(link) if is_pod_link(link) => pod_on(link.index).is_some(),
-        Change::Link(_) | Change::LinkGone(_) | Change::Lost => true,
-        Change::Address(address) | Change::AddressGone(address) => !is_link_local(&address.net.addr()),
+        Change::LinkDeleted(link) if is_pod_link(link) => pod_on(link.index).is_some(),
+        Change::Link(_) | Change::LinkDeleted(_) | Change::Overrun => true,
+        Change::Address(address) | Change::AddressDeleted(address) => !is_link_local(&address.net.addr()),
         Change::Route(route) => is_looked_at(route) && route.protocol != protocol::BEELINE,
-        Change::RouteGone(route) => {
+        Change::RouteDeleted(route) => {
             is_looked_at(route) && (!is_of_a_pod(route) || pod_on(route.ifindex).is_some())
         }
         Change::Neighbour(neighbour) => pod_on(neighbour.ifindex)
             .is_some_and(|pod| is_address_of(neighbour, pod) && !leads_to(neighbour, pod)),
-        Change::NeighbourGone(neighbour) => {
+        Change::NeighbourDeleted(neighbour) => {
             pod_on(neighbour.ifindex).is_some_and(|pod| is_address_of(neighbour, pod))
         }
     }
@@ -150,18 +150,18 @@ mod tests {
             &[
                 Change::Link(Link { up: false, mac: None, ..device(OTHER) }),
                 Change::Link(device(POD)),
-                Change::LinkGone(device(OTHER)),
+                Change::LinkDeleted(device(OTHER)),
                 Change::Address(address("fe80::be:e1ff:fe00:1/64")),
-                Change::AddressGone(address("fe80::be:e1ff:fe00:1/64")),
+                Change::AddressDeleted(address("fe80::be:e1ff:fe00:1/64")),
                 Change::Route(route("fe80::/64", POD, protocol::KERNEL)),
                 Change::Route(route("10.244.1.5/32", POD, protocol::BEELINE)),
                 Change::Route(Route { table: table::LOCAL, ..route("ff00::/8", POD, protocol::KERNEL) }),
-                Change::RouteGone(route("fe80::/64", OTHER, protocol::KERNEL)),
-                Change::RouteGone(route("fd00:1::6/128", OTHER, protocol::BEELINE)),
+                Change::RouteDeleted(route("fe80::/64", OTHER, protocol::KERNEL)),
+                Change::RouteDeleted(route("fd00:1::6/128", OTHER, protocol::BEELINE)),
                 Change::Neighbour(neighbour(POD, "10.244.1.5", POD_MAC)),
                 Change::Neighbour(neighbour(POD, "fe80::9", POD_MAC)),
-                Change::NeighbourGone(neighbour(POD, "fe80::9", POD_MAC)),
-                Change::NeighbourGone(neighbour(OTHER, "10.244.1.6", POD_MAC)),
+                Change::NeighbourDeleted(neighbour(POD, "fe80::9", POD_MAC)),
+                Change::NeighbourDeleted(neighbour(OTHER, "10.244.1.6", POD_MAC)),
             ],
         );
     }
@@ -177,11 +177,11 @@ mod tests {
                 Change::Link(Link { mac: Some(Mac(POD_MAC)), ..device(POD) }),
                 Change::Link(Link { name: "bee000000000000".into(), ..device(POD) }),
                 Change::Link(Link { name: "renamed".into(), ..device(POD) }),
-                Change::LinkGone(device(POD)),
-                Change::RouteGone(route("10.244.1.5/32", POD, protocol::BEELINE)),
+                Change::LinkDeleted(device(POD)),
+                Change::RouteDeleted(route("10.244.1.5/32", POD, protocol::BEELINE)),
                 Change::Neighbour(replaced),
                 Change::Neighbour(aged),
-                Change::NeighbourGone(neighbour(POD, "fd00:1::5", POD_MAC)),
+                Change::NeighbourDeleted(neighbour(POD, "fd00:1::5", POD_MAC)),
             ],
         );
     }
@@ -192,16 +192,16 @@ mod tests {
             true,
             &[
                 Change::Link(uplink()),
-                Change::LinkGone(uplink()),
+                Change::LinkDeleted(uplink()),
                 Change::Address(address("172.30.0.11/24")),
-                Change::AddressGone(address("fd00:172::11/64")),
+                Change::AddressDeleted(address("fd00:172::11/64")),
                 Change::Route(route("0.0.0.0/0", UPLINK, protocol::BOOT)),
                 // It takes the place of one of the agent's.
                 Change::Route(route("10.244.2.0/24", UPLINK, protocol::KERNEL)),
-                Change::RouteGone(route("10.244.2.0/24", UPLINK, protocol::BEELINE)),
+                Change::RouteDeleted(route("10.244.2.0/24", UPLINK, protocol::BEELINE)),
                 // One that served instead of the agent's own.
-                Change::RouteGone(route("10.244.2.0/24", UPLINK, protocol::STATIC)),
-                Change::Lost,
+                Change::RouteDeleted(route("10.244.2.0/24", UPLINK, protocol::STATIC)),
+                Change::Overrun,
             ],
         );
     }
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn unit_only_the_last_word_about_a_device_counts() {
         let down = Change::Link(Link { up: false, ..device(POD) });
-        let (up, gone) = (Change::Link(device(POD)), Change::LinkGone(device(POD)));
+        let (up, gone) = (Change::Link(device(POD)), Change::LinkDeleted(device(POD)));
         let other = Change::Link(uplink());
         let all = vec![down.clone(), other.clone(), up.clone()];
         assert_eq!(latest(all), [other, up.clone()]);

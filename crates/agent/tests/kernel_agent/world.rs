@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use beeline_api::{Call, Client, ClientError, Response, SeenObject, Status};
 use beeline_apiserver::{ApiServer, Config, PatchKind, ServeHandle};
 use beeline_kernel::bpffs;
-use beeline_kernel::datapath::{EMBEDDED, Pinned};
+use beeline_kernel::datapath::{EMBEDDED, PinnedDatapath};
 use beeline_kernel::netlink::{Netlink, Route, Veth, VethEnd};
 use beeline_kernel::netns::NetNs;
 use serde_json::{Value, json};
@@ -378,8 +378,8 @@ impl World {
         assert!(success, "{result:#}\n{}", self.log());
     }
 
-    pub fn pinned(&self) -> Pinned {
-        Pinned::open(&self.path("bpf/beeline")).unwrap()
+    pub fn pinned(&self) -> PinnedDatapath {
+        PinnedDatapath::open(&self.path("bpf/beeline")).unwrap()
     }
 
     /// The routes that the agent made.
@@ -411,7 +411,7 @@ impl Drop for World {
 /// eth0 to eth0.
 fn join(node: &Namespace, outside: &Namespace) {
     let end = VethEnd { name: "eth0", mac: None };
-    let veth = Veth { here: end, there: end, mtu: 1500, there_netns: Some(&outside.netns) };
+    let veth = Veth { local: end, peer: end, mtu: 1500, peer_netns: Some(&outside.netns) };
     node.netlink().create_veth(&veth).unwrap();
     for (namespace, ips) in [(node, NODE_IPS), (outside, OUTSIDE_IPS)] {
         let mut netlink = namespace.netlink();

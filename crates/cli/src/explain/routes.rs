@@ -7,7 +7,7 @@ use beeline_abi::Ip;
 use beeline_abi::context::Context;
 use beeline_datapath::native::NextHop;
 use beeline_datapath::platform::Route;
-use beeline_kernel::netlink::{Netlink, NetlinkError, RouteAnswer, RouteKind};
+use beeline_kernel::netlink::{Netlink, NetlinkError, ResolvedRoute, RouteKind};
 use beeline_kernel::netns::NetNs;
 use nix::libc;
 
@@ -57,7 +57,7 @@ impl Routes {
         }
     }
 
-    fn found(&mut self, answer: &RouteAnswer, context: &Context, bytes: u32) -> Result<NextHop> {
+    fn found(&mut self, answer: &ResolvedRoute, context: &Context, bytes: u32) -> Result<NextHop> {
         let dst = IpAddr::from(context.dst_after);
         let mtu = match answer.mtu {
             Some(mtu) => mtu,

@@ -18,11 +18,11 @@ use beeline_abi::service::{
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_datapath::platform::Tables;
 use beeline_datapath::socket::Sockets;
-use beeline_kernel::datapath::Pinned;
+use beeline_kernel::datapath::PinnedDatapath;
 
 /// The tables of a node, and what the packet would have written.
 pub struct LiveTables<'a> {
-    pinned: &'a Pinned,
+    pinned: &'a PinnedDatapath,
     /// What chance says to the socket hooks, each time it is asked.
     pub chance: u32,
     connections: HashMap<ConntrackKey, ConntrackValue>,
@@ -31,7 +31,7 @@ pub struct LiveTables<'a> {
 
 impl<'a> LiveTables<'a> {
     /// Over the pinned tables.
-    pub fn new(pinned: &'a Pinned) -> LiveTables<'a> {
+    pub fn new(pinned: &'a PinnedDatapath) -> LiveTables<'a> {
         LiveTables { pinned, chance: 0, connections: HashMap::new(), failure: RefCell::new(None) }
     }
 

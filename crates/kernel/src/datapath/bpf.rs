@@ -11,7 +11,7 @@ use std::path::Path;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_prog_type};
 
-use super::maps::Shape;
+use super::maps::MapDefinition;
 
 /// `BPF_F_RDONLY` of linux/bpf.h: the handle cannot change the map.
 pub(crate) const READ_ONLY: u32 = 1 << 3;
@@ -37,7 +37,7 @@ pub(crate) struct LinkState {
 pub(crate) struct CgroupLinkState {
     /// Number of the program that runs.
     pub program_id: u32,
-    /// The cgroup (the inode of its folder); 0 = it has gone, or the link was
+    /// The cgroup (the inode of its directory); 0 = it has gone, or the link was
     /// detached.
     pub cgroup_id: u64,
 }
@@ -92,15 +92,19 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 
 /// `BPF_MAP_CREATE` of a map of maps; its elements look like `inner`. Of a
 /// long name the kernel keeps 15 bytes.
-pub(crate) fn create_map_of_maps(name: &str, shape: &Shape, inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn create_map_of_maps(
+    name: &str,
+    definition: &MapDefinition,
+    inner: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
     let mut attr = empty();
     // SAFETY: the fields of BPF_MAP_CREATE of an all-zero union.
     let fields = unsafe { &mut attr.__bindgen_anon_1 };
-    fields.map_type = shape.kind;
-    fields.key_size = shape.key_size;
-    fields.value_size = shape.value_size;
-    fields.max_entries = shape.max_entries;
-    fields.map_flags = shape.flags;
+    fields.map_type = definition.kind;
+    fields.key_size = definition.key_size;
+    fields.value_size = definition.value_size;
+    fields.max_entries = definition.max_entries;
+    fields.map_flags = definition.flags;
     fields.inner_map_fd = inner.as_raw_fd() as u32;
     let room = fields.map_name.len() - 1;
     for (place, byte) in fields.map_name[..room].iter_mut().zip(name.bytes()) {

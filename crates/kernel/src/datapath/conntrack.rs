@@ -1,5 +1,5 @@
 //! The connection tables: the one in use and, while a layout follows another
-//! one (`drain`), the one before it. Each is the element of an array of maps,
+//! one (`migrate_conntrack`), the one before it. Each is the element of an array of maps,
 //! and pinned beside it, because the array gives only the number of a map,
 //! which takes more privileges to open.
 
@@ -14,10 +14,10 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::bpf::{self, Access};
 use super::error::{DatapathError, failed};
-use super::maps::{RawMap, Shape};
-use super::object::Declared;
+use super::maps::{MapDefinition, RawMap};
+use super::object::DeclaredMaps;
 use super::pins::{Pins, pin_over};
-use super::programs::refused;
+use super::programs::load_failed;
 use super::tables::KernelTable;
 
 /// Name of the pin of the table before the one in use.
@@ -30,7 +30,7 @@ const ELEMENT: [u8; 4] = [0; 4];
 #[derive(Debug)]
 pub(crate) struct Conntrack {
     pub(crate) current: KernelTable<ConntrackKey, ConntrackValue>,
-    previous: Option<Previous>,
+    previous: Option<PreviousTable>,
 }
 
 impl Conntrack {
@@ -39,7 +39,7 @@ impl Conntrack {
         let path = pins.table(maps::CONNTRACK_TABLE.name);
         let current = RawMap::open_existing(&path, maps::CONNTRACK_TABLE.name, access)?;
         let previous = RawMap::open(&pins.table(PREVIOUS_TABLE), PREVIOUS_TABLE, access)?;
-        Ok(Conntrack { current: KernelTable::new(current), previous: previous.map(Previous) })
+        Ok(Conntrack { current: KernelTable::new(current), previous: previous.map(PreviousTable) })
     }
 
     /// Makes the table in use and the arrays of tables where they are missing,
@@ -51,7 +51,7 @@ impl Conntrack {
     /// without BTF for its like.
     pub(crate) fn create(
         pins: &Pins,
-        declared: &Declared,
+        declared: &DeclaredMaps,
         previous: Option<&RawMap>,
     ) -> Result<(), DatapathError> {
         let table = create_table(pins, declared.conntrack)?;
@@ -59,8 +59,8 @@ impl Conntrack {
         let in_use = array(maps::CONNTRACK.name, &table)?;
         let before = array(maps::CONNTRACK_PREVIOUS.name, previous.unwrap_or(&table))?;
         match previous {
-            Some(previous) => put(&before, previous),
-            None => put(&in_use, &table),
+            Some(previous) => ensure_element(&before, previous),
+            None => ensure_element(&in_use, &table),
         }
     }
 
@@ -88,9 +88,9 @@ impl Conntrack {
 
 /// The table of a layout whose values may have another size.
 #[derive(Debug)]
-struct Previous(RawMap);
+struct PreviousTable(RawMap);
 
-impl Previous {
+impl PreviousTable {
     fn get(&self, key: &ConntrackKey) -> Result<Option<ConntrackValue>, TableError> {
         let mut value = vec![0; self.0.value_bytes()];
         let found = self.0.get(key.as_bytes(), &mut value).map_err(|error| self.error(&error))?;
@@ -121,50 +121,50 @@ fn convert(bytes: &[u8]) -> ConntrackValue {
 }
 
 /// The table in use: the pinned one, else a new one.
-fn create_table(pins: &Pins, shape: Shape) -> Result<RawMap, DatapathError> {
+fn create_table(pins: &Pins, definition: MapDefinition) -> Result<RawMap, DatapathError> {
     let name = maps::CONNTRACK_TABLE.name;
     let path = pins.table(name);
     if RawMap::open(&path, name, Access::Read)?.is_none() {
-        let made = MapData::create(shape.to_map(), name, None);
-        let made = made.map_err(|error| refused(&format!("table {name}"), &error))?;
+        let made = MapData::create(definition.to_map(), name, None);
+        let made = made.map_err(|error| load_failed(&format!("table {name}"), &error))?;
         pin_over(made.fd().as_fd(), &path)?;
     }
-    RawMap::open_checked(&path, name, Access::ReadWrite, shape)
+    RawMap::open_checked(&path, name, Access::ReadWrite, definition)
 }
 
 /// The array of tables that look like this one: the pinned one, else a new one.
 fn create_array(
     pins: &Pins,
     name: &'static str,
-    shape: Shape,
+    definition: MapDefinition,
     table: &RawMap,
 ) -> Result<RawMap, DatapathError> {
     let path = pins.table(name);
     if RawMap::open(&path, name, Access::Read)?.is_none() {
-        let made = bpf::create_map_of_maps(name, &shape, table.as_fd());
-        let made = made.map_err(failed("make", format!("table {name}")))?;
+        let made = bpf::create_map_of_maps(name, &definition, table.as_fd());
+        let made = made.map_err(failed("create", format!("table {name}")))?;
         pin_over(made.as_fd(), &path)?;
     }
-    RawMap::open_checked(&path, name, Access::ReadWrite, shape)
+    RawMap::open_checked(&path, name, Access::ReadWrite, definition)
 }
 
 /// Puts a table into an array, unless it is there: changing the array waits
 /// for every packet that is under way (8 ms).
-fn put(array: &RawMap, table: &RawMap) -> Result<(), DatapathError> {
+fn ensure_element(array: &RawMap, table: &RawMap) -> Result<(), DatapathError> {
     let wanted = table.id().map_err(failed("examine", table.name()))?;
     let mut id = [0; 4];
     let there = array.get(&ELEMENT, &mut id).map_err(failed("read", array.name()))?;
-    if there && u32::from_ne_bytes(id) == wanted { Ok(()) } else { write(array, table) }
+    if there && u32::from_ne_bytes(id) == wanted { Ok(()) } else { set_element(array, table) }
 }
 
 /// Puts a table into an array. Every program that ran before has ended when
 /// this returns.
-pub(crate) fn write(array: &RawMap, table: &RawMap) -> Result<(), DatapathError> {
+pub(crate) fn set_element(array: &RawMap, table: &RawMap) -> Result<(), DatapathError> {
     let fd = table.as_fd().as_raw_fd() as u32;
     array.set(&ELEMENT, &fd.to_ne_bytes(), 0).map_err(failed("write", array.name()))
 }
 
 /// Takes the table out of an array. None there is no error.
-pub(crate) fn clear(array: &RawMap) -> Result<(), DatapathError> {
+pub(crate) fn clear_element(array: &RawMap) -> Result<(), DatapathError> {
     array.remove(&ELEMENT).map(|_| ()).map_err(failed("empty", array.name()))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use beeline_sync::TableError;
 use thiserror::Error;
 
-use super::maps::Shape;
+use super::maps::MapDefinition;
 use crate::bpffs::BpffsError;
 use crate::netlink::NetlinkError;
 
@@ -15,15 +15,17 @@ use crate::netlink::NetlinkError;
 pub enum DatapathError {
     /// This binary was built without the programs.
     #[error(
-        "no eBPF programs are in this binary: run `cargo xtask ebpf`, or `make build`, which does both steps"
+        "this binary was built without the eBPF programs: run `cargo xtask ebpf` and build again, or run `make build`, which does both"
     )]
     NoObject,
     /// The object is not what this binary expects.
-    #[error("the eBPF object does not fit this binary: {0}; build both from one source (`make build`)")]
+    #[error(
+        "the eBPF object does not match this binary: {0}; build both from the same source (`make build`)"
+    )]
     Object(String),
     /// The directory for pins is on another file system.
     #[error(
-        "{} is not on a bpffs, so that nothing can be pinned there: mount one (mount -t bpf bpf {0})",
+        "{} is not on a BPF file system (bpffs), so nothing can be pinned there: mount one with `mount -t bpf bpf {0}`",
         path.display()
     )]
     NotBpffs {
@@ -45,36 +47,36 @@ pub enum DatapathError {
     },
     /// A pinned table is not what its programs expect.
     #[error(
-        "the table pinned at {} is {found}, but must be {expected}: something else pinned it. Remove the pin \
-         while no pod depends on it, and start again",
+        "the table pinned at {} is {found}, but must be {expected}: another program may have pinned it. Drain the \
+         node, remove the pin and restart the agent",
         path.display()
     )]
-    Shape {
+    MapMismatch {
         /// Where.
         path: PathBuf,
         /// What is there.
-        found: Shape,
+        found: MapDefinition,
         /// What should be.
-        expected: Shape,
+        expected: MapDefinition,
     },
     /// The configuration in the tables says another version.
     #[error(
-        "the tables pinned in {} hold layout {found}, but their folder stands for layout {expected}: remove \
-         the folder while no pod depends on it, and start again",
+        "the tables pinned in {} have layout {found}, but the directory is for layout {expected}: drain the node, \
+         remove the directory and restart the agent",
         path.display()
     )]
     Version {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// What the configuration says.
         found: u32,
-        /// What the folder's name says.
+        /// What the directory's name says.
         expected: u32,
     },
     /// Nothing of this layout is pinned.
-    #[error("no datapath of layout {expected} is pinned in {}{}", path.display(), elsewhere(others))]
+    #[error("no datapath of layout {expected} is pinned in {}{}", path.display(), other_layouts(others))]
     NotPinned {
-        /// The bpffs folder.
+        /// The bpffs directory.
         path: PathBuf,
         /// The layout that this binary reads.
         expected: u32,
@@ -111,15 +113,15 @@ pub(crate) fn failed(
 
 fn hint(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
-        Some(libc::EPERM) => " (CAP_BPF and CAP_NET_ADMIN are needed)",
-        Some(libc::ENODEV) => " (the device has gone, or is in another network namespace)",
+        Some(libc::EPERM) => " (CAP_BPF and CAP_NET_ADMIN are required)",
+        Some(libc::ENODEV) => " (the device was deleted, or is in another network namespace)",
         _ => "",
     }
 }
 
-fn elsewhere(others: &[u32]) -> String {
+fn other_layouts(others: &[u32]) -> String {
     match others {
         [] => ": is an agent with this --bpffs running?".into(),
-        some => format!(" (there is layout {some:?}): use the programs of that release"),
+        some => format!(" (found layout {some:?}): use the binaries of that release"),
     }
 }

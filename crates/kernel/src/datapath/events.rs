@@ -8,7 +8,7 @@ use beeline_abi::event::{EVENT_VERSION, Event};
 use zerocopy::FromBytes;
 
 use super::error::DatapathError;
-use super::programs::refused;
+use super::programs::load_failed;
 
 /// A reader of the event stream. What one reader takes no other one sees:
 /// there should be one, the agent's.
@@ -20,8 +20,8 @@ pub struct Events {
 impl Events {
     pub(crate) fn open(path: &Path) -> Result<Events, DatapathError> {
         let object = format!("the event stream pinned at {}", path.display());
-        let map = MapData::from_pin(path).map_err(|error| refused(&object, &error))?;
-        let ring = RingBuf::try_from(Map::RingBuf(map)).map_err(|error| refused(&object, &error))?;
+        let map = MapData::from_pin(path).map_err(|error| load_failed(&object, &error))?;
+        let ring = RingBuf::try_from(Map::RingBuf(map)).map_err(|error| load_failed(&object, &error))?;
         Ok(Events { ring, skipped: 0 })
     }
 
@@ -67,7 +67,7 @@ mod tests {
     use zerocopy::IntoBytes;
 
     #[test]
-    fn unit_records_of_other_versions_are_passed_over() {
+    fn unit_records_of_other_versions_are_skipped() {
         let event = Event { version: EVENT_VERSION, length: 60, ..Event::default() };
         assert_eq!(parse(event.as_bytes()), Some(event));
         assert_eq!(parse(&[event.as_bytes(), &[0; 8]].concat()), Some(event), "padding follows a record");

@@ -22,17 +22,17 @@ use crate::netlink::{Direction, Netlink, NetlinkError};
 
 /// Priority and handle of our classifiers. A number that others are unlikely
 /// to have, because a kind of filter cannot share a priority with another kind.
-const PLACE: (u16, u32) = (0xbee, 0xbee1);
+const PRIORITY_AND_HANDLE: (u16, u32) = (0xbee, 0xbee1);
 /// A device index that the kernel does not give.
 const NO_DEVICE: u32 = i32::MAX as u32;
 
 /// How long a link that is on its way out is waited for.
-const LEAVING_PAUSE: Duration = Duration::from_millis(10);
-const LEAVING_TRIES: u32 = 100;
+const DETACH_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+const DETACH_TRIES_MAX: u32 = 100;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Attachment {
+pub enum AttachMode {
     /// By TCX links where the kernel has them, else on `clsact`.
     #[default]
     Auto,
@@ -44,7 +44,7 @@ pub enum Attachment {
 
 /// A program on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Attached {
+pub struct AttachedProgram {
     /// The device.
     pub ifindex: u32,
     /// The program.
@@ -72,29 +72,29 @@ pub(crate) struct Links {
     tcx: bool,
     netlink: Mutex<Netlink>,
     /// What should be attached.
-    wanted: BTreeSet<Attached>,
+    desired: BTreeSet<AttachedProgram>,
     /// Classifiers of a life that attached on `clsact`, beside links.
-    outdated: BTreeSet<Attached>,
+    stale_filters: BTreeSet<AttachedProgram>,
 }
 
 impl Links {
     /// Takes over what is attached already.
     pub(crate) fn open(
         pins: &Pins,
-        attachment: Attachment,
+        attach_mode: AttachMode,
         programs: &Programs,
     ) -> Result<Links, DatapathError> {
-        let tcx = match attachment {
-            Attachment::Auto => has_tcx(programs)?,
-            Attachment::Tcx => true,
-            Attachment::Clsact => false,
+        let tcx = match attach_mode {
+            AttachMode::Auto => has_tcx(programs)?,
+            AttachMode::Tcx => true,
+            AttachMode::Clsact => false,
         };
         let mut netlink = Netlink::open()?;
         let filters = filters(&mut netlink)?;
-        let mut wanted = pinned(pins)?;
-        wanted.extend(&filters);
-        let outdated = if tcx { filters } else { BTreeSet::new() };
-        Ok(Links { pins: pins.clone(), tcx, netlink: Mutex::new(netlink), wanted, outdated })
+        let mut desired = pinned(pins)?;
+        desired.extend(&filters);
+        let stale_filters = if tcx { filters } else { BTreeSet::new() };
+        Ok(Links { pins: pins.clone(), tcx, netlink: Mutex::new(netlink), desired, stale_filters })
     }
 
     /// Attaches programs to a device, which may have them already.
@@ -105,9 +105,9 @@ impl Links {
         programs: &Programs,
     ) -> Result<(), DatapathError> {
         for program in names {
-            let attached = Attached { ifindex, program };
+            let attached = AttachedProgram { ifindex, program };
             self.ensure(attached, programs)?;
-            self.wanted.insert(attached);
+            self.desired.insert(attached);
         }
         Ok(())
     }
@@ -115,12 +115,12 @@ impl Links {
     /// Takes every program off a device, which may be gone. Tries all and
     /// returns the first error.
     pub(crate) fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        self.wanted.retain(|attached| attached.ifindex != ifindex);
+        self.desired.retain(|attached| attached.ifindex != ifindex);
         let mut outcome = Ok(());
         for program in programs::ALL {
-            let attached = Attached { ifindex, program };
+            let attached = AttachedProgram { ifindex, program };
             let links = self.remove_link(attached);
-            let has_filter = !self.tcx || self.outdated.remove(&attached);
+            let has_filter = !self.tcx || self.stale_filters.remove(&attached);
             let filters = if has_filter { self.remove_filter(attached) } else { Ok(()) };
             outcome = outcome.and(links).and(filters);
         }
@@ -128,7 +128,7 @@ impl Links {
     }
 
     /// What is attached now.
-    pub(crate) fn attached(&self) -> Vec<Attached> {
+    pub(crate) fn attached(&self) -> Vec<AttachedProgram> {
         if self.tcx {
             return list(&self.pins, None);
         }
@@ -145,7 +145,7 @@ impl Links {
     pub(crate) fn repair(&mut self, programs: &Programs) -> Result<usize, DatapathError> {
         let mut repaired = 0;
         let mut outcome = Ok(());
-        for attached in self.wanted.clone() {
+        for attached in self.desired.clone() {
             match self.repair_one(attached, programs) {
                 Ok(changed) => repaired += usize::from(changed),
                 Err(error) => outcome = outcome.and(Err(error)),
@@ -155,15 +155,15 @@ impl Links {
     }
 
     /// Moves every attachment to these programs.
-    pub(crate) fn swap(&mut self, programs: &Programs) -> Result<(), DatapathError> {
+    pub(crate) fn update_all(&mut self, programs: &Programs) -> Result<(), DatapathError> {
         self.repair(programs).map(|_| ())
     }
 
-    fn repair_one(&mut self, attached: Attached, programs: &Programs) -> Result<bool, DatapathError> {
+    fn repair_one(&mut self, attached: AttachedProgram, programs: &Programs) -> Result<bool, DatapathError> {
         match self.ensure(attached, programs) {
             Err(error) if is_no_device(&error) => {
                 unpin(&self.pins.link(attached.program, attached.ifindex))?;
-                self.wanted.remove(&attached);
+                self.desired.remove(&attached);
                 Ok(true)
             }
             other => other,
@@ -171,7 +171,7 @@ impl Links {
     }
 
     /// True = it was not attached.
-    fn ensure(&mut self, attached: Attached, programs: &Programs) -> Result<bool, DatapathError> {
+    fn ensure(&mut self, attached: AttachedProgram, programs: &Programs) -> Result<bool, DatapathError> {
         let changed = if self.tcx {
             self.ensure_link(attached, programs)?
         } else {
@@ -180,15 +180,15 @@ impl Links {
         // What a life left that attached the other way would run, too.
         if !self.tcx {
             self.remove_link(attached)?;
-        } else if self.outdated.contains(&attached) {
+        } else if self.stale_filters.contains(&attached) {
             self.remove_filter(attached)?;
-            self.outdated.remove(&attached);
+            self.stale_filters.remove(&attached);
         }
         Ok(changed)
     }
 
-    fn ensure_link(&mut self, attached: Attached, programs: &Programs) -> Result<bool, DatapathError> {
-        let Attached { ifindex, program } = attached;
+    fn ensure_link(&mut self, attached: AttachedProgram, programs: &Programs) -> Result<bool, DatapathError> {
+        let AttachedProgram { ifindex, program } = attached;
         let path = self.pins.link(program, ifindex);
         let object = || name(attached);
         let (new, new_id) = programs.get(program)?;
@@ -214,23 +214,27 @@ impl Links {
         Ok(true)
     }
 
-    fn ensure_filter(&mut self, attached: Attached, programs: &Programs) -> Result<bool, DatapathError> {
-        let Attached { ifindex, program } = attached;
+    fn ensure_filter(
+        &mut self,
+        attached: AttachedProgram,
+        programs: &Programs,
+    ) -> Result<bool, DatapathError> {
+        let AttachedProgram { ifindex, program } = attached;
         let (new, new_id) = programs.get(program)?;
         let side = direction(program);
         let netlink = self.netlink();
-        let there = ours(netlink, ifindex, side)?;
-        if there == Some((program, new_id)) {
+        let existing = our_filter(netlink, ifindex, side)?;
+        if existing == Some((program, new_id)) {
             return Ok(false);
         }
-        if there.is_none() {
+        if existing.is_none() {
             netlink.add_clsact(ifindex)?;
         }
-        netlink.set_bpf_filter(ifindex, side, PLACE, new, program)?;
-        Ok(there.is_none())
+        netlink.set_bpf_filter(ifindex, side, PRIORITY_AND_HANDLE, new, program)?;
+        Ok(existing.is_none())
     }
 
-    fn remove_link(&self, attached: Attached) -> Result<(), DatapathError> {
+    fn remove_link(&self, attached: AttachedProgram) -> Result<(), DatapathError> {
         let path = self.pins.link(attached.program, attached.ifindex);
         match bpf::open_pin(&path, Access::ReadWrite) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -242,12 +246,12 @@ impl Links {
         unpin(&path)
     }
 
-    fn remove_filter(&mut self, attached: Attached) -> Result<(), DatapathError> {
-        let Attached { ifindex, program } = attached;
+    fn remove_filter(&mut self, attached: AttachedProgram) -> Result<(), DatapathError> {
+        let AttachedProgram { ifindex, program } = attached;
         let side = direction(program);
         let netlink = self.netlink();
-        if ours(netlink, ifindex, side)?.is_some_and(|(name, _)| name == program) {
-            netlink.delete_bpf_filter(ifindex, side, PLACE)?;
+        if our_filter(netlink, ifindex, side)?.is_some_and(|(name, _)| name == program) {
+            netlink.delete_bpf_filter(ifindex, side, PRIORITY_AND_HANDLE)?;
         }
         Ok(())
     }
@@ -259,9 +263,9 @@ fn create_link(program: BorrowedFd<'_>, ifindex: u32, hook: bpf_attach_type) -> 
     let mut tries = 0;
     loop {
         match bpf::create_tcx_link(program, ifindex, hook) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < LEAVING_TRIES => {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < DETACH_TRIES_MAX => {
                 tries += 1;
-                std::thread::sleep(LEAVING_PAUSE);
+                std::thread::sleep(DETACH_RETRY_INTERVAL);
             }
             other => return other,
         }
@@ -270,12 +274,13 @@ fn create_link(program: BorrowedFd<'_>, ifindex: u32, hook: bpf_attach_type) -> 
 
 /// What is attached: by links, and (if asked for) by classifiers in a network
 /// namespace. What cannot be read is not listed.
-pub(crate) fn list(pins: &Pins, classifiers_of: Option<&mut Netlink>) -> Vec<Attached> {
-    let alive = |attached: &Attached| {
+pub(crate) fn list(pins: &Pins, classifiers_of: Option<&mut Netlink>) -> Vec<AttachedProgram> {
+    let alive = |attached: &AttachedProgram| {
         let link = bpf::open_pin(&pins.link(attached.program, attached.ifindex), Access::ReadWrite);
         link.and_then(|link| bpf::link_state(link.as_fd())).is_ok_and(|state| state.ifindex != 0)
     };
-    let mut found: BTreeSet<Attached> = pinned(pins).unwrap_or_default().into_iter().filter(alive).collect();
+    let mut found: BTreeSet<AttachedProgram> =
+        pinned(pins).unwrap_or_default().into_iter().filter(alive).collect();
     found.extend(classifiers_of.map(|netlink| filters(netlink).unwrap_or_default()).unwrap_or_default());
     found.into_iter().collect()
 }
@@ -290,28 +295,28 @@ fn has_tcx(programs: &Programs) -> Result<bool, DatapathError> {
 }
 
 /// The pinned links of programs that this release has.
-fn pinned(pins: &Pins) -> Result<BTreeSet<Attached>, DatapathError> {
+fn pinned(pins: &Pins) -> Result<BTreeSet<AttachedProgram>, DatapathError> {
     let known = |(name, ifindex): (String, u32)| {
         let program = programs::ALL.iter().find(|known| **known == name)?;
-        Some(Attached { ifindex, program })
+        Some(AttachedProgram { ifindex, program })
     };
     Ok(pins.pinned_links()?.into_iter().filter_map(known).collect())
 }
 
 /// Our classifiers on all devices.
-fn filters(netlink: &mut Netlink) -> Result<BTreeSet<Attached>, NetlinkError> {
+fn filters(netlink: &mut Netlink) -> Result<BTreeSet<AttachedProgram>, NetlinkError> {
     let mut found = BTreeSet::new();
     for link in netlink.links()? {
         for side in [Direction::Ingress, Direction::Egress] {
-            let ours = ours(netlink, link.index, side)?;
-            found.extend(ours.map(|(program, _)| Attached { ifindex: link.index, program }));
+            let our_filter = our_filter(netlink, link.index, side)?;
+            found.extend(our_filter.map(|(program, _)| AttachedProgram { ifindex: link.index, program }));
         }
     }
     Ok(found)
 }
 
 /// Our classifier on one side of a device: name and number of the program.
-fn ours(
+fn our_filter(
     netlink: &mut Netlink,
     ifindex: u32,
     side: Direction,
@@ -319,17 +324,17 @@ fn ours(
     let filters = netlink.bpf_filters(ifindex, side)?;
     Ok(filters.into_iter().find_map(|filter| {
         let program = programs::ALL.iter().find(|name| **name == filter.name)?;
-        ((filter.priority, filter.handle) == PLACE).then_some((*program, filter.program_id))
+        ((filter.priority, filter.handle) == PRIORITY_AND_HANDLE).then_some((*program, filter.program_id))
     }))
 }
 
-fn name(attached: Attached) -> String {
+fn name(attached: AttachedProgram) -> String {
     format!("program {} on the link with index {}", attached.program, attached.ifindex)
 }
 
 /// Netlink names the qdisc or the filter; which program it was for is more
 /// to the point.
-fn without_device(error: DatapathError, attached: Attached) -> DatapathError {
+fn without_device(error: DatapathError, attached: AttachedProgram) -> DatapathError {
     match error {
         DatapathError::Netlink(error) if error.errno() == Some(libc::ENODEV) => {
             failed("attach", name(attached))(io::Error::from_raw_os_error(libc::ENODEV))

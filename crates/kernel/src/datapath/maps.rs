@@ -20,7 +20,7 @@ const TRIES: usize = 16;
 
 /// The attributes of a map, as the kernel knows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct MapDefinition {
     /// `enum bpf_map_type`.
     pub kind: u32,
     /// Bytes of a key.
@@ -33,9 +33,9 @@ pub struct Shape {
     pub flags: u32,
 }
 
-impl Shape {
+impl MapDefinition {
     /// What a table of the layout must look like.
-    pub fn of(spec: &MapSpec) -> Shape {
+    pub fn from_spec(spec: &MapSpec) -> MapDefinition {
         let (kind, flags) = match spec.kind {
             MapKind::Hash => (bpf_map_type::BPF_MAP_TYPE_HASH, NO_PREALLOC),
             MapKind::LruHash => (bpf_map_type::BPF_MAP_TYPE_LRU_HASH, 0),
@@ -45,7 +45,7 @@ impl Shape {
             MapKind::ArrayOfMaps => (bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS, 0),
             MapKind::RingBuf => (bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0),
         };
-        Shape {
+        MapDefinition {
             kind: kind as u32,
             key_size: spec.key_size as u32,
             value_size: spec.value_size as u32,
@@ -55,9 +55,9 @@ impl Shape {
     }
 
     /// What an object file declares.
-    pub(crate) fn declared(map: &aya_obj::Map) -> Shape {
+    pub(crate) fn from_object(map: &aya_obj::Map) -> MapDefinition {
         let ring = map.map_type() == bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
-        Shape {
+        MapDefinition {
             kind: map.map_type(),
             key_size: map.key_size(),
             // The loader sets it to 0, whatever the element type was.
@@ -67,9 +67,9 @@ impl Shape {
         }
     }
 
-    /// A map of this shape without BTF, to be made.
+    /// A map of this definition without BTF, to be made.
     pub(crate) fn to_map(self) -> aya_obj::Map {
-        let Shape { kind, key_size, value_size, max_entries, flags } = self;
+        let MapDefinition { kind, key_size, value_size, max_entries, flags } = self;
         aya_obj::Map::new_from_params(kind, key_size, value_size, max_entries, flags)
     }
 
@@ -85,9 +85,9 @@ impl Shape {
     }
 }
 
-impl fmt::Display for Shape {
+impl fmt::Display for MapDefinition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { kind, key_size, value_size, max_entries, flags } = self;
+        let MapDefinition { kind, key_size, value_size, max_entries, flags } = self;
         match bpf_map_type::try_from(*kind) {
             Ok(kind) => f.write_str(&format!("{kind:?}").replace("BPF_MAP_TYPE_", "").to_lowercase())?,
             Err(_) => write!(f, "a map of type {kind}")?,
@@ -104,7 +104,7 @@ impl fmt::Display for Shape {
 pub(crate) struct RawMap {
     name: &'static str,
     fd: OwnedFd,
-    shape: Shape,
+    definition: MapDefinition,
     value_bytes: usize,
 }
 
@@ -121,15 +121,15 @@ impl RawMap {
             other => other.map_err(failed("open", what()))?,
         };
         let info = bpf::map_info(fd.as_fd()).map_err(failed("examine", what()))?;
-        let shape = Shape {
+        let definition = MapDefinition {
             kind: info.type_,
             key_size: info.key_size,
             value_size: info.value_size,
             max_entries: info.max_entries,
             flags: info.map_flags,
         };
-        let value_bytes = shape.value_bytes().map_err(failed("count the CPUs for", what()))?;
-        Ok(Some(RawMap { name, fd, shape, value_bytes }))
+        let value_bytes = definition.value_bytes().map_err(failed("count the CPUs for", what()))?;
+        Ok(Some(RawMap { name, fd, definition, value_bytes }))
     }
 
     /// The same, where the map must exist.
@@ -148,7 +148,7 @@ impl RawMap {
         path: &Path,
         name: &'static str,
         access: Access,
-        expected: Shape,
+        expected: MapDefinition,
     ) -> Result<RawMap, DatapathError> {
         let map = RawMap::open_existing(path, name, access)?;
         map.check(path, expected)?;
@@ -156,11 +156,11 @@ impl RawMap {
     }
 
     /// Compares the attributes: aya and the kernel take any map for any other.
-    pub(crate) fn check(&self, path: &Path, expected: Shape) -> Result<(), DatapathError> {
-        if self.shape == expected {
+    pub(crate) fn check(&self, path: &Path, expected: MapDefinition) -> Result<(), DatapathError> {
+        if self.definition == expected {
             return Ok(());
         }
-        Err(DatapathError::Shape { path: path.to_owned(), found: self.shape, expected })
+        Err(DatapathError::MapMismatch { path: path.to_owned(), found: self.definition, expected })
     }
 
     /// Name, as in the layout.
@@ -169,8 +169,8 @@ impl RawMap {
     }
 
     /// Attributes.
-    pub(crate) fn shape(&self) -> &Shape {
-        &self.shape
+    pub(crate) fn definition(&self) -> &MapDefinition {
+        &self.definition
     }
 
     /// Bytes of a value as user space sees it.
@@ -188,8 +188,9 @@ impl RawMap {
         let path = format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd());
         let text = std::fs::read_to_string(path)?;
         let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-        line.and_then(|number| number.trim().parse().ok())
-            .ok_or_else(|| io::Error::other("the kernel does not tell its size"))
+        line.and_then(|number| number.trim().parse().ok()).ok_or_else(|| {
+            io::Error::other("the kernel does not report the memory size of the map (memlock in fdinfo)")
+        })
     }
 
     /// Copies the value of a key. False = there is none.
@@ -234,8 +235,8 @@ impl RawMap {
     }
 
     fn read_batches(&self, each: &mut impl FnMut(&[u8], &[u8])) -> io::Result<()> {
-        let (key_bytes, value_bytes) = (self.shape.key_size as usize, self.value_bytes);
-        let most = self.shape.max_entries as usize;
+        let (key_bytes, value_bytes) = (self.definition.key_size as usize, self.value_bytes);
+        let most = self.definition.max_entries as usize;
         let mut count = BATCH.min(most).max(1);
         let (mut keys, mut values) = (vec![0; count * key_bytes], vec![0; count * value_bytes]);
         let (mut from, mut to) = (vec![0; key_bytes.max(8)], vec![0; key_bytes.max(8)]);
@@ -281,8 +282,8 @@ impl RawMap {
     fn walk(&self, each: &mut impl FnMut(&[u8], &[u8])) -> io::Result<()> {
         let mut value = vec![0; self.value_bytes];
         let mut key: Option<Vec<u8>> = None;
-        for _ in 0..TRIES * (self.shape.max_entries as usize + 1) {
-            let mut next = vec![0; self.shape.key_size as usize];
+        for _ in 0..TRIES * (self.definition.max_entries as usize + 1) {
+            let mut next = vec![0; self.definition.key_size as usize];
             if !self.next_key(key.as_deref(), &mut next)? {
                 return Ok(());
             }
@@ -291,16 +292,17 @@ impl RawMap {
             }
             key = Some(next);
         }
-        Err(io::Error::other("it changes faster than it can be read"))
+        Err(io::Error::other("the map changes faster than it can be read"))
     }
 
     fn check_lengths(&self, key: &[u8], value: Option<usize>, value_bytes: usize) -> io::Result<()> {
-        if key.len() == self.shape.key_size as usize && value.is_none_or(|length| length == value_bytes) {
+        if key.len() == self.definition.key_size as usize && value.is_none_or(|length| length == value_bytes)
+        {
             return Ok(());
         }
         Err(io::Error::other(format!(
-            "its layout is another one ({}): use the programs of the release that made it",
-            self.shape
+            "the map has another layout ({}): use the binaries of the release that created it",
+            self.definition
         )))
     }
 }

@@ -6,7 +6,7 @@
 //! another way brings its own conversion. Tables that packets write are
 //! shared where their layout is the same, so that both sides of the swap see
 //! everything; for connections there is a way also where it is another one
-//! (`drain`).
+//! (`migrate_conntrack`).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -17,7 +17,7 @@ use beeline_abi::maps;
 
 use super::bpf::Access;
 use super::error::{DatapathError, failed};
-use super::maps::{RawMap, Shape};
+use super::maps::{MapDefinition, RawMap};
 use super::pins::{Pins, pin_over};
 
 /// `BPF_NOEXIST` of linux/bpf.h.
@@ -40,11 +40,11 @@ const SHARED: &[&str] = &[maps::FRAGMENT.name, maps::COUNTER.name, maps::AFFINIT
 pub(crate) fn share(
     from: &Pins,
     to: &Pins,
-    declared: &HashMap<&'static str, Shape>,
+    declared: &HashMap<&'static str, MapDefinition>,
 ) -> Result<(), DatapathError> {
     for name in SHARED {
         let Some(old) = RawMap::open(&from.table(name), name, Access::ReadWrite)? else { continue };
-        if *old.shape() == declared[name] {
+        if *old.definition() == declared[name] {
             pin_over(old.as_fd(), &to.table(name))?;
         }
     }
@@ -55,7 +55,7 @@ pub(crate) fn share(
 pub(crate) fn copy(from: &Pins, to: &Pins) -> Result<(), DatapathError> {
     for spec in maps::ALL.iter().filter(|spec| !NOT_COPIED.contains(&spec.name)) {
         let (Some(old), Some(new)) = both(from, to, spec.name)? else { continue };
-        let failed = failed("migrate", format!("table {} to {}", spec.name, to.folder().display()));
+        let failed = failed("migrate", format!("table {} to {}", spec.name, to.directory().display()));
         copy_table(&old, &new, to.version()).map_err(failed)?;
     }
     Ok(())
@@ -79,11 +79,13 @@ fn copy_table(old: &RawMap, new: &RawMap, version: u32) -> io::Result<()> {
     if old.id()? == new.id()? {
         return Ok(()); // It is shared.
     }
-    if old.shape().key_size != new.shape().key_size || old.shape().kind != new.shape().kind {
-        return Err(io::Error::other(format!("{} cannot become {}", old.shape(), new.shape())));
+    if old.definition().key_size != new.definition().key_size
+        || old.definition().kind != new.definition().kind
+    {
+        return Err(io::Error::other(format!("{} cannot become {}", old.definition(), new.definition())));
     }
     let per_cpu = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32;
-    if new.shape().kind == per_cpu && old.value_bytes() != new.value_bytes() {
+    if new.definition().kind == per_cpu && old.value_bytes() != new.value_bytes() {
         return Ok(()); // Counters of another size begin anew.
     }
     let is_config = new.name() == maps::CONFIG.name;
@@ -117,7 +119,7 @@ fn insert_all(old: &RawMap, new: &RawMap, flags: u64, change: impl Fn(&mut [u8])
 /// What an earlier life of the new layout left behind.
 fn remove_others(old: &RawMap, new: &RawMap) -> io::Result<()> {
     let arrays = [bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32];
-    if arrays.contains(&new.shape().kind) {
+    if arrays.contains(&new.definition().kind) {
         return Ok(());
     }
     let mut known = HashSet::new();
@@ -135,48 +137,49 @@ fn remove_others(old: &RawMap, new: &RawMap) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, contents, key};
+    use super::super::testing::{TestLayouts, contents, key};
     use super::*;
 
     #[test]
-    fn kernel_values_grow_and_shrink_and_what_is_outdated_goes() {
-        let world = World::new("grow");
-        let old = world.hash(&world.old, maps::NODE.name, 4, 10);
-        let new = world.hash(&world.new, maps::NODE.name, 6, 20);
+    fn kernel_values_grow_and_shrink_and_stale_entries_are_removed() {
+        let layouts = TestLayouts::new("grow");
+        let old = layouts.hash(&layouts.old, maps::NODE.name, 4, 10);
+        let new = layouts.hash(&layouts.new, maps::NODE.name, 6, 20);
         old.set(&key(1), &[1, 2, 3, 4], 0).unwrap();
         old.set(&key(2), &[5, 6, 7, 8], 0).unwrap();
         new.set(&key(2), &[9; 6], 0).unwrap();
         new.set(&key(3), &[9; 6], 0).unwrap();
-        copy(&world.old, &world.new).unwrap();
+        copy(&layouts.old, &layouts.new).unwrap();
         assert_eq!(contents(&new), [(1, vec![1, 2, 3, 4, 0, 0]), (2, vec![5, 6, 7, 8, 0, 0])]);
-        copy(&world.new, &world.old).unwrap();
+        copy(&layouts.new, &layouts.old).unwrap();
         assert_eq!(contents(&old), [(1, vec![1, 2, 3, 4]), (2, vec![5, 6, 7, 8])]);
     }
 
     #[test]
-    fn kernel_what_packets_write_is_shared_where_it_looks_the_same() {
-        let world = World::new("share");
-        let old = world.hash(&world.old, maps::FRAGMENT.name, 4, 10);
-        let other = world.hash(&world.old, maps::COUNTER.name, 4, 10);
-        let mut declared: HashMap<&'static str, Shape> =
-            [(maps::FRAGMENT.name, *old.shape()), (maps::COUNTER.name, *other.shape())].into();
+    fn kernel_tables_that_packets_write_are_shared_if_the_layout_is_equal() {
+        let layouts = TestLayouts::new("share");
+        let old = layouts.hash(&layouts.old, maps::FRAGMENT.name, 4, 10);
+        let other = layouts.hash(&layouts.old, maps::COUNTER.name, 4, 10);
+        let mut declared: HashMap<&'static str, MapDefinition> =
+            [(maps::FRAGMENT.name, *old.definition()), (maps::COUNTER.name, *other.definition())].into();
         declared.get_mut(maps::COUNTER.name).unwrap().value_size = 8;
-        share(&world.old, &world.new, &declared).unwrap();
-        let shared = RawMap::open(&world.new.table(maps::FRAGMENT.name), "", Access::Read).unwrap().unwrap();
+        share(&layouts.old, &layouts.new, &declared).unwrap();
+        let shared =
+            RawMap::open(&layouts.new.table(maps::FRAGMENT.name), "", Access::Read).unwrap().unwrap();
         assert_eq!(shared.id().unwrap(), old.id().unwrap());
-        let none = RawMap::open(&world.new.table(maps::COUNTER.name), "", Access::Read).unwrap();
-        assert!(none.is_none(), "one of another size cannot be shared: {none:?}");
+        let none = RawMap::open(&layouts.new.table(maps::COUNTER.name), "", Access::Read).unwrap();
+        assert!(none.is_none(), "a table with another value size cannot be shared: {none:?}");
         // To be copied onto itself is no harm.
         old.set(&key(1), &[1; 4], 0).unwrap();
-        copy(&world.old, &world.new).unwrap();
+        copy(&layouts.old, &layouts.new).unwrap();
         assert_eq!(contents(&old), [(1, vec![1; 4])]);
     }
 
     #[test]
-    fn kernel_what_is_missing_is_added_and_what_is_newer_stays() {
-        let world = World::new("missing");
-        let old = world.hash(&world.old, maps::NODE.name, 4, 10);
-        let new = world.hash(&world.new, maps::NODE.name, 8, 10);
+    fn kernel_missing_entries_are_added_and_newer_ones_kept() {
+        let layouts = TestLayouts::new("missing");
+        let old = layouts.hash(&layouts.old, maps::NODE.name, 4, 10);
+        let new = layouts.hash(&layouts.new, maps::NODE.name, 8, 10);
         old.set(&key(1), &[2; 4], 0).unwrap();
         old.set(&key(2), &[3; 4], 0).unwrap();
         new.set(&key(1), &[7; 8], 0).unwrap();
@@ -185,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn kernel_a_table_too_small_for_what_it_must_take_is_named() {
-        let world = World::new("small");
-        let old = world.hash(&world.old, maps::NODE.name, 4, 10);
-        world.hash(&world.new, maps::NODE.name, 4, 2);
+    fn kernel_a_table_that_is_too_small_is_named() {
+        let layouts = TestLayouts::new("small");
+        let old = layouts.hash(&layouts.old, maps::NODE.name, 4, 10);
+        layouts.hash(&layouts.new, maps::NODE.name, 4, 2);
         (0..5).for_each(|number| old.set(&key(number), &[0; 4], 0).unwrap());
-        let text = copy(&world.old, &world.new).unwrap_err().to_string();
+        let text = copy(&layouts.old, &layouts.new).unwrap_err().to_string();
         assert!(text.contains("cannot migrate table NODE") && text.contains("v2"), "{text}");
-        assert_eq!(contents(&old).len(), 5, "the old one is as it was");
+        assert_eq!(contents(&old).len(), 5, "the old table is unchanged");
     }
 }

@@ -2,26 +2,26 @@
 //! that they outlive the agent.
 //!
 //! [`Datapath`] is the owner's view: it makes what is missing, attaches,
-//! writes. [`Pinned`] is a reader's view of the same pins. Where things are
+//! writes. [`PinnedDatapath`] is a reader's view of the same pins. Where things are
 //! pinned stands in `pins`, how a layout becomes the next one in `migrate`
-//! and, for connections, in `drain`.
+//! and, for connections, in `migrate_conntrack`.
 
-mod abandoned;
 mod bpf;
 mod conntrack;
 mod counters;
-mod drain;
 mod error;
 mod events;
 mod links;
 mod maps;
 mod memory;
 mod migrate;
+mod migrate_conntrack;
 mod object;
 mod pinned;
 mod pins;
 mod programs;
 mod sockets;
+mod stale_sockets;
 mod sweep;
 mod tables;
 #[cfg(test)]
@@ -47,22 +47,22 @@ use beeline_abi::service::{
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_sync::{Table, Tables};
 
-pub use abandoned::{Abandoned, Gone};
 pub(crate) use bpf::load_classifier;
 pub use error::DatapathError;
 pub use events::Events;
-pub use links::{Attached, Attachment};
-pub use maps::Shape;
+pub use links::{AttachMode, AttachedProgram};
+pub use maps::MapDefinition;
 pub use object::EMBEDDED;
-pub use pinned::Pinned;
+pub use pinned::PinnedDatapath;
 pub use programs::{ProgramInfo, TestPacket, TestRun, test_run};
+pub use stale_sockets::{RemovedBackends, StaleSockets};
 pub use tables::{KernelTable, KernelTables, Plain};
 
 use bpf::Access;
 use conntrack::Conntrack;
 use links::Links;
 use maps::RawMap;
-use object::Declared;
+use object::DeclaredMaps;
 use pins::Pins;
 use programs::Programs;
 
@@ -74,18 +74,18 @@ pub struct Options<'a> {
     /// The layout that the object has.
     pub abi_version: u32,
     /// How programs are attached.
-    pub attachment: Attachment,
+    pub attach_mode: AttachMode,
 }
 
 impl Default for Options<'_> {
     /// The programs and the layout of this binary.
     fn default() -> Self {
-        Options { object: EMBEDDED, abi_version: ABI_VERSION, attachment: Attachment::Auto }
+        Options { object: EMBEDDED, abi_version: ABI_VERSION, attach_mode: AttachMode::Auto }
     }
 }
 
 /// The node's datapath: maps, programs and links, all pinned below one
-/// folder. Dropping it changes nothing in the kernel.
+/// directory. Dropping it changes nothing in the kernel.
 #[derive(Debug)]
 pub struct Datapath {
     pins: Pins,
@@ -118,10 +118,10 @@ impl Datapath {
     }
 
     /// The same with every choice. When the links run with another layout,
-    /// its tables are shared or copied first; its folder stays
+    /// its tables are shared or copied first; its directory stays
     /// ([`Datapath::remove_other_layouts`]).
     pub fn open_with(bpffs: &Path, options: &Options<'_>) -> Result<Datapath, DatapathError> {
-        let declared = Declared::parse(options.object)?;
+        let declared = DeclaredMaps::parse(options.object)?;
         if options.abi_version == ABI_VERSION {
             declared.check()?;
         }
@@ -130,11 +130,11 @@ impl Datapath {
         let current = pins.current().map(|version| pins.of_version(version));
         if let Some(current) = &current {
             // What a life that ended in the middle has begun.
-            drain::finish(current)?;
+            migrate_conntrack::finish(current)?;
         }
         let from = current.filter(|current| current.version() != pins.version());
         let mut datapath = Datapath::prepare(pins, options, &declared, from.as_ref())?;
-        datapath.swap(options.object)?;
+        datapath.activate(options.object)?;
         Ok(datapath)
     }
 
@@ -142,13 +142,13 @@ impl Datapath {
     fn prepare(
         pins: Pins,
         options: &Options<'_>,
-        declared: &Declared,
+        declared: &DeclaredMaps,
         from: Option<&Pins>,
     ) -> Result<Datapath, DatapathError> {
         check_pinned(&pins, declared)?;
         let mut previous = None;
         if let Some(from) = from {
-            previous = drain::begin(from, &pins, declared.conntrack)?;
+            previous = migrate_conntrack::begin(from, &pins, declared.conntrack)?;
             migrate::share(from, &pins, &declared.tables)?;
         }
         Conntrack::create(&pins, declared, previous.as_ref())?;
@@ -174,7 +174,7 @@ impl Datapath {
             sweep: KernelTable::new(open(&layout::SWEEP)?),
             counter: open(&layout::COUNTER)?,
             conntrack: Conntrack::open(&pins, Access::ReadWrite)?,
-            links: Links::open(&pins, options.attachment, &programs)?,
+            links: Links::open(&pins, options.attach_mode, &programs)?,
             programs,
             fresh,
             pins,
@@ -183,14 +183,14 @@ impl Datapath {
 
     /// Moves every link to the new programs, then the connections to the new
     /// table.
-    fn swap(&mut self, object: &[u8]) -> Result<(), DatapathError> {
-        self.links.swap(&self.programs)?;
-        sockets::swap(&self.pins, &self.programs)?;
+    fn activate(&mut self, object: &[u8]) -> Result<(), DatapathError> {
+        self.links.update_all(&self.programs)?;
+        sockets::update_links(&self.pins, &self.programs)?;
         if self.fresh {
             self.programs.pin(object, &self.pins)?;
         }
         self.pins.set_current()?;
-        drain::finish(&self.pins)?;
+        migrate_conntrack::finish(&self.pins)?;
         // Without a handle of the previous table.
         self.conntrack = Conntrack::open(&self.pins, Access::ReadWrite)?;
         self.start_sweep()
@@ -241,7 +241,7 @@ impl Datapath {
     }
 
     /// What is attached now.
-    pub fn attached(&self) -> Vec<Attached> {
+    pub fn attached(&self) -> Vec<AttachedProgram> {
         self.links.attached()
     }
 
@@ -255,7 +255,7 @@ impl Datapath {
     /// written. A packet may see words of both while it is replaced.
     pub fn set_config(&mut self, config: &ConfigValue) -> Result<(), DatapathError> {
         if self.config.get(&0)?.as_ref() != Some(config) {
-            self.config.put(&0, config)?;
+            self.config.write(&0, config)?;
         }
         Ok(())
     }
@@ -325,7 +325,7 @@ impl Datapath {
     /// Loads [`layout::programs::FLOOR`] over the same tables, for a benchmark
     /// ([`test_run`]).
     pub fn load_floor(&self) -> Result<OwnedFd, DatapathError> {
-        programs::load_beside(Options::default().object, &self.pins, layout::programs::FLOOR)
+        programs::load_unpinned(Options::default().object, &self.pins, layout::programs::FLOOR)
     }
 
     /// The tables.
@@ -333,19 +333,19 @@ impl Datapath {
         &self.tables
     }
 
-    /// Removes the folders of other layouts: call it when this one has
+    /// Removes the directories of other layouts: call it when this one has
     /// proved itself. Returns their numbers.
     pub fn remove_other_layouts(&mut self) -> Result<Vec<u32>, DatapathError> {
         let mut others = self.pins.versions()?;
         others.retain(|version| *version != self.pins.version());
-        others.iter().try_for_each(|version| self.pins.of_version(*version).remove_folder())?;
+        others.iter().try_for_each(|version| self.pins.of_version(*version).remove_directory())?;
         Ok(others)
     }
 }
 
 /// Holds what is pinned against what the programs expect, before aya takes
 /// any of it.
-fn check_pinned(pins: &Pins, declared: &Declared) -> Result<(), DatapathError> {
+fn check_pinned(pins: &Pins, declared: &DeclaredMaps) -> Result<(), DatapathError> {
     for (name, expected) in &declared.tables {
         let path = pins.table(name);
         if let Some(map) = RawMap::open(&path, name, Access::Read)? {
@@ -369,7 +369,7 @@ fn check_version(pins: &Pins) -> Result<(), DatapathError> {
     if found == 0 || found == pins.version() {
         return Ok(());
     }
-    Err(DatapathError::Version { path: pins.folder(), found, expected: pins.version() })
+    Err(DatapathError::Version { path: pins.directory(), found, expected: pins.version() })
 }
 
 impl Tables for Datapath {

@@ -7,38 +7,38 @@ use aya_obj::Object;
 use beeline_abi::maps;
 
 use super::error::DatapathError;
-use super::maps::Shape;
+use super::maps::MapDefinition;
 
 /// The programs that this binary was built with; empty if it was built
 /// without them.
 pub const EMBEDDED: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/beeline.bpf.o"));
 
 /// What an object declares, as far as the loader decides on it.
-pub(crate) struct Declared {
+pub(crate) struct DeclaredMaps {
     /// The tables of the layout that it has, by name.
-    pub tables: HashMap<&'static str, Shape>,
+    pub tables: HashMap<&'static str, MapDefinition>,
     /// One connection table.
-    pub conntrack: Shape,
+    pub conntrack: MapDefinition,
 }
 
-impl Declared {
+impl DeclaredMaps {
     /// Reads an object.
-    pub(crate) fn parse(object: &[u8]) -> Result<Declared, DatapathError> {
+    pub(crate) fn parse(object: &[u8]) -> Result<DeclaredMaps, DatapathError> {
         if object.is_empty() {
             return Err(DatapathError::NoObject);
         }
         let parsed = Object::parse(object).map_err(|error| DatapathError::Object(error.to_string()))?;
         let mut tables = HashMap::new();
         for spec in maps::ALL {
-            let declared = parsed.maps.get(spec.name).ok_or_else(|| misfit(spec.name, "is missing"))?;
-            tables.insert(spec.name, Shape::declared(declared));
+            let declared = parsed.maps.get(spec.name).ok_or_else(|| mismatch(spec.name, "is missing"))?;
+            tables.insert(spec.name, MapDefinition::from_object(declared));
         }
         let inner = parsed.maps.get(maps::CONNTRACK.name).and_then(aya_obj::Map::inner);
         let conntrack = inner
             .as_ref()
-            .map(Shape::declared)
-            .ok_or_else(|| misfit(maps::CONNTRACK.name, "does not say what is inside"))?;
-        Ok(Declared { tables, conntrack })
+            .map(MapDefinition::from_object)
+            .ok_or_else(|| mismatch(maps::CONNTRACK.name, "does not declare its inner map"))?;
+        Ok(DeclaredMaps { tables, conntrack })
     }
 
     /// Holds it against the layout that this binary was compiled with.
@@ -50,15 +50,15 @@ impl Declared {
     }
 }
 
-fn compare(spec: &maps::MapSpec, declared: Shape) -> Result<(), DatapathError> {
-    let expected = Shape::of(spec);
+fn compare(spec: &maps::MapSpec, declared: MapDefinition) -> Result<(), DatapathError> {
+    let expected = MapDefinition::from_spec(spec);
     if declared == expected {
         return Ok(());
     }
-    Err(misfit(spec.name, &format!("is declared as {declared}, the layout says {expected}")))
+    Err(mismatch(spec.name, &format!("is declared as {declared}, but the layout requires {expected}")))
 }
 
-fn misfit(table: &str, what: &str) -> DatapathError {
+fn mismatch(table: &str, what: &str) -> DatapathError {
     DatapathError::Object(format!("table {table} {what}"))
 }
 
@@ -72,14 +72,14 @@ mod tests {
             eprintln!("skipped: no eBPF object is embedded (run `cargo xtask ebpf` first)");
             return;
         }
-        Declared::parse(EMBEDDED).unwrap().check().unwrap();
+        DeclaredMaps::parse(EMBEDDED).unwrap().check().unwrap();
     }
 
     #[test]
-    fn unit_an_object_that_is_none_is_refused_with_the_next_step() {
-        let error = Declared::parse(&[]).map(|_| ()).unwrap_err().to_string();
+    fn unit_an_invalid_object_is_refused_with_the_next_step() {
+        let error = DeclaredMaps::parse(&[]).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("cargo xtask ebpf"), "{error}");
-        let error = Declared::parse(b"not an ELF file").map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("does not fit") && error.contains("make build"), "{error}");
+        let error = DeclaredMaps::parse(b"not an ELF file").map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("does not match") && error.contains("make build"), "{error}");
     }
 }

@@ -17,18 +17,18 @@ use super::bpf::{self, Access};
 use super::conntrack::Conntrack;
 use super::counters;
 use super::error::{DatapathError, failed};
-use super::links::{self, Attached};
-use super::maps::{RawMap, Shape};
+use super::links::{self, AttachedProgram};
+use super::maps::{MapDefinition, RawMap};
 use super::memory;
 use super::pins::Pins;
-use super::programs::{ProgramInfo, TestPacket, TestRun, describe, refused, test_run};
+use super::programs::{ProgramInfo, TestPacket, TestRun, describe, load_failed, test_run};
 use super::sockets;
 use super::tables::{KernelTable, KernelTables};
 use crate::netlink::Netlink;
 
-/// What is pinned below one bpffs folder. Its handles of maps cannot write.
+/// What is pinned below one bpffs directory. Its handles of maps cannot write.
 #[derive(Debug)]
-pub struct Pinned {
+pub struct PinnedDatapath {
     pins: Pins,
     tables: KernelTables,
     config: KernelTable<u32, ConfigValue>,
@@ -39,9 +39,9 @@ pub struct Pinned {
     conntrack: Conntrack,
 }
 
-impl Pinned {
+impl PinnedDatapath {
     /// Opens the tables of this binary's layout.
-    pub fn open(bpffs: &Path) -> Result<Pinned, DatapathError> {
+    pub fn open(bpffs: &Path) -> Result<PinnedDatapath, DatapathError> {
         let pins = Pins::new(bpffs, ABI_VERSION);
         if !pins.table(maps::CONFIG.name).exists() {
             let mut others = pins.versions()?;
@@ -50,9 +50,14 @@ impl Pinned {
             return Err(DatapathError::NotPinned { path, expected: ABI_VERSION, others });
         }
         let open = |spec: &'static maps::MapSpec| {
-            RawMap::open_checked(&pins.table(spec.name), spec.name, Access::Read, Shape::of(spec))
+            RawMap::open_checked(
+                &pins.table(spec.name),
+                spec.name,
+                Access::Read,
+                MapDefinition::from_spec(spec),
+            )
         };
-        Ok(Pinned {
+        Ok(PinnedDatapath {
             tables: KernelTables::open(open)?,
             config: KernelTable::new(open(&maps::CONFIG)?),
             fragments: KernelTable::new(open(&maps::FRAGMENT)?),
@@ -111,7 +116,7 @@ impl Pinned {
 
     /// What is attached: links, else classifiers on `clsact` in the network
     /// namespace of the calling thread.
-    pub fn attached(&self) -> Vec<Attached> {
+    pub fn attached(&self) -> Vec<AttachedProgram> {
         let links = links::list(&self.pins, None);
         if !links.is_empty() {
             return links;
@@ -135,7 +140,7 @@ impl Pinned {
         let read = |name: &&'static str| {
             let path = self.pins.program(name);
             let info = aya::programs::ProgramInfo::from_pin(&path)
-                .map_err(|error| refused(&format!("the program pinned at {}", path.display()), &error))?;
+                .map_err(|error| load_failed(&format!("the program pinned at {}", path.display()), &error))?;
             Ok(describe(name, &info))
         };
         maps::programs::ALL.iter().map(read).collect()

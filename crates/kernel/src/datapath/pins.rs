@@ -27,7 +27,7 @@ const FINGERPRINT: &str = "fingerprint";
 /// Appended to a name while its successor is prepared.
 const NEXT: &str = "_next";
 
-/// The paths of one layout below one folder.
+/// The paths of one layout below one directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
     root: PathBuf,
@@ -40,19 +40,19 @@ impl Pins {
         Pins { root: root.to_owned(), version }
     }
 
-    /// Makes the folders that are missing.
+    /// Makes the directories that are missing.
     pub(crate) fn create(&self) -> Result<(), DatapathError> {
-        make_folder(&self.root)?;
+        make_directory(&self.root)?;
         if !bpffs::is_bpffs(&self.root)? {
             return Err(DatapathError::NotBpffs { path: self.root.clone() });
         }
-        for folder in [self.folder(), self.folder().join(PROGRAMS), self.links()] {
-            make_folder(&folder)?;
+        for directory in [self.directory(), self.directory().join(PROGRAMS), self.links()] {
+            make_directory(&directory)?;
         }
         Ok(())
     }
 
-    /// The same below the same folder for another layout.
+    /// The same below the same directory for another layout.
     pub(crate) fn of_version(&self, version: u32) -> Pins {
         Pins { root: self.root.clone(), version }
     }
@@ -61,16 +61,16 @@ impl Pins {
         self.version
     }
 
-    pub(crate) fn folder(&self) -> PathBuf {
+    pub(crate) fn directory(&self) -> PathBuf {
         self.root.join(format!("v{}", self.version))
     }
 
     pub(crate) fn table(&self, name: &str) -> PathBuf {
-        self.folder().join(name)
+        self.directory().join(name)
     }
 
     pub(crate) fn program(&self, name: &str) -> PathBuf {
-        self.folder().join(PROGRAMS).join(name)
+        self.directory().join(PROGRAMS).join(name)
     }
 
     pub(crate) fn links(&self) -> PathBuf {
@@ -96,7 +96,7 @@ impl Pins {
         Ok(names.iter().filter_map(parse).collect())
     }
 
-    /// The layouts for which there are folders.
+    /// The layouts for which there are directories.
     pub(crate) fn versions(&self) -> Result<Vec<u32>, DatapathError> {
         let names = names(&self.root)?;
         let mut versions: Vec<u32> =
@@ -107,12 +107,12 @@ impl Pins {
 
     /// What the pinned programs were loaded from.
     pub(crate) fn fingerprint(&self) -> Option<String> {
-        fs::read_link(self.folder().join(FINGERPRINT)).ok()?.into_os_string().into_string().ok()
+        fs::read_link(self.directory().join(FINGERPRINT)).ok()?.into_os_string().into_string().ok()
     }
 
     /// Notes what the pinned programs were loaded from; none while they change.
     pub(crate) fn set_fingerprint(&self, fingerprint: Option<&str>) -> Result<(), DatapathError> {
-        let path = self.folder().join(FINGERPRINT);
+        let path = self.directory().join(FINGERPRINT);
         match fingerprint {
             None => unpin(&path),
             Some(text) => replace(&path, |next| symlink(text, next))
@@ -120,11 +120,11 @@ impl Pins {
         }
     }
 
-    /// The layout that the links run with, if its folder is still there.
+    /// The layout that the links run with, if its directory is still there.
     pub(crate) fn current(&self) -> Option<u32> {
         let target = fs::read_link(self.root.join(CURRENT)).ok()?;
         let version = target.to_str()?.strip_prefix('v')?.parse().ok()?;
-        self.of_version(version).folder().is_dir().then_some(version)
+        self.of_version(version).directory().is_dir().then_some(version)
     }
 
     /// From now on the links run with this layout.
@@ -134,10 +134,10 @@ impl Pins {
             .map_err(failed("write", path.display().to_string()))
     }
 
-    /// Removes the folder of this layout with all its pins.
-    pub(crate) fn remove_folder(&self) -> Result<(), DatapathError> {
-        let folder = self.folder();
-        fs::remove_dir_all(&folder).map_err(failed("remove", folder.display().to_string()))
+    /// Removes the directory of this layout with all its pins.
+    pub(crate) fn remove_directory(&self) -> Result<(), DatapathError> {
+        let directory = self.directory();
+        fs::remove_dir_all(&directory).map_err(failed("remove", directory.display().to_string()))
     }
 }
 
@@ -169,16 +169,16 @@ fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Resul
     fs::rename(&next, path)
 }
 
-fn make_folder(path: &Path) -> Result<(), DatapathError> {
+fn make_directory(path: &Path) -> Result<(), DatapathError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(failed("create the folder", path.display().to_string()))
+    made.map_err(failed("create the directory", path.display().to_string()))
 }
 
-/// The names in a folder; none if there is no folder.
-fn names(folder: &Path) -> Result<Vec<String>, DatapathError> {
-    let entries = match fs::read_dir(folder) {
+/// The names in a directory; none if there is no directory.
+fn names(directory: &Path) -> Result<Vec<String>, DatapathError> {
+    let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed("list", folder.display().to_string()))?,
+        other => other.map_err(failed("list", directory.display().to_string()))?,
     };
     Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }

@@ -16,7 +16,7 @@ use super::maps::RawMap;
 use super::pins::{Pins, pin_over};
 
 /// Bytes that a packet may grow by in a test run.
-const ROOM: usize = 4096;
+const GROWTH_BYTES_MAX: usize = 4096;
 /// Of a verifier's log the end says what is wrong.
 const LOG_BYTES_MAX: usize = 4096;
 
@@ -68,7 +68,7 @@ pub struct TestRun {
 
 /// Runs a program (loaded or pinned) over a packet: `BPF_PROG_TEST_RUN`.
 pub fn test_run(program: BorrowedFd<'_>, packet: &TestPacket<'_>) -> Result<TestRun, DatapathError> {
-    let mut data = vec![0; packet.packet.len() + ROOM];
+    let mut data = vec![0; packet.packet.len() + GROWTH_BYTES_MAX];
     let TestPacket { packet, ifindex, ingress_ifindex, repeat } = *packet;
     let run = SkbRun { packet, ifindex, ingress_ifindex, repeat };
     let result = bpf::run_skb(program, &run, &mut data).map_err(failed("test-run", "a program"))?;
@@ -107,7 +107,7 @@ impl Programs {
     /// Loads an object over the tables pinned at `pins`; tables that are
     /// missing there are made and pinned.
     pub(crate) fn load(object: &[u8], pins: &Pins) -> Result<Programs, DatapathError> {
-        let mut ebpf = over_tables(object, pins)?;
+        let mut ebpf = load_maps(object, pins)?;
         let each = maps::programs::ALL.iter();
         let loaded = each.map(|name| Ok((*name, load_one(&mut ebpf, name)?)));
         Ok(Programs { loaded: loaded.collect::<Result<_, DatapathError>>()? })
@@ -134,20 +134,24 @@ impl Programs {
     }
 }
 
-fn over_tables(object: &[u8], pins: &Pins) -> Result<Ebpf, DatapathError> {
+fn load_maps(object: &[u8], pins: &Pins) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     // No type of the running kernel is used.
     loader.btf(None);
     for spec in maps::ALL {
         loader.map_pin_path(spec.name, pins.table(spec.name));
     }
-    loader.load(object).map_err(|error| refused("the eBPF object", &error))
+    loader.load(object).map_err(|error| load_failed("the eBPF object", &error))
 }
 
 /// Loads one program of the object, which no agent loads, over the pinned
 /// tables.
-pub(crate) fn load_beside(object: &[u8], pins: &Pins, name: &'static str) -> Result<OwnedFd, DatapathError> {
-    Ok(load_one(&mut over_tables(object, pins)?, name)?.fd)
+pub(crate) fn load_unpinned(
+    object: &[u8],
+    pins: &Pins,
+    name: &'static str,
+) -> Result<OwnedFd, DatapathError> {
+    Ok(load_one(&mut load_maps(object, pins)?, name)?.fd)
 }
 
 fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, DatapathError> {
@@ -157,12 +161,12 @@ fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, DatapathError
     match program {
         Program::SchedClassifier(classifier) => classifier.load(),
         Program::CgroupSockAddr(hook) => hook.load(),
-        _ => return Err(DatapathError::Object(format!("program {name} is of a kind that is not loaded"))),
+        _ => return Err(DatapathError::Object(format!("program {name} has an unsupported program type"))),
     }
-    .map_err(|error| refused(&object(), &error))?;
-    let fd = program.fd().map_err(|error| refused(&object(), &error))?;
+    .map_err(|error| load_failed(&object(), &error))?;
+    let fd = program.fd().map_err(|error| load_failed(&object(), &error))?;
     let fd = fd.as_fd().try_clone_to_owned().map_err(failed("keep", object()))?;
-    let info = program.info().map_err(|error| refused(&object(), &error))?;
+    let info = program.info().map_err(|error| load_failed(&object(), &error))?;
     Ok(Loaded { fd, info: describe(name, &info) })
 }
 
@@ -173,7 +177,7 @@ fn open_one(pins: &Pins, name: &'static str) -> Result<Option<Loaded>, DatapathE
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(failed("open", object()))?,
     };
-    let info = aya::programs::ProgramInfo::from_pin(&path).map_err(|error| refused(&object(), &error))?;
+    let info = aya::programs::ProgramInfo::from_pin(&path).map_err(|error| load_failed(&object(), &error))?;
     Ok(Some(Loaded { fd, info: describe(name, &info) }))
 }
 
@@ -199,7 +203,7 @@ pub(crate) fn describe(name: &'static str, info: &aya::programs::ProgramInfo) ->
 }
 
 /// The whole chain of causes; of a long one (a verifier's log) the end.
-pub(crate) fn refused(object: &str, error: &dyn Error) -> DatapathError {
+pub(crate) fn load_failed(object: &str, error: &dyn Error) -> DatapathError {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -21,18 +21,18 @@ use super::programs::Programs;
 /// Sees to it that every socket hook of a cgroup runs the program of this
 /// release, and none of another cgroup does. Returns how many were attached.
 pub(crate) fn attach(pins: &Pins, cgroup: &Path, programs: &Programs) -> Result<usize, DatapathError> {
-    let folder = File::open(cgroup).map_err(failed("open the cgroup", cgroup.display().to_string()))?;
-    let id = folder.metadata().map_err(failed("examine the cgroup", cgroup.display().to_string()))?.ino();
+    let directory = File::open(cgroup).map_err(failed("open the cgroup", cgroup.display().to_string()))?;
+    let id = directory.metadata().map_err(failed("examine the cgroup", cgroup.display().to_string()))?.ino();
     let mut attached = 0;
     for name in programs::SOCKETS {
-        attached += usize::from(ensure(pins, name, &folder, id, programs)?);
+        attached += usize::from(ensure(pins, name, &directory, id, programs)?);
     }
     Ok(attached)
 }
 
 /// Moves the hooks that are attached to the programs of this release. Those
 /// that a release before did not have wait for [`attach`].
-pub(crate) fn swap(pins: &Pins, programs: &Programs) -> Result<(), DatapathError> {
+pub(crate) fn update_links(pins: &Pins, programs: &Programs) -> Result<(), DatapathError> {
     for name in programs::SOCKETS {
         let path = pins.socket_link(name);
         let object = || format!("program {name} of the socket hooks");

@@ -41,12 +41,12 @@ mod tests {
     use beeline_abi::conntrack::SweepValue;
     use beeline_abi::maps::programs;
 
-    use super::super::testing::World;
+    use super::super::testing::TestLayouts;
     use super::super::{Datapath, EMBEDDED, TestPacket};
     use super::*;
 
     #[test]
-    fn unit_want_of_memory_is_waited_out_and_nothing_else_is() {
+    fn unit_enomem_is_retried_and_no_other_error() {
         for (answers, tries) in [(vec![0], 1), (vec![-libc::ENOMEM, -libc::ENOMEM, 0], 3)] {
             let asked = Cell::new(0);
             let run = || Ok(answers[asked.replace(asked.get() + 1)]);
@@ -71,8 +71,8 @@ mod tests {
             eprintln!("skipped: no eBPF object is embedded (run `cargo xtask ebpf`, then build again)");
             return;
         }
-        let world = World::new("sweep");
-        let datapath = Datapath::open(world.root()).unwrap();
+        let layouts = TestLayouts::new("sweep");
+        let datapath = Datapath::open(layouts.root()).unwrap();
         let (done, begun, mut refused) = (AtomicBool::new(false), Instant::now(), 0);
         let started = thread::scope(|scope| {
             for _ in 0..3 {
@@ -86,7 +86,7 @@ mod tests {
             while started.is_ok() && begun.elapsed() < Duration::from_secs(3) {
                 // A value that is written ends the timer in it.
                 let once = || {
-                    datapath.sweep.put(&0, &SweepValue::default())?;
+                    datapath.sweep.write(&0, &SweepValue::default())?;
                     datapath.test_run(programs::SWEEP, &TestPacket::new(&[0; 64]))
                 };
                 started = once().and_then(|run| {
@@ -97,7 +97,7 @@ mod tests {
             done.store(true, Ordering::Relaxed);
             started
         });
-        println!("{refused} starts were refused at first");
+        println!("{refused} starts failed with ENOMEM and were retried");
         started.unwrap_or_else(|error| panic!("{error}"));
     }
 }

@@ -48,31 +48,32 @@ impl<K: Plain, V: Plain> KernelTable<K, V> {
         self.check_sizes().map_err(|error| self.error("read", error))?;
         let mut entries = Vec::new();
         let each = |key: &[u8], value: &[u8]| {
-            let key = K::read_from_bytes(key).expect("its size is compared above");
-            let value = V::read_from_bytes(value).expect("its size is compared above");
+            let key = K::read_from_bytes(key).expect("its size was checked above");
+            let value = V::read_from_bytes(value).expect("its size was checked above");
             entries.push((key, value));
         };
         self.map.read(each).map_err(|error| self.error("read", error))?;
         Ok(entries)
     }
 
-    pub(crate) fn put(&self, key: &K, value: &V) -> Result<(), TableError> {
+    pub(crate) fn write(&self, key: &K, value: &V) -> Result<(), TableError> {
         self.map.set(key.as_bytes(), value.as_bytes(), 0).map_err(|error| self.error("update", error))
     }
 
     fn check_sizes(&self) -> io::Result<()> {
-        let shape = self.map.shape();
-        if (shape.key_size as usize, shape.value_size as usize) == (size_of::<K>(), size_of::<V>()) {
+        let definition = self.map.definition();
+        if (definition.key_size as usize, definition.value_size as usize) == (size_of::<K>(), size_of::<V>())
+        {
             return Ok(());
         }
-        Err(io::Error::other(format!("its layout is another one ({shape})")))
+        Err(io::Error::other(format!("the map has another layout ({definition})")))
     }
 
     fn error(&self, operation: &'static str, error: io::Error) -> TableError {
         // A full hash says E2BIG, a full prefix trie ENOSPC.
         let full = [Some(libc::E2BIG), Some(libc::ENOSPC)].contains(&error.raw_os_error());
         if full && operation == "update" {
-            return TableError::Full { table: self.map.name(), capacity: self.map.shape().max_entries };
+            return TableError::Full { table: self.map.name(), capacity: self.map.definition().max_entries };
         }
         TableError::Kernel { table: self.map.name(), operation, error: error.to_string() }
     }
@@ -80,7 +81,7 @@ impl<K: Plain, V: Plain> KernelTable<K, V> {
 
 impl<K: Plain, V: Plain> Table<K, V> for KernelTable<K, V> {
     fn update(&mut self, key: &K, value: &V) -> Result<(), TableError> {
-        self.put(key, value)
+        self.write(key, value)
     }
 
     fn delete(&mut self, key: &K) -> Result<(), TableError> {

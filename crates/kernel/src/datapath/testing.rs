@@ -1,4 +1,4 @@
-//! Two layouts without programs, for the tests of this folder.
+//! Two layouts without programs, for the tests of this directory.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -7,31 +7,31 @@ use aya::maps::MapData;
 use aya_obj::generated::bpf_map_type;
 
 use super::bpf::Access;
-use super::maps::{RawMap, Shape};
+use super::maps::{MapDefinition, RawMap};
 use super::pins::{Pins, pin_over};
 use crate::bpffs;
 
 /// A hash with 4-byte keys.
-pub(crate) fn hash(value_size: u32, max_entries: u32) -> Shape {
+pub(crate) fn hash(value_size: u32, max_entries: u32) -> MapDefinition {
     let kind = bpf_map_type::BPF_MAP_TYPE_HASH as u32;
-    Shape { kind, key_size: 4, value_size, max_entries, flags: 1 }
+    MapDefinition { kind, key_size: 4, value_size, max_entries, flags: 1 }
 }
 
 /// Two layouts on a bpffs that is gone when dropped.
-pub(crate) struct World {
+pub(crate) struct TestLayouts {
     root: PathBuf,
     pub old: Pins,
     pub new: Pins,
 }
 
-impl World {
-    pub(crate) fn new(word: &str) -> World {
+impl TestLayouts {
+    pub(crate) fn new(word: &str) -> TestLayouts {
         let root = std::env::temp_dir().join(format!("beeline-test-{}-{word}", std::process::id()));
         bpffs::mount(&root).unwrap();
         let (old, new) = (Pins::new(&root, 1), Pins::new(&root, 2));
         old.create().unwrap();
         new.create().unwrap();
-        World { root, old, new }
+        TestLayouts { root, old, new }
     }
 
     /// The bpffs.
@@ -47,7 +47,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for TestLayouts {
     fn drop(&mut self) {
         let _ = bpffs::unmount(&self.root);
         let _ = std::fs::remove_dir(&self.root);

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::error::missing_is_fine;
+use super::error::ignore_missing;
 use super::message::{Message, attributes_after, family, read_ip, read_u32};
 use super::{Netlink, NetlinkError, request};
 
@@ -50,7 +50,7 @@ impl Netlink {
     /// Deletes an address. None there is no error.
     pub fn delete_address(&mut self, ifindex: u32, net: IpNet) -> Result<(), NetlinkError> {
         let mut message = message(libc::RTM_DELADDR, request(0), ifindex, net);
-        missing_is_fine(self.change("delete", || object(ifindex, net), &mut message))
+        ignore_missing(self.change("delete", || object(ifindex, net), &mut message))
     }
 }
 

@@ -10,13 +10,13 @@ use super::{Netlink, NetlinkError, request};
 use crate::netns::NetNs;
 
 /// `SOCK_DIAG_BY_FAMILY` of linux/sock_diag.h.
-const BY_FAMILY: u16 = 20;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `SOCK_DESTROY` of linux/sock_diag.h.
-const DESTROY: u16 = 21;
+const SOCK_DESTROY: u16 = 21;
 /// Bytes of `struct inet_diag_sockid`.
-const ID: usize = 48;
+const ID_BYTES: usize = 48;
 /// Where it begins in `struct inet_diag_msg`.
-const ID_IN_ANSWER: usize = 4;
+const ID_OFFSET: usize = 4;
 /// States of a connection that is not over: all but `TCP_TIME_WAIT` (6),
 /// `TCP_CLOSE` (7), `TCP_LISTEN` (10) and the half-open ones (3, 12). A
 /// connected datagram socket is in `TCP_ESTABLISHED` (1).
@@ -32,7 +32,7 @@ pub struct ConnectedSocket {
     family: u8,
     protocol: u8,
     /// `struct inet_diag_sockid`, as the kernel gave it.
-    id: [u8; ID],
+    id: [u8; ID_BYTES],
     /// Its cookie, as `bpf_get_socket_cookie` gives it.
     pub cookie: u64,
     /// What it is connected to; an IPv4 address also where an IPv6 socket
@@ -60,17 +60,19 @@ impl SocketDiag {
         protocol: u8,
         port: Option<u16>,
     ) -> Result<Vec<ConnectedSocket>, NetlinkError> {
-        let mut id = [0; ID];
+        let mut id = [0; ID_BYTES];
         id[2..4].copy_from_slice(&port.unwrap_or(0).to_be_bytes());
-        self.0.dump("sockets", BY_FAMILY, &asked(family, protocol, &id), |payload| parse(payload, protocol))
+        self.0.dump("sockets", SOCK_DIAG_BY_FAMILY, &request_header(family, protocol, &id), |payload| {
+            parse(payload, protocol)
+        })
     }
 
     /// Destroys a socket: whoever uses it gets `ECONNABORTED`, and the other
     /// end of a TCP connection a reset. False if it is gone already.
     pub fn destroy(&mut self, socket: &ConnectedSocket) -> Result<bool, NetlinkError> {
-        let fixed = asked(socket.family, socket.protocol, &socket.id);
+        let fixed = request_header(socket.family, socket.protocol, &socket.id);
         let object = || format!("socket {} connected to {}", socket.cookie, socket.peer);
-        let mut message = Message::new(DESTROY, request(0), &fixed);
+        let mut message = Message::new(SOCK_DESTROY, request(0), &fixed);
         match self.0.change("destroy", object, &mut message) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ESTALE)) => Ok(false),
@@ -80,8 +82,8 @@ impl SocketDiag {
 
     /// Destroys a socket made for it: does this kernel do it? It sends
     /// nothing.
-    pub fn try_destroy(&mut self) -> Result<(), NetlinkError> {
-        let failed = |source| NetlinkError::Socket { operation: "make a socket to try", source };
+    pub fn probe_destroy(&mut self) -> Result<(), NetlinkError> {
+        let failed = |source| NetlinkError::Socket { operation: "create a test socket", source };
         let socket = UdpSocket::bind(("127.0.0.1", 0)).map_err(failed)?;
         // Its own address: nobody else's.
         let own = socket.local_addr().map_err(failed)?;
@@ -94,7 +96,7 @@ impl SocketDiag {
 }
 
 /// `struct inet_diag_req_v2` of linux/inet_diag.h.
-fn asked(family: u8, protocol: u8, id: &[u8; ID]) -> Vec<u8> {
+fn request_header(family: u8, protocol: u8, id: &[u8; ID_BYTES]) -> Vec<u8> {
     let mut fixed = vec![family, protocol, 0, 0];
     fixed.extend_from_slice(&CONNECTED.to_ne_bytes());
     fixed.extend_from_slice(id);
@@ -103,7 +105,7 @@ fn asked(family: u8, protocol: u8, id: &[u8; ID]) -> Vec<u8> {
 
 fn parse(payload: &[u8], protocol: u8) -> Option<ConnectedSocket> {
     let family = *payload.first()?;
-    let id: [u8; ID] = *payload.get(ID_IN_ANSWER..)?.first_chunk()?;
+    let id: [u8; ID_BYTES] = *payload.get(ID_OFFSET..)?.first_chunk()?;
     let port = u16::from_be_bytes(*id[2..].first_chunk()?);
     let ip = match i32::from(family) {
         libc::AF_INET => read_ip(&id[20..24])?,

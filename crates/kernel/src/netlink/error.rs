@@ -34,8 +34,8 @@ pub enum NetlinkError {
         object: String,
     },
     /// The answer was not understood.
-    #[error("cannot {operation} {object}: the kernel's answer is not understood")]
-    Answer {
+    #[error("cannot {operation} {object}: unexpected reply from the kernel")]
+    UnexpectedReply {
         /// Operation.
         operation: &'static str,
         /// The object.
@@ -51,7 +51,7 @@ impl NetlinkError {
                 source.raw_os_error()
             }
             NetlinkError::Missing { .. } => Some(libc::ENODEV),
-            NetlinkError::Answer { .. } => None,
+            NetlinkError::UnexpectedReply { .. } => None,
         }
     }
 
@@ -68,7 +68,7 @@ impl NetlinkError {
 }
 
 /// Makes an error about a missing object a success.
-pub(crate) fn missing_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+pub(crate) fn ignore_missing(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match result {
         Err(error) if error.is_missing() => Ok(()),
         other => other,

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use beeline_abi::Mac;
 
-use super::error::missing_is_fine;
+use super::error::ignore_missing;
 use super::message::{Message, attributes, attributes_after, read_mac, read_string, read_u16, read_u32};
 use super::{Netlink, NetlinkError, request};
 use crate::netns::NetNs;
@@ -60,13 +60,13 @@ pub struct Peer {
 #[derive(Clone, Copy, Debug)]
 pub struct Veth<'a> {
     /// The end in the namespace of this connection.
-    pub here: VethEnd<'a>,
+    pub local: VethEnd<'a>,
     /// The other end.
-    pub there: VethEnd<'a>,
+    pub peer: VethEnd<'a>,
     /// MTU of both ends, bytes.
     pub mtu: u32,
     /// Namespace of the other end, which is created right there; none = this one.
-    pub there_netns: Option<&'a NetNs>,
+    pub peer_netns: Option<&'a NetNs>,
 }
 
 /// One end of a pair.
@@ -88,13 +88,13 @@ impl Netlink {
     pub fn link(&mut self, name: &str) -> Result<Link, NetlinkError> {
         let mut message = Message::new(libc::RTM_GETLINK, request(0), &fixed(0, 0, 0));
         message.string(libc::IFLA_IFNAME, name);
-        self.ask(|| format!("link {name}"), &mut message, parse)
+        self.get(|| format!("link {name}"), &mut message, parse)
     }
 
     /// The device with this index.
     pub fn link_by_index(&mut self, index: u32) -> Result<Link, NetlinkError> {
         let mut message = Message::new(libc::RTM_GETLINK, request(0), &fixed(index, 0, 0));
-        self.ask(|| format!("link with index {index}"), &mut message, parse)
+        self.get(|| format!("link with index {index}"), &mut message, parse)
     }
 
     /// The index of the device with this name.
@@ -105,19 +105,19 @@ impl Netlink {
     /// Makes a pair of veth devices, both down.
     pub fn create_veth(&mut self, veth: &Veth<'_>) -> Result<(), NetlinkError> {
         let mut message = new_link();
-        end(&mut message, &veth.here, veth.mtu);
+        end(&mut message, &veth.local, veth.mtu);
         message.nested(libc::IFLA_LINKINFO, |info| {
             info.string(INFO_KIND, "veth").nested(INFO_DATA, |data| {
                 data.nested(VETH_INFO_PEER, |peer| {
                     peer.raw(&fixed(0, 0, 0));
-                    end(peer, &veth.there, veth.mtu);
-                    if let Some(netns) = veth.there_netns {
+                    end(peer, &veth.peer, veth.mtu);
+                    if let Some(netns) = veth.peer_netns {
                         peer.u32(libc::IFLA_NET_NS_FD, netns.as_fd().as_raw_fd() as u32);
                     }
                 });
             });
         });
-        let object = || format!("veth pair {} - {}", veth.here.name, veth.there.name);
+        let object = || format!("veth pair {} - {}", veth.local.name, veth.peer.name);
         self.change("create", object, &mut message)
     }
 
@@ -135,13 +135,13 @@ impl Netlink {
     pub fn delete_link(&mut self, name: &str) -> Result<(), NetlinkError> {
         let mut message = Message::new(libc::RTM_DELLINK, request(0), &fixed(0, 0, 0));
         message.string(libc::IFLA_IFNAME, name);
-        missing_is_fine(self.change("delete", || format!("link {name}"), &mut message))
+        ignore_missing(self.change("delete", || format!("link {name}"), &mut message))
     }
 
     /// Deletes a device by index. None there is no error.
     pub fn delete_link_by_index(&mut self, index: u32) -> Result<(), NetlinkError> {
         let mut message = Message::new(libc::RTM_DELLINK, request(0), &fixed(index, 0, 0));
-        missing_is_fine(self.change("delete", || format!("link with index {index}"), &mut message))
+        ignore_missing(self.change("delete", || format!("link with index {index}"), &mut message))
     }
 
     /// Sets a device up or down.

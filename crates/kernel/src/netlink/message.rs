@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_a_message_reads_as_it_was_written() {
+    fn unit_a_message_is_read_back_as_written() {
         let mut message = Message::new(24, 5, &[7; 6]);
         message.u32(4, 77).string(3, "eth0").nested(9, |inner| {
             inner.ip(1, "10.0.0.1".parse().unwrap());

@@ -27,7 +27,7 @@ pub use error::NetlinkError;
 pub use filter::{BpfFilter, Direction};
 pub use link::{Link, Peer, Veth, VethEnd};
 pub use neighbour::Neighbour;
-pub use route::{Route, RouteAnswer, RouteKind, Scope, protocol, table};
+pub use route::{ResolvedRoute, Route, RouteKind, Scope, protocol, table};
 pub use watch::{Change, Watch};
 
 use crate::netns::{NetNs, NetNsError};
@@ -61,10 +61,10 @@ impl Netlink {
         let mut socket = Socket::new(protocol).map_err(socket_failed("open a socket"))?;
         socket.bind_auto().map_err(socket_failed("bind a socket"))?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(socket_failed("connect a socket"))?;
-        socket.set_ext_ack(true).map_err(socket_failed("ask for extended errors"))?;
-        socket.set_cap_ack(true).map_err(socket_failed("ask for short errors"))?;
+        socket.set_ext_ack(true).map_err(socket_failed("enable extended acknowledgements"))?;
+        socket.set_cap_ack(true).map_err(socket_failed("enable capped acknowledgements"))?;
         // Without it the kernel ignores the filters of dumps (since Linux 4.20).
-        socket.set_netlink_get_strict_chk(true).map_err(socket_failed("ask for strict checks"))?;
+        socket.set_netlink_get_strict_chk(true).map_err(socket_failed("enable strict checking"))?;
         Ok(Netlink { socket, sequence: 0, buffer: vec![0; DATAGRAM_BYTES_MAX] })
     }
 
@@ -141,7 +141,7 @@ impl Netlink {
     }
 
     /// Asks for one object.
-    fn ask<T>(
+    fn get<T>(
         &mut self,
         object: impl Fn() -> String,
         message: &mut Message,
@@ -149,7 +149,7 @@ impl Netlink {
     ) -> Result<T, NetlinkError> {
         let mut found = None;
         self.exchange("get", &object, message, |answer| found = parse(answer.payload))?;
-        found.ok_or_else(|| NetlinkError::Answer { operation: "get", object: object() })
+        found.ok_or_else(|| NetlinkError::UnexpectedReply { operation: "get", object: object() })
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use beeline_abi::Mac;
 
-use super::error::missing_is_fine;
+use super::error::ignore_missing;
 use super::message::{Message, attributes_after, family, read_ip, read_mac, read_u16, read_u32};
 use super::{Netlink, NetlinkError, request};
 
@@ -46,7 +46,7 @@ impl Netlink {
     /// Deletes a neighbour. None there is no error.
     pub fn delete_neighbour(&mut self, ifindex: u32, ip: IpAddr) -> Result<(), NetlinkError> {
         let mut message = message(libc::RTM_DELNEIGH, request(0), ifindex, ip);
-        missing_is_fine(self.change("delete", || object(ifindex, ip), &mut message))
+        ignore_missing(self.change("delete", || object(ifindex, ip), &mut message))
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::error::missing_is_fine;
+use super::error::ignore_missing;
 use super::message::{Message, attributes, attributes_after, family, read_ip, read_u16, read_u32};
 use super::{Netlink, NetlinkError, request};
 
@@ -198,7 +198,7 @@ impl fmt::Display for Route {
             write!(f, " via {gateway}")?;
         }
         if self.ifindex != 0 {
-            write!(f, " by the link with index {}", self.ifindex)?;
+            write!(f, " on the link with index {}", self.ifindex)?;
         }
         Ok(())
     }
@@ -206,7 +206,7 @@ impl fmt::Display for Route {
 
 /// How the kernel would route a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteAnswer {
+pub struct ResolvedRoute {
     /// What happens.
     pub kind: RouteKind,
     /// Device, or 0.
@@ -249,11 +249,11 @@ impl Netlink {
     /// Deletes a route. None there is no error.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         let mut message = message(libc::RTM_DELROUTE, request(0), route);
-        missing_is_fine(self.change("delete", || format!("route {route}"), &mut message))
+        ignore_missing(self.change("delete", || format!("route {route}"), &mut message))
     }
 
     /// `ip route get`: how a packet of this machine to `destination` goes.
-    pub fn route_to(&mut self, destination: IpAddr) -> Result<RouteAnswer, NetlinkError> {
+    pub fn route_to(&mut self, destination: IpAddr) -> Result<ResolvedRoute, NetlinkError> {
         self.route_lookup(destination, None, None)
     }
 
@@ -265,7 +265,7 @@ impl Netlink {
         destination: IpAddr,
         source: Option<IpAddr>,
         ingress: Option<u32>,
-    ) -> Result<RouteAnswer, NetlinkError> {
+    ) -> Result<ResolvedRoute, NetlinkError> {
         let bits = if destination.is_ipv4() { 32 } else { 128 };
         let mut fixed = [0; FIXED];
         fixed[0] = family(&destination);
@@ -279,11 +279,11 @@ impl Netlink {
         if let Some(ingress) = ingress {
             message.u32(RTA_IIF, ingress);
         }
-        self.ask(
+        self.get(
             || format!("the route to {destination}"),
             &mut message,
             |payload| {
-                parse_any(payload).map(|route| RouteAnswer {
+                parse_any(payload).map(|route| ResolvedRoute {
                     kind: route.kind,
                     ifindex: route.ifindex,
                     gateway: route.gateway,

@@ -23,21 +23,21 @@ pub enum Change {
     /// A device is new or different.
     Link(Link),
     /// A device has gone.
-    LinkGone(Link),
+    LinkDeleted(Link),
     /// An address is new or different.
     Address(Address),
     /// An address has gone.
-    AddressGone(Address),
+    AddressDeleted(Address),
     /// A route is new or different.
     Route(Route),
     /// A route has gone.
-    RouteGone(Route),
+    RouteDeleted(Route),
     /// A neighbour is new or different.
     Neighbour(Neighbour),
     /// A neighbour has gone.
-    NeighbourGone(Neighbour),
+    NeighbourDeleted(Neighbour),
     /// Changes were lost: list everything again.
-    Lost,
+    Overrun,
 }
 
 /// A subscription to the changes of one network namespace.
@@ -75,20 +75,20 @@ impl Watch {
         let limit =
             limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
         match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], limit) {
-            Ok(_) | Err(nix::Error::EINTR) => self.drain(),
+            Ok(_) | Err(nix::Error::EINTR) => self.take_pending(),
             Err(errno) => Err(socket_failed("wait for changes")(errno.into())),
         }
     }
 
     /// The changes that are there, without waiting.
-    pub fn drain(&mut self) -> Result<Vec<Change>, NetlinkError> {
+    pub fn take_pending(&mut self) -> Result<Vec<Change>, NetlinkError> {
         let mut changes = Vec::new();
         loop {
             match receive(&self.socket, &mut self.buffer) {
                 Ok(length) => changes.extend(received(&self.buffer[..length]).filter_map(change)),
                 Err(error) => match error.errno() {
                     Some(libc::EAGAIN) => return Ok(changes),
-                    Some(libc::ENOBUFS) => changes.push(Change::Lost),
+                    Some(libc::ENOBUFS) => changes.push(Change::Overrun),
                     _ => return Err(error),
                 },
             }
@@ -113,13 +113,13 @@ fn change(message: Received<'_>) -> Option<Change> {
     let payload = message.payload;
     match message.kind {
         libc::RTM_NEWLINK => link::parse(payload).map(Change::Link),
-        libc::RTM_DELLINK => link::parse(payload).map(Change::LinkGone),
+        libc::RTM_DELLINK => link::parse(payload).map(Change::LinkDeleted),
         libc::RTM_NEWADDR => address::parse(payload).map(Change::Address),
-        libc::RTM_DELADDR => address::parse(payload).map(Change::AddressGone),
+        libc::RTM_DELADDR => address::parse(payload).map(Change::AddressDeleted),
         libc::RTM_NEWROUTE => route::parse(payload).map(Change::Route),
-        libc::RTM_DELROUTE => route::parse(payload).map(Change::RouteGone),
+        libc::RTM_DELROUTE => route::parse(payload).map(Change::RouteDeleted),
         libc::RTM_NEWNEIGH => neighbour::parse(payload).map(Change::Neighbour),
-        libc::RTM_DELNEIGH => neighbour::parse(payload).map(Change::NeighbourGone),
+        libc::RTM_DELNEIGH => neighbour::parse(payload).map(Change::NeighbourDeleted),
         _ => None,
     }
 }

@@ -8,10 +8,10 @@ mod layouts;
 #[path = "../support/next_layout.rs"]
 mod next_layout;
 mod sctp;
-mod speak;
 #[path = "../support/mod.rs"]
 mod support;
-mod world;
+mod topology;
+mod traffic;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +19,9 @@ use std::thread;
 
 use beeline_abi::counter::{hook, outcome};
 use beeline_kernel::datapath::{EMBEDDED, Options};
-use speak::{Stream, ask, ping};
-use support::{attachments, no_programs};
-use world::{FAMILIES, Family, PORT, SERVICE_PORT, World};
+use support::{attach_modes, no_programs};
+use topology::{FAMILIES, Family, PORT, SERVICE_PORT, Topology};
+use traffic::{EchoStream, exchange_datagram, ping};
 
 /// One byte, a full packet, and several fragments.
 const DATAGRAMS: [usize; 3] = [1, 1400, 5000];
@@ -33,28 +33,30 @@ fn at(ip: &str, port: u16) -> SocketAddr {
 }
 
 /// Everything that two ends can say to each other.
-fn converse(world: &World, to: SocketAddr) {
-    DATAGRAMS.iter().for_each(|bytes| ask(&world.pod, to, *bytes));
-    Stream::open(&world.pod, to).exchange(STREAM);
+fn exchange_all(topology: &Topology, to: SocketAddr) {
+    DATAGRAMS.iter().for_each(|bytes| exchange_datagram(&topology.pod, to, *bytes));
+    EchoStream::open(&topology.pod, to).exchange(STREAM);
 }
 
-fn pod_reaches_everything(world: &World, f: &Family) {
+fn pod_reaches_everything(topology: &Topology, f: &Family) {
     for ip in [f.other_pod, f.far_pod, f.outside] {
-        ping(&world.pod, ip.parse().unwrap());
-        converse(world, at(ip, PORT));
+        ping(&topology.pod, ip.parse().unwrap());
+        exchange_all(topology, at(ip, PORT));
     }
     // One backend is here, the other on the other node.
     for _ in 0..8 {
-        ask(&world.pod, at(f.service, SERVICE_PORT), 100);
+        exchange_datagram(&topology.pod, at(f.service, SERVICE_PORT), 100);
     }
-    converse(world, at(f.service, SERVICE_PORT));
+    exchange_all(topology, at(f.service, SERVICE_PORT));
 }
 
-fn outside_reaches_the_pod(world: &World, f: &Family) {
+fn outside_reaches_the_pod(topology: &Topology, f: &Family) {
     let pod: IpAddr = f.other_pod.parse().unwrap();
-    ping(&world.outside, pod);
-    DATAGRAMS.iter().for_each(|bytes| ask(&world.outside, SocketAddr::new(pod, PORT), *bytes));
-    Stream::open(&world.outside, SocketAddr::new(pod, PORT)).exchange(STREAM);
+    ping(&topology.outside, pod);
+    DATAGRAMS
+        .iter()
+        .for_each(|bytes| exchange_datagram(&topology.outside, SocketAddr::new(pod, PORT), *bytes));
+    EchoStream::open(&topology.outside, SocketAddr::new(pod, PORT)).exchange(STREAM);
 }
 
 #[test]
@@ -62,16 +64,16 @@ fn kernel_packets_travel_in_both_families() {
     if no_programs() {
         return;
     }
-    for attachment in attachments() {
-        let world = World::new(attachment);
-        let _listeners = world.listen();
-        let before = world.counters();
+    for attach_mode in attach_modes() {
+        let topology = Topology::new(attach_mode);
+        let _listeners = topology.listen();
+        let before = topology.counters();
         for f in &FAMILIES {
-            pod_reaches_everything(&world, f);
-            outside_reaches_the_pod(&world, f);
+            pod_reaches_everything(&topology, f);
+            outside_reaches_the_pod(&topology, f);
         }
-        let moved = world.moved_since(&before);
-        println!("{attachment:?}: {moved:#?}");
+        let moved = topology.moved_since(&before);
+        println!("{attach_mode:?}: {moved:#?}");
         // Each way is the programs' own, not the host's.
         for (at, what) in [
             (hook::FROM_POD, outcome::TO_LOCAL_POD),
@@ -80,57 +82,57 @@ fn kernel_packets_travel_in_both_families() {
         ] {
             let name = format!("{} {}", hook::name(at), outcome::name(what));
             let packets = moved.get(&name).copied().unwrap_or(0);
-            assert!(packets > 100, "{attachment:?}: {name}: {packets} of {moved:#?}");
+            assert!(packets > 100, "{attach_mode:?}: {name}: {packets} of {moved:#?}");
         }
         let dropped: Vec<_> = moved.keys().filter(|name| name.contains("dropped")).collect();
-        assert!(dropped.is_empty(), "{attachment:?}: {moved:#?}");
+        assert!(dropped.is_empty(), "{attach_mode:?}: {moved:#?}");
     }
 }
 
 #[test]
-fn kernel_a_restart_costs_no_packet_on_any_way() {
+fn kernel_a_restart_loses_no_packet_on_any_path() {
     if no_programs() {
         return;
     }
-    for attachment in attachments() {
-        let world = World::new(attachment);
-        let _listeners = world.listen();
+    for attach_mode in attach_modes() {
+        let topology = Topology::new(attach_mode);
+        let _listeners = topology.listen();
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            let talkers: Vec<_> = FAMILIES
+            let senders: Vec<_> = FAMILIES
                 .iter()
                 .map(|f| {
-                    let (world, done) = (&world, &done);
-                    scope.spawn(move || talk_until(world, f, done))
+                    let (topology, done) = (&topology, &done);
+                    scope.spawn(move || send_traffic_until(topology, f, done))
                 })
                 .collect();
             for release in 0..3 {
-                world.restart(&Options {
+                topology.restart(&Options {
                     object: &[EMBEDDED, &[release]].concat(),
-                    attachment,
+                    attach_mode,
                     ..Options::default()
                 });
             }
             done.store(true, Ordering::Relaxed);
-            let rounds: Vec<u32> = talkers.into_iter().map(|one| one.join().unwrap()).collect();
-            println!("{attachment:?}: {rounds:?} rounds");
-            assert!(rounds.iter().all(|rounds| *rounds > 3), "{attachment:?}: {rounds:?}");
+            let rounds: Vec<u32> = senders.into_iter().map(|one| one.join().unwrap()).collect();
+            println!("{attach_mode:?}: {rounds:?} rounds");
+            assert!(rounds.iter().all(|rounds| *rounds > 3), "{attach_mode:?}: {rounds:?}");
         });
     }
 }
 
 /// Single datagrams (a lost one is a failure), one long connection and many
 /// short ones, through the Service and to the outside. Returns the rounds.
-fn talk_until(world: &World, f: &Family, done: &AtomicBool) -> u32 {
+fn send_traffic_until(topology: &Topology, f: &Family, done: &AtomicBool) -> u32 {
     let mut rounds = 0;
-    let mut long = Stream::open(&world.pod, at(f.service, SERVICE_PORT));
+    let mut long = EchoStream::open(&topology.pod, at(f.service, SERVICE_PORT));
     while !done.load(Ordering::Relaxed) {
         for to in [at(f.service, SERVICE_PORT), at(f.other_pod, PORT), at(f.outside, PORT)] {
-            ask(&world.pod, to, 1000);
+            exchange_datagram(&topology.pod, to, 1000);
         }
         long.exchange(10_000);
-        Stream::open(&world.pod, at(f.service, SERVICE_PORT)).exchange(100);
-        Stream::open(&world.outside, at(f.other_pod, PORT)).exchange(100);
+        EchoStream::open(&topology.pod, at(f.service, SERVICE_PORT)).exchange(100);
+        EchoStream::open(&topology.outside, at(f.other_pod, PORT)).exchange(100);
         rounds += 1;
     }
     rounds

@@ -10,12 +10,12 @@ use beeline_kernel::netns::NetNs;
 use nix::libc;
 use nix::sys::socket::{Backlog, SockaddrStorage, bind, connect, listen};
 
-use crate::speak::{Listener, PATIENCE, answer_streams};
-use crate::support::{attachments, no_programs};
-use crate::world::{FAMILIES, SCTP_PORT, World};
+use crate::support::{attach_modes, no_programs};
+use crate::topology::{FAMILIES, SCTP_PORT, Topology};
+use crate::traffic::{EchoServer, TIMEOUT, serve_streams};
 
 /// Questions that show a random choice: one of two stays unseen once in 2^15.
-const QUESTIONS: usize = 16;
+const REQUESTS: usize = 16;
 
 /// A socket of the style of TCP's (RFC 6458 section 4), at an address: an
 /// association of a socket at any address names all of them to its peer.
@@ -33,7 +33,7 @@ fn socket_at(at: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 /// Answers each association with the own address.
-fn answer_at(netns: &NetNs, at: SocketAddr) -> Listener {
+fn sctp_server_at(netns: &NetNs, at: SocketAddr) -> EchoServer {
     let listener = netns.enter(|| {
         let socket = socket_at(at)?;
         listen(&socket, Backlog::new(8)?)?;
@@ -45,19 +45,19 @@ fn answer_at(netns: &NetNs, at: SocketAddr) -> Listener {
         // An association that breaks is the other end's complaint.
         let _ = stream.write_all(at.to_string().as_bytes());
     };
-    let mut answering = Listener::default();
-    answering.spawn(move |ends| answer_streams(&listener, ends, own));
+    let mut answering = EchoServer::default();
+    answering.spawn(move |stop| serve_streams(&listener, stop, own));
     answering
 }
 
 /// Who answers.
 #[track_caller]
-fn ask(from: &NetNs, own: IpAddr, to: SocketAddr) -> String {
+fn request(from: &NetNs, own: IpAddr, to: SocketAddr) -> String {
     let answer = from.enter(|| {
         let socket = socket_at(SocketAddr::new(own, 0))?;
         connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
         let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let mut answer = [0; 64];
         let length = stream.read(&mut answer)?;
         io::Result::Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
@@ -72,21 +72,22 @@ fn kernel_sctp_reaches_the_backends_of_a_service() {
         return;
     }
     if let Err(error) = socket_at("127.0.0.1:0".parse().unwrap()) {
-        eprintln!("skipped: SCTP sockets, which this kernel does not have ({error})");
+        eprintln!("skipped: this kernel has no SCTP sockets ({error})");
         return;
     }
-    for attachment in attachments() {
-        let world = World::new(attachment);
-        let before = world.counters();
+    for attach_mode in attach_modes() {
+        let topology = Topology::new(attach_mode);
+        let before = topology.counters();
         for f in &FAMILIES {
             let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), SCTP_PORT);
-            let _listeners = [(&world.other_pod, f.other_pod), (&world.outside, f.far_pod)]
-                .map(|(netns, ip)| answer_at(netns, at(ip)));
-            let heard: BTreeSet<String> =
-                (0..QUESTIONS).map(|_| ask(&world.pod, f.pod.parse().unwrap(), at(f.service))).collect();
+            let _listeners = [(&topology.other_pod, f.other_pod), (&topology.outside, f.far_pod)]
+                .map(|(netns, ip)| sctp_server_at(netns, at(ip)));
+            let heard: BTreeSet<String> = (0..REQUESTS)
+                .map(|_| request(&topology.pod, f.pod.parse().unwrap(), at(f.service)))
+                .collect();
             assert_eq!(heard, [at(f.other_pod), at(f.far_pod)].map(|at| at.to_string()).into());
         }
-        let moved = world.moved_since(&before);
-        assert!(moved.keys().all(|name| !name.contains("dropped")), "{attachment:?}: {moved:#?}");
+        let moved = topology.moved_since(&before);
+        assert!(moved.keys().all(|name| !name.contains("dropped")), "{attach_mode:?}: {moved:#?}");
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use beeline_abi::maps::programs;
 use beeline_abi::{GATEWAY_MAC, Mac};
 use beeline_kernel::bpffs;
-use beeline_kernel::datapath::{Attached, Attachment, Datapath, EMBEDDED, Options, Pinned};
+use beeline_kernel::datapath::{AttachMode, AttachedProgram, Datapath, EMBEDDED, Options, PinnedDatapath};
 use beeline_kernel::netlink::{Netlink, Veth, VethEnd};
 use beeline_kernel::netns::NetNs;
 use beeline_kernel::sysctl;
@@ -54,7 +54,7 @@ impl Deref for TestNetNs {
 impl Drop for TestNetNs {
     fn drop(&mut self) {
         if let Err(error) = NetNs::remove_bound(&self.path) {
-            eprintln!("left behind: {error}");
+            eprintln!("not removed: {error}");
         }
     }
 }
@@ -87,7 +87,7 @@ impl Drop for TestBpffs {
         if let Err(error) =
             unmounted.and_then(|()| std::fs::remove_dir(&self.path).map_err(|error| error.to_string()))
         {
-            eprintln!("left behind: {}: {error}", self.path.display());
+            eprintln!("not removed: {}: {error}", self.path.display());
         }
     }
 }
@@ -115,18 +115,18 @@ pub fn has_tcx() -> bool {
 }
 
 /// Every way to attach that this kernel has.
-pub fn attachments() -> Vec<Attachment> {
-    let mut all = vec![Attachment::Tcx, Attachment::Clsact];
-    all.retain(|one| *one != Attachment::Tcx || has_tcx());
+pub fn attach_modes() -> Vec<AttachMode> {
+    let mut all = vec![AttachMode::Tcx, AttachMode::Clsact];
+    all.retain(|one| *one != AttachMode::Tcx || has_tcx());
     if !has_tcx() {
-        eprintln!("skipped: TCX links, which came with Linux 6.6");
+        eprintln!("skipped: this kernel has no TCX links (Linux 6.6 or later)");
     }
     all
 }
 
 /// The programs of this binary, attached in that way.
-pub fn attached_by(attachment: Attachment) -> Options<'static> {
-    Options { attachment, ..Options::default() }
+pub fn options_for(attach_mode: AttachMode) -> Options<'static> {
+    Options { attach_mode, ..Options::default() }
 }
 
 /// A node with one uplink (to `outside`) and one pod.
@@ -174,18 +174,18 @@ impl TestNode {
     }
 
     /// What is attached, as a reader of the pins sees it.
-    pub fn attached(&self) -> Vec<Attached> {
-        self.netns.enter(|| Pinned::open(&self.bpffs).unwrap().attached()).unwrap()
+    pub fn attached(&self) -> Vec<AttachedProgram> {
+        self.netns.enter(|| PinnedDatapath::open(&self.bpffs).unwrap().attached()).unwrap()
     }
 
-    /// The attachments of a node with one pod and one uplink.
-    pub fn all_attached(&self) -> Vec<Attached> {
-        let pod = |program| Attached { ifindex: self.pod_ifindex, program };
+    /// The attach_modes of a node with one pod and one uplink.
+    pub fn all_attached(&self) -> Vec<AttachedProgram> {
+        let pod = |program| AttachedProgram { ifindex: self.pod_ifindex, program };
         vec![
             pod(programs::FROM_POD),
             pod(programs::TO_POD),
-            Attached { ifindex: self.uplink_ifindex, program: programs::FROM_UPLINK },
-            Attached { ifindex: self.uplink_ifindex, program: programs::TO_UPLINK },
+            AttachedProgram { ifindex: self.uplink_ifindex, program: programs::FROM_UPLINK },
+            AttachedProgram { ifindex: self.uplink_ifindex, program: programs::TO_UPLINK },
         ]
     }
 }
@@ -195,10 +195,10 @@ pub fn veth(here: &NetNs, (name, mac): (&str, Mac), there: &NetNs, (far_name, fa
     let mut near = Netlink::open_in(here).unwrap();
     let mut far = Netlink::open_in(there).unwrap();
     near.create_veth(&Veth {
-        here: VethEnd { name, mac: Some(mac) },
-        there: VethEnd { name: far_name, mac: Some(far_mac) },
+        local: VethEnd { name, mac: Some(mac) },
+        peer: VethEnd { name: far_name, mac: Some(far_mac) },
         mtu: 1500,
-        there_netns: Some(there),
+        peer_netns: Some(there),
     })
     .unwrap();
     for (netlink, netns, device) in [(&mut near, here, name), (&mut far, there, far_name)] {

@@ -17,15 +17,15 @@ use beeline_abi::service::{
     SlotValue, address_flags, backend_state,
 };
 use beeline_abi::{DropReason, GATEWAY_IPV4, GATEWAY_IPV6, GATEWAY_MAC, Ip, Mac, Port};
-use beeline_kernel::datapath::{Attachment, Datapath, DatapathError, Options};
+use beeline_kernel::datapath::{AttachMode, Datapath, DatapathError, Options};
 use beeline_kernel::netlink::{Netlink, Route};
 use beeline_kernel::netns::NetNs;
 use beeline_kernel::sysctl;
 use beeline_sync::Tables;
 use ipnet::IpNet;
 
-use crate::speak::{Listener, answer_at};
-use crate::support::{POD_MAC, TestNetNs, TestNode, attached_by, veth};
+use crate::support::{POD_MAC, TestNetNs, TestNode, options_for, veth};
+use crate::traffic::{EchoServer, echo_server_at};
 
 /// Where everybody listens.
 pub const PORT: u16 = 7000;
@@ -87,7 +87,7 @@ pub const FAMILIES: [Family; 2] = [
 ];
 
 /// Everything, gone when dropped.
-pub struct World {
+pub struct Topology {
     pub pod: TestNetNs,
     pub other_pod: TestNetNs,
     pub outside: TestNetNs,
@@ -111,8 +111,8 @@ fn set(netns: &NetNs, settings: &[(&str, &str)]) {
     netns.enter(set).unwrap();
 }
 
-impl World {
-    pub fn new(attachment: Attachment) -> World {
+impl Topology {
+    pub fn new(attach_mode: AttachMode) -> Topology {
         let TestNode { bpffs, netns: node, pod, outside, pod_ifindex, uplink_ifindex } = TestNode::new();
         let other_pod = TestNetNs::new("other-pod");
         let other = veth(&node, ("lxc1", GATEWAY_MAC), &other_pod, ("eth0", OTHER_POD_MAC));
@@ -126,7 +126,7 @@ impl World {
             connect(f.pod, &node, pod_ifindex, &pod, POD_MAC);
             connect(f.other_pod, &node, other, &other_pod, OTHER_POD_MAC);
         }
-        let options = attached_by(attachment);
+        let options = options_for(attach_mode);
         let mut datapath = node.enter(|| Datapath::open_with(&bpffs, &options)).unwrap().unwrap();
         fill(&mut datapath, [(pod_ifindex, POD_MAC), (other, OTHER_POD_MAC)]);
         node.enter(|| {
@@ -135,19 +135,20 @@ impl World {
         })
         .unwrap();
         let datapath = Mutex::new(datapath);
-        World { pod, other_pod, outside, node, ifindices: [pod_ifindex, other], bpffs, datapath }
+        Topology { pod, other_pod, outside, node, ifindices: [pod_ifindex, other], bpffs, datapath }
     }
 
     /// Answers at every address, and where the Service leads.
-    pub fn listen(&self) -> Vec<Listener> {
+    pub fn listen(&self) -> Vec<EchoServer> {
         let mut listeners = Vec::new();
         for f in &FAMILIES {
             let places = [(&self.other_pod, f.other_pod), (&self.outside, f.far_pod)];
             for (netns, address) in places {
-                listeners
-                    .extend([PORT, TARGET_PORT].map(|port| answer_at(netns, (ip(address), port).into())));
+                listeners.extend(
+                    [PORT, TARGET_PORT].map(|port| echo_server_at(netns, (ip(address), port).into())),
+                );
             }
-            listeners.push(answer_at(&self.outside, (ip(f.outside), PORT).into()));
+            listeners.push(echo_server_at(&self.outside, (ip(f.outside), PORT).into()));
         }
         listeners
     }
@@ -171,11 +172,11 @@ impl World {
     }
 
     /// Keeps the links of a program from being moved to another one.
-    pub fn hold(&self, program: &str) -> Held {
+    pub fn block_link_update(&self, program: &str) -> BlockedLinks {
         let links = self.bpffs.join("links");
         let held = self.datapath().attached().into_iter().filter(|attached| attached.program == program);
         let names: Vec<String> = held.map(|attached| format!("{program}-{}", attached.ifindex)).collect();
-        let held = Held { links, names };
+        let held = BlockedLinks { links, names };
         for (path, kept) in held.paths() {
             std::fs::rename(&path, kept).unwrap();
             std::fs::create_dir(path).unwrap();
@@ -196,19 +197,19 @@ impl World {
 }
 
 /// Links whose pins are out of reach until this is dropped.
-pub struct Held {
+pub struct BlockedLinks {
     links: PathBuf,
     names: Vec<String>,
 }
 
-impl Held {
+impl BlockedLinks {
     /// Where each pin belongs, and where it is kept.
     fn paths(&self) -> impl Iterator<Item = (PathBuf, PathBuf)> {
         self.names.iter().map(|name| (self.links.join(name), self.links.join(format!("kept_{name}x"))))
     }
 }
 
-impl Drop for Held {
+impl Drop for BlockedLinks {
     fn drop(&mut self) {
         for (path, kept) in self.paths() {
             std::fs::remove_dir(&path).unwrap();

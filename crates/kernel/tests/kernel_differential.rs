@@ -28,7 +28,7 @@ use beeline_abi::{Ip, Port};
 use beeline_datapath::Verdict;
 use beeline_datapath::native::build::{Build, Transport};
 use beeline_datapath::native::{MemoryTables, Native, NativeFrame, NextHop};
-use beeline_datapath::platform::Route as Answer;
+use beeline_datapath::platform::Route as RouteOutcome;
 use beeline_kernel::datapath::{Datapath, TestPacket};
 use beeline_kernel::netlink::{Netlink, Route, RouteKind};
 use beeline_sync::{Table, Tables};
@@ -106,7 +106,7 @@ const NAT_PORT: u16 = 61_000;
 /// Places of the Service's table, where it has one.
 const SHARES: u32 = 251;
 
-/// A packet of a story.
+/// A packet of a scenario.
 #[derive(Clone, Debug)]
 struct Packet {
     hook: u8,
@@ -123,7 +123,7 @@ struct Packet {
 }
 
 #[derive(Clone, Debug)]
-struct Story {
+struct Scenario {
     family: usize,
     /// Endpoints of the Service: 0 none, else which address.
     endpoint: usize,
@@ -191,7 +191,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         })
 }
 
-fn story() -> impl Strategy<Value = Story> {
+fn scenario() -> impl Strategy<Value = Scenario> {
     let kind = (
         0..2_usize,
         0..5_usize,
@@ -206,7 +206,7 @@ fn story() -> impl Strategy<Value = Story> {
         |(
             (family, endpoint, endpoint_port, terminates, masquerade, ranges, affinity, consistent),
             packets,
-        )| Story {
+        )| Scenario {
             family,
             endpoint,
             endpoint_port,
@@ -238,26 +238,26 @@ fn node() -> TestNode {
 }
 
 /// What the node's routing says, told a second time.
-fn way(f: &Family, up: u32, ctx: &Context, bytes: u32) -> NextHop {
+fn expected_route(f: &Family, up: u32, ctx: &Context, bytes: u32) -> NextHop {
     let dst = ctx.dst_after;
     let found = |next_hop| {
-        let route = if bytes > UPLINK_MTU { Answer::TooBig } else { Answer::Found };
+        let route = if bytes > UPLINK_MTU { RouteOutcome::TooBig } else { RouteOutcome::Found };
         NextHop { route, ifindex: up, next_hop, source: ip(f.node), mtu: UPLINK_MTU }
     };
     let nowhere = |route| NextHop { route, ifindex: 0, next_hop: dst, source: Ip::UNSPECIFIED, mtu: 0 };
     match dst {
-        _ if dst == ip(f.node) => nowhere(Answer::Host),
-        _ if dst == ip(f.forbidden) => nowhere(Answer::Prohibited),
+        _ if dst == ip(f.node) => nowhere(RouteOutcome::Host),
+        _ if dst == ip(f.forbidden) => nowhere(RouteOutcome::Prohibited),
         _ if dst == ip(f.gateway) => found(dst),
         _ => found(ip(f.gateway)),
     }
 }
 
-/// The tables of a story, for both bodies.
-fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
-    let f = &FAMILIES[story.family];
+/// The tables of a scenario, for both bodies.
+fn tables(scenario: &Scenario, pod_ifindex: u32) -> MemoryTables {
+    let f = &FAMILIES[scenario.family];
     let mut tables = MemoryTables::default();
-    let v4 = story.family == 0;
+    let v4 = scenario.family == 0;
     let mut prefix = |text: &str, bits: u32, kind, identity| {
         let mask = u128::MAX << (128 - bits);
         let ip = Ip::from_octets((u128::from_be_bytes(ip(text).octets()) & mask).to_be_bytes());
@@ -287,18 +287,18 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
     for protocol in [proto::TCP, proto::UDP] {
         for scope in [SCOPE_INTERNAL, SCOPE_EXTERNAL] {
             let key = FrontendKey { class, port: Port::new(80), proto: protocol, scope };
-            let source_ranges = u32::from(story.ranges > 0) * 7;
+            let source_ranges = u32::from(scenario.ranges > 0) * 7;
             tables.frontend.insert(key, FrontendValue { service: 5, flags: 0, source_ranges });
         }
     }
-    if story.ranges == 1 {
+    if scenario.ranges == 1 {
         let range = SourceRangeKey { prefix_bits: SOURCE_SET_BITS + 128, set: 7, ip: ip(f.outside) };
         tables.source_range.insert(range, SourceRangeValue { allowed: 1 });
     }
     let masquerade = flags::MASQUERADE_IPV4 | flags::MASQUERADE_IPV6;
     tables.config = Some(ConfigValue {
         node: 1,
-        flags: if story.masquerade { masquerade } else { 0 },
+        flags: if scenario.masquerade { masquerade } else { 0 },
         node_ipv4: ip(FAMILIES[0].node),
         node_ipv6: ip(FAMILIES[1].node),
         nat_port_first: NAT_PORT,
@@ -306,23 +306,23 @@ fn tables(story: &Story, pod_ifindex: u32) -> MemoryTables {
         ..ConfigValue::defaults()
     });
     let endpoints = [f.pod, f.other_pod, f.far_pod, f.node];
-    let slots = u32::from(story.endpoint > 0);
-    let affinity_s = if story.affinity { 600 } else { 0 };
-    let shares = if story.consistent && story.endpoint > 0 { SHARES } else { 0 };
+    let slots = u32::from(scenario.endpoint > 0);
+    let affinity_s = if scenario.affinity { 600 } else { 0 };
+    let shares = if scenario.consistent && scenario.endpoint > 0 { SHARES } else { 0 };
     let flags = if shares > 0 { service_flags::MAGLEV } else { 0 };
     let value =
         ServiceValue { generation: 1, slots, flags, affinity_s, maglev_generation: 3, maglev_size: shares };
     tables.service.insert(5, value);
-    if story.endpoint > 0 {
+    if scenario.endpoint > 0 {
         let backend = BackendValue {
-            ip: ip(endpoints[story.endpoint - 1]),
-            port: Port::new(story.endpoint_port),
-            state: if story.terminates { backend_state::TERMINATING } else { backend_state::ACTIVE },
-            node: if story.endpoint == 3 { 2 } else { 1 },
+            ip: ip(endpoints[scenario.endpoint - 1]),
+            port: Port::new(scenario.endpoint_port),
+            state: if scenario.terminates { backend_state::TERMINATING } else { backend_state::ACTIVE },
+            node: if scenario.endpoint == 3 { 2 } else { 1 },
             ..BackendValue::default()
         };
         tables.backend.insert(9, backend);
-        let port = Port::new(story.endpoint_port.wrapping_add(1));
+        let port = Port::new(scenario.endpoint_port.wrapping_add(1));
         tables.backend.insert(11, BackendValue { port, ..backend });
         for slot in 0..SHARES.div_ceil(MAGLEV_SEGMENT_SIZE as u32) {
             let backends =
@@ -414,15 +414,15 @@ fn now() -> u32 {
     tick(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-/// Runs a story in both bodies. `Ok(false)`: the clock's tick changed on the
+/// Runs a scenario in both bodies. `Ok(false)`: the clock's tick changed on the
 /// way, nothing can be said.
-fn compare(node: &TestNode, datapath: &mut Datapath, story: &Story) -> Result<bool, TestCaseError> {
-    let f = &FAMILIES[story.family];
-    let mut memory = tables(story, node.pod_ifindex);
+fn compare(node: &TestNode, datapath: &mut Datapath, scenario: &Scenario) -> Result<bool, TestCaseError> {
+    let f = &FAMILIES[scenario.family];
+    let mut memory = tables(scenario, node.pod_ifindex);
     fill(datapath, &memory);
     let start = now();
     let mut before: Option<Vec<u8>> = None;
-    for packet in &story.packets {
+    for packet in &scenario.packets {
         let frame = frame(packet, f, before.as_ref());
         let (program, ifindex) = match packet.hook {
             hook::FROM_POD => (programs::FROM_POD, node.pod_ifindex),
@@ -433,19 +433,20 @@ fn compare(node: &TestNode, datapath: &mut Datapath, story: &Story) -> Result<bo
         let counters = datapath.counters().unwrap();
         let run = TestPacket { ifindex, ..TestPacket::new(&frame) };
         let kernel = node.netns.enter(|| datapath.test_run(program, &run)).unwrap().unwrap();
-        let mut routes = |ctx: &Context, bytes| way(f, node.uplink_ifindex, ctx, bytes);
+        let mut routes = |ctx: &Context, bytes| expected_route(f, node.uplink_ifindex, ctx, bytes);
         let mut native = Native::new(NativeFrame::new(frame.clone()), &mut memory, &mut routes, start);
         native.from_host = true; // a test run's packet came in by no device
         let verdict = native.run(packet.hook, ifindex).verdict;
         if now() != start {
             return Ok(false);
         }
-        let story = format!("packet {packet:?}\nframe {frame:02x?}\nnative: {verdict:?} {:#?}", native.steps);
-        prop_assert_eq!(kernel.retval, returned(verdict), "{}", story);
-        prop_assert_eq!(&kernel.data, &native.frame.bytes, "{}", story);
+        let scenario =
+            format!("packet {packet:?}\nframe {frame:02x?}\nnative: {verdict:?} {:#?}", native.steps);
+        prop_assert_eq!(kernel.retval, returned(verdict), "{}", scenario);
+        prop_assert_eq!(&kernel.data, &native.frame.bytes, "{}", scenario);
         let counters = moved(&counters, &datapath.counters().unwrap());
         let expected = counted(packet.hook, verdict, native.untracked, native.ports_taken);
-        prop_assert_eq!(counters, expected, "{}", story);
+        prop_assert_eq!(counters, expected, "{}", scenario);
         before = Some(native.frame.bytes.clone());
     }
     let connections: HashMap<_, _> = datapath.conntrack().unwrap().into_iter().collect();
@@ -458,7 +459,7 @@ fn compare(node: &TestNode, datapath: &mut Datapath, story: &Story) -> Result<bo
 }
 
 #[test]
-fn kernel_both_bodies_agree_on_every_packet() {
+fn kernel_ebpf_and_native_agree_on_every_packet() {
     if no_programs() {
         return;
     }
@@ -472,12 +473,12 @@ fn kernel_both_bodies_agree_on_every_packet() {
     let (mut compared, mut verdicts) = (0, HashMap::new());
     let datapath = std::cell::RefCell::new(&mut datapath);
     let counts = std::cell::RefCell::new((&mut compared, &mut verdicts));
-    let result = runner.run(&story(), |story| {
-        // At most a few ticks pass within a story: the third try is quick enough.
+    let result = runner.run(&scenario(), |scenario| {
+        // At most a few ticks pass within a scenario: the third try is quick enough.
         for _ in 0..3 {
-            if compare(&node, &mut datapath.borrow_mut(), &story)? {
+            if compare(&node, &mut datapath.borrow_mut(), &scenario)? {
                 *counts.borrow_mut().0 += 1;
-                *counts.borrow_mut().1.entry(story.family).or_insert(0) += story.packets.len();
+                *counts.borrow_mut().1.entry(scenario.family).or_insert(0) += scenario.packets.len();
                 break;
             }
         }
@@ -486,7 +487,7 @@ fn kernel_both_bodies_agree_on_every_packet() {
     if let Err(error) = result {
         panic!("{error}");
     }
-    println!("{compared} stories agree; packets by family: {verdicts:?}");
+    println!("{compared} scenarios agree; packets by family: {verdicts:?}");
     let used: Vec<_> = datapath
         .borrow()
         .counters()

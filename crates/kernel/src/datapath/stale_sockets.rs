@@ -14,62 +14,65 @@ use crate::netlink::{NetlinkError, SocketDiag};
 
 /// What sockets have to leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Gone {
+pub struct RemovedBackends {
     /// Backends that nobody has any more, by number.
     pub backends: HashMap<u32, BackendValue>,
     /// Services with a backend that serves them no longer, though perhaps
     /// others: datagrams leave it.
-    pub left: HashSet<(u32, u32)>,
+    pub service_backends: HashSet<(u32, u32)>,
 }
 
-impl Gone {
+impl RemovedBackends {
     /// Nobody has to leave.
     pub fn is_empty(&self) -> bool {
-        self.backends.is_empty() && self.left.is_empty()
+        self.backends.is_empty() && self.service_backends.is_empty()
     }
 
     /// Adds what another one says.
-    pub fn extend(&mut self, more: Gone) {
+    pub fn extend(&mut self, more: RemovedBackends) {
         self.backends.extend(more.backends);
-        self.left.extend(more.left);
+        self.service_backends.extend(more.service_backends);
     }
 
-    fn holds(&self, key: &SocketKey, value: &SocketValue) -> bool {
+    fn includes(&self, key: &SocketKey, value: &SocketValue) -> bool {
         // The number may have passed to another backend meanwhile.
         let is_same = |backend: &BackendValue| {
             (backend.ip, backend.port, backend.proto) == (value.ip, value.port, key.proto)
         };
         self.backends.get(&value.backend).is_some_and(is_same)
-            || key.proto == proto::UDP && self.left.contains(&(value.service, value.backend))
+            || key.proto == proto::UDP && self.service_backends.contains(&(value.service, value.backend))
     }
 }
 
 /// What is to be destroyed, in whichever network namespaces it is.
 #[derive(Debug, Default)]
-pub struct Abandoned {
+pub struct StaleSockets {
     /// Peers of each socket, by its cookie: a cookie is never used twice.
     peers: HashMap<u64, Vec<(u8, SocketAddr)>>,
     /// Protocols and ports of all of them: what the kernel is asked for.
-    asked: BTreeSet<(u8, u16)>,
+    queries: BTreeSet<(u8, u16)>,
 }
 
-impl Abandoned {
+impl StaleSockets {
     /// Reads the socket table. Costs as much as it holds (it is bounded),
     /// whatever is gone.
-    pub fn find(table: &KernelTable<SocketKey, SocketValue>, gone: &Gone) -> Result<Abandoned, TableError> {
-        Ok(Abandoned::among(table.entries()?, gone))
+    pub fn find(
+        table: &KernelTable<SocketKey, SocketValue>,
+        removed: &RemovedBackends,
+    ) -> Result<StaleSockets, TableError> {
+        Ok(StaleSockets::among(table.entries()?, removed))
     }
 
-    fn among(entries: Vec<(SocketKey, SocketValue)>, gone: &Gone) -> Abandoned {
-        let mut abandoned = Abandoned::default();
+    fn among(entries: Vec<(SocketKey, SocketValue)>, removed: &RemovedBackends) -> StaleSockets {
+        let mut stale = StaleSockets::default();
         for (key, value) in entries {
-            if key.direction == direction::FRONTEND && gone.holds(&key, &value) {
+            if key.direction == direction::FRONTEND && removed.includes(&key, &value) {
                 let peer = SocketAddr::new(IpAddr::from(value.ip), value.port.get());
-                abandoned.peers.entry(key.cookie).or_default().push((key.proto, peer));
-                abandoned.asked.insert((key.proto, peer.port()));
+                stale.peers.entry(key.cookie).or_default().push((key.proto, peer));
+                stale.queries.insert((key.proto, peer.port()));
             }
         }
-        abandoned
+        stale
     }
 
     /// Nothing is left to look for.
@@ -81,7 +84,7 @@ impl Abandoned {
     /// connected to the backend. Returns how many.
     pub fn destroy(&mut self, diag: &mut SocketDiag) -> Result<u64, NetlinkError> {
         let mut destroyed = 0;
-        for (protocol, port) in &self.asked {
+        for (protocol, port) in &self.queries {
             for family in families(*protocol) {
                 for socket in diag.connected(family, *protocol, Some(*port))? {
                     let peers = self.peers.get(&socket.cookie);
@@ -111,14 +114,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_only_sockets_of_backends_that_are_gone_are_abandoned() {
+    fn unit_only_sockets_of_removed_backends_are_stale() {
         let ip = |last: u8| Ip::from(IpAddr::from([10, 0, 0, last]));
         let entry = |cookie, backend, last, direction| {
             let key = SocketKey { cookie, proto: proto::UDP, direction, ..SocketKey::default() };
             let service = 1 + u32::from(cookie == 5);
             (key, SocketValue { ip: ip(last), port: Port::new(53), service, backend, ..Default::default() })
         };
-        let gone = BackendValue { ip: ip(1), port: Port::new(53), proto: proto::UDP, ..Default::default() };
+        let removed =
+            BackendValue { ip: ip(1), port: Port::new(53), proto: proto::UDP, ..Default::default() };
         let entries = vec![
             entry(1, 7, 1, direction::FRONTEND),
             // The way back, another backend, and one that has the number now.
@@ -129,8 +133,11 @@ mod tests {
             entry(5, 9, 3, direction::FRONTEND),
             entry(6, 9, 3, direction::FRONTEND),
         ];
-        let gone = Gone { backends: HashMap::from([(7, gone)]), left: HashSet::from([(1, 9)]) };
-        let mut found: Vec<u64> = Abandoned::among(entries, &gone).peers.into_keys().collect();
+        let removed = RemovedBackends {
+            backends: HashMap::from([(7, removed)]),
+            service_backends: HashSet::from([(1, 9)]),
+        };
+        let mut found: Vec<u64> = StaleSockets::among(entries, &removed).peers.into_keys().collect();
         found.sort_unstable();
         assert_eq!(found, [1, 6]);
     }

@@ -12,7 +12,7 @@ use beeline_kernel::netns::NetNs;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 /// An answer that takes longer is lost. An emulated machine is slow.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 const ECHO_BYTES: usize = 56;
 
 fn pattern(bytes: usize) -> Vec<u8> {
@@ -37,18 +37,18 @@ pub fn ping(from: &NetNs, to: IpAddr) {
 
 /// One datagram there and back.
 #[track_caller]
-pub fn ask(from: &NetNs, to: SocketAddr, bytes: usize) {
+pub fn exchange_datagram(from: &NetNs, to: SocketAddr, bytes: usize) {
     let message = pattern(bytes);
     let answer = from.enter(|| {
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
         exchange(&UdpSocket::bind((any, 0))?, to, &message)
     });
     let answer = answer.unwrap().unwrap_or_else(|error| panic!("UDP to {to}, {bytes} bytes: {error}"));
-    assert!(answer == message, "UDP to {to}: {bytes} bytes sent, {} came back", answer.len());
+    assert!(answer == message, "UDP to {to}: {bytes} bytes sent, {} received", answer.len());
 }
 
 fn exchange(socket: &UdpSocket, to: SocketAddr, message: &[u8]) -> std::io::Result<Vec<u8>> {
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     // What is connected takes answers from that address alone.
     socket.connect(to)?;
     socket.send(message)?;
@@ -58,19 +58,19 @@ fn exchange(socket: &UdpSocket, to: SocketAddr, message: &[u8]) -> std::io::Resu
     Ok(answer)
 }
 
-/// A TCP connection to a listener of [`answer_at`].
-pub struct Stream {
+/// A TCP connection to a listener of [`echo_server_at`].
+pub struct EchoStream {
     to: SocketAddr,
     stream: TcpStream,
 }
 
-impl Stream {
+impl EchoStream {
     #[track_caller]
-    pub fn open(from: &NetNs, to: SocketAddr) -> Stream {
-        let stream = from.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+    pub fn open(from: &NetNs, to: SocketAddr) -> EchoStream {
+        let stream = from.enter(|| TcpStream::connect_timeout(&to, TIMEOUT)).unwrap();
         let stream = stream.unwrap_or_else(|error| panic!("TCP to {to}: {error}"));
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Stream { to, stream }
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        EchoStream { to, stream }
     }
 
     /// So many bytes there and the same back.
@@ -85,39 +85,39 @@ impl Stream {
             written.join().unwrap().and(read)
         });
         read.unwrap_or_else(|error| panic!("TCP to {}, {bytes} bytes: {error}", self.to));
-        assert!(answer == message, "TCP to {}: the bytes that came back are others", self.to);
+        assert!(answer == message, "TCP to {}: the reply differs from the request", self.to);
     }
 }
 
 /// Answers datagrams and connections until dropped.
 #[derive(Default)]
-pub struct Listener {
-    ends: Arc<AtomicBool>,
+pub struct EchoServer {
+    stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// Listens there with what it hears.
-pub fn answer_at(netns: &NetNs, at: SocketAddr) -> Listener {
+pub fn echo_server_at(netns: &NetNs, at: SocketAddr) -> EchoServer {
     let (udp, tcp) = netns
         .enter(|| (UdpSocket::bind(at).unwrap(), TcpListener::bind(at).unwrap()))
         .unwrap_or_else(|error| panic!("listen at {at}: {error}"));
-    let mut listener = Listener::default();
-    listener.spawn(move |ends| answer_datagrams(&udp, ends));
-    listener.spawn(move |ends| answer_streams(&tcp, ends, |stream| answer_stream(&stream)));
+    let mut listener = EchoServer::default();
+    listener.spawn(move |stop| echo_datagrams(&udp, stop));
+    listener.spawn(move |stop| serve_streams(&tcp, stop, |stream| echo_stream(&stream)));
     listener
 }
 
-impl Listener {
+impl EchoServer {
     /// Does some work on a thread of its own, until told that it is to end.
     pub fn spawn(&mut self, work: impl FnOnce(&AtomicBool) + Send + 'static) {
-        let ends = self.ends.clone();
-        self.threads.push(thread::spawn(move || work(&ends)));
+        let stop = self.stop.clone();
+        self.threads.push(thread::spawn(move || work(&stop)));
     }
 }
 
-impl Drop for Listener {
+impl Drop for EchoServer {
     fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             // Its panic has been printed.
             drop(thread.join());
@@ -125,12 +125,12 @@ impl Drop for Listener {
     }
 }
 
-const GLANCE: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-fn answer_datagrams(socket: &UdpSocket, ends: &AtomicBool) {
-    socket.set_read_timeout(Some(GLANCE)).unwrap();
+fn echo_datagrams(socket: &UdpSocket, stop: &AtomicBool) {
+    socket.set_read_timeout(Some(POLL_INTERVAL)).unwrap();
     let mut buffer = vec![0; 1 << 16];
-    while !ends.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
             socket.send_to(&buffer[..length], from).unwrap();
         }
@@ -138,21 +138,21 @@ fn answer_datagrams(socket: &UdpSocket, ends: &AtomicBool) {
 }
 
 /// Each by a thread of its own, which ends with the other side's end.
-pub fn answer_streams(
+pub fn serve_streams(
     listener: &TcpListener,
-    ends: &AtomicBool,
+    stop: &AtomicBool,
     answer: impl Fn(TcpStream) + Send + Copy + 'static,
 ) {
     listener.set_nonblocking(true).unwrap();
-    while !ends.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((stream, _)) => drop(thread::spawn(move || answer(stream))),
-            Err(_) => thread::sleep(GLANCE),
+            Err(_) => thread::sleep(POLL_INTERVAL),
         }
     }
 }
 
-fn answer_stream(stream: &TcpStream) {
+fn echo_stream(stream: &TcpStream) {
     stream.set_nonblocking(false).unwrap();
     let (mut from, mut to) = (stream, stream);
     // A connection that breaks is the other end's complaint.

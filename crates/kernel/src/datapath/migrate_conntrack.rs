@@ -27,20 +27,24 @@ use beeline_abi::maps;
 use super::bpf::Access;
 use super::conntrack::{self, PREVIOUS_TABLE};
 use super::error::{DatapathError, failed};
-use super::maps::{RawMap, Shape};
+use super::maps::{MapDefinition, RawMap};
 use super::migrate;
 use super::pins::{Pins, pin_over, unpin};
 
 /// Before the tables of `to` are made: shares the connection table if it has
-/// this shape; else returns it, to be the previous one.
-pub(crate) fn begin(from: &Pins, to: &Pins, shape: Shape) -> Result<Option<RawMap>, DatapathError> {
+/// this definition; else returns it, to be the previous one.
+pub(crate) fn begin(
+    from: &Pins,
+    to: &Pins,
+    definition: MapDefinition,
+) -> Result<Option<RawMap>, DatapathError> {
     let table = maps::CONNTRACK_TABLE.name;
     // Of an earlier life of that layout, or of one that did not get far.
     for name in [maps::CONNTRACK.name, maps::CONNTRACK_PREVIOUS.name, table, PREVIOUS_TABLE] {
         unpin(&to.table(name))?;
     }
     let Some(old) = RawMap::open(&from.table(table), table, Access::ReadWrite)? else { return Ok(None) };
-    if *old.shape() == shape {
+    if *old.definition() == definition {
         pin_over(old.as_fd(), &to.table(table))?;
         return Ok(None);
     }
@@ -64,29 +68,29 @@ pub(crate) fn finish(pins: &Pins) -> Result<(), DatapathError> {
     // Writing an array of maps waits for every program that is under way:
     // here for the last of the old ones, who know nothing of the new table,
     // then for the last that writes the old table.
-    conntrack::write(&previous, &old)?;
-    conntrack::write(&current, &new)?;
-    let folder = pins.folder();
+    conntrack::set_element(&previous, &old)?;
+    conntrack::set_element(&current, &new)?;
+    let directory = pins.directory();
     migrate::add_missing(&old, &new)
-        .map_err(failed("migrate", format!("connections to {}", folder.display())))?;
-    conntrack::clear(&previous)?;
+        .map_err(failed("migrate", format!("connections to {}", directory.display())))?;
+    conntrack::clear_element(&previous)?;
     unpin(&pins.table(PREVIOUS_TABLE))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::conntrack::Conntrack;
-    use super::super::object::Declared;
-    use super::super::testing::{World, contents, hash, key};
+    use super::super::object::DeclaredMaps;
+    use super::super::testing::{TestLayouts, contents, hash, key};
     use super::*;
 
     const TABLE: &str = maps::CONNTRACK_TABLE.name;
 
     /// What an object would declare whose connections have values of this size.
-    fn declared(value_size: u32) -> Declared {
+    fn declared(value_size: u32) -> DeclaredMaps {
         let arrays = [&maps::CONNTRACK, &maps::CONNTRACK_PREVIOUS];
-        let tables = arrays.map(|spec| (spec.name, Shape::of(spec))).into();
-        Declared { tables, conntrack: hash(value_size, 100) }
+        let tables = arrays.map(|spec| (spec.name, MapDefinition::from_spec(spec))).into();
+        DeclaredMaps { tables, conntrack: hash(value_size, 100) }
     }
 
     /// The tables of a layout that follows another one.
@@ -113,62 +117,62 @@ mod tests {
 
     #[test]
     fn kernel_connections_move_to_a_table_with_other_values_and_back() {
-        let world = World::new("drain");
-        Conntrack::create(&world.old, &declared(4), None).unwrap();
-        let old = open(&world.old, TABLE);
+        let layouts = TestLayouts::new("conntrack");
+        Conntrack::create(&layouts.old, &declared(4), None).unwrap();
+        let old = open(&layouts.old, TABLE);
         old.set(&key(1), &[1; 4], 0).unwrap();
-        assert_eq!(elements(&world.old), (Some(old.id().unwrap()), None));
+        assert_eq!(elements(&layouts.old), (Some(old.id().unwrap()), None));
 
-        prepare(&world.old, &world.new, 8);
-        assert_eq!(elements(&world.new), (None, Some(old.id().unwrap())), "all write the old one");
-        let new = open(&world.new, TABLE);
+        prepare(&layouts.old, &layouts.new, 8);
+        assert_eq!(elements(&layouts.new), (None, Some(old.id().unwrap())), "all programs use the old table");
+        let new = open(&layouts.new, TABLE);
         assert_eq!(contents(&new), []);
         old.set(&key(2), &[2; 4], 0).unwrap();
-        finish(&world.new).unwrap();
-        assert_eq!(elements(&world.new), (Some(new.id().unwrap()), None));
+        finish(&layouts.new).unwrap();
+        assert_eq!(elements(&layouts.new), (Some(new.id().unwrap()), None));
         let copied = [(1, vec![1, 1, 1, 1, 0, 0, 0, 0]), (2, vec![2, 2, 2, 2, 0, 0, 0, 0])];
         assert_eq!(contents(&new), copied);
-        assert!(!world.new.table(PREVIOUS_TABLE).exists(), "nothing is left to do");
+        assert!(!layouts.new.table(PREVIOUS_TABLE).exists(), "the migration is complete");
 
         new.set(&key(3), &[3; 8], 0).unwrap();
         new.remove(&key(1)).unwrap();
-        prepare(&world.new, &world.old, 4);
-        finish(&world.old).unwrap();
-        let back = open(&world.old, TABLE);
-        assert_ne!(back.id().unwrap(), old.id().unwrap(), "what the old table held is outdated");
+        prepare(&layouts.new, &layouts.old, 4);
+        finish(&layouts.old).unwrap();
+        let back = open(&layouts.old, TABLE);
+        assert_ne!(back.id().unwrap(), old.id().unwrap(), "the old table is stale and is not used again");
         assert_eq!(contents(&back), [(2, vec![2; 4]), (3, vec![3; 4])]);
-        assert_eq!(elements(&world.old), (Some(back.id().unwrap()), None));
+        assert_eq!(elements(&layouts.old), (Some(back.id().unwrap()), None));
     }
 
     #[test]
-    fn kernel_connections_that_were_on_their_way_when_a_life_ended_arrive() {
-        let world = World::new("interrupted");
-        Conntrack::create(&world.old, &declared(4), None).unwrap();
-        let old = open(&world.old, TABLE);
+    fn kernel_an_interrupted_connection_migration_completes() {
+        let layouts = TestLayouts::new("interrupted");
+        Conntrack::create(&layouts.old, &declared(4), None).unwrap();
+        let old = open(&layouts.old, TABLE);
         (1..4).for_each(|number| old.set(&key(number), &[1; 4], 0).unwrap());
         // A life that ended before all links had changed, then another one.
-        prepare(&world.old, &world.new, 8);
-        prepare(&world.old, &world.new, 8);
-        assert_eq!(elements(&world.new), (None, Some(old.id().unwrap())));
+        prepare(&layouts.old, &layouts.new, 8);
+        prepare(&layouts.old, &layouts.new, 8);
+        assert_eq!(elements(&layouts.new), (None, Some(old.id().unwrap())));
         // This one ends after the first connection has been copied.
-        let new = open(&world.new, TABLE);
-        conntrack::write(&open(&world.new, maps::CONNTRACK.name), &new).unwrap();
+        let new = open(&layouts.new, TABLE);
+        conntrack::set_element(&open(&layouts.new, maps::CONNTRACK.name), &new).unwrap();
         new.set(&key(1), &[9; 8], 0).unwrap();
         new.set(&key(4), &[9; 8], 0).unwrap();
-        finish(&world.new).unwrap();
+        finish(&layouts.new).unwrap();
         let arrived = |number| (number, vec![1, 1, 1, 1, 0, 0, 0, 0]);
         assert_eq!(contents(&new), [(1, vec![9; 8]), arrived(2), arrived(3), (4, vec![9; 8])]);
-        finish(&world.new).expect("again is fine");
-        assert_eq!(elements(&world.new), (Some(new.id().unwrap()), None));
+        finish(&layouts.new).expect("idempotent");
+        assert_eq!(elements(&layouts.new), (Some(new.id().unwrap()), None));
     }
 
     #[test]
     fn kernel_connections_of_the_same_layout_are_shared() {
-        let world = World::new("shared");
-        Conntrack::create(&world.old, &declared(4), None).unwrap();
-        prepare(&world.old, &world.new, 4);
-        assert_eq!(open(&world.new, TABLE).id().unwrap(), open(&world.old, TABLE).id().unwrap());
-        assert_eq!(elements(&world.new), elements(&world.old));
-        finish(&world.new).expect("there is nothing to do");
+        let layouts = TestLayouts::new("shared");
+        Conntrack::create(&layouts.old, &declared(4), None).unwrap();
+        prepare(&layouts.old, &layouts.new, 4);
+        assert_eq!(open(&layouts.new, TABLE).id().unwrap(), open(&layouts.old, TABLE).id().unwrap());
+        assert_eq!(elements(&layouts.new), elements(&layouts.old));
+        finish(&layouts.new).expect("no migration is needed");
     }
 }
