@@ -8,23 +8,23 @@ use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::config::NetworkConfig;
+use crate::deletion_queue;
 use crate::environment::Environment;
 use crate::error::{CniError, Code};
 use crate::interface::{self, PodNamespace};
 use crate::lock::ContainerLock;
-use crate::result::{Made, result};
-use crate::spool;
+use crate::result::{CreatedInterface, result};
 
 /// Serves ADD and returns the result.
 pub fn add(environment: &Environment, config: &NetworkConfig) -> Result<Value, CniError> {
     let mut namespace = PodNamespace::open(environment.netns.as_deref())?;
     let _lock = ContainerLock::acquire(&config.socket, &environment.attachment.container_id)?;
     namespace.refuse_existing(&environment.attachment)?;
-    spool::forget(&config.socket, &environment.attachment)?;
-    let agent = Agent::on(&config.socket);
+    deletion_queue::remove(&config.socket, &environment.attachment)?;
+    let agent = Agent::at(&config.socket);
     let allocation = agent.allocate(environment)?;
     let attempt = Attempt { environment, config, agent: &agent, allocation: &allocation };
-    attempt.make(&mut namespace).map_err(|error| attempt.undo(error))
+    attempt.create(&mut namespace).map_err(|error| attempt.roll_back(error))
 }
 
 struct Attempt<'a> {
@@ -35,13 +35,13 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    fn make(&self, namespace: &mut PodNamespace) -> Result<Value, CniError> {
+    fn create(&self, namespace: &mut PodNamespace) -> Result<Value, CniError> {
         let attachment = &self.environment.attachment;
         let pairs = pair_gateways(self.allocation)?;
-        let pair = interface::make(namespace, &attachment.interface, self.allocation, &pairs)?;
+        let pair = interface::create(namespace, &attachment.interface, self.allocation, &pairs)?;
         self.agent.commit(attachment, pair.host_ifindex, pair.pod_mac.clone(), namespace.cookie())?;
         interface::wait_running(namespace, &attachment.interface)?;
-        let made = Made {
+        let created = CreatedInterface {
             host_interface: self.allocation.host_interface.clone(),
             host_mac: self.allocation.host_mac.clone(),
             pod_interface: attachment.interface.clone(),
@@ -50,18 +50,18 @@ impl Attempt<'_> {
             addresses: pairs,
             mtu: self.allocation.mtu,
         };
-        result(self.config.version, &made, self.config.dns.as_ref(), self.config.previous.as_ref())
+        result(self.config.version, &created, self.config.dns.as_ref(), self.config.previous.as_ref())
     }
 
     /// Takes everything back and adds to the error what could not be.
-    fn undo(&self, mut error: CniError) -> CniError {
+    fn roll_back(&self, mut error: CniError) -> CniError {
         let attachment: &Attachment = &self.environment.attachment;
         if let Err(also) = interface::delete(&self.allocation.host_interface) {
-            error = error.with_details(format!("and undoing failed: {also}"));
+            error = error.with_details(format!("deleting the interface failed too: {also}"));
         }
         if let Err(also) = self.agent.release(attachment) {
-            error = error.with_details(format!("and the agent could not be told: {also}"));
-            if let Err(also) = spool::leave(&self.config.socket, attachment) {
+            error = error.with_details(format!("releasing the addresses failed too: {also}"));
+            if let Err(also) = deletion_queue::enqueue(&self.config.socket, attachment) {
                 error = error.with_details(also);
             }
         }
@@ -74,7 +74,11 @@ fn pair_gateways(allocation: &Allocation) -> Result<Vec<(IpAddr, IpAddr)>, CniEr
     let gateway = |ip: &IpAddr| {
         let found = allocation.gateways.iter().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
         found.map(|gateway| (*ip, *gateway)).ok_or_else(|| {
-            CniError::new(Code::Agent, format!("the agent gave address {ip} but no gateway of its family"))
+            CniError::new(
+                Code::Agent,
+                format!("the agent allocated {ip} without a gateway of its address family"),
+            )
+            .with_details("compare the versions of beeline-cni and beeline-agent")
         })
     };
     allocation.addresses.iter().map(gateway).collect()

@@ -10,10 +10,10 @@ use crate::environment::Environment;
 use crate::error::{CniError, Code};
 
 /// Commit answers when packets flow; a busy node may take a while.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an ADD waits for an agent that is just being started again.
-const RESTART_PATIENCE: Duration = Duration::from_secs(2);
-const RESTART_PAUSE: Duration = Duration::from_millis(20);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The agent of this node.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ pub struct Agent {
 
 impl Agent {
     /// The agent on this socket.
-    pub fn on(socket: &Path) -> Agent {
-        Agent { client: Client::new(socket).with_timeout(PATIENCE) }
+    pub fn at(socket: &Path) -> Agent {
+        Agent { client: Client::new(socket).with_timeout(CALL_TIMEOUT) }
     }
 
     /// Reserves addresses.
@@ -36,7 +36,7 @@ impl Agent {
             pod_uid: environment.pod.uid.clone(),
             netns: environment.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         };
-        match self.call_patiently(&call)? {
+        match self.call_with_retry(&call)? {
             Response::Allocated(allocation) => Ok(allocation),
             other => Err(unexpected("Allocate", &other)),
         }
@@ -51,7 +51,7 @@ impl Agent {
         netns_cookie: u64,
     ) -> Result<(), CniError> {
         let call = Call::Commit { attachment: attachment.clone(), host_ifindex, pod_mac, netns_cookie };
-        match self.call_patiently(&call)? {
+        match self.call_with_retry(&call)? {
             Response::Done => Ok(()),
             other => Err(unexpected("Commit", &other)),
         }
@@ -59,12 +59,12 @@ impl Agent {
 
     /// Calls again while the agent is being started anew: what ADD asks may
     /// be asked twice.
-    fn call_patiently(&self, call: &Call) -> Result<Response, ClientError> {
-        let deadline = Instant::now() + RESTART_PATIENCE;
+    fn call_with_retry(&self, call: &Call) -> Result<Response, ClientError> {
+        let deadline = Instant::now() + RETRY_TIMEOUT;
         loop {
             match self.client.call(call.clone()) {
                 Err(ClientError::Absent { .. } | ClientError::Broken { .. }) if Instant::now() < deadline => {
-                    thread::sleep(RESTART_PAUSE);
+                    thread::sleep(RETRY_INTERVAL);
                 }
                 other => return other,
             }
@@ -82,20 +82,20 @@ impl Agent {
 
     /// Does the agent see the attachment as it should be?
     pub fn check(&self, attachment: &Attachment) -> Result<(), CniError> {
-        self.done(Call::Check { attachment: attachment.clone() })
+        self.expect_done(Call::Check { attachment: attachment.clone() })
     }
 
     /// Releases every attachment that is not listed.
     pub fn collect(&self, valid: Vec<Attachment>) -> Result<(), CniError> {
-        self.done(Call::Collect { valid })
+        self.expect_done(Call::Collect { valid })
     }
 
     /// Can ADD be served?
     pub fn ready(&self) -> Result<(), CniError> {
-        self.done(Call::Ready)
+        self.expect_done(Call::Ready)
     }
 
-    fn done(&self, call: Call) -> Result<(), CniError> {
+    fn expect_done(&self, call: Call) -> Result<(), CniError> {
         match self.client.call(call)? {
             Response::Done => Ok(()),
             other => Err(unexpected("the call", &other)),
@@ -104,6 +104,6 @@ impl Agent {
 }
 
 fn unexpected(call: &str, response: &Response) -> CniError {
-    CniError::new(Code::Agent, format!("the agent answered {call} with something else: {response:?}"))
+    CniError::new(Code::Agent, format!("the agent sent an unexpected response to {call}: {response:?}"))
         .with_details("compare the versions of beeline-cni and beeline-agent")
 }

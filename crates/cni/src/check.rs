@@ -12,20 +12,24 @@ use crate::version::Version;
 /// result of ADD says, and the agent agrees.
 pub fn check(environment: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
     if config.version < Version::V0_4_0 {
-        let message = format!("CHECK does not exist in CNI version {}", config.version.name());
+        let message =
+            format!("CHECK is not part of CNI version {}; it requires 0.4.0 or later", config.version.name());
         return Err(CniError::new(Code::IncompatibleVersion, message));
     }
     let previous = config.previous.as_ref().ok_or_else(|| {
-        CniError::new(Code::InvalidConfig, "CHECK needs prevResult, the result of ADD; it is missing")
+        CniError::new(
+            Code::InvalidConfig,
+            "CHECK requires prevResult, the result of ADD, in the network configuration; it is missing",
+        )
     })?;
     let attachment = &environment.attachment;
     let addresses = addresses_of(previous, &attachment.interface)?;
     let mut namespace = PodNamespace::open(environment.netns.as_deref())?;
     interface::check(&mut namespace, attachment, &addresses)?;
-    Agent::on(&config.socket).check(attachment)
+    Agent::at(&config.socket).check(attachment)
 }
 
 /// Serves STATUS: can ADD be served?
 pub fn status(config: &NetworkConfig) -> Result<(), CniError> {
-    Agent::on(&config.socket).ready().map_err(|error| CniError { code: Code::NotAvailable, ..error })
+    Agent::at(&config.socket).ready().map_err(|error| CniError { code: Code::NotAvailable, ..error })
 }

@@ -63,7 +63,9 @@ impl NetworkConfig {
 fn decode(input: &[u8]) -> Result<Map<String, Value>, CniError> {
     let failed = |what: String| {
         CniError::new(Code::Decode, format!("the network configuration on standard input {what}"))
-            .with_details("see the files in the runtime's CNI directory, usually /etc/cni/net.d")
+            .with_details(
+                "check the files in the runtime's CNI configuration directory, usually /etc/cni/net.d",
+            )
     };
     if input.iter().all(u8::is_ascii_whitespace) {
         return Err(failed("is empty".to_owned()));
@@ -76,12 +78,12 @@ fn decode(input: &[u8]) -> Result<Map<String, Value>, CniError> {
 }
 
 fn interpret(object: &Map<String, Value>) -> Result<NetworkConfig, CniError> {
-    let version = Version::parse(text(object, "cniVersion")?.unwrap_or("0.1.0"))?;
-    let name = text(object, "name")?.unwrap_or_default();
+    let version = Version::parse(string_field(object, "cniVersion")?.unwrap_or("0.1.0"))?;
+    let name = string_field(object, "name")?.unwrap_or_default();
     if !is_network_name(name) {
         return Err(invalid(format!("\"name\" is missing or invalid: {name:?}")));
     }
-    let socket = PathBuf::from(text(object, "socket")?.unwrap_or(DEFAULT_SOCKET));
+    let socket = PathBuf::from(string_field(object, "socket")?.unwrap_or(DEFAULT_SOCKET));
     if !socket.is_absolute() {
         return Err(invalid(format!("\"socket\" is not an absolute path: {:?}", socket.display())));
     }
@@ -95,7 +97,7 @@ fn interpret(object: &Map<String, Value>) -> Result<NetworkConfig, CniError> {
     })
 }
 
-fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Result<Option<&'a str>, CniError> {
+fn string_field<'a>(object: &'a Map<String, Value>, field: &str) -> Result<Option<&'a str>, CniError> {
     match object.get(field) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -123,36 +125,40 @@ fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<Attachmen
     list.as_array()
         .and_then(|entries| entries.iter().map(attachment).collect::<Option<_>>())
         .map(Some)
-        .ok_or_else(|| invalid(format!("\"{FIELD}\" is not a list of containerID and ifname: {list}")))
+        .ok_or_else(|| {
+            invalid(format!("\"{FIELD}\" is not a list of objects with containerID and ifname: {list}"))
+        })
 }
 
 fn refuse_unsupported(object: &Map<String, Value>) -> Result<(), CniError> {
     for (field, value) in object {
-        if let Some(advice) = objection(field, value) {
+        if let Some(reason) = unsupported_reason(field, value) {
             let message = format!("field {field:?} of the network configuration is not supported: {value}");
-            return Err(CniError::new(Code::UnsupportedField, message).with_details(advice));
+            return Err(CniError::new(Code::UnsupportedField, message).with_details(reason));
         }
     }
     Ok(())
 }
 
-fn objection(field: &str, value: &Value) -> Option<&'static str> {
+fn unsupported_reason(field: &str, value: &Value) -> Option<&'static str> {
     match field {
         "ipam" if value.as_object().is_none_or(|ipam| !ipam.is_empty()) => {
-            Some("Beeline's agent owns the addresses (the node's PodCIDRs); remove the field")
+            Some("the Beeline agent allocates addresses from the node's podCIDRs; remove the field")
         }
         "ipMasq" if *value == Value::Bool(true) => {
-            Some("masquerading is the agent's option bpf.masquerade; remove the field")
+            Some("masquerading is set by the Helm value bpf.masquerade; remove the field")
         }
-        "runtimeConfig" | "capabilities" if asks_for_ports(value) => {
-            Some("hostPort is not built yet; remove the capability portMappings")
+        "runtimeConfig" | "capabilities" if requests_port_mappings(value) => {
+            Some("the agent serves hostPorts without the plugin; remove the capability portMappings")
         }
         _ if KNOWN_FIELDS.contains(&field) || field.starts_with("cni.dev/") => None,
-        _ => Some("Beeline's own only field is \"socket\"; its options are the agent's values"),
+        _ => Some(
+            "the only field specific to Beeline is \"socket\"; all other options are Helm values; remove the field",
+        ),
     }
 }
 
-fn asks_for_ports(value: &Value) -> bool {
+fn requests_port_mappings(value: &Value) -> bool {
     match value.get("portMappings") {
         Some(Value::Bool(declared)) => *declared,
         Some(Value::Array(ports)) => !ports.is_empty(),
@@ -218,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_del_and_gc_overlook_fields_of_add() {
+    fn unit_del_and_gc_ignore_fields_of_add() {
         let input = json!({
             "cniVersion": "1.1.0", "name": "b", "ipMasq": true, "future": 1,
             "cni.dev/valid-attachments": [{ "containerID": "c", "ifname": "eth0" }],

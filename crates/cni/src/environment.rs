@@ -22,7 +22,7 @@ pub enum Command {
     /// CHECK.
     Check,
     /// GC.
-    Collect,
+    Gc,
     /// STATUS.
     Status,
     /// VERSION.
@@ -77,13 +77,15 @@ fn parse_command(command: &str) -> Result<Command, CniError> {
         "ADD" => Ok(Command::Add),
         "DEL" => Ok(Command::Delete),
         "CHECK" => Ok(Command::Check),
-        "GC" => Ok(Command::Collect),
+        "GC" => Ok(Command::Gc),
         "STATUS" => Ok(Command::Status),
         "VERSION" => Ok(Command::Version),
         "" => Err(missing("CNI_COMMAND").with_details(
-            "this program is a CNI plugin: a container runtime calls it, people use `beeline`",
+            "beeline-cni is a CNI plugin that container runtimes call; the command-line tool is `beeline`",
         )),
-        other => Err(invalid("CNI_COMMAND", other, "it is none of ADD, DEL, CHECK, GC, STATUS and VERSION")),
+        other => {
+            Err(invalid("CNI_COMMAND", other, "the commands are ADD, DEL, CHECK, GC, STATUS and VERSION"))
+        }
     }
 }
 
@@ -97,7 +99,7 @@ fn parse_container_id(id: String) -> Result<String, CniError> {
         Err(invalid(
             "CNI_CONTAINERID",
             &id,
-            "it must begin with a letter or digit and go on with letters, digits, '_', '.' and '-'",
+            "it must start with a letter or digit and contain only letters, digits, '_', '.' and '-'",
         ))
     } else {
         Ok(id)
@@ -108,12 +110,12 @@ fn parse_interface(name: String) -> Result<String, CniError> {
     if name.is_empty() {
         Err(missing("CNI_IFNAME"))
     } else if name.len() > INTERFACE_BYTES_MAX {
-        Err(invalid("CNI_IFNAME", &name, "a device name has at most 15 bytes"))
+        Err(invalid("CNI_IFNAME", &name, "an interface name has at most 15 bytes"))
     } else if name == "." || name == ".." || name.contains(['/', ':']) || name.contains(char::is_whitespace) {
         Err(invalid(
             "CNI_IFNAME",
             &name,
-            "a device name holds no '/', ':' or white space and is not '.' or '..'",
+            "an interface name must not contain '/', ':' or white space, and must not be '.' or '..'",
         ))
     } else {
         Ok(name)
@@ -139,6 +141,7 @@ fn parse_arguments(arguments: &str) -> Result<Pod, CniError> {
 
 fn missing(name: &str) -> CniError {
     CniError::new(Code::InvalidEnvironment, format!("the environment variable {name} is missing or empty"))
+        .with_details("the container runtime must set it")
 }
 
 fn invalid(name: &str, value: &str, why: &str) -> CniError {
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_is_wrong_is_code_4_and_names_its_variable() {
+    fn unit_an_invalid_variable_is_code_4_and_is_named() {
         for (name, value) in [
             ("CNI_COMMAND", ""),
             ("CNI_COMMAND", "add"),

@@ -18,14 +18,14 @@ const CONFIGURATION: &str = "05-beeline.conflist";
 /// containerd 1.6 refuses an answer in 1.1.0.
 const COMMON_VERSION: &str = "1.0.0";
 /// Behind the name of a configuration that is put aside.
-const ASIDE: &str = "beeline_bak";
+const BACKUP_SUFFIX: &str = "beeline_bak";
 
 /// Where to, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Install {
-    /// Folder of the runtime's plugins.
+    /// Directory of the runtime's plugins.
     pub bin: PathBuf,
-    /// Folder of the runtime's network configurations.
+    /// Directory of the runtime's network configurations.
     pub conf: PathBuf,
     /// The agent's socket, as the runtime's host sees it.
     pub socket: PathBuf,
@@ -44,15 +44,18 @@ impl Install {
         };
         let mut arguments = arguments.into_iter();
         while let Some(name) = arguments.next() {
-            let mut path =
-                || arguments.next().map(PathBuf::from).with_context(|| format!("{name} needs a path"));
+            let mut path = || {
+                arguments.next().map(PathBuf::from).with_context(|| format!("option {name} requires a path"))
+            };
             match name.as_str() {
                 "--bin" => install.bin = path()?,
                 "--conf" => install.conf = path()?,
                 "--socket" => install.socket = path()?,
                 "--exclusive" => install.exclusive = true,
                 other => {
-                    bail!("{other} is unknown; known are --bin DIR, --conf DIR, --socket PATH, --exclusive")
+                    bail!(
+                        "unknown option {other}; the options are --bin DIR, --conf DIR, --socket PATH and --exclusive"
+                    )
                 }
             }
         }
@@ -62,10 +65,10 @@ impl Install {
     /// Installs `program`. The configuration comes last: with it the runtime
     /// begins to call the plugin.
     pub fn run(&self, program: &Path) -> Result<()> {
-        let plugin = fs::read(program).with_context(|| format!("{} cannot be read", program.display()))?;
+        let plugin = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
         replace(&self.bin, PLUGIN, &plugin, 0o755)?;
         if self.exclusive {
-            self.put_others_aside()?;
+            self.rename_other_configurations()?;
         }
         replace(&self.conf, CONFIGURATION, self.configuration().as_bytes(), 0o644)
     }
@@ -80,10 +83,10 @@ impl Install {
         format!("{list:#}\n")
     }
 
-    fn put_others_aside(&self) -> Result<()> {
+    fn rename_other_configurations(&self) -> Result<()> {
         let entries = match fs::read_dir(&self.conf) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.with_context(|| format!("{} cannot be listed", self.conf.display()))?,
+            entries => entries.with_context(|| format!("cannot list {}", self.conf.display()))?,
         };
         for path in entries.flatten().map(|entry| entry.path()) {
             let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
@@ -91,25 +94,28 @@ impl Install {
             if is_ours || !["conf", "conflist", "json"].contains(&extension) {
                 continue;
             }
-            let aside = path.with_extension(format!("{extension}.{ASIDE}"));
-            fs::rename(&path, &aside).with_context(|| format!("{} cannot be put aside", path.display()))?;
-            eprintln!("beeline-cni: {} is now {}", path.display(), aside.display());
+            let backup = path.with_extension(format!("{extension}.{BACKUP_SUFFIX}"));
+            fs::rename(&path, &backup).with_context(|| format!("cannot rename {}", path.display()))?;
+            eprintln!("beeline-cni: renamed {} to {}", path.display(), backup.display());
         }
         Ok(())
     }
 }
 
 /// A runtime that reads meanwhile sees the old file or the new one.
-fn replace(folder: &Path, name: &str, content: &[u8], mode: u32) -> Result<()> {
-    let draft = folder.join(format!(".{name}.new"));
+fn replace(directory: &Path, name: &str, content: &[u8], mode: u32) -> Result<()> {
+    let temporary = directory.join(format!(".{name}.new"));
     let write = || -> io::Result<()> {
-        fs::create_dir_all(folder)?;
-        fs::write(&draft, content)?;
-        fs::set_permissions(&draft, fs::Permissions::from_mode(mode))?;
-        fs::rename(&draft, folder.join(name))
+        fs::create_dir_all(directory)?;
+        fs::write(&temporary, content)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))?;
+        fs::rename(&temporary, directory.join(name))
     };
     write().with_context(|| {
-        format!("{} cannot be written: is the host's folder mounted there?", folder.join(name).display())
+        format!(
+            "cannot write {}: check that the host's directory is mounted there",
+            directory.join(name).display()
+        )
     })
 }
 
@@ -118,17 +124,17 @@ mod tests {
     use super::*;
     use crate::config::NetworkConfig;
 
-    fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).unwrap().flatten();
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap().flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
 
     #[test]
-    fn unit_plugin_and_configuration_are_put_in_place_and_others_aside() {
+    fn unit_plugin_and_configuration_are_installed_and_others_renamed() {
         let host = tempfile::tempdir().unwrap();
-        let [bin, conf] = ["opt/cni/bin", "etc/cni/net.d"].map(|folder| host.path().join(folder));
+        let [bin, conf] = ["opt/cni/bin", "etc/cni/net.d"].map(|directory| host.path().join(directory));
         fs::create_dir_all(&conf).unwrap();
         fs::write(conf.join("10-other.conflist"), "{}").unwrap();
         fs::write(conf.join("README"), "stays").unwrap();
@@ -160,16 +166,16 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_wrong_installation_says_what_is_wrong() {
-        let told = |arguments: &[&str]| {
+    fn unit_a_failed_installation_names_the_cause() {
+        let error_of = |arguments: &[&str]| {
             format!("{:#}", Install::parse(arguments.iter().map(|text| (*text).to_owned())).unwrap_err())
         };
-        assert_eq!(told(&["--bin"]), "--bin needs a path");
-        assert!(told(&["--bim", "x"]).starts_with("--bim is unknown; known are --bin"));
+        assert_eq!(error_of(&["--bin"]), "option --bin requires a path");
+        assert!(error_of(&["--bim", "x"]).starts_with("unknown option --bim; the options are --bin"));
         let install = Install { bin: "/proc/none".into(), ..Install::parse([]).unwrap() };
         let error = format!("{:#}", install.run(Path::new("/proc/self/exe")).unwrap_err());
         assert!(
-            error.starts_with("/proc/none/beeline-cni cannot be written: is the host's folder"),
+            error.starts_with("cannot write /proc/none/beeline-cni: check that the host's directory"),
             "{error}"
         );
     }

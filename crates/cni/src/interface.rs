@@ -19,9 +19,9 @@ use ipnet::IpNet;
 use crate::error::{CniError, Code};
 
 /// How long the kernel may take to start a device whose other end came up.
-const RUNNING_PATIENCE: Duration = Duration::from_secs(5);
+const CARRIER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is asked.
-const RUNNING_PAUSE: Duration = Duration::from_millis(1);
+const CARRIER_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The pod's network namespace. Entering it takes a thread, so what is asked
 /// of it more than once is kept.
@@ -32,10 +32,10 @@ pub struct PodNamespace {
     cookie: u64,
 }
 
-/// What [`make`] made.
+/// What [`create`] made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pair {
-    /// Index of the host side, in the node's namespace.
+pub struct VethPair {
+    /// Index of the host side, in the node's network namespace.
     pub host_ifindex: u32,
     /// MAC of the pod's side.
     pub pod_mac: String,
@@ -46,20 +46,24 @@ impl PodNamespace {
     pub fn open(path: Option<&Path>) -> Result<PodNamespace, CniError> {
         let path = path.ok_or_else(|| CniError::new(Code::InvalidEnvironment, "CNI_NETNS is missing"))?;
         let netns = NetNs::open(path).map_err(|error| {
-            CniError::new(Code::UnknownContainer, error.to_string())
-                .with_details("CNI_NETNS must be the path of the pod's network namespace; has the pod ended?")
+            CniError::new(Code::UnknownContainer, error.to_string()).with_details(
+                "CNI_NETNS must be the path of the pod's network namespace; the pod may have been deleted",
+            )
         })?;
         let own = NetNs::current().and_then(|own| own.identity()).map_err(namespace_failed)?;
         if netns.identity().map_err(namespace_failed)? == own {
             let message = format!("CNI_NETNS {} is the node's own network namespace", path.display());
             return Err(CniError::new(Code::InvalidEnvironment, message).with_details(
-                "pods on the host network get no interface; the runtime must not call the plugin",
+                "pods with hostNetwork get no interface; the runtime must not call the plugin for them",
             ));
         }
         let (netlink, cookie) =
             netns.enter(|| (Netlink::open(), netns::current_cookie())).map_err(namespace_failed)?;
         let cookie = cookie.map_err(|error| {
-            let message = format!("the cookie of {} cannot be read: {error}", path.display());
+            let message = format!(
+                "cannot read the cookie (SO_NETNS_COOKIE) of network namespace {}: {error}",
+                path.display()
+            );
             CniError::new(Code::InputOutput, message)
         })?;
         Ok(PodNamespace { netns, netlink: netlink.map_err(failed)?, cookie })
@@ -69,17 +73,17 @@ impl PodNamespace {
     /// to replace, and undoing a failed ADD would remove it.
     pub fn refuse_existing(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         let host = attachment.host_interface();
-        let exists = |name: &str, place: &str| {
-            CniError::new(Code::Interface, format!("interface {name} exists already in {place}"))
+        let exists = |name: &str, location: &str| {
+            CniError::new(Code::Interface, format!("interface {name} already exists in {location}"))
                 .with_details(
-                    "an ADD without a DEL before it; call DEL for this container and interface first",
+                    "the runtime called ADD twice without DEL; call DEL for this container and interface first",
                 )
         };
         if find(&mut self.netlink, &attachment.interface)?.is_some() {
             return Err(exists(&attachment.interface, self.netns.name()));
         }
-        if find(&mut here()?, &host)?.is_some() {
-            return Err(exists(&host, "the node's namespace"));
+        if find(&mut node_netlink()?, &host)?.is_some() {
+            return Err(exists(&host, "the node's network namespace"));
         }
         Ok(())
     }
@@ -91,16 +95,20 @@ impl PodNamespace {
 }
 
 /// Makes the pair and configures the pod's side. The host side stays down.
-pub fn make(
+pub fn create(
     namespace: &mut PodNamespace,
     interface: &str,
     allocation: &Allocation,
     addresses: &[(IpAddr, IpAddr)],
-) -> Result<Pair, CniError> {
+) -> Result<VethPair, CniError> {
     let gateway_mac = Mac::parse(&allocation.host_mac).ok_or_else(|| {
-        CniError::new(Code::Agent, format!("the agent gave a MAC that is none: {:?}", allocation.host_mac))
+        CniError::new(
+            Code::Agent,
+            format!("the agent returned an invalid MAC address: {:?}", allocation.host_mac),
+        )
+        .with_details("compare the versions of beeline-cni and beeline-agent")
     })?;
-    let mut host = here()?;
+    let mut host = node_netlink()?;
     host.create_veth(&Veth {
         local: VethEnd { name: &allocation.host_interface, mac: Some(gateway_mac) },
         peer: VethEnd { name: interface, mac: None },
@@ -115,31 +123,32 @@ pub fn make(
     let pod = &mut namespace.netlink;
     pod.set_up(link.index, true).map_err(failed)?;
     for pair in addresses {
-        give_address(pod, link.index, *pair, gateway_mac, allocation.mtu).map_err(failed)?;
+        configure_address(pod, link.index, *pair, gateway_mac, allocation.mtu).map_err(failed)?;
     }
-    Ok(Pair { host_ifindex, pod_mac })
+    Ok(VethPair { host_ifindex, pod_mac })
 }
 
 /// Waits until the pod's side sends, which the kernel arranges a moment after
 /// the host side came up.
 pub fn wait_running(namespace: &mut PodNamespace, interface: &str) -> Result<(), CniError> {
-    let deadline = Instant::now() + RUNNING_PATIENCE;
+    let deadline = Instant::now() + CARRIER_TIMEOUT;
     while !namespace.netlink.link(interface).map_err(failed)?.running {
         if Instant::now() > deadline {
             let message = format!(
-                "interface {interface} has no carrier {} s after the agent set up its host side",
-                RUNNING_PATIENCE.as_secs()
+                "interface {interface} has no carrier {} s after the agent set its host side up",
+                CARRIER_TIMEOUT.as_secs()
             );
-            return Err(CniError::new(Code::TryAgain, message).with_details("see the agent's log"));
+            return Err(CniError::new(Code::TryAgain, message)
+                .with_details("the host side may have been set down or deleted; see the agent's log"));
         }
-        thread::sleep(RUNNING_PAUSE);
+        thread::sleep(CARRIER_POLL_INTERVAL);
     }
     Ok(())
 }
 
 /// Deletes the host side, and with it the pod's. None there is no error.
 pub fn delete(host_interface: &str) -> Result<(), CniError> {
-    here()?.delete_link(host_interface).map_err(failed)
+    node_netlink()?.delete_link(host_interface).map_err(failed)
 }
 
 /// Is everything that ADD made still there?
@@ -149,17 +158,18 @@ pub fn check(
     addresses: &[IpAddr],
 ) -> Result<(), CniError> {
     let pod = &mut namespace.netlink;
-    let place = namespace.netns.name();
-    let link = checked_link(pod, &attachment.interface, place)?;
-    let host = checked_link(&mut here()?, &attachment.host_interface(), "the node's namespace")?;
+    let location = namespace.netns.name();
+    let link = checked_link(pod, &attachment.interface, location)?;
+    let host =
+        checked_link(&mut node_netlink()?, &attachment.host_interface(), "the node's network namespace")?;
     if link.peer.map(|peer| peer.index) != Some(host.index) {
-        return Err(mismatch(format!("{} in {place} is not the other end of {}", link.name, host.name)));
+        return Err(mismatch(format!("{} in {location} is not the veth peer of {}", link.name, host.name)));
     }
     check_addresses(pod, &link, addresses)?;
     check_routes(pod, &link, addresses)
 }
 
-fn give_address(
+fn configure_address(
     pod: &mut Netlink,
     ifindex: u32,
     (ip, gateway): (IpAddr, IpAddr),
@@ -192,10 +202,11 @@ fn prepare_ipv6(
     written.map_err(namespace_failed)?.map_err(|error| CniError::new(Code::Interface, error.to_string()))
 }
 
-fn checked_link(netlink: &mut Netlink, name: &str, place: &str) -> Result<Link, CniError> {
-    let link = find(netlink, name)?.ok_or_else(|| mismatch(format!("interface {name} is not in {place}")))?;
+fn checked_link(netlink: &mut Netlink, name: &str, location: &str) -> Result<Link, CniError> {
+    let link = find(netlink, name)?
+        .ok_or_else(|| mismatch(format!("interface {name} does not exist in {location}")))?;
     if !link.up {
-        return Err(mismatch(format!("interface {name} in {place} is down")));
+        return Err(mismatch(format!("interface {name} in {location} is down")));
     }
     Ok(link)
 }
@@ -205,7 +216,7 @@ fn check_addresses(pod: &mut Netlink, link: &Link, addresses: &[IpAddr]) -> Resu
     let has =
         |ip: &IpAddr| present.iter().any(|found| found.ifindex == link.index && found.net.addr() == *ip);
     match addresses.iter().find(|ip| !has(ip)) {
-        Some(ip) => Err(mismatch(format!("interface {} has lost the address {ip}", link.name))),
+        Some(ip) => Err(mismatch(format!("interface {} no longer has the address {ip}", link.name))),
         None => Ok(()),
     }
 }
@@ -220,7 +231,7 @@ fn check_routes(pod: &mut Netlink, link: &Link, addresses: &[IpAddr]) -> Result<
     match addresses.iter().find(|ip| !present.iter().any(|route| is_default(route, ip))) {
         Some(ip) => {
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-            Err(mismatch(format!("the pod has lost its default route for {family} by {}", link.name)))
+            Err(mismatch(format!("the pod no longer has a default route for {family} on {}", link.name)))
         }
         None => Ok(()),
     }
@@ -234,7 +245,7 @@ fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, CniError> {
     }
 }
 
-fn here() -> Result<Netlink, CniError> {
+fn node_netlink() -> Result<Netlink, CniError> {
     Netlink::open().map_err(failed)
 }
 
@@ -247,5 +258,6 @@ fn namespace_failed(error: NetNsError) -> CniError {
 }
 
 fn mismatch(what: String) -> CniError {
-    CniError::new(Code::Mismatch, what).with_details("delete the pod, so that its interface is made anew")
+    CniError::new(Code::Mismatch, what)
+        .with_details("delete the pod, so that its controller replaces it with a new interface")
 }

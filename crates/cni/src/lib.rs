@@ -9,13 +9,13 @@ pub mod agent;
 pub mod check;
 pub mod config;
 pub mod delete;
+pub mod deletion_queue;
 pub mod environment;
 pub mod error;
 pub mod install;
 pub mod interface;
 pub mod lock;
 pub mod result;
-pub mod spool;
 pub mod version;
 
 use config::NetworkConfig;
@@ -34,26 +34,26 @@ pub struct Outcome {
 
 /// Runs one call of the plugin. `variable` reads the environment.
 pub fn run(variable: impl Fn(&str) -> Option<String>, input: &[u8]) -> Outcome {
-    match answer(&variable, input) {
+    match dispatch(&variable, input) {
         Ok(None) => Outcome { output: String::new(), success: true },
         Ok(Some(value)) => Outcome { output: format!("{value:#}\n"), success: true },
         Err(error) => {
-            let value = error.to_json(&version::to_answer_in(input));
+            let value = error.to_json(&version::response_version(input));
             Outcome { output: format!("{value:#}\n"), success: false }
         }
     }
 }
 
-fn answer(variable: &impl Fn(&str) -> Option<String>, input: &[u8]) -> Result<Option<Value>, CniError> {
+fn dispatch(variable: &impl Fn(&str) -> Option<String>, input: &[u8]) -> Result<Option<Value>, CniError> {
     let environment = Environment::read(variable)?;
     match environment.command {
-        Command::Version => Ok(Some(version::answer(input))),
+        Command::Version => Ok(Some(version::response(input))),
         Command::Add => add::add(&environment, &NetworkConfig::parse(input)?).map(Some),
         Command::Delete => {
             delete::delete(&environment, &NetworkConfig::parse_leniently(input)?).map(|()| None)
         }
         Command::Check => check::check(&environment, &NetworkConfig::parse(input)?).map(|()| None),
-        Command::Collect => delete::collect(&NetworkConfig::parse_leniently(input)?).map(|()| None),
+        Command::Gc => delete::gc(&NetworkConfig::parse_leniently(input)?).map(|()| None),
         Command::Status => check::status(&NetworkConfig::parse(input)?).map(|()| None),
     }
 }

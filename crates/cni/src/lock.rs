@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::error::{CniError, Code};
 
 /// How long a call waits for another one of the same container.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Held while a container's interfaces are changed.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl ContainerLock {
     pub fn acquire(socket: &Path, container_id: &str) -> Result<ContainerLock, CniError> {
         let directory = socket.parent().unwrap_or(Path::new("/")).join("locks");
         fs::create_dir_all(&directory).map_err(|error| failed(&directory, error))?;
-        acquire_within(&directory.join(container_id), PATIENCE)
+        acquire_within(&directory.join(container_id), LOCK_TIMEOUT)
     }
 }
 
@@ -38,17 +38,18 @@ impl Drop for ContainerLock {
     }
 }
 
-fn acquire_within(path: &Path, patience: Duration) -> Result<ContainerLock, CniError> {
-    let deadline = Instant::now() + patience;
+fn acquire_within(path: &Path, timeout: Duration) -> Result<ContainerLock, CniError> {
+    let deadline = Instant::now() + timeout;
     loop {
         if let Some(lock) = try_acquire(path).map_err(|error| failed(path, error))? {
             return Ok(lock);
         }
         if Instant::now() >= deadline {
-            let message = format!("another CNI call of this container still holds {}", path.display());
+            let message =
+                format!("another CNI call for this container still holds the lock {}", path.display());
             return Err(CniError::new(Code::TryAgain, message).with_details(format!(
-                "waited {} s; look for a hanging beeline-cni process",
-                patience.as_secs()
+                "waited {} s; look for a beeline-cni process that hangs",
+                timeout.as_secs()
             )));
         }
         thread::sleep(Duration::from_millis(5));
@@ -62,15 +63,15 @@ fn try_acquire(path: &Path) -> std::io::Result<Option<ContainerLock>> {
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
         Err((_, error)) => return Err(error.into()),
     };
-    let ours = file.metadata()?;
-    let current =
-        fs::metadata(path).is_ok_and(|there| there.ino() == ours.ino() && there.dev() == ours.dev());
+    let locked = file.metadata()?;
+    let current = fs::metadata(path)
+        .is_ok_and(|at_path| at_path.ino() == locked.ino() && at_path.dev() == locked.dev());
     Ok(current.then(|| ContainerLock { path: path.to_owned(), _file: file }))
 }
 
 fn failed(path: &Path, error: std::io::Error) -> CniError {
-    CniError::new(Code::InputOutput, format!("the lock {} cannot be taken: {error}", path.display()))
-        .with_details("the directory of the agent's socket must be writable for root")
+    CniError::new(Code::InputOutput, format!("cannot take the lock {}: {error}", path.display()))
+        .with_details("check that the directory of the agent's socket is writable by root")
 }
 
 #[cfg(test)]
@@ -79,7 +80,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn unit_only_one_holds_the_lock_and_nothing_stays() {
+    fn unit_only_one_caller_holds_the_lock_and_the_file_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("agent.sock");
         let inside = AtomicUsize::new(0);

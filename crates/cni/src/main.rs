@@ -34,7 +34,7 @@ fn plugin() -> ExitCode {
     let mut input = Vec::new();
     if let Err(error) = std::io::stdin().take(INPUT_BYTES_MAX).read_to_end(&mut input) {
         // The plugin goes on: VERSION needs no input, and all else reports it.
-        eprintln!("beeline-cni: standard input cannot be read: {error}");
+        eprintln!("beeline-cni: cannot read standard input: {error}");
     }
     let outcome = beeline_cni::run(|name| std::env::var(name).ok(), &input);
     let written = std::io::stdout().write_all(outcome.output.as_bytes());

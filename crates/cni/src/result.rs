@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 use crate::error::{CniError, Code};
 use crate::version::Version;
 
-/// What ADD made.
+/// What ADD created.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct CreatedInterface {
     /// Name of the host side.
     pub host_interface: String,
     /// MAC of the host side.
@@ -30,7 +30,7 @@ pub struct Made {
 /// The result, appended to `previous` if the plugin runs in a chain.
 pub fn result(
     version: Version,
-    made: &Made,
+    created: &CreatedInterface,
     dns: Option<&Value>,
     previous: Option<&Value>,
 ) -> Result<Value, CniError> {
@@ -39,12 +39,13 @@ pub fn result(
         Some(Value::Object(object)) => object.clone(),
         Some(other) => return Err(bad_previous(format!("it is not an object: {other}"))),
     };
-    refuse_same_interface(&object, made)?;
+    refuse_same_interface(&object, created)?;
     let offset = list(&mut object, "interfaces")?.len();
-    list(&mut object, "interfaces")?.extend(interfaces(version, made));
-    list(&mut object, "ips")?.extend(made.addresses.iter().map(|pair| address(version, *pair, offset + 1)));
+    list(&mut object, "interfaces")?.extend(interfaces(version, created));
+    list(&mut object, "ips")?
+        .extend(created.addresses.iter().map(|pair| address(version, *pair, offset + 1)));
     list(&mut object, "routes")?
-        .extend(made.addresses.iter().map(|(_, gateway)| route(version, *gateway, made.mtu)));
+        .extend(created.addresses.iter().map(|(_, gateway)| route(version, *gateway, created.mtu)));
     object.insert("cniVersion".to_owned(), json!(version.name()));
     if let Some(dns) = dns {
         object.insert("dns".to_owned(), dns.clone());
@@ -60,11 +61,11 @@ pub fn addresses_of(result: &Value, interface: &str) -> Result<Vec<IpAddr>, CniE
     };
     let index = entries("interfaces").iter().position(in_sandbox);
     let index =
-        index.ok_or_else(|| bad_previous(format!("it has no interface {interface:?} in a sandbox")))?;
+        index.ok_or_else(|| bad_previous(format!("it lists no interface {interface:?} with a sandbox")))?;
     let parse = |entry: &Value| {
         let text = entry["address"].as_str().unwrap_or_default();
         let plain = text.split_once('/').map_or(text, |(address, _)| address);
-        plain.parse().map_err(|_| bad_previous(format!("it has an address that is none: {text:?}")))
+        plain.parse().map_err(|_| bad_previous(format!("it contains an invalid IP address: {text:?}")))
     };
     entries("ips")
         .iter()
@@ -73,12 +74,13 @@ pub fn addresses_of(result: &Value, interface: &str) -> Result<Vec<IpAddr>, CniE
         .collect()
 }
 
-fn interfaces(version: Version, made: &Made) -> [Value; 2] {
-    let mut host = json!({ "name": made.host_interface, "mac": made.host_mac });
-    let mut pod = json!({ "name": made.pod_interface, "mac": made.pod_mac, "sandbox": made.sandbox });
+fn interfaces(version: Version, created: &CreatedInterface) -> [Value; 2] {
+    let mut host = json!({ "name": created.host_interface, "mac": created.host_mac });
+    let mut pod =
+        json!({ "name": created.pod_interface, "mac": created.pod_mac, "sandbox": created.sandbox });
     if version >= Version::V1_1_0 {
-        host["mtu"] = json!(made.mtu);
-        pod["mtu"] = json!(made.mtu);
+        host["mtu"] = json!(created.mtu);
+        pod["mtu"] = json!(created.mtu);
     }
     [host, pod]
 }
@@ -109,28 +111,29 @@ fn list<'a>(object: &'a mut Map<String, Value>, field: &str) -> Result<&'a mut V
     entry.as_array_mut().ok_or_else(|| bad_previous(format!("\"{field}\" is not a list")))
 }
 
-fn refuse_same_interface(previous: &Map<String, Value>, made: &Made) -> Result<(), CniError> {
+fn refuse_same_interface(previous: &Map<String, Value>, created: &CreatedInterface) -> Result<(), CniError> {
     let entries = previous.get("interfaces").and_then(Value::as_array);
-    let same = |entry: &Value| entry["name"] == *made.pod_interface && entry["sandbox"] == *made.sandbox;
+    let same =
+        |entry: &Value| entry["name"] == *created.pod_interface && entry["sandbox"] == *created.sandbox;
     if entries.is_some_and(|entries| entries.iter().any(same)) {
         return Err(bad_previous(format!(
-            "an earlier plugin of the chain has already made {}; Beeline makes the interface itself and comes first",
-            made.pod_interface
+            "an earlier plugin of the chain has already created {}; beeline-cni creates the interface itself and must be first in the list",
+            created.pod_interface
         )));
     }
     Ok(())
 }
 
 fn bad_previous(what: String) -> CniError {
-    CniError::new(Code::InvalidConfig, format!("prevResult cannot be used: {what}"))
+    CniError::new(Code::InvalidConfig, format!("prevResult is invalid: {what}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn made() -> Made {
-        Made {
+    fn created() -> CreatedInterface {
+        CreatedInterface {
             host_interface: "bee001122334455".into(),
             host_mac: "02:be:e1:00:00:01".into(),
             pod_interface: "eth0".into(),
@@ -163,18 +166,18 @@ mod tests {
             "dns": { "nameservers": ["10.96.0.10"] },
         });
         let dns = json!({ "nameservers": ["10.96.0.10"] });
-        assert_eq!(result(Version::V1_1_0, &made(), Some(&dns), None).unwrap(), expected);
+        assert_eq!(result(Version::V1_1_0, &created(), Some(&dns), None).unwrap(), expected);
     }
 
     #[test]
-    fn unit_older_formats_have_what_they_know() {
+    fn unit_older_formats_have_only_their_fields() {
         for (version, family, mtu) in [
             (Version::V0_3_1, true, false),
             (Version::V0_4_0, true, false),
             (Version::V1_0_0, false, false),
             (Version::V1_1_0, false, true),
         ] {
-            let result = result(version, &made(), None, None).unwrap();
+            let result = result(version, &created(), None, None).unwrap();
             assert_eq!(result["cniVersion"], version.name());
             assert_eq!(result["ips"][1].get("version").is_some(), family, "{version:?}");
             assert_eq!(result["interfaces"][0].get("mtu").is_some(), mtu, "{version:?}");
@@ -184,28 +187,28 @@ mod tests {
     }
 
     #[test]
-    fn unit_in_a_chain_the_earlier_result_stays_and_indexes_go_on() {
+    fn unit_in_a_chain_the_earlier_result_is_kept_and_indexes_continue() {
         let previous = json!({
             "cniVersion": "1.1.0",
             "interfaces": [{ "name": "lo", "sandbox": "/run/netns/x" }],
             "ips": [{ "address": "127.0.0.1/8", "interface": 0 }],
             "routes": null,
         });
-        let merged = result(Version::V1_1_0, &made(), None, Some(&previous)).unwrap();
+        let merged = result(Version::V1_1_0, &created(), None, Some(&previous)).unwrap();
         assert_eq!(merged["interfaces"].as_array().unwrap().len(), 3);
         assert_eq!(merged["ips"][0], previous["ips"][0]);
         assert_eq!(merged["ips"][1]["interface"], 2);
         let addresses = addresses_of(&merged, "eth0").unwrap();
-        assert_eq!(addresses, made().addresses.iter().map(|(ip, _)| *ip).collect::<Vec<_>>());
+        assert_eq!(addresses, created().addresses.iter().map(|(ip, _)| *ip).collect::<Vec<_>>());
     }
 
     #[test]
     fn unit_a_chain_that_already_made_the_interface_is_refused() {
-        let first = result(Version::V1_1_0, &made(), None, None).unwrap();
-        let error = result(Version::V1_1_0, &made(), None, Some(&first)).unwrap_err();
+        let first = result(Version::V1_1_0, &created(), None, None).unwrap();
+        let error = result(Version::V1_1_0, &created(), None, Some(&first)).unwrap_err();
         assert_eq!(error.code, Code::InvalidConfig);
         assert_eq!(
-            result(Version::V1_1_0, &made(), None, Some(&json!(7))).unwrap_err().code,
+            result(Version::V1_1_0, &created(), None, Some(&json!(7))).unwrap_err().code,
             Code::InvalidConfig
         );
     }

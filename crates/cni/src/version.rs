@@ -35,21 +35,24 @@ impl Version {
                 Code::IncompatibleVersion,
                 format!("cniVersion {name:?} of the network configuration is not supported"),
             )
-            .with_details(format!("supported are {}; set one of them", names().join(", ")))
+            .with_details(format!(
+                "the supported versions are {}; set cniVersion to one of them",
+                names().join(", ")
+            ))
         })
     }
 }
 
 /// The answer to VERSION.
-pub fn answer(input: &[u8]) -> Value {
-    json!({ "cniVersion": to_answer_in(input), "supportedVersions": names() })
+pub fn response(input: &[u8]) -> Value {
+    json!({ "cniVersion": response_version(input), "supportedVersions": names() })
 }
 
 /// The version to answer in: what was asked if it is known, else the newest.
-pub fn to_answer_in(input: &[u8]) -> String {
-    let asked = serde_json::from_slice::<Value>(input).ok();
-    let asked = asked.as_ref().and_then(|value| value.get("cniVersion")).and_then(Value::as_str);
-    asked.and_then(|name| Version::parse(name).ok()).unwrap_or(Version::V1_1_0).name().to_owned()
+pub fn response_version(input: &[u8]) -> String {
+    let requested = serde_json::from_slice::<Value>(input).ok();
+    let requested = requested.as_ref().and_then(|value| value.get("cniVersion")).and_then(Value::as_str);
+    requested.and_then(|name| Version::parse(name).ok()).unwrap_or(Version::V1_1_0).name().to_owned()
 }
 
 fn names() -> Vec<&'static str> {
@@ -61,16 +64,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_version_answers_in_the_version_asked_or_the_newest() {
-        for (input, answered) in [
+    fn unit_version_responds_in_the_requested_version_or_the_newest() {
+        for (input, expected) in [
             (r#"{"cniVersion":"0.4.0"}"#, "0.4.0"),
             (r#"{"cniVersion":"9.9.9"}"#, "1.1.0"),
             ("", "1.1.0"),
             ("[]", "1.1.0"),
         ] {
-            let answer = answer(input.as_bytes());
-            assert_eq!(answer["cniVersion"], answered, "{input}");
-            assert_eq!(answer["supportedVersions"], json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
+            let response = response(input.as_bytes());
+            assert_eq!(response["cniVersion"], expected, "{input}");
+            assert_eq!(response["supportedVersions"], json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
         }
     }
 

@@ -10,23 +10,28 @@ use beeline_api::{Attachment, deleted_directory};
 use crate::error::{CniError, Code};
 
 /// Leaves word that the attachment is gone.
-pub fn leave(socket: &Path, attachment: &Attachment) -> Result<(), CniError> {
+pub fn enqueue(socket: &Path, attachment: &Attachment) -> Result<(), CniError> {
     write(socket, attachment).map_err(|error| {
         CniError::new(
             Code::InputOutput,
-            format!("the agent is away and the file that tells it later cannot be written: {error}"),
+            format!(
+                "the agent did not release interface {} of container {}, and the deletion cannot be queued for it: {error}",
+                attachment.interface, attachment.container_id
+            ),
         )
-        .with_details(format!("the directory {} must be writable", deleted_directory(socket).display()))
+        .with_details(format!("check that the directory {} is writable by root; the agent releases the addresses of queued deletions", deleted_directory(socket).display()))
     })
 }
 
 /// Forgets it: the attachment is about to be made anew.
-pub fn forget(socket: &Path, attachment: &Attachment) -> Result<(), CniError> {
+pub fn remove(socket: &Path, attachment: &Attachment) -> Result<(), CniError> {
     let path = deleted_directory(socket).join(attachment.file_name());
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(CniError::new(Code::InputOutput, format!("{} cannot be removed: {error}", path.display())))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CniError::new(
+            Code::InputOutput,
+            format!("cannot remove the queued deletion {}: {error}", path.display()),
+        )
+        .with_details("check that its directory is writable by root")),
         _ => Ok(()),
     }
 }
@@ -35,11 +40,11 @@ fn write(socket: &Path, attachment: &Attachment) -> io::Result<()> {
     let directory = deleted_directory(socket);
     fs::create_dir_all(&directory)?;
     let path = directory.join(attachment.file_name());
-    let draft = path.with_extension("new");
-    let mut file = fs::File::create(&draft)?;
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
     file.write_all(&serde_json::to_vec(attachment)?)?;
     file.sync_all()?;
-    fs::rename(&draft, &path)
+    fs::rename(&temporary, &path)
 }
 
 #[cfg(test)]
@@ -47,18 +52,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_word_is_left_once_and_forgotten() {
+    fn unit_a_deletion_is_queued_once_and_removed() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("agent.sock");
         let attachment = Attachment { container_id: "c".into(), interface: "eth0".into() };
-        forget(&socket, &attachment).unwrap();
-        leave(&socket, &attachment).unwrap();
-        leave(&socket, &attachment).unwrap();
+        remove(&socket, &attachment).unwrap();
+        enqueue(&socket, &attachment).unwrap();
+        enqueue(&socket, &attachment).unwrap();
         let files: Vec<_> = fs::read_dir(directory.path().join("deleted")).unwrap().flatten().collect();
         assert_eq!(files.len(), 1);
         let read: Attachment = serde_json::from_slice(&fs::read(files[0].path()).unwrap()).unwrap();
         assert_eq!(read, attachment);
-        forget(&socket, &attachment).unwrap();
+        remove(&socket, &attachment).unwrap();
         assert_eq!(fs::read_dir(directory.path().join("deleted")).unwrap().count(), 0);
     }
 }

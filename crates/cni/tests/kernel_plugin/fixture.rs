@@ -53,7 +53,7 @@ impl Namespace {
             if ready {
                 return self.dump();
             }
-            assert!(Instant::now() < deadline, "addresses stay unusable: {}", self.dump());
+            assert!(Instant::now() < deadline, "addresses remain unusable: {}", self.dump());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -73,17 +73,17 @@ impl Drop for Namespace {
 
 /// What the agent is to answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mood {
+pub enum AgentBehaviour {
     #[default]
     Serving,
     Exhausted,
     FailingCommit,
-    SeeingMismatch,
+    ReportingMismatch,
 }
 
 #[derive(Debug, Default)]
 struct AgentState {
-    mood: Mood,
+    behaviour: AgentBehaviour,
     calls: Vec<String>,
     allocated: Vec<Attachment>,
     pods: Vec<String>,
@@ -107,19 +107,19 @@ impl FakeAgent {
                     let mut line = String::new();
                     let read = BufReader::new(&stream).read_line(&mut line);
                     let Ok(request) = read.map(|_| serde_json::from_str::<Request>(&line)) else { return };
-                    let answer = match request {
-                        Ok(request) => agent.answer(request.call, &node),
+                    let response = match request {
+                        Ok(request) => agent.respond(request.call, &node),
                         Err(error) => refusal(ErrorKind::Invalid, &error.to_string()),
                     };
                     let _ = (&stream)
-                        .write_all(format!("{}\n", serde_json::to_string(&answer).unwrap()).as_bytes());
+                        .write_all(format!("{}\n", serde_json::to_string(&response).unwrap()).as_bytes());
                 });
             }
         });
     }
 
-    pub fn be(&self, mood: Mood) {
-        self.state.lock().unwrap().mood = mood;
+    pub fn set_behaviour(&self, behaviour: AgentBehaviour) {
+        self.state.lock().unwrap().behaviour = behaviour;
     }
 
     pub fn calls(&self) -> Vec<String> {
@@ -141,12 +141,12 @@ impl FakeAgent {
         self.state.lock().unwrap().allocated.len()
     }
 
-    fn answer(&self, call: Call, node: &NetNs) -> Response {
+    fn respond(&self, call: Call, node: &NetNs) -> Response {
         let mut state = self.state.lock().unwrap();
         let name = serde_json::to_value(&call).unwrap()["call"].as_str().unwrap().to_owned();
         state.calls.push(name);
         match call {
-            Call::Allocate { .. } if state.mood == Mood::Exhausted => {
+            Call::Allocate { .. } if state.behaviour == AgentBehaviour::Exhausted => {
                 refusal(ErrorKind::Exhausted, "no address for c: pool 10.1.0.0/24 is exhausted")
             }
             Call::Collect { valid } => {
@@ -158,7 +158,7 @@ impl FakeAgent {
                 state.allocated.push(attachment.clone());
                 Response::Allocated(allocation(&attachment, state.allocated.len() as u8))
             }
-            Call::Commit { .. } if state.mood == Mood::FailingCommit => {
+            Call::Commit { .. } if state.behaviour == AgentBehaviour::FailingCommit => {
                 refusal(ErrorKind::Internal, "the programs cannot be attached")
             }
             Call::Commit { host_ifindex, .. } => {
@@ -169,7 +169,7 @@ impl FakeAgent {
                 state.allocated.retain(|known| *known != attachment);
                 Response::Done
             }
-            Call::Check { .. } if state.mood == Mood::SeeingMismatch => {
+            Call::Check { .. } if state.behaviour == AgentBehaviour::ReportingMismatch => {
                 refusal(ErrorKind::Mismatch, "the programs are not attached")
             }
             _ => Response::Done,
@@ -194,12 +194,12 @@ fn refusal(kind: ErrorKind, message: &str) -> Response {
 
 /// What the plugin answered.
 #[derive(Debug)]
-pub struct Answer {
+pub struct PluginOutput {
     pub success: bool,
     pub output: Value,
 }
 
-impl Answer {
+impl PluginOutput {
     #[track_caller]
     pub fn result(self) -> Value {
         assert!(self.success, "{:#}", self.output);
@@ -209,26 +209,26 @@ impl Answer {
     /// Code and message of the failure.
     #[track_caller]
     pub fn failure(self) -> (u64, String) {
-        assert!(!self.success, "it succeeded: {:#}", self.output);
+        assert!(!self.success, "the call succeeded: {:#}", self.output);
         assert!(self.output["cniVersion"].is_string(), "{:#}", self.output);
         (self.output["code"].as_u64().unwrap(), self.output["msg"].as_str().unwrap().to_owned())
     }
 }
 
 /// Everything that a test needs.
-pub struct World {
+pub struct Fixture {
     pub agent: FakeAgent,
     pub node: Namespace,
     pub pod: Namespace,
     pub directory: tempfile::TempDir,
 }
 
-impl World {
+impl Fixture {
     /// With an agent that serves.
-    pub fn new() -> World {
-        let world = World::without_agent();
-        world.start_agent();
-        world
+    pub fn new() -> Fixture {
+        let fixture = Fixture::without_agent();
+        fixture.start_agent();
+        fixture
     }
 
     /// Puts the agent on its socket.
@@ -238,13 +238,13 @@ impl World {
     }
 
     /// With nobody on the socket.
-    pub fn without_agent() -> World {
+    pub fn without_agent() -> Fixture {
         let directory = tempfile::Builder::new()
             .prefix(&format!("beeline-cni-{}-", std::process::id()))
             .tempdir()
             .unwrap();
         let namespace = |name: &str| Namespace::new(directory.path().join(name));
-        World { agent: FakeAgent::default(), node: namespace("node"), pod: namespace("pod"), directory }
+        Fixture { agent: FakeAgent::default(), node: namespace("node"), pod: namespace("pod"), directory }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -256,7 +256,7 @@ impl World {
     }
 
     /// Runs the plugin in the node as a runtime does.
-    pub fn call(&self, command: &str, container: &str, netns: &Path, input: &str) -> Answer {
+    pub fn call(&self, command: &str, container: &str, netns: &Path, input: &str) -> PluginOutput {
         let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u";
         self.call_with(command, container, netns, arguments, input)
     }
@@ -270,7 +270,7 @@ impl World {
         netns: &Path,
         arguments: &str,
         input: &str,
-    ) -> Answer {
+    ) -> PluginOutput {
         let run = || {
             let mut child = Command::new(env!("CARGO_BIN_EXE_beeline-cni"))
                 .env_clear()
@@ -291,18 +291,18 @@ impl World {
         let output = self.node.netns.enter(run).unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let value = if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
-        Answer { success: output.status.success(), output: value }
+        PluginOutput { success: output.status.success(), output: value }
     }
 
-    pub fn add(&self, version: &str) -> Answer {
+    pub fn add(&self, version: &str) -> PluginOutput {
         self.call("ADD", "c1", &self.pod.path, &self.config(version).to_string())
     }
 
-    pub fn delete(&self) -> Answer {
+    pub fn delete(&self) -> PluginOutput {
         self.call("DEL", "c1", &self.pod.path, &self.config("1.1.0").to_string())
     }
 
-    pub fn check(&self, previous: &Value) -> Answer {
+    pub fn check(&self, previous: &Value) -> PluginOutput {
         let mut config = self.config("1.1.0");
         config["prevResult"] = previous.clone();
         self.call("CHECK", "c1", &self.pod.path, &config.to_string())
@@ -312,9 +312,14 @@ impl World {
     #[track_caller]
     pub fn assert_clean(&self) {
         let clean = self.node.links().is_empty() && self.pod.links().is_empty();
-        assert!(clean, "links are left:\n{}\n{}", self.node.dump(), self.pod.dump());
-        assert_eq!(self.agent.allocated(), 0, "addresses are left; calls: {:?}", self.agent.calls());
+        assert!(clean, "links remain:\n{}\n{}", self.node.dump(), self.pod.dump());
+        assert_eq!(
+            self.agent.allocated(),
+            0,
+            "addresses are still allocated; calls: {:?}",
+            self.agent.calls()
+        );
         let locks = std::fs::read_dir(self.directory.path().join("locks")).map_or(0, Iterator::count);
-        assert_eq!(locks, 0, "locks are left");
+        assert_eq!(locks, 0, "lock files remain");
     }
 }
