@@ -234,7 +234,7 @@ mod tests {
     fn unit_a_call_that_fails_is_an_internal_error_and_the_next_one_is_served() {
         with_server(|path| {
             match Client::new(path).call(Call::Names) {
-                Err(ClientError::Refused(error)) => assert_eq!(error.kind, ErrorKind::Internal),
+                Err(ClientError::CallFailed(error)) => assert_eq!(error.kind, ErrorKind::Internal),
                 other => panic!("{other:?}"),
             }
             assert!(Client::new(path).call(Call::Ready).is_ok());

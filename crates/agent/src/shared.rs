@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use beeline_abi::Mac;
-use beeline_api::{ApiError, Call, ErrorKind, Response, SeenObject};
+use beeline_api::{ApiError, Call, ErrorKind, ObjectVersion, Response};
 use beeline_kernel::netlink::Change;
 use beeline_source::{EventCounts, SourceState, Teller};
 
@@ -94,7 +94,7 @@ impl Shared {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settle(&self, timeout: Duration, objects: &[SeenObject]) -> Result<(), ApiError> {
+    fn settle(&self, timeout: Duration, objects: &[ObjectVersion]) -> Result<(), ApiError> {
         let sought: Vec<Sought> = objects.iter().map(Sought::parse).collect::<Result<_, _>>()?;
         let unsettled = |engine: &mut Engine| !engine.is_settled(&sought);
         let waited = self.progressed.wait_timeout_while(self.lock(), timeout.min(SETTLE_MAX), unsettled);
@@ -136,7 +136,7 @@ impl Shared {
                 Ok(Response::Status(Box::new(status)))
             }
             Call::Names => Ok(Response::Names(self.lock().names())),
-            Call::Settle { timeout_ms, objects } => {
+            Call::WaitForSync { timeout_ms, objects } => {
                 self.settle(Duration::from_millis(timeout_ms), &objects).map(done)
             }
             Call::Drops { .. } => Err(ApiError {

@@ -9,22 +9,22 @@ use thiserror::Error;
 
 use crate::{API_VERSION, ApiError, Call, LINE_BYTES_MAX, Request, Response};
 
-/// Why a call brought no answer of its own kind.
+/// Why a call brought no response of its own kind.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody listens.
     #[error(
-        "no agent answers on {}: {error}; check that beeline-agent runs on this node and that this is its socket",
+        "cannot connect to the agent on {}: {error}; check that beeline-agent is running on this node and that this is its socket",
         path.display()
     )]
-    Absent {
+    Unreachable {
         /// The socket.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
     },
     /// The agent did not answer in time.
-    #[error("the agent on {} did not answer within {} s; see its log", path.display(), timeout.as_secs())]
+    #[error("the agent on {} did not respond within {} s; see its log", path.display(), timeout.as_secs())]
     TimedOut {
         /// The socket.
         path: PathBuf,
@@ -32,16 +32,16 @@ pub enum ClientError {
         timeout: Duration,
     },
     /// The connection broke.
-    #[error("the connection to the agent on {} broke: {error}; see the agent's log", path.display())]
-    Broken {
+    #[error("lost the connection to the agent on {}: {error}; see the agent's log", path.display())]
+    Disconnected {
         /// The socket.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
     },
-    /// The answer is not one of this protocol.
+    /// The response is not one of this protocol.
     #[error(
-        "the agent on {} answered what this program does not understand ({detail}); compare their versions",
+        "cannot decode the response of the agent on {} ({detail}); check that both programs are of the same release",
         path.display()
     )]
     Protocol {
@@ -52,7 +52,7 @@ pub enum ClientError {
     },
     /// The agent answered that the call failed.
     #[error(transparent)]
-    Refused(#[from] ApiError),
+    CallFailed(#[from] ApiError),
 }
 
 /// Where the agent is, and how long to wait for it.
@@ -78,14 +78,14 @@ impl Client {
         &self.path
     }
 
-    /// Asks and waits for the answer; [`Response::Error`] becomes
-    /// [`ClientError::Refused`].
+    /// Asks and waits for the response; [`Response::Error`] becomes
+    /// [`ClientError::CallFailed`].
     pub fn call(&self, call: Call) -> Result<Response, ClientError> {
-        let mut answers = self.stream(call)?;
-        answers.next().unwrap_or_else(|| Err(self.ended("it ended before the answer")))
+        let mut responses = self.stream(call)?;
+        responses.next().unwrap_or_else(|| Err(self.closed_early("closed before the response")))
     }
 
-    /// Asks and reads every line of the answer ([`Call::Drops`]). The
+    /// Asks and reads every line of the response ([`Call::Drops`]). The
     /// patience is for the first line; a stream may be silent for long.
     pub fn stream(&self, call: Call) -> Result<Responses, ClientError> {
         let stream = self.connect()?;
@@ -98,7 +98,7 @@ impl Client {
 
     fn connect(&self) -> Result<UnixStream, ClientError> {
         let stream = UnixStream::connect(&self.path)
-            .map_err(|error| ClientError::Absent { path: self.path.clone(), error })?;
+            .map_err(|error| ClientError::Unreachable { path: self.path.clone(), error })?;
         stream.set_read_timeout(Some(self.timeout)).map_err(|error| self.io(error))?;
         stream.set_write_timeout(Some(self.timeout)).map_err(|error| self.io(error))?;
         Ok(stream)
@@ -110,13 +110,13 @@ impl Client {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 ClientError::TimedOut { path, timeout: self.timeout }
             }
-            _ => ClientError::Broken { path, error },
+            _ => ClientError::Disconnected { path, error },
         }
     }
 
     /// The agent was stopped while it answered.
-    fn ended(&self, how: &'static str) -> ClientError {
-        ClientError::Broken {
+    fn closed_early(&self, how: &'static str) -> ClientError {
+        ClientError::Disconnected {
             path: self.path.clone(),
             error: io::Error::new(io::ErrorKind::UnexpectedEof, how),
         }
@@ -127,7 +127,7 @@ impl Client {
     }
 }
 
-/// The lines of an answer, as they come. Ends with the connection or after
+/// The lines of an response, as they come. Ends with the connection or after
 /// the first error.
 pub struct Responses {
     client: Client,
@@ -146,17 +146,17 @@ impl Responses {
             return Ok(None);
         }
         if line.last() != Some(&b'\n') && line.len() <= LINE_BYTES_MAX {
-            return Err(self.client.ended("it ended amid the answer"));
+            return Err(self.client.closed_early("closed in the middle of a response"));
         }
         if line.last() != Some(&b'\n') {
-            return Err(self.client.protocol(format!("{} bytes without an end of line", line.len())));
+            return Err(self.client.protocol(format!("no line feed within {} bytes", line.len())));
         }
         if std::mem::take(&mut self.first) {
             let unlimited = self.reader.get_ref().set_read_timeout(None);
             unlimited.map_err(|error| self.client.io(error))?;
         }
         match serde_json::from_slice(&line).map_err(|error| self.client.protocol(error.to_string()))? {
-            Response::Error(error) => Err(ClientError::Refused(error)),
+            Response::Error(error) => Err(ClientError::CallFailed(error)),
             response => Ok(Some(response)),
         }
     }
@@ -182,8 +182,8 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::thread;
 
-    /// Answers one connection with `answer` and hands back what was asked.
-    fn serve(answer: &'static [u8]) -> (tempfile::TempDir, Client, thread::JoinHandle<String>) {
+    /// Answers one connection with `response` and hands back what was asked.
+    fn serve(response: &'static [u8]) -> (tempfile::TempDir, Client, thread::JoinHandle<String>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -191,7 +191,7 @@ mod tests {
             let (stream, _) = listener.accept().unwrap();
             let mut line = String::new();
             BufReader::new(&stream).read_line(&mut line).unwrap();
-            (&stream).write_all(answer).unwrap();
+            (&stream).write_all(response).unwrap();
             line
         });
         (directory, Client::new(path), server)
@@ -209,32 +209,35 @@ mod tests {
         let (_directory, client, _server) =
             serve(b"{\"error\":{\"kind\":\"exhausted\",\"message\":\"no address is left\"}}\n");
         match client.call(Call::Ready) {
-            Err(ClientError::Refused(error)) => assert_eq!(error.kind, ErrorKind::Exhausted),
+            Err(ClientError::CallFailed(error)) => assert_eq!(error.kind, ErrorKind::Exhausted),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn unit_an_absent_agent_is_named_with_its_socket() {
+    fn unit_an_unreachable_agent_is_reported_with_its_socket() {
         let error = Client::new("/nonexistent/agent.sock").call(Call::Ready).unwrap_err();
-        assert!(matches!(error, ClientError::Absent { .. }));
+        assert!(matches!(error, ClientError::Unreachable { .. }));
         assert!(error.to_string().contains("/nonexistent/agent.sock"), "{error}");
     }
 
     #[test]
-    fn unit_garbage_is_a_protocol_error_and_half_an_answer_a_broken_connection() {
+    fn unit_invalid_json_is_a_protocol_error_and_a_truncated_response_a_lost_connection() {
         let (_directory, client, _server) = serve(b"no json\n");
         assert!(matches!(client.call(Call::Ready), Err(ClientError::Protocol { .. })));
-        for answer in [&b"\"done\""[..], b""] {
-            let (_directory, client, _server) = serve(answer);
-            assert!(matches!(client.call(Call::Ready), Err(ClientError::Broken { .. })), "{answer:?}");
+        for response in [&b"\"done\""[..], b""] {
+            let (_directory, client, _server) = serve(response);
+            assert!(
+                matches!(client.call(Call::Ready), Err(ClientError::Disconnected { .. })),
+                "{response:?}"
+            );
         }
     }
 
     #[test]
     fn unit_a_stream_ends_with_the_connection() {
         let (_directory, client, _server) = serve(b"\"done\"\n\"done\"\n");
-        let answers: Result<Vec<_>, _> = client.stream(Call::Drops { follow: false }).unwrap().collect();
-        assert_eq!(answers.unwrap().len(), 2);
+        let responses: Result<Vec<_>, _> = client.stream(Call::Drops { follow: false }).unwrap().collect();
+        assert_eq!(responses.unwrap().len(), 2);
     }
 }

@@ -131,18 +131,19 @@ pub enum Call {
     },
     /// Answers once everything that the API server held when the call
     /// arrived is programmed, or the time is up.
-    Settle {
+    #[serde(rename = "settle")]
+    WaitForSync {
         /// Milliseconds to wait at most.
         timeout_ms: u64,
         /// Wait until the agent has seen at least these objects at these
         /// resource versions (`Kind/namespace/name` -> resourceVersion).
-        objects: Vec<SeenObject>,
+        objects: Vec<ObjectVersion>,
     },
 }
 
 /// An object as the API server returned it after a write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeenObject {
+pub struct ObjectVersion {
     /// `Service`, `EndpointSlice`, `Pod`, `Node`, `Namespace`.
     pub kind: String,
     /// Namespace, or empty.

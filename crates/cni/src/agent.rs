@@ -63,7 +63,9 @@ impl Agent {
         let deadline = Instant::now() + RETRY_TIMEOUT;
         loop {
             match self.client.call(call.clone()) {
-                Err(ClientError::Absent { .. } | ClientError::Broken { .. }) if Instant::now() < deadline => {
+                Err(ClientError::Unreachable { .. } | ClientError::Disconnected { .. })
+                    if Instant::now() < deadline =>
+                {
                     thread::sleep(RETRY_INTERVAL);
                 }
                 other => return other,
@@ -74,7 +76,7 @@ impl Agent {
     /// Gives everything back; an attachment that is not known is given back.
     pub fn release(&self, attachment: &Attachment) -> Result<(), CniError> {
         match self.client.call(Call::Release { attachment: attachment.clone() }) {
-            Err(ClientError::Refused(refusal)) if refusal.kind == ErrorKind::Unknown => Ok(()),
+            Err(ClientError::CallFailed(refusal)) if refusal.kind == ErrorKind::Unknown => Ok(()),
             Err(error) => Err(error.into()),
             Ok(_) => Ok(()),
         }

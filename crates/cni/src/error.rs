@@ -88,11 +88,11 @@ impl std::error::Error for CniError {}
 impl From<ClientError> for CniError {
     fn from(error: ClientError) -> CniError {
         let code = match &error {
-            ClientError::Absent { .. } | ClientError::TimedOut { .. } | ClientError::Broken { .. } => {
-                Code::TryAgain
-            }
+            ClientError::Unreachable { .. }
+            | ClientError::TimedOut { .. }
+            | ClientError::Disconnected { .. } => Code::TryAgain,
             ClientError::Protocol { .. } => Code::Agent,
-            ClientError::Refused(refusal) => match refusal.kind {
+            ClientError::CallFailed(refusal) => match refusal.kind {
                 ErrorKind::Exhausted => Code::Exhausted,
                 ErrorKind::TryAgain => Code::TryAgain,
                 ErrorKind::Mismatch => Code::Mismatch,
@@ -124,7 +124,7 @@ mod tests {
             beeline_api::Client::new("/nonexistent/sock").call(beeline_api::Call::Ready).unwrap_err();
         assert_eq!(CniError::from(absent).code, Code::TryAgain);
         let refusal = ApiError { kind: ErrorKind::Exhausted, message: "no address is left".into() };
-        let exhausted = CniError::from(ClientError::Refused(refusal));
+        let exhausted = CniError::from(ClientError::CallFailed(refusal));
         assert_eq!((exhausted.code, exhausted.message.as_str()), (Code::Exhausted, "no address is left"));
     }
 }

@@ -106,7 +106,7 @@ fn allocate(lab: &TestLab, number: usize) -> Result<Response, ClientError> {
 /// Says why an allocation was refused.
 fn refusal(answer: Result<Response, ClientError>) -> String {
     match answer {
-        Err(ClientError::Refused(error)) if error.kind == ErrorKind::Exhausted => error.message,
+        Err(ClientError::CallFailed(error)) if error.kind == ErrorKind::Exhausted => error.message,
         other => panic!("the pool should be exhausted: {other:?}"),
     }
 }
@@ -158,7 +158,7 @@ fn lab_pods_come_and_go_while_the_agent_is_away() {
 
     lab.agent("node-1", AgentAction::Stop);
     api.create_pod("late", "node-1");
-    lab.until_pod_says("late", &["no agent answers", "agent.sock"]);
+    lab.until_pod_says("late", &["cannot connect to the agent", "agent.sock"]);
     lab.agent("node-1", AgentAction::Start);
     let late = lab.until_pod_ready("late");
     late.iter().for_each(|ip| reach(&first, SocketAddr::new(*ip, PORT)));

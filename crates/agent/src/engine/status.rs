@@ -1,7 +1,7 @@
 //! What the engine shows: status, names, metrics, readiness, settling.
 
 use beeline_abi::ABI_VERSION;
-use beeline_api::{ApiError, ErrorKind, FrontendName, Names, SeenObject, Status, TableStatus};
+use beeline_api::{ApiError, ErrorKind, FrontendName, Names, ObjectVersion, Status, TableStatus};
 use beeline_model::{Kind, ObjectName};
 
 use super::Engine;
@@ -160,7 +160,7 @@ pub struct Sought {
 
 impl Sought {
     /// From the wire.
-    pub fn parse(object: &SeenObject) -> Result<Sought, ApiError> {
+    pub fn parse(object: &ObjectVersion) -> Result<Sought, ApiError> {
         let invalid = |message| ApiError { kind: ErrorKind::Invalid, message };
         let kind = Kind::ALL.iter().find(|kind| format!("{kind:?}") == object.kind).copied();
         let kind = kind.ok_or_else(|| invalid(format!("the agent does not watch kind {:?}", object.kind)))?;

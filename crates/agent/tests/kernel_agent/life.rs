@@ -174,9 +174,9 @@ fn kernel_health_readiness_metrics_and_names_are_told() {
     }
     let series = metrics.lines().filter(|line| !line.starts_with('#')).count();
     assert!(series <= beeline_agent::metrics::SERIES_MAX, "{series} series");
-    let error = world.call(Call::Settle {
+    let error = world.call(Call::WaitForSync {
         timeout_ms: 50,
-        objects: vec![beeline_api::SeenObject {
+        objects: vec![beeline_api::ObjectVersion {
             kind: "Service".into(),
             namespace: "default".into(),
             name: "web".into(),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use beeline_api::{Call, Client, ClientError, Response, SeenObject, Status};
+use beeline_api::{Call, Client, ClientError, ObjectVersion, Response, Status};
 use beeline_apiserver::{ApiServer, Config, PatchKind, ServeHandle};
 use beeline_kernel::bpffs;
 use beeline_kernel::datapath::{EMBEDDED, PinnedDatapath};
@@ -301,13 +301,13 @@ impl World {
     #[track_caller]
     pub fn settle(&self, kind: &str, object: &Value) {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-        let objects = vec![SeenObject {
+        let objects = vec![ObjectVersion {
             kind: kind.to_owned(),
             namespace: text("namespace"),
             name: text("name"),
             resource_version: text("resourceVersion"),
         }];
-        let settled = self.call(Call::Settle { timeout_ms: 10_000, objects });
+        let settled = self.call(Call::WaitForSync { timeout_ms: 10_000, objects });
         assert!(matches!(settled, Ok(Response::Done)), "{settled:?}\n{}", self.log());
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use beeline_api::{Call, Client as AgentClient, ClientError, SeenObject};
+use beeline_api::{Call, Client as AgentClient, ClientError, ObjectVersion};
 use beeline_apiserver::Applied;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
@@ -172,15 +172,17 @@ async fn agents(
 }
 
 /// Asks one agent; one that dies meanwhile is asked again.
-async fn ask(agent: &Agent, objects: Vec<SeenObject>, deadline: Instant) -> Result<()> {
+async fn ask(agent: &Agent, objects: Vec<ObjectVersion>, deadline: Instant) -> Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         let client = AgentClient::new(agent.socket()).with_timeout(left + Duration::from_secs(1));
-        let call = Call::Settle { timeout_ms: left.as_millis() as u64, objects: objects.clone() };
+        let call = Call::WaitForSync { timeout_ms: left.as_millis() as u64, objects: objects.clone() };
         let answer = tokio::task::spawn_blocking(move || client.call(call)).await?;
         match answer {
             Ok(_) => return Ok(()),
-            Err(ClientError::Absent { .. } | ClientError::Broken { .. }) if Instant::now() < deadline => {
+            Err(ClientError::Unreachable { .. } | ClientError::Disconnected { .. })
+                if Instant::now() < deadline =>
+            {
                 tokio::time::sleep(PAUSE.1).await;
             }
             Err(error) => return Err(error.into()),
@@ -191,8 +193,8 @@ async fn ask(agent: &Agent, objects: Vec<SeenObject>, deadline: Instant) -> Resu
 /// The newest object of each kind. The API tells the changes of a kind in
 /// order: who has seen the newest has seen all.
 struct Newest {
-    everywhere: Vec<SeenObject>,
-    pods: Vec<(String, SeenObject)>,
+    everywhere: Vec<ObjectVersion>,
+    pods: Vec<(String, ObjectVersion)>,
 }
 
 impl Newest {
@@ -217,7 +219,7 @@ impl Newest {
 
     /// What the agent of a node must have seen. It knows of no other node's
     /// pods.
-    fn for_node(&self, node: &str) -> Vec<SeenObject> {
+    fn for_node(&self, node: &str) -> Vec<ObjectVersion> {
         let own = self.pods.iter().filter(|(place, _)| place == node).map(|(_, pod)| pod.clone());
         self.everywhere.iter().cloned().chain(own).collect()
     }
@@ -227,13 +229,13 @@ fn node_of(pod: &Pod) -> String {
     pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default()
 }
 
-fn newest<K: ResourceExt>(kind: &str, objects: &[K]) -> Option<SeenObject> {
+fn newest<K: ResourceExt>(kind: &str, objects: &[K]) -> Option<ObjectVersion> {
     let version = |object: &&K| object.resource_version().and_then(|text| text.parse::<u64>().ok());
     objects.iter().max_by_key(version).map(|object| seen(kind, object))
 }
 
-fn seen<K: ResourceExt>(kind: &str, object: &K) -> SeenObject {
-    SeenObject {
+fn seen<K: ResourceExt>(kind: &str, object: &K) -> ObjectVersion {
+    ObjectVersion {
         kind: kind.into(),
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
