@@ -100,7 +100,7 @@ impl Configuration {
             kubeconfig: options.kubeconfig.clone(),
             servers: servers(&self.values),
             state_dir: Some(options.state_dir.clone()),
-            patience: Duration::from_secs(3),
+            start_timeout: Duration::from_secs(3),
             ..SourceConfig::new(self.node_name.clone())
         }
     }

@@ -107,7 +107,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let (updates, source) = Source::start(configuration.source(options)).await?;
-    let shared = Arc::new(Shared::new(engine, source.state(), source.teller()));
+    let shared = Arc::new(Shared::new(engine, source.state(), source.event_recorder()));
     threads::follow_source(shared.clone(), updates)?;
     threads::follow_host(shared.clone(), watch)?;
     threads::follow_events(shared.clone(), events)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use beeline_abi::Mac;
 use beeline_api::{ApiError, Call, ErrorKind, ObjectVersion, Response};
 use beeline_kernel::netlink::Change;
-use beeline_source::{EventCounts, SourceState, Teller};
+use beeline_source::{EventCounts, EventRecorder, SourceState};
 
 use crate::drops::{Drops, Subscription};
 use crate::endpoints::{Link, PodReference};
@@ -29,7 +29,7 @@ pub struct Shared {
     unready: Mutex<Option<String>>,
     health: Arc<Health>,
     source: Arc<SourceState>,
-    teller: Arc<Teller>,
+    recorder: Arc<EventRecorder>,
     drops: Drops,
     events_read: AtomicU64,
     events_lost: AtomicU64,
@@ -37,7 +37,7 @@ pub struct Shared {
 
 impl Shared {
     /// Around an engine.
-    pub fn new(engine: Engine, source: Arc<SourceState>, teller: Arc<Teller>) -> Shared {
+    pub fn new(engine: Engine, source: Arc<SourceState>, recorder: Arc<EventRecorder>) -> Shared {
         let unready = Mutex::new(engine.unready());
         Shared {
             engine: Mutex::new(engine),
@@ -45,7 +45,7 @@ impl Shared {
             unready,
             health: Arc::default(),
             source,
-            teller,
+            recorder,
             drops: Drops::new(),
             events_read: AtomicU64::default(),
             events_lost: AtomicU64::default(),
@@ -62,7 +62,7 @@ impl Shared {
         *self.unready.lock().unwrap_or_else(PoisonError::into_inner) = unready;
         // With the lock held, so that changes keep their order.
         if let Some(problems) = engine.take_problem_changes() {
-            self.teller.change(problems);
+            self.recorder.update(problems);
         }
         drop(engine);
         self.progressed.notify_all();
@@ -132,7 +132,7 @@ impl Shared {
             },
             Call::Status => {
                 let mut status = self.lock().status(self.source.connected());
-                status.problems.extend(self.teller.problem());
+                status.problems.extend(self.recorder.problem());
                 Ok(Response::Status(Box::new(status)))
             }
             Call::Names => Ok(Response::Names(self.lock().names())),
@@ -161,7 +161,7 @@ impl Observed for Shared {
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             api_connected: self.source.connected(),
-            object_events: object_events(self.teller.counts()),
+            object_events: object_events(self.recorder.counts()),
             events_read: self.events_read.load(Ordering::Relaxed),
             events_lost: self.events_lost.load(Ordering::Relaxed),
             resident_bytes: resident_bytes().unwrap_or_default(),
@@ -175,8 +175,8 @@ impl Observed for Shared {
 }
 
 fn object_events(counts: EventCounts) -> Vec<(&'static str, u64)> {
-    let EventCounts { told, dropped, failed } = counts;
-    vec![("told", told), ("dropped", dropped), ("failed", failed)]
+    let EventCounts { published, dropped, failed } = counts;
+    vec![("told", published), ("dropped", dropped), ("failed", failed)]
 }
 
 /// From `/proc/self/statm`.

@@ -20,18 +20,18 @@ use crate::{SourceConfig, SourceError, SourceState};
 /// How long one server may take to answer the first request.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a server has for its answer before the next one is asked as well.
-const HEAD_START: Duration = Duration::from_millis(300);
+const NEXT_SERVER_DELAY: Duration = Duration::from_millis(300);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that carries nothing is asked after this time, and again after
-/// each [`KEEPALIVE_PAUSE`]: so that what stands between forgets no quiet
+/// each [`KEEPALIVE_INTERVAL`]: so that what stands between forgets no quiet
 /// watch, and one that it has forgotten is noticed.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
-const KEEPALIVE_PAUSE: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Questions without an answer after which the kernel gives a connection up.
-const KEEPALIVE_TRIES: u32 = 3;
+const KEEPALIVE_PROBES: u32 = 3;
 /// Pause after a question that was not answered; the second one decides.
-const LIVENESS_PAUSE_IN_DOUBT: Duration = Duration::from_secs(1);
+const LIVENESS_RETRY: Duration = Duration::from_secs(1);
 
 /// One configuration per API server.
 pub async fn servers(config: &SourceConfig) -> Result<Vec<Config>, SourceError> {
@@ -40,26 +40,26 @@ pub async fn servers(config: &SourceConfig) -> Result<Vec<Config>, SourceError> 
     if config.servers.is_empty() {
         return Ok(vec![base]);
     }
-    config.servers.iter().map(|url| at(&base, url)).collect()
+    config.servers.iter().map(|url| with_server(&base, url)).collect()
 }
 
 async fn base(config: &SourceConfig) -> Result<Config, SourceError> {
     let Some(path) = &config.kubeconfig else {
         return Config::incluster().map_err(|e| SourceError::NoServiceAccount(e.to_string()));
     };
-    let wrong = |error: &dyn std::fmt::Display| SourceError::Kubeconfig {
+    let invalid = |error: &dyn std::fmt::Display| SourceError::Kubeconfig {
         path: path.clone(),
         error: error.to_string(),
     };
-    let file = Kubeconfig::read_from(path).map_err(|e| wrong(&e))?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|e| wrong(&e))
+    let file = Kubeconfig::read_from(path).map_err(|e| invalid(&e))?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|e| invalid(&e))
 }
 
-fn at(base: &Config, url: &str) -> Result<Config, SourceError> {
-    let wrong = |error: &str| SourceError::ServerUrl { url: url.to_owned(), error: error.to_owned() };
-    let uri: Uri = url.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
+fn with_server(base: &Config, url: &str) -> Result<Config, SourceError> {
+    let invalid = |error: &str| SourceError::ServerUrl { url: url.to_owned(), error: error.to_owned() };
+    let uri: Uri = url.parse().map_err(|e: http::uri::InvalidUri| invalid(&e.to_string()))?;
     if uri.host().is_none() || uri.scheme().is_none() {
-        return Err(wrong("scheme or host is missing"));
+        return Err(invalid("scheme or host is missing"));
     }
     let mut config = base.clone();
     config.cluster_url = uri;
@@ -70,13 +70,13 @@ fn at(base: &Config, url: &str) -> Result<Config, SourceError> {
 /// Those after the first are asked too when it takes its time.
 pub async fn connect(servers: &[Config], first: usize, state: &SourceState) -> Option<(Client, usize)> {
     let attempt = async |offset: usize| {
-        tokio::time::sleep(HEAD_START * offset as u32).await;
+        tokio::time::sleep(NEXT_SERVER_DELAY * offset as u32).await;
         let index = (first + offset) % servers.len();
         (index, probe(&servers[index]).await)
     };
     let mut attempts: FuturesUnordered<_> = (0..servers.len()).map(attempt).collect();
-    while let Some((index, answer)) = attempts.next().await {
-        match answer {
+    while let Some((index, result)) = attempts.next().await {
+        match result {
             Ok(client) => {
                 info!(server = %servers[index].cluster_url, "connected to the API server");
                 state.succeeded(None);
@@ -84,7 +84,7 @@ pub async fn connect(servers: &[Config], first: usize, state: &SourceState) -> O
             }
             Err(error) => {
                 state.failed(None);
-                debug!(server = %servers[index].cluster_url, error, "the API server does not answer");
+                debug!(server = %servers[index].cluster_url, error, "the API server does not respond");
             }
         }
     }
@@ -93,31 +93,31 @@ pub async fn connect(servers: &[Config], first: usize, state: &SourceState) -> O
 
 async fn probe(config: &Config) -> Result<Client, String> {
     let client = client(config).map_err(|e| e.to_string())?;
-    answers(&client).await.map(|()| client)
+    check_alive(&client).await.map(|()| client)
 }
 
 /// Does the server answer?
-async fn answers(client: &Client) -> Result<(), String> {
+async fn check_alive(client: &Client) -> Result<(), String> {
     match tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await {
         // A server that refuses this request is there; the watches will say
         // what is refused.
         Ok(Ok(_) | Err(kube::Error::Api(_))) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
+        Err(_) => Err(format!("no response within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }
 
 /// Returns, with the reason, once the server has twice not answered; it is
 /// asked about every `pause`. A quiet watch does not tell: a machine that
 /// hangs keeps its connections.
-pub async fn falls_silent(client: &Client, pause: Duration) -> String {
+pub async fn wait_until_unresponsive(client: &Client, pause: Duration) -> String {
     loop {
         tokio::time::sleep(crate::jitter(pause)).await;
-        if answers(client).await.is_ok() {
+        if check_alive(client).await.is_ok() {
             continue;
         }
-        tokio::time::sleep(LIVENESS_PAUSE_IN_DOUBT).await;
-        if let Err(error) = answers(client).await {
+        tokio::time::sleep(LIVENESS_RETRY).await;
+        if let Err(error) = check_alive(client).await {
             return error;
         }
     }
@@ -131,10 +131,10 @@ fn client(config: &Config) -> kube::Result<Client> {
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
-    tcp.set_keepalive(Some(KEEPALIVE_AFTER));
-    tcp.set_keepalive_interval(Some(KEEPALIVE_PAUSE));
-    tcp.set_keepalive_retries(Some(KEEPALIVE_TRIES));
-    tcp.set_tcp_user_timeout(Some(KEEPALIVE_AFTER + KEEPALIVE_PAUSE * KEEPALIVE_TRIES));
+    tcp.set_keepalive(Some(KEEPALIVE_TIME));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_PROBES));
+    tcp.set_tcp_user_timeout(Some(KEEPALIVE_TIME + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES));
     let mut tls = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
     tls.set_connect_timeout(config.connect_timeout);
     let service = ServiceBuilder::new()
@@ -153,9 +153,15 @@ mod tests {
     #[test]
     fn unit_servers_are_checked_before_they_are_tried() {
         let base = Config::new(Uri::from_static("https://10.0.0.1:6443"));
-        assert_eq!(at(&base, "https://[fd00::1]:6443").unwrap().cluster_url.host(), Some("[fd00::1]"));
-        for wrong in ["10.0.0.1:x", "just text", "/path"] {
-            assert!(at(&base, wrong).unwrap_err().to_string().contains("write https://HOST:PORT"), "{wrong}");
+        assert_eq!(
+            with_server(&base, "https://[fd00::1]:6443").unwrap().cluster_url.host(),
+            Some("[fd00::1]")
+        );
+        for invalid in ["10.0.0.1:x", "just text", "/path"] {
+            assert!(
+                with_server(&base, invalid).unwrap_err().to_string().contains("expected https://HOST:PORT"),
+                "{invalid}"
+            );
         }
     }
 

@@ -39,22 +39,22 @@ pub fn object_name(meta: &ObjectMeta) -> ObjectName {
 
 /// A node.
 pub fn node(node: &Node, problems: &mut Vec<Problem>) -> Object {
-    let mut say = Problems::of(Kind::Node, &node.metadata, problems);
+    let mut reporter = ProblemReporter::of(Kind::Node, &node.metadata, problems);
     let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
     let of_type =
         |kind: &'static str| addresses.clone().filter(move |a| a.type_ == kind).map(|a| a.address.as_str());
-    let internal_ips = say.parse_all(of_type("InternalIP"), "status.addresses");
-    let external_ips = say.parse_all(of_type("ExternalIP"), "status.addresses");
+    let internal_ips = reporter.parse_all(of_type("InternalIP"), "status.addresses");
+    let external_ips = reporter.parse_all(of_type("ExternalIP"), "status.addresses");
     let spec = node.spec.as_ref();
     let mut taints = spec.into_iter().flat_map(|s| s.taints.iter().flatten());
     let leaving =
         node.metadata.deletion_timestamp.is_some() || taints.any(|taint| taint.key == TO_BE_DELETED_TAINT);
-    let many = spec.and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten();
-    let mut cidrs: Vec<&str> = many.map(String::as_str).collect();
+    let list = spec.and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten();
+    let mut cidrs: Vec<&str> = list.map(String::as_str).collect();
     if cidrs.is_empty() {
         cidrs.extend(spec.and_then(|s| s.pod_cidr.as_deref()));
     }
-    let pod_cidrs = say.parse_all(cidrs.into_iter(), "spec.podCIDRs");
+    let pod_cidrs = reporter.parse_all(cidrs.into_iter(), "spec.podCIDRs");
     Object::Node(model::Node {
         name: node.metadata.name.clone().unwrap_or_default(),
         internal_ips,
@@ -75,7 +75,7 @@ pub fn namespace(namespace: &Namespace, _: &mut Vec<Problem>) -> Object {
 
 /// A pod.
 pub fn pod(pod: &Pod, problems: &mut Vec<Problem>) -> Object {
-    let mut say = Problems::of(Kind::Pod, &pod.metadata, problems);
+    let mut reporter = ProblemReporter::of(Kind::Pod, &pod.metadata, problems);
     let spec = pod.spec.as_ref();
     let status = pod.status.as_ref();
     let mut ips: Vec<&str> =
@@ -89,25 +89,25 @@ pub fn pod(pod: &Pod, problems: &mut Vec<Problem>) -> Object {
         name: object_name(&pod.metadata),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         node: spec.and_then(|s| s.node_name.clone()).filter(|name| !name.is_empty()),
-        ips: say.parse_all(ips.into_iter(), "status.podIPs"),
+        ips: reporter.parse_all(ips.into_iter(), "status.podIPs"),
         host_network,
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         finished: matches!(phase, "Succeeded" | "Failed"),
-        host_ports: spec.map(|spec| host_ports(spec, &mut say)).unwrap_or_default(),
-        packets_only: packets_only(pod, &mut say),
+        host_ports: spec.map(|spec| host_ports(spec, &mut reporter)).unwrap_or_default(),
+        packets_only: packets_only(pod, &mut reporter),
     })
 }
 
 /// The annotation `beeline.io/socket-lb`: a pod whose proxy has to see the
 /// Service's address (a mesh), or whose kernel is another (a sandbox), wants
 /// its packets translated, and its sockets left alone.
-fn packets_only(pod: &Pod, say: &mut Problems<'_>) -> bool {
+fn packets_only(pod: &Pod, reporter: &mut ProblemReporter<'_>) -> bool {
     match annotation(&pod.metadata, SOCKET_LB) {
         None | Some("true") => false,
         Some("false") => true,
         Some(other) => {
-            say.problem(Reason::AnnotationInvalid, format!(
-                "annotation {SOCKET_LB}: `{other}` is neither `true` nor `false`: taken as true; correct it"
+            reporter.report(Reason::AnnotationInvalid, format!(
+                "annotation {SOCKET_LB}: invalid value `{other}`, expected `true` or `false`: using `true`"
             ));
             false
         }
@@ -119,46 +119,47 @@ const SOCKET_LB: &str = "beeline.io/socket-lb";
 
 /// The ports that the pod's node offers as its own. Init containers count
 /// only if they run on beside the others (`restartPolicy: Always`).
-fn host_ports(spec: &PodSpec, say: &mut Problems<'_>) -> Vec<model::HostPort> {
+fn host_ports(spec: &PodSpec, reporter: &mut ProblemReporter<'_>) -> Vec<model::HostPort> {
     if spec.host_network == Some(true) {
         return Vec::new();
     }
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
-    ports.filter_map(|port| host_port(port, say)).collect()
+    ports.filter_map(|port| host_port(port, reporter)).collect()
 }
 
-fn host_port(port: &ContainerPort, say: &mut Problems<'_>) -> Option<model::HostPort> {
+fn host_port(port: &ContainerPort, reporter: &mut ProblemReporter<'_>) -> Option<model::HostPort> {
     let number = port.host_port.filter(|number| *number != 0)?;
-    let place = format!("hostPort {number}");
+    let field = format!("hostPort {number}");
     let host_ip = match port.host_ip.as_deref().unwrap_or_default() {
         "" => None,
-        text => Some(say.parse::<IpAddr>(text, &format!("hostIP of {place}"))?),
+        text => Some(reporter.parse::<IpAddr>(text, &format!("hostIP of {field}"))?),
     };
     Some(model::HostPort {
         host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
-        host_port: say.port(number, &place)?,
-        container_port: say.port(port.container_port, &place)?,
-        protocol: say.protocol(port.protocol.as_deref(), &place)?,
+        host_port: reporter.port(number, &field)?,
+        container_port: reporter.port(port.container_port, &field)?,
+        protocol: reporter.protocol(port.protocol.as_deref(), &field)?,
     })
 }
 
 /// A Service.
 pub fn service(service: &Service, problems: &mut Vec<Problem>) -> Object {
-    let mut say = Problems::of(Kind::Service, &service.metadata, problems);
+    let mut reporter = ProblemReporter::of(Kind::Service, &service.metadata, problems);
     let spec = service.spec.clone().unwrap_or_default();
     let mut cluster_ips = spec.cluster_ips.unwrap_or_default();
     if cluster_ips.is_empty() {
         cluster_ips.extend(spec.cluster_ip);
     }
-    let real = cluster_ips.iter().map(String::as_str).filter(|ip| !ip.is_empty() && *ip != "None");
-    let service_type = service_type(spec.type_.as_deref(), &mut say);
+    let assigned = cluster_ips.iter().map(String::as_str).filter(|ip| !ip.is_empty() && *ip != "None");
+    let service_type = service_type(spec.type_.as_deref(), &mut reporter);
     let ingress = service.status.iter().flat_map(|s| s.load_balancer.iter());
     let ingress = ingress.flat_map(|lb| lb.ingress.iter().flatten());
     // What a proxy answers for is not short-circuited: it may speak a protocol
     // of its own to the nodes.
-    let answered = ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_deref());
+    let ingress_ips =
+        ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_deref());
     let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
     let configured = spec.session_affinity_config.and_then(|c| c.client_ip).and_then(|c| c.timeout_seconds);
     let is_external = matches!(service_type, model::ServiceType::NodePort | model::ServiceType::LoadBalancer)
@@ -167,14 +168,14 @@ pub fn service(service: &Service, problems: &mut Vec<Problem>) -> Object {
     Object::Service(model::Service {
         name: object_name(&service.metadata),
         service_type,
-        cluster_ips: say.parse_all(real, "spec.clusterIPs"),
-        ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, &mut say)).collect(),
+        cluster_ips: reporter.parse_all(assigned, "spec.clusterIPs"),
+        ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, &mut reporter)).collect(),
         affinity_s: affinity
             .then(|| configured.unwrap_or(AFFINITY_DEFAULT_S).clamp(1, AFFINITY_MAX_S).unsigned_abs()),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-        load_balancer_ips: say.parse_all(answered, "status.loadBalancer.ingress"),
-        external_ips: say
+        load_balancer_ips: reporter.parse_all(ingress_ips, "status.loadBalancer.ingress"),
+        external_ips: reporter
             .parse_all(spec.external_ips.iter().flatten().map(String::as_str), "spec.externalIPs"),
         external_local: is_external && spec.external_traffic_policy.as_deref() == Some("Local"),
         health_check_node_port: spec
@@ -183,10 +184,10 @@ pub fn service(service: &Service, problems: &mut Vec<Problem>) -> Object {
             .unwrap_or(0),
         source_ranges: source_ranges(
             spec.load_balancer_source_ranges.as_deref().unwrap_or_default(),
-            &mut say,
+            &mut reporter,
         ),
         foreign: labels.is_some_and(|labels| FOREIGN_LABELS.iter().any(|label| labels.contains_key(*label))),
-        algorithm: algorithm(&service.metadata, &mut say),
+        algorithm: algorithm(&service.metadata, &mut reporter),
     })
 }
 
@@ -194,16 +195,16 @@ fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     Some(meta.annotations.as_ref()?.get(name)?.trim())
 }
 
-fn algorithm(meta: &ObjectMeta, say: &mut Problems<'_>) -> Option<model::Algorithm> {
+fn algorithm(meta: &ObjectMeta, reporter: &mut ProblemReporter<'_>) -> Option<model::Algorithm> {
     match annotation(meta, ALGORITHM_ANNOTATION)? {
         "random" => Some(model::Algorithm::Random),
         "maglev" => Some(model::Algorithm::Maglev),
         other => {
-            say.problem(
+            reporter.report(
                 Reason::AnnotationInvalid,
                 format!(
-                    "annotation {ALGORITHM_ANNOTATION}: `{other}` is neither `random` nor `maglev`: \
-                 loadBalancer.algorithm decides; correct it"
+                    "annotation {ALGORITHM_ANNOTATION}: invalid value `{other}`, expected `random` or `maglev`: \
+                 using loadBalancer.algorithm"
                 ),
             );
             None
@@ -211,13 +212,13 @@ fn algorithm(meta: &ObjectMeta, say: &mut Problems<'_>) -> Option<model::Algorit
     }
 }
 
-fn weight(meta: &ObjectMeta, say: &mut Problems<'_>) -> u16 {
+fn weight(meta: &ObjectMeta, reporter: &mut ProblemReporter<'_>) -> u16 {
     let Some(text) = annotation(meta, WEIGHT_ANNOTATION) else { return 1 };
     match text.parse() {
         Ok(weight) if weight <= WEIGHT_MAX => weight,
         _ => {
-            say.problem(Reason::AnnotationInvalid, format!(
-                "annotation {WEIGHT_ANNOTATION}: `{text}` is no weight (0 to {WEIGHT_MAX}): 1 is taken; correct it"
+            reporter.report(Reason::AnnotationInvalid, format!(
+                "annotation {WEIGHT_ANNOTATION}: invalid value `{text}`, expected a weight from 0 to {WEIGHT_MAX}: using 1"
             ));
             1
         }
@@ -225,16 +226,16 @@ fn weight(meta: &ObjectMeta, say: &mut Problems<'_>) -> u16 {
 }
 
 /// Kubernetes allows blanks around a range.
-fn source_ranges(texts: &[String], say: &mut Problems<'_>) -> model::SourceRanges {
+fn source_ranges(texts: &[String], reporter: &mut ProblemReporter<'_>) -> model::SourceRanges {
     let mut read = model::SourceRanges::default();
     for text in texts {
         match text.trim().parse::<IpNet>() {
             Ok(range) => read.ranges.push(range.trunc()),
             Err(error) => {
                 read.malformed = true;
-                say.problem(Reason::SourceRangeInvalid, format!(
-                    "spec.loadBalancerSourceRanges: `{text}` is not usable ({error}): it lets nobody in, and \
-                     a family without a usable range is closed; correct it"
+                reporter.report(Reason::SourceRangeInvalid, format!(
+                    "spec.loadBalancerSourceRanges: invalid value `{text}` ({error}): it allows no client, and an \
+                 address family without a valid range allows no client at all; correct it"
                 ));
             }
         }
@@ -242,29 +243,29 @@ fn source_ranges(texts: &[String], say: &mut Problems<'_>) -> model::SourceRange
     read
 }
 
-fn service_type(name: Option<&str>, say: &mut Problems<'_>) -> model::ServiceType {
+fn service_type(name: Option<&str>, reporter: &mut ProblemReporter<'_>) -> model::ServiceType {
     match name.unwrap_or("ClusterIP") {
         "ClusterIP" | "" => model::ServiceType::ClusterIp,
         "NodePort" => model::ServiceType::NodePort,
         "LoadBalancer" => model::ServiceType::LoadBalancer,
         "ExternalName" => model::ServiceType::ExternalName,
         other => {
-            say.problem(
+            reporter.report(
                 Reason::TypeUnknown,
-                format!("spec.type `{other}` is not known: the Service is taken as ClusterIP"),
+                format!("spec.type `{other}` is unknown: the Service is handled as ClusterIP"),
             );
             model::ServiceType::ClusterIp
         }
     }
 }
 
-fn service_port(port: &ServicePort, say: &mut Problems<'_>) -> Option<model::ServicePort> {
+fn service_port(port: &ServicePort, reporter: &mut ProblemReporter<'_>) -> Option<model::ServicePort> {
     let name = port.name.clone().unwrap_or_default();
-    let place =
+    let field =
         format!("port {} of spec.ports", if name.is_empty() { port.port.to_string() } else { name.clone() });
     Some(model::ServicePort {
-        protocol: say.protocol(port.protocol.as_deref(), &place)?,
-        port: say.port(port.port, &place)?,
+        protocol: reporter.protocol(port.protocol.as_deref(), &field)?,
+        port: reporter.port(port.port, &field)?,
         node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).unwrap_or(0),
         name,
     })
@@ -272,38 +273,38 @@ fn service_port(port: &ServicePort, say: &mut Problems<'_>) -> Option<model::Ser
 
 /// An EndpointSlice.
 pub fn endpoint_slice(slice: &EndpointSlice, problems: &mut Vec<Problem>) -> Object {
-    let mut say = Problems::of(Kind::EndpointSlice, &slice.metadata, problems);
+    let mut reporter = ProblemReporter::of(Kind::EndpointSlice, &slice.metadata, problems);
     let labels = slice.metadata.labels.as_ref();
     let service = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)).cloned().unwrap_or_default();
     let ipv6 = slice.address_type == "IPv6";
     let addresses_usable = ipv6 || slice.address_type == "IPv4";
     if !addresses_usable {
-        say.problem(
+        reporter.report(
             Reason::TypeUnknown,
-            format!("addressType `{}` has no addresses to send to: the slice is ignored", slice.address_type),
+            format!("addressType `{}` is not supported: the slice is ignored", slice.address_type),
         );
     }
-    let ports = slice.ports.iter().flatten().filter_map(|port| endpoint_port(port, &mut say)).collect();
+    let ports = slice.ports.iter().flatten().filter_map(|port| endpoint_port(port, &mut reporter)).collect();
     let usable = slice.endpoints.iter().flatten().filter(|_| addresses_usable);
     let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-    let endpoints = usable.filter_map(|e| endpoint(e, ipv6, namespace, &mut say)).collect();
+    let endpoints = usable.filter_map(|e| endpoint(e, ipv6, namespace, &mut reporter)).collect();
     Object::EndpointSlice(model::EndpointSlice {
         name: object_name(&slice.metadata),
         service,
         ipv6,
-        weight: weight(&slice.metadata, &mut say),
+        weight: weight(&slice.metadata, &mut reporter),
         ports,
         endpoints,
     })
 }
 
-fn endpoint_port(port: &EndpointPort, say: &mut Problems<'_>) -> Option<model::EndpointPort> {
+fn endpoint_port(port: &EndpointPort, reporter: &mut ProblemReporter<'_>) -> Option<model::EndpointPort> {
     let name = port.name.clone().unwrap_or_default();
-    let place = format!("port `{name}` of ports");
+    let field = format!("port `{name}` of ports");
     Some(model::EndpointPort {
-        protocol: say.protocol(port.protocol.as_deref(), &place)?,
+        protocol: reporter.protocol(port.protocol.as_deref(), &field)?,
         port: match port.port {
-            Some(number) => Some(say.port(number, &place)?),
+            Some(number) => Some(reporter.port(number, &field)?),
             None => None,
         },
         name,
@@ -314,22 +315,20 @@ fn endpoint(
     endpoint: &Endpoint,
     ipv6: bool,
     namespace: &str,
-    say: &mut Problems<'_>,
+    reporter: &mut ProblemReporter<'_>,
 ) -> Option<model::Endpoint> {
     let address = endpoint.addresses.first().map(String::as_str).unwrap_or_default();
-    let ip: IpAddr = say.parse(address, "endpoints[].addresses")?;
+    let ip: IpAddr = reporter.parse(address, "endpoints[].addresses")?;
     if ip.is_ipv6() != ipv6 {
-        say.problem(
+        reporter.report(
             Reason::AddressUnusable,
-            format!("endpoint {ip} is not of the slice's addressType: it is left out"),
+            format!("endpoint {ip} does not match the slice's addressType: ignored"),
         );
         return None;
     }
     if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
-        say.problem(
-            Reason::AddressUnusable,
-            format!("endpoint {ip} is no address of a host: it is left out"),
-        );
+        reporter
+            .report(Reason::AddressUnusable, format!("endpoint {ip} is not a unicast host address: ignored"));
         return None;
     }
     let conditions = endpoint.conditions.clone().unwrap_or_default();
@@ -353,27 +352,27 @@ fn endpoint(
 }
 
 /// Problems of one object.
-struct Problems<'a> {
+struct ProblemReporter<'a> {
     kind: Kind,
     name: ObjectName,
     list: &'a mut Vec<Problem>,
 }
 
-impl<'a> Problems<'a> {
-    fn of(kind: Kind, meta: &ObjectMeta, list: &'a mut Vec<Problem>) -> Problems<'a> {
-        Problems { kind, name: object_name(meta), list }
+impl<'a> ProblemReporter<'a> {
+    fn of(kind: Kind, meta: &ObjectMeta, list: &'a mut Vec<Problem>) -> ProblemReporter<'a> {
+        ProblemReporter { kind, name: object_name(meta), list }
     }
 
-    fn problem(&mut self, reason: Reason, message: String) {
+    fn report(&mut self, reason: Reason, message: String) {
         self.list.push(Problem { kind: self.kind, name: self.name.clone(), reason, message });
     }
 
-    fn parse<T: FromStr<Err: Display>>(&mut self, text: &str, place: &str) -> Option<T> {
+    fn parse<T: FromStr<Err: Display>>(&mut self, text: &str, field: &str) -> Option<T> {
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
-                self.problem(Reason::AddressUnusable, format!(
-                    "{place}: `{text}` is not usable ({error}): it is left out, the rest is used; correct it"
+                self.report(Reason::AddressUnusable, format!(
+                    "{field}: invalid value `{text}` ({error}): ignored, the rest of the object is used; correct it"
                 ));
                 None
             }
@@ -383,31 +382,31 @@ impl<'a> Problems<'a> {
     fn parse_all<'t, T: FromStr<Err: Display>>(
         &mut self,
         texts: impl Iterator<Item = &'t str>,
-        place: &str,
+        field: &str,
     ) -> Vec<T> {
-        texts.filter_map(|text| self.parse(text, place)).collect()
+        texts.filter_map(|text| self.parse(text, field)).collect()
     }
 
-    fn port(&mut self, number: i32, place: &str) -> Option<u16> {
+    fn port(&mut self, number: i32, field: &str) -> Option<u16> {
         let port = u16::try_from(number).ok().filter(|port| *port != 0);
         if port.is_none() {
-            self.problem(
+            self.report(
                 Reason::PortInvalid,
-                format!("{place}: {number} is not a port (1 to 65535): it is left out; correct it"),
+                format!("{field}: {number} is not a valid port (1 to 65535): ignored; correct it"),
             );
         }
         port
     }
 
-    fn protocol(&mut self, name: Option<&str>, place: &str) -> Option<Protocol> {
+    fn protocol(&mut self, name: Option<&str>, field: &str) -> Option<Protocol> {
         match name.unwrap_or("TCP") {
             "TCP" => Some(Protocol::Tcp),
             "UDP" => Some(Protocol::Udp),
             "SCTP" => Some(Protocol::Sctp),
             other => {
-                self.problem(
+                self.report(
                     Reason::PortInvalid,
-                    format!("{place}: protocol `{other}` is not known: it is left out; correct it"),
+                    format!("{field}: protocol `{other}` is unknown: ignored; correct it"),
                 );
                 None
             }

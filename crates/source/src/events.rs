@@ -6,7 +6,7 @@
 //! all. Nothing waits for an event, and one that cannot be written harms
 //! nobody.
 
-mod ledger;
+mod queue;
 mod write;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use kube::Client;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use ledger::{Ledger, Next, Outcome};
+use queue::{EventQueue, Next, Outcome};
 
 /// How long the API server may take for one event.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,9 +26,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default)]
 pub struct ProblemChanges {
     /// Those that are no more.
-    pub gone: Vec<Problem>,
+    pub resolved: Vec<Problem>,
     /// Those that are new; they count after those that are no more.
-    pub appeared: Vec<Problem>,
+    pub added: Vec<Problem>,
     /// Nodes of the cluster, which all see the same.
     pub nodes: usize,
 }
@@ -36,7 +36,7 @@ pub struct ProblemChanges {
 impl ProblemChanges {
     /// Nothing has changed.
     pub fn is_empty(&self) -> bool {
-        self.gone.is_empty() && self.appeared.is_empty()
+        self.resolved.is_empty() && self.added.is_empty()
     }
 }
 
@@ -44,7 +44,7 @@ impl ProblemChanges {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventCounts {
     /// There is an event, by this node or by another.
-    pub told: u64,
+    pub published: u64,
     /// There were too many at once.
     pub dropped: u64,
     /// Attempts that failed; they are repeated, unless the API server refuses
@@ -54,80 +54,85 @@ pub struct EventCounts {
 
 /// Writes events about the problems that it is given.
 #[derive(Debug)]
-pub struct Teller {
-    ledger: Mutex<Ledger>,
+pub struct EventRecorder {
+    queue: Mutex<EventQueue>,
     changed: Notify,
-    refused: Mutex<Option<String>>,
+    forbidden: Mutex<Option<String>>,
 }
 
-impl Teller {
-    pub(crate) fn new() -> Teller {
-        let ledger = Ledger::new(Instant::now(), rand::random());
-        Teller { ledger: Mutex::new(ledger), changed: Notify::new(), refused: Mutex::default() }
+impl EventRecorder {
+    pub(crate) fn new() -> EventRecorder {
+        let queue = EventQueue::new(Instant::now(), rand::random());
+        EventRecorder { queue: Mutex::new(queue), changed: Notify::new(), forbidden: Mutex::default() }
     }
 
     /// Takes in what has changed. Never blocks for long, keeps a bounded
     /// number of problems and counts those that are one too many.
-    pub fn change(&self, changes: ProblemChanges) {
-        self.ledger().change(Instant::now(), changes);
+    pub fn update(&self, changes: ProblemChanges) {
+        self.queue().update(Instant::now(), changes);
         self.changed.notify_one();
     }
 
     /// What became of them.
     pub fn counts(&self) -> EventCounts {
-        self.ledger().counts()
+        self.queue().counts()
     }
 
     /// Why no event can be written, if this server forbids it.
     pub fn problem(&self) -> Option<String> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, EventQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logged once when it begins and once when it ends.
-    fn set_refused(&self, why: Option<String>) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&*refused, &why) {
+    fn set_forbidden(&self, why: Option<String>) {
+        let mut forbidden = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*forbidden, &why) {
             (None, Some(why)) => warn!("{why}"),
-            (Some(_), None) => info!("problems of objects are told by events again"),
+            (Some(_), None) => info!("events about problems are published again"),
             _ => {}
         }
-        *refused = why;
+        *forbidden = why;
     }
 
     fn report(&self, problem: &Problem, outcome: Outcome) {
         match &outcome {
-            Outcome::Forbidden(why) => self.set_refused(Some(format!(
-                "problems of objects are not told by events: the API server forbids it ({why}); the agent's \
-                 ClusterRole needs `create` and `patch` of `events`, which the chart of this release gives it"
+            Outcome::Forbidden(why) => self.set_forbidden(Some(format!(
+                "events about problems cannot be published: the API server forbids it ({why}); the agent's \
+                 ClusterRole needs `create` and `patch` on `events`, which the chart of this release grants"
             ))),
-            Outcome::Created(_) | Outcome::Known => self.set_refused(None),
-            Outcome::Gone | Outcome::Invalid(_) | Outcome::Failed(_) => {}
+            Outcome::Created(_) | Outcome::AlreadyExists => self.set_forbidden(None),
+            Outcome::ObjectDeleted | Outcome::Invalid(_) | Outcome::Failed(_) => {}
         }
-        self.ledger().report(Instant::now(), problem, outcome);
+        self.queue().report(Instant::now(), problem, outcome);
     }
 }
 
 /// Tells for ever, one event after the other, by the client of the moment.
-pub(crate) async fn work(teller: Arc<Teller>, mut clients: watch::Receiver<Option<Client>>, node: String) {
+pub(crate) async fn run(
+    recorder: Arc<EventRecorder>,
+    mut clients: watch::Receiver<Option<Client>>,
+    node: String,
+) {
     loop {
         // Until the first server has answered there is nobody to tell.
         let Ok(client) = clients.wait_for(Option::is_some).await.map(|client| client.clone()) else { return };
-        let next = teller.ledger().next(Instant::now());
+        let next = recorder.queue().next(Instant::now());
         match (next, client) {
-            (Next::Tell(problem, written), Some(client)) => {
+            (Next::Publish(problem, written), Some(client)) => {
                 let write = write::write(&client, &node, &problem, written);
-                let late = |_| Outcome::Failed(format!("no answer within {} s", WRITE_TIMEOUT.as_secs()));
-                let outcome = tokio::time::timeout(WRITE_TIMEOUT, write).await.unwrap_or_else(late);
-                teller.report(&problem, outcome);
+                let timed_out =
+                    |_| Outcome::Failed(format!("no response within {} s", WRITE_TIMEOUT.as_secs()));
+                let outcome = tokio::time::timeout(WRITE_TIMEOUT, write).await.unwrap_or_else(timed_out);
+                recorder.report(&problem, outcome);
             }
             (Next::Wait(pause), _) => {
-                let _ = tokio::time::timeout(pause, teller.changed.notified()).await;
+                let _ = tokio::time::timeout(pause, recorder.changed.notified()).await;
             }
-            _ => teller.changed.notified().await,
+            _ => recorder.changed.notified().await,
         }
     }
 }

@@ -22,9 +22,9 @@ const FORMAT: u32 = 1;
 /// Lines that may wait for the disk; then the watches wait too.
 const QUEUE_LINES_MAX: usize = 16_384;
 /// How long a line may stay in memory before it is written.
-const FLUSH_AFTER: Duration = Duration::from_secs(1);
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// A journal is rewritten when it is this much longer than after the last rewrite.
-const SLACK_BYTES: u64 = 4 << 20;
+const REWRITE_SLACK_BYTES: u64 = 4 << 20;
 /// Beyond this the journal is given up: such a cluster starts from its API server.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
@@ -37,7 +37,7 @@ struct Header {
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// The file cannot be read or written.
-    #[error("the last state {} cannot be used: {error}", path.display())]
+    #[error("cannot read or write the journal {}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum JournalError {
         error: io::Error,
     },
     /// The file is of another format.
-    #[error("the last state {} is not a journal of format {FORMAT}", path.display())]
+    #[error("the file {} is not a journal of format {FORMAT}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
@@ -66,7 +66,7 @@ impl Journal {
         let dir = dir.to_owned();
         let started = std::thread::Builder::new().name("journal".into()).spawn(move || {
             if let Err(error) = write_all(&dir, &queue) {
-                warn!("{error}; a restart without the API server will not know the cluster");
+                warn!("{error}; after a restart the agent cannot start without the API server");
             }
         });
         Journal { lines: started.ok().map(|_| lines) }
@@ -91,7 +91,7 @@ fn write_all(dir: &Path, queue: &Receiver<Vec<u8>>) -> Result<(), JournalError> 
     let mut out = BufWriter::with_capacity(256 << 10, append(&path).map_err(failed)?);
     let mut flushed = Instant::now();
     loop {
-        match queue.recv_timeout(FLUSH_AFTER.saturating_sub(flushed.elapsed())) {
+        match queue.recv_timeout(FLUSH_INTERVAL.saturating_sub(flushed.elapsed())) {
             Ok(line) => {
                 out.write_all(&line).map_err(failed)?;
                 size += line.len() as u64;
@@ -101,18 +101,18 @@ fn write_all(dir: &Path, queue: &Receiver<Vec<u8>>) -> Result<(), JournalError> 
         }
         // Also while lines keep coming: a journal that is only written in
         // quiet moments would be minutes old on a busy cluster.
-        if flushed.elapsed() >= FLUSH_AFTER {
+        if flushed.elapsed() >= FLUSH_INTERVAL {
             out.flush().map_err(failed)?;
             flushed = Instant::now();
         }
-        if size > base * 2 + SLACK_BYTES {
+        if size > base * 2 + REWRITE_SLACK_BYTES {
             out.flush().map_err(failed)?;
             base = rewrite(dir)?;
             size = base;
             out = BufWriter::with_capacity(256 << 10, append(&path).map_err(failed)?);
         }
         if size > FILE_BYTES_MAX {
-            return Err(failed(io::Error::other("it has grown beyond 1 GiB")));
+            return Err(failed(io::Error::other("it is larger than 1 GiB")));
         }
     }
 }
@@ -126,7 +126,7 @@ fn append(path: &Path) -> io::Result<File> {
 fn rewrite(dir: &Path) -> Result<u64, JournalError> {
     let path = dir.join(FILE_NAME);
     let changes = load(dir).unwrap_or_else(|error| {
-        warn!("{error}; it is begun anew");
+        warn!("{error}; starting a new journal");
         Vec::new()
     });
     let write = || -> io::Result<u64> {
@@ -168,7 +168,7 @@ pub fn load(dir: &Path) -> Result<Vec<Change>, JournalError> {
         match serde_json::from_slice(&line) {
             Ok(change) => state.apply(change),
             Err(error) => {
-                warn!(line = number + 2, %error, "the last state {} ends here: the rest is not used", path.display());
+                warn!(line = number + 2, %error, "invalid line in the journal {}: ignoring the rest", path.display());
                 break;
             }
         }

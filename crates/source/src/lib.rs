@@ -6,7 +6,7 @@
 //! [`Problem`](beeline_model::Problem) beside the change and stops nothing.
 //! No Kubernetes object is kept: each is converted and dropped.
 //!
-//! What is wrong with an object goes back as an event on it ([`Teller`]).
+//! What is wrong with an object goes back as an event on it ([`EventRecorder`]).
 //!
 //! The last good state is journalled below the state directory and told first
 //! when the API server cannot be reached at start.
@@ -15,7 +15,7 @@ mod connect;
 mod convert;
 mod events;
 pub mod journal;
-mod seen;
+mod versions;
 mod watch;
 
 use std::path::PathBuf;
@@ -28,11 +28,11 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::sync::watch::channel as watched;
+use tokio::sync::watch::channel as watch_channel;
 use tokio::task::JoinHandle;
 
-pub use crate::events::{EventCounts, ProblemChanges, Teller};
-pub use crate::seen::{Mark, Seen};
+pub use crate::events::{EventCounts, EventRecorder, ProblemChanges};
+pub use crate::versions::{SyncedVersions, VersionEvent};
 
 /// Updates that may wait for the reader; the watches pause when it is full.
 const QUEUE_UPDATES_MAX: usize = 1024;
@@ -57,9 +57,9 @@ pub struct SourceConfig {
     pub state_dir: Option<PathBuf>,
     /// How long the API server may stay out of reach at start before the last
     /// good state is told.
-    pub patience: Duration,
+    pub start_timeout: Duration,
     /// How often a server that is watched is asked whether it is still there.
-    pub liveness: Duration,
+    pub liveness_interval: Duration,
 }
 
 impl SourceConfig {
@@ -70,8 +70,8 @@ impl SourceConfig {
             servers: Vec::new(),
             node_name: node_name.into(),
             state_dir: None,
-            patience: Duration::from_secs(3),
-            liveness: Duration::from_secs(10),
+            start_timeout: Duration::from_secs(3),
+            liveness_interval: Duration::from_secs(10),
         }
     }
 }
@@ -88,10 +88,10 @@ pub enum SourceError {
         error: String,
     },
     /// Neither kubeconfig nor service account.
-    #[error("no way to the API server: {0}; give a kubeconfig, or run as a pod with a service account")]
+    #[error("no API server is configured: {0}; set --kubeconfig, or run as a pod with a service account")]
     NoServiceAccount(String),
     /// A server URL is none.
-    #[error("API server `{url}`: {error}; write https://HOST:PORT")]
+    #[error("invalid API server URL `{url}`: {error}; expected https://HOST:PORT")]
     ServerUrl {
         /// What was written.
         url: String,
@@ -117,8 +117,8 @@ pub struct Update {
     /// Problems of the object that the change is about. They replace those
     /// that were told about it before.
     pub problems: Vec<Problem>,
-    /// What to note in [`Seen`] once the update is programmed.
-    pub mark: Mark,
+    /// What to note in [`SyncedVersions`] once the update is programmed.
+    pub version_event: VersionEvent,
     /// Where it comes from.
     pub origin: Origin,
 }
@@ -166,7 +166,7 @@ impl SourceState {
 #[derive(Debug)]
 pub struct Source {
     state: Arc<SourceState>,
-    teller: Arc<Teller>,
+    recorder: Arc<EventRecorder>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -185,18 +185,18 @@ impl Source {
             let servers = connect::servers(&config).await?;
             let state = Arc::new(SourceState::default());
             let (sender, receiver) = mpsc::channel(QUEUE_UPDATES_MAX);
-            let teller = Arc::new(Teller::new());
-            let (told, clients) = watched(None);
-            let tells = tokio::spawn(events::work(teller.clone(), clients, config.node_name.clone()));
-            let watches = tokio::spawn(watch::run(config, servers, state.clone(), sender, told));
-            Ok((receiver, Source { state, teller, tasks: [watches, tells] }))
+            let recorder = Arc::new(EventRecorder::new());
+            let (client_sender, clients) = watch_channel(None);
+            let recording = tokio::spawn(events::run(recorder.clone(), clients, config.node_name.clone()));
+            let watches = tokio::spawn(watch::run(config, servers, state.clone(), sender, client_sender));
+            Ok((receiver, Source { state, recorder, tasks: [watches, recording] }))
         };
         start.boxed()
     }
 
     /// Who writes events about problems.
-    pub fn teller(&self) -> Arc<Teller> {
-        self.teller.clone()
+    pub fn event_recorder(&self) -> Arc<EventRecorder> {
+        self.recorder.clone()
     }
 
     /// Connection state.

@@ -18,15 +18,15 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::journal::Journal;
-use crate::{Mark, Origin, SourceConfig, SourceState, Update, connect, convert, journal};
+use crate::{Origin, SourceConfig, SourceState, Update, VersionEvent, connect, convert, journal};
 
 /// Pause after a failure: from the first to the last, doubled each time.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The last pause if nobody answers: short, so that what was changed meanwhile
 /// is in force soon after the server is back.
-const BACKOFF_LAST_SILENT: Duration = Duration::from_secs(1);
+const BACKOFF_MAX_UNREACHABLE: Duration = Duration::from_secs(1);
 /// The last pause if the server answers, but with an error.
-const BACKOFF_LAST_REFUSED: Duration = Duration::from_secs(5);
+const BACKOFF_MAX_ERROR: Duration = Duration::from_secs(5);
 /// Failures in a row of one watch before another server is tried.
 const FAILURES_BEFORE_SWITCH: u32 = 5;
 /// Objects per page of a listing.
@@ -42,66 +42,73 @@ pub async fn run(
     clients: watch::Sender<Option<Client>>,
 ) {
     let mut first = tokio::select! {
-        first = reach(&servers, 0, &state) => first,
+        first = connect_with_backoff(&servers, 0, &state) => first,
         () = updates.closed() => return,
-        () = tokio::time::sleep(config.patience) => {
-            tell_journal(&config, &updates).await;
-            reach_for(&updates, &servers, 0, &state).await
+        () = tokio::time::sleep(config.start_timeout) => {
+            replay_journal(&config, &updates).await;
+            connect_or_closed(&updates, &servers, 0, &state).await
         }
     };
     let journal = Journal::open(config.state_dir.as_deref());
     while let Some((client, index)) = first {
-        let door = Door { updates: updates.clone(), state: state.clone(), journal: journal.clone() };
-        let others = servers.len() > 1;
+        let sink = UpdateSink { updates: updates.clone(), state: state.clone(), journal: journal.clone() };
+        let has_alternatives = servers.len() > 1;
         clients.send_replace(Some(client.clone()));
-        if watch_all(client, &config, door, others).await == Ended::NobodyReads {
+        if watch_all(client, &config, sink, has_alternatives).await == Ended::ReceiverClosed {
             return;
         }
         state.failed(None);
-        first = reach_for(&updates, &servers, index + 1, &state).await;
+        first = connect_or_closed(&updates, &servers, index + 1, &state).await;
     }
 }
 
 /// The first server that answers; none if nobody reads any more.
-async fn reach_for(
+async fn connect_or_closed(
     updates: &mpsc::Sender<Update>,
     servers: &[Config],
     first: usize,
     state: &SourceState,
 ) -> Option<(Client, usize)> {
     tokio::select! {
-        found = reach(servers, first, state) => found,
+        found = connect_with_backoff(servers, first, state) => found,
         () = updates.closed() => None,
     }
 }
 
 /// The first server that answers, whenever that is.
-async fn reach(servers: &[Config], first: usize, state: &SourceState) -> Option<(Client, usize)> {
-    let mut backoff = BACKOFF_FIRST;
+async fn connect_with_backoff(
+    servers: &[Config],
+    first: usize,
+    state: &SourceState,
+) -> Option<(Client, usize)> {
+    let mut backoff = BACKOFF_MIN;
     loop {
         let found = connect::connect(servers, first, state).await;
         if found.is_some() {
             return found;
         }
-        pause(&mut backoff, BACKOFF_LAST_SILENT).await;
+        pause(&mut backoff, BACKOFF_MAX_UNREACHABLE).await;
     }
 }
 
-async fn tell_journal(config: &SourceConfig, updates: &mpsc::Sender<Update>) {
+async fn replay_journal(config: &SourceConfig, updates: &mpsc::Sender<Update>) {
     let Some(dir) = &config.state_dir else { return };
     let changes = match journal::load(dir) {
         Ok(changes) => changes,
         Err(error) => {
-            warn!("{error}; the node starts without its last state");
+            warn!("{error}; starting without the last known cluster state");
             return;
         }
     };
-    info!(objects = changes.len(), "the API server does not answer: starting from the last good state");
+    info!(
+        objects = changes.len(),
+        "the API server is unreachable: starting from the last known cluster state"
+    );
     for change in changes {
         let update = Update {
             change: Some(change),
             problems: Vec::new(),
-            mark: Mark::Nothing,
+            version_event: VersionEvent::None,
             origin: Origin::Journal,
         };
         if updates.send(update).await.is_err() {
@@ -112,49 +119,67 @@ async fn tell_journal(config: &SourceConfig, updates: &mpsc::Sender<Update>) {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    NobodyReads,
-    TryAnotherServer,
+    ReceiverClosed,
+    SwitchServer,
 }
 
 /// All watches; returns when one of them wants another server.
-async fn watch_all(client: Client, config: &SourceConfig, door: Door, others: bool) -> Ended {
+async fn watch_all(client: Client, config: &SourceConfig, sink: UpdateSink, has_alternatives: bool) -> Ended {
     let all = watcher::Config::default().page_size(PAGE_OBJECTS);
     let local_pods = all.clone().fields(&format!("spec.nodeName={}", config.node_name));
     let of_services = all.clone().labels(convert::SERVICE_NAME_LABEL);
     let mut tasks = JoinSet::new();
     let c = || client.clone();
-    tasks.spawn(watch(Kind::Node, stream::<Node>(c(), all.clone()), convert::node, door.clone(), others));
+    tasks.spawn(watch(
+        Kind::Node,
+        stream::<Node>(c(), all.clone()),
+        convert::node,
+        sink.clone(),
+        has_alternatives,
+    ));
     tasks.spawn(watch(
         Kind::Namespace,
         stream::<Namespace>(c(), all.clone()),
         convert::namespace,
-        door.clone(),
-        others,
+        sink.clone(),
+        has_alternatives,
     ));
-    tasks.spawn(watch(Kind::Pod, stream::<Pod>(c(), local_pods), convert::pod, door.clone(), others));
-    tasks.spawn(watch(Kind::Service, stream::<Service>(c(), all), convert::service, door.clone(), others));
+    tasks.spawn(watch(
+        Kind::Pod,
+        stream::<Pod>(c(), local_pods),
+        convert::pod,
+        sink.clone(),
+        has_alternatives,
+    ));
+    tasks.spawn(watch(
+        Kind::Service,
+        stream::<Service>(c(), all),
+        convert::service,
+        sink.clone(),
+        has_alternatives,
+    ));
     tasks.spawn(watch(
         Kind::EndpointSlice,
         stream::<EndpointSlice>(c(), of_services),
         convert::endpoint_slice,
-        door,
-        others,
+        sink,
+        has_alternatives,
     ));
     // A set that is dropped aborts what is left in it.
     let ended = tokio::select! {
         ended = tasks.join_next() => ended,
-        why = connect::falls_silent(&client, config.liveness) => {
-            warn!("the API server has fallen silent ({why}); its watches are given up");
-            return Ended::TryAnotherServer;
+        why = connect::wait_until_unresponsive(&client, config.liveness_interval) => {
+            warn!("the API server is unresponsive ({why}); restarting all watches");
+            return Ended::SwitchServer;
         }
     };
     match ended {
         Some(Ok(ended)) => ended,
         Some(Err(error)) => {
-            warn!(%error, "a watch ended unexpectedly; all are started anew");
-            Ended::TryAnotherServer
+            warn!(%error, "a watch ended unexpectedly; restarting all watches");
+            Ended::SwitchServer
         }
-        None => Ended::TryAnotherServer,
+        None => Ended::SwitchServer,
     }
 }
 
@@ -172,19 +197,24 @@ where
 
 /// Where converted objects leave this room.
 #[derive(Clone)]
-struct Door {
+struct UpdateSink {
     updates: mpsc::Sender<Update>,
     state: Arc<SourceState>,
     journal: Journal,
 }
 
-impl Door {
+impl UpdateSink {
     /// False if nobody reads any more.
-    async fn tell(&self, change: Option<Change>, problems: Vec<Problem>, mark: Mark) -> bool {
+    async fn send(
+        &self,
+        change: Option<Change>,
+        problems: Vec<Problem>,
+        version_event: VersionEvent,
+    ) -> bool {
         if let Some(change) = &change {
             self.journal.record(change);
         }
-        self.updates.send(Update { change, problems, mark, origin: Origin::Live }).await.is_ok()
+        self.updates.send(Update { change, problems, version_event, origin: Origin::Live }).await.is_ok()
     }
 }
 
@@ -193,74 +223,78 @@ async fn watch<K: Resource>(
     kind: Kind,
     stream: impl Stream<Item = watcher::Result<Event<Guarded<K>>>> + Send,
     convert: fn(&K, &mut Vec<Problem>) -> Object,
-    door: Door,
-    others: bool,
+    sink: UpdateSink,
+    has_alternatives: bool,
 ) -> Ended {
     let mut stream = pin!(stream);
-    let (mut backoff, mut failures) = (BACKOFF_FIRST, 0);
+    let (mut backoff, mut failures) = (BACKOFF_MIN, 0);
     while let Some(event) = stream.next().await {
         match event {
             Ok(event) => {
-                (backoff, failures) = (BACKOFF_FIRST, 0);
+                (backoff, failures) = (BACKOFF_MIN, 0);
                 if !matches!(event, Event::Init) {
-                    door.state.succeeded(Some(kind));
+                    sink.state.succeeded(Some(kind));
                 }
-                if !tell(kind, event, convert, &door).await {
-                    return Ended::NobodyReads;
+                if !forward(kind, event, convert, &sink).await {
+                    return Ended::ReceiverClosed;
                 }
             }
             Err(error) => {
                 failures += 1;
-                complain(kind, &error, failures, &door.state);
-                let answered = is_answer(&error);
-                if others && !answered && failures >= FAILURES_BEFORE_SWITCH {
-                    return Ended::TryAnotherServer;
+                report_failure(kind, &error, failures, &sink.state);
+                let responded = is_server_response(&error);
+                if has_alternatives && !responded && failures >= FAILURES_BEFORE_SWITCH {
+                    return Ended::SwitchServer;
                 }
-                let last = if answered { BACKOFF_LAST_REFUSED } else { BACKOFF_LAST_SILENT };
-                pause(&mut backoff, last).await;
+                let max = if responded { BACKOFF_MAX_ERROR } else { BACKOFF_MAX_UNREACHABLE };
+                pause(&mut backoff, max).await;
             }
         }
     }
-    Ended::TryAnotherServer
+    Ended::SwitchServer
 }
 
 /// Did a server that works say so? Another one would say the same (a missing
 /// right, say), and all watches would be begun anew for it.
-fn is_answer(error: &watcher::Error) -> bool {
-    let works = |code: u16| (400..500).contains(&code);
+fn is_server_response(error: &watcher::Error) -> bool {
+    let is_client_error = |code: u16| (400..500).contains(&code);
     match error {
-        watcher::Error::WatchError(status) => works(status.code),
+        watcher::Error::WatchError(status) => is_client_error(status.code),
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => works(status.code),
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => is_client_error(status.code),
         watcher::Error::NoResourceVersion => true,
         _ => false,
     }
 }
 
-fn complain(kind: Kind, error: &watcher::Error, failures: u32, state: &SourceState) {
+fn report_failure(kind: Kind, error: &watcher::Error, failures: u32, state: &SourceState) {
     // An expired version is answered by a new listing: no failure of the server.
     if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
         return;
     }
     state.failed(Some(kind));
     if failures.is_power_of_two() {
-        warn!(?kind, failures, "watching failed: {error}; trying again");
+        warn!(?kind, failures, "watch failed: {error}; retrying");
     }
 }
 
-async fn tell<K: Resource>(
+async fn forward<K: Resource>(
     kind: Kind,
     event: Event<Guarded<K>>,
     convert: fn(&K, &mut Vec<Problem>) -> Object,
-    door: &Door,
+    sink: &UpdateSink,
 ) -> bool {
     match event {
-        Event::Init => door.tell(Some(Change::ResetStart(kind)), Vec::new(), Mark::Start(kind)).await,
-        Event::InitDone => door.tell(Some(Change::ResetEnd(kind)), Vec::new(), Mark::End(kind)).await,
+        Event::Init => {
+            sink.send(Some(Change::ResetStart(kind)), Vec::new(), VersionEvent::ListStart(kind)).await
+        }
+        Event::InitDone => {
+            sink.send(Some(Change::ResetEnd(kind)), Vec::new(), VersionEvent::ListEnd(kind)).await
+        }
         Event::InitApply(object) | Event::Apply(object) => {
             let (name, version) = identity(object.meta());
-            let mark = Mark::applied(kind, &name, version);
+            let version_event = VersionEvent::applied(kind, &name, version);
             let (change, problems) = match object.0 {
                 Ok(object) => {
                     let mut problems = Vec::new();
@@ -269,12 +303,12 @@ async fn tell<K: Resource>(
                 }
                 Err(invalid) => (None, vec![unreadable(kind, &name, &invalid.error)]),
             };
-            door.tell(change, problems, mark).await
+            sink.send(change, problems, version_event).await
         }
         Event::Delete(object) => {
             let (name, version) = identity(object.meta());
-            let mark = Mark::deleted(kind, &name, version);
-            door.tell(Some(Change::Delete(kind, name)), Vec::new(), mark).await
+            let version_event = VersionEvent::deleted(kind, &name, version);
+            sink.send(Some(Change::Delete(kind, name)), Vec::new(), version_event).await
         }
     }
 }
@@ -285,7 +319,7 @@ fn unreadable(kind: Kind, name: &ObjectName, error: &str) -> Problem {
         name: name.clone(),
         reason: Reason::ObjectUnreadable,
         message: format!(
-            "the object cannot be read ({error}); what it said before stays in force: correct it"
+            "the object cannot be decoded ({error}): its last valid version stays in use; correct it"
         ),
     }
 }
@@ -295,9 +329,9 @@ fn identity(meta: &kube::core::ObjectMeta) -> (ObjectName, u64) {
     (convert::object_name(meta), version)
 }
 
-async fn pause(backoff: &mut Duration, last: Duration) {
+async fn pause(backoff: &mut Duration, max: Duration) {
     tokio::time::sleep(crate::jitter(*backoff)).await;
-    *backoff = (*backoff * 2).min(last);
+    *backoff = (*backoff * 2).min(max);
 }
 
 #[cfg(test)]
@@ -306,16 +340,22 @@ mod tests {
     use kube::core::Status;
 
     #[test]
-    fn unit_a_refusal_is_an_answer_and_silence_is_none() {
+    fn unit_client_errors_are_server_responses_and_server_errors_are_not() {
         let status = |code| Box::new(Status { code, ..Status::default() });
         for code in [401, 403, 404, 410, 429] {
-            assert!(is_answer(&watcher::Error::InitialListFailed(kube::Error::Api(status(code)))), "{code}");
-            assert!(is_answer(&watcher::Error::WatchError(status(code))), "{code}");
+            assert!(
+                is_server_response(&watcher::Error::InitialListFailed(kube::Error::Api(status(code)))),
+                "{code}"
+            );
+            assert!(is_server_response(&watcher::Error::WatchError(status(code))), "{code}");
         }
         for code in [500, 503, 504] {
-            assert!(!is_answer(&watcher::Error::WatchStartFailed(kube::Error::Api(status(code)))), "{code}");
+            assert!(
+                !is_server_response(&watcher::Error::WatchStartFailed(kube::Error::Api(status(code)))),
+                "{code}"
+            );
         }
         let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-        assert!(!is_answer(&watcher::Error::WatchFailed(kube::Error::ReadEvents(broken))));
+        assert!(!is_server_response(&watcher::Error::WatchFailed(kube::Error::ReadEvents(broken))));
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use beeline_apiserver::{ApiServer, Config, ServeHandle};
 use beeline_model::{Change, Kind, Object, ObjectName, Problem, Reason};
-use beeline_source::{ProblemChanges, Seen, Source, SourceConfig};
+use beeline_source::{ProblemChanges, Source, SourceConfig, SyncedVersions};
 use beeline_values::{Settings, Values};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Event, Pod, ServiceAccount};
@@ -108,11 +108,11 @@ async fn client(kubeconfig: &str) -> Client {
     Client::try_from(config).unwrap()
 }
 
-/// What of `wanted` is not in `stored`.
-fn missing(wanted: &Value, stored: &Value, path: &str, lost: &mut Vec<String>) {
-    match (wanted, stored) {
-        (Value::Object(wanted), Value::Object(stored)) => {
-            for (field, value) in wanted.iter().filter(|(_, value)| !value.is_null()) {
+/// What of `expected` is not in `stored`.
+fn missing(expected: &Value, stored: &Value, path: &str, lost: &mut Vec<String>) {
+    match (expected, stored) {
+        (Value::Object(expected), Value::Object(stored)) => {
+            for (field, value) in expected.iter().filter(|(_, value)| !value.is_null()) {
                 let path = format!("{path}.{field}");
                 match stored.get(field) {
                     Some(stored) => missing(value, stored, &path, lost),
@@ -120,13 +120,13 @@ fn missing(wanted: &Value, stored: &Value, path: &str, lost: &mut Vec<String>) {
                 }
             }
         }
-        (Value::Array(wanted), Value::Array(stored)) if wanted.len() == stored.len() => {
-            for (index, (wanted, stored)) in wanted.iter().zip(stored).enumerate() {
-                missing(wanted, stored, &format!("{path}[{index}]"), lost);
+        (Value::Array(expected), Value::Array(stored)) if expected.len() == stored.len() => {
+            for (index, (expected, stored)) in expected.iter().zip(stored).enumerate() {
+                missing(expected, stored, &format!("{path}[{index}]"), lost);
             }
         }
-        (wanted, stored) if wanted == stored => {}
-        _ => lost.push(format!("{path}: {wanted} became {stored}")),
+        (expected, stored) if expected == stored => {}
+        _ => lost.push(format!("{path}: {expected} became {stored}")),
     }
 }
 
@@ -143,8 +143,8 @@ async fn unit_chart_is_accepted_whole_and_its_parts_name_each_other() {
 
     // The file that the agent is told to read is a key of a ConfigMap that is mounted there.
     let container = &spec["containers"][0];
-    let find = |list: &Value, field: &str, wanted: &str| {
-        list.as_array().unwrap().iter().find(|one| one[field] == wanted).cloned().unwrap()
+    let find = |list: &Value, field: &str, expected: &str| {
+        list.as_array().unwrap().iter().find(|one| one[field] == expected).cloned().unwrap()
     };
     let command = container["command"].as_array().unwrap();
     let file = command.iter().find_map(|word| word.as_str()?.strip_prefix("--values=")).unwrap();
@@ -186,15 +186,15 @@ async fn unit_chart_with_many_values_is_accepted_whole() {
 }
 
 /// An event on the Service, written with the agent's own token.
-async fn it_tells_what_is_wrong(installation: &Installation, source: &Source) {
+async fn a_problem_becomes_an_event(installation: &Installation, source: &Source) {
     let problem = Problem {
         kind: Kind::Service,
         name: ObjectName::new("default", "web"),
         reason: Reason::FrontendCollision,
         message: "its port is another's".to_owned(),
     };
-    let teller = source.teller();
-    teller.change(ProblemChanges { appeared: vec![problem], gone: Vec::new(), nodes: 1 });
+    let recorder = source.event_recorder();
+    recorder.update(ProblemChanges { added: vec![problem], resolved: Vec::new(), nodes: 1 });
     let events: Api<Event> = Api::default_namespaced(installation.client.clone());
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -204,7 +204,7 @@ async fn it_tells_what_is_wrong(installation: &Installation, source: &Source) {
             assert_eq!(event.involved_object.name.as_deref(), Some("web"));
             break;
         }
-        let said = (teller.problem(), teller.counts());
+        let said = (recorder.problem(), recorder.counts());
         assert!(tokio::time::Instant::now() < end, "no event was written: {said:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -224,7 +224,7 @@ async fn unit_the_charts_role_is_what_the_source_needs() {
     let (mut updates, source) = Source::start(config).await.unwrap();
 
     let api = installation.server.api().clone();
-    let mut seen = Seen::default();
+    let mut versions = SyncedVersions::default();
     let (mut listed, mut heard) = (false, false);
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !(listed && heard) {
@@ -233,8 +233,8 @@ async fn unit_the_charts_role_is_what_the_source_needs() {
             panic!("listed {listed}, heard {heard}, {} failures", source.state().failures())
         });
         let update = update.expect("the source goes on");
-        seen.note(update.mark);
-        if seen.complete() && !listed {
+        versions.record(update.version_event);
+        if versions.has_synced() && !listed {
             listed = true;
             let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 80}]});
             api.create("services", json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
@@ -246,7 +246,7 @@ async fn unit_the_charts_role_is_what_the_source_needs() {
         }
     }
     assert_eq!(source.state().failures(), 0, "no watch was refused");
-    it_tells_what_is_wrong(&installation, &source).await;
+    a_problem_becomes_an_event(&installation, &source).await;
 
     let agent = client(&kubeconfig).await;
     let pods: Api<Pod> = Api::default_namespaced(agent);

@@ -100,13 +100,13 @@ impl Node {
         Node { source, _updates: updates }
     }
 
-    fn sees(&self, problems: &[Problem], nodes: usize) {
-        let appeared = problems.to_vec();
-        self.source.teller().change(ProblemChanges { appeared, gone: Vec::new(), nodes });
+    fn report(&self, problems: &[Problem], nodes: usize) {
+        let added = problems.to_vec();
+        self.source.event_recorder().update(ProblemChanges { added, resolved: Vec::new(), nodes });
     }
 
     fn counts(&self) -> EventCounts {
-        self.source.teller().counts()
+        self.source.event_recorder().counts()
     }
 }
 
@@ -116,7 +116,7 @@ fn problem(kind: Kind, name: &str, message: &str) -> Problem {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_what_every_node_sees_is_one_event() {
+async fn unit_a_problem_seen_by_every_node_is_one_event() {
     let world = World::new();
     let web = world.service("web");
     let mut nodes = Vec::new();
@@ -125,10 +125,10 @@ async fn unit_what_every_node_sees_is_one_event() {
     }
     let seen = problem(Kind::Service, "web", "its port conflicts with Service default/api");
     let begin = Instant::now();
-    nodes.iter().for_each(|node| node.sees(std::slice::from_ref(&seen), nodes.len()));
+    nodes.iter().for_each(|node| node.report(std::slice::from_ref(&seen), nodes.len()));
     world.until("there is an event", || !world.events().is_empty()).await;
     assert!(begin.elapsed() < Duration::from_secs(2), "after {:?}", begin.elapsed());
-    world.until("every node knows of it", || nodes.iter().all(|node| node.counts().told == 1)).await;
+    world.until("every node knows of it", || nodes.iter().all(|node| node.counts().published == 1)).await;
     let events = world.events();
     assert_eq!(events.len(), 1, "{events:#?}");
     let event = &events[0];
@@ -140,16 +140,16 @@ async fn unit_what_every_node_sees_is_one_event() {
     // The Service is made anew: the event is on the new one.
     world.server.api().delete("services", "default", "web", &Default::default()).unwrap();
     let anew = world.service("web");
-    let changes = ProblemChanges { gone: vec![seen.clone()], appeared: vec![seen], nodes: nodes.len() };
-    nodes.iter().for_each(|node| node.source.teller().change(changes.clone()));
-    world.until("every node knows of it", || nodes.iter().all(|node| node.counts().told == 2)).await;
+    let changes = ProblemChanges { resolved: vec![seen.clone()], added: vec![seen], nodes: nodes.len() };
+    nodes.iter().for_each(|node| node.source.event_recorder().update(changes.clone()));
+    world.until("every node knows of it", || nodes.iter().all(|node| node.counts().published == 2)).await;
     let events = world.events();
     let on_it = events.iter().filter(|event| event["involvedObject"]["uid"] == anew["metadata"]["uid"]);
     assert_eq!((events.len(), on_it.count()), (2, 1), "{events:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_what_one_node_has_bears_its_name_and_what_is_gone_has_none() {
+async fn unit_node_local_problems_name_the_node_and_deleted_objects_get_no_event() {
     let world = World::new();
     world.service("web");
     let pod = json!({"metadata": {"name": "web", "namespace": "default"},
@@ -158,35 +158,35 @@ async fn unit_what_one_node_has_bears_its_name_and_what_is_gone_has_none() {
     let node = world.node("node-1").await;
     let gone = problem(Kind::Service, "gone", "nobody reads this");
     let last = problem(Kind::Service, "web", "said last");
-    node.sees(&[gone, problem(Kind::Pod, "web", "its hostPort is another's"), last], 0);
-    world.until("both are told", || node.counts().told == 2).await;
+    node.report(&[gone, problem(Kind::Pod, "web", "its hostPort is another's"), last], 0);
+    world.until("both are published", || node.counts().published == 2).await;
     let events = world.events();
     let hosts: Vec<_> =
         events.iter().map(|event| (&event["involvedObject"]["kind"], &event["source"]["host"])).collect();
     assert!(hosts.contains(&(&json!("Pod"), &json!("node-1"))), "{hosts:?}");
     assert!(hosts.contains(&(&json!("Service"), &Value::Null)), "{hosts:?}");
-    assert_eq!(node.counts(), EventCounts { told: 2, dropped: 0, failed: 0 });
+    assert_eq!(node.counts(), EventCounts { published: 2, dropped: 0, failed: 0 });
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_without_the_right_it_is_said_once_and_the_watches_go_on() {
+async fn unit_missing_permission_is_reported_once_and_watches_continue() {
     let world = World::new();
     assert!(world.server.apply("reader.yaml", READER).problems.is_empty());
     world.service("web");
     let admin = Kubeconfig::from_yaml(&world.kubeconfig()).unwrap();
     let admin = ClientConfig::from_custom_kubeconfig(admin, &KubeConfigOptions::default()).await.unwrap();
     let accounts: Api<ServiceAccount> = Api::default_namespaced(Client::try_from(admin).unwrap());
-    let asked =
+    let response =
         accounts.create_token_request("reader", &PostParams::default(), &TokenRequest::default()).await;
-    let token = asked.unwrap().status.unwrap().token.unwrap();
+    let token = response.unwrap().status.unwrap().token.unwrap();
     let kubeconfig = world.kubeconfig().replace(world.server.token(), &token);
     let node = Node::start("node-1", &kubeconfig, world.folder.path()).await;
-    let teller = node.source.teller();
+    let recorder = node.source.event_recorder();
     let problems: Vec<Problem> =
         (0..5).map(|number| problem(Kind::Service, "web", &format!("said {number}"))).collect();
-    node.sees(&problems, 1);
-    world.until("it is refused", || teller.problem().is_some()).await;
-    let why = teller.problem().unwrap();
+    node.report(&problems, 1);
+    world.until("it is refused", || recorder.problem().is_some()).await;
+    let why = recorder.problem().unwrap();
     assert!(why.contains("ClusterRole") && why.contains("`create`") && why.contains("events"), "{why}");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(node.counts(), EventCounts { failed: 1, ..EventCounts::default() }, "it is tried rarely");
@@ -194,7 +194,7 @@ async fn unit_without_the_right_it_is_said_once_and_the_watches_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_a_server_that_is_away_is_told_later() {
+async fn unit_events_are_published_after_the_server_returns() {
     let world = World::new();
     world.service("web");
     let node = world.node("node-1").await;
@@ -202,7 +202,7 @@ async fn unit_a_server_that_is_away_is_told_later() {
     world.until("the server is known", || state.connected()).await;
     let address = world.front.address();
     world.front.stop();
-    node.sees(&[problem(Kind::Service, "web", "said meanwhile")], 1);
+    node.report(&[problem(Kind::Service, "web", "said meanwhile")], 1);
     world.until("it was tried", || node.counts().failed > 0).await;
     let listener = RefCell::new(None);
     world
@@ -212,6 +212,6 @@ async fn unit_a_server_that_is_away_is_told_later() {
         })
         .await;
     let _front = world.server.serve(listener.take().unwrap()).unwrap();
-    world.until("it is told", || node.counts().told == 1).await;
-    assert_eq!((world.events().len(), node.source.teller().problem()), (1, None));
+    world.until("it is published", || node.counts().published == 1).await;
+    assert_eq!((world.events().len(), node.source.event_recorder().problem()), (1, None));
 }

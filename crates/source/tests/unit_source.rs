@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use beeline_apiserver::{ApiServer, Config, ServeHandle};
 use beeline_model::{Change, Kind, Object, ObjectName, Problem};
-use beeline_source::{Origin, Seen, Source, SourceConfig, Update};
+use beeline_source::{Origin, Source, SourceConfig, SyncedVersions, Update};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
@@ -27,12 +27,12 @@ struct Cluster {
     listings: BTreeMap<Kind, u32>,
     listed: Vec<(Kind, ObjectName)>,
     from_journal: u32,
-    seen: Seen,
+    versions: SyncedVersions,
 }
 
 impl Cluster {
     fn take(&mut self, update: Update) {
-        self.seen.note(update.mark);
+        self.versions.record(update.version_event);
         self.from_journal += u32::from(update.origin == Origin::Journal);
         for problem in &update.problems {
             self.problems.entry((problem.kind, problem.name.clone())).or_default().push(problem.clone());
@@ -117,7 +117,7 @@ impl Story {
     }
 
     async fn until_listed(&mut self) {
-        self.until("everything is listed", |c| c.seen.complete()).await;
+        self.until("everything is listed", |c| c.versions.has_synced()).await;
     }
 }
 
@@ -180,7 +180,7 @@ fn config(
     let mut config = SourceConfig::new("node-1");
     config.kubeconfig = Some(path);
     config.state_dir = Some(folder.join("state"));
-    config.patience = Duration::from_millis(200);
+    config.start_timeout = Duration::from_millis(200);
     adjust(&mut config);
     config
 }
@@ -219,8 +219,8 @@ async fn unit_a_day_of_a_service() {
     let created = api.create("services", service("web")).unwrap();
     let name = ObjectName::new("default", "web");
     story.until("the service is there", |c| c.has(Kind::Service, "default/web")).await;
-    assert!(story.cluster.seen.at_least(Kind::Service, &name, version(&created)));
-    assert!(!story.cluster.seen.at_least(Kind::Service, &name, version(&created) + 1));
+    assert!(story.cluster.versions.at_least(Kind::Service, &name, version(&created)));
+    assert!(!story.cluster.versions.at_least(Kind::Service, &name, version(&created) + 1));
     let Object::Service(web) = &story.cluster.objects[&(Kind::Service, name.clone())] else { panic!() };
     assert_eq!(web.cluster_ips.len(), 1);
 
@@ -245,11 +245,11 @@ async fn unit_a_day_of_a_service() {
 
     delete(&story.server, "services", "web");
     story.until("the service is gone", |c| !c.has(Kind::Service, "default/web")).await;
-    assert!(story.cluster.seen.gone(Kind::Service, &name));
+    assert!(story.cluster.versions.is_deleted(Kind::Service, &name));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_only_the_own_nodes_pods_are_told() {
+async fn unit_only_pods_of_the_own_node_are_watched() {
     let mut story = Story::begin().await;
     let api = story.server.api().without_validation();
     story.until_listed().await;
@@ -263,7 +263,7 @@ async fn unit_only_the_own_nodes_pods_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_what_happens_during_an_interruption_is_caught_up() {
+async fn unit_changes_during_an_interruption_are_synced() {
     let mut story = Story::begin().await;
     let api = story.server.api().clone();
     api.create("services", service("old")).unwrap();
@@ -297,7 +297,7 @@ async fn unit_what_happens_during_an_interruption_is_caught_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_servers_are_tried_in_turn_and_left_when_they_die() {
+async fn unit_servers_are_tried_in_turn_and_switched_when_they_fail() {
     // The first one is dead from the start: nobody listens there.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap();
     let dead_url = format!("https://{}", dead.local_addr().unwrap());
@@ -315,11 +315,11 @@ async fn unit_servers_are_tried_in_turn_and_left_when_they_die() {
     story.until_listed().await;
     fronts[0].stop();
     story.server.api().create("services", service("web")).unwrap();
-    story.until("the other server tells it", |c| c.has(Kind::Service, "default/web")).await;
+    story.until("the other server sends it", |c| c.has(Kind::Service, "default/web")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_a_server_that_hangs_is_left_and_found_again() {
+async fn unit_an_unresponsive_server_is_left_and_used_again_after_recovery() {
     let server = ApiServer::start(Config::default()).unwrap();
     let front = server.serve(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     let (first, second) = (Machine::before(front.address()).await, Machine::before(front.address()).await);
@@ -329,7 +329,7 @@ async fn unit_a_server_that_hangs_is_left_and_found_again() {
     let urls = [format!("https://{}", mute.local_addr().unwrap()), first.url(), second.url()];
     let config = config(&server, &front, folder.path(), |config| {
         config.servers = urls.to_vec();
-        config.liveness = Duration::from_millis(200);
+        config.liveness_interval = Duration::from_millis(200);
     });
     let (updates, source) = Source::start(config).await.unwrap();
     let mut story = Story { server, front, cluster: Cluster::default(), updates, source, folder };
@@ -337,13 +337,13 @@ async fn unit_a_server_that_hangs_is_left_and_found_again() {
 
     let api = story.server.api().clone();
     first.hangs.send_replace(true);
-    api.create("services", service("told-by-the-second")).unwrap();
+    api.create("services", service("served-by-the-second")).unwrap();
     let has = |name: &'static str| move |c: &Cluster| c.has(Kind::Service, name);
-    story.until("the second tells it", has("default/told-by-the-second")).await;
+    story.until("the second sends it", has("default/served-by-the-second")).await;
 
     // Now nobody answers, until the first is repaired.
     second.hangs.send_replace(true);
-    api.create("services", service("told-by-the-first")).unwrap();
+    api.create("services", service("served-by-the-first")).unwrap();
     let state = story.source.state();
     tokio::time::timeout(PATIENCE, async {
         while state.connected() {
@@ -351,9 +351,9 @@ async fn unit_a_server_that_hangs_is_left_and_found_again() {
         }
     })
     .await
-    .expect("the silence must be heard");
+    .expect("the loss of the connection must be noticed");
     first.hangs.send_replace(false);
-    story.until("the first tells it", has("default/told-by-the-first")).await;
+    story.until("the first sends it", has("default/served-by-the-first")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -388,10 +388,12 @@ async fn unit_versions_that_expire_under_load_cost_no_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_a_start_without_the_server_tells_the_last_good_state() {
+async fn unit_a_start_without_the_server_replays_the_journal() {
     let mut story = Story::begin().await;
     story.server.api().create("services", service("web")).unwrap();
-    story.until("the service is there", |c| c.seen.complete() && c.has(Kind::Service, "default/web")).await;
+    story
+        .until("the service is there", |c| c.versions.has_synced() && c.has(Kind::Service, "default/web"))
+        .await;
     let (address, state) = (story.front.address(), story.folder.path().join("state"));
     story.front.stop();
     drop(story.source);
@@ -400,13 +402,15 @@ async fn unit_a_start_without_the_server_tells_the_last_good_state() {
     let config = config(&story.server, &story.front, story.folder.path(), |_| {});
     let (updates, source) = Source::start(config).await.unwrap();
     (story.updates, story.source, story.cluster) = (updates, source, Cluster::default());
-    story.until("the journal is told", |c| c.listings.len() == Kind::ALL.len()).await;
+    story.until("the journal is replayed", |c| c.listings.len() == Kind::ALL.len()).await;
     assert!(story.cluster.from_journal > 0 && story.cluster.has(Kind::Service, "default/web"));
-    assert!(!story.cluster.seen.complete(), "a journal is not the API server's word");
+    assert!(!story.cluster.versions.has_synced(), "a journal does not count as a live listing");
     assert!(!story.source.state().connected());
 
     delete(&story.server, "services", "web");
     story.serve_again(address).await;
-    story.until("the truth is known", |c| c.seen.complete() && !c.has(Kind::Service, "default/web")).await;
+    story
+        .until("the live state is known", |c| c.versions.has_synced() && !c.has(Kind::Service, "default/web"))
+        .await;
     assert!(state.join(beeline_source::journal::FILE_NAME).exists());
 }

@@ -21,7 +21,7 @@ use beeline_kernel::datapath::RemovedBackends;
 use beeline_kernel::netlink::Address;
 use beeline_model::ObjectName;
 use beeline_plan::{HealthCheck, OwnNode, Planner};
-use beeline_source::{Seen, Update};
+use beeline_source::{SyncedVersions, Update};
 use beeline_sync::{Prune, Reconciler};
 use tracing::{info, warn};
 
@@ -82,7 +82,7 @@ pub struct Engine {
     planner: Planner,
     reconciler: Reconciler,
     endpoints: Endpoints,
-    seen: Seen,
+    synced_versions: SyncedVersions,
     problems: Problems,
     host_problems: BTreeSet<String>,
     uplinks: Vec<Uplink>,
@@ -131,7 +131,7 @@ impl Engine {
             planner,
             reconciler,
             endpoints: Endpoints::load(None)?,
-            seen: Seen::default(),
+            synced_versions: SyncedVersions::default(),
             problems: Problems::default(),
             host_problems: BTreeSet::new(),
             uplinks: Vec::new(),
@@ -155,10 +155,10 @@ impl Engine {
 
     /// Takes in what the source told.
     pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) {
-        let mut marks = Vec::new();
+        let mut version_events = Vec::new();
         for update in updates {
             self.problems.note(&update);
-            marks.push(update.mark);
+            version_events.push(update.version_event);
             if let Some(change) = update.change {
                 self.planner.apply(change);
             }
@@ -168,8 +168,8 @@ impl Engine {
         if !is_numbered || self.node_revision != Some(self.planner.node_revision()) {
             self.take_in_nodes();
         }
-        marks.into_iter().for_each(|mark| self.seen.note(mark));
-        if !self.pruned && self.seen.complete() {
+        version_events.into_iter().for_each(|event| self.synced_versions.record(event));
+        if !self.pruned && self.synced_versions.has_synced() {
             self.finish_first_listing();
         }
     }

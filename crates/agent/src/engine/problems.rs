@@ -64,7 +64,7 @@ impl Problems {
         let gone: Vec<Problem> = self.passed_on.range(first..).take_while(of_object).cloned().collect();
         for problem in gone {
             self.passed_on.remove(&problem);
-            self.changes.gone.push(problem);
+            self.changes.resolved.push(problem);
         }
     }
 
@@ -84,8 +84,8 @@ impl Problems {
     }
 
     fn pass_on(&mut self, now: BTreeSet<Problem>) {
-        self.changes.gone.extend(self.passed_on.difference(&now).cloned());
-        self.changes.appeared.extend(now.difference(&self.passed_on).cloned());
+        self.changes.resolved.extend(self.passed_on.difference(&now).cloned());
+        self.changes.added.extend(now.difference(&self.passed_on).cloned());
         self.passed_on = now;
     }
 }

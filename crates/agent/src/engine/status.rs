@@ -143,8 +143,8 @@ impl Engine {
 
     fn unsettled<'a>(&self, objects: &'a [Sought]) -> Option<&'a Sought> {
         objects.iter().find(|sought| match sought.version {
-            Some(version) => !self.seen.at_least(sought.kind, &sought.name, version),
-            None => !self.seen.gone(sought.kind, &sought.name),
+            Some(version) => !self.synced_versions.at_least(sought.kind, &sought.name, version),
+            None => !self.synced_versions.is_deleted(sought.kind, &sought.name),
         })
     }
 }

@@ -15,7 +15,7 @@ use beeline_kernel::netlink::{Link as Device, Route};
 use beeline_model::{
     Change, EndpointSlice, Kind, Node, Object, Problem, Reason, Service, ServicePort, ServiceType,
 };
-use beeline_source::{Mark, Origin, ProblemChanges};
+use beeline_source::{Origin, ProblemChanges, VersionEvent};
 use beeline_sync::Tables;
 use beeline_sync::memory::MemoryTables;
 use tempfile::TempDir;
@@ -212,8 +212,8 @@ fn link(host_ifindex: u32) -> Link {
     Link { host_ifindex, pod_mac: [2, 0, 0, 0, 0, 1], netns_cookie: 9 }
 }
 
-fn update(change: Change, mark: Mark, origin: Origin) -> Update {
-    Update { change: Some(change), problems: Vec::new(), mark, origin }
+fn update(change: Change, version_event: VersionEvent, origin: Origin) -> Update {
+    Update { change: Some(change), problems: Vec::new(), version_event, origin }
 }
 
 /// A Service that cannot be read.
@@ -224,7 +224,7 @@ fn broken(name: &ObjectName) -> Update {
         reason: Reason::ObjectUnreadable,
         message: "cannot be read".into(),
     };
-    Update { change: None, problems: vec![problem], mark: Mark::Nothing, origin: Origin::Live }
+    Update { change: None, problems: vec![problem], version_event: VersionEvent::None, origin: Origin::Live }
 }
 
 /// A full listing of a cluster with this node and, perhaps, a service.
@@ -258,20 +258,20 @@ fn listing(with_service: bool, origin: Origin) -> Vec<Update> {
         foreign: false,
         algorithm: None,
     };
-    let live = |mark| if origin == Origin::Live { mark } else { Mark::Nothing };
+    let live = |event| if origin == Origin::Live { event } else { VersionEvent::None };
     let mut updates = Vec::new();
     for kind in Kind::ALL.iter().copied() {
-        updates.push(update(Change::ResetStart(kind), live(Mark::Start(kind)), origin));
+        updates.push(update(Change::ResetStart(kind), live(VersionEvent::ListStart(kind)), origin));
         let object = match kind {
             Kind::Node => Some(Object::Node(node.clone())),
             Kind::Service if with_service => Some(Object::Service(service.clone())),
             _ => None,
         };
         if let Some(object) = object {
-            let mark = live(Mark::applied(kind, &object.name(), 10));
-            updates.push(update(Change::Apply(Box::new(object)), mark, origin));
+            let event = live(VersionEvent::applied(kind, &object.name(), 10));
+            updates.push(update(Change::Apply(Box::new(object)), event, origin));
         }
-        updates.push(update(Change::ResetEnd(kind), live(Mark::End(kind)), origin));
+        updates.push(update(Change::ResetEnd(kind), live(VersionEvent::ListEnd(kind)), origin));
     }
     updates
 }
@@ -382,7 +382,7 @@ fn unit_problems_are_told_by_object_and_forgotten_with_it() {
     let name = ObjectName::new("default", "odd");
     engine.apply([broken(&name)]);
     assert!(engine.status(true).problems.iter().any(|text| text == "Service default/odd: cannot be read"));
-    engine.apply([update(Change::Delete(Kind::Service, name), Mark::Nothing, Origin::Live)]);
+    engine.apply([update(Change::Delete(Kind::Service, name), VersionEvent::None, Origin::Live)]);
     assert!(engine.status(true).problems.is_empty(), "{:?}", engine.status(true).problems);
 }
 
@@ -401,20 +401,20 @@ fn unit_problems_are_passed_on_once_and_anew_for_an_object_that_came_anew() {
     assert!(changes(&mut engine, 0).is_empty());
     let odd = ObjectName::new("default", "odd");
     engine.apply([broken(&odd)]);
-    let ProblemChanges { gone, appeared, nodes } = changes(&mut engine, 1);
-    assert_eq!((names(&appeared), gone, nodes), (vec!["ObjectUnreadable default/odd".into()], vec![], 1));
+    let ProblemChanges { resolved, added, nodes } = changes(&mut engine, 1);
+    assert_eq!((names(&added), resolved, nodes), (vec!["ObjectUnreadable default/odd".into()], vec![], 1));
     assert!(changes(&mut engine, 2).is_empty(), "it lasts");
 
     // Deleted and made anew between two looks: another object.
     engine.apply([
-        update(Change::Delete(Kind::Service, odd.clone()), Mark::Nothing, Origin::Live),
+        update(Change::Delete(Kind::Service, odd.clone()), VersionEvent::None, Origin::Live),
         broken(&odd),
     ]);
     let again = changes(&mut engine, 3);
-    assert_eq!((again.gone.len(), again.appeared.len()), (1, 1));
-    engine.apply([update(Change::Delete(Kind::Service, odd), Mark::Nothing, Origin::Live)]);
+    assert_eq!((again.resolved.len(), again.added.len()), (1, 1));
+    engine.apply([update(Change::Delete(Kind::Service, odd), VersionEvent::None, Origin::Live)]);
     let end = changes(&mut engine, 4);
-    assert_eq!((end.gone.len(), end.appeared.len()), (1, 0));
+    assert_eq!((end.resolved.len(), end.added.len()), (1, 0));
 
     // What concerns the node is told on its Node, and not for every pair of nodes.
     for number in 2..5 {
@@ -427,12 +427,12 @@ fn unit_problems_are_passed_on_once_and_anew_for_an_object_that_came_anew() {
             leaving: false,
         };
         let change = Change::Apply(Box::new(Object::Node(node)));
-        engine.apply([update(change, Mark::Nothing, Origin::Live)]);
+        engine.apply([update(change, VersionEvent::None, Origin::Live)]);
     }
     engine.host_problems.insert("no uplink".into());
     let changed = changes(&mut engine, 5);
-    assert_eq!(names(&changed.appeared), ["NoDirectRoute node-1", "HostNetwork node-1"]);
-    assert!(changed.appeared.iter().all(Problem::is_local));
+    assert_eq!(names(&changed.added), ["NoDirectRoute node-1", "HostNetwork node-1"]);
+    assert!(changed.added.iter().all(Problem::is_local));
     assert_eq!((changed.nodes, engine.status(true).problems.len()), (4, 3 + 1), "the status names each");
 }
 
@@ -450,29 +450,29 @@ fn unit_a_slice_may_be_without_its_service_for_a_moment() {
         weight: 1,
     };
     let change = Change::Apply(Box::new(Object::EndpointSlice(slice.clone())));
-    engine.apply([update(change.clone(), Mark::Nothing, Origin::Live)]);
+    engine.apply([update(change.clone(), VersionEvent::None, Origin::Live)]);
     let start = Instant::now();
-    let appeared = |engine: &mut Engine, after_s: u64| {
+    let added = |engine: &mut Engine, after_s: u64| {
         engine.tell_problems(start + Duration::from_secs(after_s));
-        engine.take_problem_changes().unwrap_or_default().appeared
+        engine.take_problem_changes().unwrap_or_default().added
     };
-    assert_eq!(appeared(&mut engine, 0), []);
-    assert_eq!(appeared(&mut engine, 9), []);
-    let told = appeared(&mut engine, 10);
+    assert_eq!(added(&mut engine, 0), []);
+    assert_eq!(added(&mut engine, 9), []);
+    let told = added(&mut engine, 10);
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].reason == Reason::ServiceMissing && told[0].message.contains("default/web"), "{told:?}");
     // Its Service comes and goes: the time begins anew.
     engine.apply(listing(true, Origin::Live));
-    engine.apply([update(change, Mark::Nothing, Origin::Live)]);
-    assert_eq!(appeared(&mut engine, 11), []);
+    engine.apply([update(change, VersionEvent::None, Origin::Live)]);
+    assert_eq!(added(&mut engine, 11), []);
     engine.apply([update(
         Change::Delete(Kind::Service, ObjectName::new("default", "web")),
-        Mark::Nothing,
+        VersionEvent::None,
         Origin::Live,
     )]);
-    assert_eq!(appeared(&mut engine, 12), []);
-    assert_eq!(appeared(&mut engine, 21), []);
-    assert_eq!(appeared(&mut engine, 22).len(), 1);
+    assert_eq!(added(&mut engine, 12), []);
+    assert_eq!(added(&mut engine, 21), []);
+    assert_eq!(added(&mut engine, 22).len(), 1);
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn kernel_without_the_api_server_the_last_good_state_serves() {
     let before = world.pinned().contents().unwrap();
     world.start_agent();
     world.until_ready();
-    assert!(world.log().contains("starting from the last good state"), "{}", world.log());
+    assert!(world.log().contains("starting from the last known cluster state"), "{}", world.log());
     assert_eq!(world.pinned().contents().unwrap(), before);
     assert!(!world.status().api_connected);
     let _second = world.add("second");

@@ -108,7 +108,7 @@ fn unit_pods_running_finished_and_bare() {
 }
 
 #[test]
-fn unit_what_load_balancers_need_comes_through_the_door() {
+fn unit_load_balancer_fields_are_converted() {
     let (object, problems) = check::<Service>(
         service,
         json!({"metadata": {"name": "s", "namespace": "d"},
@@ -131,7 +131,7 @@ fn unit_what_load_balancers_need_comes_through_the_door() {
         (vec!["10.0.0.0/8".into(), "fd00::/8".into()], true)
     );
     assert_eq!(problems.len(), 1, "{problems:#?}");
-    assert!(problems[0].contains("loadBalancerSourceRanges: `10.0.0.0/33`"), "{problems:#?}");
+    assert!(problems[0].contains("loadBalancerSourceRanges: invalid value `10.0.0.0/33`"), "{problems:#?}");
 
     for label in FOREIGN_LABELS {
         let object = json!({"metadata": {"name": "s", "labels": {label: ""}}, "spec": {

@@ -11,7 +11,7 @@ use kube::{Api, Client, Error};
 use ring::digest::{Context, SHA256};
 use serde_json::json;
 
-use super::ledger::Outcome;
+use super::queue::Outcome;
 
 /// Who tells.
 const COMPONENT: &str = "beeline";
@@ -27,20 +27,20 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 pub(super) async fn write(client: &Client, node: &str, problem: &Problem, written: i32) -> Outcome {
     match try_write(client, node, problem, written).await {
         Ok(outcome) => outcome,
-        Err(Error::Api(status)) => refusal(&status),
+        Err(Error::Api(status)) => outcome_of_error(&status),
         Err(error) => Outcome::Failed(error.to_string()),
     }
 }
 
 async fn try_write(client: &Client, node: &str, problem: &Problem, written: i32) -> Result<Outcome, Error> {
-    let Some(uid) = uid(client, problem).await? else { return Ok(Outcome::Gone) };
+    let Some(uid) = uid(client, problem).await? else { return Ok(Outcome::ObjectDeleted) };
     let event = event(problem, &uid, problem.is_local().then_some(node), Timestamp::now());
     let namespace = event.metadata.namespace.as_deref().unwrap_or(CLUSTER_NAMESPACE);
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
     if written > 0 {
         let name = event.metadata.name.as_deref().unwrap_or_default();
-        let again = json!({"count": written + 1, "lastTimestamp": event.last_timestamp});
-        match events.patch(name, &PatchParams::default(), &Patch::Merge(&again)).await {
+        let patch = json!({"count": written + 1, "lastTimestamp": event.last_timestamp});
+        match events.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             // Its time was over: it is written anew.
             Err(Error::Api(status)) if status.code == 404 => {}
             other => return other.map(|_| Outcome::Created(written + 1)),
@@ -49,7 +49,7 @@ async fn try_write(client: &Client, node: &str, problem: &Problem, written: i32)
     let event = Event { count: Some(written + 1), ..event };
     match events.create(&PostParams::default(), &event).await {
         Ok(_) => Ok(Outcome::Created(written + 1)),
-        Err(Error::Api(status)) if status.code == 409 => Ok(Outcome::Known),
+        Err(Error::Api(status)) if status.code == 409 => Ok(Outcome::AlreadyExists),
         Err(error) => Err(error),
     }
 }
@@ -76,13 +76,13 @@ fn resource(kind: Kind) -> ApiResource {
 }
 
 /// What a refusal means for the event.
-fn refusal(status: &Status) -> Outcome {
+fn outcome_of_error(status: &Status) -> Outcome {
     let mut causes = status.details.iter().flat_map(|details| &details.causes);
-    let ends = causes.any(|cause| cause.reason == "NamespaceTerminating")
+    let terminating = causes.any(|cause| cause.reason == "NamespaceTerminating")
         || status.message.contains("because it is being terminated");
     match status.code {
-        404 => Outcome::Gone,
-        403 if ends => Outcome::Gone,
+        404 => Outcome::ObjectDeleted,
+        403 if terminating => Outcome::ObjectDeleted,
         401 | 403 => Outcome::Forbidden(status.message.clone()),
         400 | 405 | 413 | 422 => Outcome::Invalid(status.message.clone()),
         _ => Outcome::Failed(status.message.clone()),
@@ -96,7 +96,7 @@ fn event(problem: &Problem, uid: &str, host: Option<&str>, now: Timestamp) -> Ev
     let of = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
     let namespace = of(&problem.name.namespace);
     // kubectl looks for events about a Node as the kubelet writes them.
-    let involved_uid = if problem.kind == Kind::Node { &problem.name.name } else { uid };
+    let reference_uid = if problem.kind == Kind::Node { &problem.name.name } else { uid };
     Event {
         metadata: ObjectMeta {
             name: Some(event_name(problem, uid, host)),
@@ -108,12 +108,12 @@ fn event(problem: &Problem, uid: &str, host: Option<&str>, now: Timestamp) -> Ev
             kind: Some(kind.kind),
             name: of(&problem.name.name),
             namespace,
-            uid: Some(involved_uid.to_owned()),
+            uid: Some(reference_uid.to_owned()),
             ..ObjectReference::default()
         },
         type_: Some("Warning".to_owned()),
         reason: Some(problem.reason.name().to_owned()),
-        message: Some(shortened(&problem.message)),
+        message: Some(truncate_message(&problem.message)),
         source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: host.map(str::to_owned) }),
         reporting_component: Some(COMPONENT.to_owned()),
         reporting_instance: host.map(str::to_owned),
@@ -132,19 +132,19 @@ fn event_name(problem: &Problem, uid: &str, host: Option<&str>) -> String {
         hash.update(part.as_bytes());
     }
     let hash: String = hash.finish().as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    let object = cut(&problem.name.name, NAME_BYTES_MAX - 1 - hash.len()).trim_end_matches(['.', '-']);
+    let object = truncate(&problem.name.name, NAME_BYTES_MAX - 1 - hash.len()).trim_end_matches(['.', '-']);
     format!("{object}.{hash}")
 }
 
-fn shortened(message: &str) -> String {
+fn truncate_message(message: &str) -> String {
     match message.len() <= MESSAGE_BYTES_MAX {
         true => message.to_owned(),
-        false => format!("{}...", cut(message, MESSAGE_BYTES_MAX - 3)),
+        false => format!("{}...", truncate(message, MESSAGE_BYTES_MAX - 3)),
     }
 }
 
 /// The beginning of the text, whole characters.
-fn cut(text: &str, bytes_max: usize) -> &str {
+fn truncate(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -20,7 +20,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// Records changes as a life of the agent would, and ends it.
-fn life(dir: &Path, changes: &[Change]) {
+fn write_journal(dir: &Path, changes: &[Change]) {
     fs::create_dir_all(dir).unwrap();
     let (lines, queue) = sync_channel(QUEUE_LINES_MAX);
     let journal = Journal { lines: Some(lines) };
@@ -30,54 +30,54 @@ fn life(dir: &Path, changes: &[Change]) {
 }
 
 #[test]
-fn unit_the_state_survives_lives_and_a_torn_end() {
+fn unit_the_state_survives_restarts_and_a_truncated_last_line() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path().join("state");
     assert!(load(&dir).unwrap().is_empty(), "no journal is an empty state");
     let kind = Kind::Namespace;
-    life(
+    write_journal(
         &dir,
         &[Change::ResetStart(kind), namespace("a"), namespace("b"), Change::ResetEnd(kind), namespace("c")],
     );
     assert_eq!(names(&dir), ["a", "b", "c"]);
-    life(&dir, &[Change::Delete(kind, ObjectName::cluster("b"))]);
+    write_journal(&dir, &[Change::Delete(kind, ObjectName::cluster("b"))]);
     assert_eq!(names(&dir), ["a", "c"]);
     // A listing that was cut off takes nothing away.
-    life(&dir, &[Change::ResetStart(kind), namespace("d")]);
+    write_journal(&dir, &[Change::ResetStart(kind), namespace("d")]);
     assert_eq!(names(&dir), ["a", "c", "d"]);
-    life(&dir, &[Change::ResetStart(kind), namespace("d"), Change::ResetEnd(kind)]);
+    write_journal(&dir, &[Change::ResetStart(kind), namespace("d"), Change::ResetEnd(kind)]);
     assert_eq!(names(&dir), ["d"]);
 
     let path = dir.join(FILE_NAME);
     append(&path).unwrap().write_all(b"{\"Apply\":{\"Namesp").unwrap();
     assert_eq!(names(&dir), ["d"], "a torn line is left out");
-    life(&dir, &[namespace("e")]);
-    assert_eq!(names(&dir), ["d", "e"], "and the next life continues after it");
+    write_journal(&dir, &[namespace("e")]);
+    assert_eq!(names(&dir), ["d", "e"], "and the next start appends after it");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
-fn unit_a_file_of_another_kind_is_refused_and_begun_anew() {
+fn unit_a_file_of_another_format_is_rejected_and_replaced() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(FILE_NAME), "garbage\0\n").unwrap();
     assert!(load(dir.path()).unwrap_err().to_string().contains("not a journal"));
-    life(dir.path(), &[namespace("a")]);
+    write_journal(dir.path(), &[namespace("a")]);
     assert_eq!(names(dir.path()), ["a"]);
 }
 
 #[test]
-fn unit_a_long_life_keeps_the_file_short() {
+fn unit_the_file_stays_small_over_many_changes() {
     let dir = tempfile::tempdir().unwrap();
     let changes: Vec<Change> =
         (0..QUEUE_LINES_MAX - 1).map(|i| namespace(&format!("{}-{}", i % 3, "x".repeat(600)))).collect();
-    life(dir.path(), &changes);
+    write_journal(dir.path(), &changes);
     let size = fs::metadata(dir.path().join(FILE_NAME)).unwrap().len();
-    assert!(size < SLACK_BYTES + 10_000, "{size} bytes for three objects");
+    assert!(size < REWRITE_SLACK_BYTES + 10_000, "{size} bytes for three objects");
     assert_eq!(names(dir.path()).len(), 3);
 }
 
 #[test]
-fn unit_what_was_told_is_on_disk_soon_also_while_more_comes() {
+fn unit_changes_are_flushed_regularly_while_more_arrive() {
     let temporary = tempfile::tempdir().unwrap();
     let journal = Journal::open(Some(temporary.path()));
     journal.record(&namespace("first"));

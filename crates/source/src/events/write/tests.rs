@@ -35,7 +35,7 @@ fn unit_every_node_gives_the_same_event_the_same_name() {
 }
 
 #[test]
-fn unit_an_event_is_on_its_object_and_says_who_saw_it() {
+fn unit_an_event_references_its_object_and_its_reporting_node() {
     let now = Timestamp::now();
     let of_all = event(&problem(Kind::EndpointSlice, "shop", "web-x"), "7", None, now);
     let involved = &of_all.involved_object;
@@ -54,7 +54,7 @@ fn unit_an_event_is_on_its_object_and_says_who_saw_it() {
 }
 
 #[test]
-fn unit_names_and_words_keep_to_the_limits_of_kubernetes() {
+fn unit_event_names_and_messages_respect_kubernetes_limits() {
     let mut long = problem(Kind::EndpointSlice, "shop", &format!("{}-.{}", "a".repeat(234), "b".repeat(17)));
     long.message = "ä".repeat(1000);
     let event = event(&long, "1", None, Timestamp::now());
@@ -65,22 +65,22 @@ fn unit_names_and_words_keep_to_the_limits_of_kubernetes() {
 }
 
 #[test]
-fn unit_a_refusal_is_told_from_an_object_that_is_gone() {
+fn unit_rejected_events_and_deleted_objects_are_distinguished() {
     let status = |code, message: &str| Status { code, message: message.to_owned(), ..Status::default() };
-    assert_eq!(refusal(&status(404, "")), Outcome::Gone);
-    assert_eq!(refusal(&status(403, "no right")), Outcome::Forbidden("no right".to_owned()));
+    assert_eq!(outcome_of_error(&status(404, "")), Outcome::ObjectDeleted);
+    assert_eq!(outcome_of_error(&status(403, "no right")), Outcome::Forbidden("no right".to_owned()));
     let details = json!({"causes": [{"reason": "NamespaceTerminating"}]});
-    let ending = Status { details: serde_json::from_value(details).unwrap(), ..status(403, "") };
-    assert_eq!(refusal(&ending), Outcome::Gone);
-    assert!(matches!(refusal(&status(422, "")), Outcome::Invalid(_)));
+    let terminating = Status { details: serde_json::from_value(details).unwrap(), ..status(403, "") };
+    assert_eq!(outcome_of_error(&terminating), Outcome::ObjectDeleted);
+    assert!(matches!(outcome_of_error(&status(422, "")), Outcome::Invalid(_)));
     for code in [429, 500, 503] {
-        assert!(matches!(refusal(&status(code, "")), Outcome::Failed(_)), "{code}");
+        assert!(matches!(outcome_of_error(&status(code, "")), Outcome::Failed(_)), "{code}");
     }
 }
 
 /// An hour of an event, without the hour.
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_what_lasts_raises_the_count_and_what_has_expired_comes_anew() {
+async fn unit_repeated_events_raise_the_count_and_expired_events_are_recreated() {
     use beeline_apiserver::{ApiServer, Config};
     let _ = rustls::crypto::ring::default_provider().install_default();
     let server = ApiServer::start(Config::default()).unwrap();
@@ -101,7 +101,7 @@ async fn unit_what_lasts_raises_the_count_and_what_has_expired_comes_anew() {
     };
     assert_eq!(write(&client, "node-1", &web, 0).await, Outcome::Created(1));
     let first = only().await;
-    assert_eq!(write(&client, "node-2", &web, 0).await, Outcome::Known);
+    assert_eq!(write(&client, "node-2", &web, 0).await, Outcome::AlreadyExists);
     assert_eq!(write(&client, "node-1", &web, 1).await, Outcome::Created(2));
     let second = only().await;
     assert_eq!((second.count, &second.metadata.name), (Some(2), &first.metadata.name));
@@ -110,5 +110,8 @@ async fn unit_what_lasts_raises_the_count_and_what_has_expired_comes_anew() {
     server.api().delete("events", "default", &second.metadata.name.unwrap(), &Default::default()).unwrap();
     assert_eq!(write(&client, "node-1", &web, 2).await, Outcome::Created(3));
     assert_eq!(only().await.count, Some(3));
-    assert_eq!(write(&client, "node-1", &problem(Kind::Service, "default", "gone"), 0).await, Outcome::Gone);
+    assert_eq!(
+        write(&client, "node-1", &problem(Kind::Service, "default", "gone"), 0).await,
+        Outcome::ObjectDeleted
+    );
 }
