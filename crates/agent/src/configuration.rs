@@ -34,7 +34,7 @@ pub struct Configuration {
 pub fn load(options: &Options) -> anyhow::Result<Configuration> {
     anyhow::ensure!(
         !options.node_name.is_empty(),
-        "this node's name is missing; give --node-name (or NODE_NAME), the name in `kubectl get nodes`"
+        "the node name is missing; set --node-name or NODE_NAME to the name shown by `kubectl get nodes`"
     );
     let ParsedValues { values, notices, mut not_built } = match &options.values {
         Some(path) => read(path)?.parse(),
@@ -42,21 +42,23 @@ pub fn load(options: &Options) -> anyhow::Result<Configuration> {
     };
     let capacity = CONNTRACK_TABLE.max_entries;
     if values.conntrack_capacity != capacity {
-        let asked = values.conntrack_capacity;
-        not_built.push(format!("bpf.ctTcpMax={asked}: the connection table has {capacity} entries"));
+        let requested = values.conntrack_capacity;
+        not_built.push(format!(
+            "bpf.ctTcpMax={requested} is not implemented: the conntrack table has {capacity} entries"
+        ));
     }
     Ok(Configuration { node_name: options.node_name.clone(), values, notices, not_built })
 }
 
 fn read(path: &Path) -> anyhow::Result<Settings> {
     let text = std::fs::read_to_string(path)
-        .with_context(|| format!("the values file {} cannot be read; see --values", path.display()))?;
-    Settings::from_yaml(&text).with_context(|| format!("the values file {} cannot be used", path.display()))
+        .with_context(|| format!("cannot read the values file {}; see --values", path.display()))?;
+    Settings::from_yaml(&text).with_context(|| format!("cannot use the values file {}", path.display()))
 }
 
 impl Configuration {
     /// Logs what a user should know about the values.
-    pub fn tell(&self) {
+    pub fn log_notices(&self) {
         self.notices.iter().for_each(|notice| info!("{notice}"));
         self.not_built.iter().for_each(|sentence| warn!("not built yet: {sentence}"));
     }
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_values_file_that_cannot_be_used_is_named_with_the_word() {
+    fn unit_an_invalid_values_file_is_reported_with_the_unknown_key() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("values.yaml");
         std::fs::write(&path, "routingMod: native").unwrap();

@@ -61,11 +61,11 @@ impl Datapath for KernelDatapath {
     }
 
     fn set_config(&mut self, config: &ConfigValue) -> anyhow::Result<()> {
-        KernelDatapath::set_config(self, config).context("the node's configuration cannot be published")
+        KernelDatapath::set_config(self, config).context("cannot publish the node's configuration")
     }
 
     fn config(&self) -> anyhow::Result<ConfigValue> {
-        KernelDatapath::config(self).context("the node's configuration cannot be read")
+        KernelDatapath::config(self).context("cannot read the node's configuration")
     }
 
     fn counters(&self) -> anyhow::Result<Vec<CounterValue>> {

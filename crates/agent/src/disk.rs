@@ -16,24 +16,26 @@ use serde::de::DeserializeOwned;
 /// it tears is put aside. What would be missed (the last good state of the
 /// cluster) is in the journal of `beeline_source`, which does force it.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
-    let draft = path.with_extension("new");
-    write_draft(&draft, value).and_then(|()| fs::rename(&draft, path)).with_context(|| {
-        format!("{} cannot be written; check the disk and the directory's owner", path.display())
-    })
+    let temporary = path.with_extension("new");
+    write_temporary(&temporary, value)
+        .and_then(|()| fs::rename(&temporary, path))
+        .with_context(|| format!("cannot write {}; check the disk and the directory's owner", path.display()))
 }
 
 /// Reads the file; none if it does not exist.
 pub fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.with_context(|| format!("{} cannot be opened", path.display()))?,
+        other => other.with_context(|| format!("cannot open {}", path.display()))?,
     };
     let value = serde_json::from_reader(BufReader::new(file));
-    value.map(Some).with_context(|| format!("{} is damaged; move it away and start again", path.display()))
+    value
+        .map(Some)
+        .with_context(|| format!("{} is corrupt; move it away and restart the agent", path.display()))
 }
 
-fn write_draft<T: Serialize>(draft: &Path, value: &T) -> io::Result<()> {
-    let file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(draft)?;
+fn write_temporary<T: Serialize>(temporary: &Path, value: &T) -> io::Result<()> {
+    let file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(temporary)?;
     let mut writer = BufWriter::new(file);
     serde_json::to_writer(&mut writer, value)?;
     writer.flush()

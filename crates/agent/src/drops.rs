@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_drop_is_told_in_words_with_its_wall_clock_time() {
+    fn unit_a_drop_event_becomes_a_record_with_wall_clock_time() {
         let record = record(&event(), 5_000_000_000, UNIX_EPOCH + Duration::from_secs(100)).unwrap();
         assert_eq!((record.reason.as_str(), record.hook.as_str()), ("no_backend", "from_pod"));
         assert_eq!(record.time_unix_ms, 98_000);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_memory_is_bounded_and_followers_get_what_comes() {
+    fn unit_memory_is_bounded_and_followers_get_new_records() {
         let drops = Drops::new();
         let base = record(&event(), 0, UNIX_EPOCH).unwrap();
         for sequence in 0..RECENT_MAX as u64 + 5 {

@@ -114,7 +114,7 @@ impl Endpoints {
             return Ok(Endpoints { ipam, by_attachment, by_device, next_id: 1 });
         };
         let ipam = Ipam::from_json(&state.addresses.to_string(), COOLDOWN_MS_DEFAULT)
-            .context("the addresses of this node's pods cannot be used")?;
+            .context("cannot decode the pod addresses of this node")?;
         let known = |endpoint: &Endpoint| ipam.addresses(&owner(&endpoint.attachment)).is_some();
         let endpoints: Vec<Endpoint> = state.endpoints.into_iter().filter(known).collect();
         let device = |endpoint: &Endpoint| Some((endpoint.link?.host_ifindex, endpoint.attachment.clone()));
@@ -280,7 +280,7 @@ fn recovered(attachment: Attachment, addresses: Vec<IpAddr>, value: &EndpointVal
 
 fn unknown(attachment: &Attachment) -> ApiError {
     let message = format!(
-        "the agent does not know interface {} of container {}; it was never added, or is deleted",
+        "interface {} of container {} is unknown to the agent; it was never added, or was deleted",
         attachment.interface, attachment.container_id
     );
     ApiError { kind: ErrorKind::Unknown, message }
@@ -308,7 +308,7 @@ mod tests {
     const LINK: Link = Link { host_ifindex: 7, pod_mac: [2, 0, 0, 0, 0, 1], netns_cookie: 9 };
 
     #[test]
-    fn unit_the_life_of_an_attachment_survives_a_restart() {
+    fn unit_an_attachment_survives_a_restart() {
         let mut endpoints = with_pools();
         let first = allocate(&mut endpoints, 1).unwrap();
         assert_eq!(first.addresses.len(), 2);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_device_leads_to_its_pod_for_as_long_as_it_is_the_pods() {
+    fn unit_a_device_maps_to_its_pod_while_it_belongs_to_it() {
         let mut endpoints = with_pools();
         for id in 1..3 {
             allocate(&mut endpoints, id).unwrap();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_the_table_knows_replaces_a_lost_state_until_its_del() {
+    fn unit_a_lost_state_is_recovered_from_the_endpoint_table_until_del() {
         let mut lost = with_pools();
         let endpoint = allocate(&mut lost, 1).unwrap();
         let value = lost.commit(&attachment(1), LINK).unwrap().value().unwrap();

@@ -24,9 +24,9 @@ use tracing::{info, warn};
 
 /// How long a port that is taken (by a kube-proxy that still runs, say) is
 /// left alone before it is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
+const BIND_RETRY: Duration = Duration::from_secs(5);
 /// Tells weighted load balancers how many endpoints the node has.
-const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+const WEIGHT_HEADER: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
 /// What the answers are made of.
 #[derive(Debug, Default)]
@@ -84,7 +84,7 @@ impl Health {
 }
 
 /// Every address of the node.
-pub fn everywhere() -> Vec<IpAddr> {
+pub fn unspecified_addresses() -> Vec<IpAddr> {
     vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
 }
 
@@ -101,8 +101,8 @@ pub async fn serve_checks(health: Arc<Health>, addresses: Vec<IpAddr>, ranges: V
                 continue;
             }
             if let Some((old, server)) = servers.remove(&name) {
-                info!("Service {name} is no longer asked about at healthCheckNodePort {old}");
-                server.end().await;
+                info!("Service {name}: stopped serving healthCheckNodePort {old}");
+                server.stop().await;
             }
             if let Some(port) = port {
                 let started = Server::start(health.clone(), name.clone(), port, &addresses, &ranges);
@@ -129,9 +129,9 @@ impl Server {
             let (router, address, name) = (router.clone(), SocketAddr::new(*ip, port), name.clone());
             let ranges = ranges.clone();
             tokio::spawn(async move {
-                let listener = Ranged { listener: bind_at_last(address, &name).await, ranges };
+                let listener = FilteredListener { listener: bind_with_retry(address, &name).await, ranges };
                 if let Err(error) = axum::serve(listener, router).await {
-                    warn!("Service {name}: the health check at {address} ended: {error}");
+                    warn!("Service {name}: the health check server on {address} stopped: {error}");
                 }
             })
         };
@@ -139,7 +139,7 @@ impl Server {
     }
 
     /// Ends the listeners; when this returns, the port is free.
-    async fn end(self) {
+    async fn stop(self) {
         for listener in self.0 {
             listener.abort();
             // It ends by being aborted.
@@ -149,21 +149,21 @@ impl Server {
 }
 
 /// Takes connections to addresses in the ranges alone; no range: all.
-struct Ranged {
+struct FilteredListener {
     listener: TcpListener,
     ranges: Arc<[IpNet]>,
 }
 
-impl axum::serve::Listener for Ranged {
+impl axum::serve::Listener for FilteredListener {
     type Io = TcpStream;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
-            let asked = stream.local_addr().map(|address| address.ip().to_canonical());
+            let local = stream.local_addr().map(|address| address.ip().to_canonical());
             let in_range = |ip| self.ranges.iter().any(|range| range.contains(&ip));
-            if self.ranges.is_empty() || asked.is_ok_and(in_range) {
+            if self.ranges.is_empty() || local.is_ok_and(in_range) {
                 return (stream, peer);
             }
         }
@@ -175,21 +175,21 @@ impl axum::serve::Listener for Ranged {
 }
 
 /// Tries until the port is free, and says once that it is not.
-async fn bind_at_last(address: SocketAddr, name: &ObjectName) -> TcpListener {
-    let mut told = false;
+async fn bind_with_retry(address: SocketAddr, name: &ObjectName) -> TcpListener {
+    let mut warned = false;
     loop {
         match listen(address) {
             Ok(listener) => return listener,
-            Err(error) if !told => {
-                told = true;
+            Err(error) if !warned => {
+                warned = true;
                 warn!(
-                    "Service {name}: load balancers get no answer at healthCheckNodePort {address}: {error}; \
-                     does kube-proxy or another program hold it? trying again"
+                    "Service {name}: cannot listen on healthCheckNodePort {address}: {error}; check whether kube-proxy or \
+                 another program uses the port; retrying"
                 );
             }
             Err(_) => {}
         }
-        tokio::time::sleep(TRY_AGAIN).await;
+        tokio::time::sleep(BIND_RETRY).await;
     }
 }
 
@@ -226,8 +226,10 @@ async fn check_page(State((health, name)): State<(Arc<Health>, ObjectName)>) -> 
         "localEndpoints": local_endpoints,
         "serviceProxyHealthy": healthy,
     });
-    let headers =
-        [(header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()), (WEIGHT, local_endpoints.to_string())];
+    let headers = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (WEIGHT_HEADER, local_endpoints.to_string()),
+    ];
     (status, headers, Json(body)).into_response()
 }
 
@@ -235,18 +237,19 @@ async fn check_page(State((health, name)): State<(Arc<Health>, ObjectName)>) -> 
 pub async fn serve_node(address: &str, health: Arc<Health>) -> anyhow::Result<()> {
     let address: SocketAddr = address.parse().with_context(|| {
         format!(
-            "kubeProxyReplacementHealthzBindAddr={address} is no address and port such as 0.0.0.0:10256 or \
-             [::]:10256"
+            "kubeProxyReplacementHealthzBindAddr={address} is not an address and port such as 0.0.0.0:10256 or \
+                 [::]:10256"
         )
     })?;
     let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("{address} (kubeProxyReplacementHealthzBindAddr) cannot be bound; does kube-proxy still run?")
+        format!("cannot listen on {address} (kubeProxyReplacementHealthzBindAddr); check whether kube-proxy is still \
+                 running")
     })?;
     let router = Router::new()
         .route("/healthz", routing::get(healthz_page))
         .route("/livez", routing::get(livez_page))
         .with_state(health);
-    axum::serve(listener, router).await.context("the health server ended")
+    axum::serve(listener, router).await.context("the health server stopped")
 }
 
 /// Should load balancers use the node?
@@ -261,11 +264,11 @@ async fn livez_page(State(health): State<Arc<Health>>) -> Response {
     node_page(state.healthy, &state, false)
 }
 
-fn node_page(healthy: bool, state: &HealthState, tells_eligible: bool) -> Response {
+fn node_page(healthy: bool, state: &HealthState, shows_eligible: bool) -> Response {
     let now = Timestamp::now();
     let updated = if healthy { now } else { state.last_healthy };
     let mut body = json!({"lastUpdated": updated.to_string(), "currentTime": now.to_string()});
-    if tells_eligible {
+    if shows_eligible {
         body["nodeEligible"] = json!(!state.leaving);
     }
     let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -22,7 +22,7 @@ pub mod privileges;
 pub mod run;
 pub mod server;
 pub mod shared;
-pub mod sockets;
+pub mod stale_sockets;
 pub mod state;
 pub mod takeover;
 pub mod threads;

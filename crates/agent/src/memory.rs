@@ -9,22 +9,22 @@ const ARENAS_MAX: libc::c_int = 2;
 /// when it is freed. Said, the threshold stays: else it would rise with every
 /// table that was outgrown, and the next ones would leave holes in the heap.
 #[cfg(target_env = "gnu")]
-const MAPPED_FROM: libc::c_int = 128 << 10;
+const MMAP_THRESHOLD_BYTES: libc::c_int = 128 << 10;
 
 /// Call before the first thread starts.
-pub fn be_sparing() {
+pub fn configure_allocator() {
     #[cfg(target_env = "gnu")]
     // SAFETY: changes settings of the allocator; no pointer is involved.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
     }
 }
 
 /// Gives back what is free, which costs milliseconds: asked for after what
 /// needs much memory for a moment (the first listing, a comparison of all
 /// tables), without the engine's lock.
-pub fn give_back() {
+pub fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the allocator returns pages that nobody uses.
     unsafe {

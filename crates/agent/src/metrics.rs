@@ -78,7 +78,7 @@ const METRICS: &[Metric] = &[
         name: "build",
         kind: MetricType::Gauge,
         labels: "version, abi_version",
-        help: "Always 1; the labels tell the release and the layout of the tables",
+        help: "Always 1, labelled with the release and the ABI version of the tables",
         read: |_| {
             let version = env!("CARGO_PKG_VERSION").to_owned();
             vec![(vec![("version", version), ("abi_version", beeline_abi::ABI_VERSION.to_string())], 1)]
@@ -88,21 +88,21 @@ const METRICS: &[Metric] = &[
         name: "drops",
         kind: MetricType::Counter,
         labels: "hook, reason",
-        help: "Packets dropped; docs/drop-reasons.md tells cause and cure of each reason. Only what happened is exported",
+        help: "Packets dropped, by hook and reason; docs/drop-reasons.md has the cause and the remedy of each reason. Zero series are not exported",
         read: drops,
     },
     Metric {
         name: "forwarded_packets",
         kind: MetricType::Counter,
         labels: "hook, outcome",
-        help: "Packets that a hook did not drop, by what it did with them (a segmentation-offload packet counts as one)",
+        help: "Packets that a hook did not drop, by outcome (a GSO packet counts as one)",
         read: |snapshot| forwarded(snapshot, |value| value.packets),
     },
     Metric {
         name: "forwarded_bytes",
         kind: MetricType::Counter,
         labels: "hook, outcome",
-        help: "Bytes (whole frames) of the packets of beeline_forwarded_packets_total",
+        help: "Bytes (whole frames) of the packets counted in beeline_forwarded_packets_total",
         read: |snapshot| forwarded(snapshot, |value| value.bytes),
     },
     Metric {
@@ -116,14 +116,14 @@ const METRICS: &[Metric] = &[
         name: "map_capacity",
         kind: MetricType::Gauge,
         labels: "table",
-        help: "Entries that a table of the datapath can hold",
+        help: "Maximum number of entries of a table of the datapath",
         read: |snapshot| tables(snapshot, |table| table.2),
     },
     Metric {
         name: "map_memory_bytes",
         kind: MetricType::Gauge,
         labels: "table",
-        help: "Kernel memory that a table of the datapath takes",
+        help: "Kernel memory used by a table of the datapath",
         read: |snapshot| {
             let series = snapshot.memory.iter();
             series.map(|(name, bytes)| (vec![("table", name.clone())], *bytes)).collect()
@@ -140,21 +140,21 @@ const METRICS: &[Metric] = &[
         name: "endpoints",
         kind: MetricType::Gauge,
         labels: "",
-        help: "Pods of this node that the datapath knows",
+        help: "Local pods that are programmed in the datapath",
         read: |snapshot| one(snapshot.endpoints),
     },
     Metric {
         name: "drift",
         kind: MetricType::Counter,
         labels: "",
-        help: "Table entries that were found different from what the agent wrote, and were corrected",
+        help: "Table entries that differed from the desired state and were corrected",
         read: |snapshot| one(snapshot.drift),
     },
     Metric {
         name: "repairs",
         kind: MetricType::Counter,
         labels: "object",
-        help: "Routes, sysctls and attachments that somebody removed or changed, and that were put back",
+        help: "Routes, links, neighbours, sysctls and program attachments that another process removed or changed, and that the agent restored",
         read: |snapshot| {
             snapshot
                 .repairs
@@ -167,28 +167,28 @@ const METRICS: &[Metric] = &[
         name: "sync_errors",
         kind: MetricType::Counter,
         labels: "",
-        help: "Table changes that failed; they are tried again",
+        help: "Table updates that failed; they are retried",
         read: |snapshot| one(snapshot.sync_errors),
     },
     Metric {
         name: "sockets_destroyed",
         kind: MetricType::Counter,
         labels: "",
-        help: "Sockets that a socket hook had connected to a backend that is gone, and that were ended",
+        help: "Sockets destroyed because a socket hook had connected them to a backend that was removed",
         read: |snapshot| one(snapshot.sockets_destroyed),
     },
     Metric {
         name: "nat_ports",
         kind: MetricType::Gauge,
         labels: "",
-        help: "Ports that translated sources get towards each destination; how full they are tells the outcome port_taken, how often none was left the reason nat_ports_full",
+        help: "Ports available to SNAT for each destination; the outcome port_taken shows how full they are, the drop reason nat_ports_full counts exhaustion",
         read: |snapshot| one(snapshot.nat_ports),
     },
     Metric {
         name: "kube_proxy_leftovers",
         kind: MetricType::Gauge,
         labels: "kind",
-        help: "Sets of rules that kube-proxy left on this node (nftables, iptables, iptables-legacy, ipvs; one for each address family), and TCP connections that the host translates meanwhile; as long as there are any, packets in the middle of unknown TCP connections are left to the host",
+        help: "Rule sets that kube-proxy left on this node (nftables, iptables, iptables-legacy, ipvs; one per address family), and TCP connections that the host translates; while there are any, mid-stream packets of unknown TCP connections are left to the host",
         read: |snapshot| {
             let series = snapshot.kube_proxy.iter();
             series.map(|(kind, count)| (vec![("kind", kind.clone())], *count)).collect()
@@ -198,28 +198,28 @@ const METRICS: &[Metric] = &[
         name: "api_connected",
         kind: MetricType::Gauge,
         labels: "",
-        help: "1 while the last contact with the API server succeeded",
+        help: "1 if the last contact with the API server succeeded, else 0",
         read: |snapshot| one(snapshot.api_connected.into()),
     },
     Metric {
         name: "synced",
         kind: MetricType::Gauge,
         labels: "",
-        help: "1 once everything that the API server listed at start is programmed",
+        help: "1 once the initial list from the API server is programmed, else 0",
         read: |snapshot| one(snapshot.synced.into()),
     },
     Metric {
         name: "problems",
         kind: MetricType::Gauge,
         labels: "",
-        help: "Objects, or parts of objects, that cannot be used; the agent's status and events on the objects tell which",
+        help: "Objects, or parts of objects, that cannot be used; `beeline status` and the events on the objects show which",
         read: |snapshot| one(snapshot.problems),
     },
     Metric {
         name: "object_events",
         kind: MetricType::Counter,
         labels: "outcome",
-        help: "Kubernetes events about objects with problems: told (this node wrote it, or another had), dropped (too many at once), failed (attempts; they are repeated). Only what happened is exported",
+        help: "Kubernetes events about objects with problems: told (published by this node or another), dropped (the queue was full), failed (attempts; they are retried). Zero series are not exported",
         read: |snapshot| {
             let happened = snapshot.object_events.iter().filter(|(_, count)| *count > 0);
             happened.map(|(outcome, count)| (vec![("outcome", (*outcome).to_owned())], *count)).collect()
@@ -229,7 +229,7 @@ const METRICS: &[Metric] = &[
         name: "events_lost",
         kind: MetricType::Counter,
         labels: "",
-        help: "Drop events left out of the event stream (rate limit, full buffer); counters are never sampled",
+        help: "Drop events that were not written to the event stream (rate limit, full buffer); counters are never sampled",
         read: |snapshot| one(snapshot.events_lost),
     },
     Metric {
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_did_not_happen_is_not_exported() {
+    fn unit_zero_series_are_not_exported() {
         let text = encode(Snapshot::default()).unwrap();
         assert!(series(&text) < 15, "{text}");
         assert!(!text.contains("beeline_drops_total{"), "{text}");
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_every_documented_metric_is_exported_and_the_other_way_round() {
+    fn unit_every_documented_metric_is_exported() {
         let text = encode(everything()).unwrap();
         for metric in METRICS {
             assert!(text.contains(&full_name(metric)), "{} is not exported:\n{text}", full_name(metric));

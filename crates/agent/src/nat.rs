@@ -8,7 +8,7 @@ pub(crate) const LOCAL_PORTS: &str = "net.ipv4.ip_local_port_range";
 /// What is used where nothing is left over.
 const FALLBACK: RangeInclusive<u16> = 61_000..=65_535;
 /// With fewer ports a busy destination soon has none left.
-const ENOUGH: usize = 1_024;
+const PORTS_MIN: usize = 1_024;
 
 /// A range of ports, and what is to be said about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,21 +17,21 @@ pub(crate) struct NatPorts {
     pub(crate) problem: Option<String>,
 }
 
-/// The range that is `wanted`, or the last one that is left over beside the
+/// The range that is `configured`, or the last one that is left over beside the
 /// kernel's (`local`, as the sysctl shows it) and the NodePorts.
 pub(crate) fn choose(
-    wanted: Option<RangeInclusive<u16>>,
+    configured: Option<RangeInclusive<u16>>,
     local: Option<&str>,
     node_ports: &RangeInclusive<u16>,
 ) -> NatPorts {
     let local = local.and_then(parse);
     let taken: Vec<&RangeInclusive<u16>> = local.iter().chain([node_ports]).collect();
-    if let Some(ports) = wanted {
+    if let Some(ports) = configured {
         let clash = taken.iter().find(|other| overlap(&ports, other));
         let problem = clash.map(|other| {
             format!(
-                "bpf.natPortRange={} meets ports {} of {}: a connection of the node itself may be taken for a \
-                 translated one; choose another range, or reserve it in net.ipv4.ip_local_reserved_ports",
+                "bpf.natPortRange={} overlaps ports {} of {}: connections of the node itself can collide with SNAT \
+                 mappings; choose another range, or reserve it in net.ipv4.ip_local_reserved_ports",
                 text(&ports),
                 text(other),
                 if *other == node_ports { "nodePort.range" } else { LOCAL_PORTS },
@@ -43,8 +43,8 @@ pub(crate) fn choose(
         Some(ports) => NatPorts { ports, problem: None },
         None => NatPorts {
             problem: Some(format!(
-                "{LOCAL_PORTS} and nodePort.range leave no {ENOUGH} ports for translated sources, which get {}: \
-                 a connection of the node itself may be taken for a translated one; narrow {LOCAL_PORTS}, or \
+                "{LOCAL_PORTS} and nodePort.range leave no range of {PORTS_MIN} ports for SNAT, using {}: \
+                 connections of the node itself can collide with SNAT mappings; narrow {LOCAL_PORTS}, or \
                  reserve these ports in net.ipv4.ip_local_reserved_ports",
                 text(&FALLBACK)
             )),
@@ -65,7 +65,7 @@ fn last_gap(taken: &[&RangeInclusive<u16>]) -> Option<RangeInclusive<u16>> {
         from = from.max(u32::from(*range.end()) + 1);
     }
     gaps.push(from..65_536);
-    let last = gaps.into_iter().rfind(|gap| gap.len() >= ENOUGH)?;
+    let last = gaps.into_iter().rfind(|gap| gap.len() >= PORTS_MIN)?;
     Some(last.start as u16..=(last.end - 1) as u16)
 }
 
@@ -90,7 +90,7 @@ mod tests {
     const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
     #[test]
-    fn unit_translated_sources_keep_out_of_the_nodes_own_ports() {
+    fn unit_snat_ports_do_not_overlap_the_nodes_own_ports() {
         let ports = |local: &str| {
             let chosen = choose(None, Some(local), &NODE_PORTS);
             assert_eq!(chosen.problem, None, "{local}");
@@ -105,15 +105,15 @@ mod tests {
     }
 
     #[test]
-    fn unit_where_nothing_is_left_it_is_said() {
+    fn unit_overlapping_ports_are_reported() {
         let chosen = choose(None, Some("1024 65535"), &NODE_PORTS);
         assert_eq!(chosen.ports, FALLBACK);
         assert!(chosen.problem.unwrap().contains("ip_local_reserved_ports"));
-        let wanted = choose(Some(40_000..=41_000), Some("32768 60999"), &NODE_PORTS);
-        assert_eq!(wanted.ports, 40_000..=41_000, "what is asked for is done");
-        assert!(wanted.problem.unwrap().contains("40000-41000 meets ports 32768-60999 of net.ipv4"));
-        let wanted = choose(Some(32_000..=32_767), Some("32768 60999"), &NODE_PORTS);
-        assert!(wanted.problem.unwrap().contains("nodePort.range"));
+        let configured = choose(Some(40_000..=41_000), Some("32768 60999"), &NODE_PORTS);
+        assert_eq!(configured.ports, 40_000..=41_000, "a configured range is used as it is");
+        assert!(configured.problem.unwrap().contains("40000-41000 overlaps ports 32768-60999 of net.ipv4"));
+        let configured = choose(Some(32_000..=32_767), Some("32768 60999"), &NODE_PORTS);
+        assert!(configured.problem.unwrap().contains("nodePort.range"));
         assert_eq!(choose(Some(61_000..=62_000), Some("32768 60999"), &NODE_PORTS).problem, None);
     }
 }

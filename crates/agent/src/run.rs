@@ -16,7 +16,7 @@ use crate::engine::{Engine, Parts};
 use crate::host::KernelHost;
 use crate::options::Options;
 use crate::shared::Shared;
-use crate::sockets::Sockets;
+use crate::stale_sockets::SocketDestroyer;
 use crate::state::StateDir;
 use crate::{health, http, memory, privileges, server, threads};
 
@@ -24,31 +24,31 @@ use crate::{health, http, memory, privileges, server, threads};
 pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<()> {
     let values = &configuration.values;
     let sockets =
-        values.socket_lb_enabled.then(|| Sockets::start(!values.socket_lb_host_only)).transpose()?;
-    privileges::reduce()?;
-    memory::be_sparing();
-    configuration.tell();
+        values.socket_lb_enabled.then(|| SocketDestroyer::start(!values.socket_lb_host_only)).transpose()?;
+    privileges::drop_capabilities()?;
+    memory::configure_allocator();
+    configuration.log_notices();
     info!("beeline-agent {} for node {}", env!("CARGO_PKG_VERSION"), configuration.node_name);
     let state = StateDir::open(&options.state_dir)?;
     let _lock = state.lock()?;
     // Before anything is looked at, so that no change falls between.
-    let watch = Watch::open().context("changes of the host cannot be followed")?;
+    let watch = Watch::open().context("cannot watch netlink notifications")?;
     let how = datapath::Options { attach_mode: configuration.attach_mode(), ..datapath::Options::default() };
-    let mut datapath = Datapath::open_with(&options.bpffs, &how).context("the datapath cannot be opened")?;
+    let mut datapath = Datapath::open_with(&options.bpffs, &how).context("cannot open the datapath")?;
     if let Err(error) = socket_hooks(options, configuration, &mut datapath) {
         warn!("{error:#}; pods are served, but this node itself cannot reach Services");
     }
     if let Some(sockets) = &sockets {
-        sockets.set_table(datapath.socket_table().context("the socket table cannot be read")?);
+        sockets.set_table(datapath.socket_table().context("cannot read the socket table")?);
     }
-    let events = datapath.events().context("drop events cannot be read")?;
+    let events = datapath.events().context("cannot read drop events")?;
     let engine = start_engine(options, configuration.clone(), state, datapath, sockets)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_keep_alive(Duration::from_secs(1))
         .enable_all()
         .build()
-        .context("the runtime cannot be started")?;
+        .context("cannot start the runtime")?;
     runtime.block_on(serve(options, configuration, engine, watch, events))?;
     // Threads that wait are not waited for.
     runtime.shutdown_background();
@@ -63,18 +63,18 @@ fn socket_hooks(
     datapath: &mut Datapath,
 ) -> anyhow::Result<()> {
     if !configuration.values.socket_lb_enabled {
-        return datapath.detach_sockets().context("the socket hooks cannot be taken off");
+        return datapath.detach_sockets().context("cannot detach the socket hooks");
     }
     let cgroup = match &options.cgroup {
         Some(cgroup) => cgroup.clone(),
-        None => beeline_kernel::cgroup::find_mount().context("sockets cannot be translated")?,
+        None => beeline_kernel::cgroup::find_mount().context("cannot attach the socket hooks")?,
     };
     let attached = datapath.attach_sockets(&cgroup);
     let attached = attached.with_context(|| {
-        format!("the socket hooks cannot be attached to the cgroup {}; see --cgroup", cgroup.display())
+        format!("cannot attach the socket hooks to the cgroup {}; see --cgroup", cgroup.display())
     })?;
     if attached > 0 {
-        info!("sockets below the cgroup {} are translated", cgroup.display());
+        info!("socket load balancing is enabled for the cgroup {}", cgroup.display());
     }
     Ok(())
 }
@@ -84,7 +84,7 @@ fn start_engine(
     configuration: Configuration,
     state: StateDir,
     datapath: Datapath,
-    sockets: Option<Sockets>,
+    sockets: Option<SocketDestroyer>,
 ) -> anyhow::Result<Engine> {
     Engine::start(Parts {
         configuration,
@@ -93,8 +93,7 @@ fn start_engine(
         datapath: Box::new(datapath),
         host: Box::new(KernelHost::open()?),
         sockets,
-        netns_cookie: netns::current_cookie()
-            .context("the cookie of this network namespace cannot be read")?,
+        netns_cookie: netns::current_cookie().context("cannot read the cookie of this network namespace")?,
     })
 }
 
@@ -105,18 +104,18 @@ async fn serve(
     watch: Watch,
     events: beeline_kernel::datapath::Events,
 ) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot install the SIGTERM handler")?;
     let (updates, source) = Source::start(configuration.source(options)).await?;
     let shared = Arc::new(Shared::new(engine, source.state(), source.event_recorder()));
-    threads::follow_source(shared.clone(), updates)?;
-    threads::follow_host(shared.clone(), watch)?;
-    threads::follow_events(shared.clone(), events)?;
-    threads::keep_time(shared.clone())?;
+    threads::apply_updates(shared.clone(), updates)?;
+    threads::watch_host(shared.clone(), watch)?;
+    threads::relay_events(shared.clone(), events)?;
+    threads::run_timers(shared.clone())?;
     threads::compare_tables(shared.clone())?;
-    threads::watch_connection(source.state())?;
+    threads::log_connection(source.state())?;
     if configuration.values.node_port_health_check {
         let ranges = configuration.values.node_port_addresses.clone();
-        tokio::spawn(health::serve_checks(shared.health(), health::everywhere(), ranges));
+        tokio::spawn(health::serve_checks(shared.health(), health::unspecified_addresses(), ranges));
     }
     let node_health = serve_node_health(configuration, &shared);
     let listener = server::bind(&options.socket)?;
@@ -126,8 +125,8 @@ async fn serve(
         () = server::serve(listener, shared.clone()) => Ok(()),
         served = http::serve(http_address, shared.clone()) => served,
         served = node_health => served,
-        _ = terminate.recv() => told_to_end("SIGTERM"),
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and_then(|()| told_to_end("SIGINT")),
+        _ = terminate.recv() => log_shutdown("SIGTERM"),
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and_then(|()| log_shutdown("SIGINT")),
     }
 }
 
@@ -139,7 +138,7 @@ async fn serve_node_health(configuration: &Configuration, shared: &Shared) -> an
     }
 }
 
-fn told_to_end(signal: &str) -> anyhow::Result<()> {
-    info!("{signal}: ending; the node's pods keep their network");
+fn log_shutdown(signal: &str) -> anyhow::Result<()> {
+    info!("received {signal}: shutting down; the node's pods keep their network");
     Ok(())
 }

@@ -19,12 +19,12 @@ use crate::drops::Subscription;
 /// Connections served at once; more wait in the listen queue.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a caller may take to send its line.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What stands behind the socket.
-pub trait Calls: Send + Sync + 'static {
+pub trait Handler: Send + Sync + 'static {
     /// Answers every call but [`Call::Drops`]. May block.
-    fn answer(&self, call: Call) -> Response;
+    fn handle(&self, call: Call) -> Response;
     /// The recent drops, and those to come.
     fn drops(&self) -> Subscription;
 }
@@ -32,65 +32,65 @@ pub trait Calls: Send + Sync + 'static {
 /// Binds the socket, readable and writable for root alone. A socket that a
 /// dead agent left is replaced.
 pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    let context = || format!("the socket {} cannot be made", path.display());
+    let context = || format!("cannot create the socket {}", path.display());
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).with_context(context)?;
     }
     // Bound under another name and moved: the permissions hold from the
     // first moment, and the path never leads nowhere.
-    let draft = path.with_extension("new");
-    let _ = std::fs::remove_file(&draft);
-    let listener = UnixListener::bind(&draft).with_context(context)?;
-    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600)).with_context(context)?;
-    std::fs::rename(&draft, path).with_context(context)?;
+    let temporary = path.with_extension("new");
+    let _ = std::fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary).with_context(context)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600)).with_context(context)?;
+    std::fs::rename(&temporary, path).with_context(context)?;
     Ok(listener)
 }
 
 /// Serves for ever.
-pub async fn serve(listener: UnixListener, calls: Arc<dyn Calls>) {
+pub async fn serve(listener: UnixListener, handler: Arc<dyn Handler>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
-                let calls = calls.clone();
+                let handler = handler.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = serve_connection(stream, calls).await {
-                        debug!("a caller on the socket went away: {error}");
+                    if let Err(error) = serve_connection(stream, handler).await {
+                        debug!("the connection to a client failed: {error}");
                     }
                     drop(slot);
                 });
             }
             Err(error) => {
-                warn!("the socket cannot accept: {error}; trying again");
+                warn!("cannot accept a connection on the socket: {error}; retrying");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-async fn serve_connection(stream: UnixStream, calls: Arc<dyn Calls>) -> std::io::Result<()> {
+async fn serve_connection(stream: UnixStream, handler: Arc<dyn Handler>) -> std::io::Result<()> {
     let caller = stream.peer_cred()?.uid();
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader.take(LINE_BYTES_MAX as u64 + 1));
-    let request = match allowed(caller, nix::unistd::geteuid().as_raw()) {
+    let request = match authorize(caller, nix::unistd::geteuid().as_raw()) {
         Ok(()) => read_request(&mut reader).await,
-        Err(refusal) => Err(refusal),
+        Err(error) => Err(error),
     };
     match request {
-        Err(refusal) => send(&mut writer, &Response::Error(refusal)).await,
+        Err(error) => send(&mut writer, &Response::Error(error)).await,
         Ok(Call::Drops { follow }) => {
             let mut reader = reader.into_inner().into_inner();
             let mut byte = [0; 1];
             // A follower that hangs up is noticed even when nothing drops.
             tokio::select! {
-                sent = stream_drops(&mut writer, calls.drops(), follow) => sent,
+                sent = stream_drops(&mut writer, handler.drops(), follow) => sent,
                 _ = reader.read(&mut byte), if follow => Ok(()),
             }
         }
         Ok(call) => {
             // On this thread: a call of the plugin waits for no other one to wake up.
-            let response = tokio::task::block_in_place(|| answer(&*calls, call));
+            let response = tokio::task::block_in_place(|| self::call(&*handler, call));
             send(&mut writer, &response).await
         }
     }
@@ -98,27 +98,27 @@ async fn serve_connection(stream: UnixStream, calls: Arc<dyn Calls>) -> std::io:
 
 /// A call that panics is answered, too. What stands behind the socket sees to
 /// its own state.
-fn answer(calls: &dyn Calls, call: Call) -> Response {
-    catch_unwind(AssertUnwindSafe(|| calls.answer(call))).unwrap_or_else(|_| {
-        refuse(ErrorKind::Internal, "the agent failed at this call; see its log".to_owned())
+fn call(handler: &dyn Handler, call: Call) -> Response {
+    catch_unwind(AssertUnwindSafe(|| handler.handle(call))).unwrap_or_else(|_| {
+        error_response(ErrorKind::Internal, "the agent failed to handle this call; see its log".to_owned())
     })
 }
 
 /// Root may call, and the agent's own user (root again, in production).
-fn allowed(caller: u32, own: u32) -> Result<(), ApiError> {
+fn authorize(caller: u32, own: u32) -> Result<(), ApiError> {
     if caller == 0 || caller == own {
         return Ok(());
     }
-    let message = format!("user {caller} may not call the agent; call it as root");
+    let message = format!("user {caller} is not permitted to call the agent; run as root");
     Err(ApiError { kind: ErrorKind::Denied, message })
 }
 
 async fn read_request(reader: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result<Call, ApiError> {
     let invalid = |message: String| ApiError { kind: ErrorKind::Invalid, message };
     let mut line = Vec::new();
-    match tokio::time::timeout(REQUEST_PATIENCE, reader.read_until(b'\n', &mut line)).await {
-        Err(_) => return Err(invalid("no request came within 10 s".to_owned())),
-        Ok(Err(error)) => return Err(invalid(format!("the request cannot be read: {error}"))),
+    match tokio::time::timeout(REQUEST_TIMEOUT, reader.read_until(b'\n', &mut line)).await {
+        Err(_) => return Err(invalid("no request received within 10 s".to_owned())),
+        Ok(Err(error)) => return Err(invalid(format!("cannot read the request: {error}"))),
         Ok(Ok(_)) if line.last() == Some(&b'\n') => {}
         Ok(Ok(_)) if line.len() > LINE_BYTES_MAX => {
             return Err(invalid(format!("the request is longer than {LINE_BYTES_MAX} bytes")));
@@ -126,10 +126,11 @@ async fn read_request(reader: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Re
         Ok(Ok(_)) => return Err(invalid("the request does not end with a line feed".to_owned())),
     }
     let request: Request = serde_json::from_slice(&line)
-        .map_err(|error| invalid(format!("the request is not understood: {error}")))?;
+        .map_err(|error| invalid(format!("cannot decode the request: {error}")))?;
     if request.version != API_VERSION {
         return Err(invalid(format!(
-            "protocol version {} was asked, this agent speaks {API_VERSION}; use programs of one release",
+            "protocol version {} is not supported, this agent supports {API_VERSION}; use programs of one \
+                 release",
             request.version
         )));
     }
@@ -159,7 +160,7 @@ async fn send(writer: &mut (impl AsyncWriteExt + Unpin), response: &Response) ->
     writer.write_all(&line).await
 }
 
-fn refuse(kind: ErrorKind, message: String) -> Response {
+fn error_response(kind: ErrorKind, message: String) -> Response {
     Response::Error(ApiError { kind, message })
 }
 
@@ -172,12 +173,12 @@ mod tests {
 
     struct Echo(Drops);
 
-    impl Calls for Echo {
-        fn answer(&self, call: Call) -> Response {
+    impl Handler for Echo {
+        fn handle(&self, call: Call) -> Response {
             match call {
                 Call::Ready => Response::Done,
                 Call::Names => panic!("a call that fails"),
-                _ => refuse(ErrorKind::Unknown, "not in this test".into()),
+                _ => error_response(ErrorKind::Unknown, "not in this test".into()),
             }
         }
         fn drops(&self) -> Subscription {
@@ -254,8 +255,8 @@ mod tests {
 
     #[test]
     fn unit_the_socket_is_for_root_and_its_owner_alone() {
-        assert!(allowed(0, 500).is_ok() && allowed(500, 500).is_ok());
-        assert_eq!(allowed(1000, 0).unwrap_err().kind, ErrorKind::Denied);
+        assert!(authorize(0, 500).is_ok() && authorize(500, 500).is_ok());
+        assert_eq!(authorize(1000, 0).unwrap_err().kind, ErrorKind::Denied);
         with_server(|path| {
             let mode = std::fs::metadata(path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);

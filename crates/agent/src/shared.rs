@@ -11,14 +11,14 @@ use beeline_source::{EventCounts, EventRecorder, SourceState};
 
 use crate::drops::{Drops, Subscription};
 use crate::endpoints::{Link, PodReference};
-use crate::engine::{Engine, Sought};
+use crate::engine::{AwaitedObject, Engine};
 use crate::health::Health;
-use crate::http::Observed;
+use crate::http::StatusSource;
 use crate::metrics::Snapshot;
-use crate::server::Calls;
+use crate::server::Handler;
 
 /// A caller that waits longer than this asks again.
-const SETTLE_MAX: Duration = Duration::from_secs(600);
+const SYNC_WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// See the module's text.
 pub struct Shared {
@@ -26,7 +26,7 @@ pub struct Shared {
     /// Told after every change of the engine.
     progressed: Condvar,
     /// Beside the engine, so that readiness is told while it works.
-    unready: Mutex<Option<String>>,
+    not_ready_reason: Mutex<Option<String>>,
     health: Arc<Health>,
     source: Arc<SourceState>,
     recorder: Arc<EventRecorder>,
@@ -38,11 +38,11 @@ pub struct Shared {
 impl Shared {
     /// Around an engine.
     pub fn new(engine: Engine, source: Arc<SourceState>, recorder: Arc<EventRecorder>) -> Shared {
-        let unready = Mutex::new(engine.unready());
+        let not_ready_reason = Mutex::new(engine.not_ready_reason());
         Shared {
             engine: Mutex::new(engine),
             progressed: Condvar::new(),
-            unready,
+            not_ready_reason,
             health: Arc::default(),
             source,
             recorder,
@@ -56,10 +56,10 @@ impl Shared {
     pub fn change<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
         let mut engine = self.lock();
         let result = work(&mut engine);
-        let unready = engine.unready();
-        self.health.set_node(unready.is_none(), engine.node_is_leaving());
+        let not_ready_reason = engine.not_ready_reason();
+        self.health.set_node(not_ready_reason.is_none(), engine.node_is_leaving());
         self.health.set_checks(engine.take_health_changes());
-        *self.unready.lock().unwrap_or_else(PoisonError::into_inner) = unready;
+        *self.not_ready_reason.lock().unwrap_or_else(PoisonError::into_inner) = not_ready_reason;
         // With the lock held, so that changes keep their order.
         if let Some(problems) = engine.take_problem_changes() {
             self.recorder.update(problems);
@@ -70,9 +70,9 @@ impl Shared {
     }
 
     /// Keeps the changes of the host that can be ones to be put right.
-    pub fn keep_what_matters(&self, changes: &mut Vec<Change>) {
+    pub fn retain_relevant(&self, changes: &mut Vec<Change>) {
         let engine = self.lock();
-        changes.retain(|change| engine.is_concerned(change));
+        changes.retain(|change| engine.needs_sync(change));
     }
 
     /// What load balancers are told.
@@ -94,21 +94,22 @@ impl Shared {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settle(&self, timeout: Duration, objects: &[ObjectVersion]) -> Result<(), ApiError> {
-        let sought: Vec<Sought> = objects.iter().map(Sought::parse).collect::<Result<_, _>>()?;
-        let unsettled = |engine: &mut Engine| !engine.is_settled(&sought);
-        let waited = self.progressed.wait_timeout_while(self.lock(), timeout.min(SETTLE_MAX), unsettled);
+    fn wait_for_sync(&self, timeout: Duration, objects: &[ObjectVersion]) -> Result<(), ApiError> {
+        let awaited: Vec<AwaitedObject> =
+            objects.iter().map(AwaitedObject::parse).collect::<Result<_, _>>()?;
+        let unsynced = |engine: &mut Engine| !engine.is_synced_with(&awaited);
+        let waited = self.progressed.wait_timeout_while(self.lock(), timeout.min(SYNC_WAIT_MAX), unsynced);
         let (engine, result) = waited.unwrap_or_else(PoisonError::into_inner);
         match result.timed_out() {
             false => Ok(()),
             true => Err(ApiError {
                 kind: ErrorKind::TryAgain,
-                message: format!("after {} ms: {}", timeout.as_millis(), engine.why_unsettled(&sought)),
+                message: format!("after {} ms: {}", timeout.as_millis(), engine.why_not_synced(&awaited)),
             }),
         }
     }
 
-    fn try_answer(&self, call: Call) -> Result<Response, ApiError> {
+    fn try_handle(&self, call: Call) -> Result<Response, ApiError> {
         let done = |()| Response::Done;
         match call {
             Call::Allocate { attachment, pod_namespace, pod_name, pod_uid, netns } => {
@@ -118,7 +119,7 @@ impl Shared {
             Call::Commit { attachment, host_ifindex, pod_mac, netns_cookie } => {
                 let mac = Mac::parse(&pod_mac).ok_or_else(|| ApiError {
                     kind: ErrorKind::Invalid,
-                    message: format!("{pod_mac:?} is no MAC address"),
+                    message: format!("{pod_mac:?} is not a MAC address"),
                 })?;
                 let link = Link { host_ifindex, pod_mac: mac.0, netns_cookie };
                 self.change(|engine| engine.commit(&attachment, link)).map(done)
@@ -126,7 +127,7 @@ impl Shared {
             Call::Release { attachment } => self.change(|engine| engine.release(&attachment)).map(done),
             Call::Check { attachment } => self.change(|engine| engine.check(&attachment)).map(done),
             Call::Collect { valid } => self.change(|engine| engine.collect(&valid)).map(done),
-            Call::Ready => match self.unready() {
+            Call::Ready => match self.not_ready_reason() {
                 None => Ok(Response::Done),
                 Some(message) => Err(ApiError { kind: ErrorKind::TryAgain, message }),
             },
@@ -137,19 +138,19 @@ impl Shared {
             }
             Call::Names => Ok(Response::Names(self.lock().names())),
             Call::WaitForSync { timeout_ms, objects } => {
-                self.settle(Duration::from_millis(timeout_ms), &objects).map(done)
+                self.wait_for_sync(Duration::from_millis(timeout_ms), &objects).map(done)
             }
             Call::Drops { .. } => Err(ApiError {
                 kind: ErrorKind::Internal,
-                message: "drops are a stream, which the server serves itself".to_owned(),
+                message: "drops are streamed by the server itself".to_owned(),
             }),
         }
     }
 }
 
-impl Calls for Shared {
-    fn answer(&self, call: Call) -> Response {
-        self.try_answer(call).unwrap_or_else(Response::Error)
+impl Handler for Shared {
+    fn handle(&self, call: Call) -> Response {
+        self.try_handle(call).unwrap_or_else(Response::Error)
     }
 
     fn drops(&self) -> Subscription {
@@ -157,7 +158,7 @@ impl Calls for Shared {
     }
 }
 
-impl Observed for Shared {
+impl StatusSource for Shared {
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             api_connected: self.source.connected(),
@@ -169,8 +170,8 @@ impl Observed for Shared {
         }
     }
 
-    fn unready(&self) -> Option<String> {
-        self.unready.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn not_ready_reason(&self) -> Option<String> {
+        self.not_ready_reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -30,7 +30,7 @@ impl StateDir {
     /// Opens the directory, which is made if it is missing.
     pub fn open(path: &Path) -> anyhow::Result<StateDir> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
-            format!("the state directory {} cannot be made; see --state-dir", path.display())
+            format!("cannot create the state directory {}; see --state-dir", path.display())
         })?;
         Ok(StateDir { path: path.to_owned() })
     }
@@ -40,10 +40,10 @@ impl StateDir {
     pub fn lock(&self) -> anyhow::Result<Flock<File>> {
         let path = self.path.join("agent.lock");
         let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
             anyhow::anyhow!(
-                "{} is held by another agent ({error}); there is one agent per node",
+                "{} is locked by another agent ({error}); only one agent may run on a node",
                 path.display()
             )
         })
@@ -62,7 +62,7 @@ impl StateDir {
 
     /// Puts the file of attachments aside.
     pub fn discard_endpoints(&self, error: &anyhow::Error) {
-        self.put_aside(ENDPOINTS, error);
+        self.set_aside(ENDPOINTS, error);
     }
 
     /// The node's sysctls before Beeline.
@@ -77,7 +77,7 @@ impl StateDir {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         disk::read(&self.path.join(name)).unwrap_or_else(|error| {
-            self.put_aside(name, &error);
+            self.set_aside(name, &error);
             None
         })
     }
@@ -86,11 +86,13 @@ impl StateDir {
         disk::write(&self.path.join(name), value)
     }
 
-    fn put_aside(&self, name: &str, error: &anyhow::Error) {
+    fn set_aside(&self, name: &str, error: &anyhow::Error) {
         let (path, aside) = (self.path.join(name), self.path.join(format!("{name}.unusable")));
         match fs::rename(&path, &aside) {
-            Ok(()) => warn!("{} cannot be used and is now {}: {error:#}", path.display(), aside.display()),
-            Err(also) => warn!("{} cannot be used: {error:#}; nor moved: {also}", path.display()),
+            Ok(()) => {
+                warn!("{} is unusable and was renamed to {}: {error:#}", path.display(), aside.display())
+            }
+            Err(also) => warn!("{} is unusable: {error:#}; cannot rename it: {also}", path.display()),
         }
     }
 }
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_file_that_cannot_be_used_is_put_aside() {
+    fn unit_an_unusable_file_is_set_aside() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(&directory.path().join("a/b")).unwrap();
         assert!(state.endpoints().is_none() && state.sysctls().is_empty());

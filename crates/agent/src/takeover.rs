@@ -3,10 +3,10 @@
 
 use beeline_kernel::kube_proxy::Rules;
 
-/// For how many looks (one a minute) connections that the host translates
+/// For how many checks (one a minute) connections that the host translates
 /// hold the take-over up once kube-proxy's rules are gone: kube-proxy's own
 /// time-out for established connections, a day. They may be somebody else's.
-const LOOKS_MAX: u32 = 24 * 60;
+const CHECKS_MAX: u32 = 24 * 60;
 
 /// What is known of kube-proxy on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct TakeOver {
     connections: usize,
     is_active: bool,
     /// Looks since the rules are gone.
-    looks: u32,
+    checks: u32,
 }
 
 impl TakeOver {
@@ -26,16 +26,16 @@ impl TakeOver {
 
     /// Takes in what a look has found. `connections` is asked only while it
     /// matters.
-    pub fn look<E>(
+    pub fn update<E>(
         &mut self,
         rules: Vec<Rules>,
         connections: impl FnOnce() -> Result<usize, E>,
     ) -> Result<(), E> {
         self.is_active |= !rules.is_empty();
         self.rules = rules;
-        self.looks = if self.rules.is_empty() { self.looks + 1 } else { 0 };
+        self.checks = if self.rules.is_empty() { self.checks + 1 } else { 0 };
         self.connections = if self.is_active { connections()? } else { 0 };
-        self.is_active = !self.rules.is_empty() || (self.connections > 0 && self.looks <= LOOKS_MAX);
+        self.is_active = !self.rules.is_empty() || (self.connections > 0 && self.checks <= CHECKS_MAX);
         Ok(())
     }
 
@@ -57,14 +57,14 @@ impl TakeOver {
     /// What an administrator should know, and do.
     pub fn problems(&self) -> Vec<String> {
         let connections = match self.connections {
-            0 => "they translate no connection".to_owned(),
-            count => format!("{count} TCP connections that the host translates run on through them"),
+            0 => "no connection uses them".to_owned(),
+            count => format!("{count} TCP connections translated by the host still use them"),
         };
         let problem = |rules: &Rules| {
             format!(
-                "kube-proxy has left {rules} on this node: new connections are Beeline's, and {connections}; \
-                 when kube-proxy is gone from the cluster and no such connection is left (a removal may cut them off), remove them by \
-                 `kube-proxy --cleanup`, or by: {}",
+                "kube-proxy has left {rules} on this node: Beeline handles new connections, and {connections}; \
+                 after removing kube-proxy from the cluster, and once no connection uses the rules (removing them may \
+                 break these connections), run `kube-proxy --cleanup`, or: {}",
                 rules.cleanup_command()
             )
         };
@@ -80,8 +80,8 @@ mod tests {
 
     use super::*;
 
-    fn look(takeover: &mut TakeOver, rules: &[Rules], connections: usize) -> bool {
-        takeover.look(rules.to_vec(), || Ok::<_, Infallible>(connections)).unwrap();
+    fn update(takeover: &mut TakeOver, rules: &[Rules], connections: usize) -> bool {
+        takeover.update(rules.to_vec(), || Ok::<_, Infallible>(connections)).unwrap();
         takeover.is_active()
     }
 
@@ -89,31 +89,31 @@ mod tests {
     fn unit_a_take_over_ends_with_the_last_connection_of_kube_proxy() {
         let rules = [Rules::Nftables(Family::Ipv4), Rules::Nftables(Family::Ipv6)];
         let mut takeover = TakeOver::default();
-        assert!(!look(&mut takeover, &[], 7), "connections alone are somebody else's");
-        assert!(look(&mut takeover, &rules, 0), "rules may translate more at any time");
+        assert!(!update(&mut takeover, &[], 7), "connections alone are somebody else's");
+        assert!(update(&mut takeover, &rules, 0), "rules may translate more at any time");
         assert_eq!(takeover.leftovers(), [("nftables".to_owned(), 2)]);
         assert!(takeover.problems()[1].contains("nft delete table ip6 kube-proxy"), "{takeover:?}");
 
-        assert!(look(&mut takeover, &[], 3));
+        assert!(update(&mut takeover, &[], 3));
         assert_eq!(takeover.leftovers(), [("connections".to_owned(), 3)]);
         assert!(takeover.problems().is_empty(), "nothing is left to do but to wait");
         let mut resumed = TakeOver::resumed(takeover.is_active());
-        assert!(look(&mut resumed, &[], 1), "the next agent goes on");
-        assert!(!look(&mut resumed, &[], 0));
+        assert!(update(&mut resumed, &[], 1), "the next agent goes on");
+        assert!(!update(&mut resumed, &[], 0));
         assert!(resumed.leftovers().is_empty());
     }
 
     #[test]
-    fn unit_a_take_over_ends_by_itself() {
+    fn unit_a_take_over_times_out() {
         let mut takeover = TakeOver::resumed(true);
-        let looks = (0..).take_while(|_| look(&mut takeover, &[], 1)).count();
-        assert_eq!(looks, LOOKS_MAX as usize);
+        let checks = (0..).take_while(|_| update(&mut takeover, &[], 1)).count();
+        assert_eq!(checks, CHECKS_MAX as usize);
     }
 
     #[test]
-    fn unit_a_look_that_fails_ends_nothing() {
+    fn unit_a_failed_check_ends_nothing() {
         let mut takeover = TakeOver::resumed(true);
-        assert_eq!(takeover.look(Vec::new(), || Err("no answer")), Err("no answer"));
+        assert_eq!(takeover.update(Vec::new(), || Err("no answer")), Err("no answer"));
         assert!(takeover.is_active());
     }
 }

@@ -25,36 +25,36 @@ use crate::shared::Shared;
 const BATCH_UPDATES_MAX: usize = 256;
 /// How long changes of the host are gathered before they are looked at. The
 /// plugin releases a pod within this time of deleting its device.
-const GATHER: Duration = Duration::from_millis(100);
+const BATCH_WINDOW: Duration = Duration::from_millis(100);
 /// How often the tables are compared with what they should hold.
-const COMPARE_EVERY: Duration = Duration::from_secs(10);
+const COMPARE_INTERVAL: Duration = Duration::from_secs(10);
 /// A comparison stops so often to let others have the engine.
 const COMPARE_PAUSE: Duration = Duration::from_millis(2);
 /// After a comparison that took long (large tables, a busy node), the next
 /// one waits this many times as long: it takes at most a hundredth of a CPU.
-const COMPARE_REST: u32 = 99;
+const COMPARE_IDLE_FACTOR: u32 = 99;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Programs what the source tells, until the source ends.
-pub fn follow_source(shared: Arc<Shared>, mut updates: mpsc::Receiver<Update>) -> anyhow::Result<()> {
+pub fn apply_updates(shared: Arc<Shared>, mut updates: mpsc::Receiver<Update>) -> anyhow::Result<()> {
     spawn("source", move || {
         let mut batch = Vec::with_capacity(BATCH_UPDATES_MAX);
-        let mut was_in_step = false;
+        let mut was_synced = false;
         while updates.blocking_recv_many(&mut batch, BATCH_UPDATES_MAX) > 0 {
-            let is_in_step = shared.change(|engine| {
+            let is_synced = shared.change(|engine| {
                 engine.apply(batch.drain(..));
-                engine.is_in_step()
+                engine.is_synced()
             });
-            if is_in_step && !was_in_step {
-                memory::give_back();
+            if is_synced && !was_synced {
+                memory::trim();
             }
-            was_in_step = is_in_step;
+            was_synced = is_synced;
         }
     })
 }
 
 /// Repairs what somebody changes on the host, when the kernel tells it.
-pub fn follow_host(shared: Arc<Shared>, mut watch: Watch) -> anyhow::Result<()> {
+pub fn watch_host(shared: Arc<Shared>, mut watch: Watch) -> anyhow::Result<()> {
     spawn("host", move || {
         // What mattered when it came.
         let mut pending: Vec<Change> = Vec::new();
@@ -62,45 +62,45 @@ pub fn follow_host(shared: Arc<Shared>, mut watch: Watch) -> anyhow::Result<()> 
             let changes = match next_changes(&mut watch, pending.is_empty()) {
                 Ok(changes) => changes,
                 Err(error) => {
-                    warn!("changes of the host cannot be followed: {error}; looking every 10 s");
+                    warn!("cannot watch netlink notifications: {error}; checking the host every 10 s");
                     return;
                 }
             };
             // A pod whose device has gone may be released by now.
-            shared.keep_what_matters(&mut pending);
+            shared.retain_relevant(&mut pending);
             if pending.is_empty() {
                 pending = changes::latest(changes);
-                shared.keep_what_matters(&mut pending);
+                shared.retain_relevant(&mut pending);
                 continue;
             }
             // The look covers what has come meanwhile, too.
             pending.clear();
             if let Err(error) = shared.change(|engine| engine.sync_host(Cause::Repair)) {
-                warn!("the node's network cannot be read: {error:#}; trying again");
+                warn!("cannot read the node's network configuration: {error:#}; retrying");
             }
         }
     })
 }
 
 /// The next changes, or, if some are pending, those that come within
-/// [`GATHER`].
+/// [`BATCH_WINDOW`].
 fn next_changes(watch: &mut Watch, waits: bool) -> Result<Vec<Change>, NetlinkError> {
     if waits {
         return watch.wait(None);
     }
-    thread::sleep(GATHER);
+    thread::sleep(BATCH_WINDOW);
     watch.take_pending()
 }
 
 /// Relays drop events to whoever listens on the socket.
-pub fn follow_events(shared: Arc<Shared>, mut events: Events) -> anyhow::Result<()> {
+pub fn relay_events(shared: Arc<Shared>, mut events: Events) -> anyhow::Result<()> {
     spawn("events", move || {
         let mut lost: HashMap<u32, u64> = HashMap::new();
         loop {
             if let Err(error) = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)
                 && error != nix::Error::EINTR
             {
-                warn!("drop events cannot be read any more: {error}; the counters go on");
+                warn!("cannot read drop events: {error}; drop counters are not affected");
                 return;
             }
             while let Some(event) = events.next() {
@@ -116,26 +116,26 @@ pub fn follow_events(shared: Arc<Shared>, mut events: Events) -> anyhow::Result<
 /// Compares the tables with what they should hold, again and again.
 pub fn compare_tables(shared: Arc<Shared>) -> anyhow::Result<()> {
     spawn("compare", move || {
-        let mut rest = COMPARE_EVERY;
+        let mut idle = COMPARE_INTERVAL;
         loop {
-            thread::sleep(rest);
+            thread::sleep(idle);
             let mut busy = Duration::ZERO;
             loop {
                 let began = Instant::now();
-                let is_finished = shared.change(|engine| engine.compare_some());
+                let is_finished = shared.change(|engine| engine.compare_batch());
                 busy += began.elapsed();
                 if is_finished {
                     break;
                 }
                 thread::sleep(COMPARE_PAUSE);
             }
-            rest = COMPARE_EVERY.max(busy * COMPARE_REST);
+            idle = COMPARE_INTERVAL.max(busy * COMPARE_IDLE_FACTOR);
         }
     })
 }
 
 /// What is due by the clock.
-pub fn keep_time(shared: Arc<Shared>) -> anyhow::Result<()> {
+pub fn run_timers(shared: Arc<Shared>) -> anyhow::Result<()> {
     spawn("clock", move || {
         let mut seconds: u64 = 0;
         loop {
@@ -150,7 +150,7 @@ pub fn keep_time(shared: Arc<Shared>) -> anyhow::Result<()> {
                 }
             });
             if seconds % 60 == 59 {
-                memory::give_back();
+                memory::trim();
             }
             seconds += 1;
             thread::sleep(SECOND.saturating_sub(started.elapsed()).max(SECOND / 2));
@@ -159,14 +159,16 @@ pub fn keep_time(shared: Arc<Shared>) -> anyhow::Result<()> {
 }
 
 /// Says when the API server goes and comes.
-pub fn watch_connection(state: Arc<beeline_source::SourceState>) -> anyhow::Result<()> {
+pub fn log_connection(state: Arc<beeline_source::SourceState>) -> anyhow::Result<()> {
     spawn("api", move || {
         let mut connected = true;
         loop {
             thread::sleep(SECOND);
             match (connected, state.connected()) {
-                (true, false) => warn!("the API server is out of reach; what it said last stays in force"),
-                (false, true) => info!("the API server answers again"),
+                (true, false) => {
+                    warn!("the API server is unreachable; the last known cluster state stays in use")
+                }
+                (false, true) => info!("the API server is reachable again"),
                 _ => {}
             }
             connected = state.connected();
@@ -176,7 +178,7 @@ pub fn watch_connection(state: Arc<beeline_source::SourceState>) -> anyhow::Resu
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
-    spawned.map(drop).with_context(|| format!("the thread {name} cannot be started"))
+    spawned.map(drop).with_context(|| format!("cannot start the thread {name}"))
 }
 
 /// The clock of `bpf_ktime_get_ns`, by which events are stamped.

@@ -29,7 +29,7 @@ const CHANGING: Duration = Duration::from_secs(30);
 /// How long each of them stays.
 const STAY: Duration = Duration::from_millis(100);
 
-/// How long the last agent may take to be in step with the API server.
+/// How long the last agent may take to be synced with the API server.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Tells [`lab_a_release_that_is_killed`] where to take over, and which of
@@ -54,7 +54,7 @@ fn releases() -> Vec<Release> {
     vec![other(), next(), far_next(), next(), far_next()]
 }
 
-/// What a release's agent does first, and what it does when it is in step
+/// What a release's agent does first, and what it does when it is synced
 /// with the API server. Returns the devices with programs, and the programs.
 fn take_over(
     bpffs: &Path,
@@ -158,7 +158,7 @@ impl Node<'_> {
         changes
     }
 
-    /// Nothing of the other releases is left once the agent is in step.
+    /// Nothing of the other releases is left once the agent is synced.
     fn until_others_are_gone(&self, this: u32) {
         let what = format!("{} has the tables of its own layout alone", self.name);
         self.lab.wait_until(&what, PATIENCE, || self.layouts() == [format!("v{this}")]);

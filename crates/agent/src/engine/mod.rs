@@ -30,16 +30,16 @@ use crate::datapath::Datapath;
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::host::Host;
 use crate::host::uplinks::Uplink;
-use crate::sockets::{self, Namespace, Sockets};
+use crate::stale_sockets::{self, Namespace, SocketDestroyer};
 use crate::state::StateDir;
 use crate::takeover::TakeOver;
 
 use problems::Problems;
-pub use status::Sought;
+pub use status::AwaitedObject;
 
 /// Entries of the tables that are compared before others may go on: well below
 /// a millisecond.
-const COMPARED_AT_ONCE: usize = 256;
+const COMPARE_BATCH_MAX: usize = 256;
 
 /// Why the host is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct Parts {
     /// Links, routes, sysctls.
     pub host: Box<dyn Host>,
     /// Who ends sockets to backends that are gone, if any are translated.
-    pub sockets: Option<Sockets>,
+    pub sockets: Option<SocketDestroyer>,
     /// Cookie of the node's network namespace.
     pub netns_cookie: u64,
 }
@@ -75,10 +75,10 @@ pub struct Engine {
     spool: PathBuf,
     datapath: Box<dyn Datapath>,
     host: Box<dyn Host>,
-    sockets: Option<Sockets>,
+    sockets: Option<SocketDestroyer>,
     netns_cookie: u64,
     /// What the programs were told last.
-    told_config: Option<ConfigValue>,
+    published_config: Option<ConfigValue>,
     planner: Planner,
     reconciler: Reconciler,
     endpoints: Endpoints,
@@ -127,7 +127,7 @@ impl Engine {
             host,
             sockets,
             netns_cookie,
-            told_config: None,
+            published_config: None,
             planner,
             reconciler,
             endpoints: Endpoints::load(None)?,
@@ -145,9 +145,9 @@ impl Engine {
             counts: Counts::default(),
         };
         engine.load_endpoints(&actual)?;
-        engine.look_for_kube_proxy();
+        engine.detect_kube_proxy();
         engine.publish_config()?;
-        engine.sync_host(Cause::Change).context("the node's network cannot be read")?;
+        engine.sync_host(Cause::Change).context("cannot read the node's network configuration")?;
         engine.read_spool();
         engine.sync_tables();
         Ok(engine)
@@ -157,20 +157,20 @@ impl Engine {
     pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) {
         let mut version_events = Vec::new();
         for update in updates {
-            self.problems.note(&update);
+            self.problems.record(&update);
             version_events.push(update.version_event);
             if let Some(change) = update.change {
                 self.planner.apply(change);
             }
         }
         self.sync_tables();
-        let is_numbered = self.own.as_ref().is_some_and(|own| own.id != 0);
-        if !is_numbered || self.node_revision != Some(self.planner.node_revision()) {
-            self.take_in_nodes();
+        let has_node_id = self.own.as_ref().is_some_and(|own| own.id != 0);
+        if !has_node_id || self.node_revision != Some(self.planner.node_revision()) {
+            self.sync_nodes();
         }
         version_events.into_iter().for_each(|event| self.synced_versions.record(event));
         if !self.pruned && self.synced_versions.has_synced() {
-            self.finish_first_listing();
+            self.finish_initial_sync();
         }
     }
 
@@ -178,7 +178,7 @@ impl Engine {
     pub fn tick(&mut self) {
         self.sync_node_sysctls();
         self.read_spool();
-        self.tell_problems(Instant::now());
+        self.report_problems(Instant::now());
     }
 
     /// Every ten seconds: what should announce itself, in case it did not.
@@ -186,13 +186,13 @@ impl Engine {
         match self.datapath.repair() {
             Ok(0) => {}
             Ok(count) => {
-                info!("put back {count} attachments of programs that somebody removed");
+                info!("restored: {count} program attachments");
                 self.count_repairs("attachment", count as u64);
             }
-            Err(error) => warn!("attachments of programs cannot be repaired: {error:#}; trying again"),
+            Err(error) => warn!("cannot restore program attachments: {error:#}; retrying"),
         }
         if let Err(error) = self.sync_host(Cause::Repair) {
-            warn!("the node's network cannot be read: {error:#}; trying again");
+            warn!("cannot read the node's network configuration: {error:#}; retrying");
         }
         if self.reconciler.outstanding() > 0 {
             self.reconciler.retry();
@@ -203,46 +203,46 @@ impl Engine {
     /// Every minute: is kube-proxy there, or connections of it?
     pub fn check_take_over(&mut self) {
         let before = self.take_over.is_active();
-        self.look_for_kube_proxy();
+        self.detect_kube_proxy();
         if before == self.take_over.is_active() {
             return;
         }
-        let told = match before {
-            true => "kube-proxy has left nothing on this node any more",
-            false => "kube-proxy is at work on this node: its connections run on",
+        let message = match before {
+            true => "no kube-proxy rules or connections remain on this node",
+            false => "kube-proxy rules found on this node: connections that they translate stay established",
         };
-        info!("{told}");
+        info!("{message}");
         if let Err(error) = self.publish_config() {
-            warn!("{error:#}; trying again when the node changes");
+            warn!("{error:#}; retrying when the Node changes");
         }
     }
 
-    fn look_for_kube_proxy(&mut self) {
+    fn detect_kube_proxy(&mut self) {
         let host = &self.host;
-        let looked = host
+        let checked = host
             .kube_proxy_rules()
-            .and_then(|rules| self.take_over.look(rules, || host.translated_connections()));
-        if let Err(error) = looked {
-            warn!("what kube-proxy left on this node cannot be found: {error:#}; looking again in a minute");
+            .and_then(|rules| self.take_over.update(rules, || host.translated_connections()));
+        if let Err(error) = checked {
+            warn!("cannot check this node for kube-proxy rules: {error:#}; retrying in 60 s");
         }
     }
 
     /// All the time, at a bounded cost: compares some more of the tables with
     /// what they should hold, and corrects what differs. True: that was the
     /// last of them.
-    pub fn compare_some(&mut self) -> bool {
+    pub fn compare_batch(&mut self) -> bool {
         let prune = if self.pruned { Prune::Delete } else { Prune::Keep };
         let tables = self.datapath.tables();
-        let (report, is_finished) = self.reconciler.compare(tables, COMPARED_AT_ONCE, prune);
+        let (report, is_finished) = self.reconciler.compare(tables, COMPARE_BATCH_MAX, prune);
         let config = is_finished
             && self.publish_config().unwrap_or_else(|error| {
-                warn!("{error:#}; trying again");
+                warn!("{error:#}; retrying");
                 false
             });
         let drift = report.drift + u64::from(config);
         if drift > 0 {
             self.counts.drift += drift;
-            warn!("{drift} table entries were not as the agent wrote them and are corrected");
+            warn!("{drift} table entries differed from the desired state and were corrected");
         }
         is_finished
     }
@@ -250,16 +250,16 @@ impl Engine {
     /// Writes what the planner has computed anew.
     fn sync_tables(&mut self) {
         let delta = self.planner.drain();
-        let gone = sockets::gone(&delta.backend, &delta.slot, self.reconciler.backends());
+        let stale = stale_sockets::stale_backends(&delta.backend, &delta.slot, self.reconciler.backends());
         let report = self.reconciler.apply(delta, self.datapath.tables());
-        self.end_sockets(gone);
+        self.destroy_stale_sockets(stale);
         self.counts.sync_errors += report.outstanding.saturating_sub(self.undone);
         self.undone = report.outstanding;
     }
 
     /// Ends what the socket hooks have connected to these backends.
-    fn end_sockets(&self, gone: RemovedBackends) {
-        let Some(sockets) = self.sockets.as_ref().filter(|_| !gone.is_empty()) else { return };
+    fn destroy_stale_sockets(&self, stale: RemovedBackends) {
+        let Some(sockets) = self.sockets.as_ref().filter(|_| !stale.is_empty()) else { return };
         let namespace = |endpoint: &Endpoint| {
             let path = PathBuf::from(&endpoint.pod.netns);
             Some(Namespace { path, cookie: endpoint.link?.netns_cookie })
@@ -268,11 +268,11 @@ impl Engine {
             true => Vec::new(),
             false => self.endpoints.iter().filter_map(namespace).collect(),
         };
-        sockets.end(gone, pods);
+        sockets.destroy(stale, pods);
     }
 
     /// The API server has told everything: what nobody asked for goes.
-    fn finish_first_listing(&mut self) {
+    fn finish_initial_sync(&mut self) {
         self.pruned = true;
         // All of them, once, and only where sockets are translated.
         let before = self.sockets.as_ref().map(|_| self.reconciler.backends().clone());
@@ -281,18 +281,18 @@ impl Engine {
         if let Some(before) = before {
             let after = self.reconciler.backends();
             let left = before.keys().filter(|id| !after.contains_key(id)).map(|id| (*id, None)).collect();
-            self.end_sockets(sockets::gone(&left, &BTreeMap::new(), &before));
+            self.destroy_stale_sockets(stale_sockets::stale_backends(&left, &BTreeMap::new(), &before));
         }
         if let Err(error) = self.sync_host(Cause::Change) {
-            warn!("the node's network cannot be read: {error:#}; trying again");
+            warn!("cannot read the node's network configuration: {error:#}; retrying");
         }
-        info!("in step with the API server; {} stale table entries removed", report.deleted);
+        info!("synced with the API server; removed {} stale table entries", report.deleted);
         match self.datapath.remove_other_layouts() {
             Ok(layouts) if layouts.is_empty() => {}
             Ok(layouts) => {
-                info!("the tables of layouts {layouts:?}, which another release left, are removed")
+                info!("removed the tables of other layouts: {layouts:?}")
             }
-            Err(error) => warn!("tables that another release left cannot be removed: {error:#}"),
+            Err(error) => warn!("cannot remove the tables of other layouts: {error:#}"),
         }
     }
 
@@ -308,7 +308,7 @@ impl Engine {
     }
 
     /// Has the API server told everything, and is it programmed?
-    pub fn is_in_step(&self) -> bool {
+    pub fn is_synced(&self) -> bool {
         self.pruned
     }
 

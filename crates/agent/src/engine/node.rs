@@ -20,24 +20,24 @@ const FORWARDING: &[(&str, &str)] = &[("net.ipv4.ip_forward", "1"), ("net.ipv6.c
 
 impl Engine {
     /// The nodes have changed: PodCIDRs, configuration, routes.
-    pub(super) fn take_in_nodes(&mut self) {
+    pub(super) fn sync_nodes(&mut self) {
         let own = self.planner.own_node();
         let is_new = own.is_some() && own != self.own;
         if is_new {
             self.own = own;
-            self.take_in_own_node();
+            self.sync_own_node();
         }
         if !is_new && self.node_revision == Some(self.planner.node_revision()) {
             return;
         }
         if let Err(error) = self.sync_host(Cause::Change) {
-            warn!("the node's network cannot be read: {error:#}; trying again");
+            warn!("cannot read the node's network configuration: {error:#}; retrying");
         }
         // The uplinks' subnets decide about routes: they may have changed it again.
         self.node_revision = Some(self.planner.node_revision());
     }
 
-    fn take_in_own_node(&mut self) {
+    fn sync_own_node(&mut self) {
         let Some(own) = self.own.clone() else { return };
         let before = self.endpoints.pools();
         for problem in self.endpoints.set_pools(&own.pod_cidrs) {
@@ -46,11 +46,11 @@ impl Engine {
         let pools = self.endpoints.pools();
         if pools != before {
             let text = pools.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            info!("pods of this node get addresses from {text}");
+            info!("pod CIDRs of this node: {text}");
             self.save_endpoints_or_warn();
         }
         if let Err(error) = self.publish_config() {
-            warn!("{error:#}; trying again when the node changes");
+            warn!("{error:#}; retrying when the Node changes");
         }
     }
 
@@ -77,8 +77,8 @@ impl Engine {
         if config != current {
             self.datapath.set_config(&config)?;
         }
-        let told = self.told_config.replace(config);
-        let is_drift = told.is_some_and(|told| told != current);
+        let previous = self.published_config.replace(config);
+        let is_drift = previous.is_some_and(|previous| previous != current);
         Ok(is_drift)
     }
 
@@ -92,7 +92,7 @@ impl Engine {
     /// The programs' switches, as the values set them.
     fn config_flags(&self) -> u32 {
         let values = &self.configuration.values;
-        let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
+        let flag = |enabled: bool, flag: u32| if enabled { flag } else { 0 };
         flag(values.socket_lb_enabled && !values.socket_lb_host_only, config_flags::SOCKET_PODS)
             | flag(values.socket_lb_enabled && values.node_port, config_flags::NODE_PORT_LOOPBACK)
             | flag(self.take_over.is_active(), config_flags::TAKE_OVER)
@@ -104,7 +104,7 @@ impl Engine {
     pub fn sync_host(&mut self, cause: Cause) -> anyhow::Result<()> {
         let observed = self.host.observe()?;
         let mut problems = Vec::new();
-        self.forget_lost_pods(&observed);
+        self.remove_lost_pods(&observed);
         self.sync_node_sysctls();
         self.choose_uplinks(&observed, &mut problems);
         self.sync_attachments(&observed, cause, &mut problems);
@@ -117,8 +117,8 @@ impl Engine {
     }
 
     /// Can this change of the host be one that has to be put right?
-    pub fn is_concerned(&self, change: &Change) -> bool {
-        changes::matters(change, |ifindex| self.endpoints.on_device(ifindex))
+    pub fn needs_sync(&self, change: &Change) -> bool {
+        changes::is_relevant(change, |ifindex| self.endpoints.on_device(ifindex))
     }
 
     /// This node's addresses as Kubernetes knows them, or as an earlier agent
@@ -145,11 +145,16 @@ impl Engine {
             true => self.planner.routes(),
             false => Vec::new(),
         };
-        let routed = routes
+        let node_routes = routes
             .iter()
             .filter_map(|route| desired::node_route(route.prefix, route.next_hop, &self.uplinks))
             .collect();
-        Desired { pods: pods.collect(), routes: routed, node_ips: self.node_ips(), complete: self.pruned }
+        Desired {
+            pods: pods.collect(),
+            routes: node_routes,
+            node_ips: self.node_ips(),
+            complete: self.pruned,
+        }
     }
 
     fn choose_uplinks(&mut self, observed: &Observed, problems: &mut Vec<String>) {
@@ -164,16 +169,17 @@ impl Engine {
         ips.extend(self.own.iter().flat_map(|own| own.external_ips.clone()));
         let chosen = uplinks::choose(observed, devices, &ips, &before);
         for name in uplinks::missing(observed, devices) {
-            problems.push(format!("device {name} of the value `devices` does not exist on this node"));
+            problems.push(format!("device {name} from the value `devices` does not exist on this node"));
         }
         if chosen.is_empty() && self.planner.is_listed() {
             problems.push(
-                "no uplink: no device carries a default route or this node's address; set the value `devices`"
+                "no uplink found: no device has a default route or an address of this node; set the value \
+                 `devices`"
                     .to_owned(),
             );
         }
         if chosen != self.uplinks {
-            tell_uplinks(&self.uplinks, &chosen);
+            log_uplinks(&self.uplinks, &chosen);
             self.uplinks = chosen;
             let subnets = self.uplinks.iter().flat_map(|uplink| uplink.subnets.clone()).collect();
             self.planner.set_on_link(Some(subnets));
@@ -197,33 +203,37 @@ impl Engine {
         for (ifindex, name) in uplinks.iter().filter(|(ifindex, _)| programs_on(*ifindex) < 2) {
             match self.datapath.attach_uplink(*ifindex) {
                 Ok(()) => done += 1,
-                Err(error) => problems.push(format!("uplink {name} cannot be attached: {error:#}")),
+                Err(error) => problems.push(format!("cannot attach programs to uplink {name}: {error:#}")),
             }
         }
         for (ifindex, name) in pods.iter().filter(|(ifindex, _)| programs_on(*ifindex) < 2) {
             match self.datapath.attach_pod(*ifindex) {
                 Ok(()) => done += 1,
-                Err(error) => problems.push(format!("pod device {name} cannot be attached: {error:#}")),
+                Err(error) => {
+                    problems.push(format!("cannot attach programs to pod device {name}: {error:#}"))
+                }
             }
         }
         if cause == Cause::Repair && done > 0 {
-            info!("attached {done} devices again");
+            info!("restored: programs on {done} devices");
             self.count_repairs("attachment", done);
         }
         let is_pod = |ifindex: u32| {
             observed.links.iter().any(|link| link.index == ifindex && desired::is_pod_link(link))
         };
-        let wanted = |ifindex: u32| uplinks.iter().chain(&pods).any(|(wanted, _)| *wanted == ifindex);
+        let is_desired = |ifindex: u32| uplinks.iter().chain(&pods).any(|(desired, _)| *desired == ifindex);
         let mut stale: Vec<u32> = attached
             .iter()
             .map(|attached| attached.ifindex)
-            .filter(|ifindex| !wanted(*ifindex) && !is_pod(*ifindex))
+            .filter(|ifindex| !is_desired(*ifindex) && !is_pod(*ifindex))
             .collect();
         stale.dedup();
         for ifindex in stale {
             match self.datapath.detach(ifindex) {
-                Ok(()) => info!("the device with index {ifindex} is no uplink and no pod any more: detached"),
-                Err(error) => problems.push(format!("device index {ifindex} cannot be detached: {error:#}")),
+                Ok(()) => info!("detached programs from device {ifindex}: no longer an uplink or pod device"),
+                Err(error) => {
+                    problems.push(format!("cannot detach programs from device {ifindex}: {error:#}"))
+                }
             }
         }
     }
@@ -233,11 +243,11 @@ impl Engine {
         for action in actions {
             match self.host.act(action) {
                 Ok(()) if cause == Cause::Repair => {
-                    info!("put back: {action}");
+                    info!("restored: {action}");
                     self.count_repairs(action.object(), 1);
                 }
-                Ok(()) => info!("{action}"),
-                Err(error) => problems.push(format!("{action}: {error:#}")),
+                Ok(()) => info!("applied: {action}"),
+                Err(error) => problems.push(format!("cannot {action}: {error:#}")),
             }
         }
     }
@@ -245,11 +255,12 @@ impl Engine {
     /// Forwarding, with what it would switch off kept on: a device that takes
     /// router advertisements stops to, unless it is told to go on (2).
     pub(super) fn sync_node_sysctls(&mut self) {
-        let wanted: Vec<(String, String)> =
+        let desired_sysctls: Vec<(String, String)> =
             FORWARDING.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let forwards =
-            |host: &dyn crate::host::Host| wanted.iter().all(|(name, value)| is_set(host, name, value));
-        if forwards(&*self.host) {
+        let is_forwarding = |host: &dyn crate::host::Host| {
+            desired_sysctls.iter().all(|(name, value)| is_set(host, name, value))
+        };
+        if is_forwarding(&*self.host) {
             self.node_sysctls_set = true;
             return;
         }
@@ -259,7 +270,7 @@ impl Engine {
             .filter(|name| is_set(&*self.host, name, "1"))
             .map(|name| (name, "2".to_owned()))
             .collect();
-        self.change_node_sysctls(kept.into_iter().chain(wanted).collect());
+        self.change_node_sysctls(kept.into_iter().chain(desired_sysctls).collect());
     }
 
     /// Every device that may take router advertisements.
@@ -270,10 +281,10 @@ impl Engine {
     }
 
     /// Writes what differs; the values before are on disk first.
-    fn change_node_sysctls(&mut self, wanted: Vec<(String, String)>) {
+    fn change_node_sysctls(&mut self, desired_sysctls: Vec<(String, String)>) {
         let mut previous = self.state.sysctls();
         let mut changes = Vec::new();
-        for (name, value) in wanted {
+        for (name, value) in desired_sysctls {
             if let Ok(Some(before)) = self.host.sysctl(&name)
                 && before != value
             {
@@ -287,12 +298,12 @@ impl Engine {
             return;
         }
         if let Err(error) = self.state.set_sysctls(&previous) {
-            warn!("the sysctls before Beeline cannot be noted: {error:#}");
+            warn!("cannot save the previous sysctl values: {error:#}");
         }
         for (name, before, value) in changes {
             match self.host.set_sysctl(&name, &value) {
-                Ok(()) => info!("sysctl {name} was {before}, is {value}"),
-                Err(error) => warn!("{error:#}; pods may not be reachable"),
+                Ok(()) => info!("changed sysctl {name} from {before} to {value}"),
+                Err(error) => warn!("{error:#}; pods may be unreachable"),
             }
             if self.node_sysctls_set {
                 self.count_repairs("sysctl", 1);
@@ -311,7 +322,7 @@ impl Engine {
         for (name, ipv6) in pods {
             match self.set_pod_sysctls(&name, ipv6) {
                 Ok(changed) if changed > 0 && cause == Cause::Repair => {
-                    info!("put back: {changed} sysctls of {name}");
+                    info!("restored: {changed} sysctls of {name}");
                     self.count_repairs("sysctl", changed);
                 }
                 Ok(_) => {}
@@ -338,13 +349,13 @@ fn is_set(host: &dyn crate::host::Host, name: &str, value: &str) -> bool {
     !matches!(host.sysctl(name), Ok(Some(is)) if is != value)
 }
 
-fn tell_uplinks(before: &[Uplink], now: &[Uplink]) {
+fn log_uplinks(before: &[Uplink], now: &[Uplink]) {
     let index = |uplink: &Uplink| uplink.ifindex;
     for uplink in now.iter().filter(|uplink| !before.iter().any(|old| index(old) == index(uplink))) {
         let subnets = uplink.subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         info!("uplink {} (index {}, MTU {}) on {subnets}", uplink.name, uplink.ifindex, uplink.mtu);
     }
     for uplink in before.iter().filter(|uplink| !now.iter().any(|new| index(new) == index(uplink))) {
-        info!("{} is no uplink any more", uplink.name);
+        info!("{} is no longer an uplink", uplink.name);
     }
 }

@@ -19,7 +19,7 @@ use crate::endpoints::{Endpoint, Endpoints, Link, PodReference};
 use crate::host::desired::{self, Desired, PodSide};
 use crate::host::{Action, Observed};
 
-type Answer<T> = Result<T, ApiError>;
+type ApiResult<T> = Result<T, ApiError>;
 
 impl Engine {
     /// Takes over the attachments of an earlier agent: from disk, or, if that
@@ -36,13 +36,13 @@ impl Engine {
                 self.recover_endpoints(actual, &observed);
             }
         }
-        self.forget_lost_pods(&observed);
+        self.remove_lost_pods(&observed);
         let committed: Vec<Endpoint> =
             self.endpoints.iter().filter(|endpoint| endpoint.link.is_some()).cloned().collect();
         for endpoint in &committed {
             self.program(endpoint);
         }
-        info!("{} pods of this node taken over", committed.len());
+        info!("adopted {} local pods", committed.len());
         Ok(())
     }
 
@@ -54,17 +54,22 @@ impl Engine {
         };
         self.endpoints.recover(&entries, device);
         let count = self.endpoints.iter().count();
-        warn!("the file of pod addresses is lost; {count} pods are known from the datapath's table");
+        warn!(
+            "the endpoint state file is missing or unusable; recovered {count} pods from the endpoint table"
+        );
         self.save_endpoints_or_warn();
     }
 
     /// CNI ADD, first half.
-    pub fn allocate(&mut self, attachment: &Attachment, pod: PodReference) -> Answer<Allocation> {
+    pub fn allocate(&mut self, attachment: &Attachment, pod: PodReference) -> ApiResult<Allocation> {
         let is_new = self.endpoints.get(attachment).is_err();
         let endpoint = self.endpoints.allocate(attachment, pod, self.pod_mtu(), now())?;
         if is_new && let Err(error) = self.save_endpoints() {
             self.endpoints.release(attachment, now());
-            return Err(internal(format!("no address for {}: {error:#}", of(&endpoint))));
+            return Err(internal(format!(
+                "cannot allocate an address for {}: {error:#}",
+                describe(&endpoint)
+            )));
         }
         let gateway = |ip: &IpAddr| match ip {
             IpAddr::V4(_) => IpAddr::from(GATEWAY_IPV4),
@@ -81,7 +86,7 @@ impl Engine {
 
     /// CNI ADD, second half: programs first, then the device goes up, then
     /// the tables lead to it. What fails is undone.
-    pub fn commit(&mut self, attachment: &Attachment, link: Link) -> Answer<()> {
+    pub fn commit(&mut self, attachment: &Attachment, link: Link) -> ApiResult<()> {
         let endpoint = self.endpoints.get(attachment)?.clone();
         let device = self.device_of(&endpoint, link.host_ifindex)?;
         let done = self.connect(&endpoint, &device, link);
@@ -90,34 +95,32 @@ impl Engine {
             return Err(error);
         }
         let addresses = endpoint.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        info!("{} is connected: {addresses} on {}", of(&endpoint), device.name);
+        info!("connected {}: {addresses} on {}", describe(&endpoint), device.name);
         Ok(())
     }
 
-    fn device_of(&mut self, endpoint: &Endpoint, ifindex: u32) -> Answer<Device> {
+    fn device_of(&mut self, endpoint: &Endpoint, ifindex: u32) -> ApiResult<Device> {
         let name = endpoint.host_interface();
         match self.host.link(&name) {
             Ok(Some(link)) if link.index == ifindex => Ok(link),
             Ok(Some(link)) => Err(ApiError {
                 kind: ErrorKind::Invalid,
-                message: format!(
-                    "the device {name} has index {}, not {ifindex} as the plugin says",
-                    link.index
-                ),
+                message: format!("device {name} has index {}, but the plugin sent {ifindex}", link.index),
             }),
             Ok(None) => Err(ApiError {
                 kind: ErrorKind::Invalid,
                 message: format!(
-                    "there is no device {name} on this node; does the plugin run in the node's network namespace?"
+                    "device {name} does not exist on this node; check that the plugin runs in the node's network \
+                 namespace"
                 ),
             }),
-            Err(error) => Err(internal(format!("the device {name} cannot be looked at: {error:#}"))),
+            Err(error) => Err(internal(format!("cannot read device {name}: {error:#}"))),
         }
     }
 
-    fn connect(&mut self, endpoint: &Endpoint, device: &Device, link: Link) -> Answer<()> {
+    fn connect(&mut self, endpoint: &Endpoint, device: &Device, link: Link) -> ApiResult<()> {
         let failed =
-            |error: anyhow::Error| internal(format!("{} cannot be connected: {error:#}", of(endpoint)));
+            |error: anyhow::Error| internal(format!("cannot connect {}: {error:#}", describe(endpoint)));
         self.datapath.attach_pod(link.host_ifindex).map_err(failed)?;
         let ipv6 = endpoint.addresses.iter().any(IpAddr::is_ipv6);
         self.set_pod_sysctls(&device.name, ipv6).map_err(failed)?;
@@ -135,8 +138,8 @@ impl Engine {
                 let problems = self.reconciler.problems().into_iter().map(|problem| problem.message);
                 let why = problems.collect::<Vec<_>>().join("; ");
                 Err(internal(format!(
-                    "{} cannot be connected: {ip} is not in the tables: {why}",
-                    of(endpoint)
+                    "cannot connect {}: {ip} is not in the endpoint table: {why}",
+                    describe(endpoint)
                 )))
             }
         }
@@ -175,27 +178,27 @@ impl Engine {
         if let Some(link) = endpoint.link
             && let Err(error) = self.datapath.detach(link.host_ifindex)
         {
-            warn!("{}: its device cannot be detached: {error:#}", of(endpoint));
+            warn!("{}: cannot detach the programs from its device: {error:#}", describe(endpoint));
         }
         self.endpoints.unlink(&endpoint.attachment);
     }
 
     /// CNI DEL: out of the tables first, then the device, then the address.
-    pub fn release(&mut self, attachment: &Attachment) -> Answer<()> {
+    pub fn release(&mut self, attachment: &Attachment) -> ApiResult<()> {
         let Ok(endpoint) = self.endpoints.get(attachment).cloned() else { return Ok(()) };
         self.disconnect(&endpoint);
         // Usually gone already; one that stays would keep an address that is free.
         if let Err(error) = self.host.act(&Action::DeleteLink { name: endpoint.host_interface() }) {
-            return Err(internal(format!("{} cannot be released: {error:#}", of(&endpoint))));
+            return Err(internal(format!("cannot release {}: {error:#}", describe(&endpoint))));
         }
         self.endpoints.release(attachment, now());
         self.save_endpoints_or_warn();
-        info!("{} is released", of(&endpoint));
+        info!("released {}", describe(&endpoint));
         Ok(())
     }
 
     /// CNI GC.
-    pub fn collect(&mut self, valid: &[Attachment]) -> Answer<()> {
+    pub fn collect(&mut self, valid: &[Attachment]) -> ApiResult<()> {
         let stale = self.endpoints.except(valid);
         let failed: Vec<String> = stale
             .iter()
@@ -206,20 +209,20 @@ impl Engine {
     }
 
     /// CNI CHECK.
-    pub fn check(&mut self, attachment: &Attachment) -> Answer<()> {
+    pub fn check(&mut self, attachment: &Attachment) -> ApiResult<()> {
         let endpoint = self.endpoints.get(attachment)?.clone();
         let mismatch = |what: String| ApiError {
             kind: ErrorKind::Mismatch,
-            message: format!("{}: {what}; delete the pod, so that it is connected anew", of(&endpoint)),
+            message: format!("{}: {what}; delete the pod to have it recreated", describe(&endpoint)),
         };
         let Some(link) = endpoint.link else {
-            return Err(mismatch("its interface was never connected, or has gone".to_owned()));
+            return Err(mismatch("its interface was never connected, or was removed".to_owned()));
         };
         let observed = self.host.observe().map_err(|error| internal(format!("{error:#}")))?;
         let name = endpoint.host_interface();
         let device =
             observed.links.iter().find(|device| device.name == name && device.index == link.host_ifindex);
-        let Some(device) = device else { return Err(mismatch(format!("the device {name} has gone"))) };
+        let Some(device) = device else { return Err(mismatch(format!("device {name} no longer exists"))) };
         let attached = self.datapath.attached().iter().filter(|a| a.ifindex == link.host_ifindex).count();
         if attached < 2 {
             return Err(mismatch(format!("the programs are not attached to {name}")));
@@ -231,17 +234,17 @@ impl Engine {
         };
         let desired = Desired { pods: vec![pod], node_ips: self.node_ips(), ..Desired::default() };
         if let Some(action) = desired::actions(&desired, &observed).first() {
-            return Err(mismatch(format!("missing: {action}")));
+            return Err(mismatch(format!("differs from the desired state, required: {action}")));
         }
         match endpoint.addresses.iter().find(|ip| !self.reconciler.endpoint_is_written(Ip::from(**ip))) {
-            Some(ip) => Err(mismatch(format!("{ip} is not in the tables"))),
+            Some(ip) => Err(mismatch(format!("{ip} is not in the endpoint table"))),
             None => Ok(()),
         }
     }
 
     /// Pods whose device has gone before their DEL: their entries go too, for
     /// the index may be another device's one day.
-    pub(super) fn forget_lost_pods(&mut self, observed: &Observed) {
+    pub(super) fn remove_lost_pods(&mut self, observed: &Observed) {
         self.own_addresses = observed.addresses.clone();
         let exists = |endpoint: &Endpoint, link: Link| {
             let name = endpoint.host_interface();
@@ -254,7 +257,11 @@ impl Engine {
             .cloned()
             .collect();
         for endpoint in &lost {
-            info!("{}: its device {} has gone; waiting for its DEL", of(endpoint), endpoint.host_interface());
+            info!(
+                "{}: its device {} was removed; waiting for CNI DEL",
+                describe(endpoint),
+                endpoint.host_interface()
+            );
             self.disconnect(endpoint);
         }
         if !lost.is_empty() {
@@ -268,22 +275,19 @@ impl Engine {
     pub(super) fn read_spool(&mut self) {
         let Ok(files) = fs::read_dir(&self.spool) else { return };
         for file in files.flatten().filter(|file| file.path().extension().is_some_and(|end| end == "json")) {
-            self.take_from_spool(&file.path());
+            self.release_from_spool(&file.path());
         }
     }
 
-    fn take_from_spool(&mut self, path: &Path) {
+    fn release_from_spool(&mut self, path: &Path) {
         let read = fs::read(path).map_err(anyhow::Error::from);
         match read.and_then(|bytes| Ok(serde_json::from_slice::<Attachment>(&bytes)?)) {
             Ok(attachment) => match self.release(&attachment) {
                 Ok(()) => drop(fs::remove_file(path)),
-                Err(error) => warn!("{error}; trying again"),
+                Err(error) => warn!("{error}; retrying"),
             },
             Err(error) => {
-                warn!(
-                    "{} tells of a deleted pod but cannot be read: {error:#}; it is removed",
-                    path.display()
-                );
+                warn!("cannot read the CNI DEL record {}: {error:#}; removing it", path.display());
                 let _ = fs::remove_file(path);
             }
         }
@@ -301,7 +305,7 @@ impl Engine {
 
     pub(super) fn save_endpoints_or_warn(&self) {
         if let Err(error) = self.save_endpoints() {
-            warn!("{error:#}; after a restart the agent would know an older state");
+            warn!("{error:#}; after a restart the agent would load an older state");
         }
     }
 }
@@ -311,7 +315,7 @@ fn object_name(endpoint: &Endpoint) -> ObjectName {
 }
 
 /// Its pod, container and interface, for messages.
-fn of(endpoint: &Endpoint) -> String {
+fn describe(endpoint: &Endpoint) -> String {
     let Attachment { container_id, interface } = &endpoint.attachment;
     let container = match interface.is_empty() {
         true => container_id.clone(),

@@ -9,30 +9,30 @@ use beeline_source::{ProblemChanges, Update};
 use tracing::{info, warn};
 
 use super::Engine;
-use crate::sockets::Sockets;
+use crate::stale_sockets::SocketDestroyer;
 
 /// A slice may be without its Service for this long: it is listed first, or
 /// Kubernetes has yet to collect it.
-const STRAY_AFTER: Duration = Duration::from_secs(10);
+const ORPHAN_GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// What is known about problems beside those who have them.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     /// Told by the source, by object.
-    source: BTreeMap<(Kind, ObjectName), Vec<Problem>>,
+    from_source: BTreeMap<(Kind, ObjectName), Vec<Problem>>,
     /// Slices without their Service, and since when.
-    strays: BTreeMap<ObjectName, Instant>,
+    orphans: BTreeMap<ObjectName, Instant>,
     /// In the log as lasting.
     logged: BTreeSet<String>,
     /// With those who tell them on the objects.
-    passed_on: BTreeSet<Problem>,
+    published: BTreeSet<Problem>,
     /// To be passed on.
     changes: ProblemChanges,
 }
 
 impl Problems {
     /// Takes in what the source says is wrong with an object.
-    pub(super) fn note(&mut self, update: &Update) {
+    pub(super) fn record(&mut self, update: &Update) {
         let about = match &update.change {
             Some(Change::Apply(object)) => Some((object.kind(), object.name())),
             Some(Change::Delete(kind, name)) => {
@@ -40,16 +40,16 @@ impl Problems {
                 Some((*kind, name.clone()))
             }
             Some(Change::ResetStart(kind)) => {
-                self.source.retain(|(of, _), _| of != kind);
+                self.from_source.retain(|(of, _), _| of != kind);
                 None
             }
             Some(Change::ResetEnd(_)) => None,
             None => update.problems.first().map(|problem| (problem.kind, problem.name.clone())),
         };
         if let Some(about) = about {
-            self.source.remove(&about);
+            self.from_source.remove(&about);
             if !update.problems.is_empty() {
-                self.source.insert(about, update.problems.clone());
+                self.from_source.insert(about, update.problems.clone());
             }
         }
     }
@@ -61,45 +61,45 @@ impl Problems {
         let reason = Reason::ObjectUnreadable;
         let first = Problem { kind, name: name.clone(), reason, message: String::new() };
         let of_object = |problem: &&Problem| problem.kind == kind && problem.name == *name;
-        let gone: Vec<Problem> = self.passed_on.range(first..).take_while(of_object).cloned().collect();
-        for problem in gone {
-            self.passed_on.remove(&problem);
+        let resolved: Vec<Problem> = self.published.range(first..).take_while(of_object).cloned().collect();
+        for problem in resolved {
+            self.published.remove(&problem);
             self.changes.resolved.push(problem);
         }
     }
 
-    fn note_strays(&mut self, problems: &[Problem], now: Instant) {
-        let strays = problems.iter().filter(|problem| problem.reason == Reason::ServiceMissing);
-        let strays: BTreeSet<&ObjectName> = strays.map(|problem| &problem.name).collect();
-        self.strays.retain(|name, _| strays.contains(name));
-        for name in strays {
-            self.strays.entry(name.clone()).or_insert(now);
+    fn record_orphans(&mut self, problems: &[Problem], now: Instant) {
+        let orphans = problems.iter().filter(|problem| problem.reason == Reason::ServiceMissing);
+        let orphans: BTreeSet<&ObjectName> = orphans.map(|problem| &problem.name).collect();
+        self.orphans.retain(|name, _| orphans.contains(name));
+        for name in orphans {
+            self.orphans.entry(name.clone()).or_insert(now);
         }
     }
 
     /// Is it more than a passing moment?
-    fn lasts(&self, problem: &Problem, now: Instant) -> bool {
-        let is_long = |since: &Instant| now.saturating_duration_since(*since) >= STRAY_AFTER;
-        problem.reason != Reason::ServiceMissing || self.strays.get(&problem.name).is_some_and(is_long)
+    fn is_reportable(&self, problem: &Problem, now: Instant) -> bool {
+        let is_long = |since: &Instant| now.saturating_duration_since(*since) >= ORPHAN_GRACE_PERIOD;
+        problem.reason != Reason::ServiceMissing || self.orphans.get(&problem.name).is_some_and(is_long)
     }
 
-    fn pass_on(&mut self, now: BTreeSet<Problem>) {
-        self.changes.resolved.extend(self.passed_on.difference(&now).cloned());
-        self.changes.added.extend(now.difference(&self.passed_on).cloned());
-        self.passed_on = now;
+    fn publish(&mut self, now: BTreeSet<Problem>) {
+        self.changes.resolved.extend(self.published.difference(&now).cloned());
+        self.changes.added.extend(now.difference(&self.published).cloned());
+        self.published = now;
     }
 }
 
 impl Engine {
     /// Everything that cannot be used or done, in words.
     pub(super) fn problems(&self) -> BTreeSet<String> {
-        self.in_words(&self.object_problems(self.planner.problems(), Instant::now()))
+        self.messages(&self.object_problems(self.planner.problems(), Instant::now()))
     }
 
-    fn in_words(&self, of_objects: &BTreeSet<Problem>) -> BTreeSet<String> {
+    fn messages(&self, of_objects: &BTreeSet<Problem>) -> BTreeSet<String> {
         let objects = of_objects.iter().map(ToString::to_string);
         let sync = self.reconciler.problems().into_iter().map(|problem| problem.message);
-        let sockets = self.sockets.iter().flat_map(Sockets::problems);
+        let sockets = self.sockets.iter().flat_map(SocketDestroyer::problems);
         let take_over = self.take_over.problems();
         objects
             .chain(sync)
@@ -112,50 +112,50 @@ impl Engine {
     /// Problems of objects of the cluster, as the planner and the source have
     /// found them.
     fn object_problems(&self, planned: Vec<Problem>, now: Instant) -> BTreeSet<Problem> {
-        let planned = planned.into_iter().filter(|problem| self.problems.lasts(problem, now));
-        self.problems.source.values().flatten().cloned().chain(planned).collect()
+        let planned = planned.into_iter().filter(|problem| self.problems.is_reportable(problem, now));
+        self.problems.from_source.values().flatten().cloned().chain(planned).collect()
     }
 
     /// Problems of this node itself, as its Node object bears them: in words
     /// that last as long as the problem.
-    fn own_problems(&self) -> impl Iterator<Item = Problem> {
+    fn node_problems(&self) -> impl Iterator<Item = Problem> {
         let host = self.host_problems.iter().map(|message| (Reason::HostNetwork, message.clone()));
-        let sockets = self.sockets.iter().flat_map(Sockets::problems);
+        let sockets = self.sockets.iter().flat_map(SocketDestroyer::problems);
         let sockets = sockets.map(|message| (Reason::SocketsRemain, message));
         let tables: BTreeSet<&str> =
             self.reconciler.problems().into_iter().map(|problem| problem.table).collect();
         let tables = tables.into_iter().map(|table| {
             let message = format!(
-                "table {} of the datapath lacks entries or cannot be read; `beeline status` tells how many and why",
+                "table {} of the datapath lacks entries or cannot be read; `beeline status` shows how many and why",
                 table.to_lowercase()
             );
             (Reason::TableIncomplete, message)
         });
         let kube_proxy = (!self.take_over.problems().is_empty()).then(|| {
-            let message = "kube-proxy has left rules on this node; `beeline status` tells which, how many \
-                           connections run through them, and how to remove them";
+            let message = "kube-proxy has left rules on this node; `beeline status` shows which, how many connections \
+                 use them, and how to remove them";
             (Reason::KubeProxyLeftovers, message.to_owned())
         });
         let all = host.chain(sockets).chain(tables).chain(kube_proxy);
-        all.map(|(reason, message)| self.own_problem(reason, message))
+        all.map(|(reason, message)| self.node_problem(reason, message))
     }
 
-    fn own_problem(&self, reason: Reason, message: String) -> Problem {
+    fn node_problem(&self, reason: Reason, message: String) -> Problem {
         let name = ObjectName::cluster(&self.configuration.node_name);
         Problem { kind: Kind::Node, name, reason, message }
     }
 
     /// Logs problems once when they come and once when they go, and passes
     /// them on.
-    pub(super) fn tell_problems(&mut self, now: Instant) {
+    pub(super) fn report_problems(&mut self, now: Instant) {
         let planned = self.planner.problems();
-        self.problems.note_strays(&planned, now);
+        self.problems.record_orphans(&planned, now);
         let of_objects = self.object_problems(planned, now);
-        let words = self.in_words(&of_objects);
-        words.difference(&self.problems.logged).for_each(|problem| warn!("{problem}"));
-        self.problems.logged.difference(&words).for_each(|problem| info!("no longer: {problem}"));
-        self.problems.logged = words;
-        self.problems.pass_on(self.for_objects(of_objects));
+        let messages = self.messages(&of_objects);
+        messages.difference(&self.problems.logged).for_each(|problem| warn!("{problem}"));
+        self.problems.logged.difference(&messages).for_each(|problem| info!("resolved: {problem}"));
+        self.problems.logged = messages;
+        self.problems.publish(self.for_objects(of_objects));
     }
 
     /// What is told on which object: problems of this node on its own Node,
@@ -165,11 +165,11 @@ impl Engine {
         let all = problems.len();
         problems.retain(|problem| problem.reason != Reason::NoDirectRoute);
         let without_routes = problems.len() < all;
-        problems.extend(self.own_problems());
+        problems.extend(self.node_problems());
         problems.extend(without_routes.then(|| {
-            let message = "this node has no direct route to PodCIDRs of other nodes and leaves their packets to its \
-                           own routes; `beeline status` tells to which, why, and what to do";
-            self.own_problem(Reason::NoDirectRoute, message.to_owned())
+            let message = "this node has no direct route to the PodCIDRs of some nodes; packets to them follow the node's \
+                 other routes; `beeline status` shows which nodes, why, and what to do";
+            self.node_problem(Reason::NoDirectRoute, message.to_owned())
         }));
         problems
     }

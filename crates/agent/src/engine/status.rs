@@ -7,7 +7,7 @@ use beeline_model::{Kind, ObjectName};
 use super::Engine;
 use crate::endpoints::{Endpoint, PodReference};
 use crate::metrics::Snapshot;
-use crate::sockets::Sockets;
+use crate::stale_sockets::SocketDestroyer;
 
 impl Engine {
     /// For people and tools.
@@ -21,7 +21,7 @@ impl Engine {
             node: self.configuration.node_name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
-            synced: self.is_synced(),
+            synced: self.is_listed(),
             api_connected,
             uplinks: self.uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
             pod_cidrs: self.endpoints.pools(),
@@ -43,11 +43,11 @@ impl Engine {
         let names = self.planner.names();
         let beeline_plan::Names { pods, services, service_addresses, nodes, local_services, frontends } =
             names;
-        let frontends = frontends.into_iter().map(|of| FrontendName {
-            ip: of.ip,
-            port: of.port,
-            proto: of.proto,
-            kind: of.kind.name().to_owned(),
+        let frontends = frontends.into_iter().map(|frontend| FrontendName {
+            ip: frontend.ip,
+            port: frontend.port,
+            proto: frontend.proto,
+            kind: frontend.kind.name().to_owned(),
         });
         let device = |endpoint: &Endpoint| {
             let PodReference { namespace, name, .. } = &endpoint.pod;
@@ -85,11 +85,11 @@ impl Engine {
                 .collect(),
             sync_errors: self.counts.sync_errors,
             kube_proxy: self.take_over.leftovers(),
-            sockets_destroyed: self.sockets.as_ref().map_or(0, Sockets::destroyed),
-            nat_ports: self
-                .told_config
-                .map_or(0, |told| u64::from(told.nat_port_last.saturating_sub(told.nat_port_first)) + 1),
-            synced: self.is_synced(),
+            sockets_destroyed: self.sockets.as_ref().map_or(0, SocketDestroyer::destroyed),
+            nat_ports: self.published_config.map_or(0, |config| {
+                u64::from(config.nat_port_last.saturating_sub(config.nat_port_first)) + 1
+            }),
+            synced: self.is_listed(),
             problems: self.problems().len() as u64,
             endpoints: self.endpoints.iter().filter(|endpoint| endpoint.link.is_some()).count() as u64,
             ..Snapshot::default()
@@ -97,14 +97,14 @@ impl Engine {
     }
 
     /// Everything that was listed at start is programmed.
-    fn is_synced(&self) -> bool {
+    fn is_listed(&self) -> bool {
         self.planner.is_listed()
     }
 
     /// Why pods cannot be served; none = they can.
-    pub fn unready(&self) -> Option<String> {
+    pub fn not_ready_reason(&self) -> Option<String> {
         if !self.planner.is_listed() {
-            return Some("the API server has not listed Nodes, Services and EndpointSlices yet".to_owned());
+            return Some("the initial list of Nodes, Services and EndpointSlices is not complete".to_owned());
         }
         let node = &self.configuration.node_name;
         if self.endpoints.pools().is_empty() {
@@ -113,61 +113,61 @@ impl Engine {
             ));
         }
         if self.uplinks.is_empty() {
-            return Some("no uplink was found; set the value `devices`".to_owned());
+            return Some("no uplink found; set the value `devices`".to_owned());
         }
         None
     }
 
     /// Are these objects programmed at these versions, and everything that
     /// was listed at start?
-    pub fn is_settled(&self, objects: &[Sought]) -> bool {
-        self.pruned && self.unsettled(objects).is_none()
+    pub fn is_synced_with(&self, objects: &[AwaitedObject]) -> bool {
+        self.pruned && self.unsynced(objects).is_none()
     }
 
-    /// Why it is not settled, in words.
-    pub fn why_unsettled(&self, objects: &[Sought]) -> String {
-        match self.unsettled(objects) {
-            _ if !self.pruned => "the API server has not listed everything yet".to_owned(),
-            Some(sought) if sought.version.is_none() => {
-                format!("{:?} {} is still there", sought.kind, sought.name)
+    /// Why it is not synced, in words.
+    pub fn why_not_synced(&self, objects: &[AwaitedObject]) -> String {
+        match self.unsynced(objects) {
+            _ if !self.pruned => "the initial list from the API server is not complete".to_owned(),
+            Some(awaited) if awaited.version.is_none() => {
+                format!("{:?} {} is not deleted yet", awaited.kind, awaited.name)
             }
-            Some(sought) => format!(
-                "{:?} {} has not been seen at version {}",
-                sought.kind,
-                sought.name,
-                sought.version.unwrap_or_default()
+            Some(awaited) => format!(
+                "{:?} {} is not synced to resourceVersion {}",
+                awaited.kind,
+                awaited.name,
+                awaited.version.unwrap_or_default()
             ),
-            None => "nothing is missing any more".to_owned(),
+            None => "synced".to_owned(),
         }
     }
 
-    fn unsettled<'a>(&self, objects: &'a [Sought]) -> Option<&'a Sought> {
-        objects.iter().find(|sought| match sought.version {
-            Some(version) => !self.synced_versions.at_least(sought.kind, &sought.name, version),
-            None => !self.synced_versions.is_deleted(sought.kind, &sought.name),
+    fn unsynced<'a>(&self, objects: &'a [AwaitedObject]) -> Option<&'a AwaitedObject> {
+        objects.iter().find(|awaited| match awaited.version {
+            Some(version) => !self.synced_versions.at_least(awaited.kind, &awaited.name, version),
+            None => !self.synced_versions.is_deleted(awaited.kind, &awaited.name),
         })
     }
 }
 
 /// An object that a caller waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sought {
+pub struct AwaitedObject {
     kind: Kind,
     name: ObjectName,
     /// None = it must be gone.
     version: Option<u64>,
 }
 
-impl Sought {
+impl AwaitedObject {
     /// From the wire.
-    pub fn parse(object: &ObjectVersion) -> Result<Sought, ApiError> {
+    pub fn parse(object: &ObjectVersion) -> Result<AwaitedObject, ApiError> {
         let invalid = |message| ApiError { kind: ErrorKind::Invalid, message };
         let kind = Kind::ALL.iter().find(|kind| format!("{kind:?}") == object.kind).copied();
         let kind = kind.ok_or_else(|| invalid(format!("the agent does not watch kind {:?}", object.kind)))?;
         let version = match object.resource_version.as_str() {
             "" => None,
-            text => Some(text.parse().map_err(|_| invalid(format!("{text:?} is no resourceVersion")))?),
+            text => Some(text.parse().map_err(|_| invalid(format!("{text:?} is not a resourceVersion")))?),
         };
-        Ok(Sought { kind, name: ObjectName::new(&object.namespace, &object.name), version })
+        Ok(AwaitedObject { kind, name: ObjectName::new(&object.namespace, &object.name), version })
     }
 }

@@ -318,7 +318,7 @@ fn unit_a_commit_that_fails_leaves_nothing_and_can_be_repeated() {
 }
 
 #[test]
-fn unit_a_restart_does_nothing_to_what_is_right() {
+fn unit_a_restart_changes_nothing_in_the_desired_state() {
     let world = World::new();
     let mut engine = world.start();
     engine.apply(listing(true, Origin::Live));
@@ -330,7 +330,7 @@ fn unit_a_restart_does_nothing_to_what_is_right() {
     let mut engine = world.start();
     engine.apply(listing(true, Origin::Live));
     engine.check_host();
-    while !engine.compare_some() {}
+    while !engine.compare_batch() {}
     engine.check(&attachment(1)).unwrap();
     drop(engine);
     assert_eq!(world.take_log(), [""; 0]);
@@ -339,7 +339,7 @@ fn unit_a_restart_does_nothing_to_what_is_right() {
 }
 
 #[test]
-fn unit_only_a_live_listing_removes_what_nobody_asked_for() {
+fn unit_only_a_live_listing_removes_stale_entries() {
     let world = World::new();
     let mut engine = world.start();
     engine.apply(listing(true, Origin::Live));
@@ -348,14 +348,14 @@ fn unit_only_a_live_listing_removes_what_nobody_asked_for() {
     let mut engine = world.start();
     engine.apply(listing(false, Origin::Journal));
     assert_eq!(engine.reconciler.actual().service.len(), 1, "the journal may be older than the tables");
-    assert!(engine.unready().is_none() && !engine.is_settled(&[]));
+    assert!(engine.not_ready_reason().is_none() && !engine.is_synced_with(&[]));
     engine.apply(listing(false, Origin::Live));
     assert_eq!(engine.reconciler.actual().service.len(), 0);
-    assert!(engine.is_settled(&[]));
+    assert!(engine.is_synced_with(&[]));
 }
 
 #[test]
-fn unit_word_that_del_left_is_taken_once() {
+fn unit_a_spooled_del_is_processed_once() {
     let world = World::new();
     let mut engine = world.start();
     engine.apply(listing(false, Origin::Live));
@@ -376,7 +376,7 @@ fn unit_word_that_del_left_is_taken_once() {
 }
 
 #[test]
-fn unit_problems_are_told_by_object_and_forgotten_with_it() {
+fn unit_problems_are_reported_by_object_and_removed_with_it() {
     let world = World::new();
     let mut engine = world.start();
     let name = ObjectName::new("default", "odd");
@@ -387,12 +387,12 @@ fn unit_problems_are_told_by_object_and_forgotten_with_it() {
 }
 
 #[test]
-fn unit_problems_are_passed_on_once_and_anew_for_an_object_that_came_anew() {
+fn unit_problems_are_published_once_and_again_for_a_recreated_object() {
     let world = World::new();
     let mut engine = world.start();
     engine.apply(listing(true, Origin::Live));
     let changes = |engine: &mut Engine, after_s: u64| {
-        engine.tell_problems(Instant::now() + Duration::from_secs(after_s));
+        engine.report_problems(Instant::now() + Duration::from_secs(after_s));
         engine.take_problem_changes().unwrap_or_default()
     };
     let names = |problems: &[Problem]| -> Vec<String> {
@@ -416,7 +416,7 @@ fn unit_problems_are_passed_on_once_and_anew_for_an_object_that_came_anew() {
     let end = changes(&mut engine, 4);
     assert_eq!((end.resolved.len(), end.added.len()), (1, 0));
 
-    // What concerns the node is told on its Node, and not for every pair of nodes.
+    // What concerns the node is reported on its Node, and not for every pair of nodes.
     for number in 2..5 {
         let node = Node {
             name: format!("node-{number}"),
@@ -453,14 +453,17 @@ fn unit_a_slice_may_be_without_its_service_for_a_moment() {
     engine.apply([update(change.clone(), VersionEvent::None, Origin::Live)]);
     let start = Instant::now();
     let added = |engine: &mut Engine, after_s: u64| {
-        engine.tell_problems(start + Duration::from_secs(after_s));
+        engine.report_problems(start + Duration::from_secs(after_s));
         engine.take_problem_changes().unwrap_or_default().added
     };
     assert_eq!(added(&mut engine, 0), []);
     assert_eq!(added(&mut engine, 9), []);
-    let told = added(&mut engine, 10);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].reason == Reason::ServiceMissing && told[0].message.contains("default/web"), "{told:?}");
+    let reported = added(&mut engine, 10);
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert!(
+        reported[0].reason == Reason::ServiceMissing && reported[0].message.contains("default/web"),
+        "{reported:?}"
+    );
     // Its Service comes and goes: the time begins anew.
     engine.apply(listing(true, Origin::Live));
     engine.apply([update(change, VersionEvent::None, Origin::Live)]);
@@ -476,7 +479,7 @@ fn unit_a_slice_may_be_without_its_service_for_a_moment() {
 }
 
 #[test]
-fn unit_while_kube_proxys_rules_are_there_its_connections_are_the_hosts() {
+fn unit_while_kube_proxy_rules_exist_its_connections_are_left_to_the_host() {
     use beeline_abi::config::flags::TAKE_OVER;
     let world = World::new();
     world.machine.lock().kube_proxy = vec![Rules::Iptables(Family::Ipv4)];

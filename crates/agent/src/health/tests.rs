@@ -39,11 +39,11 @@ async fn wait(ip: IpAddr, port: u16, listens: bool) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("port {port}: after 10 s still not as it should be ({listens})");
+    panic!("port {port}: after 10 s still not in the expected state (listening: {listens})");
 }
 
 #[tokio::test]
-async fn unit_a_load_balancer_asks_whether_the_node_has_endpoints() {
+async fn unit_health_check_ports_report_local_endpoints() {
     let health = Arc::new(Health::default());
     let addresses = vec![LOOPBACK, IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let serving = tokio::spawn(serve_checks(health.clone(), addresses, Vec::new()));
@@ -92,7 +92,7 @@ async fn unit_a_load_balancer_asks_whether_the_node_has_endpoints() {
 }
 
 #[tokio::test]
-async fn unit_the_node_tells_whether_it_is_of_use() {
+async fn unit_healthz_and_livez_report_the_node() {
     let health = Arc::new(Health::default());
     let port = free_port();
     let serving = tokio::spawn({
@@ -126,16 +126,16 @@ async fn unit_the_node_tells_whether_it_is_of_use() {
 }
 
 #[tokio::test]
-async fn unit_only_chosen_addresses_answer() {
+async fn unit_only_addresses_in_range_are_served() {
     let health = Arc::new(Health::default());
     let ranges = vec!["127.0.0.2/32".parse().unwrap(), "::1/128".parse().unwrap()];
-    let serving = tokio::spawn(serve_checks(health.clone(), everywhere(), ranges));
+    let serving = tokio::spawn(serve_checks(health.clone(), unspecified_addresses(), ranges));
     let port = free_port();
     health.set_node(true, false);
     health.set_checks(check(port, 1));
     let chosen = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-    wait_chosen(chosen, port).await;
-    wait_chosen(IpAddr::V6(Ipv6Addr::LOCALHOST), port).await;
+    wait_for_ok(chosen, port).await;
+    wait_for_ok(IpAddr::V6(Ipv6Addr::LOCALHOST), port).await;
     let mut stream = TcpStream::connect((LOOPBACK, port)).await.unwrap();
     // It may be closed before it is written to, or before it is read from.
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await;
@@ -145,7 +145,7 @@ async fn unit_only_chosen_addresses_answer() {
     serving.abort();
 }
 
-async fn wait_chosen(ip: IpAddr, port: u16) {
+async fn wait_for_ok(ip: IpAddr, port: u16) {
     wait(ip, port, true).await;
     let (head, _) = get(ip, port, "/").await.unwrap();
     assert!(head.starts_with("http/1.1 200"), "{head}");

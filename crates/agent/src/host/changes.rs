@@ -17,14 +17,14 @@ use crate::endpoints::Endpoint;
 /// Leaves out what a later change of the same device has overtaken: a device
 /// that was made, and then set up, is up.
 pub fn latest(changes: Vec<Change>) -> Vec<Change> {
-    let mut told = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut latest: Vec<Change> = changes
         .into_iter()
         .rev()
         .filter(|change| match change {
-            Change::Link(link) => told.insert(link.index),
+            Change::Link(link) => seen.insert(link.index),
             Change::LinkDeleted(link) => {
-                told.insert(link.index);
+                seen.insert(link.index);
                 true
             }
             _ => true,
@@ -36,36 +36,38 @@ pub fn latest(changes: Vec<Change>) -> Vec<Change> {
 
 /// Can this change be one that has to be put right? `pod_on` tells the pod
 /// that is connected by a device.
-pub fn matters<'a>(change: &Change, pod_on: impl Fn(u32) -> Option<&'a Endpoint>) -> bool {
+pub fn is_relevant<'a>(change: &Change, pod_on: impl Fn(u32) -> Option<&'a Endpoint>) -> bool {
     match change {
-        Change::Link(link) if is_pod_link(link) => pod_on(link.index).is_some_and(|pod| !is_good(link, pod)),
+        Change::Link(link) if is_pod_link(link) => {
+            pod_on(link.index).is_some_and(|pod| !is_configured(link, pod))
+        }
         Change::LinkDeleted(link) if is_pod_link(link) => pod_on(link.index).is_some(),
         Change::Link(_) | Change::LinkDeleted(_) | Change::Overrun => true,
         Change::Address(address) | Change::AddressDeleted(address) => !is_link_local(&address.net.addr()),
-        Change::Route(route) => is_looked_at(route) && route.protocol != protocol::BEELINE,
+        Change::Route(route) => is_in_main_table(route) && route.protocol != protocol::BEELINE,
         Change::RouteDeleted(route) => {
-            is_looked_at(route) && (!is_of_a_pod(route) || pod_on(route.ifindex).is_some())
+            is_in_main_table(route) && (!is_pod_route(route) || pod_on(route.ifindex).is_some())
         }
         Change::Neighbour(neighbour) => pod_on(neighbour.ifindex)
-            .is_some_and(|pod| is_address_of(neighbour, pod) && !leads_to(neighbour, pod)),
+            .is_some_and(|pod| is_address_of(neighbour, pod) && !resolves_to(neighbour, pod)),
         Change::NeighbourDeleted(neighbour) => {
             pod_on(neighbour.ifindex).is_some_and(|pod| is_address_of(neighbour, pod))
         }
     }
 }
 
-fn is_good(link: &Link, pod: &Endpoint) -> bool {
+fn is_configured(link: &Link, pod: &Endpoint) -> bool {
     link.up && link.mac == Some(GATEWAY_MAC) && link.name == pod.host_interface()
 }
 
 /// Routes that the agent makes, or that decide about uplinks, are in the main
 /// table and lead somewhere.
-fn is_looked_at(route: &Route) -> bool {
+fn is_in_main_table(route: &Route) -> bool {
     route.table == table::MAIN && !is_link_local(&route.destination.addr())
 }
 
 /// A route that the agent made to a single address: it goes with the pod.
-fn is_of_a_pod(route: &Route) -> bool {
+fn is_pod_route(route: &Route) -> bool {
     route.protocol == protocol::BEELINE
         && route.destination.prefix_len() == route.destination.max_prefix_len()
 }
@@ -74,7 +76,7 @@ fn is_address_of(neighbour: &Neighbour, pod: &Endpoint) -> bool {
     pod.addresses.contains(&neighbour.ip)
 }
 
-fn leads_to(neighbour: &Neighbour, pod: &Endpoint) -> bool {
+fn resolves_to(neighbour: &Neighbour, pod: &Endpoint) -> bool {
     let mac = pod.link.map(|link| link.pod_mac);
     neighbour.permanent && neighbour.mac.map(|mac| mac.0) == mac
 }
@@ -138,13 +140,13 @@ mod tests {
     fn check(expected: bool, changes: &[Change]) {
         let pod = pod();
         for change in changes {
-            let found = matters(change, |ifindex| (ifindex == POD).then_some(&pod));
+            let found = is_relevant(change, |ifindex| (ifindex == POD).then_some(&pod));
             assert_eq!(found, expected, "{change:#?}");
         }
     }
 
     #[test]
-    fn unit_what_comes_with_every_pod_does_not_matter() {
+    fn unit_changes_that_come_with_every_pod_are_irrelevant() {
         check(
             false,
             &[
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_somebody_does_to_a_connected_pod_matters() {
+    fn unit_external_changes_to_a_connected_pod_are_relevant() {
         let replaced = neighbour(POD, "10.244.1.5", GATEWAY_MAC.0);
         let aged = Neighbour { permanent: false, ..neighbour(POD, "fd00:1::5", POD_MAC) };
         check(
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_changes_on_the_way_to_other_nodes_matters() {
+    fn unit_changes_of_uplinks_and_node_routes_are_relevant() {
         check(
             true,
             &[
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_only_the_last_word_about_a_device_counts() {
+    fn unit_only_the_latest_change_of_a_device_is_kept() {
         let down = Change::Link(Link { up: false, ..device(POD) });
         let (up, gone) = (Change::Link(device(POD)), Change::LinkDeleted(device(POD)));
         let other = Change::Link(uplink());

@@ -58,26 +58,26 @@ pub fn pod_sysctls(name: &str, ipv6: bool) -> Vec<(String, &'static str)> {
 pub fn node_route(prefix: IpNet, next_hop: IpAddr, uplinks: &[Uplink]) -> Option<Route> {
     let on_link = |uplink: &&Uplink| uplink.subnets.iter().any(|subnet| subnet.contains(&next_hop));
     let uplink = uplinks.iter().find(on_link)?;
-    Some(normal(Route::new(prefix, uplink.ifindex).via(next_hop)))
+    Some(as_listed(Route::new(prefix, uplink.ifindex).via(next_hop)))
 }
 
 /// What has to be done so that what is becomes what should be.
 pub fn actions(desired: &Desired, observed: &Observed) -> Vec<Action> {
     let mut actions = Vec::new();
-    let mut wanted = Vec::new();
+    let mut desired_routes = Vec::new();
     for pod in &desired.pods {
         // A link that is gone: the runtime will say DEL.
         if let Some(link) = observed.links.iter().find(|link| link.name == pod.name) {
-            wanted.extend(pod_routes(pod, link.index, &desired.node_ips, observed));
+            desired_routes.extend(pod_routes(pod, link.index, &desired.node_ips, observed));
             actions.extend(pod_link_actions(pod, link, observed));
         }
     }
-    wanted.extend(desired.routes.iter().copied());
-    actions.extend(route_actions(&wanted, observed));
+    desired_routes.extend(desired.routes.iter().copied());
+    actions.extend(route_actions(&desired_routes, observed));
     if desired.complete {
-        let stale = observed.routes.iter().filter(|route| is_ours(route) && !wanted.contains(route));
+        let stale = observed.routes.iter().filter(|route| is_ours(route) && !desired_routes.contains(route));
         // One that was replaced above is not there any more.
-        let replaced = |route: &&Route| wanted.iter().any(|new| same_place(new, route));
+        let replaced = |route: &&Route| desired_routes.iter().any(|new| replaces(new, route));
         actions.extend(
             stale.filter(|route| !replaced(route)).map(|route| Action::DeleteRoute { route: *route }),
         );
@@ -112,37 +112,38 @@ fn pod_routes(pod: &PodSide, ifindex: u32, node_ips: &[IpAddr], observed: &Obser
     let is_local = |ip: &&IpAddr| observed.addresses.iter().any(|address| address.net.addr() == **ip);
     let route = |ip: &IpAddr| {
         let source = node_ips.iter().filter(is_local).find(|own| own.is_ipv4() == ip.is_ipv4());
-        normal(Route { source: source.copied(), ..Route::new(IpNet::from(*ip), ifindex).on_link() })
+        as_listed(Route { source: source.copied(), ..Route::new(IpNet::from(*ip), ifindex).on_link() })
     };
     pod.addresses.iter().map(route).collect()
 }
 
 /// As the kernel tells it when it lists the route.
-fn normal(route: Route) -> Route {
+fn as_listed(route: Route) -> Route {
     match route.destination {
         IpNet::V4(_) => route,
         IpNet::V6(_) => Route { scope: Scope::Global, priority: IPV6_PRIORITY, ..route },
     }
 }
 
-fn route_actions(wanted: &[Route], observed: &Observed) -> Vec<Action> {
+fn route_actions(desired_routes: &[Route], observed: &Observed) -> Vec<Action> {
     let name = |ifindex: u32| {
         let link = observed.links.iter().find(|link| link.index == ifindex);
         link.map_or_else(|| format!("index {ifindex}"), |link| link.name.clone())
     };
-    let missing = wanted.iter().filter(|route| !observed.routes.iter().any(|is| satisfies(is, route)));
+    let missing =
+        desired_routes.iter().filter(|route| !observed.routes.iter().any(|actual| satisfies(actual, route)));
     missing.map(|route| Action::SetRoute { route: *route, name: name(route.ifindex) }).collect()
 }
 
 /// A route that somebody else made serves as well, if it leads the same way.
-fn satisfies(is: &Route, wanted: &Route) -> bool {
-    if is.protocol == protocol::BEELINE {
-        return is == wanted;
+fn satisfies(actual: &Route, desired: &Route) -> bool {
+    if actual.protocol == protocol::BEELINE {
+        return actual == desired;
     }
-    is.destination == wanted.destination
-        && is.table == wanted.table
-        && is.kind == RouteKind::Unicast
-        && (is.gateway, is.ifindex) == (wanted.gateway, wanted.ifindex)
+    actual.destination == desired.destination
+        && actual.table == desired.table
+        && actual.kind == RouteKind::Unicast
+        && (actual.gateway, actual.ifindex) == (desired.gateway, desired.ifindex)
 }
 
 fn is_ours(route: &Route) -> bool {
@@ -150,7 +151,7 @@ fn is_ours(route: &Route) -> bool {
 }
 
 /// `a` replaces `b` when it is set.
-fn same_place(a: &Route, b: &Route) -> bool {
+fn replaces(a: &Route, b: &Route) -> bool {
     (a.destination, a.table, a.priority) == (b.destination, b.table, b.priority)
 }
 
@@ -166,7 +167,7 @@ pub(crate) fn perform(observed: &mut Observed, actions: &[Action]) {
                 observed.links.iter_mut().find(|l| l.index == *ifindex).unwrap().up = true;
             }
             Action::SetRoute { route, .. } => {
-                observed.routes.retain(|other| !same_place(route, other));
+                observed.routes.retain(|other| !replaces(route, other));
                 observed.routes.push(*route);
             }
             Action::DeleteRoute { route } => observed.routes.retain(|other| other != route),
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_somebody_removed_or_changed_is_put_back() {
+    fn unit_external_changes_are_restored() {
         let mut good = bare();
         fulfil(&mut good);
         let breaks: [fn(&mut Observed); 6] = [
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_routes_of_ours_that_are_not_wanted_go_only_when_everything_is_known() {
+    fn unit_stale_routes_are_removed_only_when_the_desired_state_is_complete() {
         let mut observed = bare();
         fulfil(&mut observed);
         let (stale, foreign) = ("10.244.9.0/24".parse().unwrap(), "10.245.0.0/16".parse().unwrap());
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_route_of_somebody_else_that_leads_the_same_way_is_left_alone() {
+    fn unit_a_foreign_route_with_the_same_next_hop_is_left_alone() {
         let mut observed = bare();
         let mut theirs = desired().routes[0];
         (theirs.protocol, theirs.priority) = (protocol::STATIC, 50);
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_pod_links_are_told_by_kind_and_name() {
+    fn unit_pod_links_are_recognised_by_kind_and_name() {
         let link = |name: &str, kind: &str| Link { name: name.into(), kind: kind.into(), ..Link::default() };
         assert!(is_pod_link(&link("bee0123456789ab", "veth")));
         for (name, kind) in [("bee0123456789ab", "bridge"), ("beehive", "veth"), ("eth0", "veth")] {

@@ -55,15 +55,17 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Action::SetMac { name, mac, .. } => write!(f, "MAC {mac} of {name}"),
-            Action::SetUp { name, .. } => write!(f, "{name} up"),
+            Action::SetMac { name, mac, .. } => write!(f, "set MAC {mac} on {name}"),
+            Action::SetUp { name, .. } => write!(f, "set {name} up"),
             Action::SetRoute { route, name } => match route.gateway {
-                Some(gateway) => write!(f, "route {} via {gateway} dev {name}", route.destination),
-                None => write!(f, "route {} dev {name}", route.destination),
+                Some(gateway) => write!(f, "set route {} via {gateway} dev {name}", route.destination),
+                None => write!(f, "set route {} dev {name}", route.destination),
             },
-            Action::DeleteRoute { route } => write!(f, "no route {route}"),
-            Action::SetNeighbour { name, ip, mac, .. } => write!(f, "neighbour {ip} at {mac} dev {name}"),
-            Action::DeleteLink { name } => write!(f, "no link {name}"),
+            Action::DeleteRoute { route } => write!(f, "remove route {route}"),
+            Action::SetNeighbour { name, ip, mac, .. } => {
+                write!(f, "set neighbour {ip} lladdr {mac} dev {name}")
+            }
+            Action::DeleteLink { name } => write!(f, "remove link {name}"),
         }
     }
 }

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_configured_devices_are_taken_as_they_are_written() {
+    fn unit_configured_devices_override_detection() {
         assert_eq!(chosen(&["eth1"], &["10.0.0.5"], &[2]), ["eth1"]);
         assert_eq!(chosen(&["eth+"], &[], &[]), ["eth0", "eth1", "eth2"]);
         let devices = ["eth0".to_owned(), "wlan+".to_owned()];

@@ -32,9 +32,9 @@ fn fill(world: &World) {
     let pod = world.api().create("pods", pod).unwrap();
     let service = world.api().create("services", service).unwrap();
     let slice = world.api().create("endpointslices", slice).unwrap();
-    world.settle("Pod", &pod);
-    world.settle("Service", &service);
-    world.settle("EndpointSlice", &slice);
+    world.wait_for_sync("Pod", &pod);
+    world.wait_for_sync("Service", &service);
+    world.wait_for_sync("EndpointSlice", &slice);
     // It gets its address a little later.
     world.eventually("the load balancer's address is served", || {
         let addresses = world.pinned().contents().unwrap().service_address;
@@ -77,7 +77,7 @@ fn spoil(datapath: &mut Datapath) -> u64 {
 }
 
 #[test]
-fn kernel_what_somebody_writes_into_any_table_is_put_right_and_counted() {
+fn kernel_external_writes_to_any_table_are_corrected_and_counted() {
     if no_programs() {
         return;
     }
@@ -108,5 +108,5 @@ fn kernel_what_somebody_writes_into_any_table_is_put_right_and_counted() {
     assert_eq!(contents(), before, "{}", world.log());
     assert_eq!(datapath.config().unwrap(), config, "{}", world.log());
     assert_eq!(drift(), spoilt, "{}", world.log());
-    assert!(world.log().contains("not as the agent wrote them"), "{}", world.log());
+    assert!(world.log().contains("differed from the desired state"), "{}", world.log());
 }

@@ -3,8 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod bad_days;
-mod deaths;
 mod drift;
-mod life;
+mod failures;
+mod lifecycle;
+mod restarts;
 mod world;

@@ -299,7 +299,7 @@ impl World {
 
     /// Waits until the agent has programmed this object as it is now.
     #[track_caller]
-    pub fn settle(&self, kind: &str, object: &Value) {
+    pub fn wait_for_sync(&self, kind: &str, object: &Value) {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
         let objects = vec![ObjectVersion {
             kind: kind.to_owned(),
@@ -307,8 +307,8 @@ impl World {
             name: text("name"),
             resource_version: text("resourceVersion"),
         }];
-        let settled = self.call(Call::WaitForSync { timeout_ms: 10_000, objects });
-        assert!(matches!(settled, Ok(Response::Done)), "{settled:?}\n{}", self.log());
+        let synced = self.call(Call::WaitForSync { timeout_ms: 10_000, objects });
+        assert!(matches!(synced, Ok(Response::Done)), "{synced:?}\n{}", self.log());
     }
 
     /// A page of the agent's HTTP server: status and body.

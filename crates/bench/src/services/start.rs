@@ -1,4 +1,4 @@
-//! How long an agent takes from its start until it is in step with the API
+//! How long an agent takes from its start until it is synced with the API
 //! server, by the times in its log.
 
 use std::fs;
@@ -12,7 +12,7 @@ use crate::stats::Summary;
 
 const ROUNDS: usize = 5;
 const BEGIN: &str = "for node";
-const END: &str = "in step with the API server";
+const END: &str = "synced with the API server";
 
 /// A node that nothing else is measured on.
 pub const NODE: &str = "node-5";
@@ -30,7 +30,7 @@ pub fn measure(lab: &BenchLab) -> Result<()> {
         cold.push(start_of(lab, &["node-start", NODE])?);
     }
     stop()?;
-    println!("    an agent is in step with the API server after, seconds ({ROUNDS} starts)");
+    println!("    an agent is synced with the API server after, seconds ({ROUNDS} starts)");
     println!("      with full tables {}   after a power cut {}", Summary::of(&warm), Summary::of(&cold));
     Ok(())
 }
@@ -40,7 +40,7 @@ fn start_of(lab: &BenchLab, verb: &[&str]) -> Result<f64> {
     let before = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
     run(lab.verb(verb[0]).args(&verb[1..]))?;
     let mut new = String::new();
-    wait_until("the agent is in step", Duration::from_secs(60), || {
+    wait_until("the agent is synced", Duration::from_secs(60), || {
         let all = fs::read(&path)?;
         let from = usize::try_from(before).unwrap_or(0).min(all.len());
         new = String::from_utf8_lossy(&all[from..]).into_owned();

@@ -14,7 +14,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn kernel_a_pod_is_born_talks_and_goes() {
+fn kernel_a_pod_is_added_communicates_and_is_deleted() {
     if no_programs() {
         return;
     }
@@ -71,7 +71,8 @@ fn kernel_routes_follow_the_nodes_and_forwarding_is_on() {
     world.start_agent();
     world.until_ready();
     for (prefix, hop) in ["10.244.2.0/24", "fd00:10:244:2::/64"].into_iter().zip(OUTSIDE_IPS) {
-        let route = world.route(prefix).unwrap_or_else(|| panic!("no route to {prefix}\n{}", world.log()));
+        let route =
+            world.route(prefix).unwrap_or_else(|| panic!("missing route to {prefix}\n{}", world.log()));
         assert_eq!((route.gateway, route.protocol), (Some(ip(hop)), protocol::BEELINE));
     }
     for (name, value) in [
@@ -87,7 +88,7 @@ fn kernel_routes_follow_the_nodes_and_forwarding_is_on() {
     let node = world.api().get("nodes", "", "node-2").unwrap();
     world.api().delete("nodes", "", "node-2", &Default::default()).unwrap();
     let gone = json!({ "metadata": { "name": node["metadata"]["name"] } });
-    world.settle("Node", &gone);
+    world.wait_for_sync("Node", &gone);
     assert_eq!(world.route("10.244.2.0/24"), None, "{}", world.log());
 }
 
@@ -100,7 +101,7 @@ fn kernel_the_uplinks_are_those_that_the_values_name() {
     world.values = "devices: [eth+, wlan0]\nMTU: 1400\n".to_owned();
     world.start_agent();
     world.until_ready();
-    world.eventually("the missing device is told", || {
+    world.eventually("the missing device is reported", || {
         world.status().problems.iter().any(|problem| problem.contains("wlan0"))
     });
     assert_eq!(world.status().uplinks, ["eth0"]);
@@ -146,7 +147,7 @@ fn kernel_the_agent_holds_three_capabilities_and_cannot_get_more() {
 }
 
 #[test]
-fn kernel_health_readiness_metrics_and_names_are_told() {
+fn kernel_health_readiness_metrics_and_names_are_served() {
     if no_programs() {
         return;
     }
@@ -157,7 +158,7 @@ fn kernel_health_readiness_metrics_and_names_are_told() {
         "metadata": { "name": "web", "namespace": "default" },
         "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } });
     let created = world.api().create("services", service).unwrap();
-    world.settle("Service", &created);
+    world.wait_for_sync("Service", &created);
     let Ok(Response::Names(names)) = world.call(Call::Names) else { panic!("{}", world.log()) };
     assert!(names.services.iter().any(|(_, name)| name.starts_with("default/web")), "{names:?}");
     assert!(names.nodes.contains(&(ip(OUTSIDE_IPS[0]), "node-2".to_owned())), "{names:?}");
@@ -187,7 +188,7 @@ fn kernel_health_readiness_metrics_and_names_are_told() {
 }
 
 #[test]
-fn kernel_a_drop_is_relayed_to_whoever_listens() {
+fn kernel_drop_events_are_relayed_to_clients() {
     if no_programs() {
         return;
     }
@@ -198,7 +199,7 @@ fn kernel_a_drop_is_relayed_to_whoever_listens() {
     let index = netlink.index("eth0").unwrap();
     netlink.add_address(index, "10.99.0.1/32".parse().unwrap()).unwrap();
     let socket = pod.namespace.udp(ip("10.99.0.1"));
-    world.eventually("the drop is told", || {
+    world.eventually("the drop is reported", || {
         socket.send_to(b"spoofed", (OUTSIDE_IPS[0], 9)).unwrap();
         let answers = world.client().stream(Call::Drops { follow: false }).unwrap();
         answers.flatten().any(|answer| matches!(answer, Response::Drop(drop) if drop.src == ip("10.99.0.1")))

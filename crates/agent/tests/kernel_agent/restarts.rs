@@ -33,7 +33,7 @@ fn flood(socket: &UdpSocket, ends: &AtomicBool) -> (u32, BTreeSet<u32>) {
 }
 
 #[test]
-fn kernel_kill_9_costs_no_packet_and_rewrites_nothing() {
+fn kernel_kill_9_loses_no_packet_and_rewrites_nothing() {
     if no_programs() {
         return;
     }
@@ -85,15 +85,15 @@ fn kernel_kill_9_costs_no_packet_and_rewrites_nothing() {
     assert_eq!(world.own_routes(), routes);
     let last = world.log();
     let last = last.rsplit("beeline-agent 0").next().unwrap();
-    assert!(last.contains("2 pods of this node taken over"), "{last}");
-    assert!(last.contains("; 0 stale table entries removed"), "{last}");
-    for word in ["put back", "was 0, is 1", "attached", "WARN", "route "] {
+    assert!(last.contains("adopted 2 local pods"), "{last}");
+    assert!(last.contains("; removed 0 stale table entries"), "{last}");
+    for word in ["restored:", "changed sysctl", "attached", "WARN", "route "] {
         assert!(!last.contains(word), "the new agent did something ({word}):\n{last}");
     }
 }
 
 #[test]
-fn kernel_a_del_while_the_agent_is_away_is_made_up_for() {
+fn kernel_a_del_while_the_agent_is_down_is_processed_at_start() {
     if no_programs() {
         return;
     }
@@ -112,7 +112,7 @@ fn kernel_a_del_while_the_agent_is_away_is_made_up_for() {
 }
 
 #[test]
-fn kernel_what_somebody_changes_on_the_host_is_put_back() {
+fn kernel_external_changes_to_the_host_are_restored() {
     if no_programs() {
         return;
     }
@@ -132,7 +132,7 @@ fn kernel_what_somebody_changes_on_the_host_is_put_back() {
             && netlink.neighbours().unwrap().iter().any(|n| n.ip == pod.ipv6() && n.permanent)
             && netlink.link(&pod.host_interface).unwrap().mac == Some(beeline_abi::GATEWAY_MAC)
     };
-    world.eventually("everything is put back", good);
+    world.eventually("everything is restored", good);
     assert!(started.elapsed() < Duration::from_secs(1), "it took {:?}", started.elapsed());
     world.node.set_sysctl("net.ipv4.ip_forward", "0");
     world.eventually("forwarding is on again", || world.node.sysctl("net.ipv4.ip_forward") == "1");
@@ -153,7 +153,7 @@ fn kernel_what_somebody_changes_on_the_host_is_put_back() {
 }
 
 #[test]
-fn kernel_programs_that_somebody_takes_off_are_put_back() {
+fn kernel_programs_detached_by_others_are_restored() {
     if no_programs() {
         return;
     }
@@ -252,7 +252,7 @@ fn kernel_pods_move_from_links_to_classifiers_and_back_with_the_value() {
 }
 
 #[test]
-fn kernel_a_pod_whose_device_goes_before_its_del_leaves_the_tables() {
+fn kernel_a_pod_whose_device_is_removed_before_del_leaves_the_tables() {
     if no_programs() {
         return;
     }
@@ -261,7 +261,7 @@ fn kernel_a_pod_whose_device_goes_before_its_del_leaves_the_tables() {
     let container = pod.container.clone();
     drop(pod);
     world.eventually("its entries are gone", || world.pinned().contents().unwrap().endpoint.is_empty());
-    assert_eq!(world.status().endpoints.len(), 1, "its addresses are kept until DEL");
+    assert_eq!(world.status().endpoints.len(), 1, "its addresses stay allocated until DEL");
     let (success, _) = world.plugin("DEL", &container, std::path::Path::new(""));
     assert!(success && world.status().endpoints.is_empty(), "{}", world.log());
 }

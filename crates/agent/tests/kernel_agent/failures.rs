@@ -17,13 +17,13 @@ fn service(name: &str) -> serde_json::Value {
 }
 
 #[test]
-fn kernel_without_the_api_server_the_last_good_state_serves() {
+fn kernel_without_the_api_server_the_last_known_state_is_used() {
     if no_programs() {
         return;
     }
     let mut world = World::with_agent();
     let created = world.api().create("services", service("web")).unwrap();
-    world.settle("Service", &created);
+    world.wait_for_sync("Service", &created);
     let _first = world.add("first");
     // The journal writes at least once a second.
     std::thread::sleep(Duration::from_millis(1500));
@@ -43,7 +43,7 @@ fn kernel_without_the_api_server_the_last_good_state_serves() {
     world.eventually("the service is gone", || {
         world.pinned().contents().unwrap().service.len() < before.service.len()
     });
-    world.eventually("the connection is told", || world.log().contains("in step with the API server"));
+    world.eventually("the agent is synced again", || world.log().contains("synced with the API server"));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn kernel_after_a_reboot_without_the_api_server_the_tables_are_filled_from_disk(
     }
     let mut world = World::with_agent();
     let created = world.api().create("services", service("web")).unwrap();
-    world.settle("Service", &created);
+    world.wait_for_sync("Service", &created);
     std::thread::sleep(Duration::from_millis(1500));
     world.stop_api();
     world.kill_agent();
@@ -68,7 +68,7 @@ fn kernel_after_a_reboot_without_the_api_server_the_tables_are_filled_from_disk(
 }
 
 #[test]
-fn kernel_files_that_cannot_be_used_are_put_aside_and_pods_stay_connected() {
+fn kernel_unusable_files_are_set_aside_and_pods_stay_connected() {
     if no_programs() {
         return;
     }
@@ -96,7 +96,7 @@ fn kernel_files_that_cannot_be_used_are_put_aside_and_pods_stay_connected() {
 }
 
 #[test]
-fn kernel_a_full_disk_stops_new_pods_only_and_says_so() {
+fn kernel_a_full_disk_only_fails_new_pods_and_is_reported() {
     if no_programs() {
         return;
     }
@@ -154,7 +154,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn kernel_an_exhausted_pool_is_told_and_leaves_nothing() {
+fn kernel_an_exhausted_pool_is_reported_and_leaves_nothing() {
     if no_programs() {
         return;
     }
@@ -173,7 +173,7 @@ fn kernel_an_exhausted_pool_is_told_and_leaves_nothing() {
 }
 
 #[test]
-fn kernel_bad_values_and_a_missing_name_are_refused_in_words() {
+fn kernel_invalid_values_are_rejected_with_a_message() {
     let mut world = World::new();
     world.values = "routingMod: native\n".to_owned();
     world.start_agent();

@@ -1,6 +1,6 @@
 //! Ends the sockets that the socket hooks connected to a backend that is gone:
-//! the engine tells which backends those are ([`gone`]), a thread of its own
-//! finds their sockets and destroys them ([`Sockets`]).
+//! the engine tells which backends those are ([`stale_backends`]), a thread of its own
+//! finds their sockets and destroys them ([`SocketDestroyer`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -23,9 +23,9 @@ use crate::privileges;
 
 /// How long backends that go are gathered. Whoever chose one just before is
 /// in the table by then.
-const GATHER: Duration = Duration::from_millis(50);
+const BATCH_WINDOW: Duration = Duration::from_millis(50);
 /// After a look that took a while, the next waits this many times as long.
-const REST: u32 = 9;
+const IDLE_FACTOR: u32 = 9;
 
 /// The socket table, as a reader has it.
 pub type Table = KernelTable<SocketKey, SocketValue>;
@@ -38,7 +38,7 @@ pub type Table = KernelTable<SocketKey, SocketValue>;
 /// terminates; once that is over nobody ends it, if the other end (or its
 /// node) died silently. An endpoint that vanishes without having terminated
 /// has lost its label or its Service, and still serves its streams.
-pub fn is_gone(old: &BackendValue, new: Option<&BackendValue>) -> bool {
+pub fn is_stale(old: &BackendValue, new: Option<&BackendValue>) -> bool {
     let address = |value: &BackendValue| (value.ip, value.port, value.proto);
     let new = new.filter(|new| address(new) == address(old));
     match old.proto {
@@ -50,13 +50,13 @@ pub fn is_gone(old: &BackendValue, new: Option<&BackendValue>) -> bool {
 }
 
 /// What sockets must leave after these changes of backends and slots.
-pub fn gone(
+pub fn stale_backends(
     backends: &BTreeMap<u32, Option<BackendValue>>,
     slots: &BTreeMap<SlotKey, Option<SlotValue>>,
     written: &HashMap<u32, BackendValue>,
 ) -> RemovedBackends {
     let old = backends.iter().filter_map(|(id, new)| Some((*id, *written.get(id)?, new.as_ref())));
-    let backends = old.filter(|(_, old, new)| is_gone(old, *new)).map(|(id, old, _)| (id, old)).collect();
+    let backends = old.filter(|(_, old, new)| is_stale(old, *new)).map(|(id, old, _)| (id, old)).collect();
     let members = slots.iter().filter(|(key, value)| key.generation == SLOT_BY_BACKEND && value.is_none());
     RemovedBackends { backends, service_backends: members.map(|(key, _)| (key.service, key.slot)).collect() }
 }
@@ -70,16 +70,16 @@ pub struct Namespace {
     pub cookie: u64,
 }
 
-enum Order {
+enum Request {
     /// From now on sockets are looked for in this table.
-    Table(Box<Table>),
+    SetTable(Box<Table>),
     /// They have to leave these.
-    End { gone: RemovedBackends, pods: Vec<Namespace> },
+    Destroy { stale: RemovedBackends, pods: Vec<Namespace> },
 }
 
 /// What the thread tells.
 #[derive(Debug, Default)]
-struct Told {
+struct Worker {
     destroyed: AtomicU64,
     /// Why sockets cannot be ended: of the host, of pods.
     problems: Mutex<BTreeMap<&'static str, String>>,
@@ -87,59 +87,63 @@ struct Told {
 
 /// The engine's side. Dropping it ends the thread.
 #[derive(Debug)]
-pub struct Sockets {
-    orders: Sender<Order>,
-    told: Arc<Told>,
+pub struct SocketDestroyer {
+    requests: Sender<Request>,
+    worker: Arc<Worker>,
 }
 
-impl Sockets {
+impl SocketDestroyer {
     /// Starts the thread. To be called before the agent gives its privileges
     /// away: if sockets of pods are to be ended, this thread alone keeps the
     /// one that lets it into their namespaces.
-    pub fn start(of_pods: bool) -> anyhow::Result<Sockets> {
-        let (orders, received) = channel();
-        let sockets = Sockets { orders, told: Arc::default() };
-        let told = sockets.told.clone();
+    pub fn start(of_pods: bool) -> anyhow::Result<SocketDestroyer> {
+        let (requests, received) = channel();
+        let sockets = SocketDestroyer { requests, worker: Arc::default() };
+        let worker = sockets.worker.clone();
         let run = move || {
-            let reduced = if of_pods { privileges::reduce_to_sockets() } else { privileges::reduce() };
+            let reduced = if of_pods {
+                privileges::drop_socket_capabilities()
+            } else {
+                privileges::drop_capabilities()
+            };
             if let Err(error) = reduced {
-                told.set_problem(
+                worker.set_problem(
                     "privileges",
-                    Some(format!("sockets to backends that are gone stay: {error:#}")),
+                    Some(format!("cannot destroy sockets connected to removed backends: {error:#}")),
                 );
                 return;
             }
-            told.try_destroy();
-            told.work(&received);
+            worker.try_destroy();
+            worker.work(&received);
         };
         let spawned = thread::Builder::new().name("sockets".to_owned()).spawn(run);
-        spawned.context("the thread that ends sockets cannot be started")?;
+        spawned.context("cannot start the thread that destroys stale sockets")?;
         Ok(sockets)
     }
 
     /// What the hooks write.
     pub fn set_table(&self, table: Table) {
-        // A thread that has ended has told why.
-        let _ = self.orders.send(Order::Table(Box::new(table)));
+        // A thread that has ended has worker why.
+        let _ = self.requests.send(Request::SetTable(Box::new(table)));
     }
 
     /// Ends the sockets that have to leave, on the host and in these namespaces.
-    pub fn end(&self, gone: RemovedBackends, pods: Vec<Namespace>) {
-        let _ = self.orders.send(Order::End { gone, pods });
+    pub fn destroy(&self, stale: RemovedBackends, pods: Vec<Namespace>) {
+        let _ = self.requests.send(Request::Destroy { stale, pods });
     }
 
     /// How many sockets were ended.
     pub fn destroyed(&self) -> u64 {
-        self.told.destroyed.load(Ordering::Relaxed)
+        self.worker.destroyed.load(Ordering::Relaxed)
     }
 
     /// Why sockets cannot be ended, in words.
     pub fn problems(&self) -> Vec<String> {
-        self.told.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.worker.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
-impl Told {
+impl Worker {
     fn set_problem(&self, about: &'static str, problem: Option<String>) {
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         match problem {
@@ -152,55 +156,60 @@ impl Told {
         let tried = SocketDiag::open().and_then(|mut diag| diag.probe_destroy());
         self.set_problem("kernel", tried.err().map(|error| {
             format!(
-                "sockets to backends that are gone cannot be ended ({error}): clients that keep a UDP socket \
-                 connected to a Service must reconnect by themselves; a kernel with CONFIG_INET_UDP_DIAG and \
-                 CONFIG_INET_DIAG_DESTROY does it"
+                "cannot destroy sockets connected to removed backends ({error}): clients with a UDP socket \
+                 connected to a Service must reconnect themselves; use a kernel with CONFIG_INET_UDP_DIAG and \
+                 CONFIG_INET_DIAG_DESTROY"
             )
         }));
     }
 
-    fn work(&self, orders: &Receiver<Order>) {
+    fn work(&self, requests: &Receiver<Request>) {
         let mut table = None;
-        while let Ok(first) = orders.recv() {
-            thread::sleep(GATHER);
-            let (mut gone, mut pods) = (RemovedBackends::default(), Vec::new());
-            for order in std::iter::once(first).chain(orders.try_iter()) {
-                match order {
-                    Order::Table(new) => table = Some(new),
-                    Order::End { gone: more, pods: latest } => {
-                        gone.extend(more);
+        while let Ok(first) = requests.recv() {
+            thread::sleep(BATCH_WINDOW);
+            let (mut stale, mut pods) = (RemovedBackends::default(), Vec::new());
+            for request in std::iter::once(first).chain(requests.try_iter()) {
+                match request {
+                    Request::SetTable(new) => table = Some(new),
+                    Request::Destroy { stale: more, pods: latest } => {
+                        stale.extend(more);
                         pods = latest;
                     }
                 }
             }
-            let Some(table) = table.as_deref().filter(|_| !gone.is_empty()) else { continue };
+            let Some(table) = table.as_deref().filter(|_| !stale.is_empty()) else { continue };
             let started = Instant::now();
-            self.look(table, &gone, &pods);
-            thread::sleep(started.elapsed() * REST);
+            self.destroy_stale(table, &stale, &pods);
+            thread::sleep(started.elapsed() * IDLE_FACTOR);
         }
     }
 
-    fn look(&self, table: &Table, gone: &RemovedBackends, pods: &[Namespace]) {
-        let mut abandoned = match StaleSockets::find(table, gone) {
-            Ok(abandoned) if abandoned.is_empty() => return,
-            Ok(abandoned) => abandoned,
-            Err(error) => return warn!("{error}; sockets to backends that are gone stay: {gone:?}"),
+    fn destroy_stale(&self, table: &Table, stale: &RemovedBackends, pods: &[Namespace]) {
+        let mut sockets = match StaleSockets::find(table, stale) {
+            Ok(sockets) if sockets.is_empty() => return,
+            Ok(sockets) => sockets,
+            Err(error) => {
+                return warn!("{error}; sockets connected to removed backends are not destroyed: {stale:?}");
+            }
         };
-        let on_host = SocketDiag::open().and_then(|mut diag| abandoned.destroy(&mut diag));
+        let on_host = SocketDiag::open().and_then(|mut diag| sockets.destroy(&mut diag));
         let mut destroyed = *on_host.as_ref().unwrap_or(&0);
-        let problem = |error| format!("sockets of this node to backends that are gone stay: {error}");
+        let problem =
+            |error| format!("cannot destroy sockets of this node connected to removed backends: {error}");
         self.set_problem("host", on_host.err().map(problem));
         let mut failed = None;
         for pod in pods {
-            if abandoned.is_empty() {
+            if sockets.is_empty() {
                 break;
             }
-            match in_namespace(pod, &mut abandoned) {
+            match destroy_in_namespace(pod, &mut sockets) {
                 Ok(count) => destroyed += count,
                 // A pod that is on its way out takes its sockets with it.
                 Err(error) if !pod.path.exists() => debug!("{}: {error:#}", pod.path.display()),
                 Err(error) => {
-                    failed = Some(format!("sockets of pods to backends that are gone stay: {error:#}"));
+                    failed = Some(format!(
+                        "cannot destroy sockets of pods connected to removed backends: {error:#}"
+                    ));
                 }
             }
         }
@@ -209,17 +218,17 @@ impl Told {
     }
 }
 
-fn in_namespace(pod: &Namespace, abandoned: &mut StaleSockets) -> anyhow::Result<u64> {
+fn destroy_in_namespace(pod: &Namespace, sockets: &mut StaleSockets) -> anyhow::Result<u64> {
     let namespace = NetNs::open(&pod.path)?;
     let opened = namespace.enter(|| anyhow::Ok((netns::current_cookie()?, SocketDiag::open()?)))?;
-    let (cookie, mut diag) = opened.with_context(|| shown(&pod.path))?;
+    let (cookie, mut diag) = opened.with_context(|| display(&pod.path))?;
     if cookie != pod.cookie {
         return Ok(0);
     }
-    abandoned.destroy(&mut diag).with_context(|| shown(&pod.path))
+    sockets.destroy(&mut diag).with_context(|| display(&pod.path))
 }
 
-fn shown(path: &Path) -> String {
+fn display(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -235,21 +244,23 @@ mod tests {
     }
 
     #[test]
-    fn unit_datagrams_leave_at_once_and_streams_when_the_backend_has_ended() {
-        let (active, ending) = (backend_state::ACTIVE, backend_state::TERMINATING);
+    fn unit_udp_sockets_are_stale_at_once_and_tcp_sockets_after_termination() {
+        let (active, terminating) = (backend_state::ACTIVE, backend_state::TERMINATING);
         let (udp, tcp) = (|state| backend(proto::UDP, state), |state| backend(proto::TCP, state));
-        assert!(is_gone(&udp(active), None) && is_gone(&udp(ending), None));
-        assert!(is_gone(&udp(active), Some(&udp(ending))), "others take its datagrams");
-        assert!(!is_gone(&udp(ending), Some(&udp(active))) && !is_gone(&udp(active), Some(&udp(active))));
-        assert!(is_gone(&tcp(ending), None));
-        assert!(!is_gone(&tcp(active), None), "its label was taken away: it still serves");
-        assert!(!is_gone(&tcp(active), Some(&tcp(ending))));
+        assert!(is_stale(&udp(active), None) && is_stale(&udp(terminating), None));
+        assert!(is_stale(&udp(active), Some(&udp(terminating))), "other backends take its datagrams");
+        assert!(
+            !is_stale(&udp(terminating), Some(&udp(active))) && !is_stale(&udp(active), Some(&udp(active)))
+        );
+        assert!(is_stale(&tcp(terminating), None));
+        assert!(!is_stale(&tcp(active), None), "removed without terminating: it still serves");
+        assert!(!is_stale(&tcp(active), Some(&tcp(terminating))));
         let renumbered = BackendValue { port: Port::new(54), ..udp(active) };
-        assert!(is_gone(&udp(active), Some(&renumbered)), "the number is another's");
+        assert!(is_stale(&udp(active), Some(&renumbered)), "the id was reused for another address");
     }
 
     #[test]
-    fn unit_only_backends_that_were_written_have_sockets() {
+    fn unit_only_backends_that_were_written_can_be_stale() {
         let old = backend(proto::UDP, backend_state::ACTIVE);
         let written = HashMap::from([(1, old), (2, old)]);
         let changes = BTreeMap::from([(1, None), (3, None), (4, Some(old))]);
@@ -259,8 +270,12 @@ mod tests {
             (member(6, 2), Some(SlotValue::default())),
             (SlotKey { generation: 3, ..member(7, 2) }, None),
         ]);
-        let found = gone(&changes, &slots, &written);
+        let found = stale_backends(&changes, &slots, &written);
         assert_eq!(found.backends, HashMap::from([(1, old)]));
-        assert_eq!(found.service_backends.into_iter().collect::<Vec<_>>(), [(5, 2)], "only as a member");
+        assert_eq!(
+            found.service_backends.into_iter().collect::<Vec<_>>(),
+            [(5, 2)],
+            "only slots of the member list"
+        );
     }
 }
