@@ -12,13 +12,13 @@ use beeline_abi::ip::proto;
 use clap::Subcommand;
 use serde::Serialize;
 
-pub use filter::{Filter, Question, ask};
+pub use filter::{Filter, Query, for_each_target};
 pub use top::Top;
 pub use view::{View, own_addresses};
 
 use crate::names::protocol;
 use crate::output::{self, Format, Row, grouped};
-use crate::place::Place;
+use crate::target::Target;
 
 const TCP_FIN: u8 = 1;
 const TCP_RST: u8 = 4;
@@ -62,8 +62,17 @@ struct Connection {
 }
 
 impl Row for Connection {
-    const HEADER: &'static [&'static str] =
-        &["NODE", "PROTO", "FROM", "TO", "TRANSLATED", "STATE", "EXPIRES", "PACKETS", "REPLIES"];
+    const HEADER: &'static [&'static str] = &[
+        "NODE",
+        "PROTO",
+        "SOURCE",
+        "DESTINATION",
+        "NAT",
+        "STATE",
+        "EXPIRES",
+        "ORIGINAL PACKETS",
+        "REPLY PACKETS",
+    ];
     fn cells(&self) -> Vec<String> {
         vec![
             self.node.clone(),
@@ -80,32 +89,32 @@ impl Row for Connection {
 }
 
 /// `beeline conntrack ...`.
-pub fn run(verb: &Verb, places: &[Place], format: Format) -> Result<ExitCode> {
+pub fn run(verb: &Verb, targets: &[Target], format: Format) -> Result<ExitCode> {
     match verb {
-        Verb::List(filter) => list(filter, places, format),
+        Verb::List(filter) => list(filter, targets, format),
         Verb::Top(top) => {
-            let (rows, code) = ask(&top.filter, places, |place, live, question| {
+            let (rows, code) = for_each_target(&top.filter, targets, |target, live, query| {
                 let (own, entries) = (own_addresses(live)?, live.connections()?);
                 let views = entries.iter().map(|(key, value)| (View::of(key, value, &own), value));
-                let wanted = views.filter(|(view, value)| question.admits(view, value));
-                Ok(top::count(&place.label, top.by, wanted, question.names))
+                let matching = views.filter(|(view, value)| query.matches(view, value));
+                Ok(top::count(&target.label, top.by, matching, query.names))
             })?;
-            let rows = top::first(rows, top.sort, top.limit);
-            output::print(&rows, format, "No connection is tracked.")?;
+            let rows = top::sort_and_truncate(rows, top.sort, top.limit);
+            output::print(&rows, format, "No connections found.")?;
             Ok(code)
         }
     }
 }
 
-fn list(filter: &Filter, places: &[Place], format: Format) -> Result<ExitCode> {
-    let (mut rows, code) = ask(filter, places, |place, live, question| {
+fn list(filter: &Filter, targets: &[Target], format: Format) -> Result<ExitCode> {
+    let (mut rows, code) = for_each_target(filter, targets, |target, live, query| {
         let (own, entries) = (own_addresses(live)?, live.connections()?);
         let views = entries.iter().map(|(key, value)| (View::of(key, value, &own), key, value));
-        let wanted = views.filter(|(view, _, value)| question.admits(view, value));
-        Ok(wanted.map(|(view, key, value)| connection(&place.label, key, &view, value, question)).collect())
+        let matching = views.filter(|(view, _, value)| query.matches(view, value));
+        Ok(matching.map(|(view, key, value)| connection(&target.label, key, &view, value, query)).collect())
     })?;
     rows.sort_by(|a, b| (&a.node, &a.protocol, &a.origin).cmp(&(&b.node, &b.protocol, &b.origin)));
-    output::print(&rows, format, "No connection is tracked.")?;
+    output::print(&rows, format, "No connections found.")?;
     Ok(code)
 }
 
@@ -114,16 +123,16 @@ fn connection(
     key: &ConntrackKey,
     view: &View,
     value: &ConntrackValue,
-    Question { names, now, .. }: &Question<'_>,
+    Query { names, now, .. }: &Query<'_>,
 ) -> Connection {
     // What is on the wire where this entry is found.
     let (origin, destination) =
-        if view.is_second { (view.seen, view.server) } else { (view.client, view.asked) };
+        if view.is_reply_entry { (view.snat_src, view.server) } else { (view.client, view.original_dst) };
     Connection {
         node: node.to_owned(),
         protocol: protocol(key.proto),
-        origin: view.shown(origin),
-        destination: view.shown(destination),
+        origin: view.format(origin),
+        destination: view.format(destination),
         entry: if value.flags & flags::DNAT != 0 { "service" } else { "flow" },
         translated: translation(view),
         state: state(key.proto, value),
@@ -143,38 +152,38 @@ fn connection(
 /// What becomes of the ends: of the requests, or of the replies by the entry
 /// that these find.
 fn translation(view: &View) -> Option<String> {
-    let mut words = Vec::new();
-    if view.is_second {
-        if view.asked != view.server {
-            words.push(format!("replies from {}", view.shown(view.asked)));
+    let mut parts = Vec::new();
+    if view.is_reply_entry {
+        if view.original_dst != view.server {
+            parts.push(format!("reply SNAT to {}", view.format(view.original_dst)));
         }
-        if view.has_other_source() {
-            words.push(format!("replies to {}", view.shown(view.client)));
+        if view.is_snatted() {
+            parts.push(format!("reply DNAT to {}", view.format(view.client)));
         }
     } else {
-        if view.asked != view.server {
-            words.push(format!("to {}", view.shown(view.server)));
+        if view.original_dst != view.server {
+            parts.push(format!("DNAT to {}", view.format(view.server)));
         }
-        if view.has_other_source() {
-            words.push(format!("as {}", crate::names::socket_address(view.seen.0, view.seen.1)));
+        if view.is_snatted() {
+            parts.push(format!("SNAT to {}", crate::names::socket_address(view.snat_src.0, view.snat_src.1)));
         }
     }
-    (!words.is_empty()).then(|| words.join(" "))
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// Has the responder answered?
-fn is_answered(value: &ConntrackValue) -> bool {
+fn is_replied(value: &ConntrackValue) -> bool {
     value.flags & flags::REPLIED != 0
 }
 
 fn state(protocol: u8, value: &ConntrackValue) -> &'static str {
     let closed = (value.tcp_origin | value.tcp_reply) & TCP_RST != 0
         || value.tcp_origin & value.tcp_reply & TCP_FIN != 0;
-    match is_answered(value) {
+    match is_replied(value) {
         _ if protocol == proto::TCP && closed => "closing",
         true if protocol == proto::TCP => "established",
         true => "replied",
-        false => "opening",
+        false => "unreplied",
     }
 }
 
@@ -209,28 +218,28 @@ mod tests {
     fn row(entry: &(ConntrackKey, ConntrackValue)) -> Connection {
         let view = View::of(&entry.0, &entry.1, &HashSet::from(["172.30.0.11".parse().unwrap()]));
         let names = Directory::default();
-        let question = Question { filter: &Filter::default(), names: &names, now: 100 };
-        connection("node-1", &entry.0, &view, &entry.1, &question)
+        let query = Query { filter: &Filter::default(), names: &names, now: 100 };
+        connection("node-1", &entry.0, &view, &entry.1, &query)
     }
 
     #[test]
-    fn unit_a_service_connection_reads_as_its_client_sees_it() {
+    fn unit_a_service_connection_is_shown_from_the_client_side() {
         let (client, vip, backend) = ("10.244.1.5:40000", "10.96.0.7:80", "10.244.2.9:8080");
         let row = row(&entry(client, vip, flags::DNAT | flags::REPLIED, backend, "0.0.0.0:0"));
         assert_eq!((row.origin.as_str(), row.destination.as_str()), (client, vip));
-        assert_eq!((row.translated.as_deref(), row.state), (Some("to 10.244.2.9:8080"), "established"));
+        assert_eq!((row.translated.as_deref(), row.state), (Some("DNAT to 10.244.2.9:8080"), "established"));
         assert_eq!((row.expires_in_s, row.entry), (10, "service"));
     }
 
     #[test]
-    fn unit_a_translated_source_is_told_in_both_directions() {
+    fn unit_snat_is_shown_in_both_directions() {
         let (client, vip) = ("198.51.100.7:5000", "172.30.0.11:30080");
         let (source, backend) = ("172.30.0.11:61000", "10.244.2.9:8080");
         let first = row(&entry(client, vip, flags::DNAT | flags::SNAT, backend, source));
-        assert_eq!(first.translated.as_deref(), Some("to 10.244.2.9:8080 as 172.30.0.11:61000"));
+        assert_eq!(first.translated.as_deref(), Some("DNAT to 10.244.2.9:8080, SNAT to 172.30.0.11:61000"));
         let second = row(&entry(source, backend, flags::REPLY_SNAT | flags::SNAT, vip, client));
-        let told = "replies from 172.30.0.11:30080 replies to 198.51.100.7:5000";
-        assert_eq!(second.translated.as_deref(), Some(told));
+        let expected = "reply SNAT to 172.30.0.11:30080, reply DNAT to 198.51.100.7:5000";
+        assert_eq!(second.translated.as_deref(), Some(expected));
         assert_eq!((second.origin.as_str(), second.destination.as_str()), (source, backend));
     }
 }

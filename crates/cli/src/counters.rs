@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::gather;
 use crate::live::Live;
 use crate::output::{self, Format, Row, grouped};
-use crate::place::Place;
+use crate::target::Target;
 
 /// One counter that is not zero.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -30,7 +30,7 @@ pub struct Counter {
 }
 
 impl Row for Counter {
-    const HEADER: &'static [&'static str] = &["NODE", "HOOK", "WHAT", "PACKETS", "BYTES"];
+    const HEADER: &'static [&'static str] = &["NODE", "HOOK", "OUTCOME", "PACKETS", "BYTES"];
     fn cells(&self) -> Vec<String> {
         let what = if self.drop { format!("drop: {}", self.what) } else { self.what.to_owned() };
         vec![self.node.clone(), self.hook.into(), what, grouped(self.packets), grouped(self.bytes)]
@@ -38,9 +38,9 @@ impl Row for Counter {
 }
 
 /// `beeline counters`.
-pub fn list(places: &[Place], format: Format) -> Result<ExitCode> {
-    let (rows, code) = gather(places, |place| Ok(read(&place.label, &Live::open(place)?.counters()?)));
-    output::print(&rows, format, "No hook has seen a packet yet.")?;
+pub fn list(targets: &[Target], format: Format) -> Result<ExitCode> {
+    let (rows, code) = gather(targets, |target| Ok(read(&target.label, &Live::open(target)?.counters()?)));
+    output::print(&rows, format, "No packets counted yet.")?;
     Ok(code)
 }
 
@@ -75,7 +75,7 @@ mod tests {
     use beeline_abi::counter::COUNTERS;
 
     #[test]
-    fn unit_only_what_happened_is_shown() {
+    fn unit_zero_counters_are_omitted() {
         let mut sums = vec![CounterValue::default(); COUNTERS as usize];
         sums[outcome_index(hook::FROM_POD, outcome::TO_UPLINK) as usize] =
             CounterValue { packets: 2, bytes: 200 };
@@ -84,6 +84,6 @@ mod tests {
         let rows = read("node-1", &sums);
         let shown: Vec<_> = rows.iter().map(|r| (r.hook, r.what, r.drop, r.packets)).collect();
         assert_eq!(shown, [("from_pod", "to_uplink", false, 2), ("from_uplink", "no_endpoint", true, 1)]);
-        assert!(read("node-1", &[]).is_empty(), "a short array is no reason to panic");
+        assert!(read("node-1", &[]).is_empty(), "a short array does not panic");
     }
 }

@@ -16,10 +16,10 @@ use crate::gather;
 use crate::live::Live;
 use crate::names::{Directory, protocol, socket_address};
 use crate::output::{self, Format, Row};
-use crate::place::Place;
+use crate::target::Target;
 
 /// Remembered drops shown by the summary, per node.
-const RECENT_SHOWN_MAX: usize = 10;
+const RECENT_DROPS_MAX: usize = 10;
 /// Names are asked for again at most this often while following.
 const NAMES_AGE_MAX: Duration = Duration::from_secs(2);
 /// Lines of all nodes that may wait for the terminal; then the readers wait.
@@ -27,7 +27,7 @@ const LINES_MAX: usize = 1_024;
 
 /// A counter of drops with its explanation.
 #[derive(Debug, Serialize)]
-struct Explained {
+struct ExplainedCounter {
     #[serde(flatten)]
     counter: Counter,
     cause: &'static str,
@@ -36,7 +36,7 @@ struct Explained {
 
 /// A sampled drop with names.
 #[derive(Debug, Serialize)]
-struct Named {
+struct NamedDrop {
     node: String,
     src_name: Option<String>,
     dst_name: Option<String>,
@@ -47,17 +47,17 @@ struct Named {
 
 #[derive(Debug, Serialize)]
 struct Summary {
-    counters: Vec<Explained>,
-    recent: Vec<Named>,
+    counters: Vec<ExplainedCounter>,
+    recent: Vec<NamedDrop>,
 }
 
 /// `beeline drops`.
-pub fn summary(places: &[Place], format: Format) -> Result<ExitCode> {
-    let (counters, code) = gather(places, |place| {
-        let rows = counters::read(&place.label, &Live::open(place)?.counters()?);
+pub fn summary(targets: &[Target], format: Format) -> Result<ExitCode> {
+    let (counters, code) = gather(targets, |target| {
+        let rows = counters::read(&target.label, &Live::open(target)?.counters()?);
         Ok(rows.into_iter().filter(|row| row.drop).map(explain).collect())
     });
-    let recent = places.iter().flat_map(recent).collect();
+    let recent = targets.iter().flat_map(recent).collect();
     let summary = Summary { counters, recent };
     match format {
         Format::Json => output::json(&summary)?,
@@ -66,15 +66,15 @@ pub fn summary(places: &[Place], format: Format) -> Result<ExitCode> {
     Ok(code)
 }
 
-fn explain(counter: Counter) -> Explained {
+fn explain(counter: Counter) -> ExplainedCounter {
     let reason = DropReason::ALL.iter().find(|reason| reason.name() == counter.what);
     let (cause, cure) = reason.map_or(("", ""), |reason| (reason.cause(), reason.cure()));
-    Explained { counter, cause, cure }
+    ExplainedCounter { counter, cause, cure }
 }
 
 /// What the agent remembers; nothing if there is none (the counters stand).
-fn recent(place: &Place) -> Vec<Named> {
-    let Ok(answers) = place.client().stream(Call::Drops { follow: false }) else { return Vec::new() };
+fn recent(target: &Target) -> Vec<NamedDrop> {
+    let Ok(answers) = target.client().stream(Call::Drops { follow: false }) else { return Vec::new() };
     let records: Vec<DropRecord> = answers
         .map_while(|answer| match answer {
             Ok(Response::Drop(record)) => Some(*record),
@@ -84,14 +84,14 @@ fn recent(place: &Place) -> Vec<Named> {
     if records.is_empty() {
         return Vec::new();
     }
-    let names = Directory::ask(place);
-    let skip = records.len().saturating_sub(RECENT_SHOWN_MAX);
-    records.into_iter().skip(skip).map(|record| Named::new(&place.label, record, &names)).collect()
+    let names = Directory::fetch(target);
+    let skip = records.len().saturating_sub(RECENT_DROPS_MAX);
+    records.into_iter().skip(skip).map(|record| NamedDrop::new(&target.label, record, &names)).collect()
 }
 
 fn print_summary(summary: &Summary) -> Result<()> {
     if summary.counters.is_empty() {
-        return output::line("No packet was dropped.");
+        return output::line("No packets dropped.");
     }
     let rows = summary.counters.iter().map(|row| {
         let mut cells = row.counter.cells();
@@ -105,21 +105,21 @@ fn print_summary(summary: &Summary) -> Result<()> {
         output::line(&format!("\n{reason}: {cause}\n  {cure}"))?;
     }
     if !summary.recent.is_empty() {
-        output::line("\nLast sampled:")?;
+        output::line("\nMost recent sampled drops:")?;
     }
     summary.recent.iter().try_for_each(|named| output::line(&named.text()))
 }
 
 /// `beeline drops -f`: until interrupted, or until every agent has gone.
-pub fn follow(places: &[Place], format: Format) -> Result<ExitCode> {
+pub fn follow(targets: &[Target], format: Format) -> Result<ExitCode> {
     let (sender, lines) = mpsc::sync_channel(LINES_MAX);
-    for place in places.iter().cloned() {
+    for target in targets.iter().cloned() {
         let sender = sender.clone();
         std::thread::Builder::new()
-            .name(format!("drops of {}", place.label))
+            .name(format!("drops of {}", target.label))
             .spawn(move || {
-                if let Err(error) = follow_one(&place, &sender) {
-                    eprintln!("beeline: {}: {error:#}", place.label);
+                if let Err(error) = follow_one(&target, &sender) {
+                    eprintln!("beeline: {}: {error:#}", target.label);
                 }
             })
             .context("cannot start a thread")?;
@@ -135,46 +135,50 @@ pub fn follow(places: &[Place], format: Format) -> Result<ExitCode> {
 }
 
 /// Follows one agent; one that restarts is found again.
-fn follow_one(place: &Place, sender: &mpsc::SyncSender<Named>) -> Result<()> {
-    let mut seen_until_ms = 0;
-    let mut connected = place.client().stream(Call::Drops { follow: true })?;
+fn follow_one(target: &Target, sender: &mpsc::SyncSender<NamedDrop>) -> Result<()> {
+    let mut last_time_ms = 0;
+    let mut connected = target.client().stream(Call::Drops { follow: true })?;
     loop {
         let mut names: Option<(Directory, Instant)> = None;
         for answer in connected {
             let Ok(Response::Drop(record)) = answer else { break };
             // After a reconnection the agent repeats what it remembers.
-            if record.time_unix_ms < seen_until_ms {
+            if record.time_unix_ms < last_time_ms {
                 continue;
             }
-            seen_until_ms = record.time_unix_ms;
-            let fresh = names.take().filter(|(_, asked)| asked.elapsed() < NAMES_AGE_MAX);
-            let (directory, asked) = fresh.unwrap_or_else(|| (Directory::ask(place), Instant::now()));
-            if sender.send(Named::new(&place.label, *record, &directory)).is_err() {
+            last_time_ms = record.time_unix_ms;
+            let fresh = names.take().filter(|(_, fetched)| fetched.elapsed() < NAMES_AGE_MAX);
+            let (directory, fetched) = fresh.unwrap_or_else(|| (Directory::fetch(target), Instant::now()));
+            if sender.send(NamedDrop::new(&target.label, *record, &directory)).is_err() {
                 return Ok(());
             }
-            names = Some((directory, asked));
+            names = Some((directory, fetched));
         }
-        eprintln!("beeline: {}: the agent has gone; waiting for it", place.label);
+        eprintln!("beeline: {}: lost the connection to the agent; reconnecting", target.label);
         connected = loop {
             std::thread::sleep(Duration::from_millis(500));
-            if let Ok(stream) = place.client().stream(Call::Drops { follow: true }) {
+            if let Ok(stream) = target.client().stream(Call::Drops { follow: true }) {
                 break stream;
             }
         };
     }
 }
 
-impl Named {
-    fn new(node: &str, record: DropRecord, names: &Directory) -> Named {
+impl NamedDrop {
+    fn new(node: &str, record: DropRecord, names: &Directory) -> NamedDrop {
         let owned = |name: Option<&str>| name.map(str::to_owned);
         // A device is the truth about its end: an address may be borrowed.
-        let sender = names.behind(record.ifindex).filter(|_| record.hook == hook::name(hook::FROM_POD));
-        let receiver = names.behind(record.ifindex).filter(|_| record.hook == hook::name(hook::TO_POD));
-        Named {
+        let sender =
+            names.pod_of_device(record.ifindex).filter(|_| record.hook == hook::name(hook::FROM_POD));
+        let receiver =
+            names.pod_of_device(record.ifindex).filter(|_| record.hook == hook::name(hook::TO_POD));
+        NamedDrop {
             node: node.to_owned(),
-            src_name: owned(sender.or_else(|| names.host(record.src))),
-            dst_name: owned(receiver.or_else(|| names.host(record.dst))),
-            service_name: owned(names.service(record.service).or_else(|| names.service_at(record.dst))),
+            src_name: owned(sender.or_else(|| names.pod_or_node(record.src))),
+            dst_name: owned(receiver.or_else(|| names.pod_or_node(record.dst))),
+            service_name: owned(
+                names.service(record.service).or_else(|| names.service_of_address(record.dst)),
+            ),
             record,
         }
     }
@@ -193,10 +197,10 @@ impl Named {
             (0, ethertype) => format!("ethertype 0x{ethertype:04x}"),
             (proto, _) => protocol(proto),
         };
-        let lost = if r.lost > 0 { format!(" ({} unsampled so far)", r.lost) } else { String::new() };
+        let lost = if r.lost > 0 { format!(" ({} events lost so far)", r.lost) } else { String::new() };
         format!(
             "{} {} {} {what} {} -> {} {} bytes{lost}",
-            clock(r.time_unix_ms),
+            rfc3339(r.time_unix_ms),
             self.node,
             r.reason,
             end(r.src, r.sport, &self.src_name),
@@ -206,10 +210,10 @@ impl Named {
     }
 }
 
-/// `HH:MM:SS.mmm` (UTC).
-fn clock(unix_ms: u64) -> String {
-    let (s, ms) = (unix_ms / 1000 % 86_400, unix_ms % 1000);
-    format!("{:02}:{:02}:{:02}.{ms:03}", s / 3600, s / 60 % 60, s % 60)
+/// RFC 3339, UTC, with milliseconds.
+fn rfc3339(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| format!("{unix_ms} ms"), |time| format!("{time:.3}"))
 }
 
 #[cfg(test)]
@@ -218,7 +222,7 @@ mod tests {
     use beeline_api::Names;
 
     #[test]
-    fn unit_a_drop_is_told_with_the_names_of_both_ends() {
+    fn unit_a_drop_names_source_and_destination() {
         let record: DropRecord = serde_json::from_value(serde_json::json!({
             "time_unix_ms": 3_723_004_u64, "hook": "from_pod", "reason": "no_backend", "ifindex": 7, "ethertype": 0x0800,
             "proto": 6, "tcp_flags": 2, "length": 74, "src": "10.244.1.5", "dst": "10.96.0.7", "sport": 40000, "dport": 80,
@@ -230,26 +234,26 @@ mod tests {
             pods: vec![("10.244.1.5".parse().unwrap(), "shop/cart".into())],
             services: vec![(3, "shop/pay:http".into())],
             service_addresses: vec![("10.96.0.7".parse().unwrap(), "shop/pay".into())],
-            devices: vec![(7, "shop/cart".into()), (9, "shop/liar".into())],
+            devices: vec![(7, "shop/cart".into()), (9, "shop/spoofer".into())],
             ..Names::default()
         });
-        let text = |record| Named::new("node-1", record, &names).text();
+        let text = |record| NamedDrop::new("node-1", record, &names).text();
         assert_eq!(
             text(record.clone()),
-            "01:02:03.004 node-1 no_backend TCP shop/cart (10.244.1.5:40000) -> service shop/pay:http (10.96.0.7:80) 74 bytes"
+            "1970-01-01T01:02:03.004Z node-1 no_backend TCP shop/cart (10.244.1.5:40000) -> service shop/pay:http (10.96.0.7:80) 74 bytes"
         );
         // A port that the Service does not have has no number.
-        let elsewhere =
+        let unknown_port =
             DropRecord { reason: "no_service_port".into(), service: 0, dport: 81, ..record.clone() };
         assert_eq!(
-            text(elsewhere),
-            "01:02:03.004 node-1 no_service_port TCP shop/cart (10.244.1.5:40000) -> service shop/pay (10.96.0.7:81) 74 bytes"
+            text(unknown_port),
+            "1970-01-01T01:02:03.004Z node-1 no_service_port TCP shop/cart (10.244.1.5:40000) -> service shop/pay (10.96.0.7:81) 74 bytes"
         );
         // Whose address it bears is not who sent it.
         let spoofed = DropRecord { reason: "spoofed_address".into(), ifindex: 9, ..record };
         assert_eq!(
             text(spoofed),
-            "01:02:03.004 node-1 spoofed_address TCP shop/liar (10.244.1.5:40000) -> service shop/pay:http (10.96.0.7:80) 74 bytes"
+            "1970-01-01T01:02:03.004Z node-1 spoofed_address TCP shop/spoofer (10.244.1.5:40000) -> service shop/pay:http (10.96.0.7:80) 74 bytes"
         );
     }
 }

@@ -13,7 +13,7 @@ use crate::gather;
 use crate::live::Live;
 use crate::names::Directory;
 use crate::output::{self, Format, Row};
-use crate::place::Place;
+use crate::target::Target;
 
 /// What to show.
 #[derive(Debug, Subcommand)]
@@ -36,7 +36,8 @@ struct Endpoint {
 }
 
 impl Row for Endpoint {
-    const HEADER: &'static [&'static str] = &["NODE", "ADDRESS", "POD", "IFINDEX", "MAC", "MTU", "GUARD"];
+    const HEADER: &'static [&'static str] =
+        &["NODE", "ADDRESS", "POD", "IFINDEX", "MAC", "MTU", "ANTI-SPOOFING"];
     fn cells(&self) -> Vec<String> {
         vec![
             self.node.clone(),
@@ -51,14 +52,14 @@ impl Row for Endpoint {
 }
 
 /// `beeline endpoint list`.
-pub fn list(places: &[Place], format: Format) -> Result<ExitCode> {
-    let (rows, code) = gather(places, |place| {
-        let names = Directory::ask(place);
-        let mut entries = Live::open(place)?.endpoints()?;
+pub fn list(targets: &[Target], format: Format) -> Result<ExitCode> {
+    let (rows, code) = gather(targets, |target| {
+        let names = Directory::fetch(target);
+        let mut entries = Live::open(target)?.endpoints()?;
         entries.sort_by_key(|(ip, _)| IpAddr::from(*ip));
-        Ok(entries.iter().map(|(ip, value)| row(&place.label, *ip, value, &names)).collect())
+        Ok(entries.iter().map(|(ip, value)| row(&target.label, *ip, value, &names)).collect())
     });
-    output::print(&rows, format, "No pod is attached.")?;
+    output::print(&rows, format, "No endpoints found.")?;
     Ok(code)
 }
 

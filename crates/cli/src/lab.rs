@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 /// Becomes `beeline-lab`; returns only if that fails.
 pub fn execute(arguments: &[OsString], name: Option<&str>) -> Result<ExitCode> {
-    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let own = std::env::current_exe().context("cannot determine the path of this program")?;
     let program = own.with_file_name("beeline-lab");
     let mut command = Command::new(&program);
     let (verb, rest) = arguments.split_at(arguments.len().min(1));

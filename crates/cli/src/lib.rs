@@ -17,9 +17,9 @@ mod names;
 mod nat;
 mod node;
 mod output;
-mod place;
 mod service;
 mod status;
+mod target;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::place::{Place, PlaceArguments};
+use crate::target::{Target, TargetArguments};
 
 /// Kubernetes networking with the abstraction tax removed.
 #[derive(Debug, Parser)]
@@ -43,7 +43,7 @@ struct Arguments {
 #[derive(Debug, Args)]
 struct Common {
     #[command(flatten)]
-    place: PlaceArguments,
+    target: TargetArguments,
     /// Output: text or json
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -83,7 +83,7 @@ enum Verb {
     /// What every hook did with its packets
     Counters,
     /// What would happen to a packet, step by step, by the live tables; nothing is sent
-    Explain(explain::Question),
+    Explain(explain::ExplainArguments),
     /// Pages of the documentation that the program itself knows
     #[command(subcommand)]
     Docs(docs::Verb),
@@ -110,32 +110,32 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 impl Arguments {
     fn run(self) -> Result<ExitCode> {
         let format = self.common.output;
-        let places = || self.common.place.places();
+        let targets = || self.common.target.targets();
         match self.verb {
-            Verb::Lab { arguments } => lab::execute(&arguments, self.common.place.name.as_deref()),
+            Verb::Lab { arguments } => lab::execute(&arguments, self.common.target.name.as_deref()),
             Verb::Docs(verb) => docs::run(&verb),
-            Verb::Status => status::run(&places()?, format),
-            Verb::Drops { follow: false } => drops::summary(&places()?, format),
-            Verb::Drops { follow: true } => drops::follow(&places()?, format),
-            Verb::Service(verb) => service::run(&verb, &places()?, format),
-            Verb::Endpoint(endpoint::Verb::List) => endpoint::list(&places()?, format),
-            Verb::Node(node::Verb::List) => node::list(&places()?, format),
-            Verb::Conntrack(verb) => conntrack::run(&verb, &places()?, format),
-            Verb::Nat(verb) => nat::run(&verb, &places()?, format),
-            Verb::Counters => counters::list(&places()?, format),
-            Verb::Explain(question) => explain::run(&question, &places()?, format),
+            Verb::Status => status::run(&targets()?, format),
+            Verb::Drops { follow: false } => drops::summary(&targets()?, format),
+            Verb::Drops { follow: true } => drops::follow(&targets()?, format),
+            Verb::Service(verb) => service::run(&verb, &targets()?, format),
+            Verb::Endpoint(endpoint::Verb::List) => endpoint::list(&targets()?, format),
+            Verb::Node(node::Verb::List) => node::list(&targets()?, format),
+            Verb::Conntrack(verb) => conntrack::run(&verb, &targets()?, format),
+            Verb::Nat(verb) => nat::run(&verb, &targets()?, format),
+            Verb::Counters => counters::list(&targets()?, format),
+            Verb::Explain(arguments) => explain::run(&arguments, &targets()?, format),
         }
     }
 }
 
 /// Asks every place; one that cannot answer is told and does not hide the others.
-fn gather<T>(places: &[Place], mut ask: impl FnMut(&Place) -> Result<Vec<T>>) -> (Vec<T>, ExitCode) {
+fn gather<T>(targets: &[Target], mut read: impl FnMut(&Target) -> Result<Vec<T>>) -> (Vec<T>, ExitCode) {
     let (mut rows, mut code) = (Vec::new(), ExitCode::SUCCESS);
-    for place in places {
-        match ask(place) {
+    for target in targets {
+        match read(target) {
             Ok(mut more) => rows.append(&mut more),
             Err(error) => {
-                eprintln!("beeline: {}: {error:#}", place.label);
+                eprintln!("beeline: {}: {error:#}", target.label);
                 code = ExitCode::FAILURE;
             }
         }
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_the_command_line_is_sound() {
+    fn unit_the_command_line_is_valid() {
         Arguments::command().debug_assert();
     }
 
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_every_command_that_the_documentation_names_is_there() {
+    fn unit_commands_in_the_documentation_exist() {
         let mut commands = 0;
         for page in pages() {
             let text = std::fs::read_to_string(&page).unwrap();
@@ -197,7 +197,7 @@ mod tests {
                     .collect();
                 let words: Vec<&str> = words.into_iter().take_while(|word| !word.starts_with('-')).collect();
                 commands += 1;
-                assert_eq!(unknown_verb(&words), None, "{} names what is not there", page.display());
+                assert_eq!(unknown_verb(&words), None, "{} names an unknown command", page.display());
             }
         }
         assert!(commands > 10, "only {commands} commands were found in the documentation");

@@ -13,8 +13,8 @@ use beeline_abi::node::NodeValue;
 use beeline_abi::service::{BackendValue, MAGLEV_SEGMENT_SIZE, ServiceValue, SlotKey, SlotValue};
 use beeline_kernel::datapath::PinnedDatapath;
 
-use crate::place::Place;
 use crate::service::Tables;
+use crate::target::Target;
 
 /// The pinned tables of a node.
 pub struct Live {
@@ -23,11 +23,11 @@ pub struct Live {
 
 impl Live {
     /// Opens them.
-    pub fn open(place: &Place) -> Result<Live> {
-        let pinned = PinnedDatapath::open(&place.bpffs).with_context(|| {
+    pub fn open(target: &Target) -> Result<Live> {
+        let pinned = PinnedDatapath::open(&target.bpffs).with_context(|| {
             format!(
-                "the tables of {} cannot be read (an agent that started once has pinned them; reading needs root)",
-                place.label
+                "cannot read the eBPF maps of {} (the agent pins them when it first starts; reading them requires root)",
+                target.label
             )
         })?;
         Ok(Live { pinned })
@@ -69,12 +69,12 @@ impl Live {
     }
 
     /// How many shares each backend of a service has, by backend id.
-    pub fn shares(&self, service: u32, value: &ServiceValue) -> Result<HashMap<u32, u32>> {
+    pub fn maglev_entries(&self, service: u32, value: &ServiceValue) -> Result<HashMap<u32, u32>> {
         let mut counts = HashMap::new();
-        for chunk in 0..value.maglev_size.div_ceil(MAGLEV_SEGMENT_SIZE as u32) {
-            let key = SlotKey { service, generation: value.maglev_generation, slot: chunk };
-            let Some(chunk) = self.pinned.tables().share.get(&key)? else { continue };
-            for backend in chunk.backends.into_iter().filter(|id| *id != 0) {
+        for index in 0..value.maglev_size.div_ceil(MAGLEV_SEGMENT_SIZE as u32) {
+            let key = SlotKey { service, generation: value.maglev_generation, slot: index };
+            let Some(segment) = self.pinned.tables().share.get(&key)? else { continue };
+            for backend in segment.backends.into_iter().filter(|id| *id != 0) {
                 *counts.entry(backend).or_default() += 1;
             }
         }

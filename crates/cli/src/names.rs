@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use beeline_api::{Call, Names, Response};
 
-use crate::place::Place;
+use crate::target::Target;
 
 /// Names by address and number.
 #[derive(Debug, Default)]
@@ -23,12 +23,12 @@ pub struct Directory {
 impl Directory {
     /// Asks the node's agent; a missing agent costs the names only, and that
     /// is said.
-    pub fn ask(place: &Place) -> Directory {
-        match place.client().call(Call::Names) {
+    pub fn fetch(target: &Target) -> Directory {
+        match target.client().call(Call::Names) {
             Ok(Response::Names(names)) => Directory::new(names),
             Ok(_) => Directory::default(),
             Err(error) => {
-                eprintln!("beeline: {}: names of pods and services are missing: {error}", place.label);
+                eprintln!("beeline: {}: pod and Service names are not available: {error}", target.label);
                 Directory::default()
             }
         }
@@ -68,7 +68,7 @@ impl Directory {
     }
 
     /// The pod behind this device of the node.
-    pub fn behind(&self, ifindex: u32) -> Option<&str> {
+    pub fn pod_of_device(&self, ifindex: u32) -> Option<&str> {
         self.devices.get(&ifindex).map(String::as_str)
     }
 
@@ -89,7 +89,7 @@ impl Directory {
     }
 
     /// The service that has this address.
-    pub fn service_at(&self, ip: IpAddr) -> Option<&str> {
+    pub fn service_of_address(&self, ip: IpAddr) -> Option<&str> {
         self.service_addresses.get(&ip).map(String::as_str)
     }
 
@@ -99,7 +99,7 @@ impl Directory {
     }
 
     /// Pod or node with this address.
-    pub fn host(&self, ip: IpAddr) -> Option<&str> {
+    pub fn pod_or_node(&self, ip: IpAddr) -> Option<&str> {
         self.pod(ip).or_else(|| self.node(ip))
     }
 }

@@ -9,11 +9,11 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::conntrack::{Filter, Question, View, ask, own_addresses, seconds_left};
+use crate::conntrack::{Filter, Query, View, for_each_target, own_addresses, seconds_left};
 use crate::live::Live;
 use crate::names::{protocol, socket_address};
 use crate::output::{self, Format, Row, grouped};
-use crate::place::Place;
+use crate::target::Target;
 
 /// What to show.
 #[derive(Debug, Subcommand)]
@@ -36,7 +36,7 @@ pub struct Top {
 
 /// A translated source.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Lent {
+struct SnatMapping {
     node: String,
     protocol: String,
     client: String,
@@ -49,9 +49,9 @@ struct Lent {
     expires_in_s: i64,
 }
 
-impl Row for Lent {
+impl Row for SnatMapping {
     const HEADER: &'static [&'static str] =
-        &["NODE", "PROTO", "CLIENT", "AS", "TO", "POD", "SERVICE", "EXPIRES"];
+        &["NODE", "PROTO", "CLIENT", "SNAT ADDRESS", "DESTINATION", "POD", "SERVICE", "EXPIRES"];
     fn cells(&self) -> Vec<String> {
         let or_dash = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".into());
         vec![
@@ -81,7 +81,8 @@ struct Pool {
 }
 
 impl Row for Pool {
-    const HEADER: &'static [&'static str] = &["NODE", "PROTO", "AS", "TO", "PORTS", "OF", "TAKEN", "CLIENTS"];
+    const HEADER: &'static [&'static str] =
+        &["NODE", "PROTO", "SNAT ADDRESS", "DESTINATION", "PORTS USED", "PORTS", "UTILISATION", "CLIENTS"];
     fn cells(&self) -> Vec<String> {
         vec![
             self.node.clone(),
@@ -97,70 +98,71 @@ impl Row for Pool {
 }
 
 /// `beeline nat ...`.
-pub fn run(verb: &Verb, places: &[Place], format: Format) -> Result<ExitCode> {
+pub fn run(verb: &Verb, targets: &[Target], format: Format) -> Result<ExitCode> {
     match verb {
         Verb::List(filter) => {
-            let (mut rows, code) = ask(filter, places, list)?;
+            let (mut rows, code) = for_each_target(filter, targets, list)?;
             rows.sort_by(|a, b| (&a.node, &a.protocol, &a.source).cmp(&(&b.node, &b.protocol, &b.source)));
-            output::print(&rows, format, "No source is translated.")?;
+            output::print(&rows, format, "No SNAT mappings found.")?;
             Ok(code)
         }
         Verb::Top(top) => {
-            let (mut rows, code) = ask(&top.filter, places, |place, live, question| {
+            let (mut rows, code) = for_each_target(&top.filter, targets, |target, live, query| {
                 let config = live.pinned().config()?;
-                let views = translated(live, question)?;
+                let views = translated(live, query)?;
                 let ports = (config.nat_port_first, config.nat_port_last);
-                Ok(pools(&place.label, views.into_iter().map(|(view, ..)| view), ports))
+                Ok(pools(&target.label, views.into_iter().map(|(view, ..)| view), ports))
             })?;
             rows.sort_by(|a, b| {
                 (b.ports_taken, &a.node, &a.destination).cmp(&(a.ports_taken, &b.node, &b.destination))
             });
             rows.truncate(top.limit);
-            output::print(&rows, format, "No source is translated.")?;
+            output::print(&rows, format, "No SNAT mappings found.")?;
             Ok(code)
         }
     }
 }
 
 /// The translated connections of a node, each once, with service and expiry.
-fn translated(live: &Live, question: &Question<'_>) -> Result<Vec<(View, u32, u32)>> {
+fn translated(live: &Live, query: &Query<'_>) -> Result<Vec<(View, u32, u32)>> {
     let (own, entries) = (own_addresses(live)?, live.connections()?);
     let views = entries.iter().map(|(key, value)| (View::of(key, value, &own), value));
-    let wanted = views
-        .filter(|(view, value)| !view.is_second && view.has_other_source() && question.admits(view, value));
-    Ok(wanted.map(|(view, value)| (view, value.service, value.expires)).collect())
+    let matching =
+        views.filter(|(view, value)| !view.is_reply_entry && view.is_snatted() && query.matches(view, value));
+    Ok(matching.map(|(view, value)| (view, value.service, value.expires)).collect())
 }
 
-fn list(place: &Place, live: &Live, question: &Question<'_>) -> Result<Vec<Lent>> {
-    let names = question.names;
-    let row = |(view, service, expires): (View, u32, u32)| Lent {
-        node: place.label.clone(),
+fn list(target: &Target, live: &Live, query: &Query<'_>) -> Result<Vec<SnatMapping>> {
+    let names = query.names;
+    let row = |(view, service, expires): (View, u32, u32)| SnatMapping {
+        node: target.label.clone(),
         protocol: protocol(view.proto),
-        client: view.shown(view.client),
-        source: socket_address(view.seen.0, view.seen.1),
-        destination: view.shown(view.server),
+        client: view.format(view.client),
+        source: socket_address(view.snat_src.0, view.snat_src.1),
+        destination: view.format(view.server),
         pod: names.pod(view.client.0).map(str::to_owned),
         service: names.service(service).map(str::to_owned),
-        expires_in_s: seconds_left(expires, question.now),
+        expires_in_s: seconds_left(expires, query.now),
     };
-    Ok(translated(live, question)?.into_iter().map(row).collect())
+    Ok(translated(live, query)?.into_iter().map(row).collect())
 }
 
 fn pools(node: &str, views: impl Iterator<Item = View>, (first, last): (u16, u16)) -> Vec<Pool> {
-    type Taken = (HashSet<u16>, HashSet<IpAddr>);
-    let mut pools: HashMap<(u8, IpAddr, String), Taken> = HashMap::new();
+    type Usage = (HashSet<u16>, HashSet<IpAddr>);
+    let mut pools: HashMap<(u8, IpAddr, String), Usage> = HashMap::new();
     // A port outside the range is the client's own: it takes none.
-    for view in views.filter(|view| (first..=last).contains(&view.seen.1)) {
-        let (taken, clients) = pools.entry((view.proto, view.seen.0, view.shown(view.server))).or_default();
-        taken.insert(view.seen.1);
+    for view in views.filter(|view| (first..=last).contains(&view.snat_src.1)) {
+        let (used_ports, clients) =
+            pools.entry((view.proto, view.snat_src.0, view.format(view.server))).or_default();
+        used_ports.insert(view.snat_src.1);
         clients.insert(view.client.0);
     }
-    let pool = |((proto, source, destination), (taken, clients)): ((u8, IpAddr, String), Taken)| Pool {
+    let pool = |((proto, source, destination), (used_ports, clients)): ((u8, IpAddr, String), Usage)| Pool {
         node: node.to_owned(),
         protocol: protocol(proto),
         source,
         destination,
-        ports_taken: taken.len() as u64,
+        ports_taken: used_ports.len() as u64,
         ports: u64::from(last.saturating_sub(first)) + 1,
         clients: clients.len() as u64,
     };
@@ -172,15 +174,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_ports_are_counted_by_destination_and_only_those_of_the_pool() {
+    fn unit_only_ports_in_the_nat_range_are_counted_per_destination() {
         let end = |ip: &str, port: u16| (ip.parse::<IpAddr>().unwrap(), port);
         let view = |client: &str, port: u16, server: &str| View {
             proto: 6,
             client: end(client, port),
-            asked: end(server, 443),
+            original_dst: end(server, 443),
             server: end(server, 443),
-            seen: end("172.30.0.11", port),
-            is_second: false,
+            snat_src: end("172.30.0.11", port),
+            is_reply_entry: false,
         };
         let views = [
             view("10.244.1.5", 61_000, "198.51.100.7"),

@@ -15,7 +15,7 @@ use crate::gather;
 use crate::live::Live;
 use crate::names::Directory;
 use crate::output::{self, Format, Row};
-use crate::place::Place;
+use crate::target::Target;
 
 /// What to show.
 #[derive(Debug, Subcommand)]
@@ -25,7 +25,7 @@ pub enum Verb {
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Peer {
+struct NodeRow {
     node: String,
     id: u32,
     name: Option<String>,
@@ -37,31 +37,31 @@ struct Peer {
     path_mtu: u16,
 }
 
-impl Row for Peer {
+impl Row for NodeRow {
     const HEADER: &'static [&'static str] =
-        &["NODE", "ID", "PEER", "MODE", "ADDRESSES", "POD RANGES", "PATH MTU"];
+        &["NODE", "ID", "NAME", "MODE", "ADDRESSES", "POD CIDRS", "PATH MTU"];
     fn cells(&self) -> Vec<String> {
         let joined = |list: Vec<String>| list.join(" ");
         vec![
             self.node.clone(),
             self.id.to_string(),
             self.name.clone().unwrap_or_else(|| "-".into()),
-            if self.own { "itself" } else { self.mode }.into(),
+            if self.own { "local" } else { self.mode }.into(),
             joined(self.addresses.iter().map(ToString::to_string).collect()),
             joined(self.pod_cidrs.clone()),
-            if self.path_mtu == 0 { "route".into() } else { self.path_mtu.to_string() },
+            if self.path_mtu == 0 { "from route".into() } else { self.path_mtu.to_string() },
         ]
     }
 }
 
 /// `beeline node list`.
-pub fn list(places: &[Place], format: Format) -> Result<ExitCode> {
-    let (rows, code) = gather(places, |place| {
-        let names = Directory::ask(place);
-        let live = Live::open(place)?;
-        Ok(rows(&place.label, &live.nodes()?, &live.addresses()?, &names))
+pub fn list(targets: &[Target], format: Format) -> Result<ExitCode> {
+    let (rows, code) = gather(targets, |target| {
+        let names = Directory::fetch(target);
+        let live = Live::open(target)?;
+        Ok(rows(&target.label, &live.nodes()?, &live.addresses()?, &names))
     });
-    output::print(&rows, format, "No node is programmed.")?;
+    output::print(&rows, format, "No nodes found.")?;
     Ok(code)
 }
 
@@ -70,14 +70,14 @@ fn rows(
     nodes: &[(u32, NodeValue)],
     addresses: &[(AddressKey, AddressValue)],
     names: &Directory,
-) -> Vec<Peer> {
-    let mut ranges: HashMap<u32, Vec<String>> = HashMap::new();
+) -> Vec<NodeRow> {
+    let mut pod_cidrs_of: HashMap<u32, Vec<String>> = HashMap::new();
     for (key, value) in addresses.iter().filter(|(_, v)| matches!(v.kind, kind::LOCAL_POD | kind::REMOTE_POD))
     {
-        ranges.entry(value.node).or_default().push(prefix(key));
+        pod_cidrs_of.entry(value.node).or_default().push(prefix(key));
     }
     let own = |id: u32| addresses.iter().any(|(_, v)| v.kind == kind::LOCAL_NODE && v.node == id);
-    let mut rows: Vec<Peer> = nodes
+    let mut rows: Vec<NodeRow> = nodes
         .iter()
         .map(|(id, value)| {
             let addresses: Vec<IpAddr> = [value.ipv4, value.ipv6]
@@ -85,9 +85,9 @@ fn rows(
                 .filter(|ip| *ip != Ip::UNSPECIFIED)
                 .map(IpAddr::from)
                 .collect();
-            let mut pod_cidrs = ranges.remove(id).unwrap_or_default();
+            let mut pod_cidrs = pod_cidrs_of.remove(id).unwrap_or_default();
             pod_cidrs.sort();
-            Peer {
+            NodeRow {
                 node: label.to_owned(),
                 id: *id,
                 name: addresses.iter().find_map(|ip| names.node(*ip)).map(str::to_owned),
@@ -123,10 +123,10 @@ mod tests {
     use beeline_api::Names;
 
     #[test]
-    fn unit_a_peer_is_shown_with_its_ranges() {
+    fn unit_a_node_is_listed_with_its_pod_cidrs() {
         let ip = |text: &str| Ip::from(text.parse::<IpAddr>().unwrap());
         let value = NodeValue { mode: mode::NATIVE, ipv4: ip("172.30.0.12"), ..Default::default() };
-        let range = |text: &str, bits| {
+        let pod_cidr = |text: &str, bits| {
             let key = AddressKey { prefix_bits: bits, ip: ip(text) };
             (key, AddressValue { kind: kind::REMOTE_POD, node: 2, ..Default::default() })
         };
@@ -134,8 +134,12 @@ mod tests {
             nodes: vec![("172.30.0.12".parse().unwrap(), "node-2".into())],
             ..Default::default()
         });
-        let rows =
-            rows("node-1", &[(2, value)], &[range("10.244.2.0", 120), range("fd00:10:244:2::", 64)], &names);
+        let rows = rows(
+            "node-1",
+            &[(2, value)],
+            &[pod_cidr("10.244.2.0", 120), pod_cidr("fd00:10:244:2::", 64)],
+            &names,
+        );
         assert_eq!(rows[0].name.as_deref(), Some("node-2"));
         assert_eq!(rows[0].pod_cidrs, ["10.244.2.0/24", "fd00:10:244:2::/64"]);
         assert_eq!(rows[0].cells()[3], "native");

@@ -17,7 +17,7 @@ use crate::gather;
 use crate::live::Live;
 use crate::names::{Directory, protocol, socket_address};
 use crate::output::{self, Format, Row};
-use crate::place::Place;
+use crate::target::Target;
 
 /// What to show.
 #[derive(Debug, Subcommand)]
@@ -61,7 +61,7 @@ impl Row for Service {
         let name = self.name.clone().unwrap_or_else(|| "-".into());
         let slots = match (self.slots, self.policy) {
             (0, _) if self.dropped => "0 (dropped)".into(),
-            (0, _) => "0 (refused)".into(),
+            (0, _) => "0 (rejected)".into(),
             (slots, "Local") => format!("{slots} (Local)"),
             (slots, _) => slots.to_string(),
         };
@@ -71,7 +71,7 @@ impl Row for Service {
 
 /// A service port with its backends.
 #[derive(Debug, Serialize)]
-struct Described {
+struct ServiceDescription {
     #[serde(flatten)]
     service: Service,
     backends: Vec<Backend>,
@@ -106,40 +106,40 @@ pub struct Tables {
 }
 
 /// `beeline service ...`.
-pub fn run(verb: &Verb, places: &[Place], format: Format) -> Result<ExitCode> {
+pub fn run(verb: &Verb, targets: &[Target], format: Format) -> Result<ExitCode> {
     match verb {
         Verb::List => {
-            let (rows, code) = gather(places, |place| list(place).map(|(rows, _)| rows));
-            output::print(&rows, format, "No service is programmed.")?;
+            let (rows, code) = gather(targets, |target| list(target).map(|(rows, _)| rows));
+            output::print(&rows, format, "No services found.")?;
             Ok(code)
         }
-        Verb::Describe { service } => describe(service, places, format),
+        Verb::Describe { service } => describe(service, targets, format),
     }
 }
 
-fn list(place: &Place) -> Result<(Vec<Service>, Directory)> {
-    let names = Directory::ask(place);
-    let tables = Live::open(place)?.service_tables()?;
-    Ok((rows(&place.label, &tables, &names), names))
+fn list(target: &Target) -> Result<(Vec<Service>, Directory)> {
+    let names = Directory::fetch(target);
+    let tables = Live::open(target)?.service_tables()?;
+    Ok((rows(&target.label, &tables, &names), names))
 }
 
 fn rows(node: &str, tables: &Tables, names: &Directory) -> Vec<Service> {
     let mut addresses: HashMap<u32, Vec<IpAddr>> = HashMap::new();
     tables.addresses.iter().for_each(|(ip, class)| addresses.entry(*class).or_default().push(*ip));
     addresses.values_mut().for_each(|list| list.sort());
-    let mut frontends: HashMap<u32, Spots> = HashMap::new();
+    let mut frontends: HashMap<u32, FrontendScopes> = HashMap::new();
     for (key, value) in &tables.frontends {
-        let spots = frontends.entry(value.service).or_default();
-        let scopes = spots.entry((key.class, key.port.get(), key.proto)).or_default();
+        let service_frontends = frontends.entry(value.service).or_default();
+        let scopes = service_frontends.entry((key.class, key.port.get(), key.proto)).or_default();
         scopes[usize::from(key.scope == SCOPE_EXTERNAL)] = Some(value.source_ranges);
     }
-    let none = Spots::new();
+    let none = FrontendScopes::new();
     let row = |(id, value): &(u32, ServiceValue)| {
-        let spots = frontends.get(id).unwrap_or(&none);
+        let service_frontends = frontends.get(id).unwrap_or(&none);
         let of = |class: u32| addresses.get(&class).cloned().unwrap_or_default();
-        let mut shown: Vec<String> = spots
+        let mut shown: Vec<String> = service_frontends
             .iter()
-            .flat_map(|(spot, scopes)| frontend(*spot, *scopes, &of(spot.0), tables, names))
+            .flat_map(|(key, scopes)| frontend(*key, *scopes, &of(key.0), tables, names))
             .collect();
         shown.sort();
         Service {
@@ -155,7 +155,7 @@ fn rows(node: &str, tables: &Tables, names: &Directory) -> Vec<Service> {
             algorithm: if value.flags & service_flags::MAGLEV != 0 { "maglev" } else { "random" },
             shares: value.maglev_size,
             value: *value,
-            addresses: spots
+            addresses: service_frontends
                 .keys()
                 .filter(|(class, ..)| *class >= CLASS_FIRST_EXACT)
                 .flat_map(|(class, ..)| of(*class))
@@ -169,7 +169,7 @@ fn rows(node: &str, tables: &Tables, names: &Directory) -> Vec<Service> {
 
 /// Source-range sets by class, port and protocol, for clients inside and
 /// outside; none: not served there.
-type Spots = BTreeMap<(u32, u16, u8), [Option<u32>; 2]>;
+type FrontendScopes = BTreeMap<(u32, u16, u8), [Option<u32>; 2]>;
 
 /// A frontend in words: what it is, for whom, and from where.
 fn frontend(
@@ -217,18 +217,20 @@ fn ranges(tables: &Tables, set: u32) -> String {
         })
         .collect();
     ranges.sort();
-    if ranges.is_empty() { "nobody".to_owned() } else { ranges.join(" ") }
+    if ranges.is_empty() { "no address".to_owned() } else { ranges.join(" ") }
 }
 
-fn describe(wanted: &str, places: &[Place], format: Format) -> Result<ExitCode> {
-    let (found, code) = gather(places, |place| {
-        let live = Live::open(place)?;
-        let (services, names) = list(place)?;
-        let matching = services.into_iter().filter(|service| service.is(wanted));
+fn describe(query: &str, targets: &[Target], format: Format) -> Result<ExitCode> {
+    let (found, code) = gather(targets, |target| {
+        let live = Live::open(target)?;
+        let (services, names) = list(target)?;
+        let matching = services.into_iter().filter(|service| service.matches(query));
         matching.map(|service| with_backends(service, &live, &names)).collect()
     });
     if found.is_empty() {
-        anyhow::bail!("no service `{wanted}` is programmed; `beeline service list` shows those that are");
+        anyhow::bail!(
+            "Service `{query}` is not programmed; `beeline service list` shows the programmed Services"
+        );
     }
     match format {
         Format::Json => output::json(&found)?,
@@ -237,9 +239,9 @@ fn describe(wanted: &str, places: &[Place], format: Format) -> Result<ExitCode> 
     Ok(code)
 }
 
-fn with_backends(service: Service, live: &Live, names: &Directory) -> Result<Described> {
+fn with_backends(service: Service, live: &Live, names: &Directory) -> Result<ServiceDescription> {
     let (mut backends, mut broken_slots) = (Vec::new(), Vec::new());
-    let shares = live.shares(service.id, &service.value)?;
+    let maglev_entries = live.maglev_entries(service.id, &service.value)?;
     for slot in 0..service.slots {
         let key = SlotKey { service: service.id, generation: service.generation, slot };
         let value: Option<SlotValue> = live.slot(&key)?;
@@ -251,23 +253,23 @@ fn with_backends(service: Service, live: &Live, names: &Directory) -> Result<Des
         let backend = backend.filter(|(id, backend)| value == Some(SlotValue::of(*id, backend)));
         match backend {
             Some((id, value)) => {
-                let shares = shares.get(&id).copied().unwrap_or(0);
+                let shares = maglev_entries.get(&id).copied().unwrap_or(0);
                 backends.push(Backend { shares, ..Backend::new(slot, id, &value, names) });
             }
             None => broken_slots.push(slot),
         }
     }
-    Ok(Described { service, backends, broken_slots })
+    Ok(ServiceDescription { service, backends, broken_slots })
 }
 
 impl Service {
     /// Does a user's word mean this service?
-    fn is(&self, wanted: &str) -> bool {
+    fn matches(&self, query: &str) -> bool {
         let name = self.name.as_deref().unwrap_or_default();
-        let unported = name.rsplit_once(':').map_or(name, |(name, _)| name);
-        let by_address = wanted.parse().is_ok_and(|ip: IpAddr| self.addresses.contains(&ip));
-        let by_frontend = self.frontends.iter().any(|f| f.split(' ').nth(1) == Some(wanted));
-        name == wanted || unported == wanted || by_address || by_frontend || wanted.parse() == Ok(self.id)
+        let without_port = name.rsplit_once(':').map_or(name, |(name, _)| name);
+        let by_address = query.parse().is_ok_and(|ip: IpAddr| self.addresses.contains(&ip));
+        let by_frontend = self.frontends.iter().any(|f| f.split(' ').nth(1) == Some(query));
+        name == query || without_port == query || by_address || by_frontend || query.parse() == Ok(self.id)
     }
 }
 
@@ -286,31 +288,40 @@ impl Backend {
                 _ => "unknown",
             },
             shares: 0,
-            pod: names.host(ip).map(str::to_owned),
+            pod: names.pod_or_node(ip).map(str::to_owned),
             node_id: value.node,
         }
     }
 }
 
-impl Described {
+impl ServiceDescription {
     fn text(&self) -> String {
         let s = &self.service;
-        let mut lines =
-            vec![format!("{} on {} (id {})", s.name.as_deref().unwrap_or("unnamed service"), s.node, s.id)];
+        let mut lines = vec![format!(
+            "{} on {} (ID {})",
+            s.name.as_deref().unwrap_or("Service without a known name"),
+            s.node,
+            s.id
+        )];
         if s.policy == "Local" {
-            lines.push("  policy    Local: only endpoints of this node".into());
+            lines.push("  Traffic policy:    Local (endpoints on this node only)".into());
         }
         if s.affinity_s != 0 {
-            lines.push(format!("  affinity  ClientIP, {} s", s.affinity_s));
+            lines.push(format!("  Session affinity:  ClientIP, timeout {} s", s.affinity_s));
         }
         if s.shares != 0 {
-            lines.push(format!("  choice    {}, {} places{}", s.algorithm, s.shares, memory(s.shares)));
+            lines.push(format!(
+                "  Load balancing:    {}, {} table entries{}",
+                s.algorithm,
+                s.shares,
+                maglev_memory(s.shares)
+            ));
         }
-        lines.extend(s.frontends.iter().map(|frontend| format!("  frontend  {frontend}")));
+        lines.extend(s.frontends.iter().map(|frontend| format!("  Frontend:          {frontend}")));
         if s.slots == 0 && s.dropped {
-            lines.push("  no endpoint on this node, though elsewhere: packets are dropped".into());
+            lines.push("  Backend:           none on this node; packets are dropped".into());
         } else if s.slots == 0 {
-            lines.push("  no ready endpoints: connections are refused at once".into());
+            lines.push("  Backend:           none ready; connections are rejected".into());
         }
         for b in &self.backends {
             let pod = b.pod.as_deref().map(|pod| format!("  {pod}")).unwrap_or_default();
@@ -318,11 +329,11 @@ impl Described {
                 0 => String::new(),
                 all => format!("  {:.1} %", 100.0 * f64::from(b.shares) / f64::from(all)),
             };
-            lines.push(format!("  backend   {} {} {}{share}{pod}", b.protocol, b.address, b.state));
+            lines.push(format!("  Backend:           {} {} {}{share}{pod}", b.protocol, b.address, b.state));
         }
         if !self.broken_slots.is_empty() {
             lines.push(format!(
-                "  BROKEN    slots {:?} lead to no backend (service_inconsistent)",
+                "  Error:             slots {:?} have no backend (service_inconsistent)",
                 self.broken_slots
             ));
         }
@@ -332,8 +343,8 @@ impl Described {
 
 /// What the places take in the kernel: elements of a hash, each rounded up to
 /// 256 bytes.
-fn memory(shares: u32) -> String {
-    let elements = shares.div_ceil(MAGLEV_SEGMENT_SIZE as u32);
+fn maglev_memory(entries: u32) -> String {
+    let elements = entries.div_ceil(MAGLEV_SEGMENT_SIZE as u32);
     format!(" ({} KiB)", elements.div_ceil(4))
 }
 
@@ -348,7 +359,7 @@ mod tests {
         let frontend =
             |class, port| FrontendKey { class, port: Port::new(port), proto: 6, scope: SCOPE_INTERNAL };
         let external = |class, port| FrontendKey { scope: SCOPE_EXTERNAL, ..frontend(class, port) };
-        let leads_to = |service| FrontendValue { service, ..Default::default() };
+        let frontend_value = |service| FrontendValue { service, ..Default::default() };
         Tables {
             addresses: vec![
                 ("10.96.0.7".parse().unwrap(), 16),
@@ -357,10 +368,10 @@ mod tests {
                 ("172.30.0.11".parse().unwrap(), CLASS_NODE),
             ],
             frontends: vec![
-                (frontend(16, 80), leads_to(3)),
-                (frontend(17, 80), leads_to(3)),
-                (frontend(CLASS_NODE, 30080), leads_to(3)),
-                (external(CLASS_NODE, 30080), leads_to(3)),
+                (frontend(16, 80), frontend_value(3)),
+                (frontend(17, 80), frontend_value(3)),
+                (frontend(CLASS_NODE, 30080), frontend_value(3)),
+                (external(CLASS_NODE, 30080), frontend_value(3)),
                 (frontend(18, 80), FrontendValue { service: 3, source_ranges: 1, ..Default::default() }),
                 (external(18, 80), FrontendValue { service: 5, source_ranges: 1, ..Default::default() }),
                 (external(2, 30080), FrontendValue { service: 5, source_ranges: 2, ..Default::default() }),
@@ -379,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_tables_become_rows_that_answer_to_every_name() {
+    fn unit_services_are_listed_and_found_by_name_id_and_address() {
         let kind = |kind: &str| FrontendName {
             ip: "192.0.2.1".parse().unwrap(),
             port: 80,
@@ -402,12 +413,12 @@ mod tests {
         assert_eq!(rows[0].frontends, shown);
         let shown = [
             "TCP 192.0.2.1:80 (LoadBalancer, external, from 10.0.0.0/8)",
-            "TCP NODE(IPv6):30080 (NodePort, external, from nobody)",
+            "TCP NODE(IPv6):30080 (NodePort, external, from no address)",
         ];
         let local = rows.iter().find(|row| row.id == 5).unwrap();
         assert_eq!((local.frontends.as_slice(), local.policy), (shown.map(String::from).as_slice(), "Local"));
         assert_eq!(local.cells()[4], "0 (dropped)");
-        for word in [
+        for query in [
             "shop/web",
             "shop/web:http",
             "3",
@@ -416,9 +427,9 @@ mod tests {
             "fd00:10:96::7",
             "[fd00:10:96::7]:80",
         ] {
-            assert!(rows[0].is(word), "{word}");
-            assert!(!rows[1].is(word), "{word}");
+            assert!(rows[0].matches(query), "{query}");
+            assert!(!rows[1].matches(query), "{query}");
         }
-        assert_eq!(rows[1].cells()[4], "0 (refused)");
+        assert_eq!(rows[1].cells()[4], "0 (rejected)");
     }
 }

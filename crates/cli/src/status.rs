@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::live::Live;
 use crate::output::{self, Format, grouped};
-use crate::place::Place;
+use crate::target::Target;
 
 /// A table that is fuller than this is worth a line.
-const FILL_WARN_PERCENT: u64 = 75;
+const UTILISATION_WARN_PERCENT: u64 = 75;
 
 /// A node's state; without an agent, what can still be said.
 #[derive(Debug, Serialize)]
@@ -37,8 +37,8 @@ struct PinnedTables {
 }
 
 /// `beeline status`; fails if a node is not healthy.
-pub fn run(places: &[Place], format: Format) -> Result<ExitCode> {
-    let nodes: Vec<NodeStatus> = places.iter().map(ask).collect();
+pub fn run(targets: &[Target], format: Format) -> Result<ExitCode> {
+    let nodes: Vec<NodeStatus> = targets.iter().map(node_status).collect();
     match format {
         Format::Json => output::json(&nodes)?,
         Format::Text => nodes.iter().try_for_each(|node| output::line(&text(node)))?,
@@ -47,15 +47,15 @@ pub fn run(places: &[Place], format: Format) -> Result<ExitCode> {
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn ask(place: &Place) -> NodeStatus {
-    let answer = match place.client().call(Call::Status) {
+fn node_status(target: &Target) -> NodeStatus {
+    let response = match target.client().call(Call::Status) {
         Ok(Response::Status(status)) => Ok(*status),
-        Ok(other) => Err(format!("unexpected answer {other:?}")),
+        Ok(other) => Err(format!("unexpected response {other:?}")),
         Err(error) => Err(error.to_string()),
     };
-    let tables = PinnedTables::of(place);
-    let node = place.label.clone();
-    match answer {
+    let tables = PinnedTables::of(target);
+    let node = target.label.clone();
+    match response {
         Ok(agent) => NodeStatus {
             node,
             healthy: agent.synced && agent.api_connected && tables.readable,
@@ -68,20 +68,24 @@ fn ask(place: &Place) -> NodeStatus {
 }
 
 impl PinnedTables {
-    fn of(place: &Place) -> PinnedTables {
-        match Live::open(place) {
+    fn of(target: &Target) -> PinnedTables {
+        match Live::open(target) {
             Ok(live) => PinnedTables { readable: true, error: None, bytes: live.memory_bytes().ok() },
             Err(error) => PinnedTables { readable: false, error: Some(format!("{error:#}")), bytes: None },
         }
     }
 
-    fn text(&self, agent_runs: bool) -> String {
+    fn text(&self, agent_is_running: bool) -> String {
         match &self.error {
             Some(error) => error.clone(),
             None => {
-                let memory = self.bytes.map(|bytes| format!(", {} KB", grouped(bytes / 1024)));
-                let without = if agent_runs { "" } else { ": packets flow as the agent left them" };
-                format!("pinned{}{without}", memory.unwrap_or_default())
+                let memory = self.bytes.map(|bytes| format!(", {} KiB", grouped(bytes / 1024)));
+                let suffix = if agent_is_running {
+                    ""
+                } else {
+                    "; packets are forwarded with the last programmed state"
+                };
+                format!("pinned{}{suffix}", memory.unwrap_or_default())
             }
         }
     }
@@ -89,12 +93,12 @@ impl PinnedTables {
 
 fn text(node: &NodeStatus) -> String {
     let mut lines = Vec::new();
-    let word = if node.healthy { "healthy" } else { "NOT healthy" };
-    lines.push(format!("{}: {word}", node.node));
+    let health = if node.healthy { "healthy" } else { "not healthy" };
+    lines.push(format!("{}: {health}", node.node));
     if let Some(error) = &node.error {
-        lines.push(format!("  agent       {error}"));
+        lines.push(format!("  Agent:            {error}"));
     }
-    lines.push(format!("  tables      {}", node.tables.text(node.agent.is_some())));
+    lines.push(format!("  eBPF maps:        {}", node.tables.text(node.agent.is_some())));
     if let Some(agent) = &node.agent {
         lines.extend(agent_lines(agent));
     }
@@ -102,35 +106,36 @@ fn text(node: &NodeStatus) -> String {
 }
 
 fn agent_lines(agent: &Status) -> Vec<String> {
-    let yes = |yes: bool, no: &str| if yes { "yes".to_owned() } else { format!("NO ({no})") };
+    let yes_or_no =
+        |value: bool, reason: &str| if value { "yes".to_owned() } else { format!("no ({reason})") };
     let list = |items: Vec<String>| if items.is_empty() { "none".into() } else { items.join(", ") };
     let mut lines = vec![
-        format!("  agent       {} (tables version {})", agent.version, agent.abi_version),
+        format!("  Agent:            {} (ABI version {})", agent.version, agent.abi_version),
         format!(
-            "  synced      {}",
-            yes(agent.synced, "the first listing is not programmed yet; see its log")
+            "  Synced:           {}",
+            yes_or_no(agent.synced, "the initial state is not programmed yet; see the agent's log")
         ),
         format!(
-            "  API server  {}",
-            yes(agent.api_connected, "out of reach; the last good state is in force")
+            "  API connected:    {}",
+            yes_or_no(agent.api_connected, "API server unreachable; the last known state stays in effect")
         ),
-        format!("  uplinks     {}", list(agent.uplinks.clone())),
-        format!("  pod ranges  {}", list(agent.pod_cidrs.iter().map(ToString::to_string).collect())),
-        format!("  pods        {}", agent.endpoints.len()),
+        format!("  Uplinks:          {}", list(agent.uplinks.clone())),
+        format!("  Pod CIDRs:        {}", list(agent.pod_cidrs.iter().map(ToString::to_string).collect())),
+        format!("  Pods:             {}", agent.endpoints.len()),
     ];
     for table in &agent.tables {
         let percent = (table.entries * 100).checked_div(table.capacity).unwrap_or_default();
-        if percent >= FILL_WARN_PERCENT {
+        if percent >= UTILISATION_WARN_PERCENT {
             lines.push(format!(
-                "  table       {} is {percent} % full ({} of {})",
+                "  Map utilisation:  {} {percent} % ({} of {} entries)",
                 table.name,
                 grouped(table.entries),
                 grouped(table.capacity)
             ));
         }
     }
-    lines.extend(agent.problems.iter().map(|problem| format!("  problem     {problem}")));
-    lines.extend(agent.not_built.iter().map(|option| format!("  not built   {option}")));
+    lines.extend(agent.problems.iter().map(|problem| format!("  Problem:          {problem}")));
+    lines.extend(agent.not_built.iter().map(|option| format!("  Not implemented:  {option}")));
     lines
 }
 
@@ -140,7 +145,7 @@ mod tests {
     use beeline_api::TableStatus;
 
     #[test]
-    fn unit_an_unhealthy_node_says_why() {
+    fn unit_an_unhealthy_node_is_explained() {
         let agent = Status {
             version: "0.1.0".into(),
             abi_version: 1,
@@ -158,11 +163,11 @@ mod tests {
         };
         let text = text(&node);
         for part in [
-            "tables      pinned, 2,000 KB\n",
-            "node-1: NOT healthy",
-            "NO (out of reach",
-            "BACKEND is 90 % full",
-            "problem     EndpointSlice a/b",
+            "eBPF maps:        pinned, 2,000 KiB\n",
+            "node-1: not healthy",
+            "no (API server unreachable",
+            "BACKEND 90 % (900 of 1,000 entries)",
+            "Problem:          EndpointSlice a/b",
         ] {
             assert!(text.contains(part), "{part} missing in:\n{text}");
         }

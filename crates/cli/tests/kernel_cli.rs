@@ -22,20 +22,20 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 /// A bpffs with a filled datapath and no agent; gone when dropped.
-struct Orphan {
+struct TestNode {
     bpffs: PathBuf,
 }
 
-impl Orphan {
-    fn new(word: &str) -> Orphan {
+impl TestNode {
+    fn new(name: &str) -> TestNode {
         // Only the programs' home: no packet is sent in these tests.
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let bpffs = std::env::temp_dir().join(format!("beeline-test-{}-{word}", std::process::id()));
+        let bpffs = std::env::temp_dir().join(format!("beeline-test-{}-{name}", std::process::id()));
         bpffs::mount(&bpffs).unwrap();
-        let orphan = Orphan { bpffs };
-        let mut datapath = Datapath::open(&orphan.bpffs).unwrap_or_else(|error| panic!("{error}"));
+        let node = TestNode { bpffs };
+        let mut datapath = Datapath::open(&node.bpffs).unwrap_or_else(|error| panic!("{error}"));
         fill(&mut datapath);
-        orphan
+        node
     }
 
     fn beeline(&self, arguments: &str) -> Output {
@@ -56,7 +56,7 @@ impl Orphan {
     }
 }
 
-impl Drop for Orphan {
+impl Drop for TestNode {
     fn drop(&mut self) {
         let unmounted = bpffs::unmount(&self.bpffs).map_err(|error| error.to_string());
         let removed = unmounted.and_then(|()| std::fs::remove_dir(&self.bpffs).map_err(|e| e.to_string()));
@@ -113,42 +113,42 @@ fn drop_a_packet(bpffs: &Path) {
 
 #[test]
 fn kernel_every_verb_works_without_an_agent() {
-    let orphan = Orphan::new("verbs");
-    let endpoints = orphan.json("endpoint list");
+    let node = TestNode::new("verbs");
+    let endpoints = node.json("endpoint list");
     assert_eq!(endpoints[0]["address"], "10.244.1.5", "{endpoints}");
     assert_eq!(endpoints[0]["ifindex"], 7, "{endpoints}");
 
-    let nodes = orphan.json("node list");
+    let nodes = node.json("node list");
     assert_eq!(nodes[0]["pod_cidrs"][0], "10.244.2.0/24", "{nodes}");
 
-    let services = orphan.json("service list");
+    let services = node.json("service list");
     assert_eq!(services[0]["frontends"][0], "TCP 10.96.0.7:80 (ClusterIP)", "{services}");
-    let service = &orphan.json("service describe 10.96.0.7:80")[0];
+    let service = &node.json("service describe 10.96.0.7:80")[0];
     assert_eq!(service["backends"][1]["address"], "10.244.2.5:8080", "{service}");
     assert_eq!(service["broken_slots"], serde_json::json!([2]), "{service}");
-    let unknown = orphan.beeline("service describe nobody/knows");
+    let unknown = node.beeline("service describe nobody/knows");
     assert!(!unknown.status.success() && unknown.stdout.is_empty(), "{unknown:?}");
 
-    assert_eq!(orphan.json("conntrack list"), serde_json::json!([]));
-    assert_eq!(orphan.text("conntrack list"), "No connection is tracked.\n");
+    assert_eq!(node.json("conntrack list"), serde_json::json!([]));
+    assert_eq!(node.text("conntrack list"), "No connections found.\n");
 
-    let status = orphan.beeline("status");
-    let told = String::from_utf8_lossy(&status.stdout);
+    let status = node.beeline("status");
+    let text = String::from_utf8_lossy(&status.stdout);
     assert!(!status.status.success(), "a node without agent is not healthy: {status:?}");
-    assert!(told.contains("cannot connect to the agent") && told.contains("packets flow"), "{told}");
+    assert!(text.contains("cannot connect to the agent") && text.contains("packets are forwarded"), "{text}");
 }
 
 #[test]
 fn kernel_a_drop_is_counted_and_explained_without_an_agent() {
-    let orphan = Orphan::new("drops");
-    assert_eq!(orphan.text("drops"), "No packet was dropped.\n");
-    drop_a_packet(&orphan.bpffs);
-    let counters = orphan.json("counters");
+    let node = TestNode::new("drops");
+    assert_eq!(node.text("drops"), "No packets dropped.\n");
+    drop_a_packet(&node.bpffs);
+    let counters = node.json("counters");
     assert_eq!(counters.as_array().map(Vec::len), Some(1), "{counters}");
-    let drops = orphan.json("drops");
+    let drops = node.json("drops");
     let counter = &drops["counters"][0];
     assert_eq!((counter["hook"].as_str(), counter["packets"].as_u64()), (Some("from_pod"), Some(1)));
     assert!(counter["cause"].as_str().is_some_and(|cause| !cause.is_empty()), "{drops}");
-    let text = orphan.text("drops");
+    let text = node.text("drops");
     assert!(text.contains("from_pod") && text.contains(counter["cure"].as_str().unwrap()), "{text}");
 }

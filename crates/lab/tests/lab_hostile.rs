@@ -213,7 +213,7 @@ fn lab_without_the_api_server_a_node_starts_from_its_last_good_state() {
     });
     let log = fs::read_to_string(lab.paths().node("node-1").agent_log()).unwrap();
     assert!(log.contains("starting from the last known cluster state"), "{log}");
-    assert!(lab.beeline(&["status", "--node", "node-1"]).contains("out of reach"));
+    assert!(lab.beeline(&["status", "--node", "node-1"]).contains("API server unreachable"));
     for to in service_addresses(&lab, "web") {
         (0..20).for_each(|_| reach(&first, to));
     }

@@ -201,7 +201,7 @@ fn explanations_begin_with_the_socket(lab: &TestLab) {
         let pod = explain(&format!("--from default/near --to {far}"));
         assert_eq!(pod.1["hops"][0]["outcome"], "socket_translated", "{:#}", pod.1);
         arrives(pod, &[socket("node-1"), ("node-1", "from_pod"), ("node-2", "from_uplink")]);
-        let past = explain(&format!("--past-sockets --from default/near --to {far}"));
+        let past = explain(&format!("--no-socket-lb --from default/near --to {far}"));
         arrives(past, &[("node-1", "from_pod"), ("node-2", "from_uplink")]);
         let of_node = explain(&format!("--from {} --to {far}", node_ip(1, family)));
         arrives(of_node, &[socket("node-1"), ("node-1", "to_uplink"), ("node-2", "from_uplink")]);
@@ -304,8 +304,11 @@ fn every_node_leads_a_client_to_one_endpoint(lab: &TestLab) {
         assert!(pods.iter().all(|pod| *pod == pods[0]), "{pods:?}");
     }
     let text = lab.cli(&["service", "describe", "default/hashed"]).succeeds().stdout;
-    assert!(text.contains("maglev, 251 places") || text.contains("maglev, 509 places"), "{text}");
-    assert!(text.contains(" 50.") || text.contains(" 49."), "half the places each: {text}");
+    assert!(
+        text.contains("maglev, 251 table entries") || text.contains("maglev, 509 table entries"),
+        "{text}"
+    );
+    assert!(text.contains(" 50.") || text.contains(" 49."), "half of the table entries each: {text}");
 }
 
 fn pods_leave_as_their_node(lab: &TestLab) {

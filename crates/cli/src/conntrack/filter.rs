@@ -11,7 +11,7 @@ use super::view::View;
 use crate::gather;
 use crate::live::Live;
 use crate::names::{Directory, protocol};
-use crate::place::Place;
+use crate::target::Target;
 
 /// Which connections.
 #[derive(Clone, Debug, Default, Args)]
@@ -34,7 +34,7 @@ pub struct Filter {
 }
 
 /// A filter with the names that it needs.
-pub struct Question<'a> {
+pub struct Query<'a> {
     /// Which are meant.
     pub filter: &'a Filter,
     /// The node's names.
@@ -43,7 +43,7 @@ pub struct Question<'a> {
     pub now: u32,
 }
 
-impl<'a> Question<'a> {
+impl<'a> Query<'a> {
     /// Refuses names that this node's agent does not know: an empty answer
     /// would look like one.
     fn new(filter: &'a Filter, names: &'a Directory, now: u32) -> Result<Self> {
@@ -51,21 +51,21 @@ impl<'a> Question<'a> {
             && !names.has_pod(pod)
         {
             bail!(
-                "no agent knows a pod `{pod}`; look at its name (`beeline endpoint list`), or use --address: \
-                 addresses are known without agents, too"
+                "pod `{pod}` not found; check its name with `beeline endpoint list`, or use --address, which works \
+                 without an agent"
             );
         }
         if let Some(service) = &filter.service
             && service.parse::<u32>().is_err()
-            && !names.services().any(|name| is_or_has(name, service))
+            && !names.services().any(|name| is_service_or_port(name, service))
         {
-            bail!("no agent knows a service `{service}`; `beeline service list` shows those that are known");
+            bail!("Service `{service}` not found; `beeline service list` shows the known Services");
         }
-        Ok(Question { filter, names, now })
+        Ok(Query { filter, names, now })
     }
 
     /// Is it one of those?
-    pub fn admits(&self, view: &View, value: &ConntrackValue) -> bool {
+    pub fn matches(&self, view: &View, value: &ConntrackValue) -> bool {
         let Filter { address, pod, service, protocol: wanted, expired } = self.filter;
         let addresses = view.addresses();
         (*expired || value.expires > self.now)
@@ -74,7 +74,7 @@ impl<'a> Question<'a> {
             && service.as_ref().is_none_or(|service| {
                 let name = self.names.service(value.service);
                 value.service != 0
-                    && (name.is_some_and(|name| is_or_has(name, service))
+                    && (name.is_some_and(|name| is_service_or_port(name, service))
                         || service.parse() == Ok(value.service))
             })
             && wanted.as_ref().is_none_or(|wanted| protocol(view.proto).eq_ignore_ascii_case(wanted))
@@ -84,18 +84,18 @@ impl<'a> Question<'a> {
 /// Asks every place about the connections that are meant. A name that one
 /// node does not know may be known to the next; one that nobody knows is an
 /// error.
-pub fn ask<T>(
+pub fn for_each_target<T>(
     filter: &Filter,
-    places: &[Place],
-    mut answer: impl FnMut(&Place, &Live, &Question<'_>) -> Result<Vec<T>>,
+    targets: &[Target],
+    mut read: impl FnMut(&Target, &Live, &Query<'_>) -> Result<Vec<T>>,
 ) -> Result<(Vec<T>, ExitCode)> {
     let (mut known, mut unknown) = (false, None);
-    let (rows, code) = gather(places, |place| {
-        let (live, names) = (Live::open(place)?, Directory::ask(place));
-        match Question::new(filter, &names, super::now()) {
-            Ok(question) => {
+    let (rows, code) = gather(targets, |target| {
+        let (live, names) = (Live::open(target)?, Directory::fetch(target));
+        match Query::new(filter, &names, super::now()) {
+            Ok(query) => {
                 known = true;
-                answer(place, &live, &question)
+                read(target, &live, &query)
             }
             Err(error) => {
                 unknown = Some(error);
@@ -110,7 +110,7 @@ pub fn ask<T>(
 }
 
 /// `shop/web:http` is `shop/web:http` and has `shop/web`.
-fn is_or_has(name: &str, wanted: &str) -> bool {
+fn is_service_or_port(name: &str, wanted: &str) -> bool {
     name == wanted || name.rsplit_once(':').is_some_and(|(service, _)| service == wanted)
 }
 
@@ -133,35 +133,35 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_connection_is_found_by_any_of_its_names() {
+    fn unit_a_connection_matches_by_address_pod_service_and_protocol() {
         let names = names();
         let (key, mut value) =
             entry("10.244.1.5:4000", "10.96.0.7:80", flags::DNAT, "10.244.2.9:8080", "0.0.0.0:0");
         value.service = 3;
         let view = View::of(&key, &value, &HashSet::new());
-        let admits = |filter: Filter| Question::new(&filter, &names, 100).unwrap().admits(&view, &value);
+        let matches = |filter: Filter| Query::new(&filter, &names, 100).unwrap().matches(&view, &value);
         let address = |ip: &str| Filter { address: Some(ip.parse().unwrap()), ..Default::default() };
         let service = |name: &str| Filter { service: Some(name.into()), ..Default::default() };
-        assert!(admits(Filter::default()));
+        assert!(matches(Filter::default()));
         for ip in ["10.244.1.5", "10.96.0.7", "10.244.2.9"] {
-            assert!(admits(address(ip)), "{ip}");
+            assert!(matches(address(ip)), "{ip}");
         }
-        assert!(!admits(address("10.244.9.9")));
-        assert!(admits(Filter { pod: Some("shop/client".into()), ..Default::default() }));
+        assert!(!matches(address("10.244.9.9")));
+        assert!(matches(Filter { pod: Some("shop/client".into()), ..Default::default() }));
         for name in ["shop/web", "shop/web:http", "3"] {
-            assert!(admits(service(name)), "{name}");
+            assert!(matches(service(name)), "{name}");
         }
-        assert!(!admits(service("4")));
-        assert!(admits(Filter { protocol: Some("tcp".into()), ..Default::default() }));
-        assert!(!admits(Filter { protocol: Some("udp".into()), ..Default::default() }));
-        let late = Filter::default();
-        assert!(!Question::new(&late, &names, 110).unwrap().admits(&view, &value), "it has expired");
+        assert!(!matches(service("4")));
+        assert!(matches(Filter { protocol: Some("tcp".into()), ..Default::default() }));
+        assert!(!matches(Filter { protocol: Some("udp".into()), ..Default::default() }));
+        let default = Filter::default();
+        assert!(!Query::new(&default, &names, 110).unwrap().matches(&view, &value), "the entry has expired");
     }
 
     #[test]
-    fn unit_a_name_that_nobody_has_is_an_error_and_not_an_empty_list() {
+    fn unit_an_unknown_name_is_an_error() {
         let names = names();
-        let refused = |filter: Filter| Question::new(&filter, &names, 0).err().map(|error| error.to_string());
+        let refused = |filter: Filter| Query::new(&filter, &names, 0).err().map(|error| error.to_string());
         let pod = refused(Filter { pod: Some("shop/nobody".into()), ..Default::default() }).unwrap();
         assert!(pod.contains("shop/nobody") && pod.contains("--address"), "{pod}");
         let service = refused(Filter { service: Some("shop/we".into()), ..Default::default() }).unwrap();

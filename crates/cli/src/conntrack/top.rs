@@ -15,8 +15,8 @@ use crate::output::{Row, grouped};
 #[derive(Debug, Args)]
 pub struct Top {
     /// What the connections are counted by
-    #[arg(long, value_enum, default_value_t = By::Client)]
-    pub by: By,
+    #[arg(long, value_enum, default_value_t = GroupBy::Client)]
+    pub by: GroupBy,
     /// What comes first
     #[arg(long, value_enum, default_value_t = Sort::Connections)]
     pub sort: Sort,
@@ -29,7 +29,7 @@ pub struct Top {
 
 /// What connections are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum By {
+pub enum GroupBy {
     /// Who began: the pod, or its address
     Client,
     /// Who serves: the pod, or its address
@@ -51,7 +51,7 @@ pub enum Sort {
 
 /// A client, a server or a service on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counted {
+pub struct TopRow {
     node: String,
     who: String,
     protocol: String,
@@ -61,9 +61,9 @@ pub struct Counted {
     bytes: u64,
 }
 
-impl Row for Counted {
+impl Row for TopRow {
     const HEADER: &'static [&'static str] =
-        &["NODE", "WHO", "PROTO", "CONNECTIONS", "UNANSWERED", "PACKETS", "BYTES"];
+        &["NODE", "NAME", "PROTO", "CONNECTIONS", "UNANSWERED", "PACKETS", "BYTES"];
     fn cells(&self) -> Vec<String> {
         vec![
             self.node.clone(),
@@ -81,50 +81,50 @@ impl Row for Counted {
 /// bring their packets, one of them the connection.
 pub fn count<'a>(
     node: &str,
-    by: By,
+    by: GroupBy,
     entries: impl Iterator<Item = (View, &'a ConntrackValue)>,
     names: &Directory,
-) -> Vec<Counted> {
-    let mut groups: HashMap<(String, u8), Counted> = HashMap::new();
+) -> Vec<TopRow> {
+    let mut groups: HashMap<(String, u8), TopRow> = HashMap::new();
     for (view, value) in entries {
         let who = match by {
-            By::Client => named(view.client.0, names),
-            By::Server => named(view.server.0, names),
-            By::Service if value.service == 0 => "none".to_owned(),
-            By::Service => names
+            GroupBy::Client => pod_or_node(view.client.0, names),
+            GroupBy::Server => pod_or_node(view.server.0, names),
+            GroupBy::Service if value.service == 0 => "none".to_owned(),
+            GroupBy::Service => names
                 .service(value.service)
                 .map_or_else(|| format!("service {}", value.service), str::to_owned),
         };
-        let counted = groups.entry((who, view.proto)).or_default();
-        if !view.is_second {
-            counted.connections += 1;
-            counted.unanswered += u64::from(!super::is_answered(value));
+        let row = groups.entry((who, view.proto)).or_default();
+        if !view.is_reply_entry {
+            row.connections += 1;
+            row.unanswered += u64::from(!super::is_replied(value));
         }
-        counted.packets += value.packets_origin + value.packets_reply;
-        counted.bytes += value.bytes_origin + value.bytes_reply;
+        row.packets += value.packets_origin + value.packets_reply;
+        row.bytes += value.bytes_origin + value.bytes_reply;
     }
-    let row = |((who, proto), counted): ((String, u8), Counted)| Counted {
+    let finish = |((who, proto), row): ((String, u8), TopRow)| TopRow {
         node: node.to_owned(),
         who,
         protocol: protocol(proto),
-        ..counted
+        ..row
     };
-    groups.into_iter().map(row).collect()
+    groups.into_iter().map(finish).collect()
 }
 
-fn named(ip: std::net::IpAddr, names: &Directory) -> String {
-    names.host(ip).map_or_else(|| ip.to_string(), str::to_owned)
+fn pod_or_node(ip: std::net::IpAddr, names: &Directory) -> String {
+    names.pod_or_node(ip).map_or_else(|| ip.to_string(), str::to_owned)
 }
 
 /// The first of them.
-pub fn first(mut rows: Vec<Counted>, sort: Sort, limit: usize) -> Vec<Counted> {
-    let weight = |row: &Counted| match sort {
+pub fn sort_and_truncate(mut rows: Vec<TopRow>, sort: Sort, limit: usize) -> Vec<TopRow> {
+    let weight = |row: &TopRow| match sort {
         Sort::Connections => row.connections,
         Sort::Unanswered => row.unanswered,
         Sort::Bytes => row.bytes,
     };
     rows.sort_by(|a, b| {
-        let names = |row: &Counted| (row.node.clone(), row.who.clone(), row.protocol.clone());
+        let names = |row: &TopRow| (row.node.clone(), row.who.clone(), row.protocol.clone());
         weight(b).cmp(&weight(a)).then_with(|| names(a).cmp(&names(b)))
     });
     rows.truncate(limit);
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_a_translated_connection_counts_once_and_all_its_packets_count() {
+    fn unit_a_translated_connection_counts_once_with_all_its_packets() {
         let (client, vip, backend) = ("10.244.1.5:4000", "10.96.0.7:80", "10.244.2.9:8080");
         let mut both = [
             entry(client, vip, flags::DNAT | flags::REPLIED, backend, "0.0.0.0:0"),
@@ -160,15 +160,15 @@ mod tests {
         let rows = |by, sort| {
             let own = HashSet::new();
             let entries = both.iter().map(|(key, value)| (View::of(key, value, &own), value));
-            first(count("node-1", by, entries, &names), sort, 10)
+            sort_and_truncate(count("node-1", by, entries, &names), sort, 10)
         };
-        let clients = rows(By::Client, Sort::Bytes);
+        let clients = rows(GroupBy::Client, Sort::Bytes);
         assert_eq!((clients[0].who.as_str(), clients[0].connections), ("shop/client", 1));
         assert_eq!((clients[0].packets, clients[0].bytes, clients[0].unanswered), (5, 5_300, 0));
         assert_eq!((clients[1].who.as_str(), clients[1].unanswered), ("10.244.1.6", 1));
-        let servers = rows(By::Server, Sort::Connections);
+        let servers = rows(GroupBy::Server, Sort::Connections);
         assert_eq!((servers.len(), servers[0].who.as_str(), servers[0].connections), (1, "10.244.2.9", 2));
-        let services = rows(By::Service, Sort::Connections);
+        let services = rows(GroupBy::Service, Sort::Connections);
         assert_eq!(
             services.iter().map(|row| row.who.as_str()).collect::<Vec<_>>(),
             ["none", "shop/web:http"]

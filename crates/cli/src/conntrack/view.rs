@@ -12,7 +12,7 @@ use crate::live::Live;
 use crate::names::socket_address;
 
 /// An address with its port, or the identifier of an ICMP echo.
-pub type End = (IpAddr, u16);
+pub type AddressPort = (IpAddr, u16);
 
 /// A connection, by one of its entries. A translated connection has two: the
 /// one that its requests find, and the one that its replies find.
@@ -21,15 +21,15 @@ pub struct View {
     /// IP protocol.
     pub proto: u8,
     /// Who began, as he calls himself.
-    pub client: End,
+    pub client: AddressPort,
     /// Whom he asked.
-    pub asked: End,
+    pub original_dst: AddressPort,
     /// Who serves: the backend, or again whom he asked.
-    pub server: End,
+    pub server: AddressPort,
     /// What the server sees of the client: a node's address, or again the client's.
-    pub seen: End,
+    pub snat_src: AddressPort,
     /// The entry that replies find, of a connection that has two.
-    pub is_second: bool,
+    pub is_reply_entry: bool,
 }
 
 impl View {
@@ -39,34 +39,34 @@ impl View {
         let b = (IpAddr::from(key.ip_b), key.port_b.get());
         let (origin, destination) = if value.flags & flags::ORIGIN_A != 0 { (a, b) } else { (b, a) };
         let nat = (IpAddr::from(value.nat_ip), value.nat_port.get());
-        let second = (IpAddr::from(value.snat_ip), value.snat_port.get());
+        let snat = (IpAddr::from(value.snat_ip), value.snat_port.get());
         let has = |flag| value.flags & flag != 0;
         // Without a translated destination both entries have the same flags;
         // then the one of the replies begins at the node.
-        let is_second =
+        let is_reply_entry =
             has(flags::REPLY_SNAT) || (has(flags::SNAT) && !has(flags::DNAT) && own.contains(&origin.0));
-        let other = if has(flags::SNAT) { second } else { origin };
-        let (client, seen) = if is_second { (other, origin) } else { (origin, other) };
-        let (asked, server) = match (has(flags::REPLY_SNAT), has(flags::DNAT)) {
+        let other = if has(flags::SNAT) { snat } else { origin };
+        let (client, snat_src) = if is_reply_entry { (other, origin) } else { (origin, other) };
+        let (original_dst, server) = match (has(flags::REPLY_SNAT), has(flags::DNAT)) {
             (true, _) => (nat, destination),
             (_, true) => (destination, nat),
             _ => (destination, destination),
         };
-        View { proto: key.proto, client, asked, server, seen, is_second }
+        View { proto: key.proto, client, original_dst, server, snat_src, is_reply_entry }
     }
 
     /// Is the source another one than the client's?
-    pub fn has_other_source(&self) -> bool {
-        self.seen != self.client
+    pub fn is_snatted(&self) -> bool {
+        self.snat_src != self.client
     }
 
     /// Every address that the connection has to do with.
     pub fn addresses(&self) -> [IpAddr; 4] {
-        [self.client.0, self.asked.0, self.server.0, self.seen.0]
+        [self.client.0, self.original_dst.0, self.server.0, self.snat_src.0]
     }
 
     /// An end as people write it; the ports of ICMP are none.
-    pub fn shown(&self, (ip, port): End) -> String {
+    pub fn format(&self, (ip, port): AddressPort) -> String {
         let icmp = matches!(self.proto, proto::ICMP | proto::ICMPV6);
         socket_address(ip, if icmp { 0 } else { port })
     }
@@ -85,7 +85,7 @@ pub mod tests {
 
     use super::*;
 
-    fn end(text: &str) -> End {
+    fn end(text: &str) -> AddressPort {
         let end: std::net::SocketAddr = text.parse().unwrap();
         (end.ip(), end.port())
     }
@@ -121,7 +121,7 @@ pub mod tests {
     }
 
     #[test]
-    fn unit_both_entries_of_a_connection_tell_the_same_story() {
+    fn unit_both_entries_of_a_connection_give_the_same_view() {
         let own = HashSet::from(["172.30.0.11".parse().unwrap()]);
         let (client, vip) = ("198.51.100.7:5000", "172.30.0.11:30080");
         let (source, backend) = ("172.30.0.11:61000", "10.244.2.9:8080");
@@ -130,14 +130,20 @@ pub mod tests {
             entry(source, backend, flags::REPLY_SNAT | flags::SNAT, vip, client),
         ];
         let [first, second] = both.map(|(key, value)| View::of(&key, &value, &own));
-        assert!(!first.is_second && second.is_second);
-        assert_eq!(View { is_second: false, ..second }, first);
-        assert_eq!((first.shown(first.client), first.shown(first.seen)), (client.into(), source.into()));
-        assert_eq!((first.shown(first.asked), first.shown(first.server)), (vip.into(), backend.into()));
+        assert!(!first.is_reply_entry && second.is_reply_entry);
+        assert_eq!(View { is_reply_entry: false, ..second }, first);
+        assert_eq!(
+            (first.format(first.client), first.format(first.snat_src)),
+            (client.into(), source.into())
+        );
+        assert_eq!(
+            (first.format(first.original_dst), first.format(first.server)),
+            (vip.into(), backend.into())
+        );
     }
 
     #[test]
-    fn unit_a_masqueraded_connection_is_read_from_the_pod() {
+    fn unit_a_masqueraded_connection_starts_at_the_pod() {
         let own = HashSet::from(["172.30.0.11".parse().unwrap()]);
         let (pod, outside, source) = ("10.244.1.5:4000", "198.51.100.7:53", "172.30.0.11:61001");
         let both = [
@@ -145,16 +151,16 @@ pub mod tests {
             entry(source, outside, flags::SNAT, "0.0.0.0:0", pod),
         ];
         let [first, second] = both.map(|(key, value)| View::of(&key, &value, &own));
-        assert_eq!(View { is_second: false, ..second }, first);
-        assert_eq!((first.client, first.server, first.seen), (end(pod), end(outside), end(source)));
-        assert!(second.is_second && first.has_other_source());
+        assert_eq!(View { is_reply_entry: false, ..second }, first);
+        assert_eq!((first.client, first.server, first.snat_src), (end(pod), end(outside), end(source)));
+        assert!(second.is_reply_entry && first.is_snatted());
     }
 
     #[test]
-    fn unit_a_plain_flow_has_one_entry_and_one_name_for_everyone() {
+    fn unit_a_flow_without_nat_has_one_entry() {
         let (key, value) = entry("10.244.1.5:4000", "10.244.2.6:80", 0, "0.0.0.0:0", "0.0.0.0:0");
         let view = View::of(&key, &value, &HashSet::new());
-        assert_eq!((view.client, view.asked), (view.seen, view.server));
-        assert!(!view.is_second && !view.has_other_source());
+        assert_eq!((view.client, view.original_dst), (view.snat_src, view.server));
+        assert!(!view.is_reply_entry && !view.is_snatted());
     }
 }

@@ -22,9 +22,9 @@ use serde::Serialize;
 use crate::live::Live;
 use crate::names::{Directory, socket_address};
 use crate::output::{self, Format};
-use crate::place::Place;
+use crate::target::Target;
 use routes::Routes;
-use steps::Told;
+use steps::StepDescription;
 use tables::LiveTables;
 
 /// Nodes that a packet is followed over at most.
@@ -34,7 +34,7 @@ const SYN: u8 = 2;
 
 /// Which packet.
 #[derive(Debug, Args)]
-pub struct Question {
+pub struct ExplainArguments {
     /// Sender: a pod (`namespace/name`) or an address
     #[arg(long, value_name = "POD|ADDRESS")]
     from: String,
@@ -55,7 +55,7 @@ pub struct Question {
     size: u16,
     /// Tell of packets that no socket hook has seen (raw sockets, the guests of gVisor and Kata, NFS)
     #[arg(long)]
-    past_sockets: bool,
+    no_socket_lb: bool,
     /// Where a pod has addresses of both families: take IPv6
     #[arg(short = '6', long)]
     ipv6: bool,
@@ -92,7 +92,7 @@ struct Hop {
     hook: &'static str,
     /// The device of the hook; a socket's has none: 0.
     ifindex: u32,
-    steps: Vec<Told>,
+    steps: Vec<StepDescription>,
     /// The counter that such a packet moves, as `beeline counters` names it.
     outcome: Option<&'static str>,
     /// Why it is refused, if it is.
@@ -101,15 +101,15 @@ struct Hop {
 
 /// A node with its tables open.
 struct Node<'a> {
-    place: &'a Place,
+    target: &'a Target,
     live: Live,
     names: Directory,
 }
 
 /// Answers the question.
-pub fn run(question: &Question, places: &[Place], format: Format) -> Result<ExitCode> {
-    let nodes = places.iter().map(Node::open).collect::<Result<Vec<_>>>()?;
-    let explanation = explain(question, &nodes)?;
+pub fn run(arguments: &ExplainArguments, targets: &[Target], format: Format) -> Result<ExitCode> {
+    let nodes = targets.iter().map(Node::open).collect::<Result<Vec<_>>>()?;
+    let explanation = explain(arguments, &nodes)?;
     match format {
         Format::Json => output::json(&explanation)?,
         Format::Text => output::line(&explanation.to_string())?,
@@ -118,8 +118,8 @@ pub fn run(question: &Question, places: &[Place], format: Format) -> Result<Exit
 }
 
 impl<'a> Node<'a> {
-    fn open(place: &'a Place) -> Result<Node<'a>> {
-        Ok(Node { place, live: Live::open(place)?, names: Directory::ask(place) })
+    fn open(target: &'a Target) -> Result<Node<'a>> {
+        Ok(Node { target, live: Live::open(target)?, names: Directory::fetch(target) })
     }
 
     /// Device of a pod on this node.
@@ -149,17 +149,19 @@ impl<'a> Node<'a> {
     fn uplink(&self) -> Result<u32> {
         let attached = self.live.pinned().attached();
         let uplink = attached.iter().find(|one| one.program == beeline_abi::maps::programs::FROM_UPLINK);
-        Ok(uplink.with_context(|| format!("{} has no uplink with a program", self.place.label))?.ifindex)
+        Ok(uplink
+            .with_context(|| format!("{} has no uplink with an attached program", self.target.label))?
+            .ifindex)
     }
 }
 
 /// Looks at every node for the one that something is about.
 fn find<'a, 'n, T>(
     nodes: &'n [Node<'a>],
-    mut ask: impl FnMut(&Node<'a>) -> Result<Option<T>>,
+    mut probe: impl FnMut(&Node<'a>) -> Result<Option<T>>,
 ) -> Result<Option<(&'n Node<'a>, T)>> {
     for node in nodes {
-        if let Some(found) = ask(node)? {
+        if let Some(found) = probe(node)? {
             return Ok(Some((node, found)));
         }
     }
@@ -174,47 +176,49 @@ fn address(word: &str, v6: Option<bool>, nodes: &[Node<'_>]) -> Result<IpAddr> {
     let of_family = |ip: &IpAddr| v6.is_none_or(|v6| ip.is_ipv6() == v6);
     let found = nodes.iter().find_map(|node| node.names.address_of(word, of_family));
     found.with_context(|| {
-        format!("`{word}` is neither an address nor a pod that these nodes know (pods are written namespace/name; see `beeline endpoint list`)")
+        format!("`{word}` is neither an IP address nor a known pod (write pods as namespace/name; see `beeline endpoint list`)")
     })
 }
 
-fn explain(question: &Question, nodes: &[Node<'_>]) -> Result<Explanation> {
+fn explain(arguments: &ExplainArguments, nodes: &[Node<'_>]) -> Result<Explanation> {
     // An address given as such decides the family of the other.
-    let given = [&question.from, &question.to].into_iter().find_map(|word| word.parse::<IpAddr>().ok());
-    let v6 = given.map_or(question.ipv6, |ip| ip.is_ipv6());
-    let (from, to) = (address(&question.from, Some(v6), nodes)?, address(&question.to, Some(v6), nodes)?);
+    let given = [&arguments.from, &arguments.to].into_iter().find_map(|word| word.parse::<IpAddr>().ok());
+    let v6 = given.map_or(arguments.ipv6, |ip| ip.is_ipv6());
+    let (from, to) = (address(&arguments.from, Some(v6), nodes)?, address(&arguments.to, Some(v6), nodes)?);
     if from.is_ipv6() != to.is_ipv6() {
-        bail!("{from} and {to} are of different families; a packet has one");
+        bail!("{from} and {to} belong to different address families");
     }
     let mut explanation = Explanation {
-        from: label(nodes, from, question.source_port(), question.protocol),
-        to: label(nodes, to, question.port(), question.protocol),
+        from: label(nodes, from, arguments.source_port(), arguments.protocol),
+        to: label(nodes, to, arguments.port(), arguments.protocol),
         hops: Vec::new(),
         delivered: false,
         end: String::new(),
     };
     let sender = find(nodes, |node| node.sender(from))?;
-    let (mut to, mut port) = (to, question.port);
+    let (mut to, mut port) = (to, arguments.port);
     if let Some((node, sender)) = &sender
-        && let Some(asking) = question.socket(sender, from, to)
-        && let Some((hop, translated)) = socket::translate(node, nodes, &asking)?
+        && let Some(request) = arguments.connect_request(sender, from, to)
+        && let Some((hop, translated)) = socket::translate(node, nodes, &request)?
     {
         let reason = hop.reason;
         explanation.hops.push(hop);
         let Some(translated) = translated else {
             explanation.end =
-                format!("the call fails at once, and no packet is sent ({})", reason.unwrap_or_default());
+                format!("connect() fails and no packet is sent ({})", reason.unwrap_or_default());
             return Ok(explanation);
         };
         (to, port) = (translated.ip(), translated.port());
         if to == from || node.is_own(to)? && matches!(sender, Sender::Node { .. }) {
-            let name = label(nodes, to, port, question.protocol);
-            (explanation.delivered, explanation.end) =
-                (true, format!("it stays where it is, on the loopback device: {name} is the sender itself"));
+            let name = label(nodes, to, port, arguments.protocol);
+            (explanation.delivered, explanation.end) = (
+                true,
+                format!("delivered to {name} over the loopback interface: the sender is the receiver"),
+            );
             return Ok(explanation);
         }
     }
-    follow(start(question, nodes, sender, (from, to, port))?, nodes, &mut explanation)?;
+    follow(start(arguments, nodes, sender, (from, to, port))?, nodes, &mut explanation)?;
     Ok(explanation)
 }
 
@@ -223,12 +227,12 @@ type Start<'a, 'n> = (&'n Node<'a>, u8, u32, Vec<u8>);
 
 /// The first hook of a packet from an address to another one and its port.
 fn start<'a, 'n>(
-    question: &Question,
+    arguments: &ExplainArguments,
     nodes: &'n [Node<'a>],
     sender: Option<(&'n Node<'a>, Sender)>,
     (from, to, port): (IpAddr, IpAddr, u16),
 ) -> Result<Start<'a, 'n>> {
-    let build = question.packet(from, to, port);
+    let build = arguments.packet(from, to, port);
     let receiver = find(nodes, |node| node.endpoint(to))?;
     match (sender, receiver) {
         (Some((node, Sender::Pod { ifindex, mac, .. })), _) => {
@@ -240,7 +244,7 @@ fn start<'a, 'n>(
         (Some((node, Sender::Node { .. })), _) => Ok((node, hook::TO_UPLINK, node.uplink()?, build.frame())),
         (None, Some((node, _))) => Ok((node, hook::FROM_UPLINK, node.uplink()?, build.frame())),
         (None, None) => bail!(
-            "an explanation begins at a pod or a node that is seen from here, or ends at a pod: {from} and {to} are neither; see `beeline endpoint list` and `beeline node list`"
+            "the sender must be a pod or node of the selected nodes, or the receiver one of their pods; {from} and {to} are not (see `beeline endpoint list` and `beeline node list`)"
         ),
     }
 }
@@ -267,14 +271,14 @@ fn follow<'a, 'n>(mut at: Start<'a, 'n>, nodes: &'n [Node<'a>], explanation: &mu
         };
         at = (next, hook::FROM_UPLINK, next.uplink()?, frame);
     }
-    explanation.end = format!("it goes round: more than {HOPS_MAX} hooks");
+    explanation.end = format!("forwarding loop: more than {HOPS_MAX} hooks");
     Ok(())
 }
 
 /// Sends a frame through one hook, natively.
 fn pass(node: &Node<'_>, at: u8, ifindex: u32, frame: Vec<u8>) -> Result<(Hop, Verdict, Vec<u8>, IpAddr)> {
     let mut tables = LiveTables::new(node.live.pinned());
-    let mut routes = Routes::open(node.place)?;
+    let mut routes = Routes::open(node.target)?;
     let mut lookup = |context: &_, bytes| routes.lookup(context, bytes);
     let mut native = Native::new(NativeFrame::new(frame), &mut tables, &mut lookup, steps::now()?);
     native.from_host = at == hook::TO_UPLINK;
@@ -284,10 +288,10 @@ fn pass(node: &Node<'_>, at: u8, ifindex: u32, frame: Vec<u8>) -> Result<(Hop, V
     routes.failure()?;
     tables.failure()?;
     let hop = Hop {
-        node: node.place.label.clone(),
+        node: node.target.label.clone(),
         hook: hook::name(at),
         ifindex,
-        steps: steps.iter().map(|step| steps::tell(step, &node.names)).collect(),
+        steps: steps.iter().map(|step| steps::describe(step, &node.names)).collect(),
         outcome: outcome.verdict.outcome().map(outcome::name),
         reason: outcome.verdict.reason().map(beeline_abi::DropReason::name),
     };
@@ -296,33 +300,34 @@ fn pass(node: &Node<'_>, at: u8, ifindex: u32, frame: Vec<u8>) -> Result<(Hop, V
 
 /// Whether it arrives, and where it ends.
 fn end(node: &Node<'_>, at: u8, verdict: Verdict, to: IpAddr) -> (bool, String) {
-    let name = node.names.host(to).map_or_else(|| to.to_string(), |name| format!("{name} ({to})"));
-    let label = &node.place.label;
+    let name = node.names.pod_or_node(to).map_or_else(|| to.to_string(), |name| format!("{name} ({to})"));
+    let label = &node.target.label;
     match verdict {
-        Verdict::ToPod { .. } => (true, format!("it arrives at {name} on {label}")),
-        Verdict::ToHost if at == hook::TO_POD => (true, format!("it arrives at {name} on {label}")),
+        Verdict::ToPod { .. } => (true, format!("delivered to {name} on {label}")),
+        Verdict::ToHost if at == hook::TO_POD => (true, format!("delivered to {name} on {label}")),
         Verdict::ToHost if at == hook::TO_UPLINK => {
-            (true, format!("it leaves {label} to {name} and is out of sight"))
+            (true, format!("leaves {label} for {name}, not traced further"))
         }
-        Verdict::ToHost => (true, format!("{label}'s own network stack takes it for {name}")),
-        Verdict::ToHostError => {
-            (false, format!("{label}'s network stack answers with an ICMP error, or fragments it"))
-        }
+        Verdict::ToHost => (true, format!("passed to the network stack of {label} for {name}")),
+        Verdict::ToHostError => (
+            false,
+            format!("passed to the network stack of {label}, which fragments it or sends an ICMP error"),
+        ),
         Verdict::Forward { next_hop, .. } => {
-            (true, format!("it leaves {label} to {} and is out of sight", IpAddr::from(next_hop)))
+            (true, format!("leaves {label} for next hop {}, not traced further", IpAddr::from(next_hop)))
         }
-        Verdict::Reject { reason } => (false, format!("it is refused at once. {}", reason.cause())),
-        Verdict::Drop { reason } => (false, format!("it is dropped. {}", reason.cause())),
+        Verdict::Reject { reason } => (false, format!("rejected: {}", reason.cause())),
+        Verdict::Drop { reason } => (false, format!("dropped: {}", reason.cause())),
     }
 }
 
 fn label(nodes: &[Node<'_>], ip: IpAddr, port: u16, protocol: Protocol) -> String {
     let address = socket_address(ip, port);
-    let name = nodes.iter().find_map(|node| node.names.host(ip));
+    let name = nodes.iter().find_map(|node| node.names.pod_or_node(ip));
     let protocol = match protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
-        Protocol::Icmp => "echo",
+        Protocol::Icmp => "ICMP echo",
     };
     match name {
         Some(name) => format!("{name} ({protocol} {address})"),
@@ -330,7 +335,7 @@ fn label(nodes: &[Node<'_>], ip: IpAddr, port: u16, protocol: Protocol) -> Strin
     }
 }
 
-impl Question {
+impl ExplainArguments {
     fn source_port(&self) -> u16 {
         if self.protocol == Protocol::Icmp { 0 } else { self.source_port }
     }
@@ -340,7 +345,7 @@ impl Question {
     }
 
     /// The socket that would ask, unless packets alone are asked about.
-    fn socket(&self, sender: &Sender, from: IpAddr, to: IpAddr) -> Option<socket::Socket> {
+    fn connect_request(&self, sender: &Sender, from: IpAddr, to: IpAddr) -> Option<socket::ConnectRequest> {
         let proto = match self.protocol {
             Protocol::Tcp => proto::TCP,
             Protocol::Udp => proto::UDP,
@@ -348,7 +353,7 @@ impl Question {
         };
         let (Sender::Pod { netns_cookie, .. } | Sender::Node { netns_cookie }) = *sender;
         let (from, to) = (SocketAddr::new(from, self.source_port), SocketAddr::new(to, self.port));
-        (!self.past_sockets).then_some(socket::Socket { netns_cookie, from, to, proto })
+        (!self.no_socket_lb).then_some(socket::ConnectRequest { netns_cookie, from, to, proto })
     }
 
     fn packet(&self, from: IpAddr, to: IpAddr, dport: u16) -> Build {
@@ -364,16 +369,16 @@ impl Question {
 
 impl std::fmt::Display for Explanation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "From {} to {}", self.from, self.to)?;
+        writeln!(f, "{} -> {}", self.from, self.to)?;
         for hop in &self.hops {
             match hop.ifindex {
-                0 => writeln!(f, "{}, hook {}", hop.node, hop.hook)?,
-                ifindex => writeln!(f, "{}, hook {} of link {ifindex}", hop.node, hop.hook)?,
+                0 => writeln!(f, "{}: hook {}", hop.node, hop.hook)?,
+                ifindex => writeln!(f, "{}: hook {}, ifindex {ifindex}", hop.node, hop.hook)?,
             }
             for step in &hop.steps {
                 writeln!(f, "  {:<10} {}", step.stage, step.text)?;
             }
         }
-        write!(f, "So {}.", self.end.trim_end_matches('.'))
+        write!(f, "Result: {}.", self.end.trim_end_matches('.'))
     }
 }

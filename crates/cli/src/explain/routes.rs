@@ -11,7 +11,7 @@ use beeline_kernel::netlink::{Netlink, NetlinkError, ResolvedRoute, RouteKind};
 use beeline_kernel::netns::NetNs;
 use nix::libc;
 
-use crate::place::Place;
+use crate::target::Target;
 
 /// A connection to the node's kernel.
 pub struct Routes {
@@ -21,12 +21,12 @@ pub struct Routes {
 
 impl Routes {
     /// In the node's network namespace.
-    pub fn open(place: &Place) -> Result<Routes> {
-        let netlink = match &place.netns {
+    pub fn open(target: &Target) -> Result<Routes> {
+        let netlink = match &target.netns {
             Some(path) => Netlink::open_in(&NetNs::open(path)?),
             None => Netlink::open(),
         };
-        let netlink = netlink.with_context(|| format!("the routes of {} cannot be asked", place.label))?;
+        let netlink = netlink.with_context(|| format!("cannot look up routes on {}", target.label))?;
         Ok(Routes { netlink, failure: None })
     }
 
@@ -37,36 +37,38 @@ impl Routes {
 
     /// The way of a packet whose largest segment has `bytes`.
     pub fn lookup(&mut self, context: &Context, bytes: u32) -> NextHop {
-        self.ask(context, bytes).unwrap_or_else(|error| {
+        self.resolve(context, bytes).unwrap_or_else(|error| {
             self.failure.get_or_insert(error);
-            NextHop { route: Route::None, ..NOWHERE }
+            NextHop { route: Route::None, ..NO_ROUTE }
         })
     }
 
-    fn ask(&mut self, context: &Context, bytes: u32) -> Result<NextHop> {
+    fn resolve(&mut self, context: &Context, bytes: u32) -> Result<NextHop> {
         let (src, dst) = (IpAddr::from(context.src_after), IpAddr::from(context.dst_after));
-        let way = |route| NextHop { route, next_hop: context.dst_after, ..NOWHERE };
-        let answer = match self.netlink.route_lookup(dst, Some(src), Some(context.ifindex)) {
-            Ok(answer) => answer,
-            Err(error) => return refused(&error).map(way).ok_or_else(|| error.into()),
+        let without_device = |route| NextHop { route, next_hop: context.dst_after, ..NO_ROUTE };
+        let resolved = match self.netlink.route_lookup(dst, Some(src), Some(context.ifindex)) {
+            Ok(resolved) => resolved,
+            Err(error) => return route_of_error(&error).map(without_device).ok_or_else(|| error.into()),
         };
-        match answer.kind {
-            RouteKind::Unicast => self.found(&answer, context, bytes),
-            RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => Ok(way(Route::Prohibited)),
-            _ => Ok(way(Route::Host)),
+        match resolved.kind {
+            RouteKind::Unicast => self.found(&resolved, context, bytes),
+            RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
+                Ok(without_device(Route::Prohibited))
+            }
+            _ => Ok(without_device(Route::Host)),
         }
     }
 
-    fn found(&mut self, answer: &ResolvedRoute, context: &Context, bytes: u32) -> Result<NextHop> {
+    fn found(&mut self, resolved: &ResolvedRoute, context: &Context, bytes: u32) -> Result<NextHop> {
         let dst = IpAddr::from(context.dst_after);
-        let mtu = match answer.mtu {
+        let mtu = match resolved.mtu {
             Some(mtu) => mtu,
-            None => self.netlink.link_by_index(answer.ifindex)?.mtu,
+            None => self.netlink.link_by_index(resolved.ifindex)?.mtu,
         };
         Ok(NextHop {
             route: if bytes > mtu { Route::TooBig } else { Route::Found },
-            ifindex: answer.ifindex,
-            next_hop: answer.gateway.map_or(context.dst_after, Ip::from),
+            ifindex: resolved.ifindex,
+            next_hop: resolved.gateway.map_or(context.dst_after, Ip::from),
             source: self.source(dst)?,
             mtu,
         })
@@ -74,18 +76,18 @@ impl Routes {
 
     /// The address that the node itself would send from.
     fn source(&mut self, dst: IpAddr) -> Result<Ip> {
-        let answer = self.netlink.route_lookup(dst, None, None)?;
-        Ok(answer.source.map_or(Ip::UNSPECIFIED, Ip::from))
+        let resolved = self.netlink.route_lookup(dst, None, None)?;
+        Ok(resolved.source.map_or(Ip::UNSPECIFIED, Ip::from))
     }
 }
 
 /// No way.
-const NOWHERE: NextHop =
+const NO_ROUTE: NextHop =
     NextHop { route: Route::None, ifindex: 0, next_hop: Ip::UNSPECIFIED, source: Ip::UNSPECIFIED, mtu: 0 };
 
 /// What the kernel says by an error number. Without a route the node's own
 /// stack answers the sender.
-fn refused(error: &NetlinkError) -> Option<Route> {
+fn route_of_error(error: &NetlinkError) -> Option<Route> {
     match error.errno()? {
         libc::ENETUNREACH => Some(Route::Host),
         libc::EINVAL | libc::EHOSTUNREACH | libc::EACCES => Some(Route::Prohibited),

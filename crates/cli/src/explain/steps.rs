@@ -14,7 +14,7 @@ use crate::names::{Directory, protocol, socket_address};
 
 /// One step.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Told {
+pub struct StepDescription {
     /// The stage of the packet path.
     pub stage: &'static str,
     /// What it found.
@@ -26,50 +26,57 @@ pub fn now() -> Result<u32> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the answer.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    (result == 0).then_some(()).context("the monotonic clock cannot be read")?;
+    (result == 0).then_some(()).context("cannot read CLOCK_MONOTONIC")?;
     Ok(tick(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64))
 }
 
 /// A step in words.
-pub fn tell(step: &Step, names: &Directory) -> Told {
+pub fn describe(step: &Step, names: &Directory) -> StepDescription {
     let (stage, text) = match *step {
-        Step::Parsed { src, dst, proto } => {
-            ("parse", format!("{}, {} to {}", protocol(proto), host(src, names), host(dst, names)))
-        }
-        Step::GuardPassed => ("guard", "source address and MAC are the pod's own".to_owned()),
+        Step::Parsed { src, dst, proto } => (
+            "parse",
+            format!(
+                "{}, {} to {}",
+                protocol(proto),
+                address_with_name(src, names),
+                address_with_name(dst, names)
+            ),
+        ),
+        Step::GuardPassed => ("guard", "source IP and MAC address belong to the pod".to_owned()),
         Step::ConntrackHit { origin, service } => ("conntrack", connection(origin, service, names)),
-        Step::ConntrackNew => ("conntrack", "a new connection".to_owned()),
+        Step::ConntrackNew => ("conntrack", "new connection".to_owned()),
         Step::Service { service, slots, ip, port, .. } => {
             let to = socket_address(ip.into(), port.get());
             let name = service_name(service, names);
             ("service", format!("{name}: {to} ({}), {}", host_name(ip, names), chosen(slots)))
         }
         Step::Snat { ip, port } => {
-            ("source", format!("becomes {} of this node", socket_address(ip.into(), port.get())))
+            ("snat", format!("source translated to {} (this node)", socket_address(ip.into(), port.get())))
         }
-        Step::Rewritten { src, dst } => {
-            ("rewrite", format!("now {} to {}", host(src, names), host(dst, names)))
-        }
-        Step::LocalPod { ifindex } => ("route", format!("a pod of this node, behind link {ifindex}")),
-        Step::Routed { route, ifindex, next_hop } => ("route", routed(route, ifindex, next_hop)),
-        Step::Rejected(reason) => ("refuse", reason.cause().to_owned()),
-        Step::Verdict(verdict) => ("verdict", told_verdict(verdict)),
+        Step::Rewritten { src, dst } => (
+            "rewrite",
+            format!("packet is now {} to {}", address_with_name(src, names), address_with_name(dst, names)),
+        ),
+        Step::LocalPod { ifindex } => ("route", format!("pod on this node, ifindex {ifindex}")),
+        Step::Routed { route, ifindex, next_hop } => ("route", describe_route(route, ifindex, next_hop)),
+        Step::Rejected(reason) => ("reject", reason.cause().to_owned()),
+        Step::Verdict(verdict) => ("verdict", describe_verdict(verdict)),
     };
-    Told { stage, text }
+    StepDescription { stage, text }
 }
 
 fn chosen(slots: u32) -> String {
     match slots {
         1 => "the only endpoint".to_owned(),
-        slots => format!("one of {slots} endpoints, drawn at random for each connection"),
+        slots => format!("one of {slots} endpoints, selected for each connection"),
     }
 }
 
 fn connection(origin: bool, service: u32, names: &Directory) -> String {
     let direction = if origin { "request" } else { "reply" };
     match service {
-        0 => format!("{direction} of a connection that runs"),
-        service => format!("{direction} of a connection that runs, of {}", service_name(service, names)),
+        0 => format!("{direction} of an established connection"),
+        service => format!("{direction} of an established connection of {}", service_name(service, names)),
     }
 }
 
@@ -78,34 +85,36 @@ fn service_name(id: u32, names: &Directory) -> String {
 }
 
 fn host_name(ip: Ip, names: &Directory) -> String {
-    names.host(ip.into()).unwrap_or("outside the cluster").to_owned()
+    names.pod_or_node(ip.into()).unwrap_or("outside the cluster").to_owned()
 }
 
-fn host(ip: Ip, names: &Directory) -> String {
+fn address_with_name(ip: Ip, names: &Directory) -> String {
     let ip = IpAddr::from(ip);
-    names.host(ip).map_or_else(|| ip.to_string(), |name| format!("{ip} ({name})"))
+    names.pod_or_node(ip).map_or_else(|| ip.to_string(), |name| format!("{ip} ({name})"))
 }
 
-fn routed(route: Route, ifindex: u32, next_hop: Ip) -> String {
+fn describe_route(route: Route, ifindex: u32, next_hop: Ip) -> String {
     match route {
-        Route::Found => format!("by the node's routes: link {ifindex}, next hop {}", IpAddr::from(next_hop)),
-        Route::TooBig => format!("larger than the MTU of link {ifindex}"),
-        Route::Host => "the node itself decides".to_owned(),
-        Route::Prohibited => "a route that forbids it".to_owned(),
+        Route::Found => format!("node routing table: ifindex {ifindex}, next hop {}", IpAddr::from(next_hop)),
+        Route::TooBig => format!("packet exceeds the MTU of ifindex {ifindex}"),
+        Route::Host => "local to the node, or no route: left to its network stack".to_owned(),
+        Route::Prohibited => "blackhole, unreachable or prohibit route".to_owned(),
         Route::None => "no route".to_owned(),
     }
 }
 
-fn told_verdict(verdict: Verdict) -> String {
+fn describe_verdict(verdict: Verdict) -> String {
     match verdict {
-        Verdict::ToHost => "to the node's network stack".to_owned(),
-        Verdict::ToHostError => "to the node's network stack, which answers or fragments".to_owned(),
-        Verdict::ToPod { ifindex } => format!("straight into the pod behind link {ifindex}"),
-        Verdict::Forward { ifindex, next_hop } => {
-            format!("straight out of link {ifindex} to {}", IpAddr::from(next_hop))
+        Verdict::ToHost => "pass to the node's network stack".to_owned(),
+        Verdict::ToHostError => {
+            "pass to the node's network stack, which fragments it or sends an ICMP error".to_owned()
         }
-        Verdict::Reject { reason } => format!("refused at once ({})", reason.name()),
-        Verdict::Drop { reason } => format!("dropped ({})", reason.name()),
+        Verdict::ToPod { ifindex } => format!("redirect to the pod, ifindex {ifindex}"),
+        Verdict::Forward { ifindex, next_hop } => {
+            format!("redirect to ifindex {ifindex}, next hop {}", IpAddr::from(next_hop))
+        }
+        Verdict::Reject { reason } => format!("reject ({})", reason.name()),
+        Verdict::Drop { reason } => format!("drop ({})", reason.name()),
     }
 }
 
@@ -124,12 +133,16 @@ mod tests {
         });
         let cart = Ip::from_v4([10, 0, 0, 5]);
         let step = Step::Service { service: 3, slots: 2, backend: 9, ip: cart, port: Port::new(8080) };
-        let told = tell(&step, &names);
-        assert_eq!(told.stage, "service");
-        assert!(told.text.starts_with("shop/cart:80: 10.0.0.5:8080 (shop/cart), one of 2"), "{}", told.text);
-        let told = tell(&Step::ConntrackHit { origin: false, service: 8 }, &names);
-        assert_eq!(told.text, "reply of a connection that runs, of service 8");
-        let refused = tell(&Step::Verdict(Verdict::Reject { reason: DropReason::NoBackend }), &names);
-        assert!(refused.text.contains("no_backend"), "{}", refused.text);
+        let described = describe(&step, &names);
+        assert_eq!(described.stage, "service");
+        assert!(
+            described.text.starts_with("shop/cart:80: 10.0.0.5:8080 (shop/cart), one of 2"),
+            "{}",
+            described.text
+        );
+        let described = describe(&Step::ConntrackHit { origin: false, service: 8 }, &names);
+        assert_eq!(described.text, "reply of an established connection of service 8");
+        let rejected = describe(&Step::Verdict(Verdict::Reject { reason: DropReason::NoBackend }), &names);
+        assert!(rejected.text.contains("no_backend"), "{}", rejected.text);
     }
 }

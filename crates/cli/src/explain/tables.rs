@@ -24,7 +24,7 @@ use beeline_kernel::datapath::PinnedDatapath;
 pub struct LiveTables<'a> {
     pinned: &'a PinnedDatapath,
     /// What chance says to the socket hooks, each time it is asked.
-    pub chance: u32,
+    pub random: u32,
     connections: HashMap<ConntrackKey, ConntrackValue>,
     failure: RefCell<Option<anyhow::Error>>,
 }
@@ -32,7 +32,7 @@ pub struct LiveTables<'a> {
 impl<'a> LiveTables<'a> {
     /// Over the pinned tables.
     pub fn new(pinned: &'a PinnedDatapath) -> LiveTables<'a> {
-        LiveTables { pinned, chance: 0, connections: HashMap::new(), failure: RefCell::new(None) }
+        LiveTables { pinned, random: 0, connections: HashMap::new(), failure: RefCell::new(None) }
     }
 
     /// The first lookup that failed; the answer is then worth nothing.
@@ -111,7 +111,7 @@ impl Sockets for LiveTables<'_> {
         })
     }
     fn random(&mut self) -> u32 {
-        self.chance
+        self.random
     }
     fn namespace(&self, cookie: u64) -> Option<NamespaceValue> {
         self.value(self.pinned.tables().namespace.get(&cookie))

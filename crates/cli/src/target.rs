@@ -16,7 +16,7 @@ const HOST_BPFFS: &str = "/sys/fs/bpf/beeline";
 
 /// How a user says which node is meant.
 #[derive(Clone, Debug, Default, Args)]
-pub struct PlaceArguments {
+pub struct TargetArguments {
     /// The lab; default: the one of $KUBECONFIG, else this machine's own agent, else `default`
     #[arg(long, global = true, value_name = "LAB")]
     pub name: Option<String>,
@@ -33,7 +33,7 @@ pub struct PlaceArguments {
 
 /// A node, as far as this program reaches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Target {
     /// What output calls it.
     pub label: String,
     /// Where its tables are pinned.
@@ -44,20 +44,20 @@ pub struct Place {
     pub netns: Option<PathBuf>,
 }
 
-impl Place {
+impl Target {
     /// A client of the node's agent.
     pub fn client(&self) -> Client {
         Client::new(&self.socket)
     }
 }
 
-impl PlaceArguments {
+impl TargetArguments {
     /// The nodes that are meant; at least one.
-    pub fn places(&self) -> Result<Vec<Place>> {
-        self.places_below(Path::new(LABS), std::env::var_os("KUBECONFIG").map(PathBuf::from))
+    pub fn targets(&self) -> Result<Vec<Target>> {
+        self.targets_below(Path::new(LABS), std::env::var_os("KUBECONFIG").map(PathBuf::from))
     }
 
-    fn places_below(&self, labs: &Path, kubeconfig: Option<PathBuf>) -> Result<Vec<Place>> {
+    fn targets_below(&self, labs: &Path, kubeconfig: Option<PathBuf>) -> Result<Vec<Target>> {
         if self.bpffs.is_some() || self.socket.is_some() {
             return Ok(vec![self.host()]);
         }
@@ -74,8 +74,8 @@ impl PlaceArguments {
         self.of_lab(labs, DEFAULT_LAB)
     }
 
-    fn host(&self) -> Place {
-        Place {
+    fn host(&self) -> Target {
+        Target {
             label: self.node.clone().unwrap_or_else(|| "host".into()),
             bpffs: self.bpffs.clone().unwrap_or_else(|| HOST_BPFFS.into()),
             socket: self.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into()),
@@ -83,27 +83,27 @@ impl PlaceArguments {
         }
     }
 
-    fn of_lab(&self, labs: &Path, name: &str) -> Result<Vec<Place>> {
+    fn of_lab(&self, labs: &Path, name: &str) -> Result<Vec<Target>> {
         if name.contains('/') || name.starts_with('.') {
-            bail!("`{name}` is no name for a lab");
+            bail!("`{name}` is not a valid lab name");
         }
         let nodes = labs.join(name).join("nodes");
         let known = node_names(&nodes).with_context(|| {
-            format!("no agent runs on this machine, and there is no lab `{name}`: start it with `beeline lab up --name {name}`, or name a running one ({})", running(labs))
+            format!("no agent is running on this machine and there is no lab `{name}`; start the lab with `beeline lab up --name {name}`, or select a running lab ({})", running(labs))
         })?;
         let wanted = match &self.node {
             Some(node) if !known.contains(node) => {
-                bail!("lab `{name}` has no node `{node}`; it has {}", known.join(", "))
+                bail!("lab `{name}` has no node `{node}`; its nodes are {}", known.join(", "))
             }
             Some(node) => vec![node.clone()],
             None => known,
         };
-        let place = |node: String| {
+        let target = |node: String| {
             let dir = nodes.join(&node);
             let netns = Some(dir.join("netns"));
-            Place { bpffs: dir.join("bpf"), socket: dir.join("agent.sock"), netns, label: node }
+            Target { bpffs: dir.join("bpf"), socket: dir.join("agent.sock"), netns, label: node }
         };
-        Ok(wanted.into_iter().map(place).collect())
+        Ok(wanted.into_iter().map(target).collect())
     }
 }
 
@@ -114,7 +114,7 @@ fn node_names(nodes: &Path) -> Result<Vec<String>> {
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     if names.is_empty() {
-        bail!("{} is empty", nodes.display());
+        bail!("directory {} is empty", nodes.display());
     }
     names.sort_by_key(|name| (name.len(), name.clone()));
     Ok(names)
@@ -131,45 +131,47 @@ fn running(labs: &Path) -> String {
         .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
         .unwrap_or_default();
     names.sort();
-    if names.is_empty() { "none runs".into() } else { names.join(", ") }
+    if names.is_empty() { "none is running".into() } else { names.join(", ") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn arguments(name: Option<&str>, node: Option<&str>) -> PlaceArguments {
-        PlaceArguments { name: name.map(Into::into), node: node.map(Into::into), ..Default::default() }
+    fn arguments(name: Option<&str>, node: Option<&str>) -> TargetArguments {
+        TargetArguments { name: name.map(Into::into), node: node.map(Into::into), ..Default::default() }
     }
 
     #[test]
-    fn unit_nodes_of_a_lab_are_found_by_name_kubeconfig_and_node() {
+    fn unit_lab_nodes_are_selected_by_name_kubeconfig_and_node() {
         let labs = tempfile::tempdir().unwrap();
         let labs = labs.path();
         for node in ["node-1", "node-2", "node-10"] {
             fs::create_dir_all(labs.join("blue/nodes").join(node)).unwrap();
         }
-        let labels = |a: PlaceArguments, kubeconfig: Option<PathBuf>| -> Vec<String> {
-            a.places_below(labs, kubeconfig).unwrap().into_iter().map(|place| place.label).collect()
+        let labels = |a: TargetArguments, kubeconfig: Option<PathBuf>| -> Vec<String> {
+            a.targets_below(labs, kubeconfig).unwrap().into_iter().map(|target| target.label).collect()
         };
         assert_eq!(labels(arguments(Some("blue"), None), None), ["node-1", "node-2", "node-10"]);
         assert_eq!(labels(arguments(Some("blue"), Some("node-2")), None), ["node-2"]);
         assert_eq!(labels(arguments(None, Some("node-1")), Some(labs.join("blue/kubeconfig"))), ["node-1"]);
-        let place = &arguments(Some("blue"), Some("node-1")).places_below(labs, None).unwrap()[0];
-        assert_eq!(place.socket, labs.join("blue/nodes/node-1/agent.sock"));
+        let target = &arguments(Some("blue"), Some("node-1")).targets_below(labs, None).unwrap()[0];
+        assert_eq!(target.socket, labs.join("blue/nodes/node-1/agent.sock"));
 
-        let error = |a: PlaceArguments| format!("{:#}", a.places_below(labs, None).unwrap_err());
-        assert!(error(arguments(Some("blue"), Some("node-9"))).contains("it has node-1, node-2, node-10"));
+        let error = |a: TargetArguments| format!("{:#}", a.targets_below(labs, None).unwrap_err());
+        assert!(
+            error(arguments(Some("blue"), Some("node-9"))).contains("its nodes are node-1, node-2, node-10")
+        );
         assert!(error(arguments(Some("red"), None)).contains("beeline lab up --name red"));
-        assert!(error(arguments(Some("../x"), None)).contains("no name for a lab"));
+        assert!(error(arguments(Some("../x"), None)).contains("not a valid lab name"));
     }
 
     #[test]
-    fn unit_a_socket_or_a_bpffs_names_the_place_itself() {
-        let a = PlaceArguments { socket: Some("/tmp/a.sock".into()), ..Default::default() };
-        let places = a.places_below(Path::new("/nonexistent"), None).unwrap();
+    fn unit_a_socket_or_bpffs_path_selects_the_host() {
+        let a = TargetArguments { socket: Some("/tmp/a.sock".into()), ..Default::default() };
+        let targets = a.targets_below(Path::new("/nonexistent"), None).unwrap();
         assert_eq!(
-            (places[0].socket.as_path(), places[0].bpffs.as_path()),
+            (targets[0].socket.as_path(), targets[0].bpffs.as_path()),
             (Path::new("/tmp/a.sock"), Path::new(HOST_BPFFS))
         );
     }
