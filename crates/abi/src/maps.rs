@@ -219,7 +219,7 @@ pub mod programs {
     /// Starts the sweep of the connection tables; run once, never attached.
     pub const SWEEP: &str = "sweep";
     /// The least that a connection to a Service costs; only benchmarks load it.
-    pub const FLOOR: &str = "floor";
+    pub const BASELINE: &str = "baseline";
     /// Every program that an agent loads.
     pub const ALL: &[&str] = &[
         FROM_POD,

@@ -9,17 +9,17 @@ use anyhow::{Context, Result, bail};
 use beeline_kernel::netns::NetNs;
 use serde_json::json;
 
-use crate::lab::{BenchLab, NODES, beside};
+use crate::lab::{BenchLab, NODES, sibling_program};
 use crate::stats::Summary;
 
 const CALLS: usize = 60;
 
 /// Prints the times of ADD and DEL.
 pub fn measure(lab: &BenchLab) -> Result<()> {
-    let node = NetNs::open(lab.of_node(NODES[0], "netns"))?;
+    let node = NetNs::open(lab.node_path(NODES[0], "netns"))?;
     let (mut adds, mut deletes) = (Vec::new(), Vec::new());
     for number in 0..CALLS {
-        let path = lab.of_node(NODES[0], &format!("bench-{number}"));
+        let path = lab.node_path(NODES[0], &format!("bench-{number}"));
         NetNs::create_bound(&path)?;
         let calls = call(lab, &node, "ADD", &path, number)
             .and_then(|add| Ok((add, call(lab, &node, "DEL", &path, number)?)));
@@ -28,7 +28,7 @@ pub fn measure(lab: &BenchLab) -> Result<()> {
         adds.push(add);
         deletes.push(delete);
     }
-    println!("CNI, milliseconds per call of the plugin ({CALLS} calls, two addresses each)");
+    println!("CNI, milliseconds per plugin call ({CALLS} calls, two addresses each)");
     println!("  ADD  {}", Summary::of(&adds));
     println!("  DEL  {}", Summary::of(&deletes));
     Ok(())
@@ -38,9 +38,9 @@ pub fn measure(lab: &BenchLab) -> Result<()> {
 fn call(lab: &BenchLab, node: &NetNs, verb: &str, netns: &Path, number: usize) -> Result<f64> {
     let config = json!({
         "cniVersion": "1.1.0", "name": "beeline", "type": "beeline-cni",
-        "socket": lab.of_node(NODES[0], "agent.sock"),
+        "socket": lab.node_path(NODES[0], "agent.sock"),
     });
-    let mut command = Command::new(beside("beeline-cni"));
+    let mut command = Command::new(sibling_program("beeline-cni"));
     command
         .env_clear()
         .env("CNI_COMMAND", verb)
@@ -52,7 +52,7 @@ fn call(lab: &BenchLab, node: &NetNs, verb: &str, netns: &Path, number: usize) -
         .stdout(Stdio::piped());
     let begin = Instant::now();
     let output = node.enter(|| -> Result<_> {
-        let mut child = command.spawn().context("beeline-cni cannot be started")?;
+        let mut child = command.spawn().context("cannot start beeline-cni")?;
         let mut input = child.stdin.take().context("the plugin has no standard input")?;
         input.write_all(config.to_string().as_bytes())?;
         drop(input);

@@ -27,11 +27,11 @@ pub struct BenchLab {
 impl BenchLab {
     /// Brings it up with these values.
     pub fn up(values: &[String]) -> Result<BenchLab> {
-        BenchLab::of(2, values)
+        BenchLab::with_nodes(2, values)
     }
 
     /// With so many nodes, and a client on each of those from the third on.
-    pub fn of(nodes: usize, values: &[String]) -> Result<BenchLab> {
+    pub fn with_nodes(nodes: usize, values: &[String]) -> Result<BenchLab> {
         let name = format!("bench-{}", std::process::id());
         let mut lab = BenchLab { name, servers: Vec::new(), status: Value::Null, is_down: false };
         let mut up = lab.verb("up");
@@ -61,7 +61,7 @@ impl BenchLab {
 
     /// `beeline-lab VERB --name NAME`.
     pub fn verb(&self, verb: &str) -> Command {
-        let mut command = Command::new(beside("beeline-lab"));
+        let mut command = Command::new(sibling_program("beeline-lab"));
         command.args([verb, "--name", &self.name]);
         command
     }
@@ -69,17 +69,17 @@ impl BenchLab {
     fn apply(&self, manifests: &Value) -> Result<()> {
         let mut command = self.verb("apply");
         command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
-        let mut child = command.spawn().context("beeline-lab cannot be started")?;
+        let mut child = command.spawn().context("cannot start beeline-lab")?;
         let mut input = child.stdin.take().context("the lab has no standard input")?;
         input.write_all(manifests.to_string().as_bytes())?;
         drop(input);
         let status = child.wait()?;
-        if status.success() { Ok(()) } else { bail!("the pods of the benchmark cannot be made: {status}") }
+        if status.success() { Ok(()) } else { bail!("cannot create the pods of the benchmark: {status}") }
     }
 
     /// This program with a role inside a pod.
     pub fn in_pod(&self, pod: &str, role: &[&str]) -> Result<Command> {
-        let own = std::env::current_exe().context("this program's own file is gone")?;
+        let own = std::env::current_exe().context("cannot determine the path of this program")?;
         let mut command = self.verb("exec");
         command.args([pod, "--"]).arg(own).args(role);
         Ok(command)
@@ -88,7 +88,7 @@ impl BenchLab {
     /// Answers in a pod, on one more port.
     pub fn start_server(&mut self, pod: &str, port: u16) -> Result<()> {
         let mut command = self.in_pod(pod, &["serve", &port.to_string()])?;
-        let mut child = command.stdout(Stdio::piped()).spawn().context("the server cannot be started")?;
+        let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start the server")?;
         let mut line = String::new();
         let output = child.stdout.take().context("the server has no output")?;
         BufReader::new(output).read_line(&mut line)?;
@@ -109,21 +109,24 @@ impl BenchLab {
     fn address(&self, list: &str, name: &str, field: &str, v6: bool) -> Result<SocketAddr> {
         let objects = self.status[list].as_array().into_iter().flatten();
         let object = objects.into_iter().find(|object| object["name"] == name);
-        let object = object.with_context(|| format!("the lab has no {name} among its {list}"))?;
+        let object = object.with_context(|| format!("`{name}` is not in the lab's {list}"))?;
         let addresses = object[field].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut addresses = addresses.filter_map(|text| text.parse::<IpAddr>().ok());
         let found = addresses.find(|ip| ip.is_ipv6() == v6);
-        Ok(SocketAddr::new(found.with_context(|| format!("{name} has no address of that family"))?, PORT))
+        Ok(SocketAddr::new(
+            found.with_context(|| format!("`{name}` has no address of the requested family"))?,
+            PORT,
+        ))
     }
 
     /// A file or folder of a node.
-    pub fn of_node(&self, node: &str, file: &str) -> PathBuf {
+    pub fn node_path(&self, node: &str, file: &str) -> PathBuf {
         Path::new("/run/beeline-lab").join(&self.name).join("nodes").join(node).join(file)
     }
 
     /// The pinned tables and programs of a node.
     pub fn pinned(&self, node: &str) -> Result<PinnedDatapath> {
-        Ok(PinnedDatapath::open(&self.of_node(node, "bpf"))?)
+        Ok(PinnedDatapath::open(&self.node_path(node, "bpf"))?)
     }
 
     /// The kubeconfig of its API.
@@ -141,15 +144,15 @@ impl BenchLab {
     pub fn print_memory_of(&self, node: &str) -> Result<()> {
         let nodes = self.status["nodes"].as_array().into_iter().flatten();
         let found = nodes.into_iter().find(|one| one["name"] == node);
-        let pid = found.and_then(|node| node["agentPid"].as_u64()).context("the agent does not run")?;
+        let pid = found.and_then(|node| node["agentPid"].as_u64()).context("the agent is not running")?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap_or("unknown").trim().to_owned()
         };
         let tables: u64 = self.pinned(node)?.memory_bytes()?.iter().map(|(_, bytes)| bytes).sum();
-        let (now, most) = (field("VmRSS:"), field("VmHWM:"));
-        println!("  {node}: agent {now} resident (at most {most}), tables {} KB", tables / 1024);
+        let (now, peak) = (field("VmRSS:"), field("VmHWM:"));
+        println!("  {node}: agent {now} resident ({peak} peak), eBPF maps {} KiB", tables / 1024);
         Ok(())
     }
 }
@@ -164,13 +167,13 @@ impl Drop for BenchLab {
 }
 
 /// A program beside this one.
-pub fn beside(name: &str) -> PathBuf {
+pub fn sibling_program(name: &str) -> PathBuf {
     std::env::current_exe().map_or_else(|_| name.into(), |own| own.with_file_name(name))
 }
 
 /// Runs a command and hands back what it printed.
 pub fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?} cannot be started"))?;
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

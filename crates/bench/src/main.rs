@@ -2,7 +2,6 @@
 //! is a median over rounds in which the things compared alternate.
 
 mod cni;
-mod floor;
 mod lab;
 mod packets;
 mod plan;
@@ -12,6 +11,7 @@ mod size;
 mod stats;
 mod tables;
 mod traffic;
+mod veth;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -122,48 +122,48 @@ impl Arguments {
             }
             Some(Role::Watch { to }) => traffic::watch(to),
             Some(Role::Request { to, millis }) => {
-                print_rate(traffic::request_and_answer(to, Duration::from_millis(millis))?)
+                print_rate(traffic::request_and_response(to, Duration::from_millis(millis))?)
             }
             None => self.measure(),
         }
     }
 
-    fn wants(&self, part: Part) -> bool {
+    fn selects(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
 
     fn measure(&self) -> Result<()> {
-        if self.wants(Part::Lab) {
+        if self.selects(Part::Lab) {
             size::measure(&self.set)?;
         }
-        if self.wants(Part::Services) {
+        if self.selects(Part::Services) {
             services::measure(&self.set, &self.services, self.rounds, self.millis)?;
         }
         if self.only.contains(&Part::Change) {
             services::measure_change(&self.set)?;
         }
-        let own_labs = [Part::Lab, Part::Services, Part::Change];
-        if !self.only.is_empty() && self.only.iter().all(|part| own_labs.contains(part)) {
+        let parts_with_own_labs = [Part::Lab, Part::Services, Part::Change];
+        if !self.only.is_empty() && self.only.iter().all(|part| parts_with_own_labs.contains(part)) {
             return Ok(());
         }
         let lab = BenchLab::up(&self.set)?;
-        if self.wants(Part::Memory) {
+        if self.selects(Part::Memory) {
             lab.print_memory()?;
         }
-        if self.wants(Part::Packets) {
+        if self.selects(Part::Packets) {
             packets::measure(&lab)?;
         }
-        if self.wants(Part::Cni) {
+        if self.selects(Part::Cni) {
             cni::measure(&lab)?;
-            floor::measure(&lab.of_node(lab::NODES[0], ""))?;
+            veth::measure(&lab.node_path(lab::NODES[0], ""))?;
         }
-        if self.wants(Part::Plan) {
-            plan::measure(&lab.of_node(lab::NODES[0], ""))?;
+        if self.selects(Part::Plan) {
+            plan::measure(&lab.node_path(lab::NODES[0], ""))?;
         }
-        if self.wants(Part::Tables) {
+        if self.selects(Part::Tables) {
             tables::measure(&lab)?;
         }
-        if self.wants(Part::Rates) {
+        if self.selects(Part::Rates) {
             // Last: it stops the agents.
             rates::measure(&lab, self.rounds, self.millis)?;
         }

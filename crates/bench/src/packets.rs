@@ -29,14 +29,14 @@ struct Case {
 
 /// Prints the table.
 pub fn measure(lab: &BenchLab) -> Result<()> {
-    let node = NetNs::open(lab.of_node(NODES[0], "netns"))?;
+    let node = NetNs::open(lab.node_path(NODES[0], "netns"))?;
     // All on one thread: a new one for each run would find other caches.
     node.enter(|| print(lab))?
 }
 
 fn print(lab: &BenchLab) -> Result<()> {
     let pinned = lab.pinned(NODES[0])?;
-    println!("programs, nanoseconds per packet by test run ({ROUNDS} rounds, cases in turn)");
+    println!("programs, nanoseconds per packet by test run ({ROUNDS} rounds, cases alternating)");
     for v6 in [false, true] {
         let cases = cases(lab, &pinned, v6)?;
         let mut times: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
@@ -56,7 +56,7 @@ fn print(lab: &BenchLab) -> Result<()> {
     }
     for program in pinned.programs()? {
         println!(
-            "  {}: {} instructions verified, {} bytes of machine code",
+            "  {}: {} verified instructions, {} bytes of JIT-compiled code",
             program.name, program.verified_instructions, program.jited_bytes
         );
     }
@@ -78,8 +78,8 @@ fn cases(lab: &BenchLab, pinned: &PinnedDatapath, v6: bool) -> Result<Vec<Case>>
         Build { ttl: 255, mac_src, payload: vec![0; 64], ..Build::new(from, to, transport) }.frame()
     };
     let out = |to, dport, sport, flags| frame(client, to, sport, dport, flags, endpoint.pod_mac);
-    let fresh = |to| (10_000..10_000 + ROUNDS as u16).map(|sport| out(to, 9000, sport, SYN)).collect();
-    let running = |to| vec![out(to, 9000, 5000, ACK)];
+    let new = |to| (10_000..10_000 + ROUNDS as u16).map(|sport| out(to, 9000, sport, SYN)).collect();
+    let established = |to| vec![out(to, 9000, 5000, ACK)];
     let from_pod = |name, frames, repeat| Case {
         name,
         program: programs::FROM_POD,
@@ -88,20 +88,20 @@ fn cases(lab: &BenchLab, pinned: &PinnedDatapath, v6: bool) -> Result<Vec<Case>>
         repeat,
     };
     Ok(vec![
-        from_pod("from_pod, running, to a pod on the node", running(near), REPEAT),
-        from_pod("from_pod, running, to another node", running(far), REPEAT),
-        from_pod("from_pod, running, to a Service (translated)", running(service), 1),
-        from_pod("from_pod, new connection to another node", fresh(far), 1),
-        from_pod("from_pod, new connection to a Service", fresh(service), 1),
+        from_pod("from_pod, established, to a pod on the node", established(near), REPEAT),
+        from_pod("from_pod, established, to another node", established(far), REPEAT),
+        from_pod("from_pod, established, to a Service (translated)", established(service), 1),
+        from_pod("from_pod, new connection to another node", new(far), 1),
+        from_pod("from_pod, new connection to a Service", new(service), 1),
         Case {
-            name: "from_uplink, running, to a pod on the node",
+            name: "from_uplink, established, to a pod on the node",
             program: programs::FROM_UPLINK,
             ifindex: uplink,
             frames: vec![frame(far, client, 9000, 5001, ACK, Mac([2, 0, 0, 0, 0, 9]))],
             repeat: REPEAT,
         },
         Case {
-            name: "from_uplink, not ours (left to the host)",
+            name: "from_uplink, not for a pod (passed to the host)",
             program: programs::FROM_UPLINK,
             ifindex: uplink,
             frames: vec![vec![0xff; 60]],

@@ -12,16 +12,16 @@ use beeline_plan::{PlanConfig, Planner, ServiceConfig};
 use beeline_sync::{Prune, Reconciler};
 use serde_json::json;
 
-use crate::floor::{Bound, Mount};
 use crate::stats::Summary;
+use crate::veth::{TempBpffs, TempNetNs};
 
 const SERVICES: u32 = 10_000;
 const ROUNDS: usize = 5;
 
 /// Prints the times, measured in a namespace below `folder`.
 pub fn measure(folder: &Path) -> Result<()> {
-    let (_bound, host) = Bound::new(folder.join("plan-host"))?;
-    let mount = Mount::new(folder.join("plan-bpf"))?;
+    let (_bound, host) = TempNetNs::new(folder.join("plan-host"))?;
+    let mount = TempBpffs::new(folder.join("plan-bpf"))?;
     host.enter(|| -> Result<()> {
         let [mut plan, mut write, mut read, mut warm] = [const { Vec::new() }; 4];
         let mut entries = 0;
@@ -31,7 +31,7 @@ pub fn measure(folder: &Path) -> Result<()> {
             let mut planner = Planner::new(config());
             let objects = objects()?;
             let begin = Instant::now();
-            tell(&mut planner, objects);
+            apply_all(&mut planner, objects);
             let delta = planner.drain();
             plan.push(begin.elapsed().as_secs_f64());
             let begin = Instant::now();
@@ -46,12 +46,14 @@ pub fn measure(folder: &Path) -> Result<()> {
             planner.adopt(&reconciler.actual());
             read.push(begin.elapsed().as_secs_f64());
             let begin = Instant::now();
-            tell(&mut planner, objects);
+            apply_all(&mut planner, objects);
             let written = reconciler.apply(planner.drain(), &mut datapath).written;
             warm.push(begin.elapsed().as_secs_f64());
-            anyhow::ensure!(written == 0, "a restart wrote {written} entries that were there");
+            anyhow::ensure!(written == 0, "a restart rewrote {written} entries that were up to date");
         }
-        println!("{SERVICES} Services of 3 endpoints, seconds ({ROUNDS} times, {entries} table entries)");
+        println!(
+            "{SERVICES} Services with 3 endpoints each, seconds ({ROUNDS} rounds, {entries} table entries)"
+        );
         println!("  empty tables: planned {}, written {}", Seconds(&plan), Seconds(&write));
         println!("  full tables: read back {}, planned and compared {}", Seconds(&read), Seconds(&warm));
         Ok(())
@@ -76,7 +78,7 @@ fn config() -> PlanConfig {
     }
 }
 
-fn tell(planner: &mut Planner, objects: Vec<Object>) {
+fn apply_all(planner: &mut Planner, objects: Vec<Object>) {
     Kind::ALL.iter().for_each(|kind| planner.apply(Change::ResetStart(*kind)));
     objects.into_iter().for_each(|object| planner.apply(Change::Apply(Box::new(object))));
     Kind::ALL.iter().for_each(|kind| planner.apply(Change::ResetEnd(*kind)));

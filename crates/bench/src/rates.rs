@@ -22,7 +22,7 @@ pub struct Node {
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Line {
+struct Series {
     /// `connect` or `request`.
     kind: &'static str,
     v6: bool,
@@ -38,38 +38,38 @@ pub fn measure(lab: &BenchLab, rounds: usize, millis: u64) -> Result<()> {
         run(lab.verb("agent").args([node, "stop"]))?;
     }
     let mut nodes = NODES.iter().map(|node| Node::open(lab, node)).collect::<Result<Vec<_>>>()?;
-    let mut lines = lines();
-    let mut rates: BTreeMap<Line, Vec<f64>> = BTreeMap::new();
+    let mut series_list = all_series();
+    let mut rates: BTreeMap<Series, Vec<f64>> = BTreeMap::new();
     for round in 0..rounds {
-        for (place, line) in lines.iter().enumerate() {
-            if place == 0 || line.beeline != lines[place - 1].beeline {
-                nodes.iter_mut().try_for_each(|node| node.set(line.beeline))?;
+        for (index, series) in series_list.iter().enumerate() {
+            if index == 0 || series.beeline != series_list[index - 1].beeline {
+                nodes.iter_mut().try_for_each(|node| node.set_programs(series.beeline))?;
             }
-            rates.entry(*line).or_default().push(line.measure(lab, millis)?);
+            rates.entry(*series).or_default().push(series.measure(lab, millis)?);
         }
         // The other state first, and another kind first.
-        lines.rotate_left(1 + round % 2);
-        lines.sort_by_key(|line| line.beeline == (round % 2 == 0));
+        series_list.rotate_left(1 + round % 2);
+        series_list.sort_by_key(|series| series.beeline == (round % 2 == 0));
     }
-    nodes.iter_mut().try_for_each(|node| node.set(true))?;
+    nodes.iter_mut().try_for_each(|node| node.set_programs(true))?;
     print(&rates, rounds, millis);
     Ok(())
 }
 
-fn lines() -> Vec<Line> {
-    let mut lines = Vec::new();
+fn all_series() -> Vec<Series> {
+    let mut series_list = Vec::new();
     for kind in ["connect", "request"] {
         for v6 in [false, true] {
             for (to, beeline) in [("pod", false), ("pod", true), ("service", true)] {
-                lines.push(Line { kind, v6, to, beeline });
+                series_list.push(Series { kind, v6, to, beeline });
             }
         }
     }
-    lines.sort_by_key(|line| line.beeline);
-    lines
+    series_list.sort_by_key(|series| series.beeline);
+    series_list
 }
 
-impl Line {
+impl Series {
     fn measure(&self, lab: &BenchLab, millis: u64) -> Result<f64> {
         let to: SocketAddr = match self.to {
             "pod" => lab.pod("server", self.v6)?,
@@ -85,15 +85,15 @@ impl Line {
 impl Node {
     /// Its agent must not run: it would put back what is taken off.
     pub fn open(lab: &BenchLab, node: &str) -> Result<Node> {
-        let netns = NetNs::open(lab.of_node(node, "netns"))?;
-        let bpffs = lab.of_node(node, "bpf");
+        let netns = NetNs::open(lab.node_path(node, "netns"))?;
+        let bpffs = lab.node_path(node, "bpf");
         let datapath = netns.enter(|| Datapath::open(&bpffs))??;
         let attached = datapath.attached();
         Ok(Node { netns, datapath, attached })
     }
 
     /// With programs, or with plain kernel forwarding.
-    pub fn set(&mut self, beeline: bool) -> Result<()> {
+    pub fn set_programs(&mut self, beeline: bool) -> Result<()> {
         let Node { netns, datapath, attached } = self;
         netns.enter(|| -> Result<()> {
             for one in attached.iter() {
@@ -108,11 +108,11 @@ impl Node {
     }
 }
 
-fn print(rates: &BTreeMap<Line, Vec<f64>>, rounds: usize, millis: u64) {
-    println!("rates per second, pods on two nodes ({rounds} rounds of {millis} ms, states in turn)");
-    for (kind, what) in [("connect", "connect and close"), ("request", "request and answer, 1 byte")] {
+fn print(rates: &BTreeMap<Series, Vec<f64>>, rounds: usize, millis: u64) {
+    println!("rates per second, pods on two nodes ({rounds} rounds of {millis} ms, alternating)");
+    for (kind, what) in [("connect", "connect and close"), ("request", "request and response, 1 byte")] {
         for v6 in [false, true] {
-            let of = |to, beeline| rates.get(&Line { kind, v6, to, beeline });
+            let of = |to, beeline| rates.get(&Series { kind, v6, to, beeline });
             let (Some(kernel), Some(pod), Some(service)) =
                 (of("pod", false), of("pod", true), of("service", true))
             else {
@@ -130,7 +130,7 @@ fn print(rates: &BTreeMap<Line, Vec<f64>>, rounds: usize, millis: u64) {
                 Summary::of(service),
                 Ratio::of(service, kernel)
             );
-            println!("    ClusterIP to pod to pod         x {}", Ratio::of(service, pod));
+            println!("    ClusterIP relative to pod       x {}", Ratio::of(service, pod));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::lab::{beside, run};
+use crate::lab::{run, sibling_program};
 use crate::stats::Summary;
 
 const SMALL_ROUNDS: usize = 10;
@@ -26,7 +26,7 @@ pub fn measure(values: &[String]) -> Result<()> {
         ups.push(lab.up_s);
         downs.push(lab.down()?);
     }
-    println!("lab, seconds ({SMALL_ROUNDS} times)");
+    println!("lab, seconds ({SMALL_ROUNDS} rounds)");
     println!("  three nodes up and Ready      {}", Summary::of(&ups));
     println!("  three nodes down              {}", Summary::of(&downs));
     measure_large(values)
@@ -34,20 +34,21 @@ pub fn measure(values: &[String]) -> Result<()> {
 
 fn measure_large(values: &[String]) -> Result<()> {
     let pods = deployment();
-    let (mut ups, mut downs, mut machines, mut processes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ups, mut downs, mut machine_mib, mut processes_mib) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..LARGE_ROUNDS {
-        let before = available_mb()?;
+        let before = available_mib()?;
         let lab = SizedLab::up(LARGE_NODES, values, Some(&pods))?;
         ups.push(lab.up_s);
-        processes.push(lab.resident_mb()?);
-        machines.push(before - available_mb()?);
+        processes_mib.push(lab.pss_mib()?);
+        machine_mib.push(before - available_mib()?);
         downs.push(lab.down()?);
     }
-    println!("lab, {LARGE_NODES} nodes and {LARGE_PODS} pods ({LARGE_ROUNDS} times)");
+    println!("lab, {LARGE_NODES} nodes and {LARGE_PODS} pods ({LARGE_ROUNDS} rounds)");
     println!("  up, and every pod Ready, s    {}", Summary::of(&ups));
     println!("  down, s                       {}", Summary::of(&downs));
-    println!("  memory of the machine, MB     {}", Summary::of(&machines));
-    println!("  of which its processes', MB   {}", Summary::of(&processes));
+    println!("  memory of the machine, MiB    {}", Summary::of(&machine_mib));
+    println!("  of which processes (PSS), MiB {}", Summary::of(&processes_mib));
     Ok(())
 }
 
@@ -68,13 +69,13 @@ impl SizedLab {
             command.args(["-f", "-"]);
         }
         let begin = Instant::now();
-        feed(&mut command, &manifests.map(Value::to_string).unwrap_or_default())?;
+        run_with_input(&mut command, &manifests.map(Value::to_string).unwrap_or_default())?;
         lab.up_s = begin.elapsed().as_secs_f64();
         Ok(lab)
     }
 
     fn verb(&self, verb: &str) -> Command {
-        let mut command = Command::new(beside("beeline-lab"));
+        let mut command = Command::new(sibling_program("beeline-lab"));
         command.args([verb, "--name", &self.name]);
         command
     }
@@ -88,11 +89,11 @@ impl SizedLab {
     }
 
     /// Of all processes of the lab, what they share counted once.
-    fn resident_mb(&self) -> Result<f64> {
+    fn pss_mib(&self) -> Result<f64> {
         let record = fs::read(Path::new("/run/beeline-lab").join(&self.name).join("lab.json"))?;
-        let record: Value = serde_json::from_slice(&record).context("the lab's record is damaged")?;
+        let record: Value = serde_json::from_slice(&record).context("cannot parse the lab's record")?;
         let cgroup = PathBuf::from(record["cgroup"].as_str().context("the lab's record names no cgroup")?);
-        let sizes = processes(&cgroup).into_iter().filter_map(|pid| pss_kb(&pid));
+        let sizes = processes(&cgroup).into_iter().filter_map(|pid| pss_kib(&pid));
         Ok(sizes.sum::<f64>() / 1024.0)
     }
 }
@@ -105,9 +106,9 @@ impl Drop for SizedLab {
     }
 }
 
-fn feed(command: &mut Command, input: &str) -> Result<()> {
+fn run_with_input(command: &mut Command, input: &str) -> Result<()> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("{command:?} cannot be started"))?;
+    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let mut pipe = child.stdin.take().context("the lab has no standard input")?;
     pipe.write_all(input.as_bytes())?;
     drop(pipe);
@@ -130,13 +131,13 @@ fn processes(cgroup: &Path) -> Vec<String> {
     found
 }
 
-fn pss_kb(pid: &str) -> Option<f64> {
+fn pss_kib(pid: &str) -> Option<f64> {
     field(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")
 }
 
-fn available_mb() -> Result<f64> {
-    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo cannot be read")?;
-    Ok(field(&text, "MemAvailable:").context("/proc/meminfo does not tell what is available")? / 1024.0)
+fn available_mib() -> Result<f64> {
+    let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    Ok(field(&text, "MemAvailable:").context("/proc/meminfo has no MemAvailable")? / 1024.0)
 }
 
 /// The number behind a name at the beginning of a line.
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_a_field_is_the_number_behind_its_name() {
+    fn unit_a_field_is_the_number_after_its_name() {
         let text = "MemTotal:  8 kB\nMemAvailable:    4096 kB\nPss:   12 kB\n";
         assert_eq!((field(text, "MemAvailable:"), field(text, "Pss:")), (Some(4096.0), Some(12.0)));
         assert_eq!(field(text, "Pss_Anon:"), None);

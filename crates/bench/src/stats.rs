@@ -19,7 +19,7 @@ impl Summary {
     /// Of at least one value.
     pub fn of(values: &[f64]) -> Summary {
         let sorted = sorted(values);
-        let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
+        let at = |fraction: f64| sorted[((sorted.len() - 1) as f64 * fraction).round() as usize];
         Summary { median: at(0.5), low: at(0.25), high: at(0.75), count: sorted.len() }
     }
 }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_the_median_stands_between_the_quarters() {
+    fn unit_the_median_lies_between_the_quartiles() {
         let values: Vec<f64> = (1..=9).rev().map(f64::from).collect();
         assert_eq!(Summary::of(&values), Summary { median: 5.0, low: 3.0, high: 7.0, count: 9 });
         assert_eq!(Summary::of(&[4.0]).median, 4.0);

@@ -24,25 +24,27 @@ const SIZES: [u32; 5] = [1, 1_000, 10_000, 30_000, 100_000];
 const ROUNDS: usize = 1_000;
 const SYN: u8 = 2;
 /// Numbers of Services, classes and backends that the agent has not given out.
-const FIRST: u32 = 400_000;
+const FIRST_ID: u32 = 400_000;
 /// Ports of the client, no two alike: the random Service may be the hot one.
 const FIRST_PORTS: [u16; 5] = [10_000, 20_000, 30_000, 40_000, 50_000];
 /// Where the cases that run the floor begin.
-const FLOOR_FROM: usize = 3;
+const BASELINE_FROM: usize = 3;
 
 /// Prints the times. Stops the first node's agent, which would remove what it
 /// does not know.
 pub fn measure(lab: &BenchLab) -> Result<()> {
     run(lab.verb("agent").args([NODES[0], "stop"]))?;
-    let node = NetNs::open(lab.of_node(NODES[0], "netns"))?;
+    let node = NetNs::open(lab.node_path(NODES[0], "netns"))?;
     // All on one thread: a new one for each run would find other caches.
     node.enter(|| print(lab))?
 }
 
 fn print(lab: &BenchLab) -> Result<()> {
-    let mut datapath = Datapath::open(&lab.of_node(NODES[0], "bpf"))?;
-    let floor = datapath.load_floor()?;
-    println!("new connections by test run as the tables grow, nanoseconds ({ROUNDS} rounds, cases in turn)");
+    let mut datapath = Datapath::open(&lab.node_path(NODES[0], "bpf"))?;
+    let baseline = datapath.load_baseline()?;
+    println!(
+        "new connections by test run as the tables grow, nanoseconds ({ROUNDS} rounds, cases alternating)"
+    );
     let plain = (Ip::from(lab.pod("server", false)?.ip()), 9000);
     let mut written = 0;
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -61,24 +63,28 @@ fn print(lab: &BenchLab) -> Result<()> {
                 let at = (round + case) % targets.len();
                 let frame = frame(lab, &datapath, targets[at].0, targets[at].1, FIRST_PORTS[at] + turn)?;
                 let packet = TestPacket { ifindex: frame.1, ..TestPacket::new(&frame.0) };
-                let run = match at < FLOOR_FROM {
+                let run = match at < BASELINE_FROM {
                     true => datapath.test_run(programs::FROM_POD, &packet)?,
-                    false => test_run(floor.as_fd(), &packet)?,
+                    false => test_run(baseline.as_fd(), &packet)?,
                 };
-                ensure!(at < FLOOR_FROM || run.retval == 0, "the floor found no Service {:?}", targets[at]);
+                ensure!(
+                    at < BASELINE_FROM || run.retval == 0,
+                    "the baseline program found no Service {:?}",
+                    targets[at]
+                );
                 times[at].push(f64::from(run.duration_ns));
             }
         }
-        tell(size, &times, &mut hot_alone);
+        print_row(size, &times, &mut hot_alone);
     }
     Ok(())
 }
 
-fn tell(size: u32, times: &[Vec<f64>; 5], hot_alone: &mut Option<f64>) {
-    let [plain, hot, any, floor_hot, floor_any] = times;
+fn print_row(size: u32, times: &[Vec<f64>; 5], hot_alone: &mut Option<f64>) {
+    let [plain, hot, any, baseline_hot, baseline_any] = times;
     let alone = *hot_alone.get_or_insert(Summary::of(hot).median);
     println!(
-        "  {size:>6} Services: no Service {}   hot {} ({:.2} of alone)   random {}   random x hot {}",
+        "  {size:>6} Services: no Service {}   hot {} ({:.2} x alone)   random {}   random x hot {}",
         Summary::of(plain),
         Summary::of(hot),
         Summary::of(hot).median / alone,
@@ -86,12 +92,12 @@ fn tell(size: u32, times: &[Vec<f64>; 5], hot_alone: &mut Option<f64>) {
         Ratio::of(any, hot),
     );
     println!(
-        "  {:>6}  floor: hot {}   random {}   x floor: hot {}   random {}",
+        "  {:>6}  baseline: hot {}   random {}   x baseline: hot {}   random {}",
         "",
-        Summary::of(floor_hot),
-        Summary::of(floor_any),
-        Ratio::of(hot, floor_hot),
-        Ratio::of(any, floor_any),
+        Summary::of(baseline_hot),
+        Summary::of(baseline_any),
+        Ratio::of(hot, baseline_hot),
+        Ratio::of(any, baseline_any),
     );
 }
 
@@ -111,11 +117,11 @@ fn address(number: u32) -> Ip {
 
 /// One Service with three endpoints on the other node.
 fn write(datapath: &mut Datapath, number: u32) -> Result<()> {
-    let service = FIRST + number;
+    let service = FIRST_ID + number;
     let class = CLASS_FIRST_EXACT + service;
     let exclusive = ServiceAddressValue { class, flags: address_flags::EXCLUSIVE };
     for slot in 0..3 {
-        let backend = FIRST + 3 * number + slot;
+        let backend = FIRST_ID + 3 * number + slot;
         let ip = std::net::Ipv4Addr::new(10, 244, 2, 100 + (backend % 100) as u8);
         let value = BackendValue {
             ip: Ip::from(std::net::IpAddr::from(ip)),

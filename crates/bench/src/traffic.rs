@@ -12,10 +12,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 /// Answers every byte with the last one of its port. One connection at a time:
 /// there is one client, and a thread for each would be what is measured.
 pub fn serve(port: u16) -> Result<()> {
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).context("the port cannot be served")?;
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).context("cannot listen on the port")?;
     println!("ready");
     loop {
-        let (mut stream, _) = listener.accept().context("the listener is broken")?;
+        let (mut stream, _) = listener.accept().context("cannot accept a connection")?;
         let _ = stream.set_nodelay(true);
         let mut byte = [0];
         while matches!(stream.read(&mut byte), Ok(1)) && stream.write_all(&[port as u8]).is_ok() {}
@@ -35,44 +35,44 @@ pub struct Connections {
 
 /// Connects and closes, one at a time. Each is closed by a reset, so that no
 /// port waits (RFC 9293 section 3.6.1) and the next one can use it.
-pub fn connect_and_close(to: SocketAddr, span: Duration) -> Result<Connections> {
+pub fn connect_and_close(to: SocketAddr, duration: Duration) -> Result<Connections> {
     let mut times = Vec::new();
-    let rate = repeat(span, || {
+    let rate = repeat(duration, || {
         let begin = Instant::now();
-        let stream = TcpStream::connect(to).with_context(|| format!("{to} cannot be reached"))?;
+        let stream = TcpStream::connect(to).with_context(|| format!("cannot connect to {to}"))?;
         times.push(begin.elapsed().as_secs_f64() * 1e6);
         reset(&stream)
     })?;
     times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let at = |fraction: f64| times[((times.len() - 1) as f64 * fraction) as usize];
     Ok(Connections { rate, p50_us: at(0.5), p99_us: at(0.99) })
 }
 
 fn reset(stream: &TcpStream) -> Result<()> {
     setsockopt(&stream.as_fd(), sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })
-        .context("the socket cannot be told to reset")
+        .context("cannot set SO_LINGER")
 }
 
 /// Asks again and again, each time by a new connection; prints when somebody
 /// else answers than before, nanoseconds of the monotonic clock. Rests between,
 /// so that a machine with two CPUs has one for whoever brings the change.
 pub fn watch(to: SocketAddr) -> Result<()> {
-    const REST: Duration = Duration::from_micros(30);
+    const PAUSE: Duration = Duration::from_micros(30);
     // The kernel would lengthen the rest by 50 us.
-    nix::sys::prctl::set_timerslack(1).context("the timer slack cannot be set")?;
+    nix::sys::prctl::set_timerslack(1).context("cannot set the timer slack")?;
     let mut last = None;
     loop {
-        std::thread::sleep(REST);
-        let answer = ask(to).ok();
-        if answer.is_some() && answer != last {
+        std::thread::sleep(PAUSE);
+        let response = request_once(to).ok();
+        if response.is_some() && response != last {
             println!("{}", monotonic_ns()?);
             std::io::stdout().flush()?;
-            last = answer;
+            last = response;
         }
     }
 }
 
-fn ask(to: SocketAddr) -> Result<u8> {
+fn request_once(to: SocketAddr) -> Result<u8> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(200))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -88,27 +88,27 @@ pub fn monotonic_ns() -> Result<i64> {
     let mut now = nix::libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a whole timespec that lives until the call is over.
     let result = unsafe { nix::libc::clock_gettime(nix::libc::CLOCK_MONOTONIC, &mut now) };
-    nix::errno::Errno::result(result).context("the clock cannot be read")?;
+    nix::errno::Errno::result(result).context("cannot read CLOCK_MONOTONIC")?;
     Ok(now.tv_sec * 1_000_000_000 + now.tv_nsec)
 }
 
 /// One-byte requests per second, one at a time.
-pub fn request_and_answer(to: SocketAddr, span: Duration) -> Result<f64> {
-    let mut stream = TcpStream::connect(to).with_context(|| format!("{to} cannot be reached"))?;
+pub fn request_and_response(to: SocketAddr, duration: Duration) -> Result<f64> {
+    let mut stream = TcpStream::connect(to).with_context(|| format!("cannot connect to {to}"))?;
     stream.set_nodelay(true)?;
     let mut byte = [7];
-    repeat(span, || {
+    repeat(duration, || {
         stream.write_all(&byte)?;
-        stream.read_exact(&mut byte).context("the answer did not come")
+        stream.read_exact(&mut byte).context("no response")
     })
 }
 
 /// How often per second.
-fn repeat(span: Duration, mut once: impl FnMut() -> Result<()>) -> Result<f64> {
+fn repeat(duration: Duration, mut once: impl FnMut() -> Result<()>) -> Result<f64> {
     once()?;
     let begin = Instant::now();
     let mut count = 0_u32;
-    while begin.elapsed() < span {
+    while begin.elapsed() < duration {
         once()?;
         count += 1;
     }

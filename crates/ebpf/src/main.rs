@@ -4,8 +4,8 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod baseline;
 mod events;
-mod floor;
 mod maps;
 mod platform;
 mod skb;

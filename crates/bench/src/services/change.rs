@@ -27,17 +27,17 @@ pub fn measure(lab: &BenchLab, api: &Api, entry: &Entry, server: Ipv4Addr) -> Re
     let mut watcher = lab.in_pod("client", &["watch", &to])?.stdout(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(watcher.stdout.take().context("the client has no output")?).lines();
     let mut times = Vec::new();
-    let mut told = || -> Result<i64> {
-        let line = lines.next().context("the client has ended")??;
+    let mut next_time = || -> Result<i64> {
+        let line = lines.next().context("the client exited")??;
         line.trim().parse().with_context(|| format!("the client printed {line}"))
     };
     let all = (|| -> Result<()> {
-        told()?;
+        next_time()?;
         for round in 1..=CHANGES {
             std::thread::sleep(PAUSE);
             change(round)?;
             let answered = monotonic_ns()?;
-            times.push((told()? - answered).max(0) as f64 / 1e6);
+            times.push((next_time()? - answered).max(0) as f64 / 1e6);
         }
         Ok(())
     })();
@@ -45,9 +45,9 @@ pub fn measure(lab: &BenchLab, api: &Api, entry: &Entry, server: Ipv4Addr) -> Re
     watcher.wait()?;
     all?;
     times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let at = |fraction: f64| times[((times.len() - 1) as f64 * fraction) as usize];
     println!(
-        "    a change of endpoints reaches connections after p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms ({CHANGES} changes)",
+        "    an EndpointSlice change takes effect for new connections after p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms ({CHANGES} changes)",
         at(0.5),
         at(0.9),
         at(0.99)

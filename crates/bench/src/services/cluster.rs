@@ -34,7 +34,7 @@ impl Api {
             let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
             anyhow::Ok(Client::try_from(config)?)
         });
-        Ok(Api { client: client.context("the lab's API cannot be reached")?, runtime })
+        Ok(Api { client: client.context("cannot connect to the lab's API server")?, runtime })
     }
 
     async fn send(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
@@ -61,7 +61,8 @@ impl Api {
         ports: [u16; 3],
     ) -> Result<Vec<Entry>> {
         let made = futures::stream::iter(numbers).map(|number| {
-            let endpoints = if number == hot { ports.map(|port| (server, port)) } else { nowhere(number) };
+            let endpoints =
+                if number == hot { ports.map(|port| (server, port)) } else { unused_endpoints(number) };
             self.add_one(number, endpoints)
         });
         self.runtime.block_on(made.buffered(REQUESTS).try_collect())
@@ -84,14 +85,14 @@ impl Api {
         let ip = spec["clusterIP"]
             .as_str()
             .and_then(|ip| ip.parse().ok())
-            .context("the Service got no address")?;
+            .context("the Service has no ClusterIP")?;
         let node_port = spec["ports"][0]["nodePort"].as_u64().and_then(|port| u16::try_from(port).ok());
         Ok(Entry { ip, node_port, endpoints })
     }
 }
 
 /// Endpoints that nobody asks: addresses of no node.
-fn nowhere(number: usize) -> [(Ipv4Addr, u16); 3] {
+fn unused_endpoints(number: usize) -> [(Ipv4Addr, u16); 3] {
     let at = |end: usize| Ipv4Addr::from(0x0af5_0000 + u32::try_from(3 * number + end).unwrap_or_default());
     [0, 1, 2].map(|end| (at(end), 8080))
 }
@@ -106,11 +107,15 @@ pub fn slice(number: usize, at: usize, ends: &[(Ipv4Addr, u16)]) -> Value {
 }
 
 /// Waits until it holds.
-pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
+pub fn wait_until(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Result<bool>,
+) -> Result<Duration> {
     let begin = Instant::now();
-    while !holds()? {
+    while !condition()? {
         if begin.elapsed() > limit {
-            bail!("after {} s not yet: {what}", limit.as_secs());
+            bail!("timed out after {} s waiting until {what}", limit.as_secs());
         }
         std::thread::sleep(Duration::from_millis(100));
     }

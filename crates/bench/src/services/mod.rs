@@ -25,32 +25,32 @@ use rules::{Entry, PORT};
 /// Ports of the hot Service's three endpoints.
 const PORTS: [u16; 3] = [9001, 9002, 9003];
 /// The node of each way, and its client pod.
-const WAYS: [(Way, u8, &str); 3] =
-    [(Way::Beeline, 1, "client"), (Way::Nftables, 3, "client-3"), (Way::Iptables, 4, "client-4")];
+const PROXIES: [(Proxy, u8, &str); 3] =
+    [(Proxy::Beeline, 1, "client"), (Proxy::Nftables, 3, "client-3"), (Proxy::Iptables, 4, "client-4")];
 /// Those, the server's, and the one of the starts.
-const NODES_IN_ALL: usize = 5;
+const NODE_COUNT: usize = 5;
 /// How long a rule set may take to be loaded.
 const LOAD_MAX: Duration = Duration::from_secs(150);
 /// With so many Services the rest is measured, too.
 const TYPICAL: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
+enum Proxy {
     Beeline,
     Nftables,
     Iptables,
 }
 
 /// Rate, p50 and p99 of each measurement.
-type Figures = BTreeMap<(&'static str, Way), [Vec<f64>; 3]>;
+type Figures = BTreeMap<(&'static str, Proxy), [Vec<f64>; 3]>;
 
 /// A lab whose first node alone has an agent, and its server's address: other
 /// agents would only take time.
 fn lab(values: &[String]) -> Result<(BenchLab, Ipv4Addr)> {
-    let mut lab = BenchLab::of(NODES_IN_ALL, values)?;
+    let mut lab = BenchLab::with_nodes(NODE_COUNT, values)?;
     PORTS.iter().try_for_each(|port| lab.start_server("server", *port))?;
     let IpAddr::V4(server) = lab.pod("server", false)?.ip() else { bail!("the server has no IPv4 address") };
-    for node in 2..=NODES_IN_ALL {
+    for node in 2..=NODE_COUNT {
         run(lab.verb("agent").args([&format!("node-{node}"), "stop"]))?;
     }
     Ok((lab, server))
@@ -74,7 +74,7 @@ pub fn measure(values: &[String], sizes: &[usize], rounds: usize, millis: u64) -
     let (lab, server) = lab(values)?;
     // The nodes of the rule sets forward as the kernel does.
     for node in ["node-3", "node-4"] {
-        Node::open(&lab, node)?.set(false)?;
+        Node::open(&lab, node)?.set_programs(false)?;
     }
     let api = Api::open(&lab.kubeconfig())?;
     let mut entries: Vec<Entry> = Vec::new();
@@ -84,11 +84,11 @@ pub fn measure(values: &[String], sizes: &[usize], rounds: usize, millis: u64) -
     for size in sizes {
         let took = grow(&lab, &api, &mut entries, *size, server)?;
         println!(
-            "  {size} Services; made through the API and in the tables after {:.1} s",
+            "  {size} Services; created through the API and programmed after {:.1} s",
             took.as_secs_f64()
         );
-        let ways = load(&lab, &entries)?;
-        let figures = rounds_of(&lab, &ways, &entries[0], rounds, millis)?;
+        let proxies = load(&lab, &entries)?;
+        let figures = rounds_of(&lab, &proxies, &entries[0], rounds, millis)?;
         print(&figures);
         if *size == TYPICAL {
             change::measure(&lab, &api, &entries[1], server)?;
@@ -108,31 +108,31 @@ fn grow(
     server: Ipv4Addr,
 ) -> Result<Duration> {
     let begin = Instant::now();
-    let before = services_of(lab)?;
-    let more = size.saturating_sub(entries.len());
+    let before = programmed_services(lab)?;
+    let added = size.saturating_sub(entries.len());
     entries.extend(api.add(entries.len()..size.max(entries.len()), 0, server, PORTS)?);
-    wait_until("the Services are in the tables", Duration::from_secs(300), || {
-        Ok(services_of(lab)? >= before + more)
+    wait_until("the Services are programmed", Duration::from_secs(300), || {
+        Ok(programmed_services(lab)? >= before + added)
     })?;
     Ok(begin.elapsed())
 }
 
-fn services_of(lab: &BenchLab) -> Result<usize> {
+fn programmed_services(lab: &BenchLab) -> Result<usize> {
     let entries = lab.pinned(NODES[0])?.tables().service.entries()?;
     Ok(entries.iter().filter(|(_, service)| service.slots > 0).count())
 }
 
 /// Loads both rule sets; the ways that can be measured.
-fn load(lab: &BenchLab, entries: &[Entry]) -> Result<Vec<(Way, u8, &'static str)>> {
-    let mut ways = vec![WAYS[0]];
-    for (way, node, pod) in &WAYS[1..] {
-        let (text, program): (String, &[&str]) = match way {
-            Way::Nftables => (rules::nftables(entries, node_ip(*node)), &["nft", "-f"]),
+fn load(lab: &BenchLab, entries: &[Entry]) -> Result<Vec<(Proxy, u8, &'static str)>> {
+    let mut proxies = vec![PROXIES[0]];
+    for (proxy, node, pod) in &PROXIES[1..] {
+        let (text, program): (String, &[&str]) = match proxy {
+            Proxy::Nftables => (rules::nftables(entries, node_ip(*node)), &["nft", "-f"]),
             _ => (rules::iptables(entries), &["iptables-legacy-restore"]),
         };
-        let file = lab.of_node(&format!("node-{node}"), "rules");
-        fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))?;
-        if *way == Way::Nftables {
+        let file = lab.node_path(&format!("node-{node}"), "rules");
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        if *proxy == Proxy::Nftables {
             run(in_node(lab, *node).args(["nft", "flush", "ruleset"]))?;
         }
         let begin = Instant::now();
@@ -141,14 +141,14 @@ fn load(lab: &BenchLab, entries: &[Entry]) -> Result<Vec<(Way, u8, &'static str)
         let took = begin.elapsed();
         match loaded.status.code() {
             Some(0) => {
-                println!("    {way:?}: loaded in {:.1} s", took.as_secs_f64());
-                ways.push((*way, *node, *pod));
+                println!("    {proxy:?}: loaded in {:.1} s", took.as_secs_f64());
+                proxies.push((*proxy, *node, *pod));
             }
-            Some(124) => println!("    {way:?}: not loaded within {} s, not measured", LOAD_MAX.as_secs()),
-            _ => bail!("{way:?}: {}", String::from_utf8_lossy(&loaded.stderr).trim()),
+            Some(124) => println!("    {proxy:?}: not loaded within {} s, not measured", LOAD_MAX.as_secs()),
+            _ => bail!("{proxy:?}: {}", String::from_utf8_lossy(&loaded.stderr).trim()),
         }
     }
-    Ok(ways)
+    Ok(proxies)
 }
 
 fn in_node(lab: &BenchLab, node: u8) -> Command {
@@ -164,7 +164,7 @@ fn node_ip(node: u8) -> Ipv4Addr {
 /// Each way in turn, the order rotated.
 fn rounds_of(
     lab: &BenchLab,
-    ways: &[(Way, u8, &'static str)],
+    proxies: &[(Proxy, u8, &'static str)],
     hot: &Entry,
     rounds: usize,
     millis: u64,
@@ -172,9 +172,9 @@ fn rounds_of(
     let mut figures = Figures::new();
     let own = std::env::current_exe()?;
     for round in 0..rounds {
-        let mut order = ways.to_vec();
-        order.rotate_left(round % ways.len());
-        for (way, node, pod) in order {
+        let mut order = proxies.to_vec();
+        order.rotate_left(round % proxies.len());
+        for (proxy, node, pod) in order {
             let span = millis.to_string();
             let inside = format!("{}:{PORT}", hot.ip);
             let inside = run(&mut lab.in_pod(pod, &["connect", &inside, &span])?)?;
@@ -185,7 +185,7 @@ fn rounds_of(
                 let numbers: Vec<f64> =
                     text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
                 let [rate, p50, p99] = numbers[..] else { bail!("the client printed no figures: {text}") };
-                let lists = figures.entry((what, way)).or_default();
+                let lists = figures.entry((what, proxy)).or_default();
                 lists.iter_mut().zip([rate, p50, p99]).for_each(|(list, number)| list.push(number));
             }
         }
@@ -194,10 +194,10 @@ fn rounds_of(
 }
 
 fn print(figures: &Figures) {
-    for ((what, way), [rate, p50, p99]) in figures {
-        let beeline = &figures[&(*what, Way::Beeline)];
-        let ratio = match way {
-            Way::Beeline => String::new(),
+    for ((what, proxy), [rate, p50, p99]) in figures {
+        let beeline = &figures[&(*what, Proxy::Beeline)];
+        let ratio = match proxy {
+            Proxy::Beeline => String::new(),
             _ => format!(
                 "   Beeline's rate x {}, p50 x {}",
                 Ratio::of(&beeline[0], rate),
@@ -206,7 +206,7 @@ fn print(figures: &Figures) {
         };
         println!(
             "    {what:<9} {:<8}  p50 {} us   p99 {} us   {} per second{ratio}",
-            format!("{way:?}"),
+            format!("{proxy:?}"),
             Summary::of(p50),
             Summary::of(p99),
             Summary::of(rate)

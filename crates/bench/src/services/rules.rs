@@ -84,11 +84,11 @@ fn iptables_chains(text: &mut String, number: usize, entry: &Entry) {
         "-m statistic --mode random --probability 0.5 ",
         "",
     ];
-    for (end, ((ip, port), chance)) in entry.endpoints.iter().zip(probabilities).enumerate() {
+    for (end, ((ip, port), probability)) in entry.endpoints.iter().zip(probabilities).enumerate() {
         let chain = format!("KUBE-SEP-{number:014}{end:02}");
         let _ = writeln!(
             text,
-            "-A {service} {chance}-j {chain}\n-A {chain} -s {ip}/32 -j KUBE-MARK-MASQ\n\
+            "-A {service} {probability}-j {chain}\n-A {chain} -s {ip}/32 -j KUBE-MARK-MASQ\n\
              -A {chain} -p tcp -m tcp -j DNAT --to-destination {ip}:{port}"
         );
     }
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_each_service_has_its_chains_and_one_rule_or_element() {
+    fn unit_each_service_has_its_chains_and_one_lookup_entry() {
         let entry = |last: u8, node_port| Entry {
             ip: Ipv4Addr::new(10, 96, 0, last),
             node_port,

@@ -31,12 +31,12 @@ pub fn measure(lab: &BenchLab) -> Result<()> {
     }
     stop()?;
     println!("    an agent is synced with the API server after, seconds ({ROUNDS} starts)");
-    println!("      with full tables {}   after a power cut {}", Summary::of(&warm), Summary::of(&cold));
+    println!("      with full tables {}   after a node restart {}", Summary::of(&warm), Summary::of(&cold));
     Ok(())
 }
 
 fn start_of(lab: &BenchLab, verb: &[&str]) -> Result<f64> {
-    let path = lab.of_node(NODE, "agent.log");
+    let path = lab.node_path(NODE, "agent.log");
     let before = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
     run(lab.verb(verb[0]).args(&verb[1..]))?;
     let mut new = String::new();
@@ -48,7 +48,7 @@ fn start_of(lab: &BenchLab, verb: &[&str]) -> Result<f64> {
     })?;
     let time = |words: &str| {
         let line = new.lines().find(|line| line.contains(words));
-        line.and_then(seconds).with_context(|| format!("no time of {words:?} in {}", path.display()))
+        line.and_then(seconds).with_context(|| format!("no log line with {words:?} in {}", path.display()))
     };
     Ok(time(END)? - time(BEGIN)?)
 }
@@ -63,7 +63,7 @@ fn seconds(line: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn unit_the_time_of_a_line_is_read() {
+    fn unit_the_time_of_a_log_line_is_parsed() {
         assert_eq!(super::seconds("2026-01-02T01:01:01.500000Z  INFO x"), Some(3661.5));
         assert_eq!(super::seconds("no time"), None);
     }

@@ -322,10 +322,10 @@ impl Datapath {
         test_run(self.programs.get(program)?.0, packet)
     }
 
-    /// Loads [`layout::programs::FLOOR`] over the same tables, for a benchmark
+    /// Loads [`layout::programs::BASELINE`] over the same tables, for a benchmark
     /// ([`test_run`]).
-    pub fn load_floor(&self) -> Result<OwnedFd, DatapathError> {
-        programs::load_unpinned(Options::default().object, &self.pins, layout::programs::FLOOR)
+    pub fn load_baseline(&self) -> Result<OwnedFd, DatapathError> {
+        programs::load_unpinned(Options::default().object, &self.pins, layout::programs::BASELINE)
     }
 
     /// The tables.

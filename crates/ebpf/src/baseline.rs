@@ -21,7 +21,7 @@ use crate::skb::Skb;
 /// then its port), service, slot, and an entry of the connection table; without
 /// it: that entry. Returns 0 if all of it was there.
 #[classifier]
-pub fn floor(packet: TcContext) -> i32 {
+pub fn baseline(packet: TcContext) -> i32 {
     let Some(ctx) = maps::SCRATCH.get_ptr_mut(0) else { return 1 };
     // SAFETY: an element of this CPU; programs do not preempt each other.
     let ctx: &mut Context = unsafe { &mut *ctx };
