@@ -26,8 +26,8 @@ pub struct Configuration {
     pub values: Values,
     /// Old spellings that were accepted.
     pub notices: Vec<String>,
-    /// Options that are set but not built yet.
-    pub not_built: Vec<String>,
+    /// Values that are set but not implemented, with what is used instead.
+    pub not_implemented: Vec<String>,
 }
 
 /// Reads the values file.
@@ -36,18 +36,18 @@ pub fn load(options: &Options) -> anyhow::Result<Configuration> {
         !options.node_name.is_empty(),
         "the node name is missing; set --node-name or NODE_NAME to the name shown by `kubectl get nodes`"
     );
-    let ParsedValues { values, notices, mut not_built } = match &options.values {
+    let ParsedValues { values, notices, mut not_implemented } = match &options.values {
         Some(path) => read(path)?.parse(),
         None => Settings::default().parse(),
     };
     let capacity = CONNTRACK_TABLE.max_entries;
     if values.conntrack_capacity != capacity {
         let requested = values.conntrack_capacity;
-        not_built.push(format!(
+        not_implemented.push(format!(
             "bpf.ctTcpMax={requested} is not implemented: the conntrack table has {capacity} entries"
         ));
     }
-    Ok(Configuration { node_name: options.node_name.clone(), values, notices, not_built })
+    Ok(Configuration { node_name: options.node_name.clone(), values, notices, not_implemented })
 }
 
 fn read(path: &Path) -> anyhow::Result<Settings> {
@@ -60,7 +60,7 @@ impl Configuration {
     /// Logs what a user should know about the values.
     pub fn log_notices(&self) {
         self.notices.iter().for_each(|notice| info!("{notice}"));
-        self.not_built.iter().for_each(|sentence| warn!("not built yet: {sentence}"));
+        self.not_implemented.iter().for_each(|sentence| warn!("{sentence}"));
     }
 
     /// Where /metrics, /healthz and /readyz are served.

@@ -112,7 +112,7 @@ fn values(set: &[String]) -> Result<String> {
         println!("note: {notice}");
     }
     let parsed = settings.parse();
-    for notice in parsed.notices.iter().chain(&parsed.not_built) {
+    for notice in parsed.notices.iter().chain(&parsed.not_implemented) {
         println!("note: {notice}");
     }
     Ok(settings.to_yaml())

@@ -35,11 +35,11 @@ fn lab_takes_the_values_that_users_of_cilium_bring() {
         "kubeProxyReplacement",
         "ipv4NativeRoutingCIDR",
         "172.30.0.2 port 6443: taken instead of 192.0.2.10 port 6443",
-        "loadBalancer.mode=dsr is accepted but not built yet",
+        "loadBalancer.mode=dsr is not implemented: ignored, loadBalancer.mode=snat is used instead",
     ] {
         assert!(outcome.stdout.contains(words), "up does not say {words:?}\n{outcome}");
     }
-    assert!(!outcome.stdout.contains("bpf.masquerade"), "it is built\n{outcome}");
+    assert!(!outcome.stdout.contains("bpf.masquerade"), "bpf.masquerade is implemented\n{outcome}");
     assert!(lab.status().nodes.iter().all(|node| node.ready));
     lab.down();
 }

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::old;
-use crate::schema::{Built, KEYS, Key, Kind};
+use crate::deprecated;
+use crate::schema::{KEYS, Key, Kind, Support};
 
 /// Wider lines of comment are broken, columns.
 const COLUMNS: usize = 96;
@@ -15,7 +15,7 @@ pub fn json_schema() -> Value {
     for key in KEYS {
         insert(&mut root, key.name, property(key));
     }
-    for name in old::dotted_names().filter(|name| !KEYS.iter().any(|key| begins(key.name, name))) {
+    for name in deprecated::dotted_names().filter(|name| !KEYS.iter().any(|key| begins(key.name, name))) {
         insert(&mut root, name, json!({"description": "An old spelling, accepted with a notice."}));
     }
     // What Helm hands to every chart below another.
@@ -39,8 +39,8 @@ pub fn values_yaml() -> String {
 }
 
 /// The values that are the chart's business alone, by name.
-pub fn of_chart_alone() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().filter(|key| matches!(key.built, Built::Chart)).map(|key| key.name)
+pub fn chart_only() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter(|key| matches!(key.built, Support::Chart)).map(|key| key.name)
 }
 
 fn begins(name: &str, with: &str) -> bool {
@@ -73,7 +73,7 @@ fn property(key: &Key) -> Value {
     let mut property = kind(key.kind);
     property["description"] = json!(described(key));
     if let Some(words) = property.get_mut("enum").and_then(Value::as_array_mut) {
-        words.extend(old::words(key.name).map(Value::from));
+        words.extend(deprecated::words(key.name).map(Value::from));
     }
     property
 }
@@ -99,10 +99,10 @@ fn kind(kind: Kind) -> Value {
 /// What the value does, and what of it is not built.
 fn described(key: &Key) -> String {
     match key.built {
-        Built::Yes | Built::Chart => key.doc.to_owned(),
-        Built::Partly(missing) => format!("{} Not whole yet: {missing}.", key.doc),
-        Built::Only(words, instead) => {
-            format!("{} Built so far: {}; else {instead}.", key.doc, words.join(", "))
+        Support::Full | Support::Chart => key.doc.to_owned(),
+        Support::Ignored(missing) => format!("{} Not whole yet: {missing}.", key.doc),
+        Support::Only(words, instead) => {
+            format!("{} Support so far: {}; else {instead}.", key.doc, words.join(", "))
         }
     }
 }

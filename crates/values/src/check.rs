@@ -26,13 +26,13 @@ pub fn check(key: &Key, value: &Value) -> Result<Value, ValueError> {
     };
     fitted.ok_or_else(|| ValueError::WrongType {
         key: key.name,
-        value: shown(value),
+        value: to_text(value),
         expected: expected(key.kind),
     })
 }
 
 /// How a value looks to the user who wrote it.
-pub fn shown(value: &Value) -> String {
+pub fn to_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

@@ -14,8 +14,8 @@
 pub mod built;
 pub mod chart;
 mod check;
+mod deprecated;
 mod nearest;
-mod old;
 pub mod schema;
 mod set;
 mod values;
@@ -26,7 +26,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::schema::{Built, Key};
+use crate::schema::{Key, Support};
 pub use crate::values::{LoadBalancerMode, RoutingMode, Values};
 
 /// What is wrong with one value.
@@ -104,7 +104,7 @@ pub struct ParsedValues {
     /// Old spellings that were accepted.
     pub notices: Vec<String>,
     /// What is accepted but not built yet, and what happens instead.
-    pub not_built: Vec<String>,
+    pub not_implemented: Vec<String>,
 }
 
 impl Settings {
@@ -151,7 +151,7 @@ impl Settings {
         ParsedValues {
             values: Values::from_settings(self),
             notices: self.notices.clone(),
-            not_built: self.not_built(),
+            not_implemented: self.not_implemented(),
         }
     }
 
@@ -166,27 +166,28 @@ impl Settings {
         out
     }
 
-    fn not_built(&self) -> Vec<String> {
+    fn not_implemented(&self) -> Vec<String> {
         let set = self.set.iter().filter(|(_, value)| !value.is_null());
-        set.filter_map(|(name, value)| schema::find(name).and_then(|key| not_built(key, value))).collect()
+        set.filter_map(|(name, value)| schema::find(name).and_then(|key| not_implemented(key, value)))
+            .collect()
     }
 }
 
 /// The message for a setting that does not have its full effect.
-fn not_built(key: &Key, value: &Value) -> Option<String> {
-    let shown = check::shown(value);
+fn not_implemented(key: &Key, value: &Value) -> Option<String> {
+    let shown = check::to_text(value);
     match key.built {
-        Built::Yes => None,
-        Built::Only(words, _) if words.contains(&shown.as_str()) => None,
-        Built::Only(_, instead) => {
+        Support::Full => None,
+        Support::Only(words, _) if words.contains(&shown.as_str()) => None,
+        Support::Only(_, instead) => {
             Some(format!("{}={shown} is accepted but not built yet: {instead}", key.name))
         }
-        Built::Chart if shown == key.default => None,
-        Built::Chart => Some(format!("{}={shown} is for the chart, and has no effect here", key.name)),
-        Built::Partly(_) if shown == "false" || shown == key.default && key.kind != schema::Kind::Bool => {
+        Support::Chart if shown == key.default => None,
+        Support::Chart => Some(format!("{}={shown} is for the chart, and has no effect here", key.name)),
+        Support::Ignored(_) if shown == "false" || shown == key.default && key.kind != schema::Kind::Bool => {
             None
         }
-        Built::Partly(missing) => Some(format!("{}={shown} is accepted, but: {missing}", key.name)),
+        Support::Ignored(missing) => Some(format!("{}={shown} is accepted, but: {missing}", key.name)),
     }
 }
 
@@ -213,7 +214,7 @@ impl Reader {
         if let Some(key) = schema::find(name) {
             return self.known(key, value);
         }
-        if let Some(today) = old::name(name, &value) {
+        if let Some(today) = deprecated::name(name, &value) {
             self.settings.notices.push(today.notice);
             return today.values.into_iter().for_each(|(name, value)| self.any(&name, value));
         }
@@ -229,7 +230,7 @@ impl Reader {
             self.settings.set.insert(key.name, value);
             return;
         }
-        let value = match old::value(key.name, &value) {
+        let value = match deprecated::value(key.name, &value) {
             Some((today, notice)) => {
                 self.settings.notices.push(notice);
                 today

@@ -1,13 +1,13 @@
 //! The nearest known name, for messages about unknown ones.
 
-use crate::{old, schema};
+use crate::{deprecated, schema};
 
 /// The known name that a misspelt one most likely means. Compared without
 /// regard to case, and also by the part after the last dot alone, because
 /// people forget the group.
 pub fn nearest(unknown: &str) -> Option<&'static str> {
     let wanted = unknown.to_lowercase();
-    let known = schema::KEYS.iter().map(|key| key.name).chain(old::names());
+    let known = schema::KEYS.iter().map(|key| key.name).chain(deprecated::names());
     known
         .map(|name| (distance_to(&wanted, name), name))
         .filter(|(distance, name)| *distance <= 2.max(name.len().min(wanted.len()) / 3))

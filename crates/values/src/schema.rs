@@ -30,12 +30,12 @@ pub enum Kind {
 
 /// Whether a value has an effect today.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Built {
+pub enum Support {
     /// Every setting of it.
-    Yes,
+    Full,
     /// It has an effect, but not yet everything that its name promises: what
     /// is missing is said whenever it is set.
-    Partly(&'static str),
+    Ignored(&'static str),
     /// These settings only; the text says what happens instead of the others.
     Only(&'static [&'static str], &'static str),
     /// By the chart's templates; the agent has nothing to do with it.
@@ -55,41 +55,47 @@ pub struct Key {
     /// What it does, one sentence.
     pub doc: &'static str,
     /// Whether it is built.
-    pub built: Built,
+    pub built: Support,
 }
 
 impl Key {
     /// True if every setting of the value has its full effect.
-    pub fn is_built(&self) -> bool {
-        self.built == Built::Yes
+    pub fn is_implemented(&self) -> bool {
+        self.built == Support::Full
     }
 }
 
-const fn key(name: &'static str, kind: Kind, default: &'static str, built: Built, doc: &'static str) -> Key {
+const fn key(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    built: Support,
+    doc: &'static str,
+) -> Key {
     Key { name, kind, default, doc, built }
 }
 
 /// Only "off" is built: the feature comes with a later release.
-const OFF: Built = Built::Only(&["false"], "the feature stays off");
+const OFF: Support = Support::Only(&["false"], "the feature stays off");
 
 /// On or off once it is built, until then "off" alone.
-const fn switch(is_built: bool) -> Built {
-    if is_built { Built::Yes } else { OFF }
+const fn switch(is_implemented: bool) -> Support {
+    if is_implemented { Support::Full } else { OFF }
 }
 
 /// Whole once the feature that it belongs to is built.
-const fn part(is_built: bool, missing: &'static str) -> Built {
-    if is_built { Built::Yes } else { Built::Partly(missing) }
+const fn part(is_implemented: bool, missing: &'static str) -> Support {
+    if is_implemented { Support::Full } else { Support::Ignored(missing) }
 }
 
 /// "false" only, until it is built; the text says what happens meanwhile.
-const fn meanwhile(is_built: bool, instead: &'static str) -> Built {
-    if is_built { Built::Yes } else { Built::Only(&["false"], instead) }
+const fn meanwhile(is_implemented: bool, instead: &'static str) -> Support {
+    if is_implemented { Support::Full } else { Support::Only(&["false"], instead) }
 }
 
 /// The default of what is on as soon as it is built.
-const fn on(is_built: bool) -> &'static str {
-    if is_built { "true" } else { "false" }
+const fn on(is_implemented: bool) -> &'static str {
+    if is_implemented { "true" } else { "false" }
 }
 
 const NO_NODE_PORT: &str = "NodePort is not built yet";
@@ -105,21 +111,21 @@ pub const KEYS: &[Key] = &[
         "routingMode",
         Kind::Choice(&["native", "tunnel"]),
         "native",
-        Built::Only(&["native"], "nodes are reached by native routes"),
+        Support::Only(&["native"], "nodes are reached by native routes"),
         "How pods on other nodes are reached: by the network's own routes, or encapsulated.",
     ),
     key(
         "autoDirectNodeRoutes",
         Kind::Bool,
         "true",
-        Built::Yes,
+        Support::Full,
         "Give each node a route to every other node's pod ranges (nodes share a network segment).",
     ),
     key(
         "directRoutingSkipUnreachable",
         Kind::Bool,
         "false",
-        Built::Only(&["false"], "a route is made for every node"),
+        Support::Only(&["false"], "a route is made for every node"),
         "Leave out the direct route to nodes that are not neighbours.",
     ),
     key(
@@ -140,43 +146,43 @@ pub const KEYS: &[Key] = &[
         "tunnelProtocol",
         Kind::Choice(&["vxlan", "geneve"]),
         "vxlan",
-        Built::Partly("it matters with routingMode=tunnel only, which is not built yet"),
+        Support::Ignored("it matters with routingMode=tunnel only, which is not built yet"),
         "Encapsulation of routingMode=tunnel.",
     ),
     key(
         "tunnelPort",
         PORT,
         "",
-        Built::Partly("it matters with routingMode=tunnel only, which is not built yet"),
+        Support::Ignored("it matters with routingMode=tunnel only, which is not built yet"),
         "UDP port of the encapsulation.",
     ),
     key(
         "endpointRoutes.enabled",
         Kind::Bool,
         "true",
-        Built::Only(&["true"], "every pod has a route of its own"),
+        Support::Only(&["true"], "every pod has a route of its own"),
         "A route per pod on its node.",
     ),
     key(
         "devices",
         Kind::List,
         "",
-        Built::Yes,
+        Support::Full,
         "Uplink devices of the node; not set = those with a default route or a node address.",
     ),
     key(
         "directRoutingDevice",
         Kind::Text,
         "",
-        Built::Partly("the kernel's route lookup chooses the device"),
+        Support::Ignored("the kernel's route lookup chooses the device"),
         "Device that connects the nodes.",
     ),
-    key("MTU", Kind::Integer(0, 65_535), "0", Built::Yes, "MTU of pods; 0 = taken from the uplink."),
+    key("MTU", Kind::Integer(0, 65_535), "0", Support::Full, "MTU of pods; 0 = taken from the uplink."),
     key(
         "pmtuDiscovery.enabled",
         Kind::Bool,
         "true",
-        Built::Only(&["true"], "too-big answers are always sent"),
+        Support::Only(&["true"], "too-big answers are always sent"),
         "Answer packets that are too big, so that senders learn the path MTU.",
     ),
     // Families and addresses.
@@ -184,63 +190,63 @@ pub const KEYS: &[Key] = &[
         "ipv4.enabled",
         Kind::Bool,
         "true",
-        Built::Only(&["true"], "IPv4 stays on"),
+        Support::Only(&["true"], "IPv4 stays on"),
         "IPv4 for pods and services.",
     ),
     key(
         "ipv6.enabled",
         Kind::Bool,
         "true",
-        Built::Only(&["true"], "IPv6 stays on"),
+        Support::Only(&["true"], "IPv6 stays on"),
         "IPv6 for pods and services.",
     ),
     key(
         "ipam.mode",
         Kind::Choice(&["kubernetes", "cluster-pool", "multi-pool", "eni", "azure", "crd"]),
         "kubernetes",
-        Built::Only(&["kubernetes"], "addresses come from the node's podCIDRs"),
+        Support::Only(&["kubernetes"], "addresses come from the node's podCIDRs"),
         "Where pod addresses come from: `kubernetes` = the node's spec.podCIDRs.",
     ),
     key(
         "ipam.operator.clusterPoolIPv4PodCIDRList",
         Kind::List,
         "",
-        Built::Partly("it matters with ipam.mode=cluster-pool only, which is not built yet"),
+        Support::Ignored("it matters with ipam.mode=cluster-pool only, which is not built yet"),
         "Pod ranges of ipam.mode=cluster-pool.",
     ),
     key(
         "ipam.operator.clusterPoolIPv4MaskSize",
         Kind::Integer(1, 32),
         "24",
-        Built::Partly("it matters with ipam.mode=cluster-pool only, which is not built yet"),
+        Support::Ignored("it matters with ipam.mode=cluster-pool only, which is not built yet"),
         "Prefix length per node of ipam.mode=cluster-pool.",
     ),
     key(
         "ipam.operator.clusterPoolIPv6PodCIDRList",
         Kind::List,
         "",
-        Built::Partly("it matters with ipam.mode=cluster-pool only, which is not built yet"),
+        Support::Ignored("it matters with ipam.mode=cluster-pool only, which is not built yet"),
         "IPv6 pod ranges of ipam.mode=cluster-pool.",
     ),
     key(
         "ipam.operator.clusterPoolIPv6MaskSize",
         Kind::Integer(1, 128),
         "120",
-        Built::Partly("it matters with ipam.mode=cluster-pool only, which is not built yet"),
+        Support::Ignored("it matters with ipam.mode=cluster-pool only, which is not built yet"),
         "IPv6 prefix length per node of ipam.mode=cluster-pool.",
     ),
     key(
         "k8s.requireIPv4PodCIDR",
         Kind::Bool,
         "false",
-        Built::Only(&["false"], "the node's podCIDRs decide"),
+        Support::Only(&["false"], "the node's podCIDRs decide"),
         "Wait for an IPv4 podCIDR.",
     ),
     key(
         "k8s.requireIPv6PodCIDR",
         Kind::Bool,
         "false",
-        Built::Only(&["false"], "the node's podCIDRs decide"),
+        Support::Only(&["false"], "the node's podCIDRs decide"),
         "Wait for an IPv6 podCIDR.",
     ),
     // The API server.
@@ -248,15 +254,15 @@ pub const KEYS: &[Key] = &[
         "k8sServiceHost",
         Kind::Text,
         "",
-        Built::Yes,
+        Support::Full,
         "Host of the API server, reachable without a Service; not set = from the kubeconfig or the pod's environment.",
     ),
-    key("k8sServicePort", PORT, "", Built::Yes, "Port of the API server at k8sServiceHost."),
+    key("k8sServicePort", PORT, "", Support::Full, "Port of the API server at k8sServiceHost."),
     key(
         "k8s.apiServerURLs",
         Kind::Text,
         "",
-        Built::Yes,
+        Support::Full,
         "API server URLs separated by blanks, tried in turn.",
     ),
     // Services.
@@ -274,66 +280,72 @@ pub const KEYS: &[Key] = &[
         "kubeProxyReplacementHealthzBindAddr",
         Kind::Text,
         "",
-        Built::Yes,
+        Support::Full,
         "Address and port at which /healthz and /livez answer as kube-proxy's do, such as 0.0.0.0:10256; not set = nowhere.",
     ),
     key(
         "socketLB.enabled",
         Kind::Bool,
         "true",
-        Built::Yes,
+        Support::Full,
         "Translate Services when a socket connects. Without it what the nodes ask of Services is translated packet by packet on its way out, and NodePorts on loopback are not served.",
     ),
     key(
         "socketLB.hostNamespaceOnly",
         Kind::Bool,
         "false",
-        Built::Yes,
+        Support::Full,
         "Translate sockets of the host's network alone; what pods send is translated packet by packet. One pod asks for that by the annotation beeline.io/socket-lb: \"false\".",
     ),
     key(
         "loadBalancer.mode",
         Kind::Choice(&["snat", "dsr", "hybrid"]),
         "snat",
-        Built::Only(&["snat"], "services use per-packet translation"),
+        Support::Only(&["snat"], "services use per-packet translation"),
         "How requests from outside reach a backend on another node.",
     ),
     key(
         "loadBalancer.dsrDispatch",
         Kind::Choice(&["opt", "ipip", "geneve"]),
         "opt",
-        Built::Partly("it matters with loadBalancer.mode=dsr only, which is not built yet"),
+        Support::Ignored("it matters with loadBalancer.mode=dsr only, which is not built yet"),
         "How loadBalancer.mode=dsr tells the backend the service address.",
     ),
     key(
         "loadBalancer.acceleration",
         Kind::Choice(&["disabled", "native", "best-effort"]),
         "disabled",
-        Built::Only(&["disabled"], "services are translated at tc"),
+        Support::Only(&["disabled"], "services are translated at tc"),
         "Serve requests from outside in XDP.",
     ),
     key(
         "loadBalancer.algorithm",
         Kind::Choice(&["random", "maglev"]),
         "random",
-        Built::Yes,
+        Support::Full,
         "How a backend is chosen for clients outside: by chance, or by consistent hashing of the client's address and ports, the same on every node. A Service chooses by itself with the annotation service.beeline.io/lb-algorithm.",
     ),
     key(
         "loadBalancer.serviceTopology",
         Kind::Bool,
         "false",
-        Built::Only(&["false"], "every zone's endpoints are used"),
+        Support::Only(&["false"], "every zone's endpoints are used"),
         "Prefer endpoints of the own zone.",
     ),
     key(
         "maglev.tableSize",
         Kind::Integer(0, 131_071),
         "0",
-        Built::Yes,
+        Support::Full,
         "Smallest size of a Service's consistent-hash table: with one well above 100 places for each endpoint the size stays the same when endpoints come and go; 0 = by the number of endpoints.",
     ),
-    key("maglev.hashSeed", Kind::Text, "", Built::Yes, "Seed of the consistent hash, equal on every node."),
+    key(
+        "maglev.hashSeed",
+        Kind::Text,
+        "",
+        Support::Full,
+        "Seed of the consistent hash, equal on every node.",
+    ),
     key(
         "sessionAffinity",
         Kind::Bool,
@@ -352,7 +364,7 @@ pub const KEYS: &[Key] = &[
         "nodePort.range",
         Kind::Ports,
         "30000-32767",
-        Built::Yes,
+        Support::Full,
         "Range of NodePorts, as the API server's --service-node-port-range has it: translated sources keep out of it. A nodePort outside is served as well.",
     ),
     key(
@@ -373,7 +385,7 @@ pub const KEYS: &[Key] = &[
         "nodePort.directRoutingDevice",
         Kind::Text,
         "",
-        Built::Partly("the kernel's route lookup chooses the device"),
+        Support::Ignored("the kernel's route lookup chooses the device"),
         "Device that connects the nodes.",
     ),
     key(
@@ -411,7 +423,7 @@ pub const KEYS: &[Key] = &[
         "bpf.natPortRange",
         Kind::Ports,
         "",
-        Built::Yes,
+        Support::Full,
         "Ports of the node that translated sources get; not set = the last range that neither net.ipv4.ip_local_port_range nor nodePort.range holds.",
     ),
     key(
@@ -467,70 +479,70 @@ pub const KEYS: &[Key] = &[
         "bpf.enableTCX",
         Kind::Bool,
         "true",
-        Built::Yes,
+        Support::Full,
         "Attach programs by TCX links where the kernel has them (6.6); false = by classifiers on clsact.",
     ),
     key(
         "bpf.ctTcpMax",
         TABLE,
         "262144",
-        Built::Yes,
+        Support::Full,
         "Capacity of the connection table (one table for every protocol).",
     ),
     key(
         "bpf.ctAnyMax",
         TABLE,
         "",
-        Built::Partly("there is one connection table for every protocol, sized by bpf.ctTcpMax"),
+        Support::Ignored("there is one connection table for every protocol, sized by bpf.ctTcpMax"),
         "Capacity for connections that are not TCP.",
     ),
     key(
         "bpf.natMax",
         TABLE,
         "",
-        Built::Partly("masquerading is not built yet"),
+        Support::Ignored("masquerading is not built yet"),
         "Capacity of the NAT table.",
     ),
     key(
         "bpf.lbMapMax",
         TABLE,
         "",
-        Built::Partly("the service tables have fixed capacities; see docs/operate.md"),
+        Support::Ignored("the service tables have fixed capacities; see docs/operate.md"),
         "Capacity of the service tables.",
     ),
     key(
         "bpf.policyMapMax",
         TABLE,
         "",
-        Built::Partly("network policy is not built yet"),
+        Support::Ignored("network policy is not built yet"),
         "Capacity of a policy table.",
     ),
     key(
         "bpf.preallocateMaps",
         Kind::Bool,
         "false",
-        Built::Only(&["false"], "tables grow on demand"),
+        Support::Only(&["false"], "tables grow on demand"),
         "Allocate whole tables at start.",
     ),
     key(
         "bpf.mapDynamicSizeRatio",
         Kind::Any,
         "",
-        Built::Partly("tables have fixed capacities"),
+        Support::Ignored("tables have fixed capacities"),
         "Size tables by the machine's memory.",
     ),
     key(
         "bpf.hostLegacyRouting",
         Kind::Bool,
         "false",
-        Built::Only(&["false"], "packets bypass the host's netfilter"),
+        Support::Only(&["false"], "packets bypass the host's netfilter"),
         "Send pod packets through the host's stack.",
     ),
     key(
         "bpf.datapathMode",
         Kind::Choice(&["veth", "netkit", "netkit-l2"]),
         "veth",
-        Built::Only(&["veth"], "pods sit behind veth"),
+        Support::Only(&["veth"], "pods sit behind veth"),
         "Kind of pod device.",
     ),
     key("bpf.tproxy", Kind::Bool, "false", OFF, "Redirect to the proxy in eBPF."),
@@ -545,28 +557,28 @@ pub const KEYS: &[Key] = &[
         "bpf.lbExternalClusterIP",
         Kind::Bool,
         "false",
-        Built::Only(&["false"], "ClusterIPs serve the cluster only"),
+        Support::Only(&["false"], "ClusterIPs serve the cluster only"),
         "Serve ClusterIPs to clients outside the cluster.",
     ),
     key(
         "bpf.monitorAggregation",
         Kind::Text,
         "",
-        Built::Partly("drops are sampled, flows are not recorded yet"),
+        Support::Ignored("drops are sampled, flows are not recorded yet"),
         "How much of the traffic becomes events.",
     ),
     key(
         "bpf.events.drop.enabled",
         Kind::Bool,
         "true",
-        Built::Only(&["true"], "drops are always counted and sampled"),
+        Support::Only(&["true"], "drops are always counted and sampled"),
         "Events of drops.",
     ),
     key(
         "installNoConntrackIptablesRules",
         Kind::Bool,
         "false",
-        Built::Only(&["false"], "pod packets do not meet netfilter anyway"),
+        Support::Only(&["false"], "pod packets do not meet netfilter anyway"),
         "Exempt pod traffic from netfilter's conntrack.",
     ),
     // Further features, off today.
@@ -579,7 +591,7 @@ pub const KEYS: &[Key] = &[
         "encryption.type",
         Kind::Choice(&["ipsec", "wireguard", "ztunnel"]),
         "ipsec",
-        Built::Partly("encryption is not built yet"),
+        Support::Ignored("encryption is not built yet"),
         "Kind of encryption.",
     ),
     key("hostFirewall.enabled", Kind::Bool, "false", OFF, "Policies for nodes."),
@@ -587,7 +599,7 @@ pub const KEYS: &[Key] = &[
         "policyEnforcementMode",
         Kind::Choice(&["default", "always", "never"]),
         "default",
-        Built::Partly("network policy is not built yet, every packet is allowed"),
+        Support::Ignored("network policy is not built yet, every packet is allowed"),
         "When policies are enforced.",
     ),
     key("l7Proxy", Kind::Bool, "false", OFF, "Policies on the application layer."),
@@ -599,59 +611,59 @@ pub const KEYS: &[Key] = &[
         "cluster.name",
         Kind::Text,
         "default",
-        Built::Partly("several clusters as one are not built yet"),
+        Support::Ignored("several clusters as one are not built yet"),
         "Name of the cluster.",
     ),
     key(
         "cluster.id",
         Kind::Integer(0, 511),
         "0",
-        Built::Partly("several clusters as one are not built yet"),
+        Support::Ignored("several clusters as one are not built yet"),
         "Number of the cluster.",
     ),
     key(
         "identityAllocationMode",
         Kind::Choice(&["crd", "kvstore"]),
         "crd",
-        Built::Partly("identities are numbers of the node alone"),
+        Support::Ignored("identities are numbers of the node alone"),
         "Where identities are kept.",
     ),
     key("healthChecking", Kind::Bool, "false", OFF, "Probe between nodes."),
     key("endpointHealthChecking.enabled", Kind::Bool, "false", OFF, "Probe pods."),
     // Plugin.
-    key("cni.exclusive", Kind::Bool, "true", Built::Chart, "Move other plugins' configurations aside."),
-    key("cni.install", Kind::Bool, "true", Built::Chart, "Install plugin and configuration on the node."),
+    key("cni.exclusive", Kind::Bool, "true", Support::Chart, "Move other plugins' configurations aside."),
+    key("cni.install", Kind::Bool, "true", Support::Chart, "Install plugin and configuration on the node."),
     key(
         "cni.confPath",
         Kind::Text,
         "/etc/cni/net.d",
-        Built::Chart,
+        Support::Chart,
         "Folder of the runtime's network configurations.",
     ),
-    key("cni.binPath", Kind::Text, "/opt/cni/bin", Built::Chart, "Folder of the runtime's plugins."),
+    key("cni.binPath", Kind::Text, "/opt/cni/bin", Support::Chart, "Folder of the runtime's plugins."),
     key(
         "cni.chainingMode",
         Kind::Text,
         "none",
-        Built::Only(&["none"], "the plugin makes the interface itself"),
+        Support::Only(&["none"], "the plugin makes the interface itself"),
         "Work behind another plugin.",
     ),
     key("cni.customConf", Kind::Bool, "false", OFF, "Leave the network configuration to the administrator."),
     // Seeing.
-    key("debug.enabled", Kind::Bool, "false", Built::Yes, "Detailed log of the agent."),
+    key("debug.enabled", Kind::Bool, "false", Support::Full, "Detailed log of the agent."),
     key(
         "prometheus.enabled",
         Kind::Bool,
         "true",
-        Built::Only(&["true"], "/metrics is served on loopback"),
+        Support::Only(&["true"], "/metrics is served on loopback"),
         "Serve metrics.",
     ),
-    key("prometheus.port", PORT, "9962", Built::Yes, "Port of /metrics, /healthz and /readyz."),
+    key("prometheus.port", PORT, "9962", Support::Full, "Port of /metrics, /healthz and /readyz."),
     key(
         "prometheus.serviceMonitor.enabled",
         Kind::Bool,
         "false",
-        Built::Only(
+        Support::Only(
             &["false"],
             "/metrics is on the node's loopback, where only the node's own Prometheus reaches it",
         ),
@@ -662,14 +674,14 @@ pub const KEYS: &[Key] = &[
         "hubble.listenAddress",
         Kind::Text,
         "",
-        Built::Partly("Hubble's API is not built yet"),
+        Support::Ignored("Hubble's API is not built yet"),
         "Address of Hubble's API.",
     ),
     key(
         "hubble.metrics.enabled",
         Kind::Any,
         "",
-        Built::Partly("flow metrics are not built yet"),
+        Support::Ignored("flow metrics are not built yet"),
         "Flow metrics.",
     ),
     key("hubble.relay.enabled", Kind::Bool, "false", OFF, "Hubble for the whole cluster."),
@@ -679,44 +691,44 @@ pub const KEYS: &[Key] = &[
         "image",
         Kind::Any,
         "{repository: beeline/agent, tag: \"\", pullPolicy: IfNotPresent}",
-        Built::Chart,
+        Support::Chart,
         "The image of agent and plugin; without a tag, that of the chart's appVersion.",
     ),
-    key("imagePullSecrets", Kind::Any, "[]", Built::Chart, "Secrets to pull images."),
-    key("operator", Kind::Any, "", Built::Partly("Beeline has no operator"), "Cilium's operator."),
-    key("resources", Kind::Any, "{}", Built::Chart, "Resources of the agent's pod."),
-    key("tolerations", Kind::Any, "[{operator: Exists}]", Built::Chart, "Tolerations of the agent's pod."),
+    key("imagePullSecrets", Kind::Any, "[]", Support::Chart, "Secrets to pull images."),
+    key("operator", Kind::Any, "", Support::Ignored("Beeline has no operator"), "Cilium's operator."),
+    key("resources", Kind::Any, "{}", Support::Chart, "Resources of the agent's pod."),
+    key("tolerations", Kind::Any, "[{operator: Exists}]", Support::Chart, "Tolerations of the agent's pod."),
     key(
         "nodeSelector",
         Kind::Any,
         "{kubernetes.io/os: linux}",
-        Built::Chart,
+        Support::Chart,
         "Nodes on which the agent runs.",
     ),
-    key("affinity", Kind::Any, "{}", Built::Chart, "Affinity of the agent's pod."),
+    key("affinity", Kind::Any, "{}", Support::Chart, "Affinity of the agent's pod."),
     key(
         "priorityClassName",
         Kind::Text,
         "system-node-critical",
-        Built::Chart,
+        Support::Chart,
         "Priority of the agent's pod.",
     ),
     key(
         "updateStrategy",
         Kind::Any,
         "{type: RollingUpdate, rollingUpdate: {maxUnavailable: 2}}",
-        Built::Chart,
+        Support::Chart,
         "How the DaemonSet is updated.",
     ),
-    key("podAnnotations", Kind::Any, "{}", Built::Chart, "Annotations of the agent's pod."),
-    key("podLabels", Kind::Any, "{}", Built::Chart, "Labels of the agent's pod."),
-    key("extraArgs", Kind::List, "[]", Built::Chart, "Further arguments of the agent."),
-    key("extraEnv", Kind::Any, "[]", Built::Chart, "Further environment of the agent."),
+    key("podAnnotations", Kind::Any, "{}", Support::Chart, "Annotations of the agent's pod."),
+    key("podLabels", Kind::Any, "{}", Support::Chart, "Labels of the agent's pod."),
+    key("extraArgs", Kind::List, "[]", Support::Chart, "Further arguments of the agent."),
+    key("extraEnv", Kind::Any, "[]", Support::Chart, "Further environment of the agent."),
     key(
         "extraConfig",
         Kind::Any,
         "{}",
-        Built::Chart,
+        Support::Chart,
         "Further values for the agent's configuration alone; these win.",
     ),
 ];

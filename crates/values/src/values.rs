@@ -46,7 +46,7 @@ pub enum LoadBalancerMode {
 }
 
 /// Everything that a program of Beeline reads. What the schema knows beyond
-/// this has no effect yet and is named in [`crate::ParsedValues::not_built`].
+/// this has no effect yet and is named in [`crate::ParsedValues::not_implemented`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Values {
     /// `routingMode`.
@@ -195,7 +195,7 @@ struct Reader<'a>(&'a Settings);
 impl Reader<'_> {
     fn text(&self, name: &str) -> String {
         match self.0.get(name) {
-            Some(value) => crate::check::shown(value),
+            Some(value) => crate::check::to_text(value),
             None => schema::find(name).map(|key| key.default.to_owned()).unwrap_or_default(),
         }
     }
@@ -235,7 +235,7 @@ impl Reader<'_> {
 
     fn list(&self, name: &str) -> Vec<String> {
         match self.0.get(name) {
-            Some(Value::Array(items)) => items.iter().map(crate::check::shown).collect(),
+            Some(Value::Array(items)) => items.iter().map(crate::check::to_text).collect(),
             _ => Vec::new(),
         }
     }

@@ -26,11 +26,11 @@ fn unit_chart_without_values_is_the_agent_without_values() {
     let parsed = agents_settings(&objects).parse();
     assert_eq!(parsed.values, Values::default());
     assert_eq!(parsed.notices, Vec::<String>::new());
-    let said = Settings::from_set(&["kubeProxyReplacement=true"]).unwrap().parse().not_built;
-    assert_eq!(parsed.not_built, said, "no other default may be answered with a notice");
+    let said = Settings::from_set(&["kubeProxyReplacement=true"]).unwrap().parse().not_implemented;
+    assert_eq!(parsed.not_implemented, said, "no other default may be answered with a notice");
 
     let settings = agents_settings(&objects);
-    for name in chart::of_chart_alone() {
+    for name in chart::chart_only() {
         assert_eq!(settings.get(name), None, "{name} is for the chart alone");
     }
 

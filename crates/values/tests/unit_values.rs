@@ -35,14 +35,14 @@ fn unit_a_cilium_users_command_line_is_understood() {
             "ipv4.nativeRoutingCIDR is an old spelling: taken as ipv4NativeRoutingCIDR",
         ]
     );
-    let named = |name: &str| parsed.not_built.iter().any(|line| line.starts_with(name));
-    assert!(named("loadBalancer.mode=dsr"), "{:#?}", parsed.not_built);
+    let named = |name: &str| parsed.not_implemented.iter().any(|line| line.starts_with(name));
+    assert!(named("loadBalancer.mode=dsr"), "{:#?}", parsed.not_implemented);
     for name in ["bpf.masquerade", "kubeProxyReplacement", "ipv4NativeRoutingCIDR"] {
-        assert!(!named(name), "{name} is built, yet named in {:#?}", parsed.not_built);
+        assert!(!named(name), "{name} is built, yet named in {:#?}", parsed.not_implemented);
     }
     assert!(!named("routingMode") && !named("autoDirectNodeRoutes") && !named("k8sService"));
     assert!(
-        parsed.not_built.contains(
+        parsed.not_implemented.contains(
             &"loadBalancer.mode=dsr is accepted but not built yet: services use per-packet translation"
                 .to_owned()
         )
@@ -114,7 +114,7 @@ fn unit_nothing_set_means_defaults_and_silence() {
     for text in ["", "# nothing\n", "{}", "bpf: {}\n"] {
         let parsed = Settings::from_yaml(text).unwrap().parse();
         assert_eq!(parsed.values, Values::default());
-        assert!(parsed.notices.is_empty() && parsed.not_built.is_empty(), "{parsed:?}");
+        assert!(parsed.notices.is_empty() && parsed.not_implemented.is_empty(), "{parsed:?}");
     }
     let values = Values::default();
     assert_eq!(values.conntrack_capacity, 262_144);
@@ -132,7 +132,7 @@ fn unit_every_default_fits_its_own_type() {
         let parsed = settings.parse();
         assert!(parsed.notices.is_empty(), "{}: {:?}", key.name, parsed.notices);
         assert!(
-            key.name == "kubeProxyReplacement" || parsed.not_built.is_empty() || !key.is_built(),
+            key.name == "kubeProxyReplacement" || parsed.not_implemented.is_empty() || !key.is_implemented(),
             "{}",
             key.name
         );

@@ -29,7 +29,7 @@ impl Engine {
             problems: self.problems().into_iter().collect(),
             not_built: self
                 .configuration
-                .not_built
+                .not_implemented
                 .iter()
                 .cloned()
                 .chain(self.planner.ignored_fields())
