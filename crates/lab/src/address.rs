@@ -114,7 +114,7 @@ pub const ROUTER_BEHIND: Pair = Pair::on(1, 1);
 /// Where a node hangs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Side {
+pub enum Subnet {
     /// On the network of the control plane and the client.
     #[default]
     Direct,
@@ -122,12 +122,12 @@ pub enum Side {
     BehindRouter,
 }
 
-impl Side {
+impl Subnet {
     /// The router's address there.
     pub fn gateway(self) -> Pair {
         match self {
-            Side::Direct => ROUTER,
-            Side::BehindRouter => ROUTER_BEHIND,
+            Subnet::Direct => ROUTER,
+            Subnet::BehindRouter => ROUTER_BEHIND,
         }
     }
 }
@@ -140,8 +140,8 @@ pub fn in_network(uplink: u32, first: Pair) -> Pair {
 }
 
 /// All addresses of a node, by uplink.
-pub fn of_node(number: u32, side: Side, uplinks: u32) -> Vec<Pair> {
-    let first = node_on(number, side);
+pub fn of_node(number: u32, subnet: Subnet, uplinks: u32) -> Vec<Pair> {
+    let first = node_on(number, subnet);
     std::iter::once(first).chain((1..uplinks).map(|uplink| in_network(uplink, first))).collect()
 }
 
@@ -153,15 +153,15 @@ pub const CLIENT: Pair = Pair::host(200);
 
 /// The node of this number, from 1, on the first network.
 pub fn node(number: u32) -> Pair {
-    node_on(number, Side::Direct)
+    node_on(number, Subnet::Direct)
 }
 
 /// The node of this number, from 1.
-pub fn node_on(number: u32, side: Side) -> Pair {
+pub fn node_on(number: u32, subnet: Subnet) -> Pair {
     assert!((1..=NODES_MAX).contains(&number), "the caller checks the number of nodes");
-    match side {
-        Side::Direct => Pair::host(10 + number as u8),
-        Side::BehindRouter => Pair::on(1, 10 + number as u8),
+    match subnet {
+        Subnet::Direct => Pair::host(10 + number as u8),
+        Subnet::BehindRouter => Pair::on(1, 10 + number as u8),
     }
 }
 
@@ -187,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn unit_addresses_read_alike_in_both_families() {
+    fn unit_host_parts_match_in_both_families() {
         assert_eq!(ROUTER.ipv6.to_string(), "fd00:172:30::1");
         assert_eq!(CLIENT.ipv4.to_string(), "172.30.0.200");
         assert_eq!(CLIENT.ipv6.to_string(), "fd00:172:30::200");
         assert_eq!(node(1).ipv4.to_string(), "172.30.0.11");
         assert_eq!(node(1).ipv6.to_string(), "fd00:172:30::11");
-        let second = of_node(1, Side::BehindRouter, 2)[1];
+        let second = of_node(1, Subnet::BehindRouter, 2)[1];
         assert_eq!(
             (second.ipv4.to_string(), second.ipv6.to_string()),
             ("172.30.2.11".into(), "fd00:172:30:2::11".into())
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn unit_no_two_hosts_share_an_address() {
         let mut all: Vec<Pair> = (1..=NODES_MAX).map(node).collect();
-        all.extend((1..=NODES_MAX).map(|number| node_on(number, Side::BehindRouter)));
+        all.extend((1..=NODES_MAX).map(|number| node_on(number, Subnet::BehindRouter)));
         all.extend([ROUTER, ROUTER_BEHIND, CONTROL_PLANE, CLIENT]);
         for uplink in 1..UPLINKS_MAX {
             all.extend((1..=NODES_MAX).map(|number| in_network(uplink, node(number))));

@@ -8,7 +8,7 @@ use beeline_kernel::cgroup;
 use crate::mounts;
 use crate::paths::{LabName, LabPaths};
 
-/// Finds cgroup2, or mounts it below the lab's folder, and names the lab's
+/// Finds cgroup2, or mounts it below the lab's directory, and names the lab's
 /// cgroup in it.
 pub fn lab_cgroup(name: &LabName, paths: &LabPaths) -> Result<PathBuf> {
     let mount = match mounts::cgroup2()? {

@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 use crate::leaks::leaks;
 use crate::paths::{LabName, LabPaths, ROOT};
 use crate::record::LabRecord;
-use crate::{cgroup, claim, mounts};
+use crate::{cgroup, lock, mounts};
 
 /// How long processes may take to vanish after SIGKILL.
-const VANISH_TIMEOUT: Duration = Duration::from_secs(5);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was there and is gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Removed {
     bpf_mounts: usize,
     other_mounts: usize,
     cgroup: Option<String>,
-    folder: Option<String>,
+    directory: Option<String>,
 }
 
 impl fmt::Display for Removed {
@@ -43,8 +43,8 @@ impl fmt::Display for Removed {
             ),
             counted(self.bpf_mounts, "bpffs with its pins", "bpffs with their pins"),
             counted(self.other_mounts, "other mount", "other mounts"),
-            self.cgroup.as_ref().map(|path| format!("the cgroups below {path}")),
-            self.folder.clone(),
+            self.cgroup.as_ref().map(|path| format!("cgroups below {path}")),
+            self.directory.clone(),
         ];
         f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
@@ -54,7 +54,7 @@ impl fmt::Display for Removed {
 /// nothing. Tries every step and reports every failure.
 pub fn down(name: &LabName) -> Result<Option<Removed>> {
     let paths = LabPaths::new(name);
-    let lock = claim::lock(paths.root())?;
+    let lock = lock::acquire(paths.root())?;
     if leaks(name).is_empty() {
         return Ok(None);
     }
@@ -69,18 +69,18 @@ pub fn down(name: &LabName) -> Result<Option<Removed>> {
     for error in mounts::unmount_below(paths.root()) {
         note(Err(error));
     }
-    note(remove_folder(paths.root()));
+    note(remove_directory(paths.root()));
     drop(lock);
-    // The last lab takes the folder above it along; others keep it.
+    // The last lab takes the directory above it along; others keep it.
     let _ = fs::remove_dir(ROOT);
-    let deadline = Instant::now() + VANISH_TIMEOUT;
+    let deadline = Instant::now() + CLEANUP_TIMEOUT;
     while !leaks(name).is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
     let mut messages: Vec<String> = problems.iter().map(|problem| format!("{problem:#}")).collect();
     messages.extend(leaks(name));
     if !messages.is_empty() {
-        bail!("lab {name} is not wholly removed:\n  {}", messages.join("\n  "));
+        bail!("lab {name} was not removed completely:\n  {}", messages.join("\n  "));
     }
     Ok(Some(found))
 }
@@ -96,7 +96,7 @@ fn look(name: &LabName, paths: &LabPaths) -> Removed {
         bpf_mounts,
         other_mounts: mounts.len() - namespaces - bpf_mounts,
         cgroup: cgroup.map(|path| path.display().to_string()),
-        folder: paths.root().exists().then(|| paths.root().display().to_string()),
+        directory: paths.root().exists().then(|| paths.root().display().to_string()),
     }
 }
 
@@ -108,14 +108,18 @@ fn kill_daemon(paths: &LabPaths) {
     }
 }
 
-fn remove_folder(folder: &Path) -> Result<()> {
-    let mounts = mounts::below(folder)?;
+fn remove_directory(directory: &Path) -> Result<()> {
+    let mounts = mounts::below(directory)?;
     if !mounts.is_empty() {
-        bail!("{} is kept: {} mounts are still below it", folder.display(), mounts.len());
+        bail!(
+            "{} was not removed: {} file systems are still mounted below it",
+            directory.display(),
+            mounts.len()
+        );
     }
-    match fs::remove_dir_all(folder) {
+    match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
         }
         _ => Ok(()),
     }
@@ -126,9 +130,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_what_was_removed_is_said_in_words() {
+    fn unit_removed_objects_are_listed() {
         let removed =
-            Removed { processes: 1, namespaces: 7, folder: Some("/run/x".into()), ..Removed::default() };
+            Removed { processes: 1, namespaces: 7, directory: Some("/run/x".into()), ..Removed::default() };
         assert_eq!(removed.to_string(), "1 process, 7 network namespaces with their links, /run/x");
     }
 }

@@ -79,11 +79,11 @@ impl std::str::FromStr for EchoPort {
 
     fn from_str(text: &str) -> Result<EchoPort> {
         let (port, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
-        let port = port.parse().with_context(|| format!("{text:?} holds no port number"))?;
+        let port = port.parse().with_context(|| format!("{text:?} has no port number"))?;
         match protocol {
             "TCP" => Ok(EchoPort { port, udp: false }),
             "UDP" => Ok(EchoPort { port, udp: true }),
-            other => bail!("beeline/echo serves TCP and UDP, not {other} (port {port})"),
+            other => bail!("beeline/echo supports TCP and UDP, not {other} (port {port})"),
         }
     }
 }
@@ -100,14 +100,14 @@ pub fn run(ports: &[EchoPort]) -> Result<()> {
                     .with_context(|| format!("cannot listen on port {} of {ip}", port.port))?;
             }
         }
-        tell_ready();
+        notify_ready();
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         terminate.recv().await;
         Ok(())
     })
 }
 
-fn tell_ready() {
+fn notify_ready() {
     let Some(fd) = std::env::var(READY_FD).ok().and_then(|text| text.parse::<RawFd>().ok()) else {
         return;
     };
@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_http_is_told_from_other_bytes() {
+    fn unit_http_is_distinguished_from_other_bytes() {
         assert_eq!(http_or_not(b"GET / HT"), Some(true));
         assert_eq!(http_or_not(b"GE"), None);
         assert_eq!(http_or_not(b""), None);

@@ -11,11 +11,11 @@ use anyhow::{Context, Result, bail};
 use beeline_kernel::netns::NetNs;
 
 use crate::cgroup;
+use crate::mount_namespace::MountNamespace;
 use crate::paths::{LabName, LabPaths, PodPaths, ROOT};
 use crate::process::ProcessId;
 use crate::programs::typed;
 use crate::record::{LabRecord, PodRecord, pod_records, read_json};
-use crate::space::Space;
 
 /// Becomes `command` inside a pod. Returns only if that fails.
 /// It sees what a container sees, as long as that runs; the network is there
@@ -28,16 +28,20 @@ pub fn pod(
     command: &[OsString],
 ) -> Result<()> {
     let paths = LabPaths::new(name);
-    require(name, &paths)?;
+    require_lab(name, &paths)?;
     let pods = pod_records(&paths);
     let record = find_pod(&pods, namespace, pod)?;
-    let space = space_of(&paths.pod(namespace, pod), record, container)?;
-    become_command(&record.netns, &record.cgroup, space.as_ref(), command)
+    let mount_ns = mount_namespace_of(&paths.pod(namespace, pod), record, container)?;
+    exec_command(&record.netns, &record.cgroup, mount_ns.as_ref(), command)
 }
 
 /// The mounts and the host name of a container; none if none was named and
 /// none runs.
-fn space_of(paths: &PodPaths, pod: &PodRecord, container: Option<&str>) -> Result<Option<Space>> {
+fn mount_namespace_of(
+    paths: &PodPaths,
+    pod: &PodRecord,
+    container: Option<&str>,
+) -> Result<Option<MountNamespace>> {
     let wanted: Vec<&str> = match container {
         Some(name) => vec![find_container(pod, name)?],
         None => pod.containers.iter().map(String::as_str).collect(),
@@ -45,11 +49,11 @@ fn space_of(paths: &PodPaths, pod: &PodRecord, container: Option<&str>) -> Resul
     for name in wanted {
         let process: Option<ProcessId> = read_json(&paths.container(name).process())?;
         if let Some(process) = process.filter(|process| process.alive()) {
-            return Space::of_process(process).map(Some);
+            return MountNamespace::of_process(process).map(Some);
         }
     }
     match container {
-        Some(name) => bail!("the container {name} of pod {}/{} does not run", pod.namespace, pod.name),
+        Some(name) => bail!("container {name} of pod {}/{} is not running", pod.namespace, pod.name),
         None => Ok(None),
     }
 }
@@ -65,40 +69,40 @@ pub fn find_container<'a>(pod: &'a PodRecord, name: &str) -> Result<&'a str> {
 
 /// Becomes `command` inside a node. Returns only if that fails.
 pub fn node(name: &LabName, node: &str, command: &[OsString]) -> Result<()> {
-    let lab = require(name, &LabPaths::new(name))?;
-    let Some(place) = lab.nodes.get(node) else {
+    let lab = require_lab(name, &LabPaths::new(name))?;
+    let Some(host) = lab.nodes.get(node) else {
         let nodes: Vec<&str> = lab.nodes.keys().map(String::as_str).collect();
         bail!("lab {name} has no node {node:?}; it has {}", nodes.join(", "));
     };
-    if !place.netns.exists() {
-        bail!("{node} is switched off; start it with: {} {node}", typed("node-start", name));
+    if !host.netns.exists() {
+        bail!("{node} is powered off; start it with: {} {node}", typed("node-start", name));
     }
-    become_command(&place.netns, &place.cgroup, None, command)
+    exec_command(&host.netns, &host.cgroup, None, command)
 }
 
 /// Becomes `command` on the client or the router. Returns only if that
 /// fails.
-pub fn other(name: &LabName, place: &str, command: &[OsString]) -> Result<()> {
-    let lab = require(name, &LabPaths::new(name))?;
-    let place = lab.others.get(place).with_context(|| format!("lab {name} has no {place}"))?;
-    become_command(&place.netns, &place.cgroup, None, command)
+pub fn outside_host(name: &LabName, host: &str, command: &[OsString]) -> Result<()> {
+    let lab = require_lab(name, &LabPaths::new(name))?;
+    let host = lab.others.get(host).with_context(|| format!("lab {name} has no {host}"))?;
+    exec_command(&host.netns, &host.cgroup, None, command)
 }
 
 /// The record of a lab that must exist.
-pub fn require(name: &LabName, paths: &LabPaths) -> Result<LabRecord> {
+pub fn require_lab(name: &LabName, paths: &LabPaths) -> Result<LabRecord> {
     let record = LabRecord::read(paths)?;
     record.with_context(|| {
-        format!("there is no lab named {name}; start one with: {}{}", typed("up", name), others())
+        format!("there is no lab named {name}; start it with: {}{}", typed("up", name), existing_labs())
     })
 }
 
 /// Names the labs that there are, as the end of a sentence.
-pub fn others() -> String {
+pub fn existing_labs() -> String {
     let entries = std::fs::read_dir(ROOT).into_iter().flatten().flatten();
     let mut names: Vec<String> =
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    if names.is_empty() { String::new() } else { format!(" (there are: {})", names.join(", ")) }
+    if names.is_empty() { String::new() } else { format!(" (existing labs: {})", names.join(", ")) }
 }
 
 /// The command itself cannot be run.
@@ -136,18 +140,23 @@ pub fn find_pod<'a>(pods: &'a [PodRecord], namespace: &str, name: &str) -> Resul
     bail!("there is no pod {namespace}/{name}; there are:\n  {}", candidates.join("\n  "))
 }
 
-fn become_command(netns: &Path, cgroup: &Path, space: Option<&Space>, command: &[OsString]) -> Result<()> {
+fn exec_command(
+    netns: &Path,
+    cgroup: &Path,
+    mount_ns: Option<&MountNamespace>,
+    command: &[OsString],
+) -> Result<()> {
     let Some((program, arguments)) = command.split_first() else {
-        bail!("say what to run: ... -- CMD");
+        bail!("no command given; usage: ... -- CMD");
     };
     let namespace = NetNs::open(netns)
         .with_context(|| format!("cannot open the network namespace {}", netns.display()))?;
     cgroup::enter(cgroup)?;
     namespace.enter_this_thread().with_context(|| format!("cannot enter {}", netns.display()))?;
-    if let Some(space) = space {
+    if let Some(mount_ns) = mount_ns {
         let here = std::env::current_dir();
-        space.enter_this_thread().context("cannot enter the container")?;
-        // As before, if the container has that folder too; else at its root.
+        mount_ns.enter_this_thread().context("cannot enter the container")?;
+        // As before, if the container has that directory too; else at its root.
         let _ = here.and_then(std::env::set_current_dir);
     }
     let error = Command::new(program).args(arguments).exec();
@@ -172,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_an_unknown_pod_is_answered_with_those_that_exist() {
+    fn unit_an_unknown_pod_error_lists_the_existing_pods() {
         let pods = [pod("default", "a"), pod("kube-system", "b")];
         assert_eq!(find_pod(&pods, "kube-system", "b").unwrap().name, "b");
         let error = find_pod(&pods, "default", "b").unwrap_err().to_string();

@@ -5,7 +5,7 @@
 //! ```no_run
 //! use beeline_lab::harness::TestLab;
 //!
-//! let lab = TestLab::up("story");
+//! let lab = TestLab::up("suffix");
 //! lab.client().run(["ping", "-c1", "172.30.0.11"]).succeeds();
 //! lab.down();
 //! ```
@@ -27,10 +27,10 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::leaks::Snapshot;
+use crate::log_tail::last_lines;
 use crate::paths::{LabName, LabPaths};
 use crate::protocol::{PodStatus, ServiceStatus, Status};
 use crate::record::{LabRecord, pod_records};
-use crate::tail::last_lines;
 
 /// How long a command may take unless a test says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ const VERB_TIMEOUT: Duration = Duration::from_secs(180);
 /// Lines of every log that are shown when a test fails.
 const LOG_LINES: usize = 40;
 
-/// Names the folder of the programs to test, instead of the one that the test
+/// Names the directory of the programs to test, instead of the one that the test
 /// was built into.
 const PROGRAMS: &str = "BEELINE_TEST_PROGRAMS";
 
@@ -54,35 +54,35 @@ pub struct TestLab {
 
 impl TestLab {
     /// Three nodes.
-    pub fn up(story: &str) -> TestLab {
-        TestLab::up_with(story, &[])
+    pub fn up(suffix: &str) -> TestLab {
+        TestLab::up_with(suffix, &[])
     }
 
     /// With further arguments of `up`.
-    pub fn up_with(story: &str, arguments: &[&str]) -> TestLab {
-        let lab = TestLab::named(story);
+    pub fn up_with(suffix: &str, arguments: &[&str]) -> TestLab {
+        let lab = TestLab::named(suffix);
         lab.verb(&[&["up"], arguments].concat()).succeeds();
         lab
     }
 
     /// Brings the lab up with these variables in the environment of its
     /// processes: the daemon's, the agents' and the API's.
-    pub fn up_under(&self, environment: &[(&str, &str)], arguments: &[&str]) {
+    pub fn up_with_env(&self, environment: &[(&str, &str)], arguments: &[&str]) {
         let mut command = self.program("up");
         command.args(arguments).envs(environment.iter().copied());
         start(command, "").finish(VERB_TIMEOUT).succeeds();
     }
 
     /// A name and what the machine looks like, with no lab yet.
-    pub fn named(story: &str) -> TestLab {
+    pub fn named(suffix: &str) -> TestLab {
         static COUNT: AtomicU32 = AtomicU32::new(1);
-        assert!(nix::unistd::geteuid().is_root(), "tests with a lab need root: sudo, or make test");
+        assert!(nix::unistd::geteuid().is_root(), "lab tests must run as root: use sudo or make test");
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         // The number of the run tells its leak check which labs are its own.
         let run = std::env::var("BEELINE_TEST_RUN").map_or_else(|_| String::new(), |run| format!("{run}-"));
-        let mut name = format!("t{run}{}-{number}-{story}", std::process::id());
+        let mut name = format!("t{run}{}-{number}-{suffix}", std::process::id());
         name.truncate(32);
-        let name = LabName::parse(&name).expect("a story is told in letters, digits and dashes");
+        let name = LabName::parse(&name).expect("test lab names consist of letters, digits and dashes");
         TestLab { name, before: Snapshot::take(), is_down: false }
     }
 
@@ -98,11 +98,11 @@ impl TestLab {
 
     /// `beeline lab VERB ... --name NAME`.
     pub fn verb(&self, arguments: &[&str]) -> Outcome {
-        self.verb_reading(arguments, "")
+        self.verb_with_stdin(arguments, "")
     }
 
     /// The same with something on standard input.
-    pub fn verb_reading(&self, arguments: &[&str], input: &str) -> Outcome {
+    pub fn verb_with_stdin(&self, arguments: &[&str], input: &str) -> Outcome {
         let mut command = self.program(arguments.first().copied().unwrap_or_default());
         command.args(arguments.iter().skip(1));
         start(command, input).finish(VERB_TIMEOUT)
@@ -144,7 +144,7 @@ impl TestLab {
 
     /// Applies manifests and waits until they are programmed.
     pub fn apply(&self, manifests: &str) {
-        self.verb_reading(&["apply", "-f", "-"], manifests).succeeds();
+        self.verb_with_stdin(&["apply", "-f", "-"], manifests).succeeds();
     }
 
     /// The state of everything.
@@ -170,28 +170,28 @@ impl TestLab {
     }
 
     /// A pod of the namespace `default`.
-    pub fn pod(&self, name: &str) -> Place<'_> {
-        self.place(&["exec", name], PlaceKind::Pod(name.to_owned()))
+    pub fn pod(&self, name: &str) -> ExecTarget<'_> {
+        self.exec_target(&["exec", name], ExecTargetKind::Pod(name.to_owned()))
     }
 
     /// A node.
-    pub fn node(&self, name: &str) -> Place<'_> {
-        self.place(&["node", name], PlaceKind::Node(name.to_owned()))
+    pub fn node(&self, name: &str) -> ExecTarget<'_> {
+        self.exec_target(&["node", name], ExecTargetKind::Node(name.to_owned()))
     }
 
     /// The host outside the cluster.
-    pub fn client(&self) -> Place<'_> {
-        self.place(&["client"], PlaceKind::Other("client"))
+    pub fn client(&self) -> ExecTarget<'_> {
+        self.exec_target(&["client"], ExecTargetKind::Other("client"))
     }
 
     /// The router.
-    pub fn router(&self) -> Place<'_> {
-        self.place(&["router"], PlaceKind::Other("router"))
+    pub fn router(&self) -> ExecTarget<'_> {
+        self.exec_target(&["router"], ExecTargetKind::Other("router"))
     }
 
-    fn place(&self, verb: &[&str], kind: PlaceKind) -> Place<'_> {
+    fn exec_target(&self, verb: &[&str], kind: ExecTargetKind) -> ExecTarget<'_> {
         let verb = verb.iter().map(|word| (*word).to_owned()).collect();
-        Place { lab: self, verb, kind, timeout: TIMEOUT }
+        ExecTarget { lab: self, verb, kind, timeout: TIMEOUT }
     }
 
     /// Waits until something holds; fails the test, saying what, if it does
@@ -199,7 +199,7 @@ impl TestLab {
     pub fn wait_until(&self, what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + timeout;
         while !holds() {
-            assert!(Instant::now() < deadline, "after {} s not yet: {what}", timeout.as_secs_f32());
+            assert!(Instant::now() < deadline, "timed out after {} s: {what}", timeout.as_secs_f32());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -224,8 +224,9 @@ impl TestLab {
     /// Everything that may explain a failure.
     pub fn state(&self) -> String {
         let mut parts = vec![format!("==== the lab {}", self.name)];
-        let show =
-            |place: Place<'_>, words: &[&str]| place.timeout(Duration::from_secs(5)).run(words).to_string();
+        let show = |target: ExecTarget<'_>, words: &[&str]| {
+            target.timeout(Duration::from_secs(5)).run(words).to_string()
+        };
         parts.push(self.verb(&["status"]).to_string());
         if let Ok(Some(record)) = LabRecord::read(&self.paths()) {
             for node in record.nodes.keys() {
@@ -261,7 +262,7 @@ impl Drop for TestLab {
         // A second panic would end the process, and with it the tests to come.
         let last = |work: &dyn Fn() -> String| {
             let done = catch_unwind(AssertUnwindSafe(work));
-            eprintln!("{}", done.unwrap_or_else(|_| "this failed, too".into()));
+            eprintln!("{}", done.unwrap_or_else(|_| "this failed as well".into()));
         };
         last(&|| self.state());
         last(&|| self.verb(&["down"]).to_string());
@@ -270,32 +271,32 @@ impl Drop for TestLab {
 
 /// A program beside those that are tested.
 pub fn program(name: &str) -> PathBuf {
-    let folder = std::env::var_os(PROGRAMS).map(PathBuf::from).or_else(|| {
-        // Tests are built into a folder below the programs'.
+    let directory = std::env::var_os(PROGRAMS).map(PathBuf::from).or_else(|| {
+        // Tests are built into a directory below the programs'.
         Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned())
     });
-    let path = folder.expect("a test has a folder").join(name);
+    let path = directory.expect("a test has a directory").join(name);
     assert!(path.exists(), "{} is missing: build it with make build", path.display());
     path
 }
 
 /// Somewhere in a lab where commands run.
 #[derive(Clone)]
-pub struct Place<'a> {
+pub struct ExecTarget<'a> {
     lab: &'a TestLab,
     verb: Vec<String>,
-    kind: PlaceKind,
+    kind: ExecTargetKind,
     timeout: Duration,
 }
 
 #[derive(Clone)]
-enum PlaceKind {
+enum ExecTargetKind {
     Pod(String),
     Node(String),
     Other(&'static str),
 }
 
-impl Place<'_> {
+impl ExecTarget<'_> {
     /// The same with another patience.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -304,11 +305,15 @@ impl Place<'_> {
 
     /// Runs a command to its end.
     pub fn run<T: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = T>) -> Outcome {
-        self.run_reading(command, "")
+        self.run_with_stdin(command, "")
     }
 
     /// The same with something on standard input.
-    pub fn run_reading<T: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = T>, input: &str) -> Outcome {
+    pub fn run_with_stdin<T: AsRef<OsStr>>(
+        &self,
+        command: impl IntoIterator<Item = T>,
+        input: &str,
+    ) -> Outcome {
         start(self.command(command), input).finish(self.timeout)
     }
 
@@ -330,13 +335,13 @@ impl Place<'_> {
 
     /// Its network namespace, for probes that this process makes itself
     /// (`netns.enter(|| ...)`): a thousand times faster than a command. They
-    /// are not in the place's cgroup.
+    /// are not in the target's cgroup.
     pub fn netns(&self) -> NetNs {
         let paths = self.lab.paths();
         let path = match &self.kind {
-            PlaceKind::Node(name) => paths.node(name).netns(),
-            PlaceKind::Other(name) => paths.netns(name),
-            PlaceKind::Pod(name) => {
+            ExecTargetKind::Node(name) => paths.node(name).netns(),
+            ExecTargetKind::Other(name) => paths.netns(name),
+            ExecTargetKind::Pod(name) => {
                 let pods = pod_records(&paths);
                 let found = pods.into_iter().find(|pod| pod.namespace == "default" && pod.name == *name);
                 found.unwrap_or_else(|| panic!("there is no pod default/{name}")).netns
@@ -370,21 +375,21 @@ impl Outcome {
     /// Fails the test unless it returned 0.
     #[track_caller]
     pub fn succeeds(self) -> Outcome {
-        assert!(self.is_success(), "a command failed\n{self}");
+        assert!(self.is_success(), "command failed\n{self}");
         self
     }
 
     /// Fails the test unless it ended with an error.
     #[track_caller]
     pub fn fails(self) -> Outcome {
-        assert!(self.code.is_some_and(|code| code != 0), "a command should have failed\n{self}");
+        assert!(self.code.is_some_and(|code| code != 0), "expected the command to fail\n{self}");
         self
     }
 
     /// Fails the test unless standard error holds these words.
     #[track_caller]
-    pub fn says(self, words: &str) -> Outcome {
-        assert!(self.stderr.contains(words), "a command should have said {words:?}\n{self}");
+    pub fn stderr_contains(self, words: &str) -> Outcome {
+        assert!(self.stderr.contains(words), "expected {words:?} on standard error\n{self}");
         self
     }
 }
@@ -420,7 +425,7 @@ impl Background {
         let deadline = Instant::now() + timeout;
         while !self.stdout.text().contains(words) && !self.stderr.text().contains(words) {
             let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
-            assert!(Instant::now() < deadline, "{} did not say {words:?}\n{stdout}{stderr}", self.shown);
+            assert!(Instant::now() < deadline, "{} did not print {words:?}\n{stdout}{stderr}", self.shown);
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -10,14 +10,14 @@ use anyhow::{Result, bail};
 use crate::paths::{LabName, LabPaths};
 use crate::{cgroup, mounts};
 
-/// What is left of a lab, in words: its folder, mounts (network namespaces
+/// What is left of a lab, in words: its directory, mounts (network namespaces
 /// and bpffs with their pins), cgroups, processes. Links live in the
 /// namespaces and go with them.
 pub fn leaks(name: &LabName) -> Vec<String> {
     let paths = LabPaths::new(name);
     let mut found = Vec::new();
     if paths.root().exists() {
-        found.push(format!("the folder {}", paths.root().display()));
+        found.push(format!("the directory {}", paths.root().display()));
     }
     match mounts::below(paths.root()) {
         Ok(mounts) => {
@@ -39,9 +39,9 @@ pub fn leaks(name: &LabName) -> Vec<String> {
     found
 }
 
-/// Programs of a lab that work with its folder: their command line names it.
-fn processes(folder: &Path) -> Vec<String> {
-    let needle = format!("{}/", folder.display());
+/// Programs of a lab that work with its directory: their command line names it.
+fn processes(directory: &Path) -> Vec<String> {
+    let needle = format!("{}/", directory.display());
     let ours = commands().filter(|(_, command)| {
         let program = command.split(' ').next().unwrap_or_default();
         let known = ["beeline-agent", "beeline-lab", "beeline-cni"];
@@ -113,16 +113,16 @@ impl Snapshot {
         if left.is_empty() {
             return Ok(());
         }
-        bail!("lab {name} has left behind:\n  {}", left.join("\n  "))
+        bail!("lab {name} left behind:\n  {}", left.join("\n  "))
     }
 }
 
-fn names(folder: impl AsRef<Path>) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+fn names(directory: impl AsRef<Path>) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
-/// The folders and pins at the top of a bpffs.
+/// The directories and pins at the top of a bpffs.
 fn pins(mount: &Path) -> Vec<String> {
     names(mount).map(|name| format!("pin {}/{name}", mount.display())).collect()
 }
@@ -132,14 +132,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_what_is_there_before_and_after_is_no_leak() {
+    fn unit_pre_existing_objects_are_not_leaks() {
         let name = LabName::parse("no-such-lab").unwrap();
         assert!(leaks(&name).is_empty());
         Snapshot::take().check(&name).unwrap();
     }
 
     #[test]
-    fn unit_what_is_new_and_bears_the_name_is_a_leak() {
+    fn unit_new_objects_with_the_labs_name_are_leaks() {
         let mut before = Snapshot::take();
         let name = LabName::parse("no-such-lab").unwrap();
         before.0.retain(|line| line != "link lo");

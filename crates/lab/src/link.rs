@@ -5,9 +5,9 @@ use anyhow::{Context, Result, bail};
 use beeline_kernel::netns::NetNs;
 use serde::{Deserialize, Serialize};
 
-use crate::address::{self, Side, UPLINK};
+use crate::address::{self, Subnet, UPLINK};
 use crate::paths::LabPaths;
-use crate::{topology, wire};
+use crate::{netdev, topology};
 
 /// A cable as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,12 +20,13 @@ pub struct Link {
     /// Percent of the packets that are lost, each way.
     pub loss_percent: f64,
     /// The network.
-    pub side: Side,
+    #[serde(rename = "side")]
+    pub subnet: Subnet,
 }
 
 impl Default for Link {
     fn default() -> Link {
-        Link { mtu: wire::MTU, up: true, loss_percent: 0.0, side: Side::Direct }
+        Link { mtu: netdev::MTU, up: true, loss_percent: 0.0, subnet: Subnet::Direct }
     }
 }
 
@@ -36,19 +37,19 @@ pub struct Change {
     /// MTU of both ends, in bytes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: Option<u32>,
-    /// Pull the cable: the node's uplink loses its carrier
+    /// Set the link down: the node's uplink loses carrier
     #[arg(long, conflicts_with = "up")]
     pub down: bool,
-    /// Plug it in again
+    /// Set the link up
     #[arg(long)]
     pub up: bool,
-    /// Lose this many percent of the packets, each way; 0 ends it
+    /// Packet loss in percent, in each direction; 0 turns it off
     #[arg(long, value_name = "P", value_parser = percent)]
     pub loss: Option<f64>,
-    /// Move the node to the network behind the router: its addresses change
+    /// Move the node to the network behind the router; its addresses change
     #[arg(long, conflicts_with = "direct")]
     pub behind_router: bool,
-    /// Move it back to the network of the control plane and the client
+    /// Move the node back to the network of the control plane and the client
     #[arg(long)]
     pub direct: bool,
 }
@@ -57,7 +58,7 @@ fn percent(text: &str) -> Result<f64> {
     let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
     match number.filter(|percent| (0.0..=100.0).contains(percent)) {
         Some(percent) => Ok(percent),
-        None => bail!("write percent, from 0 to 100"),
+        None => bail!("expected a percentage from 0 to 100"),
     }
 }
 
@@ -70,18 +71,18 @@ impl Change {
 
 impl Link {
     /// A cable that nobody has changed, on this network.
-    pub fn on(side: Side) -> Link {
-        Link { side, ..Link::default() }
+    pub fn on(subnet: Subnet) -> Link {
+        Link { subnet, ..Link::default() }
     }
 
     /// With a change.
     pub fn changed(self, change: &Change) -> Link {
-        let side = if change.direct { Side::Direct } else { self.side };
+        let subnet = if change.direct { Subnet::Direct } else { self.subnet };
         Link {
             mtu: change.mtu.unwrap_or(self.mtu),
             up: (self.up || change.up) && !change.down,
             loss_percent: change.loss.unwrap_or(self.loss_percent),
-            side: if change.behind_router { Side::BehindRouter } else { side },
+            subnet: if change.behind_router { Subnet::BehindRouter } else { subnet },
         }
     }
 
@@ -89,9 +90,10 @@ impl Link {
     pub fn describe(&self) -> String {
         let usual = Link::default();
         let parts = [
-            (self.side != usual.side).then(|| "behind the router".to_owned()),
+            (self.subnet != usual.subnet).then(|| "behind the router".to_owned()),
             (self.mtu != usual.mtu).then(|| format!("MTU {}", self.mtu)),
-            (self.loss_percent > 0.0).then(|| format!("loses {} % each way", self.loss_percent)),
+            (self.loss_percent > 0.0)
+                .then(|| format!("{} % packet loss in each direction", self.loss_percent)),
             (!self.up).then(|| "down".to_owned()),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -105,18 +107,18 @@ pub fn apply(paths: &LabPaths, number: u32, uplink: u32, before: &Link, after: &
         let node = NetNs::open(paths.node(&address::node_name(number)).netns())?;
         let switch = NetNs::open(paths.netns("switch"))?;
         if before.mtu != after.mtu {
-            wire::set_mtu(&switch, &port, after.mtu)?;
-            wire::set_mtu(&node, &device, after.mtu)?;
+            netdev::set_mtu(&switch, &port, after.mtu)?;
+            netdev::set_mtu(&node, &device, after.mtu)?;
         }
         if before.loss_percent != after.loss_percent {
-            wire::set_loss(&switch, &port, after.loss_percent)?;
+            netdev::set_loss(&switch, &port, after.loss_percent)?;
         }
-        if before.side != after.side {
-            wire::plug_into(&switch, &port, topology::bridge(after.side))?;
-            readdress(&node, number, before.side, after.side)?;
+        if before.subnet != after.subnet {
+            netdev::move_to_bridge(&switch, &port, topology::bridge(after.subnet))?;
+            readdress(&node, number, before.subnet, after.subnet)?;
         }
         if before.up != after.up {
-            wire::set_up(&switch, &port, after.up)?;
+            netdev::set_up(&switch, &port, after.up)?;
         }
         Ok(())
     };
@@ -124,10 +126,10 @@ pub fn apply(paths: &LabPaths, number: u32, uplink: u32, before: &Link, after: &
 }
 
 /// The old addresses go last: a device without any loses all its routes.
-fn readdress(node: &NetNs, number: u32, before: Side, after: Side) -> Result<()> {
+fn readdress(node: &NetNs, number: u32, before: Subnet, after: Subnet) -> Result<()> {
     topology::address_host(node, address::node_on(number, after), after)?;
     let old = address::node_on(number, before).with_prefixes();
-    old.into_iter().try_for_each(|(ip, bits)| wire::remove_address(node, UPLINK, ip, bits))
+    old.into_iter().try_for_each(|(ip, bits)| netdev::remove_address(node, UPLINK, ip, bits))
 }
 
 #[cfg(test)]
@@ -135,14 +137,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_a_change_leaves_the_rest_as_it_was() {
-        let bad = Link { mtu: 1400, up: false, loss_percent: 5.0, side: Side::BehindRouter };
+    fn unit_a_change_keeps_the_other_settings() {
+        let bad = Link { mtu: 1400, up: false, loss_percent: 5.0, subnet: Subnet::BehindRouter };
         assert_eq!(bad.changed(&Change::default()), bad);
         let up = Change { up: true, loss: Some(0.0), ..Change::default() };
         assert_eq!(bad.changed(&up), Link { up: true, loss_percent: 0.0, ..bad });
         let direct = Change { direct: true, down: true, ..Change::default() };
         assert_eq!(Link::default().changed(&direct), Link { up: false, ..Link::default() });
-        assert_eq!(bad.describe(), "behind the router, MTU 1400, loses 5 % each way, down");
+        assert_eq!(bad.describe(), "behind the router, MTU 1400, 5 % packet loss in each direction, down");
         assert_eq!(Link::default().describe(), "");
     }
 

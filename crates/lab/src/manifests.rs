@@ -1,4 +1,4 @@
-//! Manifests from files and folders, read before anything is built: what does
+//! Manifests from files and directories, read before anything is built: what does
 //! not parse is told with its file and line.
 
 use std::fs;
@@ -12,7 +12,7 @@ use crate::protocol::Manifest;
 /// Names of files that hold manifests end like this.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
-/// Reads what `-f` names: files, folders (their manifests, by name) and `-`
+/// Reads what `-f` names: files, directories (their manifests, by name) and `-`
 /// for standard input. Every document is parsed here; every mistake is told,
 /// and one is enough to read nothing.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
@@ -43,7 +43,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
         if path == Path::new("-") {
             manifests.push(standard_input()?);
         } else if path.is_dir() {
-            manifests.extend(folder(path)?);
+            manifests.extend(directory(path)?);
         } else {
             manifests.push(file(path)?);
         }
@@ -57,8 +57,9 @@ fn standard_input() -> Result<Manifest> {
     Ok(Manifest { source: "standard input".into(), text })
 }
 
-fn folder(path: &Path) -> Result<Vec<Manifest>> {
-    let entries = fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
+fn directory(path: &Path) -> Result<Vec<Manifest>> {
+    let entries =
+        fs::read_dir(path).with_context(|| format!("cannot read the directory {}", path.display()))?;
     let mut files: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
@@ -66,15 +67,15 @@ fn folder(path: &Path) -> Result<Vec<Manifest>> {
         .filter(|path| path.is_file())
         .collect();
     if files.is_empty() {
-        bail!("the folder {} holds no manifest: no file that ends in .yaml, .yml or .json", path.display());
+        bail!("directory {} contains no manifests (files ending in .yaml, .yml or .json)", path.display());
     }
     files.sort();
     files.iter().map(|path| file(path)).collect()
 }
 
 fn file(path: &Path) -> Result<Manifest> {
-    let text = fs::read_to_string(path)
-        .with_context(|| format!("cannot read the manifest {}: is the path right?", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the manifest {}", path.display()))?;
     Ok(Manifest { source: path.display().to_string(), text })
 }
 
@@ -88,14 +89,13 @@ fn mistake(source: &str, document: &str) -> Option<String> {
         Ok(value) if value.is_object() || value.is_null() => return None,
         Ok(_) => {
             let line = document.lines().take_while(|line| line.trim().is_empty()).count() + 1;
-            return Some(format!(
-                "{source}, line {line}: not a Kubernetes object: no mapping of names to values"
-            ));
+            return Some(format!("{source}, line {line}: not a Kubernetes object: not a YAML mapping"));
         }
         Err(error) => error,
     };
-    let place = error.location().map(|location| format!(", line {}", location.line())).unwrap_or_default();
-    Some(format!("{source}{place}: not YAML: {}", error.without_snippet()))
+    let location_text =
+        error.location().map(|location| format!(", line {}", location.line())).unwrap_or_default();
+    Some(format!("{source}{location_text}: invalid YAML: {}", error.without_snippet()))
 }
 
 /// The documents, each behind as many empty lines as stand before it in the
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_a_mistake_is_told_with_file_and_line() {
+    fn unit_errors_have_file_and_line() {
         let text = "kind: A\n---\n# two\nkind: B\nspec: [1, 2\n---\nkind: C\n---\njust words\n";
         let found = mistakes("x.yaml", text);
         assert_eq!(found.len(), 2, "{found:?}");
@@ -132,30 +132,30 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_bad_indentation_is_told_with_its_own_line() {
+    fn unit_an_indentation_error_has_its_line() {
         let text = "kind: A\n---\nkind: B\nmetadata:\n  name: b\n labels: {}\n";
         let found = mistakes("x.yaml", text);
-        assert!(found.len() == 1 && found[0].starts_with("x.yaml, line 6: not YAML"), "{found:?}");
+        assert!(found.len() == 1 && found[0].starts_with("x.yaml, line 6: invalid YAML"), "{found:?}");
     }
 
     #[test]
-    fn unit_a_folder_gives_its_manifests_in_order_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
+    fn unit_a_directory_yields_only_its_manifests_in_order() {
+        let directory = tempfile::tempdir().unwrap();
         for (name, text) in [("b.yml", "b: 1"), ("a.yaml", "a: 1"), ("README.md", "["), ("c.json", "{}")] {
-            fs::write(folder.path().join(name), text).unwrap();
+            fs::write(directory.path().join(name), text).unwrap();
         }
-        let manifests = load(&[folder.path().to_owned()]).unwrap();
+        let manifests = load(&[directory.path().to_owned()]).unwrap();
         let texts: Vec<&str> = manifests.iter().map(|manifest| manifest.text.as_str()).collect();
         assert_eq!(texts, ["a: 1", "b: 1", "{}"]);
     }
 
     #[test]
-    fn unit_a_file_with_a_mistake_does_not_spoil_the_others() {
-        let folder = tempfile::tempdir().unwrap();
+    fn unit_an_invalid_file_does_not_affect_the_others() {
+        let directory = tempfile::tempdir().unwrap();
         for (name, text) in [("a.yaml", "a: 1"), ("b.yaml", "b: ["), ("c.yaml", "c: 1")] {
-            fs::write(folder.path().join(name), text).unwrap();
+            fs::write(directory.path().join(name), text).unwrap();
         }
-        let paths = [folder.path().to_owned()];
+        let paths = [directory.path().to_owned()];
         let (good, mistakes) = load_good(&paths).unwrap();
         let texts: Vec<&str> = good.iter().map(|manifest| manifest.text.as_str()).collect();
         assert_eq!(texts, ["a: 1", "c: 1"]);
@@ -164,10 +164,10 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_is_not_there_is_named() {
+    fn unit_missing_paths_are_named() {
         let empty = tempfile::tempdir().unwrap();
         let error = load(&[empty.path().to_owned()]).unwrap_err().to_string();
-        assert!(error.contains("holds no manifest"), "{error}");
+        assert!(error.contains("contains no manifests"), "{error}");
         let missing = empty.path().join("none.yaml");
         let error = load(&[missing]).unwrap_err().to_string();
         assert!(error.contains("none.yaml"), "{error}");

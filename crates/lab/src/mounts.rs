@@ -1,4 +1,4 @@
-//! Mounts below a folder, and the file systems that a lab mounts.
+//! Mounts below a directory, and the file systems that a lab mounts.
 
 use std::path::{Path, PathBuf};
 
@@ -11,9 +11,9 @@ pub fn all() -> Result<Vec<Mount>> {
     table().context("cannot read /proc/thread-self/mountinfo")
 }
 
-/// Mounts on `folder` or below it.
-pub fn below(folder: &Path) -> Result<Vec<Mount>> {
-    Ok(all()?.into_iter().filter(|mount| mount.target.starts_with(folder)).collect())
+/// Mounts on `directory` or below it.
+pub fn below(directory: &Path) -> Result<Vec<Mount>> {
+    Ok(all()?.into_iter().filter(|mount| mount.target.starts_with(directory)).collect())
 }
 
 /// Where the whole of cgroup2 is mounted, found by type, never by path.
@@ -24,10 +24,10 @@ pub fn cgroup2() -> Result<Option<PathBuf>> {
         .map(|m| m.target))
 }
 
-/// Removes every mount on `folder` or below it, the last one first; hands
+/// Removes every mount on `directory` or below it, the last one first; hands
 /// back every error.
-pub fn unmount_below(folder: &Path) -> Vec<anyhow::Error> {
-    let mounts = match below(folder) {
+pub fn unmount_below(directory: &Path) -> Vec<anyhow::Error> {
+    let mounts = match below(directory) {
         Ok(mounts) => mounts,
         Err(error) => return vec![error],
     };

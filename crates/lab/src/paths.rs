@@ -1,10 +1,10 @@
-//! Where a lab keeps its things: one folder per lab below [`ROOT`].
+//! Where a lab keeps its things: one directory per lab below [`ROOT`].
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-/// The folder above every lab's own.
+/// The directory above every lab's own.
 pub const ROOT: &str = "/run/beeline-lab";
 
 /// The longest name of a lab, in bytes: socket paths are short.
@@ -20,7 +20,7 @@ impl LabName {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
             bail!(
-                "{name:?} is no name for a lab: use 1 to {NAME_BYTES_MAX} lower-case letters, digits and dashes"
+                "invalid lab name {name:?}: use 1 to {NAME_BYTES_MAX} lower-case letters, digits and dashes"
             );
         }
         Ok(LabName(name.to_owned()))
@@ -55,7 +55,7 @@ impl LabPaths {
         LabPaths { root: Path::new(ROOT).join(name.as_str()) }
     }
 
-    /// The lab's folder.
+    /// The lab's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -100,7 +100,7 @@ impl LabPaths {
         NodePaths { root: self.root.join("nodes").join(node) }
     }
 
-    /// The folder of all pods.
+    /// The directory of all pods.
     pub fn pods(&self) -> PathBuf {
         self.root.join("pods")
     }
@@ -118,7 +118,7 @@ pub struct NodePaths {
 }
 
 impl NodePaths {
-    /// The node's folder.
+    /// The node's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -171,7 +171,7 @@ pub struct PodPaths {
 }
 
 impl PodPaths {
-    /// The pod's folder.
+    /// The pod's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -209,12 +209,12 @@ pub struct ContainerPaths {
 }
 
 impl ContainerPaths {
-    /// The files of the container whose folder this is.
+    /// The files of the container whose directory this is.
     pub fn at(root: &Path) -> ContainerPaths {
         ContainerPaths { root: root.to_owned() }
     }
 
-    /// The container's folder.
+    /// The container's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -234,7 +234,7 @@ impl ContainerPaths {
         self.root.join("termination-log")
     }
 
-    /// An empty folder, to put its root together in.
+    /// An empty directory, to put its root together in.
     pub fn staging(&self) -> PathBuf {
         self.root.join("root")
     }
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_names_that_could_leave_the_folder_are_refused() {
+    fn unit_names_with_path_components_are_refused() {
         for bad in ["", ".", "..", "a/b", "A", "a b", "a_b", &"a".repeat(33)] {
             assert!(LabName::parse(bad).is_err(), "{bad:?}");
         }

@@ -58,13 +58,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_stat_is_read_past_a_hostile_name() {
+    fn unit_stat_is_parsed_with_any_process_name() {
         let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987 1 2";
         assert_eq!(parse_stat(stat), Some(('S', 987)));
     }
 
     #[test]
-    fn unit_this_process_is_alive_and_its_double_is_not() {
+    fn unit_a_reused_pid_is_not_the_same_process() {
         let own = ProcessId::of(std::process::id() as i32).unwrap();
         assert!(own.alive());
         assert!(!ProcessId { start_ticks: own.start_ticks + 1, ..own }.alive());

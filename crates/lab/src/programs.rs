@@ -22,12 +22,12 @@ pub struct Programs {
 impl Programs {
     /// Finds them, or says which is missing.
     pub fn find() -> Result<Programs> {
-        let own = std::env::current_exe().context("cannot find this program's own file")?;
+        let own = std::env::current_exe().context("cannot determine the path of this executable")?;
         let beside = |name: &str| {
             let path = own.with_file_name(name);
             if !path.exists() {
                 bail!(
-                    "{} is missing: it belongs beside beeline-lab; build it with: make build",
+                    "{} not found: it must be in the same directory as beeline-lab; build it with: make build",
                     path.display()
                 );
             }
@@ -37,7 +37,7 @@ impl Programs {
     }
 }
 
-/// A verb of a lab as a person types it in this folder: printed commands work
+/// A verb of a lab as a person types it in this directory: printed commands work
 /// when they are pasted.
 pub fn typed(verb: &str, name: &LabName) -> String {
     let beeline = match (std::env::current_exe(), std::env::current_dir()) {
@@ -51,15 +51,15 @@ pub fn typed(verb: &str, name: &LabName) -> String {
 /// In the tree that built it: the wrapper at its root. Installed: by its bare
 /// name where that is found, else by its path.
 fn typed_beeline(own: &Path, here: &Path, search: Option<OsString>) -> String {
-    let folder = own.parent().unwrap_or(Path::new("/"));
-    let root = folder.ancestors().nth(2).filter(|_| folder.ends_with("target/release"));
+    let directory = own.parent().unwrap_or(Path::new("/"));
+    let root = directory.ancestors().nth(2).filter(|_| directory.ends_with("target/release"));
     match root.filter(|root| root.join("beeline").is_file()) {
         Some(root) if root == here => "./beeline".to_owned(),
         Some(root) => root.join("beeline").display().to_string(),
-        None if search.is_some_and(|all| std::env::split_paths(&all).any(|one| one == folder)) => {
+        None if search.is_some_and(|all| std::env::split_paths(&all).any(|one| one == directory)) => {
             "beeline".to_owned()
         }
-        None => folder.join("beeline").display().to_string(),
+        None => directory.join("beeline").display().to_string(),
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_commands_are_shown_as_they_can_be_typed_here() {
+    fn unit_shown_commands_can_be_run_as_printed() {
         let tree = tempfile::tempdir().unwrap();
         let root = tree.path();
         std::fs::write(root.join("beeline"), "").unwrap();

@@ -51,11 +51,11 @@ pub enum Call {
         change: link::Change,
     },
     /// Do something to a node as a machine.
-    Machine {
+    Node {
         /// The node.
         node: String,
         /// What.
-        action: MachineAction,
+        action: NodeAction,
     },
     /// The state of everything.
     Status,
@@ -64,7 +64,7 @@ pub enum Call {
 /// What can be done to a node as a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum MachineAction {
+pub enum NodeAction {
     /// Cut its power.
     Stop,
     /// Give it power again.
@@ -195,11 +195,11 @@ pub struct ServiceStatus {
 /// Asks a lab's daemon; `progress` hears the lines before the last.
 pub fn ask(name: &LabName, call: &Call, mut progress: impl FnMut(&str)) -> Result<Line> {
     let paths = LabPaths::new(name);
-    enter::require(name, &paths)?;
+    enter::require_lab(name, &paths)?;
     let stream = UnixStream::connect(paths.socket()).with_context(|| {
         format!(
-            "the daemon of the lab {name} does not answer: it is not ready yet, or it has died (its log: {}); \
-             `{}` removes what is left of a dead one",
+            "the daemon of lab {name} is not responding: it is still starting, or it has exited (log: {}); \
+             `{}` removes the remains of a lab without a daemon",
             paths.daemon_log().display(),
             typed("down", name)
         )
@@ -212,9 +212,9 @@ pub fn ask(name: &LabName, call: &Call, mut progress: impl FnMut(&str)) -> Resul
         let mut line = String::new();
         let read = reader.read_line(&mut line).context("cannot read from the lab's daemon")?;
         if read == 0 {
-            bail!("the lab's daemon ended before it answered; its log is {}", paths.daemon_log().display());
+            bail!("the lab's daemon exited before it responded; log: {}", paths.daemon_log().display());
         }
-        match serde_json::from_str(&line).context("the lab's daemon answered nonsense")? {
+        match serde_json::from_str(&line).context("invalid response from the lab's daemon")? {
             Line::Progress(text) => progress(&text),
             Line::Error(message) => bail!(message),
             last => return Ok(last),

@@ -1,4 +1,4 @@
-//! What exists of a lab, written to its folder: the verbs that enter
+//! What exists of a lab, written to its directory: the verbs that enter
 //! namespaces and the one that removes the lab read it, with no daemon
 //! needed.
 
@@ -19,7 +19,7 @@ use crate::process::ProcessId;
 
 /// What was asked of `up`: two labs of one shape are the same lab.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shape {
+pub struct LabSpec {
     /// Number of nodes.
     pub nodes: u32,
     /// Uplinks of each node; 0 in labs of before: one.
@@ -32,45 +32,45 @@ pub struct Shape {
     pub values: String,
     /// `--image NAME=PROGRAM`.
     pub images: BTreeMap<String, PathBuf>,
-    /// The folder of a control plane's programs; none for the embedded API.
+    /// The directory of a control plane's programs; none for the embedded API.
     #[serde(default)]
     pub assets: Option<PathBuf>,
 }
 
-impl Shape {
+impl LabSpec {
     /// How `other` differs from this one, in words; empty if it does not.
-    pub fn differences(&self, other: &Shape) -> Vec<String> {
+    pub fn differences(&self, other: &LabSpec) -> Vec<String> {
         let mut differences = Vec::new();
         if self.nodes != other.nodes {
-            differences.push(format!("it has {} nodes, not {}", self.nodes, other.nodes));
+            differences.push(format!("it has {} nodes, {} requested", self.nodes, other.nodes));
         }
         if self.uplinks.max(1) != other.uplinks.max(1) {
             let (own, others) = (self.uplinks.max(1), other.uplinks.max(1));
-            differences.push(format!("its nodes have {own} uplinks each, not {others}"));
+            differences.push(format!("its nodes have {own} uplinks each, {others} requested"));
         }
         if self.behind_router != other.behind_router {
             differences.push(format!(
-                "behind its router are {:?}, not {:?}",
+                "its nodes behind the router are {:?}, {:?} requested",
                 self.behind_router, other.behind_router
             ));
         }
         if self.values != other.values {
             let line = |values: &str| values.trim_end().replace('\n', ", ");
             differences.push(format!(
-                "its values are [{}], not [{}]",
+                "its values are [{}], [{}] requested",
                 line(&self.values),
                 line(&other.values)
             ));
         }
         if self.images != other.images {
-            differences.push(format!("it knows the images {:?}, not {:?}", self.images, other.images));
+            differences.push(format!("its images are {:?}, {:?} requested", self.images, other.images));
         }
         if self.assets != other.assets {
             let named = |assets: &Option<PathBuf>| match assets {
                 Some(path) => format!("the programs of {}", path.display()),
                 None => "the embedded API".to_owned(),
             };
-            differences.push(format!("it runs {}, not {}", named(&self.assets), named(&other.assets)));
+            differences.push(format!("it runs {}, {} requested", named(&self.assets), named(&other.assets)));
         }
         differences
     }
@@ -82,7 +82,7 @@ pub struct LabRecord {
     /// Its name.
     pub name: String,
     /// What was asked for.
-    pub shape: Shape,
+    pub shape: LabSpec,
     /// The daemon.
     pub daemon: ProcessId,
     /// Port of the API on 127.0.0.1, in every namespace of the lab.
@@ -90,16 +90,16 @@ pub struct LabRecord {
     /// The lab's cgroup.
     pub cgroup: PathBuf,
     /// Nodes by name.
-    pub nodes: BTreeMap<String, PlaceRecord>,
+    pub nodes: BTreeMap<String, HostRecord>,
     /// Their cables, by uplink.
     pub links: BTreeMap<String, Vec<Link>>,
     /// `client`, `router`, `control-plane` and `switch`.
-    pub others: BTreeMap<String, PlaceRecord>,
+    pub others: BTreeMap<String, HostRecord>,
 }
 
 /// A place where commands can run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlaceRecord {
+pub struct HostRecord {
     /// Its network namespace.
     pub netns: PathBuf,
     /// Its cgroup.
@@ -149,9 +149,10 @@ impl LabRecord {
 
 /// The records of all pods that have one.
 pub fn pod_records(paths: &LabPaths) -> Vec<PodRecord> {
-    let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut records: Vec<PodRecord> = folders(&paths.pods())
-        .flat_map(|namespace| folders(&namespace).collect::<Vec<_>>())
+    let directories =
+        |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut records: Vec<PodRecord> = directories(&paths.pods())
+        .flat_map(|namespace| directories(&namespace).collect::<Vec<_>>())
         .filter_map(|pod| read_json(&pod.join("pod.json")).ok().flatten())
         .collect();
     records.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
@@ -165,7 +166,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    let value = serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let value = serde_json::from_slice(&text).with_context(|| format!("{} is invalid", path.display()))?;
     Ok(Some(value))
 }
 
@@ -192,10 +193,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_the_same_shape_has_no_differences() {
-        let shape = Shape { nodes: 3, ..Shape::default() };
+    fn unit_equal_specs_have_no_differences() {
+        let shape = LabSpec { nodes: 3, ..LabSpec::default() };
         assert!(shape.differences(&shape.clone()).is_empty());
-        let other = Shape { nodes: 2, values: "MTU: 1450\n".into(), ..Shape::default() };
+        let other = LabSpec { nodes: 2, values: "MTU: 1450\n".into(), ..LabSpec::default() };
         assert_eq!(shape.differences(&other).len(), 2);
     }
 
@@ -203,11 +204,11 @@ mod tests {
     fn unit_a_missing_record_is_none_and_a_damaged_one_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lab.json");
-        assert!(read_json::<Shape>(&path).unwrap().is_none());
-        write_json(&path, &Shape::default()).unwrap();
-        assert_eq!(read_json::<Shape>(&path).unwrap(), Some(Shape::default()));
+        assert!(read_json::<LabSpec>(&path).unwrap().is_none());
+        write_json(&path, &LabSpec::default()).unwrap();
+        assert_eq!(read_json::<LabSpec>(&path).unwrap(), Some(LabSpec::default()));
         fs::write(&path, "{").unwrap();
-        let error = read_json::<Shape>(&path).unwrap_err();
+        let error = read_json::<LabSpec>(&path).unwrap_err();
         assert!(error.to_string().contains("damaged"), "{error}");
     }
 }

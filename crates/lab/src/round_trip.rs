@@ -16,13 +16,13 @@ use serde::Serialize;
 /// Exchanges before the measured ones: caches and neighbours are filled.
 const WARM_UP: usize = 50;
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a datagram.
 const DATAGRAM_BYTES: usize = 32;
 
 /// What to measure.
 #[derive(Debug, Args)]
-pub struct Question {
+pub struct RoundTripOptions {
     /// Where a UDP echo answers, such as 10.96.0.2:7 or [fd00::2]:7
     #[arg(long, required_unless_present = "plain_veth")]
     to: Option<SocketAddr>,
@@ -51,7 +51,7 @@ struct Measured {
 }
 
 /// Measures and prints one line of JSON.
-pub fn run(question: &Question) -> Result<()> {
+pub fn run(question: &RoundTripOptions) -> Result<()> {
     let measured = match question.to {
         Some(to) => measure(to, question.count)?,
         None => plain_veth(question.ipv6, question.count)?,
@@ -63,9 +63,9 @@ pub fn run(question: &Question) -> Result<()> {
 /// One datagram there, one back, `count` times, from one source port.
 fn measure(to: SocketAddr, count: usize) -> Result<Measured> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).context("no socket can be made")?;
-    socket.connect(to).with_context(|| format!("{to} cannot be reached"))?;
-    await_first_answer(&socket).with_context(|| format!("{to} does not answer"))?;
+    let socket = UdpSocket::bind((any, 0)).context("cannot create a socket")?;
+    socket.connect(to).with_context(|| format!("cannot reach {to}"))?;
+    await_first_answer(&socket).with_context(|| format!("{to} does not respond"))?;
     let mut times = Vec::with_capacity(count);
     let mut lost = 0;
     for number in 0..count + WARM_UP {
@@ -76,7 +76,7 @@ fn measure(to: SocketAddr, count: usize) -> Result<Measured> {
         }
     }
     if times.is_empty() {
-        bail!("no answer of {to} came back");
+        bail!("no response from {to}");
     }
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
@@ -93,7 +93,7 @@ fn measure(to: SocketAddr, count: usize) -> Result<Measured> {
 /// A link that has just come up may drop what is sent first.
 fn await_first_answer(socket: &UdpSocket) -> Result<()> {
     const TRIES: u32 = 20;
-    socket.set_read_timeout(Some(PATIENCE / TRIES)).context("the socket takes no time limit")?;
+    socket.set_read_timeout(Some(TIMEOUT / TRIES)).context("cannot set a timeout on the socket")?;
     for tried in 1.. {
         match exchange(socket) {
             Ok(_) => break,
@@ -104,7 +104,7 @@ fn await_first_answer(socket: &UdpSocket) -> Result<()> {
     // An answer that came late must not be taken for the next one's.
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     while socket.recv(&mut [0; 2048]).is_ok() {}
-    socket.set_read_timeout(Some(PATIENCE)).context("the socket takes no time limit")
+    socket.set_read_timeout(Some(TIMEOUT)).context("cannot set a timeout on the socket")
 }
 
 fn exchange(socket: &UdpSocket) -> Result<Duration> {
@@ -122,7 +122,7 @@ fn plain_veth(v6: bool, count: usize) -> Result<Measured> {
     let (bound, served) = mpsc::channel();
     let echo = thread::spawn(move || serve(v6, &namespace, &ready, &bound));
     let near = thread::spawn(move || -> Result<Measured> {
-        unshare(CloneFlags::CLONE_NEWNET).context("no network namespace can be made (it needs root)")?;
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot create a network namespace (requires root)")?;
         let there: NetNs = there.recv().context("the other side has no namespace")?;
         join(&there, v6)?;
         joined.send(()).context("the other side has gone")?;
@@ -171,7 +171,7 @@ fn serve(
     ready: &mpsc::Receiver<()>,
     bound: &mpsc::Sender<()>,
 ) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("no network namespace can be made (it needs root)")?;
+    unshare(CloneFlags::CLONE_NEWNET).context("cannot create a network namespace (requires root)")?;
     namespace.send(NetNs::current()?).context("the near side has gone")?;
     ready.recv().context("the near side gave up")?;
     let socket = UdpSocket::bind((address(v6, 2), 7)).context("the echo has no socket")?;

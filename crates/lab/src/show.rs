@@ -10,10 +10,10 @@ use crate::protocol::{NodeStatus, PodStatus, ServiceStatus, Status};
 /// Three listings, and below them what is wrong.
 pub fn status(status: &Status) -> String {
     let mut parts = vec![
-        table(&["NODE", "READY", "ADDRESSES", "PODS' RANGES", "AGENT"], status.nodes.iter().map(node)),
-        table(&["NAMESPACE", "POD", "NODE", "STATE", "ADDRESSES"], status.pods.iter().map(pod)),
+        table(&["NODE", "READY", "ADDRESSES", "POD CIDRS", "AGENT"], status.nodes.iter().map(node)),
+        table(&["NAMESPACE", "POD", "NODE", "STATUS", "IPS"], status.pods.iter().map(pod)),
         table(
-            &["NAMESPACE", "SERVICE", "TYPE", "ADDRESSES", "PORTS", "READY ENDPOINTS"],
+            &["NAMESPACE", "SERVICE", "TYPE", "CLUSTER-IPS", "PORTS", "READY ENDPOINTS"],
             status.services.iter().map(service),
         ),
     ];
@@ -26,10 +26,10 @@ pub fn status(status: &Status) -> String {
 
 fn node(node: &NodeStatus) -> Vec<String> {
     let agent = match node.agent_pid {
-        Some(pid) if node.agent_ready => format!("ready, process {pid}"),
-        Some(pid) => format!("not ready, process {pid}"),
-        None if !node.powered => "the node is switched off".into(),
-        None => "does not run".into(),
+        Some(pid) if node.agent_ready => format!("ready, PID {pid}"),
+        Some(pid) => format!("not ready, PID {pid}"),
+        None if !node.powered => "the node is powered off".into(),
+        None => "not running".into(),
     };
     let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
     vec![node.name.clone(), yes(node.ready), addresses.join(" "), node.pod_cidrs.join(" "), agent]
@@ -57,18 +57,18 @@ fn service(service: &ServiceStatus) -> Vec<String> {
 
 /// The links that somebody has changed.
 fn links(status: &Status) -> Option<String> {
-    let told = status.nodes.iter().flat_map(|node| {
+    let reported = status.nodes.iter().flat_map(|node| {
         let further = (1..).zip(&node.further_links);
         let further =
             further.map(|(uplink, link)| (format!("{} {}", node.name, address::uplink(uplink)), link));
         std::iter::once((node.name.clone(), &node.link)).chain(further)
     });
-    let all: Vec<String> = told
+    let all: Vec<String> = reported
         .map(|(name, link)| (name, link.describe()))
         .filter(|(_, words)| !words.is_empty())
         .map(|(name, words)| format!("{name}: {words}"))
         .collect();
-    (!all.is_empty()).then(|| format!("Links as they were changed:\n  {}", all.join("\n  ")))
+    (!all.is_empty()).then(|| format!("Changed links:\n  {}", all.join("\n  ")))
 }
 
 fn yes(holds: bool) -> String {
@@ -86,7 +86,7 @@ fn problems(status: &Status) -> Option<String> {
     let of_dns = of_dns.map(|problem| format!("cluster DNS: {problem}"));
     let of_control_plane = status.control_plane.iter().map(|problem| format!("control plane: {problem}"));
     let all: Vec<String> = of_nodes.chain(of_pods).chain(of_dns).chain(of_control_plane).collect();
-    (!all.is_empty()).then(|| format!("Not as it should be:\n  {}", all.join("\n  ")))
+    (!all.is_empty()).then(|| format!("Problems:\n  {}", all.join("\n  ")))
 }
 
 /// What every node says is said once.
@@ -94,7 +94,7 @@ fn not_built(status: &Status) -> Option<String> {
     let all: BTreeSet<&str> =
         status.nodes.iter().flat_map(|node| node.not_built.iter().map(String::as_str)).collect();
     let all: Vec<&str> = all.into_iter().collect();
-    (!all.is_empty()).then(|| format!("Accepted, without its full effect yet:\n  {}", all.join("\n  ")))
+    (!all.is_empty()).then(|| format!("Not fully implemented:\n  {}", all.join("\n  ")))
 }
 
 /// Aligned columns without borders; nothing if there are no rows.
@@ -119,7 +119,7 @@ mod tests {
     use crate::link::Link;
 
     #[test]
-    fn unit_a_status_is_shown_in_columns_with_what_is_wrong_below() {
+    fn unit_status_is_a_table_with_problems_below() {
         let node = NodeStatus {
             name: "node-1".into(),
             addresses: vec!["172.30.0.11".parse().unwrap()],
@@ -136,9 +136,9 @@ mod tests {
         };
         let shown = status(&Status { nodes: vec![node], ..Status::default() });
         let lines: Vec<&str> = shown.lines().collect();
-        assert_eq!(lines[1], "node-1   no      172.30.0.11   10.244.1.0/24   not ready, process 7");
-        assert_eq!(lines[3..6], ["Links as they were changed:", "  node-1: MTU 1400", "  node-1 eth2: down"]);
-        assert_eq!(lines[7..9], ["Not as it should be:", "  node-1: no API"]);
-        assert_eq!(lines[10..], ["Accepted, without its full effect yet:", "  x=y"]);
+        assert_eq!(lines[1], "node-1   no      172.30.0.11   10.244.1.0/24   not ready, PID 7");
+        assert_eq!(lines[3..6], ["Changed links:", "  node-1: MTU 1400", "  node-1 eth2: down"]);
+        assert_eq!(lines[7..9], ["Problems:", "  node-1: no API"]);
+        assert_eq!(lines[10..], ["Not fully implemented:", "  x=y"]);
     }
 }

@@ -12,12 +12,17 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::SigSet;
 use tokio::process::Command;
 
-use crate::space::Space;
+use crate::mount_namespace::MountNamespace;
 
 /// Makes the process that `command` starts begin in this namespace and
 /// cgroup, as the leader of a session of its own. `inherit` names a
 /// descriptor that it keeps.
-pub fn place(command: &mut Command, netns: &Path, cgroup: &Path, inherit: Option<OwnedFd>) -> Result<()> {
+pub fn enter_namespaces(
+    command: &mut Command,
+    netns: &Path,
+    cgroup: &Path,
+    inherit: Option<OwnedFd>,
+) -> Result<()> {
     let namespace =
         File::open(netns).with_context(|| format!("cannot open the namespace {}", netns.display()))?;
     let procs = open_procs(&cgroup.join("cgroup.procs"))?;
@@ -37,19 +42,19 @@ pub fn place(command: &mut Command, netns: &Path, cgroup: &Path, inherit: Option
 }
 
 /// The same inside a container, in this working directory.
-pub fn place_inside(
+pub fn enter_container(
     command: &mut Command,
     netns: &Path,
     cgroup: &Path,
-    space: &Space,
+    mount_ns: &MountNamespace,
     directory: &str,
     inherit: Option<OwnedFd>,
 ) -> Result<()> {
-    let space = space.try_clone().context("cannot hold the container's namespaces")?;
+    let mount_ns = mount_ns.try_clone().context("cannot duplicate the container's namespaces")?;
     let directory = CString::new(directory).context("workingDir")?;
-    place(command, netns, cgroup, inherit)?;
+    enter_namespaces(command, netns, cgroup, inherit)?;
     let before_exec = move || -> io::Result<()> {
-        space.enter_this_thread()?;
+        mount_ns.enter_this_thread()?;
         Ok(nix::unistd::chdir(directory.as_c_str())?)
     };
     // SAFETY: between fork and exec the closure makes system calls on
@@ -81,7 +86,7 @@ fn open_procs(path: &Path) -> Result<File> {
 /// A pipe whose writing end a child keeps: the reading end, the writing end
 /// and the number under which the child knows it.
 pub fn ready_pipe() -> Result<(File, OwnedFd, i32)> {
-    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot create a pipe")?;
     let number = write.as_raw_fd();
     Ok((File::from(read), write, number))
 }

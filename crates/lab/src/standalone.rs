@@ -38,7 +38,7 @@ fn config(flags: &Flags) -> Result<Config> {
         service_cidrs: ranges.context("--service-cluster-ip-range")?,
         control_plane_addresses: vec![flags.value("advertise-address")?],
         control_plane_port: Some(flags.value("secure-port")?),
-        token: Some(token.context("--token-auth-file names an empty file")?.to_owned()),
+        token: Some(token.context("the file of --token-auth-file is empty")?.to_owned()),
         certificate: Some(Certificate {
             ca_pem: flags.file("client-ca-file")?,
             certificate_pem: flags.file("tls-cert-file")?,
@@ -57,7 +57,8 @@ impl Flags {
     fn parse(words: &[String]) -> Result<Flags> {
         let flag = |word: &String| {
             let pair = word.strip_prefix("--").and_then(|flag| flag.split_once('='));
-            let (name, value) = pair.with_context(|| format!("{word:?} is no flag: write --name=value"))?;
+            let (name, value) =
+                pair.with_context(|| format!("invalid flag {word:?}: expected --name=value"))?;
             Ok((name.to_owned(), value.to_owned()))
         };
         Ok(Flags(words.iter().map(flag).collect::<Result<_>>()?))

@@ -16,13 +16,13 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::address::{API_PORT, CONTROL_PLANE, NODES_MAX, UPLINKS_MAX};
 use crate::daemon;
 use crate::down;
+use crate::log_tail::last_lines;
 use crate::manifests;
 use crate::paths::{LabName, LabPaths};
 use crate::programs::{Programs, typed};
 use crate::protocol::{Call, Line, Manifest, ask};
-use crate::record::Shape;
-use crate::tail::last_lines;
-use crate::{address, cgroup, claim, spawn};
+use crate::record::LabSpec;
+use crate::{address, cgroup, lock, spawn};
 
 /// How many lines of each log are shown when a lab does not come up.
 const LOG_LINES: usize = 5;
@@ -33,25 +33,25 @@ pub struct Request {
     /// Number of nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
     nodes: u32,
-    /// Uplinks of each node, each to a network of its own: eth0, eth1, ...
+    /// Number of uplinks of each node, each on a separate network: eth0, eth1, ...
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(UPLINKS_MAX)))]
     uplinks: u32,
-    /// A node that begins on the network behind the router; may be given again
+    /// Node that starts on the network behind the router; can be repeated
     #[arg(long, value_name = "NODE")]
     behind_router: Vec<String>,
-    /// A value of the chart, such as routingMode=native; may be given again
+    /// Helm chart value, for example routingMode=native; can be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// A program of this machine behind the name of an image; may be given again
+    /// Local program to run for an image name; can be repeated
     #[arg(long = "image", value_name = "NAME=PROGRAM")]
     images: Vec<String>,
-    /// Manifests to apply: a file, a folder or - (standard input); may be given again
+    /// Manifests to apply: file, directory, or - for standard input; can be repeated
     #[arg(short, long = "filename", value_name = "FILE_OR_DIR")]
     filename: Vec<PathBuf>,
-    /// How long the nodes may take until they are Ready, in seconds
+    /// Timeout for the nodes to become Ready, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
-    /// Keep a lab that does not come up, to look at it
+    /// Keep a lab that fails to start, for inspection
     #[arg(long)]
     retain: bool,
 }
@@ -62,33 +62,34 @@ pub fn up(name: &LabName, request: &Request) -> Result<()> {
     let images = request.images.iter().map(|text| image(text)).collect::<Result<_>>()?;
     let behind_router = behind_router(request)?;
     let uplinks = request.uplinks;
-    let shape = Shape { nodes: request.nodes, uplinks, behind_router, values, images, assets: assets()? };
+    let shape = LabSpec { nodes: request.nodes, uplinks, behind_router, values, images, assets: assets()? };
     let manifests = manifests::load(&request.filename)?;
     Programs::find()?;
-    let claim = claim::new(name, &shape)?;
-    take_down_if_interrupted(name.clone());
+    let lab_lock = lock::create(name, &shape)?;
+    remove_if_interrupted(name.clone());
     let ready = start_daemon(name, &shape, request.timeout).and_then(|daemon| {
         // From here on the daemon can be found.
-        drop(claim);
+        drop(lab_lock);
         follow(daemon, name)
     });
     if let Err(error) = ready {
-        return Err(give_up(name, request.retain, error));
+        return Err(remove_failed(name, request.retain, error));
     }
     apply(name, manifests)?;
-    say_what_next(name);
+    print_next_steps(name);
     Ok(())
 }
 
-/// The folder of a control plane's programs, by the convention of controller
+/// The directory of a control plane's programs, by the convention of controller
 /// tests.
 fn assets() -> Result<Option<PathBuf>> {
-    let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()) else {
+    let Some(directory) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|directory| !directory.is_empty())
+    else {
         return Ok(None);
     };
-    let folder = std::path::absolute(folder).context("the current folder is unknown")?;
-    daemon::check_assets(&folder)?;
-    Ok(Some(folder))
+    let directory = std::path::absolute(directory).context("cannot determine the current directory")?;
+    daemon::check_assets(&directory)?;
+    Ok(Some(directory))
 }
 
 /// The nodes behind the router; each must be one of the lab's.
@@ -132,7 +133,7 @@ fn use_own_api(settings: &mut Settings) -> Result<Option<String>> {
     let differs = asked != own;
     Ok(differs.then(|| {
         format!(
-            "the lab's API server is at {} port {}: taken instead of {} port {}",
+            "the lab's API server is at {} port {}: used instead of {} port {}",
             own.0, own.1, asked.0, asked.1
         )
     }))
@@ -141,11 +142,11 @@ fn use_own_api(settings: &mut Settings) -> Result<Option<String>> {
 /// `NAME=PROGRAM`; the program must be there.
 fn image(text: &str) -> Result<(String, PathBuf)> {
     let Some((name, program)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-        bail!("--image {text}: write NAME=PROGRAM, for example --image web=/usr/sbin/nginx");
+        bail!("--image {text}: expected NAME=PROGRAM, for example --image web=/usr/sbin/nginx");
     };
-    let path = std::path::absolute(program).context("the current folder is unknown")?;
+    let path = std::path::absolute(program).context("cannot determine the current directory")?;
     let metadata = std::fs::metadata(&path)
-        .with_context(|| format!("--image {text}: there is no program {}", path.display()))?;
+        .with_context(|| format!("--image {text}: program {} does not exist", path.display()))?;
     if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
         bail!("--image {text}: {} is not an executable file", path.display());
     }
@@ -153,11 +154,11 @@ fn image(text: &str) -> Result<(String, PathBuf)> {
 }
 
 /// Starts the daemon inside the lab's cgroup and hands it its order.
-fn start_daemon(name: &LabName, shape: &Shape, timeout_s: u64) -> Result<Child> {
+fn start_daemon(name: &LabName, shape: &LabSpec, timeout_s: u64) -> Result<Child> {
     let paths = LabPaths::new(name);
     let cgroup = cgroup::lab_cgroup(name, &paths)?.join("daemon");
     cgroup::create(&cgroup)?;
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let program = std::env::current_exe().context("cannot determine the path of this executable")?;
     let mut command = Command::new(&program);
     command
         .args(["daemon", "--name", name.as_str(), "--timeout", &timeout_s.to_string()])
@@ -167,33 +168,33 @@ fn start_daemon(name: &LabName, shape: &Shape, timeout_s: u64) -> Result<Child> 
         .stderr(spawn::log_file(&paths.daemon_log())?);
     spawn::detach(&mut command, &cgroup)?;
     let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-    let mut input = child.stdin.take().context("the daemon has no standard input")?;
-    let order = serde_json::to_vec(shape).context("cannot encode the order")?;
-    input.write_all(&order).context("the daemon does not take its order")?;
+    let mut input = child.stdin.take().context("cannot open the daemon's standard input")?;
+    let order = serde_json::to_vec(shape).context("cannot encode the lab's configuration")?;
+    input.write_all(&order).context("cannot send the lab's configuration to the daemon")?;
     Ok(child)
 }
 
 /// Prints the daemon's progress until the lab is ready.
 fn follow(mut daemon: Child, name: &LabName) -> Result<()> {
-    let output = daemon.stdout.take().context("the daemon has no standard output")?;
+    let output = daemon.stdout.take().context("cannot open the daemon's standard output")?;
     for line in BufReader::new(output).lines() {
         match serde_json::from_str(&line.context("cannot read from the daemon")?) {
             Ok(Line::Progress(text)) => println!("{text}"),
             Ok(Line::Error(message)) => bail!(message),
             Ok(_) => return Ok(()),
-            Err(error) => bail!("the daemon of {name} answered nonsense: {error}"),
+            Err(error) => bail!("invalid message from the daemon of lab {name}: {error}"),
         }
     }
-    bail!("the daemon of {name} has ended: somebody took the lab down, or it was killed")
+    bail!("the daemon of lab {name} exited: the lab was removed, or the daemon was killed")
 }
 
 /// Takes down what did not come up, after showing what its programs said.
-fn give_up(name: &LabName, retain: bool, error: anyhow::Error) -> anyhow::Error {
+fn remove_failed(name: &LabName, retain: bool, error: anyhow::Error) -> anyhow::Error {
     wait_if_interrupted();
     if retain {
-        let folder = LabPaths::new(name).root().display().to_string();
+        let directory = LabPaths::new(name).root().display().to_string();
         return error.context(format!(
-            "the lab {name} did not come up; what there is of it is kept (logs below {folder}): \
+            "lab {name} failed to start and was kept (logs: {directory}); \
              remove it with: {}",
             typed("down", name)
         ));
@@ -201,9 +202,9 @@ fn give_up(name: &LabName, retain: bool, error: anyhow::Error) -> anyhow::Error 
     logs(&LabPaths::new(name)).iter().for_each(|log| eprintln!("{log}"));
     match down::down(name) {
         Ok(_) => error.context(format!(
-            "the lab {name} did not come up and was taken down again (--retain keeps it to look at)"
+            "lab {name} failed to start and was removed (--retain keeps it for inspection)"
         )),
-        Err(also) => error.context(format!("the lab {name} did not come up; {also:#}")),
+        Err(also) => error.context(format!("lab {name} failed to start; {also:#}")),
     }
 }
 
@@ -232,7 +233,7 @@ fn wait_if_interrupted() {
 }
 
 /// Until this process ends: an interruption removes what there is so far.
-fn take_down_if_interrupted(name: LabName) {
+fn remove_if_interrupted(name: LabName) {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     if signals.thread_block().is_err() {
         return;
@@ -240,7 +241,7 @@ fn take_down_if_interrupted(name: LabName) {
     std::thread::spawn(move || {
         let Ok(signal) = signals.wait() else { return };
         INTERRUPTED.store(true, Ordering::SeqCst);
-        eprintln!("beeline lab up: interrupted; taking the lab {name} down again");
+        eprintln!("beeline lab up: interrupted; removing lab {name}");
         if let Err(error) = down::down(&name) {
             eprintln!("beeline lab up: {error:#}");
         }
@@ -255,17 +256,18 @@ fn apply(name: &LabName, manifests: Vec<Manifest>) -> Result<()> {
     let begun = std::time::Instant::now();
     let call = Call::Apply { manifests };
     let answer = ask(name, &call, |line| println!("{line}"));
-    let answer =
-        answer.with_context(|| format!("the lab {name} is up, but not all manifests are in force"))?;
+    let answer = answer.with_context(|| {
+        format!("lab {name} is running, but not all manifests were applied and programmed")
+    })?;
     if let Line::Done(text) = answer {
         println!("{text} ({:.1} s)", begun.elapsed().as_secs_f32());
     }
     Ok(())
 }
 
-fn say_what_next(name: &LabName) {
+fn print_next_steps(name: &LabName) {
     println!(
-        "the lab {name} is up. Commands in manifests run as root on this machine: apply only what you trust.\n\
+        "lab {name} is running. Commands in manifests run as root on this host: apply only manifests that you trust.\n\
          \x20   {}\n\
          \x20   export KUBECONFIG=$({})\n\
          \x20   {}",
@@ -285,16 +287,16 @@ mod tests {
         let error = |text: &str| format!("{:#}", image(text).unwrap_err());
         assert!(error("sh").contains("NAME=PROGRAM"));
         assert!(error("=/bin/sh").contains("NAME=PROGRAM"));
-        assert!(error("x=/no/such/program").contains("there is no program /no/such/program"));
+        assert!(error("x=/no/such/program").contains("program /no/such/program does not exist"));
         assert!(error("x=/etc/passwd").contains("not an executable file"));
         assert!(error("x=/tmp").contains("not an executable file"));
     }
 
     #[test]
-    fn unit_the_labs_own_api_is_used_whatever_the_values_say() {
+    fn unit_the_labs_api_server_overrides_the_values() {
         let mut settings = Settings::from_set(&["k8sServiceHost=10.1.2.3", "k8sServicePort=443"]).unwrap();
         let notice = use_own_api(&mut settings).unwrap().unwrap();
-        assert!(notice.contains("172.30.0.2 port 6443: taken instead of 10.1.2.3 port 443"), "{notice}");
+        assert!(notice.contains("172.30.0.2 port 6443: used instead of 10.1.2.3 port 443"), "{notice}");
         assert_eq!(settings.parse().values.k8s_service_host.as_deref(), Some("172.30.0.2"));
         assert_eq!(settings.parse().values.k8s_service_port, Some(6443));
         assert_eq!(use_own_api(&mut settings).unwrap(), None);

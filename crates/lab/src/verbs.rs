@@ -16,8 +16,8 @@ use crate::daemon::agents::AgentAction;
 use crate::echo::EchoPort;
 use crate::enter::{self, CannotRun};
 use crate::paths::{LabName, LabPaths};
-use crate::protocol::{Call, Line, MachineAction, ask};
-use crate::record::{LabRecord, Shape};
+use crate::protocol::{Call, Line, NodeAction, ask};
+use crate::record::{LabRecord, LabSpec};
 use crate::up::Request;
 use crate::{DEFAULT_NAME, daemon, down, echo, link, logs, manifests, round_trip, show, standalone, up};
 
@@ -29,12 +29,12 @@ const EXIT_OWN_FAILURE: u8 = 125;
 /// question of DNS.
 const LOG: &str = "info,hickory_server=warn";
 
-/// A cluster of network namespaces on this machine: for trying, testing and
-/// measuring, not for production. Needs root.
+/// A Kubernetes cluster in network namespaces on this host, for evaluation, tests and
+/// benchmarks, not for production. Requires root.
 #[derive(Debug, Parser)]
 #[command(name = "beeline-lab", bin_name = "beeline lab", version, disable_help_subcommand = true)]
 struct Arguments {
-    /// Name of the lab; several may stand side by side
+    /// Name of the lab; several labs can run at the same time
     #[arg(long, global = true, default_value = DEFAULT_NAME, value_parser = LabName::parse)]
     name: LabName,
     #[command(subcommand)]
@@ -43,40 +43,40 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Bring a lab up; returns when every node is Ready and what was applied is programmed
+    /// Start a lab; returns when every node is Ready and every applied object is programmed
     Up(Request),
-    /// Apply manifests, as kubectl does, and wait until they are programmed
+    /// Apply manifests like kubectl apply, and wait until they are programmed
     Apply {
-        /// A file, a folder or - (standard input); may be given again
+        /// File, directory, or - for standard input; can be repeated
         #[arg(short, long = "filename", value_name = "FILE_OR_DIR", required = true)]
         filename: Vec<PathBuf>,
     },
-    /// Print the path of a kubeconfig that works here, on the client and on the nodes
+    /// Print the path of a kubeconfig that works on this host, the client and the nodes
     Kubeconfig,
     /// Run a command inside a pod
     Exec {
-        /// The pod's namespace
+        /// Namespace of the pod
         #[arg(short, long, default_value = "default")]
         namespace: String,
-        /// The container whose files the command sees; the first one that runs if none is named
+        /// Container whose file system the command sees; default: the first running container
         #[arg(short, long)]
         container: Option<String>,
-        /// Taken for kubectl's sake: standard input is always passed on
+        /// Accepted for compatibility with kubectl: standard input is always passed through
         #[arg(short = 'i', long = "stdin", hide = true)]
         _stdin: bool,
-        /// Taken for kubectl's sake: a terminal is always passed on
+        /// Accepted for compatibility with kubectl: the terminal is always passed through
         #[arg(short = 't', long = "tty", hide = true)]
         _tty: bool,
-        /// The pod
+        /// Name of the pod
         pod: String,
         #[command(flatten)]
         command: CommandLine,
     },
-    /// Print what a container printed
+    /// Print the logs of a container
     Logs(logs::Request),
     /// Run a command inside a node
     Node {
-        /// The node
+        /// Name of the node
         node: String,
         #[command(flatten)]
         command: CommandLine,
@@ -91,80 +91,80 @@ enum Verb {
         #[command(flatten)]
         command: CommandLine,
     },
-    /// Change a node's link: MTU, carrier, loss, network
+    /// Change a node's link: MTU, carrier, packet loss, network
     Link {
-        /// The node
+        /// Name of the node
         node: String,
-        /// Which of its uplinks
+        /// Uplink of the node
         #[arg(long, value_name = "DEVICE", default_value = UPLINK)]
         uplink: String,
         #[command(flatten)]
         change: link::Change,
     },
-    /// Cut a node's power: its namespaces, pins and processes vanish at once
+    /// Power a node off: its namespaces, pins and processes are removed without a shutdown
     NodeStop {
-        /// The node
+        /// Name of the node
         node: String,
     },
-    /// Start a node that was stopped: what is on its disk is there, the rest begins anew
+    /// Power a stopped node on: its disk is kept, everything else starts from scratch
     NodeStart {
-        /// The node
+        /// Name of the node
         node: String,
     },
-    /// Make a new node, which joins the cluster
+    /// Add a node to the cluster
     NodeAdd {
-        /// The node: node-N, a number that is free
+        /// Name of the new node: node-N, where N is not in use
         node: String,
     },
-    /// Take a node away for good, with its Node object
+    /// Remove a node and its Node object
     NodeRemove {
-        /// The node
+        /// Name of the node
         node: String,
     },
     /// Stop, start or kill a node's agent
     Agent {
-        /// The node
+        /// Name of the node
         node: String,
-        /// What to do
+        /// Action
         action: AgentAction,
     },
-    /// Show nodes, pods with their addresses, and services
+    /// Show nodes, pods and Services with their addresses
     Status {
-        /// How to print
+        /// Output format
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Remove the lab, also one whose daemon has died
+    /// Remove the lab, even if its daemon is no longer running
     Down,
-    /// The process behind a lab
+    /// Run the daemon of a lab
     #[command(hide = true)]
     Daemon {
-        /// How long the agents may take, in seconds
+        /// Timeout for the agents to become ready, in seconds
         #[arg(long)]
         timeout: u64,
     },
-    /// The program behind the image beeline/echo
+    /// Run the program of the image beeline/echo
     #[command(hide = true)]
     Echo {
-        /// A port to serve, such as 80/TCP
+        /// Port to listen on, for example 80/TCP
         #[arg(long = "port")]
         ports: Vec<EchoPort>,
     },
-    /// The embedded API as a process of its own, under kube-apiserver's flags
+    /// Run the embedded API server as a separate process with kube-apiserver's flags
     #[command(hide = true)]
     KubeApiserver {
-        /// Flags, as kube-apiserver takes them
+        /// Flags of kube-apiserver
         #[arg(last = true)]
         flags: Vec<String>,
     },
-    /// Measure round trips from where it runs (a pod, the client)
+    /// Measure round-trip times from the network namespace that it runs in (a pod, the client)
     #[command(hide = true)]
-    RoundTrip(round_trip::Question),
+    RoundTrip(round_trip::RoundTripOptions),
 }
 
 #[derive(Debug, Args)]
 struct CommandLine {
-    /// The command; it gets standard input and signals, and its exit status is returned
+    /// Command to run; standard input and signals are passed to it, and its exit status is returned
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
@@ -209,18 +209,18 @@ impl Arguments {
             }
             Verb::Logs(request) => logs::run(name, &request),
             Verb::Node { node, command } => enter::node(name, &node, &command.command),
-            Verb::Client { command } => enter::other(name, "client", &command.command),
-            Verb::Router { command } => enter::other(name, "router", &command.command),
+            Verb::Client { command } => enter::outside_host(name, "client", &command.command),
+            Verb::Router { command } => enter::outside_host(name, "router", &command.command),
             Verb::Link { node, uplink, change } => {
                 finish(ask(name, &Call::Link { node, uplink, change }, say)?)
             }
-            Verb::NodeStop { node } => machine(name, node, MachineAction::Stop),
-            Verb::NodeStart { node } => machine(name, node, MachineAction::Start),
-            Verb::NodeAdd { node } => machine(name, node, MachineAction::Add),
-            Verb::NodeRemove { node } => machine(name, node, MachineAction::Remove),
+            Verb::NodeStop { node } => node_action(name, node, NodeAction::Stop),
+            Verb::NodeStart { node } => node_action(name, node, NodeAction::Start),
+            Verb::NodeAdd { node } => node_action(name, node, NodeAction::Add),
+            Verb::NodeRemove { node } => node_action(name, node, NodeAction::Remove),
             Verb::Agent { node, action } => finish(ask(name, &Call::Agent { node, action }, say)?),
             Verb::Status { output } => status(name, output),
-            Verb::Down => take_down(name),
+            Verb::Down => remove_lab(name),
             Verb::Daemon { timeout } => run_daemon(name, Duration::from_secs(timeout)),
             Verb::Echo { ports } => echo::run(&ports),
             Verb::KubeApiserver { flags } => standalone::run(&flags),
@@ -229,8 +229,8 @@ impl Arguments {
     }
 }
 
-fn machine(name: &LabName, node: String, action: MachineAction) -> Result<()> {
-    finish(ask(name, &Call::Machine { node, action }, say)?)
+fn node_action(name: &LabName, node: String, action: NodeAction) -> Result<()> {
+    finish(ask(name, &Call::Node { node, action }, say)?)
 }
 
 /// Applies every file that parses; what is wrong with the others is told last.
@@ -250,7 +250,7 @@ fn apply(name: &LabName, paths: &[PathBuf]) -> Result<()> {
 fn require_root() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "needs root: it makes network namespaces, mounts bpf file systems and loads eBPF programs; \
+            "must run as root: it creates network namespaces, mounts BPF file systems and loads eBPF programs; \
              run it with sudo"
         );
     }
@@ -265,14 +265,14 @@ fn say(line: &str) {
 fn finish(answer: Line) -> Result<()> {
     match answer {
         Line::Done(text) => say(&text),
-        other => bail!("the lab's daemon answered {other:?}"),
+        other => bail!("unexpected response from the lab's daemon: {other:?}"),
     }
     Ok(())
 }
 
 fn kubeconfig(name: &LabName) -> Result<()> {
     let paths = LabPaths::new(name);
-    enter::require(name, &paths)?;
+    enter::require_lab(name, &paths)?;
     say(&paths.kubeconfig().display().to_string());
     Ok(())
 }
@@ -286,14 +286,14 @@ fn status(name: &LabName, output: Output) -> Result<()> {
             });
             Ok(())
         }
-        other => bail!("the lab's daemon answered {other:?}"),
+        other => bail!("unexpected response from the lab's daemon: {other:?}"),
     }
 }
 
-fn take_down(name: &LabName) -> Result<()> {
+fn remove_lab(name: &LabName) -> Result<()> {
     match down::down(name)? {
         Some(removed) => say(&format!("removed the lab {name}: {removed}")),
-        None => say(&format!("there is no lab named {name}: nothing to remove{}", enter::others())),
+        None => say(&format!("there is no lab named {name}: nothing to remove{}", enter::existing_labs())),
     }
     Ok(())
 }
@@ -304,10 +304,13 @@ fn run_daemon(name: &LabName, timeout: Duration) -> Result<()> {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
     let mut order = String::new();
-    std::io::stdin().read_to_string(&mut order).context("cannot read the order")?;
-    let shape: Shape = serde_json::from_str(&order).context("the order is damaged; start labs with `up`")?;
+    std::io::stdin()
+        .read_to_string(&mut order)
+        .context("cannot read the lab's configuration from standard input")?;
+    let shape: LabSpec = serde_json::from_str(&order)
+        .context("the lab's configuration on standard input is invalid; start labs with `up`")?;
     if LabRecord::read(&LabPaths::new(name))?.is_some() {
-        bail!("the lab {name} has a daemon already; start labs with `up`");
+        bail!("the daemon of lab {name} is already running; start labs with `up`");
     }
     daemon::run(name, shape, timeout)
 }

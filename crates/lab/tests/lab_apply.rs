@@ -16,7 +16,7 @@ fn pod(name: &str, container: &str) -> String {
 }
 
 #[test]
-fn lab_takes_the_values_that_users_of_cilium_bring() {
+fn lab_accepts_values_of_cilium_users() {
     let lab = TestLab::named("values");
     let set = [
         "kubeProxyReplacement=strict",
@@ -34,10 +34,10 @@ fn lab_takes_the_values_that_users_of_cilium_bring() {
     for words in [
         "kubeProxyReplacement",
         "ipv4NativeRoutingCIDR",
-        "172.30.0.2 port 6443: taken instead of 192.0.2.10 port 6443",
+        "172.30.0.2 port 6443: used instead of 192.0.2.10 port 6443",
         "loadBalancer.mode=dsr is not implemented: ignored, loadBalancer.mode=snat is used instead",
     ] {
-        assert!(outcome.stdout.contains(words), "up does not say {words:?}\n{outcome}");
+        assert!(outcome.stdout.contains(words), "up does not print {words:?}\n{outcome}");
     }
     assert!(!outcome.stdout.contains("bpf.masquerade"), "bpf.masquerade is implemented\n{outcome}");
     assert!(lab.status().nodes.iter().all(|node| node.ready));
@@ -45,53 +45,55 @@ fn lab_takes_the_values_that_users_of_cilium_bring() {
 }
 
 #[test]
-fn lab_refuses_what_it_does_not_know_before_anything_is_made() {
+fn lab_rejects_invalid_arguments_before_creating_anything() {
     let lab = TestLab::named("refused");
-    lab.verb(&["up", "--set", "routingMod=native"]).fails().says("did you mean `routingMode`?");
-    lab.verb(&["up", "--set", "routingMode=fast"]).fails().says("routingMode=fast");
-    lab.verb(&["up", "--set", "routingMode"]).fails().says("NAME=VALUE");
-    lab.verb(&["up", "--image", "web=/no/such/program"]).fails().says("there is no program /no/such/program");
-    lab.verb(&["up", "--nodes", "0"]).fails().says("--nodes");
-    lab.verb(&["up", "-f", "/no/such/file.yaml"]).fails().says("/no/such/file.yaml");
-    let folder = tempfile::tempdir().unwrap();
-    let bad = folder.path().join("bad.yaml");
+    lab.verb(&["up", "--set", "routingMod=native"]).fails().stderr_contains("did you mean `routingMode`?");
+    lab.verb(&["up", "--set", "routingMode=fast"]).fails().stderr_contains("routingMode=fast");
+    lab.verb(&["up", "--set", "routingMode"]).fails().stderr_contains("NAME=VALUE");
+    lab.verb(&["up", "--image", "web=/no/such/program"])
+        .fails()
+        .stderr_contains("program /no/such/program does not exist");
+    lab.verb(&["up", "--nodes", "0"]).fails().stderr_contains("--nodes");
+    lab.verb(&["up", "-f", "/no/such/file.yaml"]).fails().stderr_contains("/no/such/file.yaml");
+    let directory = tempfile::tempdir().unwrap();
+    let bad = directory.path().join("bad.yaml");
     fs::write(&bad, "apiVersion: v1\nkind: Pod\n---\nmetadata:\n  name: x\n bad: y\n").unwrap();
-    lab.verb(&["up", "-f", bad.to_str().unwrap()]).fails().says("bad.yaml, line 6: not YAML");
+    lab.verb(&["up", "-f", bad.to_str().unwrap()]).fails().stderr_contains("bad.yaml, line 6: invalid YAML");
     assert!(!lab.paths().root().exists());
     lab.down();
 }
 
 #[test]
-fn lab_applies_what_it_can_and_names_what_it_cannot() {
+fn lab_applies_valid_objects_and_reports_the_others() {
     let lab = TestLab::up_with("partly", &["--nodes", "2"]);
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
     write("a.yaml", &pod("good", "image: any, command: [sleep, infinity]"));
     write("b.yaml", "apiVersion: v9\nkind: Nothing\nmetadata: {name: none}\n");
     write("c.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: zero}\nspec: {ports: [{port: 0}]}\n");
-    let outcome = lab.verb(&["apply", "-f", folder.path().to_str().unwrap()]).fails();
+    let outcome = lab.verb(&["apply", "-f", directory.path().to_str().unwrap()]).fails();
     assert!(outcome.stdout.contains("pods/good created"), "{outcome}");
     for words in
         ["b.yaml, document 1 (Nothing none)", "c.yaml, document 1 (Service zero)", "spec.ports[0].port"]
     {
-        assert!(outcome.stderr.contains(words), "apply does not say {words:?}\n{outcome}");
+        assert!(outcome.stderr.contains(words), "apply does not print {words:?}\n{outcome}");
     }
-    assert!(lab.pods("good")[0].ready, "what can be applied is");
+    assert!(lab.pods("good")[0].ready, "the valid objects are applied");
 
     let later = "apiVersion: v1\nkind: Service\nmetadata: {name: later}\nspec: {externalIPs: [192.0.2.1], ports: [{port: 80}]}\n";
-    let noted = lab.verb_reading(&["apply", "-f", "-"], later).succeeds();
+    let noted = lab.verb_with_stdin(&["apply", "-f", "-"], later).succeeds();
     let said = "its externalIP 192.0.2.1 is not served: externalIPs.enabled is off";
     assert!(noted.stdout.contains("note: ") && noted.stdout.contains(said), "{noted}");
-    assert_eq!(noted.stdout.matches("note: ").count(), 1, "what every node says is said once: {noted}");
+    assert_eq!(noted.stdout.matches("note: ").count(), 1, "a notice of all nodes is printed once: {noted}");
 
-    let bad = folder.path().join("d.yaml");
+    let bad = directory.path().join("d.yaml");
     fs::write(&bad, "kind: [\n").unwrap();
-    lab.verb(&["apply", "-f", bad.to_str().unwrap()]).fails().says("d.yaml, line ");
+    lab.verb(&["apply", "-f", bad.to_str().unwrap()]).fails().stderr_contains("d.yaml, line ");
     lab.down();
 }
 
 #[test]
-fn lab_says_why_a_pod_does_not_run() {
+fn lab_reports_why_a_pod_does_not_run() {
     let lab = TestLab::up_with("pods", &["--nodes", "1"]);
     let failing = [
         ("missing-image", "image: nginx", "--image nginx=PROGRAM"),
@@ -99,7 +101,7 @@ fn lab_says_why_a_pod_does_not_run() {
         ("crashing", "image: any, command: [sh, -c, 'echo the reason >&2; exit 3']", "the reason"),
     ];
     for (name, container, words) in failing {
-        lab.verb_reading(&["apply", "-f", "-"], &pod(name, container)).fails().says(words);
+        lab.verb_with_stdin(&["apply", "-f", "-"], &pod(name, container)).fails().stderr_contains(words);
         let shown = lab.verb(&["status"]).succeeds();
         assert!(shown.stdout.contains(&format!("pod default/{name}: ")), "{shown}");
     }
@@ -111,7 +113,7 @@ fn lab_says_why_a_pod_does_not_run() {
 }
 
 #[test]
-fn lab_follows_its_objects_as_they_change_and_go() {
+fn lab_follows_updates_and_deletions() {
     let lab = TestLab::up_with("changes", &["--nodes", "2"]);
     let deployment = |replicas: u32| {
         format!(

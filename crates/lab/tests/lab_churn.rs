@@ -1,9 +1,9 @@
 //! Endpoints come and go all the time, 20,000 changes a minute; no connection
 //! to one that lives notices, and the tables are what they should be.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
-mod hostile;
+mod failures;
 mod load;
 
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use beeline_lab::harness::TestLab;
-use hostile::Api;
+use failures::Api;
 use load::Traffic;
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ fn write(lab: &TestLab, first: usize, ips: &[String; 3], until: Instant) -> u64 
 }
 
 #[test]
-fn lab_endpoints_that_come_and_go_disturb_no_connection() {
+fn lab_endpoint_churn_disturbs_no_connection() {
     let seconds = std::env::var("BEELINE_CHURN_SECONDS").ok().and_then(|text| text.parse().ok());
     let time = Duration::from_secs(seconds.unwrap_or(SECONDS));
     let lab = TestLab::up("churn");
@@ -90,7 +90,7 @@ fn lab_endpoints_that_come_and_go_disturb_no_connection() {
                 lab.pod("caller").shell(&format!("curl -so /dev/null http://{address}/; test $? -ne 7"));
             asked.is_success()
         });
-        traffic.ask_too(address);
+        traffic.add_service_flows(address);
     }
     let changes = AtomicU64::new(0);
     let began = Instant::now();
@@ -109,7 +109,7 @@ fn lab_endpoints_that_come_and_go_disturb_no_connection() {
         changes * 60 / elapsed.as_secs().max(1)
     );
     report.check();
-    assert!(changes > 50 * time.as_secs(), "{changes} changes are too few to tell");
+    assert!(changes > 50 * time.as_secs(), "{changes} changes are too few for a result");
     // The agents have compared their tables meanwhile, every ten seconds.
     for node in ["node-1", "node-2", "node-3"] {
         let metrics = lab.node(node).shell("curl -s http://127.0.0.1:9879/metrics").succeeds();

@@ -2,7 +2,7 @@
 //! late or a machine was asleep. The clock is that of the lab's processes
 //! alone (libfaketime); the machine's stays as it is.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use beeline_api::{Call, Client, Response};
 use beeline_lab::harness::TestLab;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const PODS: &str = "
 apiVersion: v1
 kind: Pod
@@ -36,8 +36,8 @@ spec:
 
 /// What makes a process believe in another time, where it is installed.
 fn library() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten();
-    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    let directories = std::fs::read_dir("/usr/lib").ok()?.flatten();
+    let mut libraries = directories.map(|directory| directory.path().join("faketime/libfaketime.so.1"));
     libraries.find(|library| library.exists())
 }
 
@@ -83,7 +83,7 @@ fn changes_are_made(lab: &TestLab, name: &str, years: i32) {
     let year: i32 = time[..4].parse().unwrap();
     assert!((year - this_year() - years).abs() <= 1, "the clock has not jumped: {time}");
     lab.api(&path, "-X DELETE").succeeds();
-    lab.wait_until("the pod is gone", PATIENCE, || lab.pods(name).is_empty());
+    lab.wait_until("the pod is gone", TIMEOUT, || lab.pods(name).is_empty());
 }
 
 fn this_year() -> i32 {
@@ -94,16 +94,16 @@ fn this_year() -> i32 {
 fn agent_starts_anew(lab: &TestLab) {
     lab.verb(&["agent", "node-1", "stop"]).succeeds();
     lab.verb(&["agent", "node-1", "start"]).succeeds();
-    lab.wait_until("the agent is back", PATIENCE, || connected(lab, "node-1"));
+    lab.wait_until("the agent is back", TIMEOUT, || connected(lab, "node-1"));
 }
 
 #[test]
-fn lab_clocks_may_jump() {
+fn lab_clock_jumps_are_harmless() {
     let Some(library) = library() else {
         return println!("skipped: libfaketime is not installed: run make test");
     };
-    let folder = tempfile::tempdir().unwrap();
-    let clock = folder.path().join("clock");
+    let directory = tempfile::tempdir().unwrap();
+    let clock = directory.path().join("clock");
     set(&clock, "+0");
     let lab = TestLab::named("clock");
     let environment = [
@@ -113,7 +113,7 @@ fn lab_clocks_may_jump() {
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ("NO_FAKE_STAT", "1"),
     ];
-    lab.up_under(&environment, &["--nodes", "2"]);
+    lab.up_with_env(&environment, &["--nodes", "2"]);
     lab.apply(PODS);
     all_is_well(&lab, "web");
 

@@ -1,26 +1,26 @@
 //! What Kubernetes' own tests of Services ask for, told as days of a cluster:
 //! docs/conformance.md names the story behind each of them.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod conformance;
 
-use conformance::world::World;
-use conformance::{change, choice, endings, invalid, outside};
+use conformance::fixture::Fixture;
+use conformance::{backend_selection, external, invalid, termination, updates};
 
 #[test]
 fn lab_conformance_of_services_inside() {
-    let world = World::up("inside", &["--nodes", "3"]);
-    change::story(&world);
-    invalid::connections_survive_segments_out_of_place(&world);
-    choice::story(&world);
-    endings::story(&world);
-    world.lab.down();
+    let fixture = Fixture::up("inside", &["--nodes", "3"]);
+    updates::run(&fixture);
+    invalid::connections_survive_invalid_segments(&fixture);
+    backend_selection::run(&fixture);
+    termination::run(&fixture);
+    fixture.lab.down();
 }
 
 #[test]
 fn lab_conformance_of_services_outside() {
-    let world = World::up(
+    let fixture = Fixture::up(
         "outside",
         &[
             "--nodes",
@@ -31,13 +31,13 @@ fn lab_conformance_of_services_outside() {
             "externalIPs.allowedCIDRs=203.0.113.0/24",
         ],
     );
-    outside::story(&world);
-    world.lab.down();
+    external::run(&fixture);
+    fixture.lab.down();
 }
 
 /// A name on the page, `lab/tests/x.rs::f`, is that of a function of ours.
 #[test]
-fn unit_every_test_that_the_page_names_is_there() {
+fn unit_every_test_of_the_conformance_page_exists() {
     let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let page = std::fs::read_to_string(crates.parent().unwrap().join("docs/conformance.md")).unwrap();
     let rows: Vec<Vec<&str>> = page

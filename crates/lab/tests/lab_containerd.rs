@@ -1,7 +1,7 @@
 //! The plugin as a real runtime calls it: containerd on a node of a lab, with
 //! an image made from scratch.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -122,7 +122,7 @@ fn path_of_containerd() -> Option<String> {
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/containerd");
     let machine = std::env::var("PATH").unwrap_or_default();
     let path = format!("{0}/usr/bin:{0}/usr/sbin:{machine}:/usr/sbin:/sbin", unpacked.display());
-    let has = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    let has = |name: &str| std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
     if ["containerd", "ctr", "runc"].into_iter().all(has) {
         return Some(path);
     }
@@ -131,10 +131,10 @@ fn path_of_containerd() -> Option<String> {
 }
 
 fn configure(work: &Path) {
-    let folder = work.display();
+    let directory = work.display();
     let config = format!(
-        "version = 2\nroot = \"{folder}/root\"\nstate = \"{folder}/state\"\n\
-         disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{folder}/c.sock\"\n"
+        "version = 2\nroot = \"{directory}/root\"\nstate = \"{directory}/state\"\n\
+         disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{directory}/c.sock\"\n"
     );
     fs::write(work.join("config.toml"), config).unwrap();
 }

@@ -1,9 +1,9 @@
 //! A lab on a control plane of processes: on Kubernetes' own programs where
 //! KUBEBUILDER_ASSETS names them, and everywhere on the embedded API as a
-//! process of its own in their place, so that the lab's way to an API server
+//! process of its own in their target, so that the lab's way to an API server
 //! elsewhere is walked on every machine.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -26,7 +26,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 /// How long what should happen may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const SHOP: &str = "
 apiVersion: v1
@@ -61,15 +61,15 @@ spec:
   containers: [{name: c, image: beeline/echo, ports: [{containerPort: 8080}]}]
 ";
 
-/// `up` on the programs of this folder.
+/// `up` on the programs of this directory.
 fn up(lab: &TestLab, assets: &Path) -> Output {
     let mut command = Command::new(program("beeline-lab"));
     command.args(["up", "--nodes", "2", "--name", lab.name().as_str()]);
     command.env("KUBEBUILDER_ASSETS", assets).output().unwrap()
 }
 
-fn script(folder: &Path, name: &str, line: &str) {
-    let path = folder.join(name);
+fn script(directory: &Path, name: &str, line: &str) {
+    let path = directory.join(name);
     fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -117,10 +117,10 @@ fn lab_runs_on_an_api_server_that_is_another_process() {
 }
 
 #[test]
-fn lab_runs_on_kubernetes_own_control_plane() {
+fn lab_runs_on_the_kubernetes_control_plane() {
     let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
         println!(
-            "skipped: Kubernetes' own control plane: KUBEBUILDER_ASSETS names no folder with etcd and kube-apiserver"
+            "skipped: Kubernetes' own control plane: KUBEBUILDER_ASSETS names no directory with etcd and kube-apiserver"
         );
         return;
     };
@@ -133,7 +133,7 @@ fn lab_runs_on_kubernetes_own_control_plane() {
 }
 
 #[test]
-fn lab_says_why_a_control_plane_does_not_come_up() {
+fn lab_reports_why_a_control_plane_does_not_start() {
     let lab = TestLab::named("broken");
     let assets = tempfile::tempdir().unwrap();
     let refused = up(&lab, assets.path());
@@ -143,8 +143,8 @@ fn lab_says_why_a_control_plane_does_not_come_up() {
     script(assets.path(), "kube-apiserver", "echo no such flag >&2; exit 3");
     let refused = up(&lab, assets.path());
     assert!(!refused.status.success());
-    for expected in ["kube-apiserver ended", "no such flag", "was taken down again"] {
-        assert!(words(&refused).contains(expected), "{expected:?} is not said:\n{}", words(&refused));
+    for expected in ["kube-apiserver exited", "no such flag", "was removed"] {
+        assert!(words(&refused).contains(expected), "{expected:?} is not printed:\n{}", words(&refused));
     }
     lab.check_leaks();
     lab.down();
@@ -155,15 +155,15 @@ fn etcd_is_healthy(lab: &TestLab) {
     let netns = NetNs::open(lab.paths().netns("control-plane")).unwrap();
     let ask = || -> std::io::Result<String> {
         let target: SocketAddr = "127.0.0.1:2379".parse().unwrap();
-        let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
     let healthy = || netns.enter(ask).unwrap().is_ok_and(|answer| answer.contains("\"health\":\"true\""));
-    lab.wait_until("etcd is healthy", PATIENCE, healthy);
+    lab.wait_until("etcd is healthy", TIMEOUT, healthy);
 }
 
 /// Controllers, scheduler, kubelets and agents work through the API server.
@@ -177,8 +177,8 @@ fn a_day_of_a_cluster(lab: &TestLab) {
     for address in &service.cluster_ips {
         let url =
             if address.contains(':') { format!("http://[{address}]/") } else { format!("http://{address}/") };
-        let told = lab.pod("asker").run(["curl", "-sS", "--max-time", "10", &url]).succeeds();
-        assert!(told.stdout.contains("web-"), "{told}");
+        let output = lab.pod("asker").run(["curl", "-sS", "--max-time", "10", &url]).succeeds();
+        assert!(output.stdout.contains("web-"), "{output}");
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(controllers_work(lab));
@@ -214,9 +214,9 @@ async fn controllers_work(lab: &TestLab) {
 }
 
 async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "after {} s not yet: {what}", PATIENCE.as_secs());
+        assert!(tokio::time::Instant::now() < deadline, "timed out after {} s: {what}", TIMEOUT.as_secs());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -233,7 +233,7 @@ fn the_end_needs_no_daemon(lab: TestLab) {
         assert!(lab.paths().control_plane().join(log).exists(), "there is no {log}");
     }
     assert!(record.daemon.signal(Signal::SIGKILL));
-    lab.wait_until("the daemon is gone", PATIENCE, || !record.daemon.alive());
+    lab.wait_until("the daemon is gone", TIMEOUT, || !record.daemon.alive());
     lab.down();
     for process in before {
         assert!(!process.alive(), "{process:?} is left");

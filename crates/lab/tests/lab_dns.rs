@@ -1,7 +1,7 @@
 //! The cluster's DNS, asked from a pod through the Service kube-dns, by both
 //! families and both protocols.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use hickory_server::proto::op::{Edns, Message, MessageType, OpCode, Query, Respo
 use hickory_server::proto::rr::{Name, RecordType};
 
 /// How long the server may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a change may take until it is told.
 const CHANGE: Duration = Duration::from_secs(10);
@@ -133,7 +133,7 @@ impl Resolver<'_> {
 fn by_udp(server: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
     let any: IpAddr = if server.is_ipv6() { "::".parse().unwrap() } else { "0.0.0.0".parse().unwrap() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     socket.connect(server)?;
     socket.send(query)?;
     let mut answer = vec![0; 65535];
@@ -143,8 +143,8 @@ fn by_udp(server: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 fn by_tcp(server: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(&(query.len() as u16).to_be_bytes())?;
     stream.write_all(query)?;
     let mut length = [0; 2];
@@ -220,16 +220,16 @@ fn names_are_answered(dns: &Resolver<'_>) {
 fn answers_are_cut(lab: &TestLab, server: IpAddr) {
     lab.apply(&crowd(100));
     let ask = |by| Resolver { lab, server, by }.ask("crowd.default.svc.cluster.local", "A");
-    lab.wait_until("the crowd is told", CHANGE, || ask(By::Tcp).0.answers.len() == 100);
+    lab.wait_until("all endpoints are in the answer", CHANGE, || ask(By::Tcp).0.answers.len() == 100);
     for (by, limit) in [(By::Udp, 512), (By::UdpUpTo(1000), 1000), (By::UdpUpTo(4096), 1232)] {
         let (message, bytes) = ask(by);
         assert!(message.metadata.truncation && bytes <= limit, "{bytes} bytes by {by:?}: {message}");
     }
     lab.apply(&crowd(3));
-    lab.wait_until("the crowd is gone", CHANGE, || ask(By::Udp).0.answers.len() == 3);
+    lab.wait_until("the Service is gone", CHANGE, || ask(By::Udp).0.answers.len() == 3);
     let first = |_| ask(By::Udp).0.answers[0].data.to_string();
     let firsts: BTreeSet<String> = (0..3).map(first).collect();
-    assert_eq!(firsts.len(), 3, "each has its turn: {firsts:?}");
+    assert_eq!(firsts.len(), 3, "every address comes first at some time: {firsts:?}");
 }
 
 /// A pod more is a record more.
@@ -239,7 +239,7 @@ fn changes_are_told(lab: &TestLab, server: IpAddr) {
     let count = || dns.records("each.default.svc.cluster.local", kind).len();
     assert_eq!(count(), 2);
     lab.apply(&SHOP.replace("replicas: 2", "replicas: 3"));
-    lab.wait_until("the third pod is told", CHANGE, || count() == 3);
+    lab.wait_until("the third pod is in the answer", CHANGE, || count() == 3);
     lab.apply(SHOP);
     lab.wait_until("the third pod is gone", CHANGE, || count() == 2);
 }

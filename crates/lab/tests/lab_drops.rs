@@ -1,7 +1,7 @@
-//! No silent drop: each has a reason, is counted exactly, and is told with the
+//! No silent drop: each has a reason, is counted exactly, and is expected with the
 //! names of pod and Service.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod traffic;
 
@@ -10,11 +10,11 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use beeline_lab::address::Pair;
-use traffic::cluster::{Cluster, FAMILIES, NO_SERVICE_PORT, SERVICE_UDP_PORT, Spot, UDP_PORT};
+use traffic::cluster::{Cluster, Endpoint, FAMILIES, NO_SERVICE_PORT, SERVICE_UDP_PORT, UDP_PORT};
 use traffic::frame::{self, Mac};
 
 /// Packets of each kind: few, so that all kinds together stay below the events
-/// that are told per second (`ConfigValue::events_per_s`).
+/// that are expected per second (`ConfigValue::events_per_s`).
 const PACKETS: u64 = 5;
 /// The host side of every pod's link.
 const GATEWAY_MAC: Mac = [0x02, 0xbe, 0xe1, 0, 0, 1];
@@ -34,22 +34,22 @@ const fn pair(v4: [u8; 4], v6: [u16; 8]) -> Pair {
 }
 
 #[test]
-fn lab_every_drop_is_counted_and_told_with_names() {
+fn lab_every_drop_is_counted_and_reported_with_names() {
     let cluster = Cluster::up("drops");
-    let alpha = cluster.spot("alpha");
+    let alpha = cluster.endpoint("alpha");
     let mac = own_mac(alpha);
     cluster
-        .spot("node-1")
+        .endpoint("node-1")
         .shell("ip route add blackhole 198.51.100.0/24 && ip route add prohibit 2001:db8::/64");
     for family in FAMILIES {
         let own = family.of(alpha.addresses);
         let (beta, gamma) =
-            (family.of(cluster.spot("beta").addresses), family.of(cluster.spot("gamma").addresses));
+            (family.of(cluster.endpoint("beta").addresses), family.of(cluster.endpoint("gamma").addresses));
         let alpha_name = Some("default/alpha");
 
         // A pod in another's name, as a stranger, and with another's MAC.
         for lie in [beta, family.of(FOREIGN)] {
-            let told = Told {
+            let expected = ExpectedDrop {
                 src: lie,
                 dst: gamma,
                 src_name: alpha_name,
@@ -57,9 +57,9 @@ fn lab_every_drop_is_counted_and_told_with_names() {
                 service: None,
             };
             let send = || send_frames(&frame::udp(mac, GATEWAY_MAC, lie, gamma, UDP_PORT));
-            drops(&cluster, alpha, "node-1 from_pod spoofed_address", &told, send);
+            drops(&cluster, alpha, "node-1 from_pod spoofed_address", &expected, send);
         }
-        let told = Told {
+        let expected = ExpectedDrop {
             src: own,
             dst: gamma,
             src_name: alpha_name,
@@ -67,57 +67,61 @@ fn lab_every_drop_is_counted_and_told_with_names() {
             service: None,
         };
         let send = || send_frames(&frame::udp([2, 0, 0, 0, 0, 9], GATEWAY_MAC, own, gamma, UDP_PORT));
-        drops(&cluster, alpha, "node-1 from_pod spoofed_mac", &told, send);
+        drops(&cluster, alpha, "node-1 from_pod spoofed_mac", &expected, send);
 
         // Nobody there: seen by the node of the sender, and by the node itself
         // when it comes from outside.
         let nobody = family.of(NOBODY);
-        let told = Told { src: own, dst: nobody, src_name: alpha_name, dst_name: None, service: None };
-        drops(&cluster, alpha, "node-1 from_pod no_endpoint", &told, || send_datagrams(nobody, UDP_PORT));
-        let client = cluster.spot("client");
-        let told = Told {
+        let expected =
+            ExpectedDrop { src: own, dst: nobody, src_name: alpha_name, dst_name: None, service: None };
+        drops(&cluster, alpha, "node-1 from_pod no_endpoint", &expected, || send_datagrams(nobody, UDP_PORT));
+        let client = cluster.endpoint("client");
+        let expected = ExpectedDrop {
             src: family.of(client.addresses),
             dst: nobody,
             src_name: None,
             dst_name: None,
             service: None,
         };
-        drops(&cluster, client, "node-1 from_uplink no_endpoint", &told, || send_datagrams(nobody, UDP_PORT));
+        drops(&cluster, client, "node-1 from_uplink no_endpoint", &expected, || {
+            send_datagrams(nobody, UDP_PORT)
+        });
 
         // A way that the node forbids.
         let forbidden = family.of(FORBIDDEN);
-        let told = Told { src: own, dst: forbidden, src_name: alpha_name, dst_name: None, service: None };
-        drops(&cluster, alpha, "node-1 from_pod route_prohibited", &told, || {
+        let expected =
+            ExpectedDrop { src: own, dst: forbidden, src_name: alpha_name, dst_name: None, service: None };
+        drops(&cluster, alpha, "node-1 from_pod route_prohibited", &expected, || {
             send_datagrams(forbidden, UDP_PORT)
         });
 
-        // Services: refused, which is told as well.
+        // Services: refused, which is expected as well.
         let nobodys = family.of(cluster.service_of_nobody().addresses);
-        let told = Told {
+        let expected = ExpectedDrop {
             src: own,
             dst: nobodys,
             src_name: alpha_name,
             dst_name: None,
             service: Some("default/to-nobody:53/UDP"),
         };
-        drops(&cluster, alpha, "node-1 from_pod no_backend", &told, || {
+        drops(&cluster, alpha, "node-1 from_pod no_backend", &expected, || {
             send_datagrams(nobodys, SERVICE_UDP_PORT)
         });
         let betas = family.of(cluster.service("beta", "alpha").addresses);
-        let told = Told {
+        let expected = ExpectedDrop {
             src: own,
             dst: betas,
             src_name: alpha_name,
             dst_name: None,
             service: Some("default/to-beta"),
         };
-        drops(&cluster, alpha, "node-1 from_pod no_service_port", &told, || {
+        drops(&cluster, alpha, "node-1 from_pod no_service_port", &expected, || {
             send_datagrams(betas, NO_SERVICE_PORT)
         });
     }
     // Neighbour discovery in another's name.
-    let beta = cluster.spot("beta").addresses.ipv4;
-    let told = Told {
+    let beta = cluster.endpoint("beta").addresses.ipv4;
+    let expected = ExpectedDrop {
         src: beta.into(),
         dst: beta.into(),
         src_name: Some("default/alpha"),
@@ -125,13 +129,13 @@ fn lab_every_drop_is_counted_and_told_with_names() {
         service: None,
     };
     let send = || send_frames(&frame::arp(mac, beta));
-    drops(&cluster, alpha, "node-1 from_pod spoofed_neighbour", &told, send);
+    drops(&cluster, alpha, "node-1 from_pod spoofed_neighbour", &expected, send);
     cluster.down();
 }
 
 /// What the last sampled drop must say.
 #[derive(Debug)]
-struct Told {
+struct ExpectedDrop {
     src: IpAddr,
     dst: IpAddr,
     src_name: Option<&'static str>,
@@ -141,20 +145,26 @@ struct Told {
 
 /// Sends, and holds counters and events to it: exactly so many packets, for
 /// this one reason at this one hook, and nothing else dropped.
-fn drops(cluster: &Cluster, from: &Spot, counter: &str, told: &Told, send: impl FnOnce() + Send) {
+fn drops(
+    cluster: &Cluster,
+    from: &Endpoint,
+    counter: &str,
+    expected: &ExpectedDrop,
+    send: impl FnOnce() + Send,
+) {
     let before = Shown::of(cluster).counters;
     from.netns.enter(send).unwrap();
     let mut after = Shown::of(cluster);
-    cluster.lab.wait_until(&format!("{counter} is told: {told:?}"), Duration::from_secs(5), || {
+    cluster.lab.wait_until(&format!("{counter} is reported: {expected:?}"), Duration::from_secs(5), || {
         after = Shown::of(cluster);
-        after.is_told(counter, told)
+        after.is_reported(counter, expected)
     });
     let mut new = after.counters;
     for (counter, packets) in &before {
         *new.get_mut(counter).unwrap() -= packets;
     }
     new.retain(|_, packets| *packets > 0);
-    assert_eq!(new, BTreeMap::from([(counter.to_owned(), PACKETS)]), "{told:?}");
+    assert_eq!(new, BTreeMap::from([(counter.to_owned(), PACKETS)]), "{expected:?}");
 }
 
 /// What `beeline drops` shows.
@@ -169,30 +179,31 @@ impl Shown {
         let shown: serde_json::Value = cluster.lab.cli_json(&["drops"]);
         let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
         let counters = shown["counters"].as_array().unwrap().iter().map(|row| {
-            let place = [text(row, "node"), text(row, "hook"), text(row, "what")].join(" ");
-            (place, row["packets"].as_u64().unwrap())
+            let counter_name = [text(row, "node"), text(row, "hook"), text(row, "what")].join(" ");
+            (counter_name, row["packets"].as_u64().unwrap())
         });
         Shown { counters: counters.collect(), recent: shown["recent"].as_array().unwrap().clone() }
     }
 
-    /// Is the last one told of the node the one that is meant, with all names?
-    fn is_told(&self, counter: &str, told: &Told) -> bool {
+    /// Is the last one expected of the node the one that is meant, with all names?
+    fn is_reported(&self, counter: &str, expected: &ExpectedDrop) -> bool {
         self.recent.iter().any(|drop| {
             let text = |key: &str| drop[key].as_str();
-            let place = [text("node"), text("hook"), text("reason")].map(Option::unwrap_or_default).join(" ");
+            let counter_name =
+                [text("node"), text("hook"), text("reason")].map(Option::unwrap_or_default).join(" ");
             let address = |key: &str| text(key).and_then(|text| text.parse::<IpAddr>().ok());
-            place == counter
-                && address("src") == Some(told.src)
-                && address("dst") == Some(told.dst)
-                && text("src_name") == told.src_name
-                && text("dst_name") == told.dst_name
-                && text("service_name") == told.service
+            counter_name == counter
+                && address("src") == Some(expected.src)
+                && address("dst") == Some(expected.dst)
+                && text("src_name") == expected.src_name
+                && text("dst_name") == expected.dst_name
+                && text("service_name") == expected.service
         })
     }
 }
 
-fn own_mac(spot: &Spot) -> Mac {
-    let shown: serde_json::Value = serde_json::from_str(&spot.shell("ip -j link show eth0")).unwrap();
+fn own_mac(endpoint: &Endpoint) -> Mac {
+    let shown: serde_json::Value = serde_json::from_str(&endpoint.shell("ip -j link show eth0")).unwrap();
     let mut bytes = shown[0]["address"].as_str().unwrap().split(':');
     std::array::from_fn(|_| u8::from_str_radix(bytes.next().unwrap(), 16).unwrap())
 }

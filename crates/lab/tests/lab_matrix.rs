@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use checksum::{Right, Verifier};
 use traffic::capture::{Capture, Frame};
-use traffic::cluster::{Cluster, Spot};
-use traffic::matrix::{Way, probes, run, ways};
+use traffic::cluster::{Cluster, Endpoint};
+use traffic::matrix::{ProbePath, probes, run, ways};
 use traffic::packet::{ETHERNET_BYTES, hex};
 
 /// Probes of the whole matrix: counted, so that none gets lost.
@@ -25,7 +25,7 @@ const WRONG_SHOWN_MAX: usize = 5;
 const BYTES_SHOWN_MAX: usize = 160;
 
 #[test]
-fn lab_everybody_reaches_everybody() {
+fn lab_full_connectivity() {
     let cluster = Cluster::up("matrix");
     let probes = probes(ways(&cluster));
     let report = run(&probes);
@@ -38,23 +38,23 @@ fn lab_everybody_reaches_everybody() {
 /// large for the wire passes whole: neither does on a real device. So with
 /// both switched off, what the uplinks send is looked at byte by byte.
 #[test]
-fn lab_everybody_reaches_everybody_without_offloads() {
+fn lab_full_connectivity_without_offloads() {
     let cluster = Cluster::up("checksums");
     let with_offloads = sent_while_probing_across_nodes(&cluster);
     assert!(!judge(&with_offloads).1.is_empty(), "this test would not notice incomplete checksums");
 
-    ["node-1", "node-2", "client"].iter().for_each(|host| no_offloads(cluster.spot(host)));
+    ["node-1", "node-2", "client"].iter().for_each(|host| no_offloads(cluster.endpoint(host)));
     whole_matrix_with_right_checksums(&cluster);
     // Pods that complete their checksums themselves: the translation then
     // changes whole sums instead of those of the pseudo-header alone.
-    ["alpha", "beta", "gamma"].iter().for_each(|pod| no_offloads(cluster.spot(pod)));
+    ["alpha", "beta", "gamma"].iter().for_each(|pod| no_offloads(cluster.endpoint(pod)));
     whole_matrix_with_right_checksums(&cluster);
     cluster.down();
 }
 
 fn sent_while_probing_across_nodes(cluster: &Cluster) -> Vec<Frame> {
     let capture = Capture::start(Instant::now(), [("switch", &cluster.switch)]);
-    let way = Way { from: cluster.spot("alpha"), to: cluster.target("gamma") };
+    let way = ProbePath { from: cluster.endpoint("alpha"), to: cluster.target("gamma") };
     let probes = probes(vec![way]);
     run(&probes).must_be_whole(cluster, probes.len());
     sent(capture)
@@ -102,10 +102,10 @@ fn shown(wrong: &[(&Frame, String)]) -> String {
     text
 }
 
-fn no_offloads(spot: &Spot) {
-    spot.shell("ethtool -K eth0 tx off tso off gso off");
-    let features = spot.shell("ethtool -k eth0");
+fn no_offloads(endpoint: &Endpoint) {
+    endpoint.shell("ethtool -K eth0 tx off tso off gso off");
+    let features = endpoint.shell("ethtool -k eth0");
     for feature in ["tx-checksumming", "tcp-segmentation-offload", "generic-segmentation-offload"] {
-        assert!(features.contains(&format!("{feature}: off")), "{}: {features}", spot.name);
+        assert!(features.contains(&format!("{feature}: off")), "{}: {features}", endpoint.name);
     }
 }

@@ -1,7 +1,7 @@
 //! What is too big, and what has come too far: the pod is told, by its node,
 //! about what it sent itself.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod traffic;
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use beeline_lab::address::Pair;
 use traffic::cluster::{
-    Cluster, FAMILIES, Family, SERVICE_TCP_PORT, SERVICE_UDP_PORT, Spot, Target, UDP_PORT, shell,
+    Cluster, Endpoint, FAMILIES, Family, SERVICE_TCP_PORT, SERVICE_UDP_PORT, Target, UDP_PORT, shell,
 };
 use traffic::errors::{Fragmenting, IcmpError, next_error, path_mtu, set_ttl, udp_socket};
 
@@ -23,10 +23,10 @@ const STREAM_BYTES: usize = 1 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
-fn lab_a_pod_is_told_the_mtu_of_its_nodes_uplink() {
+fn lab_a_pod_has_the_mtu_of_its_nodes_uplink() {
     let cluster = Cluster::up("mtu");
     ["node-1", "node-2", "client"].iter().for_each(|host| lower(&cluster, host));
-    let alpha = cluster.spot("alpha");
+    let alpha = cluster.endpoint("alpha");
     for family in FAMILIES {
         stream_learns_the_mtu(&cluster, alpha, family);
         for to in [cluster.target("gamma"), cluster.target("client"), cluster.service("gamma", "alpha")] {
@@ -44,13 +44,13 @@ fn lab_a_pod_is_told_the_mtu_of_its_nodes_uplink() {
 
 /// Both ends of the cable: a device drops what its peer sends too large.
 fn lower(cluster: &Cluster, host: &str) {
-    cluster.spot(host).shell(&format!("ip link set eth0 mtu {LOWERED}"));
+    cluster.endpoint(host).shell(&format!("ip link set eth0 mtu {LOWERED}"));
     shell(&cluster.switch, &format!("ip link set {host} mtu {LOWERED}"));
 }
 
 /// Through a Service: the error quotes what the node sent on, and must come
 /// back quoting what the pod sent.
-fn stream_learns_the_mtu(cluster: &Cluster, from: &Spot, family: Family) {
+fn stream_learns_the_mtu(cluster: &Cluster, from: &Endpoint, family: Family) {
     let service = cluster.service("gamma", from.name);
     let address = SocketAddr::new(family.of(service.addresses), SERVICE_TCP_PORT);
     let sent: Vec<u8> = (0..STREAM_BYTES).map(|at| 0x80 | (at / 7) as u8).collect();
@@ -77,7 +77,7 @@ fn stream_learns_the_mtu(cluster: &Cluster, from: &Spot, family: Family) {
     assert!(echoed == sent, "{address}: {} of {STREAM_BYTES} bytes came back, or others", echoed.len());
 }
 
-fn datagram_is_refused_with_the_mtu(cluster: &Cluster, from: &Spot, to: &Target, family: Family) {
+fn datagram_is_refused_with_the_mtu(cluster: &Cluster, from: &Endpoint, to: &Target, family: Family) {
     let address = udp_address(to, family);
     let error = from.netns.enter(|| {
         let socket = udp_socket(address, Fragmenting::Forbidden);
@@ -85,12 +85,13 @@ fn datagram_is_refused_with_the_mtu(cluster: &Cluster, from: &Spot, to: &Target,
         next_error(&socket)
     });
     let (kind, code) = if address.is_ipv4() { (3, 4) } else { (2, 0) };
-    let expected = IcmpError { kind, code, info: LOWERED, from: family.of(cluster.spot("node-1").addresses) };
+    let expected =
+        IcmpError { kind, code, info: LOWERED, from: family.of(cluster.endpoint("node-1").addresses) };
     assert_eq!(error.unwrap(), Some(expected), "{} -> {} ({address})", from.name, to.name);
 }
 
 /// IPv4 alone: over IPv6 only the sender fragments.
-fn datagram_that_may_be_fragmented_arrives(from: &Spot, to: &Target) {
+fn datagram_that_may_be_fragmented_arrives(from: &Endpoint, to: &Target) {
     let address = udp_address(to, Family::V4);
     let sent: Vec<u8> = (0..TOO_BIG).map(|at| (at / 3) as u8).collect();
     let mut echoed = vec![0; TOO_BIG + 1];
@@ -105,14 +106,14 @@ fn datagram_that_may_be_fragmented_arrives(from: &Spot, to: &Target) {
 
 /// As traceroute sees it: every node on the way is a hop.
 #[test]
-fn lab_a_packet_that_has_come_too_far_is_answered() {
+fn lab_an_expired_ttl_is_answered_with_icmp() {
     let cluster = Cluster::up("ttl");
-    let (node_1, node_2) = (cluster.spot("node-1").addresses, cluster.spot("node-2").addresses);
+    let (node_1, node_2) = (cluster.endpoint("node-1").addresses, cluster.endpoint("node-2").addresses);
     let service = cluster.service("gamma", "alpha");
     for family in FAMILIES {
         let trace = |from: &str, to: &Target, hops: &[Pair]| {
             let hops: Vec<IpAddr> = hops.iter().map(|hop| family.of(*hop)).collect();
-            every_hop_answers(cluster.spot(from), to, family, &hops);
+            every_hop_answers(cluster.endpoint(from), to, family, &hops);
         };
         trace("alpha", &cluster.target("beta"), &[node_1]);
         trace("alpha", &cluster.target("gamma"), &[node_1, node_2]);
@@ -126,7 +127,7 @@ fn lab_a_packet_that_has_come_too_far_is_answered() {
 
 /// With a TTL of 1, 2, ... the hops answer in turn; with one more the
 /// destination does.
-fn every_hop_answers(from: &Spot, to: &Target, family: Family, hops: &[IpAddr]) {
+fn every_hop_answers(from: &Endpoint, to: &Target, family: Family, hops: &[IpAddr]) {
     let address = udp_address(to, family);
     let (kind, code) = if address.is_ipv4() { (11, 0) } else { (3, 0) };
     let way = || format!("{} -> {} ({address})", from.name, to.name);

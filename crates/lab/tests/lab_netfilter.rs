@@ -1,7 +1,7 @@
 //! Pods' packets pass by the host's netfilter: no hook sees them, and no
 //! connection of theirs is tracked, even where rules force tracking.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod traffic;
 
@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use beeline_lab::address::{CLUSTER_CIDR_IPV4, CLUSTER_CIDR_IPV6};
 use ipnet::IpNet;
-use traffic::cluster::{Cluster, FAMILIES, Spot, UDP_PORT};
+use traffic::cluster::{Cluster, Endpoint, FAMILIES, UDP_PORT};
 use traffic::errors::{Fragmenting, udp_socket};
 use traffic::matrix::{host_ways, pod_ways, probes, run};
 
@@ -25,9 +25,9 @@ const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouti
 const NODES: [&str; 2] = ["node-1", "node-2"];
 
 #[test]
-fn lab_pods_packets_pass_by_netfilter_and_its_connection_tracking() {
+fn lab_pod_traffic_bypasses_netfilter_and_its_conntrack() {
     let cluster = Cluster::up("netfilter");
-    let nodes = NODES.map(|name| cluster.spot(name));
+    let nodes = NODES.map(|name| cluster.endpoint(name));
     nodes.iter().for_each(|node| watch(node));
 
     run(&probes(pod_ways(&cluster))).must_be_whole(&cluster, POD_PROBES);
@@ -52,7 +52,7 @@ fn lab_pods_packets_pass_by_netfilter_and_its_connection_tracking() {
 }
 
 /// Counts packets of pods and Services at every hook of both families.
-fn watch(node: &Spot) {
+fn watch(node: &Endpoint) {
     let mut rules = String::from("table inet watch {\n");
     for hook in HOOKS {
         rules.push_str(&format!("counter {hook} {{}}\n"));
@@ -83,7 +83,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn by(node: &Spot) -> Seen {
+    fn by(node: &Endpoint) -> Seen {
         let listed = node.shell("nft -j list counters table inet watch");
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
         let counters = listed["nftables"].as_array().unwrap().iter().filter_map(|entry| entry.get("counter"));
@@ -111,17 +111,17 @@ fn is_of_pods(line: &str) -> bool {
 
 /// A datagram that may be fragmented, larger than the node's uplink takes.
 fn have_the_node_fragment(cluster: &Cluster) {
-    let node = cluster.spot("node-1");
+    let node = cluster.endpoint("node-1");
     node.shell("ip link set eth0 mtu 1400");
-    let alpha = cluster.spot("alpha");
-    let to = SocketAddr::new(FAMILIES[0].of(cluster.spot("gamma").addresses), UDP_PORT);
+    let alpha = cluster.endpoint("alpha");
+    let to = SocketAddr::new(FAMILIES[0].of(cluster.endpoint("gamma").addresses), UDP_PORT);
     let send = || udp_socket(to, Fragmenting::Allowed).send(&[7; 1450]).unwrap();
     alpha.netns.enter(send).unwrap();
     node.shell("ip link set eth0 mtu 1500");
 }
 
 #[test]
-fn unit_connections_of_pods_are_told_from_others() {
+fn unit_pod_connections_are_distinguished_from_others() {
     let line = |src: &str, dst: &str| {
         format!(
             "ipv4     2 tcp      6 431999 ESTABLISHED src={src} dst={dst} sport=1 dport=2 src={dst} dst={src} sport=2 dport=1 [ASSURED] mark=0 zone=0 use=2"

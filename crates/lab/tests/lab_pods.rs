@@ -1,7 +1,7 @@
 //! Pods as Kubernetes describes them: what containers find at their start,
 //! how they live, how they end, and what they leave to read.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -124,7 +124,7 @@ spec:
 "#;
 
 #[test]
-fn lab_pods_find_their_variables_volumes_and_files() {
+fn lab_pods_have_their_variables_volumes_and_files() {
     let lab = TestLab::up_with("found", &["--nodes", "2"]);
     lab.apply(FOUND_AT_THE_START);
     lab.apply(FULL);
@@ -187,7 +187,7 @@ fn lab_pods_find_their_variables_volumes_and_files() {
     other("echo x > /shared/x").fails();
     other("cat /etc/app/colour").fails();
     assert!(other("test -d /shared/a/part").succeeds().stdout.is_empty());
-    lab.verb(&["exec", "full", "-c", "none", "--", "true"]).fails().says("it has main, other");
+    lab.verb(&["exec", "full", "-c", "none", "--", "true"]).fails().stderr_contains("it has main, other");
 
     // What a pod writes to a hostPath is on its node's disk, not the machine's.
     inside.shell("echo kept > /disk/file").succeeds();
@@ -335,7 +335,7 @@ fn endpoint(lab: &TestLab, service: &str) -> Option<[bool; 3]> {
 }
 
 #[test]
-fn lab_pods_live_and_end_as_their_specification_says() {
+fn lab_pods_follow_their_lifecycle_specification() {
     let lab = TestLab::up_with("lives", &["--nodes", "1"]);
     lab.apply(LIVES);
     assert!(lab.pods("web")[0].ready);
@@ -406,8 +406,8 @@ fn pods_go_that_are_deleted_while_they_start(lab: &TestLab) {
 }
 
 fn pods_that_fail_say_why(lab: &TestLab) {
-    let told = lab.verb_reading(&["apply", "-f", "-"], FAILS).fails();
-    assert!(told.stderr.contains("CrashLoopBackOff") && told.stderr.contains("--image"), "{told}");
+    let output = lab.verb_with_stdin(&["apply", "-f", "-"], FAILS).fails();
+    assert!(output.stderr.contains("CrashLoopBackOff") && output.stderr.contains("--image"), "{output}");
     create(lab, WAITS);
     let waits = |name: &str| {
         let pod = pod(lab, name);
@@ -465,7 +465,7 @@ spec:
     - {name: other, image: any, command: [sh, -c, 'echo other; sleep infinity']}
 ";
     lab.apply(talks);
-    lab.wait_until("it has talked", Duration::from_secs(5), || {
+    lab.wait_until("it has printed its lines", Duration::from_secs(5), || {
         lab.verb(&["logs", "talks"]).succeeds().stdout.contains("more\n")
     });
     let printed = lab.verb(&["logs", "talks", "-c", "main"]).succeeds().stdout;
@@ -474,9 +474,9 @@ spec:
         "{printed}"
     );
     assert_eq!(lab.verb(&["logs", "talks", "-c", "other"]).succeeds().stdout, "other\n");
-    lab.verb(&["logs", "talks", "-c", "none"]).fails().says("it has main, other");
-    lab.verb(&["logs", "nobody"]).fails().says("there is no pod default/nobody");
-    lab.verb(&["logs", "talks", "--previous"]).fails().says("has not run before");
+    lab.verb(&["logs", "talks", "-c", "none"]).fails().stderr_contains("it has main, other");
+    lab.verb(&["logs", "nobody"]).fails().stderr_contains("there is no pod default/nobody");
+    lab.verb(&["logs", "talks", "--previous"]).fails().stderr_contains("has no previous instance");
     assert_eq!(lab.verb(&["logs", "job", "-c", "main"]).succeeds().stdout, "worked\n", "also after the end");
     let runs = |previous: &str| lab.verb(&["logs", "crash", previous]).stdout;
     assert!(

@@ -1,6 +1,6 @@
 //! Agents die and come back all the time; no packet notices.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod load;
 
@@ -17,31 +17,31 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// How long agents die, at least, and where the machine is too busy for
-/// [`Deaths::ENOUGH`] of them at most.
-const DYING: Duration = Duration::from_secs(25);
-const DYING_MAX: Duration = Duration::from_secs(120);
+/// [`KillCounts::ENOUGH`] of them at most.
+const DURATION_MIN: Duration = Duration::from_secs(25);
+const DURATION_MAX: Duration = Duration::from_secs(120);
 
 /// How long an agent may take to be started and ready.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An agent that lived this long is started again without delay by the lab.
-const LONG_LIFE: Duration = Duration::from_millis(550);
+const STABLE_UPTIME: Duration = Duration::from_millis(550);
 
 /// What became of one node's agents.
 #[derive(Debug, Default)]
-struct Deaths {
+struct KillCounts {
     /// Killed after they had said that they are ready.
     ready: AtomicU32,
     /// Killed while they started.
     starting: AtomicU32,
 }
 
-impl Deaths {
+impl KillCounts {
     /// Ready ones, and those that started.
     const ENOUGH: (u32, u32) = (20, 5);
 
     fn are_enough(&self) -> bool {
-        let (ready, starting) = Deaths::ENOUGH;
+        let (ready, starting) = KillCounts::ENOUGH;
         self.ready.load(Ordering::Relaxed) >= ready && self.starting.load(Ordering::Relaxed) >= starting
     }
 }
@@ -60,7 +60,7 @@ impl Agent<'_> {
 
     fn until_started(&self) -> Pid {
         let what = format!("the agent of {} is started again", self.node);
-        self.lab.wait_until(&what, PATIENCE, || self.process().is_some());
+        self.lab.wait_until(&what, TIMEOUT, || self.process().is_some());
         self.process().unwrap_or_else(|| panic!("not yet killed, and gone"))
     }
 
@@ -68,25 +68,25 @@ impl Agent<'_> {
         let socket = self.lab.paths().node(self.node).socket();
         let client = Client::new(socket).with_timeout(Duration::from_secs(2));
         let what = format!("the agent of {} is ready", self.node);
-        self.lab.wait_until(&what, PATIENCE, || client.call(Call::Ready).is_ok());
+        self.lab.wait_until(&what, TIMEOUT, || client.call(Call::Ready).is_ok());
     }
 
     /// Kills it until told to end: one as soon as it is ready, the next in
     /// the middle of its start, the next after a longer life, and again.
-    fn kill_on_and_on(&self, deaths: &Deaths, ends: &AtomicBool) {
+    fn kill_repeatedly(&self, kills: &KillCounts, ends: &AtomicBool) {
         for round in 0u64.. {
             let process = self.until_started();
             let begun = Instant::now();
             let counted = if round % 3 == 1 {
                 // The moment wanders through the start, which takes some 40 ms.
                 std::thread::sleep(Duration::from_millis(round * 7 % 40));
-                &deaths.starting
+                &kills.starting
             } else {
                 self.until_ready();
                 if round % 3 == 2 {
-                    std::thread::sleep(LONG_LIFE.saturating_sub(begun.elapsed()));
+                    std::thread::sleep(STABLE_UPTIME.saturating_sub(begun.elapsed()));
                 }
-                &deaths.ready
+                &kills.ready
             };
             if ends.load(Ordering::Relaxed) {
                 break;
@@ -94,36 +94,36 @@ impl Agent<'_> {
             counted.fetch_add(1, Ordering::Relaxed);
             kill(process, Signal::SIGKILL).unwrap_or_else(|error| panic!("{}: {error}", self.node));
             let what = format!("the agent of {} is dead", self.node);
-            self.lab.wait_until(&what, PATIENCE, || self.process() != Some(process));
+            self.lab.wait_until(&what, TIMEOUT, || self.process() != Some(process));
         }
     }
 }
 
 #[test]
-fn lab_kill_9_of_every_agent_costs_no_packet_and_no_connection() {
+fn lab_sigkill_of_every_agent_loses_no_packet_or_connection() {
     let lab = TestLab::up_with("kill", &["--set", "bpf.masquerade=true"]);
     let record = LabRecord::read(&lab.paths()).unwrap().unwrap();
     let traffic = Traffic::start(&lab);
     let ends = AtomicBool::new(false);
-    let deaths: Vec<Deaths> = record.nodes.iter().map(|_| Deaths::default()).collect();
+    let kills: Vec<KillCounts> = record.nodes.iter().map(|_| KillCounts::default()).collect();
     std::thread::scope(|scope| {
         let (lab, ends) = (&lab, &ends);
-        for ((node, place), deaths) in record.nodes.iter().zip(&deaths) {
-            let agent = Agent { lab, node, cgroup: place.cgroup.join("agent") };
-            scope.spawn(move || agent.kill_on_and_on(deaths, ends));
+        for ((node, target), kills) in record.nodes.iter().zip(&kills) {
+            let agent = Agent { lab, node, cgroup: target.cgroup.join("agent") };
+            scope.spawn(move || agent.kill_repeatedly(kills, ends));
         }
         let begun = Instant::now();
-        let is_over = || begun.elapsed() >= DYING && deaths.iter().all(Deaths::are_enough);
-        while !is_over() && begun.elapsed() < DYING_MAX {
+        let is_over = || begun.elapsed() >= DURATION_MIN && kills.iter().all(KillCounts::are_enough);
+        while !is_over() && begun.elapsed() < DURATION_MAX {
             std::thread::sleep(Duration::from_millis(100));
         }
         ends.store(true, Ordering::Relaxed);
     });
     let report = traffic.stop();
-    println!("{deaths:?}\n{report}");
+    println!("{kills:?}\n{report}");
     report.check();
-    for (node, deaths) in record.nodes.keys().zip(&deaths) {
-        assert!(deaths.are_enough(), "{node}: {deaths:?} are too few to tell");
+    for (node, kills) in record.nodes.keys().zip(&kills) {
+        assert!(kills.are_enough(), "{node}: {kills:?} are too few for a result");
     }
     lab.down();
 }

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use beeline_lab::harness::{Outcome, Place, TestLab, program};
+use beeline_lab::harness::{ExecTarget, Outcome, TestLab, program};
 
 /// `near` serves on node-1, `far` on node-2, `host` in node-3's own network.
 const MANIFEST: &str = r#"
@@ -96,13 +96,13 @@ fn node_ip(number: usize, family: usize) -> String {
     [format!("172.30.0.{}", 10 + number), format!("fd00:172:30::{}", 10 + number)][family].clone()
 }
 
-fn fetch(from: &Place<'_>, address: &str, port: u16) -> Outcome {
+fn fetch(from: &ExecTarget<'_>, address: &str, port: u16) -> Outcome {
     let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
     from.run(["curl", "-gs", "--max-time", "2", &format!("http://{host}:{port}/")])
 }
 
 /// Who answered, and whom it saw as the client.
-fn ask(from: &Place<'_>, address: &str, port: u16) -> (String, IpAddr) {
+fn ask(from: &ExecTarget<'_>, address: &str, port: u16) -> (String, IpAddr) {
     let outcome = fetch(from, address, port);
     assert!(outcome.is_success(), "{address} port {port} does not answer\n{outcome}");
     let answer: serde_json::Value =
@@ -121,8 +121,8 @@ fn lab_services_are_reached_from_nodes_and_from_outside() {
     let lab = TestLab::up_with("services", &["--nodes", "3", "--set", "bpf.masquerade=true"]);
     lab.apply(MANIFEST);
     nodes_reach_services(&lab);
-    node_ports_serve_the_outside(&lab);
-    backends_in_a_nodes_network_serve(&lab);
+    node_ports_serve_external_clients(&lab);
+    host_network_backends_serve(&lab);
     pods_leave_as_their_node(&lab);
     tables_tell_what_was_translated(&lab);
     every_node_leads_a_client_to_one_endpoint(&lab);
@@ -131,14 +131,14 @@ fn lab_services_are_reached_from_nodes_and_from_outside() {
         lab.verb(&["agent", node, "stop"]).succeeds();
     }
     nodes_reach_services(&lab);
-    node_ports_serve_the_outside(&lab);
+    node_ports_serve_external_clients(&lab);
     lab.down();
 }
 
 /// A socket that no hook saw (of the kernel's own, or made before the agent):
 /// its packets are translated on their way out, or go nowhere.
 #[test]
-fn lab_services_are_reached_from_nodes_past_the_socket_hooks() {
+fn lab_services_are_reached_from_nodes_without_socket_hooks() {
     let lab = TestLab::up_with("past-hooks", &["--nodes", "3", "--set", "socketLB.enabled=false"]);
     lab.apply(MANIFEST);
     for node in [1, 3] {
@@ -180,23 +180,23 @@ fn beeline<T: serde::de::DeserializeOwned>(lab: &TestLab, words: &str) -> T {
 /// packets that it sends.
 fn explanations_begin_with_the_socket(lab: &TestLab) {
     let explain = |words: &str| -> (Vec<(String, String)>, serde_json::Value) {
-        let told: serde_json::Value = beeline(lab, &format!("explain --port 80 {words}"));
-        let hops = told["hops"].as_array().unwrap_or_else(|| panic!("{told:#}"));
-        let place = |hop: &serde_json::Value| {
-            let word = |key: &str| hop[key].as_str().unwrap_or_else(|| panic!("{told:#}")).to_owned();
+        let output: serde_json::Value = beeline(lab, &format!("explain --port 80 {words}"));
+        let hops = output["hops"].as_array().unwrap_or_else(|| panic!("{output:#}"));
+        let target = |hop: &serde_json::Value| {
+            let word = |key: &str| hop[key].as_str().unwrap_or_else(|| panic!("{output:#}")).to_owned();
             (word("node"), word("hook"))
         };
-        (hops.iter().map(place).collect(), told)
+        (hops.iter().map(target).collect(), output)
     };
     let hops = |words: &[(&str, &str)]| -> Vec<(String, String)> {
         words.iter().map(|(node, hook)| ((*node).to_owned(), (*hook).to_owned())).collect()
     };
     let socket = |node| (node, "socket");
     for (family, far) in lab.service("far").cluster_ips.iter().enumerate() {
-        let arrives = |(way, told): (Vec<_>, serde_json::Value), expected: &[(&str, &str)]| {
-            assert_eq!(way, hops(expected), "{told:#}");
-            assert_eq!(told["delivered"], true, "{told:#}");
-            assert!(told["end"].as_str().is_some_and(|end| end.contains("default/far")), "{told:#}");
+        let arrives = |(way, output): (Vec<_>, serde_json::Value), expected: &[(&str, &str)]| {
+            assert_eq!(way, hops(expected), "{output:#}");
+            assert_eq!(output["delivered"], true, "{output:#}");
+            assert!(output["end"].as_str().is_some_and(|end| end.contains("default/far")), "{output:#}");
         };
         let pod = explain(&format!("--from default/near --to {far}"));
         assert_eq!(pod.1["hops"][0]["outcome"], "socket_translated", "{:#}", pod.1);
@@ -212,29 +212,32 @@ fn explanations_begin_with_the_socket(lab: &TestLab) {
         arrives(itself, &[socket("node-2")]);
     }
     for none in lab.service("none").cluster_ips {
-        let (way, told) = explain(&format!("--from default/near --to {none}"));
-        assert_eq!(way, hops(&[socket("node-1")]), "{told:#}");
-        assert_eq!((&told["delivered"], &told["hops"][0]["reason"]), (&false.into(), &"no_backend".into()));
+        let (way, output) = explain(&format!("--from default/near --to {none}"));
+        assert_eq!(way, hops(&[socket("node-1")]), "{output:#}");
+        assert_eq!(
+            (&output["delivered"], &output["hops"][0]["reason"]),
+            (&false.into(), &"no_backend".into())
+        );
     }
 }
 
 /// `beeline` shows the connections that the stories before have made.
 fn tables_tell_what_was_translated(lab: &TestLab) {
     let table = |words: &str| -> Vec<serde_json::Value> { beeline(lab, words) };
-    let lent = table("nat list");
+    let mappings = table("nat list");
     let found = |pod: Option<&str>, service: Option<&str>, node: &str| {
-        lent.iter().any(|row| {
+        mappings.iter().any(|row| {
             row["pod"].as_str() == pod && row["service"].as_str() == service && row["node"] == node
         })
     };
-    assert!(found(Some("default/near"), None, "node-1"), "near has left as node-1: {lent:#?}");
+    assert!(found(Some("default/near"), None, "node-1"), "near has left as node-1: {mappings:#?}");
     assert!(
         found(None, Some("default/far:80"), "node-1"),
-        "the client reached far through node-1: {lent:#?}"
+        "the client reached far through node-1: {mappings:#?}"
     );
     let pools = table("nat top");
     assert!(pools.iter().all(|pool| pool["ports"].as_u64() > pool["ports_taken"].as_u64()), "{pools:#?}");
-    assert_eq!(pools.is_empty(), lent.is_empty());
+    assert_eq!(pools.is_empty(), mappings.is_empty());
     let far = table("conntrack list --service default/far");
     assert!(!far.is_empty() && far.iter().all(|row| row["service_name"] == "default/far:80"), "{far:#?}");
     let served = table("conntrack top --by server --protocol tcp -n 50");
@@ -265,7 +268,7 @@ fn nodes_reach_services(lab: &TestLab) {
     }
 }
 
-fn node_ports_serve_the_outside(lab: &TestLab) {
+fn node_ports_serve_external_clients(lab: &TestLab) {
     let client = lab.client();
     for family in [0, 1] {
         let outside = ip(CLIENT[family]);
@@ -284,7 +287,7 @@ fn node_ports_serve_the_outside(lab: &TestLab) {
     }
 }
 
-fn backends_in_a_nodes_network_serve(lab: &TestLab) {
+fn host_network_backends_serve(lab: &TestLab) {
     let client = lab.client();
     for family in [0, 1] {
         let (pod, seen) = ask(&client, &node_ip(3, family), 30084);

@@ -2,14 +2,14 @@
 //! connected to a Service. Its only backend goes; they are told, connect
 //! again and reach the next.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
-mod hostile;
+mod failures;
 
 use std::time::{Duration, Instant};
 
-use beeline_lab::harness::{Background, Place, TestLab};
-use hostile::Api;
+use beeline_lab::harness::{Background, ExecTarget, TestLab};
+use failures::Api;
 use serde_json::{Value, json};
 
 /// Whoever has a socket to a backend that is gone connects again within.
@@ -47,12 +47,12 @@ fn apply(lab: &TestLab, objects: &[Value]) {
     lab.apply(&manifests.join("\n---\n"));
 }
 
-fn start(place: &Place<'_>, address: &str) -> Background {
-    place.start(["bash", "-c", CLIENT, address])
+fn start(target: &ExecTarget<'_>, address: &str) -> Background {
+    target.start(["bash", "-c", CLIENT, address])
 }
 
 #[test]
-fn lab_sockets_leave_a_backend_that_is_gone() {
+fn lab_sockets_of_a_removed_backend_are_destroyed() {
     let arguments = ["--nodes", "2", "--set", "socketLB.hostNamespaceOnly=false"];
     let lab = TestLab::up_with("sockets", &arguments);
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "dns"},
@@ -60,9 +60,9 @@ fn lab_sockets_leave_a_backend_that_is_gone() {
             "ports": [{"port": 53, "targetPort": 5353, "protocol": "UDP"}]}});
     apply(&lab, &[service, resolver("first", "node-2"), client("asker")]);
     let addresses = lab.service("dns").cluster_ips;
-    let places = [lab.node("node-1"), lab.pod("asker")];
+    let targets = [lab.node("node-1"), lab.pod("asker")];
     let clients: Vec<Background> =
-        places.iter().flat_map(|place| addresses.iter().map(|address| start(place, address))).collect();
+        targets.iter().flat_map(|target| addresses.iter().map(|address| start(target, address))).collect();
     clients.iter().for_each(|client| client.wait_for("answer 1", Duration::from_secs(10)));
 
     apply(&lab, &[resolver("second", "node-1")]);
@@ -72,15 +72,15 @@ fn lab_sockets_leave_a_backend_that_is_gone() {
 
     let destroyed = format!("beeline_sockets_destroyed_total{{}} {}", clients.len());
     lab.wait_until(&destroyed, Duration::from_secs(5), || {
-        let told = lab.node("node-1").shell("curl -s http://127.0.0.1:9879/metrics").succeeds();
-        told.stdout.contains(&destroyed)
+        let output = lab.node("node-1").shell("curl -s http://127.0.0.1:9879/metrics").succeeds();
+        output.stdout.contains(&destroyed)
     });
     for client in clients {
         let outcome = client.stop(nix::sys::signal::Signal::SIGKILL);
         // One that waits is told why, one that sends that it is connected no more.
-        let told = ["connection abort", "Destination address required"];
-        assert!(told.iter().any(|words| outcome.stderr.contains(words)), "the socket says so\n{outcome}");
-        assert!(!outcome.stdout.contains("connected 3"), "it is told once\n{outcome}");
+        let output = ["connection abort", "Destination address required"];
+        assert!(output.iter().any(|words| outcome.stderr.contains(words)), "the socket says so\n{outcome}");
+        assert!(!outcome.stdout.contains("connected 3"), "it is reported once\n{outcome}");
     }
     lab.down();
 }

@@ -1,11 +1,11 @@
 //! A node moves from kube-proxy to Beeline: connections that began through
 //! kube-proxy's rules run on, new ones are Beeline's.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::time::Duration;
 
-use beeline_lab::harness::{Background, Place, TestLab};
+use beeline_lab::harness::{Background, ExecTarget, TestLab};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -34,7 +34,7 @@ spec:
 
 const NODE: [&str; 2] = ["172.30.0.11", "fd00:172:30::11"];
 const NODE_PORT: u16 = 30080;
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Says one line ten times a second over one connection, hears it again, and
 /// says so; ends when an answer stays away for five seconds.
@@ -46,7 +46,7 @@ while echo "line $((++lines))" >&3 && read -r -t 5 answer <&3; do
 done
 "#;
 
-fn talk(from: &Place<'_>, address: &str, port: u16) -> Background {
+fn talk(from: &ExecTarget<'_>, address: &str, port: u16) -> Background {
     from.start(["bash", "-c", CLIENT, address, &port.to_string()])
 }
 
@@ -74,7 +74,7 @@ fn rules(family: usize, service: &str, pod: &str) -> String {
 }
 
 #[test]
-fn lab_connections_through_kube_proxys_rules_outlive_it() {
+fn lab_connections_survive_the_takeover_from_kube_proxy() {
     let lab = TestLab::up_with("takeover", &["--nodes", "1"]);
     lab.apply(MANIFEST);
     let services = lab.service("web").cluster_ips;
@@ -94,47 +94,47 @@ fn lab_connections_through_kube_proxys_rules_outlive_it() {
         }
     }
     let ruleset: String = (0..2).map(|family| rules(family, &services[family], &pods[family])).collect();
-    node.run_reading(["nft", "-f", "-"], &ruleset).succeeds();
+    node.run_with_stdin(["nft", "-f", "-"], &ruleset).succeeds();
     let begun = || node.run(["nft", "list", "counters"]).succeeds().stdout;
     // The kernel takes the programs off some time after their pins are gone.
-    let sees = |from: &Place<'_>, address: &str, port: u16| {
+    let sees = |from: &ExecTarget<'_>, address: &str, port: u16| {
         let before = begun();
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
         from.run(["curl", "-gs", "--max-time", "1", &format!("http://{host}:{port}/")]);
         begun() != before
     };
     for family in 0..2 {
-        lab.wait_until("kube-proxy's rules translate", PATIENCE, || {
+        lab.wait_until("kube-proxy's rules translate", TIMEOUT, || {
             sees(&client, NODE[family], NODE_PORT) && sees(&asker, &services[family], 80)
         });
     }
     let clients: Vec<Background> = (0..2)
         .flat_map(|family| [talk(&client, NODE[family], NODE_PORT), talk(&asker, &services[family], 80)])
         .collect();
-    clients.iter().for_each(|client| client.wait_for("heard line 3\n", PATIENCE));
+    clients.iter().for_each(|client| client.wait_for("heard line 3\n", TIMEOUT));
 
     lab.verb(&["agent", "node-1", "start"]).succeeds();
-    lab.wait_until("the agent has found kube-proxy's rules", PATIENCE, || {
+    lab.wait_until("the agent has found kube-proxy's rules", TIMEOUT, || {
         lab.cli(&["status"]).stdout.contains("nft delete table ip6 kube-proxy")
     });
     let before = begun();
     for client in &clients {
-        client.wait_for("heard line 40\n", PATIENCE);
+        client.wait_for("heard line 40\n", TIMEOUT);
     }
     // New ones are Beeline's, and do not touch the rules.
     for family in 0..2 {
-        talk(&client, NODE[family], NODE_PORT).wait_for("heard line 2\n", PATIENCE);
-        talk(&asker, &services[family], 80).wait_for("heard line 2\n", PATIENCE);
+        talk(&client, NODE[family], NODE_PORT).wait_for("heard line 2\n", TIMEOUT);
+        talk(&asker, &services[family], 80).wait_for("heard line 2\n", TIMEOUT);
     }
     assert_eq!(begun(), before, "kube-proxy's rules have translated a new connection");
-    let told = node.shell("curl -s http://127.0.0.1:9879/metrics").succeeds();
+    let output = node.shell("curl -s http://127.0.0.1:9879/metrics").succeeds();
     let left = |kind: &str| {
         let name = format!("beeline_kube_proxy_leftovers{{kind=\"{kind}\"}} ");
-        let found = told.stdout.lines().find_map(|line| line.strip_prefix(&name));
-        found.and_then(|count| count.parse::<u64>().ok()).unwrap_or_else(|| panic!("{name}\n{told}"))
+        let found = output.stdout.lines().find_map(|line| line.strip_prefix(&name));
+        found.and_then(|count| count.parse::<u64>().ok()).unwrap_or_else(|| panic!("{name}\n{output}"))
     };
-    assert_eq!(left("nftables"), 2, "{told}");
-    assert!(left("connections") >= 4, "those of four clients at least\n{told}");
+    assert_eq!(left("nftables"), 2, "{output}");
+    assert!(left("connections") >= 4, "those of four clients at least\n{output}");
     for client in clients {
         let outcome = client.stop(nix::sys::signal::Signal::SIGKILL);
         assert!(outcome.stdout.contains("heard line 40\n"), "{outcome}");

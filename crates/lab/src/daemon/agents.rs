@@ -16,15 +16,15 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use crate::log_tail::last_line;
 use crate::paths::NodePaths;
 use crate::spawn;
-use crate::tail::last_line;
 
 /// The first pause before an agent is started again, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// An agent that ran this long starts again without the pause growing.
-const STABLE: Duration = Duration::from_millis(500);
+const BACKOFF_RESET_AFTER: Duration = Duration::from_millis(500);
 
 /// Where an agent serves metrics and health, inside its node.
 const HTTP: &str = "127.0.0.1:9879";
@@ -62,7 +62,7 @@ pub struct AgentState {
 /// A node's agent and its supervisor.
 pub struct Agent {
     config: AgentConfig,
-    wanted: watch::Sender<bool>,
+    enabled: watch::Sender<bool>,
     state: Arc<Mutex<AgentState>>,
     supervisor: AbortHandle,
 }
@@ -71,21 +71,21 @@ pub struct Agent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum AgentAction {
-    /// End it (SIGTERM) and keep it down.
+    /// Stop it (SIGTERM) and do not restart it.
     Stop,
-    /// Start it again.
+    /// Start it.
     Start,
-    /// SIGKILL; the supervisor starts it again.
+    /// Kill it (SIGKILL); the supervisor restarts it.
     Kill,
 }
 
 impl Agent {
     /// Starts the agent and its supervisor.
     pub fn start(config: AgentConfig) -> Agent {
-        let (wanted, receiver) = watch::channel(true);
+        let (enabled, receiver) = watch::channel(true);
         let state = Arc::new(Mutex::new(AgentState::default()));
         let supervisor = tokio::spawn(supervise(config.clone(), receiver, state.clone())).abort_handle();
-        Agent { config, wanted, state, supervisor }
+        Agent { config, enabled, state, supervisor }
     }
 
     /// The name of its node.
@@ -94,8 +94,8 @@ impl Agent {
     }
 
     /// Ends it and its supervisor as a power failure does.
-    pub fn cut_power(&self) {
-        self.wanted.send_replace(false);
+    pub fn power_off(&self) {
+        self.enabled.send_replace(false);
         self.supervisor.abort();
     }
 
@@ -105,8 +105,8 @@ impl Agent {
     }
 
     /// Is it meant to run?
-    pub fn wanted(&self) -> bool {
-        *self.wanted.borrow()
+    pub fn enabled(&self) -> bool {
+        *self.enabled.borrow()
     }
 
     /// Its process.
@@ -152,17 +152,17 @@ impl Agent {
         let node = &self.config.node;
         match action {
             AgentAction::Stop => {
-                self.wanted.send_replace(false);
+                self.enabled.send_replace(false);
                 self.wait_pid(STOP_TIMEOUT * 2, |pid| pid.is_none()).await?;
                 Ok(format!("the agent of {node} is stopped"))
             }
             AgentAction::Start => {
-                self.wanted.send_replace(true);
+                self.enabled.send_replace(true);
                 self.wait_ready(Duration::from_secs(30)).await?;
                 Ok(format!("the agent of {node} is ready"))
             }
             AgentAction::Kill => {
-                let Some(pid) = self.state().pid else { bail!("the agent of {node} does not run") };
+                let Some(pid) = self.state().pid else { bail!("the agent of {node} is not running") };
                 kill(Pid::from_raw(pid as i32), Signal::SIGKILL)
                     .with_context(|| format!("cannot kill the agent of {node} (process {pid})"))?;
                 self.wait_pid(STOP_TIMEOUT, |now| now != Some(pid)).await?;
@@ -175,7 +175,7 @@ impl Agent {
         let deadline = Instant::now() + timeout;
         while !holds(self.state().pid) {
             if Instant::now() > deadline {
-                bail!("the agent of {} still runs after {} s", self.config.node, timeout.as_secs());
+                bail!("the agent of {} is still running after {} s", self.config.node, timeout.as_secs());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -183,27 +183,27 @@ impl Agent {
     }
 }
 
-async fn supervise(config: AgentConfig, mut wanted: watch::Receiver<bool>, state: Arc<Mutex<AgentState>>) {
+async fn supervise(config: AgentConfig, mut enabled: watch::Receiver<bool>, state: Arc<Mutex<AgentState>>) {
     let set = |pid: Option<u32>| {
         let mut state = state.lock().expect("nobody panics while holding the lock");
         state.starts += u32::from(pid.is_some());
         state.pid = pid;
     };
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
-    while wanted.wait_for(|wanted| *wanted).await.is_ok() {
+    while enabled.wait_for(|enabled| *enabled).await.is_ok() {
         let begin = Instant::now();
         match spawn_agent(&config) {
             Err(error) => tracing::error!("{}: {error:#}", config.node),
             Ok(mut child) => {
                 set(child.id());
-                let stopped = run_until(&config.node, &mut child, &mut wanted).await;
+                let stopped = run_until(&config.node, &mut child, &mut enabled).await;
                 set(None);
                 if stopped {
                     continue;
                 }
             }
         }
-        if begin.elapsed() > STABLE {
+        if begin.elapsed() > BACKOFF_RESET_AFTER {
             backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         }
         tokio::time::sleep(backoff.pause()).await;
@@ -211,16 +211,16 @@ async fn supervise(config: AgentConfig, mut wanted: watch::Receiver<bool>, state
 }
 
 /// Waits for the agent's end; true if it was asked to end.
-async fn run_until(node: &str, child: &mut Child, wanted: &mut watch::Receiver<bool>) -> bool {
+async fn run_until(node: &str, child: &mut Child, enabled: &mut watch::Receiver<bool>) -> bool {
     tokio::select! {
         status = child.wait() => {
             match status {
-                Ok(status) => tracing::warn!("the agent of {node} ended: {status}"),
-                Err(error) => tracing::warn!("the agent of {node} cannot be waited for: {error}"),
+                Ok(status) => tracing::warn!("the agent of {node} exited: {status}"),
+                Err(error) => tracing::warn!("cannot wait for the agent of {node}: {error}"),
             }
             return false;
         }
-        () = unwanted(wanted) => (),
+        () = disabled(enabled) => (),
     }
     if let Some(pid) = child.id() {
         let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
@@ -232,8 +232,8 @@ async fn run_until(node: &str, child: &mut Child, wanted: &mut watch::Receiver<b
 }
 
 /// Waits until the agent is asked to end; a lab that ends asks too.
-async fn unwanted(wanted: &mut watch::Receiver<bool>) {
-    let _ = wanted.wait_for(|wanted| !*wanted).await;
+async fn disabled(enabled: &mut watch::Receiver<bool>) {
+    let _ = enabled.wait_for(|enabled| !*enabled).await;
 }
 
 fn spawn_agent(config: &AgentConfig) -> Result<Child> {
@@ -251,9 +251,9 @@ fn spawn_agent(config: &AgentConfig) -> Result<Child> {
     argument(&mut command, "--state-dir", &config.paths.state());
     command
         .stdin(Stdio::null())
-        .stdout(log.try_clone().context("cannot share the log")?)
+        .stdout(log.try_clone().context("cannot duplicate the log's file descriptor")?)
         .stderr(log)
         .kill_on_drop(true);
-    spawn::place(&mut command, &config.paths.netns(), &config.cgroup.join("agent"), None)?;
+    spawn::enter_namespaces(&mut command, &config.paths.netns(), &config.cgroup.join("agent"), None)?;
     command.spawn().with_context(|| format!("cannot start {}", config.program.display()))
 }

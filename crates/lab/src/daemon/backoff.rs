@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_pauses_double_up_to_a_bound() {
+    fn unit_backoff_doubles_up_to_a_maximum() {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
         let mut pauses = || -> Vec<u128> { (0..5).map(|_| backoff.pause().as_millis()).collect() };
         assert_eq!(pauses(), [200, 400, 800, 1000, 1000]);

@@ -12,19 +12,19 @@ use kube::Client;
 use super::control_plane::ControlPlane;
 use super::dns::ClusterDns;
 use super::shared::Shared;
-use super::{Lab, machines, nodes};
-use crate::address::{self, CLIENT, CONTROL_PLANE, ROUTER, Side};
+use super::{Lab, node_operations, nodes};
+use crate::address::{self, CLIENT, CONTROL_PLANE, ROUTER, Subnet};
 use crate::link::Link;
 use crate::paths::{LabName, LabPaths};
 use crate::process::ProcessId;
 use crate::programs::Programs;
-use crate::record::{LabRecord, PlaceRecord, Shape};
+use crate::record::{HostRecord, LabRecord, LabSpec};
 use crate::{cgroup, topology};
 
-/// Builds a lab; its folder and its daemon's cgroup exist already.
+/// Builds a lab; its directory and its daemon's cgroup exist already.
 pub async fn bring_up(
     name: &LabName,
-    shape: Shape,
+    shape: LabSpec,
     timeout: Duration,
     progress: &dyn Fn(&str),
 ) -> Result<Arc<Lab>> {
@@ -32,13 +32,14 @@ pub async fn bring_up(
     let paths = LabPaths::new(name);
     let programs = Programs::find()?;
     let (record, listener) = first_record(name, &paths, &shape)?;
-    let plan: Vec<_> =
-        (1..=shape.nodes).map(|number| (number, record.links[&address::node_name(number)][0].side)).collect();
+    let plan: Vec<_> = (1..=shape.nodes)
+        .map(|number| (number, record.links[&address::node_name(number)][0].subnet))
+        .collect();
     let uplinks = record.uplinks();
     let (built, planned) = (paths.clone(), plan.clone());
     tokio::task::spawn_blocking(move || topology::build(&built, &planned, uplinks)).await??;
     let nodes = if shape.nodes == 1 { "1 node".to_owned() } else { format!("{} nodes", shape.nodes) };
-    progress(&format!("{nodes}, a router, a client and their switch ({})", elapsed(begin)));
+    progress(&format!("created {nodes}, router, client and switch ({})", elapsed(begin)));
 
     let (api, client) = ControlPlane::start(&record, listener, &paths).await?;
     progress(&format!("{} on 127.0.0.1:{} ({})", api.describe(), record.api_port, elapsed(begin)));
@@ -55,25 +56,31 @@ pub async fn bring_up(
         dns,
         record: record.into(),
         agents: Default::default(),
-        machines: Default::default(),
+        node_set: Default::default(),
         pods,
     });
-    machines::start_all(&lab, timeout).await?;
+    node_operations::start_all(&lab, timeout).await?;
     progress(&format!("every node is Ready ({})", elapsed(begin)));
     Ok(lab)
 }
 
 /// Makes the Node objects, and tells the hosts outside the way to the pods.
-async fn register_nodes(client: &Client, paths: &LabPaths, plan: &[(u32, Side)], uplinks: u32) -> Result<()> {
+async fn register_nodes(
+    client: &Client,
+    paths: &LabPaths,
+    plan: &[(u32, Subnet)],
+    uplinks: u32,
+) -> Result<()> {
     let names: Vec<String> = plan.iter().map(|(number, _)| address::node_name(*number)).collect();
-    let registered = plan.iter().zip(&names).map(|((number, side), name)| {
-        nodes::register(client, name, address::of_node(*number, *side, uplinks))
+    let registered = plan.iter().zip(&names).map(|((number, subnet), name)| {
+        nodes::register(client, name, address::of_node(*number, *subnet, uplinks))
     });
     try_join_all(registered).await?;
     let ranges = nodes::pod_cidrs(client, &names).await?;
     let mut routed = plan.iter().zip(&names);
-    routed
-        .try_for_each(|((number, side), name)| topology::route_to_pods(paths, &ranges[name], *number, *side))
+    routed.try_for_each(|((number, subnet), name)| {
+        topology::add_pod_routes(paths, &ranges[name], *number, *subnet)
+    })
 }
 
 fn elapsed(begin: Instant) -> String {
@@ -82,10 +89,10 @@ fn elapsed(begin: Instant) -> String {
 
 /// Makes the cgroups and the record, before anything that would have to be
 /// found again; and listens for the API on this machine.
-fn first_record(name: &LabName, paths: &LabPaths, shape: &Shape) -> Result<(LabRecord, TcpListener)> {
+fn first_record(name: &LabName, paths: &LabPaths, shape: &LabSpec) -> Result<(LabRecord, TcpListener)> {
     let cgroup = cgroup::lab_cgroup(name, paths)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")?;
-    let other = |name: &str, address| topology::place(paths.netns(name), cgroup.join(name), address);
+    let other = |name: &str, address| topology::host_record(paths.netns(name), cgroup.join(name), address);
     let others = BTreeMap::from([
         ("router".to_owned(), other("router", Some(ROUTER))?),
         ("client".to_owned(), other("client", Some(CLIENT))?),
@@ -94,16 +101,16 @@ fn first_record(name: &LabName, paths: &LabPaths, shape: &Shape) -> Result<(LabR
     ]);
     let links: BTreeMap<String, Vec<Link>> =
         (1..=shape.nodes).map(|number| first_links(shape, number)).collect();
-    let node = |number| -> Result<(String, PlaceRecord)> {
+    let node = |number| -> Result<(String, HostRecord)> {
         let name = address::node_name(number);
-        let addresses = address::node_on(number, links[&name][0].side);
-        let place = machines::place(paths, &cgroup, &name, addresses)?;
-        Ok((name, place))
+        let addresses = address::node_on(number, links[&name][0].subnet);
+        let host = node_operations::node_record(paths, &cgroup, &name, addresses)?;
+        Ok((name, host))
     };
     let record = LabRecord {
         name: name.to_string(),
         shape: shape.clone(),
-        daemon: ProcessId::of(std::process::id() as i32).context("this process has no number")?,
+        daemon: ProcessId::of(std::process::id() as i32).context("cannot read this process's start time")?,
         api_port: listener.local_addr()?.port(),
         nodes: (1..=shape.nodes).map(node).collect::<Result<_>>()?,
         links,
@@ -114,9 +121,9 @@ fn first_record(name: &LabName, paths: &LabPaths, shape: &Shape) -> Result<(LabR
     Ok((record, listener))
 }
 
-fn first_links(shape: &Shape, number: u32) -> (String, Vec<Link>) {
+fn first_links(shape: &LabSpec, number: u32) -> (String, Vec<Link>) {
     let name = address::node_name(number);
-    let side = if shape.behind_router.contains(&name) { Side::BehindRouter } else { Side::Direct };
+    let subnet = if shape.behind_router.contains(&name) { Subnet::BehindRouter } else { Subnet::Direct };
     let further = (1..shape.uplinks.max(1)).map(|_| Link::default());
-    (name, std::iter::once(Link::on(side)).chain(further).collect())
+    (name, std::iter::once(Link::on(subnet)).chain(further).collect())
 }

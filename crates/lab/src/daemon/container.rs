@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 
 use super::environment::Environment;
 use super::expand::expand;
-use crate::log::{self, LogWriter};
-use crate::space::Space;
+use crate::cri_log::{self, LogWriter};
+use crate::mount_namespace::MountNamespace;
 use crate::{echo, spawn};
 
 /// The image that is built into the lab.
@@ -38,19 +38,19 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<String>,
     /// It tells when its ports listen.
-    tells_ready: bool,
+    notifies_ready: bool,
 }
 
 impl Program {
     /// A program that somebody names.
     pub fn of(words: &[String]) -> Result<Program> {
-        let (first, rest) = words.split_first().context("a command without a word")?;
-        Ok(Program { path: first.into(), arguments: rest.to_vec(), tells_ready: false })
+        let (first, rest) = words.split_first().context("the command is empty")?;
+        Ok(Program { path: first.into(), arguments: rest.to_vec(), notifies_ready: false })
     }
 
     /// Does it tell when it is ready?
-    pub fn tells_ready(&self) -> bool {
-        self.tells_ready
+    pub fn notifies_ready(&self) -> bool {
+        self.notifies_ready
     }
 }
 
@@ -68,17 +68,17 @@ pub fn program(
     let arguments = expanded(&container.args);
     if let Some((first, rest)) = expanded(&container.command).split_first() {
         let arguments = rest.iter().cloned().chain(arguments).collect();
-        return Ok(Program { path: first.into(), arguments, tells_ready: false });
+        return Ok(Program { path: first.into(), arguments, notifies_ready: false });
     }
     let image = container.image.as_deref().unwrap_or_default();
     let short = short_image(image);
     let known = images.get(image).or_else(|| images.get(short));
     if let Some(path) = known {
-        return Ok(Program { path: path.clone(), arguments, tells_ready: false });
+        return Ok(Program { path: path.clone(), arguments, notifies_ready: false });
     }
     if short != ECHO_IMAGE {
         bail!(
-            "the lab pulls no images and has no program for {image:?}; \
+            "the lab does not pull images and has no program for {image:?}; \
              start the lab with --image {short}=PROGRAM, give the container a command, or use {ECHO_IMAGE}"
         );
     }
@@ -87,7 +87,7 @@ pub fn program(
         arguments.push("--port".into());
         arguments.push(format!("{}/{}", port.container_port, port.protocol.as_deref().unwrap_or("TCP")));
     }
-    Ok(Program { path: own.to_owned(), arguments, tells_ready: true })
+    Ok(Program { path: own.to_owned(), arguments, notifies_ready: true })
 }
 
 /// The name of an image without registry, tag and digest.
@@ -102,20 +102,20 @@ fn short_image(image: &str) -> &str {
 
 /// Where a container's processes run, and what they find there.
 #[derive(Clone)]
-pub struct Place {
+pub struct ExecContext {
     /// Network namespace.
     pub netns: PathBuf,
     /// Cgroup.
     pub cgroup: PathBuf,
     /// Mounts and host name.
-    pub space: Arc<Space>,
+    pub mount_ns: Arc<MountNamespace>,
     /// Working directory.
     pub directory: String,
     /// Variables.
     pub environment: Arc<Environment>,
 }
 
-impl Place {
+impl ExecContext {
     /// A command that is about to run there.
     pub fn command(&self, program: &Program, inherit: Option<OwnedFd>) -> Result<Command> {
         let mut command = Command::new(&program.path);
@@ -128,7 +128,14 @@ impl Place {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        spawn::place_inside(&mut command, &self.netns, &self.cgroup, &self.space, &self.directory, inherit)?;
+        spawn::enter_container(
+            &mut command,
+            &self.netns,
+            &self.cgroup,
+            &self.mount_ns,
+            &self.directory,
+            inherit,
+        )?;
         Ok(command)
     }
 }
@@ -147,7 +154,7 @@ impl Running {
         let all = async { while self.readers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, all).await;
         self.readers.shutdown().await;
-        if let Err(error) = log::end(&self.log) {
+        if let Err(error) = cri_log::mark_complete(&self.log) {
             tracing::debug!("{}: {error}", self.log.display());
         }
     }
@@ -155,29 +162,29 @@ impl Running {
 
 /// Starts the program, with its output going to a new log; one that tells is
 /// waited for until it is ready.
-pub async fn start(program: &Program, place: &Place, log: &Path) -> Result<Running> {
-    let writer = LogWriter::create(log, log::LOG_BYTES_MAX);
+pub async fn start(program: &Program, exec: &ExecContext, log: &Path) -> Result<Running> {
+    let writer = LogWriter::create(log, cri_log::LOG_BYTES_MAX);
     let writer = writer.with_context(|| format!("cannot write the log {}", log.display()))?;
     let failed = || format!("cannot start {}", program.path.display());
     let mut ready = None;
-    let mut command = if program.tells_ready {
+    let mut command = if program.notifies_ready {
         let (read, write, number) = spawn::ready_pipe()?;
         ready = Some(read);
-        let mut command = place.command(program, Some(write))?;
+        let mut command = exec.command(program, Some(write))?;
         command.env(echo::READY_FD, number.to_string());
         command
     } else {
-        place.command(program, None)?
+        exec.command(program, None)?
     };
     let mut child = command.spawn().with_context(failed)?;
     drop(command);
     let writer = Arc::new(Mutex::new(writer));
     let mut readers = JoinSet::new();
     if let Some(pipe) = child.stdout.take() {
-        readers.spawn(keep("stdout", pipe, writer.clone()));
+        readers.spawn(copy_to_log("stdout", pipe, writer.clone()));
     }
     if let Some(pipe) = child.stderr.take() {
-        readers.spawn(keep("stderr", pipe, writer));
+        readers.spawn(copy_to_log("stderr", pipe, writer));
     }
     let mut running = Running { child, log: log.to_owned(), readers };
     if let Some(pipe) = ready
@@ -190,13 +197,13 @@ pub async fn start(program: &Program, place: &Place, log: &Path) -> Result<Runni
 }
 
 /// Keeps what comes out of a pipe.
-async fn keep(stream: &'static str, mut pipe: impl AsyncRead + Unpin, log: Arc<Mutex<LogWriter>>) {
-    let mut lines = log::Lines::default();
+async fn copy_to_log(stream: &'static str, mut pipe: impl AsyncRead + Unpin, log: Arc<Mutex<LogWriter>>) {
+    let mut lines = cri_log::Lines::default();
     let mut buffer = vec![0; 4096];
     let write = |line: &[u8], whole: bool| {
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = log.write(stream, line, whole, Timestamp::now()) {
-            tracing::debug!("a log cannot be written: {error}");
+            tracing::debug!("cannot write a container log: {error}");
         }
     };
     while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
@@ -210,15 +217,15 @@ async fn wait_until_ready(mut pipe: File) -> Result<()> {
     let read = tokio::task::spawn_blocking(move || pipe.read(&mut [0]));
     match tokio::time::timeout(READY_TIMEOUT, read).await {
         Ok(Ok(Ok(1))) => Ok(()),
-        Ok(_) => bail!("it ended before its ports listened"),
-        Err(_) => bail!("its ports do not listen after {} s", READY_TIMEOUT.as_secs()),
+        Ok(_) => bail!("it exited before it listened on its ports"),
+        Err(_) => bail!("it is not listening on its ports after {} s", READY_TIMEOUT.as_secs()),
     }
 }
 
 /// The last line that a container printed.
 pub fn last_line(log: &Path) -> String {
-    let words = log::last_words(log, 1, 1024);
-    if words.is_empty() { "it printed nothing".into() } else { words }
+    let words = cri_log::tail_text(log, 1, 1024);
+    if words.is_empty() { "it produced no output".into() } else { words }
 }
 #[cfg(test)]
 mod tests {
@@ -234,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_command_wins_over_the_image() {
+    fn unit_command_overrides_the_image_program() {
         let container = Container {
             command: Some(vec!["sleep".into()]),
             args: Some(vec!["5".into()]),
@@ -246,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_images_are_found_by_name_whatever_the_tag() {
+    fn unit_images_match_by_name_without_the_tag() {
         for image in ["nginx", "nginx:1.2", "docker.io/nginx:1", "nginx@sha256:00"] {
             let program =
                 program(&container(image), &images(), Path::new("/own"), &Environment::new()).unwrap();
@@ -269,6 +276,6 @@ mod tests {
         let container = Container { ports, ..container("beeline/echo:latest") };
         let program = program(&container, &images(), Path::new("/own"), &Environment::new()).unwrap();
         assert_eq!(program.arguments, ["echo", "--port", "80/TCP", "--port", "53/UDP"]);
-        assert!(program.tells_ready);
+        assert!(program.notifies_ready);
     }
 }

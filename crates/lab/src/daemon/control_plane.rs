@@ -34,19 +34,19 @@ pub enum ControlPlane {
 }
 
 /// A listener that leads to the API, until it is stopped.
-pub enum Front {
+pub enum ApiListener {
     /// The API itself listens.
     Served(ServeHandle),
     /// Connections are passed on.
     Forwarded(AbortHandle),
 }
 
-impl Front {
+impl ApiListener {
     /// Closes the listener and every connection that came through it.
     pub fn stop(&self) {
         match self {
-            Front::Served(handle) => handle.stop(),
-            Front::Forwarded(task) => task.abort(),
+            ApiListener::Served(handle) => handle.stop(),
+            ApiListener::Forwarded(task) => task.abort(),
         }
     }
 }
@@ -86,10 +86,10 @@ impl ControlPlane {
     }
 
     /// Lets a listener, which may be in any namespace, lead to the API.
-    pub fn serve(&self, listener: TcpListener) -> Result<Front> {
+    pub fn serve(&self, listener: TcpListener) -> Result<ApiListener> {
         match self {
-            ControlPlane::Embedded(server) => Ok(Front::Served(server.serve(listener)?)),
-            ControlPlane::External(external) => Ok(Front::Forwarded(external.forward(listener)?)),
+            ControlPlane::Embedded(server) => Ok(ApiListener::Served(server.serve(listener)?)),
+            ControlPlane::External(external) => Ok(ApiListener::Forwarded(external.forward(listener)?)),
         }
     }
 
@@ -143,11 +143,11 @@ fn config() -> Result<Config> {
 }
 
 async fn client(kubeconfig: &str) -> Result<Client> {
-    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).context("the API's kubeconfig is damaged")?;
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).context("the API server's kubeconfig is invalid")?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Client::try_from(config).context("cannot make a client of the API")
+    Client::try_from(config).context("cannot create a client for the API server")
 }
 
-fn write_file(folder: &Path, name: &str, text: &str, mode: u32) -> Result<()> {
-    write_whole(&folder.join(name), text.as_bytes(), mode)
+fn write_file(directory: &Path, name: &str, text: &str, mode: u32) -> Result<()> {
+    write_whole(&directory.join(name), text.as_bytes(), mode)
 }

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 
 use crate::address::CONTROL_PLANE;
 use crate::dns::{self, NAMESPACE, PORT, SERVICE, SharedFacts, Sockets};
+use crate::netdev;
 use crate::protocol::DnsStatus;
-use crate::wire;
 
 /// The pause before what failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ impl ClusterDns {
                 }
                 Err(error) => Err(error),
             };
-            let error = served.err().unwrap_or_else(|| anyhow::anyhow!("the DNS server ended"));
+            let error = served.err().unwrap_or_else(|| anyhow::anyhow!("the DNS server exited"));
             tracing::error!("{error:#}");
             self.problems().server = Some(format!("{error:#}"));
             tokio::time::sleep(PAUSE).await;
@@ -94,7 +94,7 @@ impl ClusterDns {
     }
 
     async fn try_publish(&self) -> bool {
-        let created = create_objects(&self.client).await.context("its Service cannot be made");
+        let created = create_objects(&self.client).await.context("cannot create its Service");
         let problem = created.err().map(|error| format!("{error:#}"));
         problem.iter().for_each(|problem| tracing::error!("cluster DNS: {problem}"));
         let done = problem.is_none();
@@ -110,7 +110,7 @@ fn bind(netns: &Path) -> Result<Sockets> {
         let bound = UdpSocket::bind((ip, PORT)).and_then(|udp| Ok((udp, TcpListener::bind((ip, PORT))?)));
         bound.with_context(|| format!("cannot listen on {ip} port {PORT} in {}", netns.display()))
     };
-    let pairs = wire::inside(&namespace, || CONTROL_PLANE.addresses().map(listen).into_iter().collect());
+    let pairs = netdev::in_netns(&namespace, || CONTROL_PLANE.addresses().map(listen).into_iter().collect());
     let pairs: Vec<(UdpSocket, TcpListener)> = pairs?;
     let (udp, tcp) = pairs.into_iter().unzip();
     Ok(Sockets { udp, tcp })
@@ -184,13 +184,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn unit_a_server_that_cannot_run_is_a_problem_and_no_obstacle() {
+    async fn unit_a_failed_dns_server_is_a_problem_but_not_fatal() {
         let nobody = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let client = Client::try_from(nobody).unwrap();
         let dns = ClusterDns::start(client, "/no/such/namespace".into());
         dns.publish().await;
         let both = |problem: &str| {
-            problem.contains("/no/such/namespace") && problem.contains("its Service cannot be made")
+            problem.contains("/no/such/namespace") && problem.contains("cannot create its Service")
         };
         for _ in 0..500 {
             if both(&dns.status().problem) {

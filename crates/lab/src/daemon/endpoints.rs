@@ -10,7 +10,7 @@ use super::rollout::Progress;
 use super::status;
 
 /// Compares every Service of a namespace that has a selector.
-pub fn shown(services: &[Service], pods: &[Pod], slices: &[EndpointSlice]) -> Progress {
+pub fn progress(services: &[Service], pods: &[Pod], slices: &[EndpointSlice]) -> Progress {
     for service in services {
         let Some(selector) = selector(service) else { continue };
         let shown = status::ready_endpoints(service, slices);
@@ -21,8 +21,8 @@ pub fn shown(services: &[Service], pods: &[Pod], slices: &[EndpointSlice]) -> Pr
             let agrees = if also_others == Some(true) { shown.is_superset(&wanted) } else { shown == wanted };
             if !agrees {
                 let name = service.name_any();
-                return Progress::Waits(format!(
-                    "the {family} EndpointSlices of services/{name} show {shown:?} and not yet {wanted:?}"
+                return Progress::Pending(format!(
+                    "the {family} EndpointSlices of services/{name} list {shown:?}, expected {wanted:?}"
                 ));
             }
         }
@@ -90,13 +90,13 @@ mod tests {
     }
 
     #[test]
-    fn unit_slices_agree_when_they_show_the_ready_pods_and_no_others() {
+    fn unit_slices_are_synced_when_they_list_exactly_the_ready_pods() {
         let pods = [pod("a", "10.0.0.1", true), pod("b", "10.0.0.2", false), pod("c", "fd00::1", true)];
         let agree =
-            |service, shown: &[&str]| super::shown(&[service], &pods, &[slice(shown)]) == Progress::Done;
+            |service, shown: &[&str]| super::progress(&[service], &pods, &[slice(shown)]) == Progress::Done;
         assert!(agree(service(false), &["10.0.0.1"]));
         assert!(!agree(service(false), &[]));
-        assert!(!agree(service(false), &["10.0.0.1", "10.0.0.9"]), "a pod that is gone is still shown");
+        assert!(!agree(service(false), &["10.0.0.1", "10.0.0.9"]), "a deleted pod is still listed");
         assert!(agree(service(true), &["10.0.0.1", "10.0.0.2"]));
     }
 }

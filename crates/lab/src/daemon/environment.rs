@@ -43,7 +43,7 @@ pub fn environment(
         let (data, optional) = match (&source.config_map_ref, &source.secret_ref) {
             (Some(map), _) => (objects.all(&Reference::config_map(&map.name)), map.optional),
             (_, Some(secret)) => (objects.all(&Reference::secret(&secret.name)), secret.optional),
-            _ => bail!("an entry of envFrom names neither a configMapRef nor a secretRef"),
+            _ => bail!("an entry of envFrom has neither configMapRef nor secretRef"),
         };
         let Some(data) = needed(data, optional)? else { continue };
         for (key, value) in data {
@@ -104,9 +104,7 @@ fn from_source(
         let found = objects.one(&Reference::secret(&key.name), &key.key);
         return Ok(needed(found, key.optional)?.map(text));
     }
-    Err(anyhow!(
-        "its valueFrom names nothing that the lab knows: fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef"
-    ))
+    Err(anyhow!("its valueFrom must be one of fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef"))
 }
 
 /// What is optional may be absent.
@@ -192,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_variables_come_from_everywhere_and_later_ones_win() {
+    fn unit_later_variable_sources_override_earlier_ones() {
         let environment = of(json!({
             "name": "c",
             "envFrom": [
@@ -217,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_is_needed_and_absent_is_named() {
+    fn unit_missing_required_references_are_named() {
         let check = |env: Value, words: &str| {
             let error = format!("{:#}", of(json!({"name": "c", "env": [env]})).unwrap_err());
             assert!(error.contains(words), "{error}");
@@ -229,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_services_are_told_of_in_the_words_of_old() {
+    fn unit_services_become_docker_link_variables() {
         let service = |namespace: &str, name: &str, ip: &str| -> Service {
             serde_json::from_value(json!({
                 "metadata": {"namespace": namespace, "name": name},

@@ -1,5 +1,5 @@
 //! The files that every pod has of its own: `/etc/hosts`, `/etc/hostname` and
-//! `/etc/resolv.conf`. Containers see them mounted from the pod's folder.
+//! `/etc/resolv.conf`. Containers see them mounted from the pod's directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use crate::dns::resolv_conf::resolv_conf;
 use crate::dns::{self, DOMAIN};
-use crate::space::Bind;
+use crate::mount_namespace::BindMount;
 
 /// The longest host name that the system knows.
 const HOSTNAME_BYTES_MAX: usize = 63;
@@ -26,12 +26,12 @@ pub fn hostname(pod: &Pod, node: &str) -> String {
     name.trim_end_matches(['-', '.']).to_owned()
 }
 
-/// Writes the files into the pod's folder.
-pub fn write(folder: &Path, pod: &Pod, node: &str, ips: &[String]) -> Result<()> {
-    fs::create_dir_all(folder).context("cannot make the folder of the pod's files")?;
+/// Writes the files into the pod's directory.
+pub fn write(directory: &Path, pod: &Pod, node: &str, ips: &[String]) -> Result<()> {
+    fs::create_dir_all(directory).context("cannot create the directory of the pod's files")?;
     let name = hostname(pod, node);
     let write = |file: &str, text: &str| {
-        fs::write(folder.join(file), text).with_context(|| format!("cannot write the pod's {file}"))
+        fs::write(directory.join(file), text).with_context(|| format!("cannot write the pod's {file}"))
     };
     write("hostname", &format!("{name}\n"))?;
     write("hosts", &hosts(pod, &name, ips))?;
@@ -39,9 +39,9 @@ pub fn write(folder: &Path, pod: &Pod, node: &str, ips: &[String]) -> Result<()>
 }
 
 /// Shows the files to a container, except those that it mounts itself.
-pub fn binds(folder: &Path, others: &[Bind]) -> Vec<Bind> {
-    let own = ["hosts", "hostname", "resolv.conf"].map(|file| Bind {
-        source: folder.join(file),
+pub fn binds(directory: &Path, others: &[BindMount]) -> Vec<BindMount> {
+    let own = ["hosts", "hostname", "resolv.conf"].map(|file| BindMount {
+        source: directory.join(file),
         target: PathBuf::from("/etc").join(file),
         read_only: false,
     });
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_pod_is_called_as_it_says_or_after_itself() {
+    fn unit_hostname_is_spec_hostname_or_the_pod_name() {
         let named = |spec: Value| hostname(&pod(spec), "node-1");
         assert_eq!(named(json!({"containers": []})), "p-1");
         assert_eq!(named(json!({"containers": [], "hostname": "web"})), "web");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_hosts_tells_of_the_pod_and_its_aliases() {
+    fn unit_etc_hosts_has_the_pod_and_its_host_aliases() {
         let spec = json!({"containers": [], "hostname": "web", "subdomain": "shop",
             "hostAliases": [{"ip": "10.0.0.9", "hostnames": ["a", "b"]}]});
         let text = hosts(&pod(spec), "web", &["10.244.1.2".into(), "fd00::2".into()]);

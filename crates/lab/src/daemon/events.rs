@@ -14,15 +14,15 @@ use tokio::sync::mpsc;
 use crate::record::PodRecord;
 
 /// Events that wait to be written; more are dropped, as Kubernetes does.
-const WAITING_MAX: usize = 1024;
+const QUEUE_MAX: usize = 1024;
 
 /// Events whose repetition is noticed.
 const REMEMBERED_MAX: usize = 1024;
 
 /// Something that is worth telling.
 #[derive(Clone, Debug)]
-struct Happening {
-    about: About,
+struct PendingEvent {
+    involved: InvolvedObject,
     field: Option<String>,
     warning: bool,
     reason: &'static str,
@@ -31,7 +31,7 @@ struct Happening {
 
 /// The pod that it happened to.
 #[derive(Clone, Debug)]
-struct About {
+struct InvolvedObject {
     namespace: String,
     name: String,
     uid: String,
@@ -41,13 +41,13 @@ struct About {
 /// Takes events and writes them.
 #[derive(Clone)]
 pub struct Recorder {
-    sender: mpsc::Sender<Happening>,
+    sender: mpsc::Sender<PendingEvent>,
 }
 
 impl Recorder {
     /// Begins to write.
     pub fn start(client: Client) -> Recorder {
-        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(write_all(client, receiver));
         Recorder { sender }
     }
@@ -71,45 +71,37 @@ impl Recorder {
         reason: &'static str,
         message: String,
     ) {
-        let about = About {
+        let involved = InvolvedObject {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             uid: pod.uid.clone(),
             node: pod.node.clone(),
         };
-        let happening = Happening { about, field: field.map(str::to_owned), warning, reason, message };
-        if self.sender.try_send(happening).is_err() {
-            tracing::debug!(
-                "too many events at once: one about {}/{} is not written",
-                pod.namespace,
-                pod.name
-            );
+        let pending = PendingEvent { involved, field: field.map(str::to_owned), warning, reason, message };
+        if self.sender.try_send(pending).is_err() {
+            tracing::debug!("event queue full: dropped an event about {}/{}", pod.namespace, pod.name);
         }
     }
 }
 
 type Key = (String, Option<String>, &'static str, String);
 
-async fn write_all(client: Client, mut receiver: mpsc::Receiver<Happening>) {
+async fn write_all(client: Client, mut receiver: mpsc::Receiver<PendingEvent>) {
     let mut written: HashMap<Key, (String, i32)> = HashMap::new();
-    while let Some(happening) = receiver.recv().await {
+    while let Some(pending) = receiver.recv().await {
         if written.len() >= REMEMBERED_MAX {
             written.clear();
         }
-        let key = (
-            happening.about.uid.clone(),
-            happening.field.clone(),
-            happening.reason,
-            happening.message.clone(),
-        );
-        let api: Api<Event> = Api::namespaced(client.clone(), &happening.about.namespace);
+        let key =
+            (pending.involved.uid.clone(), pending.field.clone(), pending.reason, pending.message.clone());
+        let api: Api<Event> = Api::namespaced(client.clone(), &pending.involved.namespace);
         let result = match written.get_mut(&key) {
             Some((name, count)) => {
                 *count += 1;
                 let patch = json!({"count": *count, "lastTimestamp": Time(Timestamp::now())});
                 api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await
             }
-            None => api.create(&PostParams::default(), &event(&happening)).await,
+            None => api.create(&PostParams::default(), &event(&pending)).await,
         };
         match result {
             Ok(event) => {
@@ -118,35 +110,35 @@ async fn write_all(client: Client, mut receiver: mpsc::Receiver<Happening>) {
             }
             Err(error) => {
                 written.remove(&key);
-                tracing::debug!("an event about {} is not written: {error}", happening.about.name);
+                tracing::debug!("cannot write an event about {}: {error}", pending.involved.name);
             }
         }
     }
 }
 
-fn event(happening: &Happening) -> Event {
-    let (about, now) = (&happening.about, Timestamp::now());
+fn event(pending: &PendingEvent) -> Event {
+    let (involved, now) = (&pending.involved, Timestamp::now());
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{}.{:x}", about.name, now.as_nanosecond())),
-            namespace: Some(about.namespace.clone()),
+            name: Some(format!("{}.{:x}", involved.name, now.as_nanosecond())),
+            namespace: Some(involved.namespace.clone()),
             ..ObjectMeta::default()
         },
         involved_object: ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),
-            name: Some(about.name.clone()),
-            namespace: Some(about.namespace.clone()),
-            uid: Some(about.uid.clone()),
-            field_path: happening.field.clone(),
+            name: Some(involved.name.clone()),
+            namespace: Some(involved.namespace.clone()),
+            uid: Some(involved.uid.clone()),
+            field_path: pending.field.clone(),
             ..ObjectReference::default()
         },
-        reason: Some(happening.reason.into()),
-        message: Some(happening.message.clone()),
-        type_: Some(if happening.warning { "Warning" } else { "Normal" }.into()),
-        source: Some(EventSource { component: Some("kubelet".into()), host: Some(about.node.clone()) }),
+        reason: Some(pending.reason.into()),
+        message: Some(pending.message.clone()),
+        type_: Some(if pending.warning { "Warning" } else { "Normal" }.into()),
+        source: Some(EventSource { component: Some("kubelet".into()), host: Some(involved.node.clone()) }),
         reporting_component: Some("kubelet".into()),
-        reporting_instance: Some(about.node.clone()),
+        reporting_instance: Some(involved.node.clone()),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
         count: Some(1),

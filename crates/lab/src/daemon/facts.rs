@@ -19,26 +19,26 @@ pub struct PodFacts {
     /// `status.podIPs`.
     pub pod_ips: Vec<String>,
     /// What a node has, for containers without limits.
-    pub machine: Machine,
+    pub capacity: NodeCapacity,
 }
 
 /// The resources of a node.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Machine {
+pub struct NodeCapacity {
     /// Processors.
     pub cpus: u64,
     /// Memory.
     pub memory_bytes: u64,
 }
 
-impl Machine {
+impl NodeCapacity {
     /// This one.
-    pub fn this() -> Machine {
+    pub fn of_this_host() -> NodeCapacity {
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
         let kilobytes = total.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
         let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-        Machine { cpus, memory_bytes: kilobytes.unwrap_or(0) * 1024 }
+        NodeCapacity { cpus, memory_bytes: kilobytes.unwrap_or(0) * 1024 }
     }
 }
 
@@ -56,7 +56,7 @@ impl PodFacts {
             "status.podIP" => self.pod_ips.first().cloned().unwrap_or_default(),
             "status.podIPs" => self.pod_ips.join(","),
             "metadata.labels" | "metadata.annotations" => {
-                bail!("fieldRef {path} names a whole map: a variable takes one key, {path}['KEY']")
+                bail!("fieldRef {path} is a map: a variable needs one key, {path}['KEY']")
             }
             _ => return self.metadata(path),
         })
@@ -84,7 +84,7 @@ impl PodFacts {
             "metadata.namespace" => self.pod.namespace().unwrap_or_default(),
             "metadata.uid" => self.pod.uid().unwrap_or_default(),
             _ => bail!(
-                "fieldRef {path:?} is not known here: there are metadata.name, .namespace, .uid, .labels['KEY'], \
+                "unknown fieldRef {path:?}: supported are metadata.name, .namespace, .uid, .labels['KEY'], \
                  .annotations['KEY'], and for variables spec.nodeName, spec.serviceAccountName, status.hostIP(s), \
                  status.podIP(s)"
             ),
@@ -109,12 +109,12 @@ impl PodFacts {
         let set = match list {
             "limits" => resources.and_then(|all| all.limits.as_ref()),
             "requests" => resources.and_then(|all| all.requests.as_ref()),
-            _ => bail!("resource {:?} is neither limits.NAME nor requests.NAME", field.resource),
+            _ => bail!("resource {:?} is not limits.NAME or requests.NAME", field.resource),
         };
         let set = set.and_then(|list| list.get(resource)).map(quantity).transpose()?;
         let value = set.unwrap_or(match (list, resource) {
-            ("limits", "cpu") => self.machine.cpus as f64,
-            ("limits", "memory" | "ephemeral-storage") => self.machine.memory_bytes as f64,
+            ("limits", "cpu") => self.capacity.cpus as f64,
+            ("limits", "memory" | "ephemeral-storage") => self.capacity.memory_bytes as f64,
             _ => 0.0,
         });
         let divisor = field.divisor.as_ref().map(quantity).transpose()?.filter(|divisor| *divisor > 0.0);
@@ -154,9 +154,9 @@ fn quantity(quantity: &Quantity) -> Result<f64> {
         "Ti" => 1024f64.powi(4),
         "Pi" => 1024f64.powi(5),
         "Ei" => 1024f64.powi(6),
-        _ => bail!("{text:?} is no quantity"),
+        _ => bail!("{text:?} is not a valid quantity"),
     };
-    Ok(digits.parse::<f64>().with_context(|| format!("{text:?} is no quantity"))? * factor)
+    Ok(digits.parse::<f64>().with_context(|| format!("{text:?} is not a valid quantity"))? * factor)
 }
 
 #[cfg(test)]
@@ -180,7 +180,7 @@ mod tests {
             node: "node-1".into(),
             host_ips: vec!["172.30.0.11".into(), "fd00::b".into()],
             pod_ips: vec!["10.244.1.2".into(), "fd00::2".into()],
-            machine: Machine { cpus: 4, memory_bytes: 1 << 30 },
+            capacity: NodeCapacity { cpus: 4, memory_bytes: 1 << 30 },
         }
     }
 

@@ -53,7 +53,7 @@ pub struct KubeletNode {
 
 impl Kubelet {
     /// Its node as it is now.
-    pub fn place(&self) -> KubeletNode {
+    pub fn current_node(&self) -> KubeletNode {
         self.node.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -64,11 +64,11 @@ impl Kubelet {
 }
 
 /// What a worker is told: the pod as it is, or that it is gone.
-pub type Wish = Option<Arc<Pod>>;
+pub type DesiredPod = Option<Arc<Pod>>;
 
 struct Running {
     uid: String,
-    wish: watch::Sender<Wish>,
+    desired: watch::Sender<DesiredPod>,
     task: JoinHandle<()>,
 }
 
@@ -88,12 +88,12 @@ pub async fn run(kubelet: Arc<Kubelet>) {
     let mut listed = Vec::new();
     loop {
         match events.try_next().await {
-            Ok(Some(Event::Apply(pod))) => wish(&kubelet, &mut pods, pod),
+            Ok(Some(Event::Apply(pod))) => update_pod(&kubelet, &mut pods, pod),
             Ok(Some(Event::Delete(pod))) => forget(&mut pods, &key(&pod)),
             Ok(Some(Event::Init)) => listed.clear(),
             Ok(Some(Event::InitApply(pod))) => {
                 listed.push(key(&pod));
-                wish(&kubelet, &mut pods, pod);
+                update_pod(&kubelet, &mut pods, pod);
             }
             Ok(Some(Event::InitDone)) => {
                 let gone: Vec<_> = pods.keys().filter(|key| !listed.contains(key)).cloned().collect();
@@ -101,7 +101,7 @@ pub async fn run(kubelet: Arc<Kubelet>) {
             }
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!("the watch of pods broke and begins anew: {error}");
+                tracing::warn!("watch of pods failed, restarting it: {error}");
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;
             }
         }
@@ -112,12 +112,12 @@ pub async fn run(kubelet: Arc<Kubelet>) {
 /// plugin is told so (DEL without a namespace), as container runtimes do.
 async fn forget_sandboxes(kubelet: &Kubelet) {
     let records = pod_records(&kubelet.paths).into_iter().filter(|record| record.node == kubelet.name);
-    let place = kubelet.place();
+    let node = kubelet.current_node();
     for record in records {
-        if record.netns == place.netns {
+        if record.netns == node.netns {
             continue;
         }
-        if let Err(error) = place.plugin.delete(&Sandbox::of(&record)).await {
+        if let Err(error) = node.plugin.delete(&Sandbox::of(&record)).await {
             tracing::warn!("{}/{}: DEL after a reboot: {error:#}", record.namespace, record.name);
         }
         let _ = std::fs::remove_file(kubelet.paths.pod(&record.namespace, &record.name).record());
@@ -128,17 +128,17 @@ fn key(pod: &Pod) -> (String, String) {
     (pod.namespace().unwrap_or_default(), pod.name_any())
 }
 
-fn wish(kubelet: &Arc<Kubelet>, pods: &mut HashMap<(String, String), Running>, pod: Pod) {
+fn update_pod(kubelet: &Arc<Kubelet>, pods: &mut HashMap<(String, String), Running>, pod: Pod) {
     let (key, uid, pod) = (key(&pod), pod.uid().unwrap_or_default(), Arc::new(pod));
     let before = pods.remove(&key);
     let running = match before {
         Some(running) if running.uid == uid && !running.task.is_finished() => {
-            let _ = running.wish.send(Some(pod));
+            let _ = running.desired.send(Some(pod));
             running
         }
         // It has been removed here and will be from the API.
         Some(running) if running.uid == uid => running,
-        // The one of the same name has to be gone first: they share a folder.
+        // The one of the same name has to be gone first: they share a directory.
         before => start(kubelet, uid, pod, before),
     };
     pods.insert(key, running);
@@ -149,19 +149,19 @@ fn start(kubelet: &Arc<Kubelet>, uid: String, pod: Arc<Pod>, before: Option<Runn
     let worker = Worker::new(kubelet.clone(), pod, receiver);
     let task = tokio::spawn(async move {
         if let Some(mut before) = before {
-            let _ = before.wish.send(None);
+            let _ = before.desired.send(None);
             let _ = (&mut before.task).await;
         }
         pod::run(worker).await;
     });
-    Running { uid, wish: sender, task }
+    Running { uid, desired: sender, task }
 }
 
 fn forget(pods: &mut HashMap<(String, String), Running>, key: &(String, String)) {
     // The entry stays until a pod of the same name comes or the worker ends:
     // its task must be awaited then.
     if let Some(running) = pods.get(key) {
-        let _ = running.wish.send(None);
+        let _ = running.desired.send(None);
     }
     pods.retain(|_, running| !running.task.is_finished());
 }

@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream};
 use hyper::body::Bytes;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::log::{self, FOLLOW_PAUSE, LogReader, Wanted};
+use crate::cri_log::{self, FOLLOW_PAUSE, LogOptions, LogReader};
 use crate::paths::LabPaths;
 
 /// The logs of a lab.
@@ -17,7 +17,7 @@ pub struct LabLogs {
 }
 
 impl LabLogs {
-    /// Those in the lab's folder.
+    /// Those in the lab's directory.
     pub fn new(paths: LabPaths) -> LabLogs {
         LabLogs { paths }
     }
@@ -26,15 +26,15 @@ impl LabLogs {
 impl PodLogs for LabLogs {
     fn open(&self, query: &LogQuery) -> Option<BoxStream<'static, Bytes>> {
         let container = self.paths.pod(&query.namespace, &query.pod).container(&query.container);
-        Some(read(log::find(&container, query.previous)?, wanted(query), query.follow))
+        Some(read(cri_log::find(&container, query.previous)?, options(query), query.follow))
     }
 }
 
-fn wanted(query: &LogQuery) -> Wanted {
+fn options(query: &LogQuery) -> LogOptions {
     let seconds = query.since_seconds.and_then(|seconds| i64::try_from(seconds).ok());
     let since =
         seconds.and_then(|seconds| Timestamp::now().checked_sub(SignedDuration::from_secs(seconds)).ok());
-    Wanted {
+    LogOptions {
         tail: query.tail_lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
         since: since.or_else(|| query.since_time.as_deref()?.parse().ok()),
         timestamps: query.timestamps,
@@ -42,15 +42,15 @@ fn wanted(query: &LogQuery) -> Wanted {
     }
 }
 
-fn read(path: PathBuf, wanted: Wanted, follow: bool) -> BoxStream<'static, Bytes> {
-    let reader = LogReader::open(&path, wanted);
+fn read(path: PathBuf, options: LogOptions, follow: bool) -> BoxStream<'static, Bytes> {
+    let reader = LogReader::open(&path, options);
     let parts = stream::unfold(Some((reader, false)), move |state| async move {
         let (mut reader, begun) = state?;
         if begun {
             tokio::time::sleep(FOLLOW_PAUSE).await;
         }
         // A log is bounded and in memory as a rule: this does not wait long.
-        let (bytes, ended) = reader.more().ok()?;
+        let (bytes, ended) = reader.read_more().ok()?;
         let next = (follow && !ended).then_some((reader, true));
         Some((Bytes::from(bytes), next))
     });

@@ -4,10 +4,8 @@
 pub mod agents;
 mod backoff;
 mod bring_up;
-mod check;
 mod container;
 mod control_plane;
-mod crew;
 mod dns;
 mod endpoints;
 mod environment;
@@ -15,25 +13,27 @@ mod etc;
 mod events;
 mod expand;
 mod facts;
+mod handlers;
 mod kubelet;
-mod lifecycle;
 mod logs;
-mod machines;
+mod node_lifecycle;
+mod node_operations;
 mod nodes;
 mod objects;
 mod plugin;
 mod pod;
+mod pod_containers;
 mod pod_status;
 mod probe;
 mod projection;
 mod rollout;
 mod server;
-mod settle;
 mod shared;
 mod status;
 mod supervise;
 mod tls;
 mod volumes;
+mod wait_for_sync;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -46,11 +46,11 @@ use tokio::net::UnixListener;
 use crate::paths::{LabName, LabPaths};
 use crate::programs::Programs;
 use crate::protocol::Line;
-use crate::record::{LabRecord, Shape};
+use crate::record::{LabRecord, LabSpec};
 use agents::Agent;
 use control_plane::ControlPlane;
 use dns::ClusterDns;
-use machines::Machines;
+use node_operations::NodeSet;
 
 pub use control_plane::check_assets;
 
@@ -67,7 +67,7 @@ pub struct Lab {
     /// The agents of the nodes that have power.
     agents: RwLock<BTreeMap<String, Arc<Agent>>>,
     /// Held by whoever changes nodes or links.
-    machines: tokio::sync::Mutex<Machines>,
+    node_set: tokio::sync::Mutex<NodeSet>,
     /// What the kubelets share.
     pods: Arc<shared::Shared>,
 }
@@ -94,7 +94,7 @@ impl Lab {
 /// Runs a lab until it is killed. Progress and the outcome go to standard
 /// output, one [`Line`] each, until it is ready; its agents may take `timeout`
 /// for that.
-pub fn run(name: &LabName, shape: Shape, timeout: Duration) -> Result<()> {
+pub fn run(name: &LabName, shape: LabSpec, timeout: Duration) -> Result<()> {
     // A lab of many pods has many pipes; without the right to raise the limit
     // it is smaller.
     let _ = crate::process::raise_file_limit();
@@ -102,31 +102,31 @@ pub fn run(name: &LabName, shape: Shape, timeout: Duration) -> Result<()> {
     runtime.block_on(async {
         match begin(name, shape, timeout).await {
             Ok((lab, listener)) => {
-                tell(&Line::Done(format!("lab {name} is up")));
+                write_line(&Line::Done(format!("lab {name} is up")));
                 server::serve(lab, listener).await
             }
             Err(error) => {
-                tell(&Line::Error(format!("{error:#}")));
+                write_line(&Line::Error(format!("{error:#}")));
                 Err(error)
             }
         }
     })
 }
 
-async fn begin(name: &LabName, shape: Shape, timeout: Duration) -> Result<(Arc<Lab>, UnixListener)> {
-    let lab = bring_up::bring_up(name, shape, timeout, &tell_progress).await?;
-    settle::nodes(&lab).await?;
+async fn begin(name: &LabName, shape: LabSpec, timeout: Duration) -> Result<(Arc<Lab>, UnixListener)> {
+    let lab = bring_up::bring_up(name, shape, timeout, &report_progress).await?;
+    wait_for_sync::nodes(&lab).await?;
     let listener = server::listen(&lab.paths.socket())?;
     Ok((lab, listener))
 }
 
-fn tell_progress(text: &str) {
+fn report_progress(text: &str) {
     tracing::info!("{text}");
-    tell(&Line::Progress(text.to_owned()));
+    write_line(&Line::Progress(text.to_owned()));
 }
 
 /// Writes a line to whoever started the daemon; that process may be gone.
-fn tell(line: &Line) {
+fn write_line(line: &Line) {
     use std::io::Write;
     let text = serde_json::to_string(line).unwrap_or_default();
     let _ = writeln!(std::io::stdout(), "{text}");

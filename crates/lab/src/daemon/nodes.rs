@@ -73,7 +73,7 @@ pub async fn write_unknown(client: &Client, name: &str) -> Result<()> {
 }
 
 /// Peers and the API know a node by its InternalIPs, one per family; further
-/// networks are told as a cloud's node controller tells them.
+/// networks are reported as a cloud's node controller tells them.
 fn shown_addresses(name: &str, addresses: &[Pair]) -> Vec<serde_json::Value> {
     let shown = addresses.iter().enumerate().flat_map(|(uplink, pair)| {
         let kind = if uplink == 0 { "InternalIP" } else { "ExternalIP" };
@@ -101,8 +101,8 @@ async fn patch_status(client: &Client, name: &str, status: serde_json::Value) ->
 
 /// Keeps a node's Ready condition as its agent's readiness, for as long as
 /// the daemon lives. A restart of the agent that is over within
-/// [`NOT_READY_AFTER`] does not show. `told` is what the condition is now.
-pub async fn follow(client: Client, agent: Arc<Agent>, mut told: bool) {
+/// [`NOT_READY_AFTER`] does not show. `reported` is what the condition is now.
+pub async fn follow(client: Client, agent: Arc<Agent>, mut reported: bool) {
     let mut last_ready = Instant::now();
     loop {
         tokio::time::sleep(READY_PAUSE).await;
@@ -110,15 +110,15 @@ pub async fn follow(client: Client, agent: Arc<Agent>, mut told: bool) {
         if ready.is_ok() {
             last_ready = Instant::now();
         }
-        let shown = ready.is_ok() || last_ready.elapsed() < NOT_READY_AFTER && told;
-        if shown == told {
+        let shown = ready.is_ok() || last_ready.elapsed() < NOT_READY_AFTER && reported;
+        if shown == reported {
             continue;
         }
         let words = ready.map_err(|error| format!("{error:#}"));
         let written =
             write_ready(&client, agent.node(), words.as_ref().map_err(String::as_str).copied()).await;
         match written {
-            Ok(()) => told = shown,
+            Ok(()) => reported = shown,
             Err(error) => tracing::warn!("{error:#}"),
         }
     }
@@ -136,7 +136,7 @@ pub async fn pod_cidrs(client: &Client, names: &[String]) -> Result<BTreeMap<Str
             return Ok(ranges);
         }
         if tokio::time::Instant::now() > deadline {
-            bail!("the API gave no pod ranges to some nodes: {ranges:?}");
+            bail!("some nodes have no podCIDRs: {ranges:?}");
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

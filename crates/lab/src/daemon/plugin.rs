@@ -85,12 +85,13 @@ impl Plugin {
     /// ADD; hands back the pod's addresses.
     pub async fn add(&self, sandbox: &Sandbox) -> Result<Vec<String>> {
         let output = self.call("ADD", sandbox).await?;
-        let result: AddResult = serde_json::from_slice(&output)
-            .with_context(|| format!("ADD answered no CNI result: {}", String::from_utf8_lossy(&output)))?;
+        let result: AddResult = serde_json::from_slice(&output).with_context(|| {
+            format!("ADD returned no valid CNI result: {}", String::from_utf8_lossy(&output))
+        })?;
         let without_prefix = |ip: AddressResult| ip.address.split('/').next().unwrap_or_default().to_owned();
         let addresses: Vec<String> = result.ips.into_iter().map(without_prefix).collect();
         if addresses.is_empty() {
-            bail!("ADD answered no address");
+            bail!("ADD returned no IP address");
         }
         Ok(addresses)
     }
@@ -102,10 +103,10 @@ impl Plugin {
 
     async fn call(&self, verb: &str, sandbox: &Sandbox) -> Result<Vec<u8>> {
         let mut command = self.command(verb, sandbox);
-        spawn::place(&mut command, &self.netns, &self.cgroup, None)?;
+        spawn::enter_namespaces(&mut command, &self.netns, &self.cgroup, None)?;
         let mut child =
             command.spawn().with_context(|| format!("cannot run the plugin {}", self.program.display()))?;
-        let mut input = child.stdin.take().context("the plugin has no standard input")?;
+        let mut input = child.stdin.take().context("cannot open the plugin's standard input")?;
         let config = self.config().to_string();
         let run = async {
             // A plugin that fails early does not read: its answer says why.
@@ -115,7 +116,7 @@ impl Plugin {
         };
         let output = tokio::time::timeout(TIMEOUT, run)
             .await
-            .with_context(|| format!("{verb} did not end within {} s", TIMEOUT.as_secs()))?
+            .with_context(|| format!("{verb} timed out after {} s", TIMEOUT.as_secs()))?
             .context("cannot wait for the plugin")?;
         if !output.status.success() {
             bail!("{}", explain_failure(verb, &output.stdout, &output.stderr, output.status));
@@ -162,7 +163,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
 
     #[test]
-    fn unit_a_failure_is_told_by_the_plugins_own_words() {
+    fn unit_a_cni_failure_carries_the_plugins_message() {
         let status = std::process::ExitStatus::from_raw(256);
         let out = br#"{"cniVersion":"1.1.0","code":11,"msg":"no agent","details":"start it"}"#;
         assert_eq!(explain_failure("ADD", out, b"", status), "ADD failed (code 11): no agent: start it");

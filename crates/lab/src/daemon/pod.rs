@@ -15,16 +15,16 @@ use tokio::sync::watch;
 
 use super::backoff::Backoff;
 use super::facts::PodFacts;
-use super::kubelet::{Kubelet, KubeletNode, Wish};
+use super::kubelet::{DesiredPod, Kubelet, KubeletNode};
 use super::plugin::Sandbox;
 use super::pod_status::Run;
 use super::shared::Shared;
 use super::supervise::container_id;
 use super::volumes::Volumes;
-use super::{crew, etc};
+use super::{etc, pod_containers};
 use crate::paths::PodPaths;
 use crate::record::{PodRecord, write_json};
-use crate::{cgroup, mounts, wire};
+use crate::{cgroup, mounts, netdev};
 
 /// The first pause before a sandbox is tried again, and the longest.
 const SANDBOX_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -41,7 +41,7 @@ pub struct Worker {
     /// The pod as it was when it came.
     pub pod: Arc<Pod>,
     /// The pod as it is.
-    pub wish: watch::Receiver<Wish>,
+    pub desired: watch::Receiver<DesiredPod>,
     /// Its files.
     pub paths: PodPaths,
     /// What exists of it.
@@ -53,14 +53,14 @@ pub struct Worker {
 
 impl Worker {
     /// A worker for a pod of this node.
-    pub fn new(kubelet: Arc<Kubelet>, pod: Arc<Pod>, wish: watch::Receiver<Wish>) -> Worker {
+    pub fn new(kubelet: Arc<Kubelet>, pod: Arc<Pod>, desired: watch::Receiver<DesiredPod>) -> Worker {
         let (namespace, name, uid) =
             (pod.namespace().unwrap_or_default(), pod.name_any(), pod.uid().unwrap_or_default());
         let paths = kubelet.paths.pod(&namespace, &name);
-        let place = kubelet.place();
-        let netns = if host_network(&pod) { place.netns.clone() } else { paths.netns() };
+        let node = kubelet.current_node();
+        let netns = if host_network(&pod) { node.netns.clone() } else { paths.netns() };
         let record = PodRecord {
-            cgroup: place.pods_cgroup.join(&uid),
+            cgroup: node.pods_cgroup.join(&uid),
             container_id: container_id(),
             namespace,
             name,
@@ -69,8 +69,8 @@ impl Worker {
             netns,
             containers: known_containers(&pod),
         };
-        let run = Run::new(&pod, place.addresses.clone(), now());
-        Worker { kubelet, node: place, pod, wish, paths, record, run, written: None }
+        let run = Run::new(&pod, node.addresses.clone(), now());
+        Worker { kubelet, node, pod, desired, paths, record, run, written: None }
     }
 
     fn sandbox(&self) -> Sandbox {
@@ -88,7 +88,7 @@ impl Worker {
 
     /// Its volumes.
     pub fn volumes(&self) -> Volumes {
-        Volumes { folder: self.paths.volumes(), disk: self.kubelet.paths.node(&self.kubelet.name).disk() }
+        Volumes { directory: self.paths.volumes(), disk: self.kubelet.paths.node(&self.kubelet.name).disk() }
     }
 
     fn facts(&self, pod_ips: Vec<String>) -> PodFacts {
@@ -97,17 +97,20 @@ impl Worker {
             node: self.record.node.clone(),
             host_ips: self.node.addresses.clone(),
             pod_ips,
-            machine: self.kubelet.shared.machine,
+            capacity: self.kubelet.shared.capacity,
         }
     }
 }
 
 /// How long a pod has left, once it is to go.
-pub fn doom(wish: &Wish) -> Option<Duration> {
-    let Some(pod) = wish else { return Some(Duration::ZERO) };
+pub fn remaining_grace(desired: &DesiredPod) -> Option<Duration> {
+    let Some(pod) = desired else { return Some(Duration::ZERO) };
     pod.meta().deletion_timestamp.as_ref()?;
-    let told = pod.meta().deletion_grace_period_seconds;
-    Some(told.map_or_else(|| crew::grace(pod), |told| Duration::from_secs(told.try_into().unwrap_or(0))))
+    let requested = pod.meta().deletion_grace_period_seconds;
+    Some(requested.map_or_else(
+        || pod_containers::grace(pod),
+        |requested| Duration::from_secs(requested.try_into().unwrap_or(0)),
+    ))
 }
 
 /// Its containers, the one that is meant when nobody says which first.
@@ -122,16 +125,16 @@ fn known_containers(pod: &Pod) -> Vec<String> {
 
 /// Lives one pod's life.
 pub async fn run(mut worker: Worker) {
-    if worker.run.outlived(&worker.pod, now()) {
+    if worker.run.completed_before_reboot(&worker.pod, now()) {
         write_status(&mut worker).await;
-        doomed(&mut worker.wish).await;
+        until_terminating(&mut worker.desired).await;
     }
-    if doom(&worker.wish.borrow().clone()).is_none()
+    if remaining_grace(&worker.desired.borrow().clone()).is_none()
         && let Some(pod_ips) = make_sandbox(&mut worker).await
     {
         worker.run.sandbox_ready(pod_ips.clone());
         let facts = worker.facts(pod_ips);
-        crew::run(&mut worker, facts).await;
+        pod_containers::run(&mut worker, facts).await;
     }
     remove(&worker).await;
 }
@@ -153,27 +156,27 @@ async fn make_sandbox(worker: &mut Worker) -> Option<Vec<String>> {
         worker.kubelet.shared.events.warning(&worker.record, None, failed.0, message);
         tokio::select! {
             () = tokio::time::sleep(backoff.pause()) => (),
-            _ = doomed(&mut worker.wish) => return None,
+            _ = until_terminating(&mut worker.desired) => return None,
         }
     }
 }
 
 /// Waits until the pod is to go; hands back how long it has left.
-async fn doomed(wish: &mut watch::Receiver<Wish>) -> Duration {
-    let doomed = wish.wait_for(|wish| doom(wish).is_some()).await;
-    doomed.ok().and_then(|wish| doom(&wish)).unwrap_or_default()
+async fn until_terminating(desired: &mut watch::Receiver<DesiredPod>) -> Duration {
+    let terminating = desired.wait_for(|desired| remaining_grace(desired).is_some()).await;
+    terminating.ok().and_then(|desired| remaining_grace(&desired)).unwrap_or_default()
 }
 
 async fn try_sandbox(worker: &Worker) -> Result<Vec<String>> {
-    let bound = worker.kubelet.shared.sandboxes.acquire().await.context("the lab is ending")?;
-    std::fs::create_dir_all(worker.paths.root()).context("cannot create the pod's folder")?;
+    let bound = worker.kubelet.shared.sandboxes.acquire().await.context("the lab is shutting down")?;
+    std::fs::create_dir_all(worker.paths.root()).context("cannot create the pod's directory")?;
     cgroup::create(&worker.record.cgroup)?;
     if host_network(&worker.pod) {
         write_files(worker, &worker.node.addresses)?;
         return Ok(worker.node.addresses.clone());
     }
     let netns = worker.record.netns.clone();
-    on_thread(move || if netns.exists() { Ok(()) } else { wire::pod_namespace(&netns) }).await?;
+    on_thread(move || if netns.exists() { Ok(()) } else { netdev::pod_namespace(&netns) }).await?;
     let sandbox = worker.sandbox();
     let added = worker.node.plugin.add(&sandbox).await;
     if added.is_err() {
@@ -204,8 +207,8 @@ async fn remove(worker: &Worker) {
     report(gone);
     report(
         std::fs::remove_dir_all(worker.paths.root())
-            .or_else(absent_is_fine)
-            .context("the pod's folder stays"),
+            .or_else(ignore_not_found)
+            .context("cannot remove the pod's directory"),
     );
     finalise(worker).await;
 }
@@ -215,7 +218,7 @@ async fn cgroup_removal(worker: &Worker) -> Result<()> {
     on_thread(move || cgroup::remove(&cgroup)).await
 }
 
-fn absent_is_fine(error: std::io::Error) -> std::io::Result<()> {
+fn ignore_not_found(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
@@ -238,7 +241,7 @@ async fn finalise(worker: &Worker) {
             Ok(_) => return,
             // Gone, or another pod of that name stands there.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return,
-            Err(error) => tracing::warn!("cannot finalise {}: {error}", worker.record.name),
+            Err(error) => tracing::warn!("cannot delete the Pod object {}: {error}", worker.record.name),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -265,7 +268,7 @@ pub async fn write_status(worker: &mut Worker) {
 
 /// Blocking work, away from the runtime's threads.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.context("a thread of the lab panicked")?
+    tokio::task::spawn_blocking(work).await.context("a worker thread panicked")?
 }
 
 fn host_network(pod: &Pod) -> bool {

@@ -6,35 +6,35 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::supervise::Change;
+use super::supervise::ContainerEvent;
 
 /// What a container is to its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum ContainerKind {
     /// It ends before the next one begins.
     Init,
     /// An init container that goes on (`restartPolicy: Always`).
     Sidecar,
     /// What the pod is there for.
-    Main,
+    App,
 }
 
-impl Role {
+impl ContainerKind {
     /// Does readiness mean something to it?
     pub fn serves(self) -> bool {
-        self != Role::Init
+        self != ContainerKind::Init
     }
 }
 
 /// The containers of a pod in the order in which they start.
-pub fn containers(pod: &Pod) -> Vec<(Role, Container)> {
+pub fn containers(pod: &Pod) -> Vec<(ContainerKind, Container)> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let role = |container: &Container| match container.restart_policy.as_deref() {
-        Some("Always") => Role::Sidecar,
-        _ => Role::Init,
+    let kind = |container: &Container| match container.restart_policy.as_deref() {
+        Some("Always") => ContainerKind::Sidecar,
+        _ => ContainerKind::Init,
     };
-    let first = spec.init_containers.iter().flatten().map(|one| (role(one), one.clone()));
-    first.chain(spec.containers.iter().map(|one| (Role::Main, one.clone()))).collect()
+    let first = spec.init_containers.iter().flatten().map(|one| (kind(one), one.clone()));
+    first.chain(spec.containers.iter().map(|one| (ContainerKind::App, one.clone()))).collect()
 }
 
 /// What is known of a pod's run.
@@ -52,7 +52,7 @@ pub struct Run {
 struct ContainerRun {
     name: String,
     image: String,
-    role: Role,
+    kind: ContainerKind,
     id: String,
     state: ContainerState,
     last_state: Option<ContainerState>,
@@ -68,13 +68,16 @@ impl Run {
         // None, unless its node has been started anew.
         let before = |name: &str| status_of(pod, name).filter(|status| has_begun(status));
         let all = containers(pod);
-        let waits =
-            if all.iter().any(|(role, _)| *role != Role::Main) { "PodInitializing" } else { CREATING };
-        let containers = all.into_iter().map(|(role, spec)| ContainerRun {
+        let waits = if all.iter().any(|(kind, _)| *kind != ContainerKind::App) {
+            "PodInitializing"
+        } else {
+            CREATING
+        };
+        let containers = all.into_iter().map(|(kind, spec)| ContainerRun {
             image: spec.image.clone().unwrap_or_default(),
-            role,
+            kind,
             id: String::new(),
-            state: waiting(if role == Role::Main { waits } else { CREATING }, ""),
+            state: waiting(if kind == ContainerKind::App { waits } else { CREATING }, ""),
             last_state: None,
             starts: before(&spec.name).map_or(0, |status| status.restart_count + 1),
             name: spec.name,
@@ -88,7 +91,7 @@ impl Run {
 
     /// Has the pod ended for good before its node was started anew? One that
     /// is not to be restarted has, whatever it did then.
-    pub fn outlived(&mut self, pod: &Pod, now: Time) -> bool {
+    pub fn completed_before_reboot(&mut self, pod: &Pod, now: Time) -> bool {
         let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
         let ended = matches!(
             pod.status.as_ref().and_then(|status| status.phase.as_deref()),
@@ -107,8 +110,8 @@ impl Run {
             // As the kubelet has it where it cannot know: killed.
             let exit_code = exit_code(&self.containers[index].name).unwrap_or(137);
             self.containers[index].starts -= i32::from(self.containers[index].starts > 0);
-            let change = Change::Ended { exit_code, message: String::new(), last: true };
-            self.container_changed(index, change, now.clone());
+            let change = ContainerEvent::Ended { exit_code, message: String::new(), last: true };
+            self.apply_event(index, change, now.clone());
         }
         true
     }
@@ -133,19 +136,19 @@ impl Run {
     }
 
     /// Something happened to a container.
-    pub fn container_changed(&mut self, index: usize, change: Change, now: Time) {
+    pub fn apply_event(&mut self, index: usize, change: ContainerEvent, now: Time) {
         let Some(container) = self.containers.get_mut(index) else { return };
         match change {
-            Change::Waiting { reason, message } => container.state = waiting(&reason, &message),
-            Change::Running { id } => {
+            ContainerEvent::Waiting { reason, message } => container.state = waiting(&reason, &message),
+            ContainerEvent::Running { id } => {
                 container.starts += 1;
                 container.id = format!("beeline-lab://{id}");
                 let running = ContainerStateRunning { started_at: Some(now) };
                 container.state = ContainerState { running: Some(running), ..ContainerState::default() };
             }
-            Change::Started => container.started = true,
-            Change::Ready(ready) => container.ready = ready,
-            Change::Ended { exit_code, message, last } => {
+            ContainerEvent::Started => container.started = true,
+            ContainerEvent::Ready(ready) => container.ready = ready,
+            ContainerEvent::Ended { exit_code, message, last } => {
                 // It may end before anybody could have seen it run.
                 container.starts += i32::from(container.state.running.is_none());
                 let ended = ended(exit_code, message, &container.id, &container.state, now);
@@ -158,43 +161,47 @@ impl Run {
     }
 
     /// May the container after this one begin?
-    pub fn lets_next(&self, index: usize) -> bool {
-        self.containers.get(index).is_some_and(|container| match container.role {
-            Role::Init => container.finished == Some(0),
-            Role::Sidecar => container.started,
-            Role::Main => true,
+    pub fn allows_next(&self, index: usize) -> bool {
+        self.containers.get(index).is_some_and(|container| match container.kind {
+            ContainerKind::Init => container.finished == Some(0),
+            ContainerKind::Sidecar => container.started,
+            ContainerKind::App => true,
         })
     }
 
     /// Has an init container failed for good?
     pub fn init_failed(&self) -> bool {
-        let mut inits = self.containers.iter().filter(|container| container.role == Role::Init);
+        let mut inits = self.containers.iter().filter(|container| container.kind == ContainerKind::Init);
         inits.any(|container| container.finished.is_some_and(|exit_code| exit_code != 0))
     }
 
     /// Nothing that the pod is there for will run again.
     pub fn finished(&self) -> bool {
-        let mut mains = self.mains().peekable();
-        self.init_failed() || (mains.peek().is_some() && mains.all(|container| container.finished.is_some()))
+        let mut app_containers = self.app_containers().peekable();
+        self.init_failed()
+            || (app_containers.peek().is_some()
+                && app_containers.all(|container| container.finished.is_some()))
     }
 
-    fn mains(&self) -> impl Iterator<Item = &ContainerRun> {
-        self.containers.iter().filter(|container| container.role == Role::Main)
+    fn app_containers(&self) -> impl Iterator<Item = &ContainerRun> {
+        self.containers.iter().filter(|container| container.kind == ContainerKind::App)
     }
 
     fn initialized(&self) -> bool {
-        let mut inits = self.containers.iter().enumerate().filter(|(_, one)| one.role != Role::Main);
-        inits.all(|(index, one)| self.lets_next(index) || (one.role == Role::Sidecar && self.finished()))
+        let mut inits = self.containers.iter().enumerate().filter(|(_, one)| one.kind != ContainerKind::App);
+        inits.all(|(index, one)| {
+            self.allows_next(index) || (one.kind == ContainerKind::Sidecar && self.finished())
+        })
     }
 
     /// The status to write; `previous` keeps the times of what did not change.
     pub fn status(&self, previous: Option<&PodStatus>, now: &Time) -> PodStatus {
-        let serving = self.containers.iter().filter(|container| container.role.serves());
+        let serving = self.containers.iter().filter(|container| container.kind.serves());
         let all_ready = serving.clone().all(ContainerRun::is_ready);
         let ready = all_ready && !self.pod_ips.is_empty() && self.initialized() && !self.finished();
         let condition = |kind: &str, holds: bool| self.condition(kind, holds, previous, now);
         let statuses = |init: bool| -> Vec<ContainerStatus> {
-            let of_kind = self.containers.iter().filter(|one| (one.role != Role::Main) == init);
+            let of_kind = self.containers.iter().filter(|one| (one.kind != ContainerKind::App) == init);
             of_kind.map(ContainerRun::status).collect()
         };
         let init = statuses(true);
@@ -220,12 +227,13 @@ impl Run {
 
     fn phase(&self) -> &'static str {
         if self.finished() {
-            let failed = self.init_failed() || self.mains().any(|container| container.finished != Some(0));
+            let failed =
+                self.init_failed() || self.app_containers().any(|container| container.finished != Some(0));
             return if failed { "Failed" } else { "Succeeded" };
         }
         let begun =
             |container: &ContainerRun| container.state.waiting.is_none() || container.last_state.is_some();
-        if !self.pod_ips.is_empty() && self.mains().all(begun) { "Running" } else { "Pending" }
+        if !self.pod_ips.is_empty() && self.app_containers().all(begun) { "Running" } else { "Pending" }
     }
 
     fn condition(&self, kind: &str, holds: bool, previous: Option<&PodStatus>, now: &Time) -> PodCondition {
@@ -263,8 +271,10 @@ impl Run {
             (!names.is_empty()).then(|| format!("containers with {verb} status: [{}]", names.join(" ")))
         };
         match kind {
-            "Initialized" => named("incomplete", &|one| one.role == Role::Init && one.finished != Some(0)),
-            "Ready" | "ContainersReady" => named("unready", &|one| one.role.serves() && !one.is_ready()),
+            "Initialized" => {
+                named("incomplete", &|one| one.kind == ContainerKind::Init && one.finished != Some(0))
+            }
+            "Ready" | "ContainersReady" => named("unready", &|one| one.kind.serves() && !one.is_ready()),
             _ => None,
         }
     }
@@ -298,9 +308,9 @@ impl ContainerRun {
             image: self.image.clone(),
             image_id: self.image.clone(),
             container_id: (!self.id.is_empty()).then(|| self.id.clone()),
-            ready: match self.role {
+            ready: match self.kind {
                 // An init container is ready once it has done its work.
-                Role::Init => self.finished == Some(0),
+                ContainerKind::Init => self.finished == Some(0),
                 _ => self.is_ready(),
             },
             started: Some(running && self.started),
@@ -355,13 +365,15 @@ mod tests {
         run
     }
 
-    fn crashed(exit_code: i32, last: bool) -> Change {
-        Change::Ended { exit_code, message: String::new(), last }
+    fn crashed(exit_code: i32, last: bool) -> ContainerEvent {
+        ContainerEvent::Ended { exit_code, message: String::new(), last }
     }
 
     fn running(run: &mut Run, index: usize) {
-        for change in [Change::Running { id: "c".into() }, Change::Started, Change::Ready(true)] {
-            run.container_changed(index, change, now());
+        for change in
+            [ContainerEvent::Running { id: "c".into() }, ContainerEvent::Started, ContainerEvent::Ready(true)]
+        {
+            run.apply_event(index, change, now());
         }
     }
 
@@ -380,9 +392,9 @@ mod tests {
         assert!(!ready(&run) && run.status(None, &now()).phase.unwrap() == "Pending");
         running(&mut run, 0);
         assert!(ready(&run) && restarts(&run) == 0);
-        run.container_changed(0, crashed(1, false), now());
-        let waiting = Change::Waiting { reason: "CrashLoopBackOff".into(), message: String::new() };
-        run.container_changed(0, waiting, now());
+        run.apply_event(0, crashed(1, false), now());
+        let waiting = ContainerEvent::Waiting { reason: "CrashLoopBackOff".into(), message: String::new() };
+        run.apply_event(0, waiting, now());
         let status = run.status(None, &now());
         assert!(!ready(&run) && status.phase.as_deref() == Some("Running"), "{status:?}");
         running(&mut run, 0);
@@ -390,10 +402,10 @@ mod tests {
     }
 
     #[test]
-    fn unit_crashes_are_counted_though_nobody_saw_it_run() {
+    fn unit_restarts_count_crashes_before_running_was_seen() {
         let mut run = run();
         for _ in 0..3 {
-            run.container_changed(0, crashed(1, false), now());
+            run.apply_event(0, crashed(1, false), now());
         }
         assert_eq!(restarts(&run), 2);
         let status = run.status(None, &now());
@@ -402,17 +414,17 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_pod_that_has_done_its_work_has_succeeded_or_failed() {
+    fn unit_a_finished_pod_is_succeeded_or_failed() {
         for (exit_code, phase) in [(0, "Succeeded"), (1, "Failed")] {
             let mut run = run();
-            run.container_changed(0, crashed(exit_code, true), now());
+            run.apply_event(0, crashed(exit_code, true), now());
             assert!(run.finished());
             assert_eq!(run.status(None, &now()).phase.as_deref(), Some(phase));
         }
     }
 
     #[test]
-    fn unit_a_condition_keeps_its_time_until_it_changes() {
+    fn unit_last_transition_time_changes_only_with_the_condition() {
         let later = Time(Timestamp::from_second(5).unwrap());
         let mut run = run();
         let first = run.status(None, &now());
@@ -433,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_init_containers_come_one_by_one_and_sidecars_stay() {
+    fn unit_init_containers_run_in_sequence_and_sidecars_keep_running() {
         let mut run = of(serde_json::json!({
             "initContainers": [{"name": "first"}, {"name": "side", "restartPolicy": "Always"}],
             "containers": [{"name": "main"}],
@@ -442,28 +454,28 @@ mod tests {
             let status = run.status(None, &now());
             status.conditions.unwrap().into_iter().find(|one| one.type_ == kind).unwrap()
         };
-        assert!(!run.lets_next(0));
+        assert!(!run.allows_next(0));
         let initialized = condition(&run, "Initialized");
         assert_eq!(initialized.message.as_deref(), Some("containers with incomplete status: [first]"));
-        run.container_changed(0, Change::Running { id: "a".into() }, now());
-        run.container_changed(0, crashed(0, true), now());
-        assert!(run.lets_next(0) && !run.lets_next(1) && !run.finished());
+        run.apply_event(0, ContainerEvent::Running { id: "a".into() }, now());
+        run.apply_event(0, crashed(0, true), now());
+        assert!(run.allows_next(0) && !run.allows_next(1) && !run.finished());
         running(&mut run, 1);
-        assert!(run.lets_next(1) && condition(&run, "Initialized").status == "True" && !ready(&run));
+        assert!(run.allows_next(1) && condition(&run, "Initialized").status == "True" && !ready(&run));
         running(&mut run, 2);
         assert!(ready(&run));
-        run.container_changed(1, Change::Ready(false), now());
+        run.apply_event(1, ContainerEvent::Ready(false), now());
         assert!(!ready(&run), "a sidecar's readiness counts");
-        run.container_changed(2, crashed(0, true), now());
+        run.apply_event(2, crashed(0, true), now());
         assert!(run.finished());
         assert_eq!(run.status(None, &now()).phase.as_deref(), Some("Succeeded"));
     }
 
     #[test]
-    fn unit_a_pod_whose_init_container_fails_for_good_has_failed() {
+    fn unit_a_permanently_failed_init_container_fails_the_pod() {
         let mut run =
             of(serde_json::json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}));
-        run.container_changed(0, crashed(3, true), now());
+        run.apply_event(0, crashed(3, true), now());
         assert!(run.init_failed() && run.finished());
         assert_eq!(run.status(None, &now()).phase.as_deref(), Some("Failed"));
     }
@@ -471,11 +483,11 @@ mod tests {
     #[test]
     fn unit_a_container_is_ready_when_its_probe_says_so() {
         let mut run = run();
-        run.container_changed(0, Change::Running { id: "c".into() }, now());
+        run.apply_event(0, ContainerEvent::Running { id: "c".into() }, now());
         assert!(!ready(&run));
-        run.container_changed(0, Change::Ready(true), now());
+        run.apply_event(0, ContainerEvent::Ready(true), now());
         assert!(ready(&run));
-        run.container_changed(0, Change::Ready(false), now());
+        run.apply_event(0, ContainerEvent::Ready(false), now());
         let status = run.status(None, &now());
         assert!(!ready(&run) && status.phase.as_deref() == Some("Running"), "{status:?}");
     }

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_thresholds_count_answers_in_a_row() {
+    fn unit_thresholds_count_consecutive_results() {
         assert_eq!(verdicts(prober(0, 1, 1, 3), "+--+---+"), "T.....FT");
         assert_eq!(verdicts(prober(0, 1, 2, 1), "+-++-+"), ".F.TF.");
         assert_eq!(verdicts(prober(0, 1, 1, 3), "-----"), "..F..");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_questions_come_after_the_delay_and_in_step() {
+    fn unit_probes_start_after_the_delay_and_keep_the_period() {
         let mut prober = prober(5, 10, 1, 1);
         assert_eq!(prober.due(), seconds(5));
         prober.answered(true, seconds(7));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_probe_that_begins_late_asks_at_once() {
+    fn unit_a_probe_that_starts_late_runs_at_once() {
         let probe = Probe { initial_delay_seconds: Some(5), ..Probe::default() };
         assert_eq!(Prober::new(&probe, seconds(60)).due(), seconds(60));
         assert_eq!(Prober::new(&probe, seconds(2)).due(), seconds(5));

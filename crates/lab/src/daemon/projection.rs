@@ -88,11 +88,11 @@ pub fn files(volume: &Volume, facts: &PodFacts, objects: &Objects, tokens: &Toke
             add_fields(&mut files, fields.items.as_deref(), facts, mode)?;
         }
         if let Some(token) = &source.service_account_token {
-            let bytes = tokens.get(&token.path).context("the token has not been asked for")?;
+            let bytes = tokens.get(&token.path).context("the token was not requested")?;
             add(&mut files, &token.path, bytes.clone().into_bytes(), mode)?;
         }
         if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
-            bail!("the lab has no clusterTrustBundle and no podCertificate to project");
+            bail!("projected volume sources clusterTrustBundle and podCertificate are not implemented");
         }
     }
     Ok(files)
@@ -129,7 +129,7 @@ fn add_fields(
         let value = match (&item.field_ref, &item.resource_field_ref) {
             (Some(field), _) => facts.file(&field.field_path)?,
             (_, Some(resource)) => facts.resource(resource, None)?,
-            _ => bail!("the downwardAPI file {} names neither fieldRef nor resourceFieldRef", item.path),
+            _ => bail!("downwardAPI file {} has neither fieldRef nor resourceFieldRef", item.path),
         };
         add(files, &item.path, value.into_bytes(), item.mode.unwrap_or(mode))?;
     }
@@ -147,7 +147,7 @@ fn add(files: &mut Files, path: &str, bytes: Vec<u8>, mode: i32) -> Result<()> {
 pub fn check_path(path: &str) -> Result<()> {
     let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !plain || path.starts_with("..") {
-        bail!("{path:?} is no path of a file in a volume: write a relative one without ..");
+        bail!("{path:?} is not a valid path of a file in a volume: it must be relative and without ..");
     }
     Ok(())
 }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_is_absent_or_leaves_the_volume_is_refused() {
+    fn unit_missing_keys_and_paths_outside_the_volume_are_errors() {
         let check = |volume: Value, words: &str| {
             let error = shown(volume).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
@@ -209,7 +209,10 @@ mod tests {
         );
         for path in ["../x", "/x", "a/../../x", "..x", ""] {
             let items = json!([{"key": "a.conf", "path": path}]);
-            check(json!({"name": "v", "configMap": {"name": "cm", "items": items}}), "no path of a file");
+            check(
+                json!({"name": "v", "configMap": {"name": "cm", "items": items}}),
+                "not a valid path of a file",
+            );
         }
     }
 }

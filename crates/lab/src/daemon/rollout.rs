@@ -16,7 +16,7 @@ pub enum Progress {
     /// All is as asked.
     Done,
     /// Not yet; what it waits for.
-    Waits(String),
+    Pending(String),
     /// It will not come by waiting; why.
     Failed(String),
 }
@@ -30,7 +30,7 @@ pub fn deployment(object: &Deployment, pods: &[Pod]) -> Progress {
         && updated >= wanted
         && status.replicas.unwrap_or(0) <= updated
         && status.available_replicas.unwrap_or(0) >= updated;
-    judge(done, wanted, pods)
+    progress(done, wanted, pods)
 }
 
 /// A ReplicaSet.
@@ -38,7 +38,7 @@ pub fn replica_set(object: &ReplicaSet, pods: &[Pod]) -> Progress {
     let wanted = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = object.status.clone().unwrap_or_default();
     let observed = status.observed_generation >= object.metadata.generation;
-    judge(observed && status.available_replicas.unwrap_or(0) >= wanted, wanted, pods)
+    progress(observed && status.available_replicas.unwrap_or(0) >= wanted, wanted, pods)
 }
 
 /// A DaemonSet.
@@ -48,37 +48,37 @@ pub fn daemon_set(object: &DaemonSet, pods: &[Pod]) -> Progress {
     let done = status.observed_generation >= object.metadata.generation
         && status.updated_number_scheduled.unwrap_or(0) >= wanted
         && status.number_available.unwrap_or(0) >= wanted;
-    judge(done, wanted, pods)
+    progress(done, wanted, pods)
 }
 
 /// A pod on its own. One that has done its work is as good as one that runs.
 pub fn pod(object: &Pod) -> Progress {
     let succeeded = phase(object) == "Succeeded";
-    judge(succeeded || status::is_ready(object), 1, std::slice::from_ref(object))
+    progress(succeeded || status::is_ready(object), 1, std::slice::from_ref(object))
 }
 
-fn judge(done: bool, wanted: i32, pods: &[Pod]) -> Progress {
+fn progress(done: bool, wanted: i32, pods: &[Pod]) -> Progress {
     if done {
         return Progress::Done;
     }
     let live: Vec<&Pod> = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
-    if let Some(hopeless) = live.iter().find(|pod| is_hopeless(pod)) {
-        return Progress::Failed(describe(hopeless));
+    if let Some(failed) = live.iter().find(|pod| has_failed(pod)) {
+        return Progress::Failed(describe(failed));
     }
     let ready = live.iter().filter(|pod| status::is_ready(pod)).count();
     let counted = format!("{ready} of {wanted} pods are ready");
     match live.iter().find(|pod| !status::is_ready(pod)) {
-        Some(waiting) => Progress::Waits(format!("{counted}; {}", describe(waiting))),
-        None => Progress::Waits(counted),
+        Some(waiting) => Progress::Pending(format!("{counted}; {}", describe(waiting))),
+        None => Progress::Pending(counted),
     }
 }
 
 /// Its program is missing, or it ended for good, or it crashes again and again.
-fn is_hopeless(pod: &Pod) -> bool {
+fn has_failed(pod: &Pod) -> bool {
     let containers = pod.status.iter().flat_map(|status| {
         status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
     });
-    let waits_in_vain = containers.clone().any(|container| {
+    let is_stuck = containers.clone().any(|container| {
         let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
         match waiting.and_then(|waiting| waiting.reason.as_deref()) {
             Some(
@@ -92,7 +92,7 @@ fn is_hopeless(pod: &Pod) -> bool {
             _ => false,
         }
     });
-    waits_in_vain || phase(pod) == "Failed"
+    is_stuck || phase(pod) == "Failed"
 }
 
 fn phase(pod: &Pod) -> &str {
@@ -101,7 +101,7 @@ fn phase(pod: &Pod) -> &str {
 
 fn describe(pod: &Pod) -> String {
     let reason = status::reason(pod).filter(|reason| !reason.is_empty());
-    let reason = reason.unwrap_or_else(|| "not started yet".into());
+    let reason = reason.unwrap_or_else(|| "not started".into());
     format!("pod {}/{}: {reason}", pod.namespace().unwrap_or_default(), pod.name_any())
 }
 
@@ -144,20 +144,20 @@ mod tests {
         assert_eq!(deployment(&deployment_of(2, 2), &[]), Progress::Done);
         let mut old_pods = deployment_of(2, 2);
         old_pods.status.as_mut().unwrap().replicas = Some(3);
-        assert!(matches!(deployment(&old_pods, &[]), Progress::Waits(_)));
+        assert!(matches!(deployment(&old_pods, &[]), Progress::Pending(_)));
         let mut unobserved = deployment_of(2, 2);
         unobserved.metadata.generation = Some(3);
-        assert!(matches!(deployment(&unobserved, &[]), Progress::Waits(_)));
+        assert!(matches!(deployment(&unobserved, &[]), Progress::Pending(_)));
         let none: Deployment = deployment_of(0, 0);
         assert_eq!(deployment(&none, &[]), Progress::Done);
     }
 
     #[test]
-    fn unit_who_waits_says_for_what_and_who_waits_in_vain_fails() {
+    fn unit_pending_names_its_reason_and_stuck_pods_fail() {
         let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "why"}});
         let starting = pod_in(waiting("ContainerCreating"), 0, false);
         match deployment(&deployment_of(2, 1), &[pod_in(json!({"running": {}}), 0, true), starting]) {
-            Progress::Waits(words) => {
+            Progress::Pending(words) => {
                 assert_eq!(words, "1 of 2 pods are ready; pod default/web-1: ContainerCreating: why");
             }
             other => panic!("{other:?}"),
@@ -165,12 +165,12 @@ mod tests {
         let missing = pod_in(waiting("ErrImageNeverPull"), 0, false);
         assert!(matches!(deployment(&deployment_of(1, 0), &[missing]), Progress::Failed(_)));
         let crashing = |restarts| pod_in(waiting("CrashLoopBackOff"), restarts, false);
-        assert!(matches!(deployment(&deployment_of(1, 0), &[crashing(1)]), Progress::Waits(_)));
+        assert!(matches!(deployment(&deployment_of(1, 0), &[crashing(1)]), Progress::Pending(_)));
         assert!(matches!(deployment(&deployment_of(1, 0), &[crashing(3)]), Progress::Failed(_)));
     }
 
     #[test]
-    fn unit_a_pod_alone_is_done_when_it_runs_or_has_run() {
+    fn unit_a_pod_is_done_when_it_is_ready_or_succeeded() {
         let mut one = pod_in(json!({"terminated": {"exitCode": 0}}), 0, false);
         one.status.as_mut().unwrap().phase = Some("Succeeded".into());
         assert_eq!(pod(&one), Progress::Done);

@@ -12,7 +12,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::{Lab, machines, settle, status};
+use super::{Lab, node_operations, status, wait_for_sync};
 use crate::protocol::{Call, Line, Manifest};
 
 /// The longest request, in bytes: manifests come in whole.
@@ -27,7 +27,7 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
         std::fs::rename(&draft, path)?;
         Ok(listener)
     };
-    bind().with_context(|| format!("cannot make the socket {}", path.display()))
+    bind().with_context(|| format!("cannot create the socket {}", path.display()))
 }
 
 /// Serves for as long as the daemon lives.
@@ -38,12 +38,12 @@ pub async fn serve(lab: Arc<Lab>, listener: UnixListener) -> Result<()> {
                 let lab = lab.clone();
                 tokio::spawn(async move {
                     if let Err(error) = connection(&lab, stream).await {
-                        tracing::debug!("a caller went away: {error:#}");
+                        tracing::debug!("a client disconnected: {error:#}");
                     }
                 });
             }
             Err(error) => {
-                tracing::warn!("the socket cannot accept: {error}");
+                tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -58,7 +58,7 @@ async fn connection(lab: &Lab, stream: UnixStream) -> Result<()> {
     let call = match serde_json::from_str(&line) {
         Ok(call) => call,
         Err(error) => {
-            let message = format!("the request is not understood: {error}; use programs of one build");
+            let message = format!("invalid request: {error}; use binaries of the same build");
             return send(&mut writer, &Line::Error(message)).await;
         }
     };
@@ -88,37 +88,37 @@ async fn answer(lab: &Lab, call: Call, progress: &UnboundedSender<Line>) -> Resu
     match call {
         Call::Apply { manifests } => apply(lab, &manifests, progress).await,
         Call::Status => Ok(Line::Status(Box::new(status::status(lab).await?))),
-        Call::Agent { node, action } => machines::agent(lab, &node)?.act(action).await.map(Line::Done),
+        Call::Agent { node, action } => node_operations::agent(lab, &node)?.act(action).await.map(Line::Done),
         Call::Link { node, uplink, change } => {
-            machines::change_link(lab, &node, &uplink, &change).await.map(Line::Done)
+            node_operations::change_link(lab, &node, &uplink, &change).await.map(Line::Done)
         }
-        Call::Machine { node, action } => machines::act(lab, &node, action).await.map(Line::Done),
+        Call::Node { node, action } => node_operations::act(lab, &node, action).await.map(Line::Done),
     }
 }
 
 /// Applies what can be applied and waits for it; what cannot is one error.
 /// What is taken and has not its full effect is noted.
 async fn apply(lab: &Lab, manifests: &[Manifest], progress: &UnboundedSender<Line>) -> Result<Line> {
-    let tell = |text: String| {
+    let report = |text: String| {
         // Nobody listens any more: the work goes on.
         let _ = progress.send(Line::Progress(text));
     };
     let known = status::notes(lab).await;
     let (mut applied, mut problems) = (Vec::new(), Vec::new());
     for manifest in manifests {
-        let report = lab.api.apply(&manifest.source, &manifest.text);
-        report.applied.iter().for_each(|one| tell(one.to_string()));
-        applied.extend(report.applied);
-        problems.extend(report.problems.iter().map(ToString::to_string));
+        let outcome = lab.api.apply(&manifest.source, &manifest.text);
+        outcome.applied.iter().for_each(|one| report(one.to_string()));
+        applied.extend(outcome.applied);
+        problems.extend(outcome.problems.iter().map(ToString::to_string));
     }
     let count = applied.len();
-    let settled = settle::settle(lab, &applied, &tell).await;
-    problems.extend(settled.err().map(|error| format!("{error:#}")));
+    let synced = wait_for_sync::objects(lab, &applied, &report).await;
+    problems.extend(synced.err().map(|error| format!("{error:#}")));
     for note in status::notes(lab).await.difference(&known) {
-        tell(format!("note: {note}"));
+        report(format!("note: {note}"));
     }
     if problems.is_empty() {
-        let objects = if count == 1 { "1 object is".to_owned() } else { format!("{count} objects are") };
+        let objects = if count == 1 { "1 object".to_owned() } else { format!("{count} objects") };
         return Ok(Line::Done(format!("{objects} applied and programmed")));
     }
     bail!("{}", problems.join("\n"))

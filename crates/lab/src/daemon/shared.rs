@@ -17,9 +17,9 @@ use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
 
 use super::environment::{self, Environment};
 use super::events::Recorder;
-use super::facts::Machine;
+use super::facts::NodeCapacity;
 use super::objects::Reference;
-use crate::space::Space;
+use crate::mount_namespace::MountNamespace;
 
 /// Sandboxes that are made at the same time.
 const SANDBOXES_AT_ONCE: usize = 8;
@@ -49,9 +49,9 @@ pub struct Shared {
     /// Writes events.
     pub events: Recorder,
     /// The resources of this machine, which are those of every node.
-    pub machine: Machine,
+    pub capacity: NodeCapacity,
     client: Client,
-    space: OnceCell<Space>,
+    mount_ns: OnceCell<MountNamespace>,
     services: watch::Receiver<Services>,
     changes: broadcast::Sender<Changed>,
     follows: OnceCell<()>,
@@ -65,9 +65,9 @@ impl Shared {
         Arc::new(Shared {
             sandboxes: Semaphore::new(SANDBOXES_AT_ONCE),
             events: Recorder::start(client.clone()),
-            machine: Machine::this(),
+            capacity: NodeCapacity::of_this_host(),
             client,
-            space: OnceCell::new(),
+            mount_ns: OnceCell::new(),
             services,
             changes: broadcast::channel(CHANGES_MAX).0,
             follows: OnceCell::new(),
@@ -80,17 +80,17 @@ impl Shared {
     }
 
     /// What the file system of every container begins with.
-    pub async fn space(&self) -> Result<&Space> {
-        let make = || async { tokio::task::spawn_blocking(Space::template).await? };
-        self.space.get_or_try_init(make).await.context("containers can have no file system of their own")
+    pub async fn mount_ns(&self) -> Result<&MountNamespace> {
+        let make = || async { tokio::task::spawn_blocking(MountNamespace::template).await? };
+        self.mount_ns.get_or_try_init(make).await.context("cannot create mount namespaces for containers")
     }
 
     /// The variables that tell of Services.
     pub async fn services(&self, namespace: &str, links: bool) -> Result<Environment> {
         let mut receiver = self.services.clone();
-        let told =
+        let listed =
             tokio::time::timeout(SERVICES_TIMEOUT, receiver.wait_for(|services| services.complete)).await;
-        let services = told.context("the API does not tell the Services")?.context("the lab is ending")?;
+        let services = listed.context("cannot list Services")?.context("the lab is shutting down")?;
         Ok(environment::of_services(services.known.values(), namespace, links))
     }
 
@@ -158,7 +158,7 @@ async fn next<K>(
         match events.try_next().await {
             Ok(event) => return event,
             Err(error) => {
-                tracing::debug!("a watch broke and begins anew: {error}");
+                tracing::debug!("watch failed, restarting it: {error}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }

@@ -53,10 +53,10 @@ async fn node(lab: &Lab, object: &Node) -> NodeStatus {
     let (agents, record) = (lab.agents(), lab.record());
     let agent = agents.get(&name);
     let links = record.links.get(&name).cloned().unwrap_or_default();
-    let told = match agent {
+    let reported = match agent {
         Some(agent) => ask(agent).await,
-        None if record.nodes.contains_key(&name) => Err("the node is switched off".to_owned()),
-        None => Err("the Node object belongs to no node of this lab".to_owned()),
+        None if record.nodes.contains_key(&name) => Err("the node is powered off".to_owned()),
+        None => Err("there is no node of this lab for this Node object".to_owned()),
     };
     NodeStatus {
         addresses: addresses.filter_map(|address| address.address.parse().ok()).collect(),
@@ -67,22 +67,22 @@ async fn node(lab: &Lab, object: &Node) -> NodeStatus {
         further_links: links.into_iter().skip(1).collect(),
         agent_pid: agent.and_then(|agent| agent.state().pid),
         agent_starts: agent.map_or(0, |agent| agent.state().starts),
-        agent_ready: told.as_ref().is_ok_and(|status| status.synced),
-        not_built: told.as_ref().map_or_else(|_| Vec::new(), |status| status.not_built.clone()),
-        problems: told.map_or_else(|error| vec![error], |status| status.problems),
+        agent_ready: reported.as_ref().is_ok_and(|status| status.synced),
+        not_built: reported.as_ref().map_or_else(|_| Vec::new(), |status| status.not_built.clone()),
+        problems: reported.map_or_else(|error| vec![error], |status| status.problems),
         name,
     }
 }
 
 /// What an agent says of itself; the error is for people.
 async fn ask(agent: &Agent) -> Result<beeline_api::Status, String> {
-    if !agent.wanted() {
+    if !agent.enabled() {
         return Err("the agent is stopped".into());
     }
     let client = AgentClient::new(agent.socket()).with_timeout(AGENT_TIMEOUT);
     match tokio::task::spawn_blocking(move || client.call(Call::Status)).await {
         Ok(Ok(Response::Status(status))) => Ok(*status),
-        Ok(Ok(other)) => Err(format!("the agent answered {other:?}")),
+        Ok(Ok(other)) => Err(format!("unexpected response from the agent: {other:?}")),
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     }
@@ -92,9 +92,9 @@ async fn ask(agent: &Agent) -> Result<beeline_api::Status, String> {
 /// say nothing here.
 pub async fn notes(lab: &Lab) -> BTreeSet<String> {
     let agents = lab.agents();
-    let told = join_all(agents.values().map(|agent| ask(agent))).await;
+    let reported = join_all(agents.values().map(|agent| ask(agent))).await;
     let notes = |status: beeline_api::Status| status.problems.into_iter().chain(status.not_built);
-    told.into_iter().flatten().flat_map(notes).collect()
+    reported.into_iter().flatten().flat_map(notes).collect()
 }
 
 fn pod(object: &Pod) -> PodStatus {
@@ -141,7 +141,7 @@ pub fn reason(pod: &Pod) -> Option<String> {
     let of_containers = containers.filter_map(|container| container.state.as_ref()).find_map(|state| {
         let waiting = state.waiting.as_ref().map(|state| words(&state.reason, &state.message));
         let ended = state.terminated.as_ref();
-        let ended = ended.map(|state| format!("ended with exit code {}", state.exit_code));
+        let ended = ended.map(|state| format!("exited with code {}", state.exit_code));
         waiting.or(ended)
     });
     let conditions = status.conditions.iter().flatten();

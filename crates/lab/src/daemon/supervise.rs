@@ -15,31 +15,31 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::check::{Asked, Question};
-use super::container::{self, Place, Running};
+use super::container::{self, ExecContext, Running};
 use super::environment::{self, Environment};
 use super::etc;
 use super::facts::PodFacts;
+use super::handlers::{Handler, HandlerTarget};
 use super::objects::Objects;
 use super::probe::{ProbeKind, Prober};
 use super::shared::Shared;
 use super::volumes::Volumes;
 use crate::cgroup;
-use crate::log;
+use crate::cri_log;
+use crate::mount_namespace::{BindMount, MountPlan};
 use crate::paths::PodPaths;
 use crate::process::ProcessId;
 use crate::record::{PodRecord, write_json};
-use crate::space::{Bind, Plan};
 
 /// The pauses before a container is started again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// A container that ran this long starts again without the pause growing.
-const STABLE: Duration = Duration::from_secs(10);
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(10);
 
 /// A program that has no probes and does not tell when it is ready is taken
 /// to be so after this time, if it has not failed by then.
-const SILENT_START: Duration = Duration::from_millis(100);
+const ASSUME_READY_AFTER: Duration = Duration::from_millis(100);
 
 /// What a container gets after its preStop hook, whatever that took.
 const GRACE_MIN: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ const TERMINATION_LOG: (usize, usize) = (80, 2048);
 
 /// What happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum ContainerEvent {
     /// It cannot be started, or waits to be started again.
     Waiting {
         /// One word.
@@ -83,7 +83,7 @@ pub enum Change {
 }
 
 /// Everything that a container needs to run.
-pub struct Job {
+pub struct ContainerConfig {
     /// Its number in the pod.
     pub index: usize,
     /// Its specification.
@@ -119,7 +119,7 @@ pub struct Job {
 }
 
 /// The order to end: until when.
-pub type Stop = watch::Receiver<Option<Instant>>;
+pub type StopDeadline = watch::Receiver<Option<Instant>>;
 
 /// Why a container cannot start.
 struct Failure {
@@ -128,33 +128,37 @@ struct Failure {
 }
 
 /// A container that runs.
-struct Alive {
+struct RunningContainer {
     running: Running,
-    asked: Asked,
+    target: HandlerTarget,
     begun: Instant,
-    tells_ready: bool,
+    notifies_ready: bool,
 }
 
 /// Runs a container until its policy lets it rest or it is told to stop.
-pub async fn run(job: Job, changes: mpsc::Sender<(usize, Change)>, mut stop: Stop) {
+pub async fn run(
+    config: ContainerConfig,
+    changes: mpsc::Sender<(usize, ContainerEvent)>,
+    mut stop: StopDeadline,
+) {
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
-    let mut run = job.first_run;
+    let mut run = config.first_run;
     while stop.borrow().is_none() {
-        match job.start(run).await {
-            Err(failure) => job.tell_failure(&failure, &changes).await,
-            Ok(mut alive) => {
-                let exit_code = job.live(&mut alive, &changes, &mut stop).await;
-                let begun = alive.begun;
-                let message = job.bury(alive, run, exit_code).await;
-                let last = stop.borrow().is_some() || !restarts(&job.restart_policy, exit_code);
-                job.tell(&changes, Change::Ended { exit_code, message, last }).await;
+        match config.start(run).await {
+            Err(failure) => config.report_failure(&failure, &changes).await,
+            Ok(mut container) => {
+                let exit_code = config.run_until_exit(&mut container, &changes, &mut stop).await;
+                let begun = container.begun;
+                let message = config.clean_up(container, run, exit_code).await;
+                let last = stop.borrow().is_some() || !restarts(&config.restart_policy, exit_code);
+                config.send_event(&changes, ContainerEvent::Ended { exit_code, message, last }).await;
                 if last {
                     return;
                 }
-                if begun.elapsed() > STABLE {
+                if begun.elapsed() > BACKOFF_RESET_AFTER {
                     backoff.reset();
                 }
-                job.tell_crash(run, &changes).await;
+                config.report_crash(run, &changes).await;
                 run += 1;
             }
         }
@@ -165,48 +169,54 @@ pub async fn run(job: Job, changes: mpsc::Sender<(usize, Change)>, mut stop: Sto
     }
 }
 
-impl Job {
-    async fn tell(&self, changes: &mpsc::Sender<(usize, Change)>, change: Change) {
+impl ContainerConfig {
+    async fn send_event(&self, changes: &mpsc::Sender<(usize, ContainerEvent)>, change: ContainerEvent) {
         // Nobody listens any more once the pod is being removed.
         let _ = changes.send((self.index, change)).await;
     }
 
-    fn warn(&self, reason: &'static str, message: String) {
+    fn event_warning(&self, reason: &'static str, message: String) {
         self.shared.events.warning(&self.record, Some(&self.field), reason, message);
     }
 
-    fn note(&self, reason: &'static str, message: String) {
+    fn event_normal(&self, reason: &'static str, message: String) {
         self.shared.events.normal(&self.record, Some(&self.field), reason, message);
     }
 
-    async fn tell_failure(&self, failure: &Failure, changes: &mpsc::Sender<(usize, Change)>) {
+    async fn report_failure(&self, failure: &Failure, changes: &mpsc::Sender<(usize, ContainerEvent)>) {
         let Failure { reason, message } = failure;
         let image = self.spec.image.as_deref().unwrap_or_default();
         if *reason == "ErrImagePull" {
-            self.warn("Failed", format!("Failed to pull image {image:?}: {message}"));
+            self.event_warning("Failed", format!("Failed to pull image {image:?}: {message}"));
         } else {
-            self.warn("Failed", format!("Error: {message}"));
+            self.event_warning("Failed", format!("Error: {message}"));
         }
-        self.tell(changes, Change::Waiting { reason: (*reason).into(), message: message.clone() }).await;
+        self.send_event(
+            changes,
+            ContainerEvent::Waiting { reason: (*reason).into(), message: message.clone() },
+        )
+        .await;
         if *reason == "ErrImagePull" {
-            self.note("BackOff", format!("Back-off pulling image {image:?}"));
+            self.event_normal("BackOff", format!("Back-off pulling image {image:?}"));
             let message = format!("Back-off pulling image {image:?}: {message}");
-            self.tell(changes, Change::Waiting { reason: "ImagePullBackOff".into(), message }).await;
+            self.send_event(changes, ContainerEvent::Waiting { reason: "ImagePullBackOff".into(), message })
+                .await;
         }
     }
 
-    async fn tell_crash(&self, run: i32, changes: &mpsc::Sender<(usize, Change)>) {
+    async fn report_crash(&self, run: i32, changes: &mpsc::Sender<(usize, ContainerEvent)>) {
         let last = container::last_line(&self.paths.container(&self.spec.name).log(run));
         let name = &self.spec.name;
-        self.warn(
+        self.event_warning(
             "BackOff",
             format!("Back-off restarting failed container {name} in pod {}", self.record.name),
         );
-        let message = format!("back-off restarting failed container={name}; its last line: {last}");
-        self.tell(changes, Change::Waiting { reason: "CrashLoopBackOff".into(), message }).await;
+        let message = format!("back-off restarting failed container={name}; last log line: {last}");
+        self.send_event(changes, ContainerEvent::Waiting { reason: "CrashLoopBackOff".into(), message })
+            .await;
     }
 
-    async fn start(&self, run: i32) -> Result<Alive, Failure> {
+    async fn start(&self, run: i32) -> Result<RunningContainer, Failure> {
         let failure = |reason| move |error: anyhow::Error| Failure { reason, message: format!("{error:#}") };
         let environment = self.environment().await.map_err(failure("CreateContainerConfigError"))?;
         let never = self.spec.image_pull_policy.as_deref() == Some("Never");
@@ -214,18 +224,23 @@ impl Job {
         let program = container::program(&self.spec, &self.images, &self.own, &environment);
         let program = program.map_err(failure(no_image))?;
         let image = self.spec.image.as_deref().unwrap_or_default();
-        self.note("Pulled", format!("Container image {image:?} already present on machine"));
-        let place = self.place(environment).await.map_err(failure("CreateContainerError"))?;
+        self.event_normal("Pulled", format!("Container image {image:?} already present on machine"));
+        let exec = self.exec_context(environment).await.map_err(failure("CreateContainerError"))?;
         let files = self.paths.container(&self.spec.name);
-        log::remove(&files.log(run - 2));
-        let started = container::start(&program, &place, &files.log(run)).await;
+        cri_log::remove(&files.log(run - 2));
+        let started = container::start(&program, &exec, &files.log(run)).await;
         let running = started.map_err(failure("RunContainerError"))?;
         if let Some(process) = running.child.id().and_then(|pid| ProcessId::of(pid as i32)) {
             write_json(&files.process(), &process).map_err(failure("RunContainerError"))?;
         }
         let ip = self.facts.pod_ips.first().and_then(|ip| ip.parse().ok());
-        let asked = Asked { place, ip, node: self.node.clone() };
-        Ok(Alive { running, asked, begun: Instant::now(), tells_ready: program.tells_ready() })
+        let target = HandlerTarget { exec, ip, node: self.node.clone() };
+        Ok(RunningContainer {
+            running,
+            target,
+            begun: Instant::now(),
+            notifies_ready: program.notifies_ready(),
+        })
     }
 
     async fn environment(&self) -> anyhow::Result<Environment> {
@@ -240,10 +255,11 @@ impl Job {
     }
 
     /// Makes the container's cgroup and what it sees of the file system.
-    async fn place(&self, environment: Environment) -> anyhow::Result<Place> {
+    async fn exec_context(&self, environment: Environment) -> anyhow::Result<ExecContext> {
         let files = self.paths.container(&self.spec.name);
-        std::fs::create_dir_all(files.staging()).context("cannot make the container's folder")?;
-        std::fs::write(files.termination_log(), "").context("cannot make the container's last words")?;
+        std::fs::create_dir_all(files.staging()).context("cannot create the container's directory")?;
+        std::fs::write(files.termination_log(), "")
+            .context("cannot create the container's termination message file")?;
         let cgroup = self.record.cgroup.join(&self.spec.name);
         cgroup::create(&cgroup)?;
         let volumes = self.facts.pod.spec.iter().flat_map(|spec| spec.volumes.clone().unwrap_or_default());
@@ -251,79 +267,86 @@ impl Job {
         let own = etc::binds(&self.paths.etc(), &binds);
         binds.extend(own);
         let words = self.spec.termination_message_path.clone().filter(|path| !path.is_empty());
-        binds.push(Bind {
+        binds.push(BindMount {
             source: files.termination_log(),
             target: words.unwrap_or_else(|| "/dev/termination-log".into()).into(),
             read_only: false,
         });
         let directory = self.spec.working_dir.clone().filter(|path| !path.is_empty());
-        let plan = Plan {
+        let plan = MountPlan {
             hostname: Some(etc::hostname(&self.facts.pod, &self.record.node)),
             binds,
             directory: directory.clone().filter(|path| path != "/").map(PathBuf::from),
             staging: files.staging(),
         };
-        let template = self.shared.space().await?.try_clone()?;
-        let space = tokio::task::spawn_blocking(move || template.for_container(&plan)).await??;
-        Ok(Place {
+        let template = self.shared.mount_ns().await?.try_clone()?;
+        let mount_ns = tokio::task::spawn_blocking(move || template.for_container(&plan)).await??;
+        Ok(ExecContext {
             netns: self.record.netns.clone(),
             cgroup,
-            space: Arc::new(space),
+            mount_ns: Arc::new(mount_ns),
             directory: directory.unwrap_or_else(|| "/".into()),
             environment: Arc::new(environment),
         })
     }
 
     /// Until it has ended, by itself or because it has to.
-    async fn live(&self, alive: &mut Alive, changes: &mpsc::Sender<(usize, Change)>, stop: &mut Stop) -> i32 {
-        self.note("Created", format!("Created container: {}", self.spec.name));
-        self.note("Started", format!("Started container {}", self.spec.name));
+    async fn run_until_exit(
+        &self,
+        container: &mut RunningContainer,
+        changes: &mpsc::Sender<(usize, ContainerEvent)>,
+        stop: &mut StopDeadline,
+    ) -> i32 {
+        self.event_normal("Created", format!("Created container: {}", self.spec.name));
+        self.event_normal("Started", format!("Started container {}", self.spec.name));
         if let Some(hook) = self.hook(|lifecycle| lifecycle.post_start.clone()) {
             let ran = tokio::select! {
-                ran = self.ask_hook(&hook, &alive.asked, self.grace.max(GRACE_MIN)) => ran,
-                status = alive.running.child.wait() => return exit_code(status.ok()),
+                ran = self.run_hook(&hook, &container.target, self.grace.max(GRACE_MIN)) => ran,
+                status = container.running.child.wait() => return exit_code(status.ok()),
             };
             if let Err(error) = ran {
-                self.warn("FailedPostStartHook", format!("PostStartHook failed: {error:#}"));
-                return self.terminate(alive, stop, Some(self.grace)).await;
+                self.event_warning("FailedPostStartHook", format!("PostStartHook failed: {error:#}"));
+                return self.terminate(container, stop, Some(self.grace)).await;
             }
         }
         let probes = [&self.spec.startup_probe, &self.spec.readiness_probe];
-        if self.serves && !alive.tells_ready && probes.iter().all(|probe| probe.is_none()) {
-            let ended = tokio::time::timeout(SILENT_START, alive.running.child.wait()).await;
+        if self.serves && !container.notifies_ready && probes.iter().all(|probe| probe.is_none()) {
+            let ended = tokio::time::timeout(ASSUME_READY_AFTER, container.running.child.wait()).await;
             if let Ok(status) = ended {
                 return exit_code(status.ok());
             }
-        } else if let Ok(Some(status)) = alive.running.child.try_wait() {
+        } else if let Ok(Some(status)) = container.running.child.try_wait() {
             // One that has failed at once was never ready.
             return exit_code(Some(status));
         }
-        self.tell(changes, Change::Running { id: container_id() }).await;
-        let mut probes = Probes::new(self, alive);
+        self.send_event(changes, ContainerEvent::Running { id: container_id() }).await;
+        let mut probes = Probes::new(self, container);
         if self.spec.startup_probe.is_some() {
             probes.begin(ProbeKind::Startup, self.spec.startup_probe.as_ref());
         } else {
             self.started(&mut probes, changes).await;
         }
         loop {
-            let news = tokio::select! {
-                status = alive.running.child.wait() => return exit_code(status.ok()),
+            let update = tokio::select! {
+                status = container.running.child.wait() => return exit_code(status.ok()),
                 _ = stop.wait_for(Option::is_some) => break,
-                Some(news) = probes.news.recv() => news,
+                Some(update) = probes.update.recv() => update,
             };
-            if let Some(error) = &news.error {
-                self.warn("Unhealthy", format!("{} probe failed: {error}", news.kind.word()));
+            if let Some(error) = &update.error {
+                self.event_warning("Unhealthy", format!("{} probe failed: {error}", update.kind.word()));
             }
-            match (news.kind, news.verdict) {
-                (ProbeKind::Readiness, Some(ready)) => self.tell(changes, Change::Ready(ready)).await,
+            match (update.kind, update.verdict) {
+                (ProbeKind::Readiness, Some(ready)) => {
+                    self.send_event(changes, ContainerEvent::Ready(ready)).await
+                }
                 (ProbeKind::Startup, Some(true)) => self.started(&mut probes, changes).await,
                 (ProbeKind::Startup | ProbeKind::Liveness, Some(false)) => {
-                    let kind = news.kind.word().to_lowercase();
-                    self.note(
+                    let kind = update.kind.word().to_lowercase();
+                    self.event_normal(
                         "Killing",
                         format!("Container {} failed {kind} probe, will be restarted", self.spec.name),
                     );
-                    let own = match news.kind {
+                    let own = match update.kind {
                         ProbeKind::Startup => &self.spec.startup_probe,
                         _ => &self.spec.liveness_probe,
                     };
@@ -331,36 +354,36 @@ impl Job {
                     let grace =
                         own.map_or(self.grace, |own| Duration::from_secs(own.try_into().unwrap_or(0)));
                     drop(probes);
-                    return self.terminate(alive, stop, Some(grace)).await;
+                    return self.terminate(container, stop, Some(grace)).await;
                 }
                 _ => {}
             }
         }
-        self.note("Killing", format!("Stopping container {}", self.spec.name));
+        self.event_normal("Killing", format!("Stopping container {}", self.spec.name));
         probes.keep_readiness();
-        let Probes { mut news, tasks, .. } = probes;
-        let mut terminated = std::pin::pin!(self.terminate(alive, stop, None));
+        let Probes { mut update, tasks, .. } = probes;
+        let mut terminated = std::pin::pin!(self.terminate(container, stop, None));
         loop {
             tokio::select! {
                 exit_code = &mut terminated => {
                     drop(tasks);
                     return exit_code;
                 }
-                Some(news) = news.recv() => {
-                    if let (ProbeKind::Readiness, Some(ready)) = (news.kind, news.verdict) {
-                        self.tell(changes, Change::Ready(ready)).await;
+                Some(update) = update.recv() => {
+                    if let (ProbeKind::Readiness, Some(ready)) = (update.kind, update.verdict) {
+                        self.send_event(changes, ContainerEvent::Ready(ready)).await;
                     }
                 }
             }
         }
     }
 
-    async fn started(&self, probes: &mut Probes, changes: &mpsc::Sender<(usize, Change)>) {
-        self.tell(changes, Change::Started).await;
+    async fn started(&self, probes: &mut Probes, changes: &mpsc::Sender<(usize, ContainerEvent)>) {
+        self.send_event(changes, ContainerEvent::Started).await;
         probes.begin(ProbeKind::Liveness, self.spec.liveness_probe.as_ref());
         match &self.spec.readiness_probe {
             Some(probe) => probes.begin(ProbeKind::Readiness, Some(probe)),
-            None => self.tell(changes, Change::Ready(true)).await,
+            None => self.send_event(changes, ContainerEvent::Ready(true)).await,
         }
     }
 
@@ -371,38 +394,43 @@ impl Job {
         self.spec.lifecycle.as_ref().and_then(which)
     }
 
-    async fn ask_hook(
+    async fn run_hook(
         &self,
         hook: &LifecycleHandler,
-        asked: &Asked,
+        target: &HandlerTarget,
         timeout: Duration,
     ) -> anyhow::Result<()> {
-        asked.ask(&Question::of_hook(hook, &self.spec)?, timeout).await
+        target.run_handler(&Handler::from_hook(hook, &self.spec)?, timeout).await
     }
 
     /// The preStop hook, SIGTERM, and SIGKILL when the time is up. With
     /// `grace` it ends on its own account, and sooner if the pod has to.
-    async fn terminate(&self, alive: &mut Alive, stop: &mut Stop, grace: Option<Duration>) -> i32 {
+    async fn terminate(
+        &self,
+        container: &mut RunningContainer,
+        stop: &mut StopDeadline,
+        grace: Option<Duration>,
+    ) -> i32 {
         let own = grace.map(|grace| Instant::now() + grace);
-        let Alive { running, asked, .. } = alive;
+        let RunningContainer { running, target, .. } = container;
         let group = running.child.id().map(|pid| Pid::from_raw(pid as i32));
-        let mut least = Instant::now();
+        let mut not_before = Instant::now();
         if let Some(hook) = self.hook(|lifecycle| lifecycle.pre_stop.clone()) {
             let ran = tokio::select! {
-                ran = self.ask_hook(&hook, asked, HOOK_TIMEOUT) => ran,
-                () = time_is_up(stop, own, least) => Err(anyhow::anyhow!("the grace period is over")),
+                ran = self.run_hook(&hook, target, HOOK_TIMEOUT) => ran,
+                () = time_is_up(stop, own, not_before) => Err(anyhow::anyhow!("the grace period expired")),
             };
             if let Err(error) = ran {
-                self.warn("FailedPreStopHook", format!("PreStopHook failed: {error:#}"));
+                self.event_warning("FailedPreStopHook", format!("PreStopHook failed: {error:#}"));
             }
-            least = Instant::now() + GRACE_MIN;
+            not_before = Instant::now() + GRACE_MIN;
         }
         if let Some(group) = group {
             let _ = killpg(group, Signal::SIGTERM);
         }
         let ended = tokio::select! {
             status = running.child.wait() => Some(status),
-            () = time_is_up(stop, own, least) => None,
+            () = time_is_up(stop, own, not_before) => None,
         };
         if let Some(Ok(status)) = ended {
             return exit_code(Some(status));
@@ -410,33 +438,33 @@ impl Job {
         if let Some(group) = group {
             let _ = killpg(group, Signal::SIGKILL);
         }
-        exit_code(alive.running.child.wait().await.ok())
+        exit_code(container.running.child.wait().await.ok())
     }
 
     /// Takes away what is left of a container that has ended; hands back what
     /// it said.
-    async fn bury(&self, mut alive: Alive, run: i32, exit_code: i32) -> String {
-        let cgroup = alive.asked.place.cgroup.clone();
+    async fn clean_up(&self, mut container: RunningContainer, run: i32, exit_code: i32) -> String {
+        let cgroup = container.target.exec.cgroup.clone();
         let removed = tokio::task::spawn_blocking(move || cgroup::remove(&cgroup)).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!("{}: {error:#}", self.spec.name);
         }
-        alive.running.finish_log().await;
+        container.running.finish_log().await;
         let files = self.paths.container(&self.spec.name);
         let _ = std::fs::remove_file(files.process());
         let said = std::fs::read(files.termination_log()).unwrap_or_default();
         let said = String::from_utf8_lossy(&said[..said.len().min(TERMINATION_BYTES_MAX)]).into_owned();
         let from_log = self.spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
         if said.is_empty() && from_log && exit_code != 0 {
-            return log::last_words(&files.log(run), TERMINATION_LOG.0, TERMINATION_LOG.1);
+            return cri_log::tail_text(&files.log(run), TERMINATION_LOG.0, TERMINATION_LOG.1);
         }
         said
     }
 }
 
 /// Waits until a container must be killed: when its own time is up, or the
-/// pod's, which may become shorter; but not before `least`.
-async fn time_is_up(stop: &mut Stop, own: Option<Instant>, least: Instant) {
+/// pod's, which may become shorter; but not before `not_before`.
+async fn time_is_up(stop: &mut StopDeadline, own: Option<Instant>, not_before: Instant) {
     loop {
         let pods = *stop.borrow_and_update();
         let deadline = match (own, pods) {
@@ -445,7 +473,7 @@ async fn time_is_up(stop: &mut Stop, own: Option<Instant>, least: Instant) {
         };
         let sleep = async {
             match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.max(least)).await,
+                Some(deadline) => tokio::time::sleep_until(deadline.max(not_before)).await,
                 None => std::future::pending().await,
             }
         };
@@ -458,7 +486,7 @@ async fn time_is_up(stop: &mut Stop, own: Option<Instant>, least: Instant) {
 }
 
 /// What a probe has to tell.
-struct News {
+struct ProbeUpdate {
     kind: ProbeKind,
     verdict: Option<bool>,
     error: Option<String>,
@@ -467,23 +495,23 @@ struct News {
 /// The probes of a container.
 struct Probes {
     container: Container,
-    asked: Asked,
+    target: HandlerTarget,
     begun: Instant,
-    sender: mpsc::Sender<News>,
-    news: mpsc::Receiver<News>,
+    sender: mpsc::Sender<ProbeUpdate>,
+    update: mpsc::Receiver<ProbeUpdate>,
     tasks: JoinSet<()>,
     others: Vec<tokio::task::AbortHandle>,
 }
 
 impl Probes {
-    fn new(job: &Job, alive: &Alive) -> Probes {
-        let (sender, news) = mpsc::channel(4);
+    fn new(config: &ContainerConfig, container: &RunningContainer) -> Probes {
+        let (sender, update) = mpsc::channel(4);
         Probes {
-            container: job.spec.clone(),
-            asked: alive.asked.clone(),
-            begun: alive.begun,
+            container: config.spec.clone(),
+            target: container.target.clone(),
+            begun: container.begun,
             sender,
-            news,
+            update,
             tasks: JoinSet::new(),
             others: Vec::new(),
         }
@@ -491,13 +519,13 @@ impl Probes {
 
     fn begin(&mut self, kind: ProbeKind, probe: Option<&Probe>) {
         let Some(probe) = probe.cloned() else { return };
-        let question = Question::of_probe(&probe, &self.container);
+        let handler = Handler::from_probe(&probe, &self.container);
         let prober = Prober::new(&probe, self.begun.elapsed());
         let timeout = Duration::from_secs(probe.timeout_seconds.unwrap_or(1).max(1) as u64);
-        let (asked, begun, sender) = (self.asked.clone(), self.begun, self.sender.clone());
+        let (target, begun, sender) = (self.target.clone(), self.begun, self.sender.clone());
         let task = self
             .tasks
-            .spawn(async move { ask_on(kind, prober, question, timeout, asked, begun, sender).await });
+            .spawn(async move { probe_loop(kind, prober, handler, timeout, target, begun, sender).await });
         if kind != ProbeKind::Readiness {
             self.others.push(task);
         }
@@ -509,23 +537,23 @@ impl Probes {
     }
 }
 
-async fn ask_on(
+async fn probe_loop(
     kind: ProbeKind,
     mut prober: Prober,
-    question: anyhow::Result<Question>,
+    handler: anyhow::Result<Handler>,
     timeout: Duration,
-    asked: Asked,
+    target: HandlerTarget,
     begun: Instant,
-    sender: mpsc::Sender<News>,
+    sender: mpsc::Sender<ProbeUpdate>,
 ) {
     loop {
         tokio::time::sleep_until(begun + prober.due()).await;
-        let answer = match &question {
-            Ok(question) => asked.ask(question, timeout).await.map_err(|error| format!("{error:#}")),
+        let answer = match &handler {
+            Ok(handler) => target.run_handler(handler, timeout).await.map_err(|error| format!("{error:#}")),
             Err(error) => Err(format!("{error:#}")),
         };
         let verdict = prober.answered(answer.is_ok(), begun.elapsed());
-        if sender.send(News { kind, verdict, error: answer.err() }).await.is_err() {
+        if sender.send(ProbeUpdate { kind, verdict, error: answer.err() }).await.is_err() {
             return;
         }
         if kind == ProbeKind::Startup && verdict == Some(true) {
@@ -562,14 +590,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_the_restart_policy_decides() {
+    fn unit_restart_policy() {
         assert!(restarts("Always", 0) && restarts("", 0));
         assert!(restarts("OnFailure", 1) && !restarts("OnFailure", 0));
         assert!(!restarts("Never", 1));
     }
 
     #[tokio::test]
-    async fn unit_a_grace_period_may_become_shorter() {
+    async fn unit_a_grace_period_can_be_shortened() {
         let (begin, seconds) = (Instant::now(), Duration::from_secs);
         let (sender, mut stop) = watch::channel(Some(begin + seconds(3600)));
         let waiting = tokio::spawn(async move { time_is_up(&mut stop, None, begin).await });
@@ -578,8 +606,8 @@ mod tests {
         waiting.await.unwrap();
         let (_sender, mut stop) = watch::channel(None);
         time_is_up(&mut stop, Some(begin), begin).await;
-        let least = Instant::now() + Duration::from_millis(20);
-        time_is_up(&mut stop, Some(begin), least).await;
-        assert!(Instant::now() >= least, "after a hook there is time in any case");
+        let not_before = Instant::now() + Duration::from_millis(20);
+        time_is_up(&mut stop, Some(begin), not_before).await;
+        assert!(Instant::now() >= not_before, "after a hook there is time in any case");
     }
 }

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 /// Begins TLS on a connection.
 pub async fn wrap(stream: TcpStream) -> Result<TlsStream<TcpStream>> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    let peer = stream.peer_addr().context("the connection is gone")?.ip();
+    let peer = stream.peer_addr().context("the connection was closed")?.ip();
     let connector = TlsConnector::from(CONFIG.get_or_init(config).clone());
     connector.connect(ServerName::IpAddress(peer.into()), stream).await.context("the TLS handshake failed")
 }

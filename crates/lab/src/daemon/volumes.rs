@@ -19,7 +19,7 @@ use super::expand::expand;
 use super::facts::PodFacts;
 use super::objects::{Objects, Reference};
 use super::projection::{self, Files, Tokens};
-use crate::space::Bind;
+use crate::mount_namespace::BindMount;
 
 /// How long a token is valid where nobody says otherwise.
 const TOKEN_SECONDS: i64 = 3600;
@@ -27,8 +27,8 @@ const TOKEN_SECONDS: i64 = 3600;
 /// Where the volumes of one pod are.
 #[derive(Clone, Debug)]
 pub struct Volumes {
-    /// The folder of the pod's volumes.
-    pub folder: PathBuf,
+    /// The directory of the pod's volumes.
+    pub directory: PathBuf,
     /// What `hostPath` means: the disk of the pod's node.
     pub disk: PathBuf,
 }
@@ -45,7 +45,7 @@ impl Volumes {
     }
 
     async fn make_one(&self, client: &Client, facts: &PodFacts, volume: &Volume) -> Result<()> {
-        let folder = self.folder.join(&volume.name);
+        let directory = self.directory.join(&volume.name);
         if projection::is_projection(volume) {
             let namespace = facts.pod.namespace().unwrap_or_default();
             let objects = Objects::read(client, &namespace, projection::references(volume)).await?;
@@ -53,22 +53,22 @@ impl Volumes {
             for token in projection::tokens(volume) {
                 tokens.insert(token.path.clone(), request_token(client, facts, &token).await?);
             }
-            return write_files(&folder, &projection::files(volume, facts, &objects, &tokens)?);
+            return write_files(&directory, &projection::files(volume, facts, &objects, &tokens)?);
         }
         if volume.empty_dir.is_some() {
-            fs::create_dir_all(&folder).context("cannot make its folder")?;
-            return fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))
-                .context("cannot open its folder");
+            fs::create_dir_all(&directory).context("cannot create its directory")?;
+            return fs::set_permissions(&directory, fs::Permissions::from_mode(0o777))
+                .context("cannot open its directory");
         }
         if let Some(host) = &volume.host_path {
             return self.make_host_path(host);
         }
         bail!(
-            "the lab has volumes of the kinds emptyDir, configMap, secret, downwardAPI, projected and hostPath alone"
+            "unsupported volume type: supported are emptyDir, configMap, secret, downwardAPI, projected and hostPath"
         )
     }
 
-    /// A host path is below the node's own folder, never the machine's: what
+    /// A host path is below the node's own directory, never the machine's: what
     /// a pod writes there must not outlive the lab.
     fn make_host_path(&self, source: &HostPathVolumeSource) -> Result<()> {
         let path = self.host_path(&source.path)?;
@@ -85,7 +85,7 @@ impl Volumes {
         };
         match kind {
             "" | "DirectoryOrCreate" if !path.exists() => {
-                fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))
+                fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))
             }
             "" => Ok(()),
             "Directory" | "DirectoryOrCreate" => exists(Path::is_dir, "directory"),
@@ -93,19 +93,21 @@ impl Volumes {
                 let above = path.parent().map_or(Ok(()), fs::create_dir_all);
                 above
                     .and_then(|()| fs::write(&path, ""))
-                    .with_context(|| format!("cannot make {}", path.display()))
+                    .with_context(|| format!("cannot create {}", path.display()))
             }
             "File" | "FileOrCreate" => exists(Path::is_file, "file"),
-            other => bail!("hostPath type {other} is not in the lab: its nodes have files and folders alone"),
+            other => bail!(
+                "hostPath type {other} is not implemented: the nodes of a lab have only files and directories"
+            ),
         }
     }
 
     fn host_path(&self, path: &str) -> Result<PathBuf> {
         let relative = path.trim_matches('/');
         if !path.starts_with('/') || relative.split('/').any(|part| part == "..") {
-            bail!("{path:?} is no path for a hostPath: write an absolute one without ..");
+            bail!("{path:?} is not a valid hostPath: it must be absolute and without ..");
         }
-        fs::create_dir_all(&self.disk).with_context(|| format!("cannot make {}", self.disk.display()))?;
+        fs::create_dir_all(&self.disk).with_context(|| format!("cannot create {}", self.disk.display()))?;
         Ok(self.disk.join(relative))
     }
 
@@ -115,17 +117,17 @@ impl Volumes {
         volumes: &[Volume],
         container: &Container,
         environment: &Environment,
-    ) -> Result<Vec<Bind>> {
+    ) -> Result<Vec<BindMount>> {
         let mounts = container.volume_mounts.iter().flatten();
         mounts.map(|mount| self.bind(volumes, mount, environment)).collect()
     }
 
-    fn bind(&self, volumes: &[Volume], mount: &VolumeMount, environment: &Environment) -> Result<Bind> {
+    fn bind(&self, volumes: &[Volume], mount: &VolumeMount, environment: &Environment) -> Result<BindMount> {
         let volume = volumes.iter().find(|volume| volume.name == mount.name);
         let volume = volume.with_context(|| format!("the pod has no volume {:?}", mount.name))?;
         let mut source = match &volume.host_path {
             Some(host) => self.host_path(&host.path)?,
-            None => self.folder.join(&volume.name),
+            None => self.directory.join(&volume.name),
         };
         let sub_path = match (&mount.sub_path_expr, &mount.sub_path) {
             (Some(text), _) if !text.is_empty() => expand(text, |name| environment.get(name).cloned()),
@@ -137,26 +139,26 @@ impl Volumes {
             source = inside(&source, &sub_path, projection::is_projection(volume))?;
         }
         let read_only = mount.read_only.unwrap_or(false) || projection::is_projection(volume);
-        Ok(Bind { source, target: PathBuf::from(&mount.mount_path), read_only })
+        Ok(BindMount { source, target: PathBuf::from(&mount.mount_path), read_only })
     }
 }
 
-/// The part of a volume that a subPath names: made as a folder if it is not
+/// The part of a volume that a subPath names: made as a directory if it is not
 /// there, and never outside the volume, whatever links lie in it.
 fn inside(volume: &Path, sub_path: &str, must_exist: bool) -> Result<PathBuf> {
     let wanted = volume.join(sub_path);
     if !must_exist && wanted.symlink_metadata().is_err() {
         fs::create_dir_all(&wanted).with_context(|| format!("cannot make the subPath {sub_path}"))?;
     }
-    let found = fs::canonicalize(&wanted).with_context(|| format!("the volume holds no {sub_path}"))?;
-    let volume = fs::canonicalize(volume).context("the volume is gone")?;
+    let found = fs::canonicalize(&wanted).with_context(|| format!("the volume has no {sub_path}"))?;
+    let volume = fs::canonicalize(volume).context("the volume no longer exists")?;
     if !found.starts_with(&volume) {
-        bail!("subPath {sub_path:?} leads out of its volume");
+        bail!("subPath {sub_path:?} is outside its volume");
     }
     Ok(found)
 }
 
-/// Writes the files of a volume as Kubernetes does: into a fresh folder, to
+/// Writes the files of a volume as Kubernetes does: into a fresh directory, to
 /// which one link is then moved. A reader sees the old files or the new ones.
 fn write_files(volume: &Path, files: &Files) -> Result<()> {
     let failed = || format!("cannot write {}", volume.display());
@@ -188,7 +190,7 @@ fn write_files(volume: &Path, files: &Files) -> Result<()> {
     Ok(())
 }
 
-/// One link per file or folder at the top of the volume.
+/// One link per file or directory at the top of the volume.
 fn update_links(volume: &Path, files: &Files) -> std::io::Result<()> {
     let top: std::collections::BTreeSet<&str> =
         files.keys().filter_map(|path| path.split('/').next()).collect();
@@ -209,17 +211,17 @@ fn update_links(volume: &Path, files: &Files) -> std::io::Result<()> {
 }
 
 /// Are the files there as they should be, and no others?
-fn holds(folder: &Path, files: &Files) -> bool {
+fn holds(directory: &Path, files: &Files) -> bool {
     let same = |(path, file): (&String, &projection::ProjectedFile)| {
-        let path = folder.join(path);
+        let path = directory.join(path);
         let mode = fs::metadata(&path).map(|about| about.permissions().mode() & 0o777);
         mode.is_ok_and(|mode| mode == file.mode) && fs::read(&path).is_ok_and(|bytes| bytes == file.bytes)
     };
-    files.iter().all(same) && count(folder) == files.len()
+    files.iter().all(same) && count(directory) == files.len()
 }
 
-fn count(folder: &Path) -> usize {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+fn count(directory: &Path) -> usize {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
 }
 
@@ -252,9 +254,8 @@ async fn request_token(
         kube::Error::Api(status) => anyhow!("{}", status.message),
         error => error.into(),
     });
-    let answer =
-        answer.with_context(|| format!("failed to fetch a token of the ServiceAccount {account:?}"))?;
-    answer.status.and_then(|status| status.token).context("the API answered without a token")
+    let answer = answer.with_context(|| format!("failed to fetch a token for ServiceAccount {account:?}"))?;
+    answer.status.and_then(|status| status.token).context("the API server returned no token")
 }
 
 /// Does a change of an object concern a pod's volumes?
@@ -293,16 +294,16 @@ mod tests {
     fn shown(volume: &Path) -> BTreeMap<String, String> {
         let entries = fs::read_dir(volume).unwrap().flatten();
         let visible = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with(".."));
-        let read = |path: PathBuf| fs::read_to_string(&path).unwrap_or_else(|_| "folder".into());
+        let read = |path: PathBuf| fs::read_to_string(&path).unwrap_or_else(|_| "directory".into());
         visible.map(|entry| (entry.file_name().to_string_lossy().into_owned(), read(entry.path()))).collect()
     }
 
     #[test]
-    fn unit_a_volume_changes_whole_and_an_open_folder_keeps_the_old_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let volume = folder.path().join("v");
+    fn unit_volume_updates_are_atomic() {
+        let directory = tempfile::tempdir().unwrap();
+        let volume = directory.path().join("v");
         write_files(&volume, &files(&[("a", "1"), ("d/b", "2")])).unwrap();
-        assert_eq!(shown(&volume), [("a".into(), "1".into()), ("d".into(), "folder".into())].into());
+        assert_eq!(shown(&volume), [("a".into(), "1".into()), ("d".into(), "directory".into())].into());
         let first = fs::read_link(volume.join("..data")).unwrap();
         assert_eq!(fs::metadata(volume.join("d/b")).unwrap().permissions().mode() & 0o777, 0o640);
 
@@ -315,25 +316,25 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_sub_path_stays_in_its_volume() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(inside(folder.path(), "new/folder", false).unwrap().is_dir());
-        assert!(inside(folder.path(), "absent", true).is_err());
-        symlink("/etc", folder.path().join("out")).unwrap();
-        let error = inside(folder.path(), "out", false).unwrap_err().to_string();
-        assert!(error.contains("leads out"), "{error}");
+    fn unit_a_sub_path_cannot_leave_its_volume() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(inside(directory.path(), "new/directory", false).unwrap().is_dir());
+        assert!(inside(directory.path(), "absent", true).is_err());
+        symlink("/etc", directory.path().join("out")).unwrap();
+        let error = inside(directory.path(), "out", false).unwrap_err().to_string();
+        assert!(error.contains("is outside"), "{error}");
     }
 
     #[test]
     fn unit_a_host_path_is_on_the_nodes_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let volumes = Volumes { folder: folder.path().join("v"), disk: folder.path().join("disk") };
+        let directory = tempfile::tempdir().unwrap();
+        let volumes = Volumes { directory: directory.path().join("v"), disk: directory.path().join("disk") };
         let make = |path: &str, kind: Option<&str>| {
             volumes
                 .make_host_path(&HostPathVolumeSource { path: path.into(), type_: kind.map(str::to_owned) })
         };
         make("/var/log", None).unwrap();
-        assert!(folder.path().join("disk/var/log").is_dir());
+        assert!(directory.path().join("disk/var/log").is_dir());
         make("/etc/x.conf", Some("FileOrCreate")).unwrap();
         make("/etc/x.conf", Some("File")).unwrap();
         for (path, kind) in [

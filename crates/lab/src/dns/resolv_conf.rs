@@ -137,7 +137,7 @@ mod tests {
     const NODE: &str = "search .\nnameserver 127.0.0.1\nnameserver ::1\n";
 
     #[test]
-    fn unit_the_policy_and_the_network_decide_whom_a_pod_asks() {
+    fn unit_dns_policy_and_host_network_select_the_nameservers() {
         assert_eq!(text(json!({"containers": []})), CLUSTER);
         assert_eq!(text(json!({"containers": [], "dnsPolicy": "ClusterFirst"})), CLUSTER);
         assert_eq!(text(json!({"containers": [], "dnsPolicy": "ClusterFirst", "hostNetwork": true})), NODE);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_none_leaves_what_the_pod_says_itself() {
+    fn unit_dns_policy_none_uses_only_dns_config() {
         let spec = json!({
             "containers": [], "dnsPolicy": "None",
             "dnsConfig": {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_pods_own_settings_come_behind_those_of_the_policy_and_win() {
+    fn unit_dns_config_is_merged_after_the_policy() {
         let spec = json!({
             "containers": [],
             "dnsConfig": {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_resolvers_do_not_read_is_left_out() {
+    fn unit_entries_beyond_resolver_limits_are_dropped() {
         let searches: Vec<String> = (0..40).map(|number| format!("{number}.example.com")).collect();
         let shown = text(json!({"containers": [], "dnsConfig": {"searches": searches}}));
         let line = shown.lines().next().unwrap();

@@ -100,7 +100,7 @@ fn unit_a_service_has_its_cluster_addresses() {
 }
 
 #[test]
-fn unit_a_service_of_one_family_exists_for_the_other() {
+fn unit_a_single_stack_service_has_no_data_for_the_other_family() {
     let mut shop = shop();
     shop.apply_service(&service("four", json!({"clusterIP": "10.96.0.4"})));
     check(&shop, "four.shop.svc.cluster.local", "A", &["four.shop.svc A 10.96.0.4"]);
@@ -149,7 +149,7 @@ fn unit_a_headless_service_has_the_addresses_of_its_ready_endpoints() {
 }
 
 #[test]
-fn unit_a_headless_service_with_nobody_ready_does_not_exist() {
+fn unit_a_headless_service_without_ready_endpoints_is_nxdomain() {
     let mut shop = shop();
     shop.delete_slice(&("shop".into(), "db-1".into()));
     check(&shop, "db.shop.svc.cluster.local", "A", NO_RECORD);
@@ -159,7 +159,7 @@ fn unit_a_headless_service_with_nobody_ready_does_not_exist() {
 }
 
 #[test]
-fn unit_addresses_have_names() {
+fn unit_addresses_have_ptr_records() {
     let shop = shop();
     check(&shop, "50.0.96.10.in-addr.arpa", "PTR", &["50.0.96.10.in-addr.arpa. PTR web.shop.svc"]);
     check(&shop, "7.1.244.10.in-addr.arpa", "PTR", &["7.1.244.10.in-addr.arpa. PTR db-0.db.shop.svc"]);
@@ -172,7 +172,7 @@ fn unit_addresses_have_names() {
 }
 
 #[test]
-fn unit_a_name_for_another_name_is_followed_where_it_is_known() {
+fn unit_cname_targets_in_the_cluster_are_resolved() {
     let shop = shop();
     check(&shop, "old.shop.svc.cluster.local", "A", &["old.shop.svc CNAME Old.example.com."]);
     check(&shop, "old.shop.svc.cluster.local", "CNAME", &["old.shop.svc CNAME Old.example.com."]);
@@ -182,7 +182,7 @@ fn unit_a_name_for_another_name_is_followed_where_it_is_known() {
 }
 
 #[test]
-fn unit_names_that_stand_for_each_other_end() {
+fn unit_cname_loops_terminate() {
     let mut facts = shop();
     for (name, target) in [("ping", "pong"), ("pong", "ping")] {
         let target = format!("{target}.shop.svc.cluster.local");
@@ -204,7 +204,7 @@ fn unit_a_pod_has_the_name_of_its_address() {
 }
 
 #[test]
-fn unit_what_holds_names_exists_without_records() {
+fn unit_empty_non_terminals_have_no_data() {
     let shop = shop();
     for name in ["svc.cluster.local", "pod.cluster.local", "shop.svc.cluster.local", "shop.pod.cluster.local"]
     {

@@ -84,7 +84,7 @@ where
             }
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!("DNS: a watch broke and begins anew: {error}");
+                tracing::warn!("DNS: watch failed, restarting it: {error}");
                 tokio::time::sleep(PAUSE).await;
             }
         }

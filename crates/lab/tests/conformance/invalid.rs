@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde_json::{Value, json};
 
-use super::world::World;
+use super::fixture::Fixture;
 
 const PORT: u16 = 9_999;
 const WAIT: Duration = Duration::from_secs(5);
@@ -19,25 +19,25 @@ const RST: u8 = 0x04;
 
 /// Past the socket hooks, so that packets are translated; the server is on
 /// another node, then on the client's.
-pub fn connections_survive_segments_out_of_place(world: &World) {
+pub fn connections_survive_invalid_segments(fixture: &Fixture) {
     for name in ["two", "one"] {
-        world.patch(
+        fixture.patch(
             &format!("/api/v1/namespaces/default/pods/{name}"),
             json!({"metadata": {"labels": {"boom": name}}}),
         );
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("boom-{name}")},
             "spec": {"selector": {"boom": name}, "ports": [{"port": 85, "targetPort": PORT}]}});
-        world.apply(&service.to_string());
-        play(world, name);
+        fixture.apply(&service.to_string());
+        play(fixture, name);
     }
 }
 
-fn play(world: &World, name: &str) {
-    let (client, server) = (world.lab.pod("asker").netns(), world.lab.pod(name).netns());
+fn play(fixture: &Fixture, name: &str) {
+    let (client, server) = (fixture.lab.pod("asker").netns(), fixture.lab.pod(name).netns());
     let listener = server.enter(|| TcpListener::bind(("0.0.0.0", PORT))).unwrap().unwrap();
-    let address: SocketAddr = format!("{}:85", world.cluster_ip(&format!("boom-{name}"))).parse().unwrap();
+    let address: SocketAddr = format!("{}:85", fixture.cluster_ip(&format!("boom-{name}"))).parse().unwrap();
     let mut near = None;
-    world.soon("the server is reached", || {
+    fixture.eventually("the server is reached", || {
         near = client.enter(|| TcpStream::connect_timeout(&address, WAIT)).unwrap().ok();
         near.is_some()
     });
@@ -54,18 +54,18 @@ fn play(world: &World, name: &str) {
     for (number, flags) in [(1_u32, ACK), (2, RST | ACK), (3, ACK)] {
         // Far from every window.
         let segment = segment(from, to, number.wrapping_mul(0x4000_0000).wrapping_add(0x1000_0000), flags);
-        let before = replies(world, name);
+        let before = replies(fixture, name);
         raw.send_to(&segment, SocketAddr::new(to.ip(), 0)).unwrap();
-        world.soon("the segment passes as a reply", || replies(world, name) > before);
+        fixture.eventually("the segment passes as a reply", || replies(fixture, name) > before);
         exchange(&mut near, &mut far, &format!("after segment {number} to {name}"));
     }
 }
 
 /// Packets of the server that the client's node has translated back.
-fn replies(world: &World, name: &str) -> u64 {
+fn replies(fixture: &Fixture, name: &str) -> u64 {
     let service = format!("default/boom-{name}");
     let words = ["conntrack", "list", "--service", &service, "--node", "node-1"];
-    let rows: Vec<Value> = world.lab.cli_json(&words);
+    let rows: Vec<Value> = fixture.lab.cli_json(&words);
     let flows = rows.iter().filter(|row| row["entry"] == "flow");
     flows.map(|row| row["packets_reply"].as_u64().unwrap()).sum()
 }

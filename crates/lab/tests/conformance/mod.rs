@@ -1,8 +1,8 @@
 //! Stories by what they are about.
 
-pub mod change;
-pub mod choice;
-pub mod endings;
+pub mod backend_selection;
+pub mod external;
+pub mod fixture;
 pub mod invalid;
-pub mod outside;
-pub mod world;
+pub mod termination;
+pub mod updates;

@@ -36,8 +36,8 @@ impl Program {
     /// It, used for one lab.
     pub fn of_lab(self, lab: &TestLab) -> Kubectl {
         let kubeconfig = lab.verb(&["kubeconfig"]).succeeds().stdout.trim().to_owned();
-        let (home, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        Kubectl { program: self.path, namespace: format!("by-{}", self.name), kubeconfig, home, folder }
+        let (home, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Kubectl { program: self.path, namespace: format!("by-{}", self.name), kubeconfig, home, directory }
     }
 }
 
@@ -47,13 +47,13 @@ pub struct Kubectl {
     namespace: String,
     kubeconfig: String,
     home: TempDir,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Kubectl {
     /// Where its manifests are: `DIR` in command lines.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Runs a command line in its namespace.
@@ -120,8 +120,8 @@ impl Kubectl {
     }
 
     fn command(&self, line: &str, more: &[&str]) -> Command {
-        let folder = self.folder.path().to_str().unwrap();
-        let words = line.split(' ').map(|word| word.replace("NS", &self.namespace).replace("DIR", folder));
+        let directory = self.directory.path().to_str().unwrap();
+        let words = line.split(' ').map(|word| word.replace("NS", &self.namespace).replace("DIR", directory));
         let mut command = Command::new(&self.program);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.home.path()).env("KUBECONFIG", &self.kubeconfig);
@@ -159,9 +159,9 @@ pub struct Said {
 impl Said {
     /// Fails the test unless standard output holds these words.
     #[track_caller]
-    pub fn says(&self, words: &str) -> &Self {
+    pub fn stdout_contains(&self, words: &str) -> &Self {
         let words = words.replace("NS", &self.namespace);
-        assert!(self.stdout.contains(&words), "it should say {words:?}\n{self}");
+        assert!(self.stdout.contains(&words), "expected {words:?} in the output\n{self}");
         self
     }
 
@@ -172,22 +172,22 @@ impl Said {
 
     /// Fails the test if standard output holds these words.
     #[track_caller]
-    pub fn says_not(&self, words: &str) -> &Self {
-        assert!(!self.stdout.contains(words), "it should not say {words:?}\n{self}");
+    pub fn stdout_lacks(&self, words: &str) -> &Self {
+        assert!(!self.stdout.contains(words), "did not expect {words:?} in the output\n{self}");
         self
     }
 
     /// Fails the test unless standard error holds these words.
     #[track_caller]
-    pub fn says_on_error(&self, words: &str) -> &Self {
-        assert!(self.stderr.contains(words), "it should say {words:?} on standard error\n{self}");
+    pub fn stderr_contains(&self, words: &str) -> &Self {
+        assert!(self.stderr.contains(words), "expected {words:?} in the output on standard error\n{self}");
         self
     }
 
     /// Fails the test if it succeeded.
     #[track_caller]
     pub fn fails(self) -> Self {
-        assert!(self.code.is_some_and(|code| code != 0), "it should have failed\n{self}");
+        assert!(self.code.is_some_and(|code| code != 0), "expected the command to fail\n{self}");
         self
     }
 }
@@ -212,7 +212,7 @@ impl Running {
         let end = Instant::now() + patience;
         while !self.text.lock().unwrap().contains(words) {
             let said = self.text.lock().unwrap().clone();
-            assert!(Instant::now() < end, "kubectl {} did not say {words:?}\n{said}", self.line);
+            assert!(Instant::now() < end, "kubectl {} did not print {words:?}\n{said}", self.line);
             std::thread::sleep(Duration::from_millis(20));
         }
     }

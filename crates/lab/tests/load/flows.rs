@@ -11,7 +11,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
 };
 
-use super::{Flow, PATIENCE, Tally};
+use super::{Flow, FlowStats, TIMEOUT};
 
 /// Time between two echoes, and between two rounds of a stream.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -19,13 +19,13 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Time between two connections, and between two datagrams.
 const LONG_PAUSE: Duration = Duration::from_millis(10);
 
-/// Keeps a rhythm without catching up: a machine that was busy is not made
+/// Keeps a pacer without catching up: a machine that was busy is not made
 /// busier.
-struct Rhythm(Instant, Duration);
+struct Pacer(Instant, Duration);
 
-impl Rhythm {
-    fn new(pause: Duration) -> Rhythm {
-        Rhythm(Instant::now(), pause)
+impl Pacer {
+    fn new(pause: Duration) -> Pacer {
+        Pacer(Instant::now(), pause)
     }
 
     fn wait(&mut self) {
@@ -34,7 +34,7 @@ impl Rhythm {
     }
 }
 
-/// Bytes that differ from place to place, from `start` on.
+/// Bytes that differ from host to host, from `start` on.
 fn content(start: u64, length: usize) -> Vec<u8> {
     let word = |index: u64| (index ^ start).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
     let words = (0..).flat_map(word);
@@ -119,47 +119,47 @@ impl Pings {
 }
 
 impl Flow for Pings {
-    fn run(&self, ends: &AtomicBool) -> Tally {
-        let mut tally = Tally::default();
+    fn run(&self, ends: &AtomicBool) -> FlowStats {
+        let mut stats = FlowStats::default();
         let socket = match self.open() {
             Ok(socket) => socket,
             Err(error) => {
-                tally.trouble(error);
-                return tally;
+                stats.error(error);
+                return stats;
             }
         };
-        let (mut sent, mut rhythm) = (0, Rhythm::new(PAUSE));
+        let (mut sent, mut pacer) = (0, Pacer::new(PAUSE));
         let mut missing: BTreeMap<u64, Instant> = BTreeMap::new();
         let mut buffer = vec![0; 65536];
         let mut last = None;
         // After the last echo its answer is waited for.
-        while last.is_none_or(|last: Instant| !missing.is_empty() && last.elapsed() < PATIENCE) {
+        while last.is_none_or(|last: Instant| !missing.is_empty() && last.elapsed() < TIMEOUT) {
             if ends.load(Ordering::Relaxed) {
                 last = last.or(Some(Instant::now()));
             } else {
                 match socket.send(&self.request(sent)) {
                     Ok(_) => drop(missing.insert(sent, Instant::now())),
-                    Err(error) => tally.trouble(format!("echo {sent} cannot be sent: {error}")),
+                    Err(error) => stats.error(format!("cannot send echo request {sent}: {error}")),
                 }
                 sent += 1;
             }
-            rhythm.wait();
+            pacer.wait();
             while let Ok(length) = socket.recv(&mut buffer) {
                 if let Some(sent) = self.answer(&buffer[..length]).and_then(|number| missing.remove(&number))
                 {
-                    tally.answered(sent);
+                    stats.answered(sent);
                 }
             }
         }
         if !missing.is_empty() {
             let begin = missing.keys().next().copied().unwrap_or_default();
             let ages: Vec<u64> = missing.keys().map(|number| number - begin).take(20).collect();
-            tally.trouble(format!(
-                "{} of {sent} echoes were lost: {begin} and those {ages:?} later",
+            stats.error(format!(
+                "{} of {sent} echo requests were not answered: {begin}, and at these offsets from it: {ages:?}",
                 missing.len()
             ));
         }
-        tally
+        stats
     }
 }
 
@@ -172,10 +172,10 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 fn open_stream(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 
@@ -185,7 +185,7 @@ fn exchange(mut stream: &TcpStream, number: u64, length: usize) -> io::Result<()
     stream.write_all(&bytes)?;
     let mut back = vec![0; length];
     stream.read_exact(&mut back)?;
-    if back == bytes { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
+    if back == bytes { Ok(()) } else { Err(io::Error::other("the response differs from the request")) }
 }
 
 /// Ends a connection from this side and waits for the other's end.
@@ -193,7 +193,7 @@ fn finish(mut stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     match stream.read(&mut [0; 16])? {
         0 => Ok(()),
-        _ => Err(io::Error::other("more bytes came back than went there")),
+        _ => Err(io::Error::other("more bytes received than sent")),
     }
 }
 
@@ -203,34 +203,34 @@ pub struct Stream {
 }
 
 impl Flow for Stream {
-    fn run(&self, ends: &AtomicBool) -> Tally {
-        let mut tally = Tally::default();
+    fn run(&self, ends: &AtomicBool) -> FlowStats {
+        let mut stats = FlowStats::default();
         let stream = match open_stream(self.to) {
             Ok(stream) => stream,
             Err(error) => {
-                tally.trouble(format!("cannot connect: {error}"));
-                return tally;
+                stats.error(format!("cannot connect: {error}"));
+                return stats;
             }
         };
-        let mut rhythm = Rhythm::new(PAUSE);
+        let mut pacer = Pacer::new(PAUSE);
         while !ends.load(Ordering::Relaxed) {
-            let (asked, number) = (Instant::now(), tally.probes);
+            let (asked, number) = (Instant::now(), stats.probes);
             // From one byte to several segments of the largest size.
             let length = 1 + (number * 379 % 16000) as usize;
             if let Err(error) = exchange(&stream, number, length) {
-                tally.trouble(format!("broke in round {number} after {:?}: {error}", asked.elapsed()));
+                stats.error(format!("failed in round {number} after {:?}: {error}", asked.elapsed()));
                 break;
             }
-            tally.answered(asked);
-            rhythm.wait();
+            stats.answered(asked);
+            pacer.wait();
         }
-        if tally.troubles.is_empty()
+        if stats.errors.is_empty()
             && let Err(error) = finish(&stream)
         {
-            tally.trouble(format!("did not end well: {error}"));
+            stats.error(format!("did not close cleanly: {error}"));
         }
-        tally.retransmitted = retransmitted(stream.as_fd());
-        tally
+        stats.retransmitted = retransmitted(stream.as_fd());
+        stats
     }
 }
 
@@ -249,21 +249,21 @@ impl NewConnections {
 }
 
 impl Flow for NewConnections {
-    fn run(&self, ends: &AtomicBool) -> Tally {
-        let mut tally = Tally::default();
-        let mut rhythm = Rhythm::new(LONG_PAUSE);
+    fn run(&self, ends: &AtomicBool) -> FlowStats {
+        let mut stats = FlowStats::default();
+        let mut pacer = Pacer::new(LONG_PAUSE);
         while !ends.load(Ordering::Relaxed) {
-            let (asked, number) = (Instant::now(), tally.probes);
+            let (asked, number) = (Instant::now(), stats.probes);
             match self.one(number) {
-                Ok(resent) => tally.retransmitted += resent,
+                Ok(retransmits) => stats.retransmitted += retransmits,
                 Err(error) => {
-                    tally.trouble(format!("connection {number} after {:?}: {error}", asked.elapsed()))
+                    stats.error(format!("connection {number} after {:?}: {error}", asked.elapsed()))
                 }
             }
-            tally.answered(asked);
-            rhythm.wait();
+            stats.answered(asked);
+            pacer.wait();
         }
-        tally
+        stats
     }
 }
 
@@ -281,7 +281,7 @@ impl Datagrams {
             if self.to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind((any, 0))?;
         socket.connect(self.to)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
         Ok(socket)
     }
 
@@ -290,17 +290,21 @@ impl Datagrams {
         socket.send(&bytes)?;
         let mut buffer = vec![0; 65536];
         let length = socket.recv(&mut buffer)?;
-        if buffer[..length] == bytes { Ok(()) } else { Err(io::Error::other("another datagram came back")) }
+        if buffer[..length] == bytes {
+            Ok(())
+        } else {
+            Err(io::Error::other("the response differs from the request"))
+        }
     }
 }
 
 impl Flow for Datagrams {
-    fn run(&self, ends: &AtomicBool) -> Tally {
-        let mut tally = Tally::default();
-        let mut rhythm = Rhythm::new(LONG_PAUSE);
+    fn run(&self, ends: &AtomicBool) -> FlowStats {
+        let mut stats = FlowStats::default();
+        let mut pacer = Pacer::new(LONG_PAUSE);
         let mut open: Option<(UdpSocket, u64)> = None;
         while !ends.load(Ordering::Relaxed) {
-            let (asked, number) = (Instant::now(), tally.probes);
+            let (asked, number) = (Instant::now(), stats.probes);
             let socket = open.take().filter(|(_, sent)| *sent < self.per_socket);
             let socket = socket.map_or_else(|| self.open().map(|socket| (socket, 0)), Ok);
             let outcome = socket.and_then(|(socket, sent)| {
@@ -309,13 +313,11 @@ impl Flow for Datagrams {
             });
             match outcome {
                 Ok(socket) => open = Some(socket),
-                Err(error) => {
-                    tally.trouble(format!("datagram {number} after {:?}: {error}", asked.elapsed()))
-                }
+                Err(error) => stats.error(format!("datagram {number} after {:?}: {error}", asked.elapsed())),
             }
-            tally.answered(asked);
-            rhythm.wait();
+            stats.answered(asked);
+            pacer.wait();
         }
-        tally
+        stats
     }
 }

@@ -4,10 +4,10 @@
 //! millisecond), so that nothing is lost by a slow machine: what is missing
 //! at the end was lost on the way.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, reason = "not every test crate uses all of it")]
 
 mod flows;
-mod place;
+mod host;
 mod servers;
 
 use std::fmt;
@@ -21,7 +21,7 @@ use beeline_lab::address;
 use beeline_lab::harness::TestLab;
 
 use flows::{Datagrams, NewConnections, Pings, Stream};
-use place::TestPlace;
+use host::TestHost;
 use servers::Servers;
 
 /// A caller and a server on node-1, servers on node-2 and node-3, and the
@@ -69,10 +69,10 @@ const NODE_PORT: u16 = 30900;
 
 /// How long an answer may take before it counts as lost: far longer than a
 /// busy machine lets one wait.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the connections may take to end before the counters are read.
-const SETTLE: Duration = Duration::from_millis(1500);
+const CLOSE_WAIT: Duration = Duration::from_millis(1500);
 
 /// Datagrams that the client outside sends from one source port. The node
 /// replaces the client's address by its own towards a backend on another node,
@@ -87,7 +87,7 @@ const OUTSIDE_PER_SOCKET: u64 = 10;
 
 /// What one flow saw.
 #[derive(Default)]
-struct Tally {
+struct FlowStats {
     /// Questions answered: echoes, rounds of a stream, connections, datagrams.
     probes: u64,
     /// The longest time until an answer.
@@ -95,19 +95,19 @@ struct Tally {
     /// Segments that TCP sent again, as its sockets tell.
     retransmitted: u64,
     /// What went wrong, in words.
-    troubles: Vec<String>,
+    errors: Vec<String>,
 }
 
-impl Tally {
+impl FlowStats {
     fn answered(&mut self, asked: Instant) {
         self.probes += 1;
         self.slowest = self.slowest.max(asked.elapsed());
     }
 
-    fn trouble(&mut self, text: impl fmt::Display) {
+    fn error(&mut self, text: impl fmt::Display) {
         // The first few tell what there is to tell.
-        if self.troubles.len() < 20 {
-            self.troubles.push(text.to_string());
+        if self.errors.len() < 20 {
+            self.errors.push(text.to_string());
         }
     }
 }
@@ -127,21 +127,21 @@ enum Kind {
 
 /// One flow: from where, to what.
 trait Flow: Send + Sync + 'static {
-    /// Runs inside the place that it starts from, until told to end.
-    fn run(&self, ends: &AtomicBool) -> Tally;
+    /// Runs inside the host that it starts from, until told to end.
+    fn run(&self, ends: &AtomicBool) -> FlowStats;
 }
 
 struct Running {
     kind: Kind,
     name: String,
-    thread: JoinHandle<Tally>,
+    thread: JoinHandle<FlowStats>,
 }
 
 /// Ends every flow when it is dropped, also by a test that fails.
 #[derive(Default)]
-struct Ends(Arc<AtomicBool>);
+struct StopOnDrop(Arc<AtomicBool>);
 
-impl Drop for Ends {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -150,23 +150,28 @@ impl Drop for Ends {
 /// Traffic that runs.
 pub struct Traffic {
     begun: Instant,
-    ends: Ends,
+    ends: StopOnDrop,
     running: Vec<Running>,
     servers: Servers,
-    places: Vec<TestPlace>,
+    hosts: Vec<TestHost>,
 }
 
 impl Traffic {
     /// Makes the pods and the Service, and starts every flow.
     pub fn start(lab: &TestLab) -> Traffic {
         lab.apply(MANIFESTS);
-        let pods = ["caller", "near", "far", "farther"].map(|name| TestPlace::of_pod(lab, name));
-        let client = TestPlace::new("client", lab.client().netns(), address::CLIENT.addresses());
-        let places: Vec<TestPlace> = pods.into_iter().chain([client]).collect();
-        places.iter().for_each(TestPlace::calm_tcp);
-        let servers = Servers::start(&places[1..]);
-        let mut traffic =
-            Traffic { begun: Instant::now(), ends: Ends::default(), running: Vec::new(), servers, places };
+        let pods = ["caller", "near", "far", "farther"].map(|name| TestHost::of_pod(lab, name));
+        let client = TestHost::new("client", lab.client().netns(), address::CLIENT.addresses());
+        let hosts: Vec<TestHost> = pods.into_iter().chain([client]).collect();
+        hosts.iter().for_each(TestHost::disable_spurious_retransmits);
+        let servers = Servers::start(&hosts[1..]);
+        let mut traffic = Traffic {
+            begun: Instant::now(),
+            ends: StopOnDrop::default(),
+            running: Vec::new(),
+            servers,
+            hosts,
+        };
         let service: Vec<IpAddr> =
             lab.service("server").cluster_ips.iter().map(|ip| ip.parse().unwrap()).collect();
         (0..2).for_each(|family| traffic.start_family(family, service[family]));
@@ -175,7 +180,7 @@ impl Traffic {
 
     /// Every flow of one address family (0 = IPv4).
     fn start_family(&mut self, family: usize, service: IpAddr) {
-        let ips: Vec<IpAddr> = self.places.iter().map(|place| place.ips[family]).collect();
+        let ips: Vec<IpAddr> = self.hosts.iter().map(|host| host.ips[family]).collect();
         let nodes = [1, 2].map(|number| address::node(number).addresses()[family]);
         let [caller, near, far, farther, client] = [0, 1, 2, 3, 4];
         for (from, to) in [
@@ -215,7 +220,7 @@ impl Traffic {
     }
 
     /// The caller asks one more address, with the same ports as the Service.
-    pub fn ask_too(&mut self, address: IpAddr) {
+    pub fn add_service_flows(&mut self, address: IpAddr) {
         let to = SocketAddr::new(address, SERVICE_PORT);
         self.run(Kind::Stream, 0, address, Stream { to });
         self.run(Kind::Connect, 0, address, NewConnections { to });
@@ -225,30 +230,30 @@ impl Traffic {
     }
 
     fn run(&mut self, kind: Kind, from: usize, to: IpAddr, flow: impl Flow) {
-        let place = &self.places[from];
-        let (netns, ends) = (place.netns.clone(), self.ends.0.clone());
+        let host = &self.hosts[from];
+        let (netns, ends) = (host.netns.clone(), self.ends.0.clone());
         let thread = std::thread::spawn(move || {
             let ran = netns.enter(|| flow.run(&ends));
-            ran.unwrap_or_else(|error| Tally { troubles: vec![error.to_string()], ..Tally::default() })
+            ran.unwrap_or_else(|error| FlowStats { errors: vec![error.to_string()], ..FlowStats::default() })
         });
-        self.running.push(Running { kind, name: format!("{kind:?} {} -> {to}", place.name), thread });
+        self.running.push(Running { kind, name: format!("{kind:?} {} -> {to}", host.name), thread });
     }
 
     /// Ends every flow and tells what became of them.
     pub fn stop(self) -> Report {
         let elapsed = self.begun.elapsed();
         drop(self.ends);
-        let mut flows: Vec<(Kind, String, Tally)> = Vec::new();
+        let mut flows: Vec<(Kind, String, FlowStats)> = Vec::new();
         for running in self.running {
-            let tally = running.thread.join().unwrap_or_else(|_| Tally {
-                troubles: vec!["the flow's thread panicked".into()],
-                ..Tally::default()
+            let stats = running.thread.join().unwrap_or_else(|_| FlowStats {
+                errors: vec!["the flow's thread panicked".into()],
+                ..FlowStats::default()
             });
-            flows.push((running.kind, running.name, tally));
+            flows.push((running.kind, running.name, stats));
         }
-        std::thread::sleep(SETTLE);
+        std::thread::sleep(CLOSE_WAIT);
         let served = self.servers.stop();
-        let counters = self.places.iter().map(|place| (place.name.clone(), place.changes())).collect();
+        let counters = self.hosts.iter().map(|host| (host.name.clone(), host.changes())).collect();
         Report { elapsed, flows, served, counters }
     }
 }
@@ -256,54 +261,57 @@ impl Traffic {
 /// What became of the traffic.
 pub struct Report {
     elapsed: Duration,
-    flows: Vec<(Kind, String, Tally)>,
-    served: Tally,
-    /// Kernel counters that have changed, by place.
+    flows: Vec<(Kind, String, FlowStats)>,
+    served: FlowStats,
+    /// Kernel counters that have changed, by host.
     counters: Vec<(String, Vec<(String, u64)>)>,
 }
 
 impl Report {
     /// All questions asked in flows of this kind.
     fn probes(&self, kind: Kind) -> u64 {
-        self.flows.iter().filter(|(of, _, _)| *of == kind).map(|(_, _, tally)| tally.probes).sum()
+        self.flows.iter().filter(|(of, _, _)| *of == kind).map(|(_, _, stats)| stats.probes).sum()
     }
 
     /// Fails the test if anything was lost, sent again, refused or wrong, or
     /// if there was too little traffic to tell.
     pub fn check(&self) {
-        let flows = self.flows.iter().flat_map(|(_, name, tally)| {
-            tally.troubles.iter().map(move |trouble| format!("{name}: {trouble}"))
-        });
-        let served = self.served.troubles.iter().map(|trouble| format!("server: {trouble}"));
-        let mut troubles: Vec<String> = flows.chain(served).collect();
-        troubles.extend(self.resent());
-        troubles.extend(self.too_quiet());
-        assert!(troubles.is_empty(), "{}\n{self}", troubles.join("\n"));
+        let flows = self
+            .flows
+            .iter()
+            .flat_map(|(_, name, stats)| stats.errors.iter().map(move |error| format!("{name}: {error}")));
+        let served = self.served.errors.iter().map(|error| format!("server: {error}"));
+        let mut errors: Vec<String> = flows.chain(served).collect();
+        errors.extend(self.retransmits());
+        errors.extend(self.too_slow());
+        assert!(errors.is_empty(), "{}\n{self}", errors.join("\n"));
     }
 
     /// Segments that were sent again, as sockets and namespaces tell.
-    fn resent(&self) -> Vec<String> {
-        let by_socket = self.flows.iter().map(|(_, name, tally)| (name.as_str(), tally.retransmitted));
+    fn retransmits(&self) -> Vec<String> {
+        let by_socket = self.flows.iter().map(|(_, name, stats)| (name.as_str(), stats.retransmitted));
         let by_socket = by_socket.chain([("the servers", self.served.retransmitted)]);
-        let by_place = self.counters.iter().flat_map(|(place, counters)| {
-            let resent = counters.iter().filter(|(name, _)| name == "Tcp.RetransSegs");
-            resent.map(move |(_, count)| (place.as_str(), *count))
+        let by_host = self.counters.iter().flat_map(|(host, counters)| {
+            let retransmits = counters.iter().filter(|(name, _)| name == "Tcp.RetransSegs");
+            retransmits.map(move |(_, count)| (host.as_str(), *count))
         });
-        let resent = by_socket.chain(by_place).filter(|(_, count)| *count > 0);
-        resent.map(|(who, count)| format!("{who}: {count} segments were sent again")).collect()
+        let retransmits = by_socket.chain(by_host).filter(|(_, count)| *count > 0);
+        retransmits.map(|(who, count)| format!("{who}: {count} segments were retransmitted")).collect()
     }
 
     /// Flows that asked less than a tenth of what an idle machine lets them.
-    fn too_quiet(&self) -> Vec<String> {
+    fn too_slow(&self) -> Vec<String> {
         let least = |kind| match kind {
             Kind::Ping | Kind::Stream => 100.0,
             Kind::Connect | Kind::Datagram => 10.0,
         };
         let seconds = self.elapsed.as_secs_f64();
         let quiet =
-            self.flows.iter().filter(|(kind, _, tally)| (tally.probes as f64) < least(*kind) * seconds);
+            self.flows.iter().filter(|(kind, _, stats)| (stats.probes as f64) < least(*kind) * seconds);
         quiet
-            .map(|(_, name, tally)| format!("{name}: {} in {seconds:.1} s tell nothing", tally.probes))
+            .map(|(_, name, stats)| {
+                format!("{name}: {} in {seconds:.1} s are too few for a result", stats.probes)
+            })
             .collect()
     }
 }
@@ -311,19 +319,19 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "traffic for {:.1} s:", self.elapsed.as_secs_f32())?;
-        for (_, name, tally) in &self.flows {
-            let Tally { probes, slowest, retransmitted, .. } = tally;
-            writeln!(f, "  {name}: {probes}, slowest {slowest:.1?}, sent again {retransmitted}")?;
+        for (_, name, stats) in &self.flows {
+            let FlowStats { probes, slowest, retransmitted, .. } = stats;
+            writeln!(f, "  {name}: {probes}, slowest {slowest:.1?}, retransmitted {retransmitted}")?;
         }
         let [pings, streams, connects, datagrams] =
             [Kind::Ping, Kind::Stream, Kind::Connect, Kind::Datagram].map(|kind| self.probes(kind));
         writeln!(
             f,
-            "in all: {pings} echoes, {streams} rounds of streams, {connects} connections, {datagrams} datagrams"
+            "total: {pings} echoes, {streams} rounds of streams, {connects} connections, {datagrams} datagrams"
         )?;
-        for (place, counters) in &self.counters {
+        for (host, counters) in &self.counters {
             let shown: Vec<String> = counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
-            writeln!(f, "  counters of {place}: {}", shown.join(", "))?;
+            writeln!(f, "  counters of {host}: {}", shown.join(", "))?;
         }
         Ok(())
     }

@@ -11,36 +11,36 @@ use std::time::Duration;
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 
 use super::flows::retransmitted;
-use super::place::TestPlace;
-use super::{PATIENCE, SERVER_PORT, Tally};
+use super::host::TestHost;
+use super::{FlowStats, SERVER_PORT, TIMEOUT};
 
-/// Servers in several places.
+/// Servers in several hosts.
 pub struct Servers {
     ends: Arc<AtomicBool>,
-    tally: Arc<Mutex<Tally>>,
+    stats: Arc<Mutex<FlowStats>>,
     /// Where each TCP server listens, to wake it.
     listeners: Vec<(Arc<beeline_kernel::netns::NetNs>, SocketAddr)>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Servers {
-    /// Listens in every place on both protocols and families.
-    pub fn start(places: &[TestPlace]) -> Servers {
+    /// Listens in every host on both protocols and families.
+    pub fn start(hosts: &[TestHost]) -> Servers {
         let mut servers = Servers {
             ends: Arc::default(),
-            tally: Arc::default(),
+            stats: Arc::default(),
             listeners: Vec::new(),
             threads: Vec::new(),
         };
-        for place in places {
+        for host in hosts {
             let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, SERVER_PORT));
-            let bound = place.netns.enter(|| (TcpListener::bind(any), UdpSocket::bind(any))).unwrap();
+            let bound = host.netns.enter(|| (TcpListener::bind(any), UdpSocket::bind(any))).unwrap();
             let (tcp, udp) = (bound.0.unwrap(), bound.1.unwrap());
             listen(&tcp, Backlog::new(4096).unwrap()).unwrap();
             setsockopt(&udp, sockopt::RcvBufForce, &(4 << 20)).unwrap();
-            servers.listeners.push((place.netns.clone(), SocketAddr::new(place.ips[0], SERVER_PORT)));
-            let (ends, tally) = (servers.ends.clone(), servers.tally.clone());
-            servers.threads.push(std::thread::spawn(move || accept(&tcp, &ends, &tally)));
+            servers.listeners.push((host.netns.clone(), SocketAddr::new(host.ips[0], SERVER_PORT)));
+            let (ends, stats) = (servers.ends.clone(), servers.stats.clone());
+            servers.threads.push(std::thread::spawn(move || accept(&tcp, &ends, &stats)));
             let ends = servers.ends.clone();
             servers.threads.push(std::thread::spawn(move || echo_datagrams(&udp, &ends)));
         }
@@ -48,32 +48,32 @@ impl Servers {
     }
 
     /// Ends them and tells what they saw.
-    pub fn stop(self) -> Tally {
+    pub fn stop(self) -> FlowStats {
         self.ends.store(true, Ordering::Relaxed);
         for (netns, address) in &self.listeners {
-            let _ = netns.enter(|| TcpStream::connect_timeout(address, PATIENCE));
+            let _ = netns.enter(|| TcpStream::connect_timeout(address, TIMEOUT));
         }
         for thread in self.threads {
             let _ = thread.join();
         }
-        std::mem::take(&mut self.tally.lock().unwrap())
+        std::mem::take(&mut self.stats.lock().unwrap())
     }
 }
 
-fn accept(listener: &TcpListener, ends: &AtomicBool, tally: &Arc<Mutex<Tally>>) {
+fn accept(listener: &TcpListener, ends: &AtomicBool, stats: &Arc<Mutex<FlowStats>>) {
     let mut connections = Vec::new();
     while let Ok((stream, from)) = listener.accept() {
         if ends.load(Ordering::Relaxed) {
             break;
         }
-        let tally = tally.clone();
+        let stats = stats.clone();
         connections.push(std::thread::spawn(move || {
             let outcome = echo_stream(&stream);
-            let mut tally = tally.lock().unwrap();
-            tally.probes += 1;
-            tally.retransmitted += retransmitted(stream.as_fd());
+            let mut stats = stats.lock().unwrap();
+            stats.probes += 1;
+            stats.retransmitted += retransmitted(stream.as_fd());
             if let Err(error) = outcome {
-                tally.trouble(format!("the connection from {from} broke: {error}"));
+                stats.error(format!("the connection from {from} failed: {error}"));
             }
         }));
         connections.retain(|connection| !connection.is_finished());
@@ -86,7 +86,7 @@ fn accept(listener: &TcpListener, ends: &AtomicBool, tally: &Arc<Mutex<Tally>>) 
 fn echo_stream(mut stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     // Longer than clients wait: they tell first.
-    stream.set_read_timeout(Some(PATIENCE * 2))?;
+    stream.set_read_timeout(Some(TIMEOUT * 2))?;
     let mut buffer = vec![0; 65536];
     loop {
         match stream.read(&mut buffer)? {

@@ -25,8 +25,8 @@ const TICK_MS: i64 = 20;
 /// A frame as it passed a device.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Name of the place.
-    pub place: String,
+    /// Name of the target.
+    pub target: String,
     pub device: String,
     /// Since the capture began.
     pub at: Duration,
@@ -39,7 +39,7 @@ impl Frame {
     pub fn text(&self) -> String {
         let arrow = if self.outgoing { "out" } else { "in " };
         let at = self.at.as_secs_f64();
-        format!("{at:9.6} {:<8} {:<15} {arrow} {}", self.place, self.device, describe(&self.bytes))
+        format!("{at:9.6} {:<8} {:<15} {arrow} {}", self.target, self.device, describe(&self.bytes))
     }
 }
 
@@ -75,7 +75,7 @@ impl Capture {
         let mut frames = Vec::new();
         for thread in self.threads {
             let captured = thread.join().unwrap();
-            assert_eq!(captured.missed, 0, "the capture was too slow and missed frames");
+            assert_eq!(captured.missed, 0, "the capture was too slow and dropped frames");
             frames.extend(captured.frames);
         }
         frames.sort_by_key(|frame| frame.at);
@@ -91,7 +91,7 @@ fn packet_socket() -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn read(socket: &OwnedFd, place: &str, begun: Instant, stop: &AtomicBool) -> Captured {
+fn read(socket: &OwnedFd, target: &str, begun: Instant, stop: &AtomicBool) -> Captured {
     let mut frames = Vec::new();
     let mut buffer = vec![0; FRAME_BYTES_MAX];
     loop {
@@ -99,18 +99,18 @@ fn read(socket: &OwnedFd, place: &str, begun: Instant, stop: &AtomicBool) -> Cap
         let last = stop.load(Ordering::Relaxed);
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
             Ok((length, Some(from))) => frames.push(Frame {
-                place: place.to_owned(),
+                target: target.to_owned(),
                 device: device_name(from.ifindex()),
                 at: begun.elapsed(),
                 outgoing: from.pkttype() == libc::PACKET_OUTGOING,
                 bytes: buffer[..length].to_vec(),
             }),
-            Ok((_, None)) => unreachable!("packet sockets tell the device"),
+            Ok((_, None)) => unreachable!("packet sockets report the device"),
             Err(nix::Error::EAGAIN) if last => break,
             Err(nix::Error::EAGAIN | nix::Error::EINTR) => {}
             // A device of the namespace has gone down; the others go on.
             Err(nix::Error::ENETDOWN) => {}
-            Err(errno) => panic!("{place}: cannot capture: {errno}"),
+            Err(errno) => panic!("{target}: cannot capture: {errno}"),
         }
     }
     Captured { frames, missed: missed(socket) }

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_any_changed_byte_is_noticed() {
+    fn unit_any_changed_byte_is_detected() {
         let mut verifier = Verifier::default();
         verifier.take(&frame()).unwrap();
         assert_eq!(verifier.right, Right { ipv4_headers: 1, udp: 1, ..Right::default() });
@@ -148,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn unit_fragments_are_judged_as_a_whole() {
+    fn unit_fragments_are_checked_after_reassembly() {
         let whole = frame();
-        let fragment = |from: usize, to: usize, place: u16| {
+        let fragment = |from: usize, to: usize, target: u16| {
             let mut frame = whole[..34].to_vec();
             frame.extend(&whole[34 + from..34 + to]);
             frame[16..18].copy_from_slice(&(20 + (to - from) as u16).to_be_bytes());
-            frame[20..22].copy_from_slice(&place.to_be_bytes());
+            frame[20..22].copy_from_slice(&target.to_be_bytes());
             frame[24..26].fill(0);
             let checksum = internet_checksum(sum(&frame[14..34]));
             frame[24..26].copy_from_slice(&checksum.to_be_bytes());

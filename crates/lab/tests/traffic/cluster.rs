@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use beeline_kernel::netns::NetNs;
 use beeline_lab::address::{CLIENT, Pair};
-use beeline_lab::harness::{Background, Place, TestLab, program};
+use beeline_lab::harness::{Background, ExecTarget, TestLab, program};
 
 /// What every echo listens on.
 pub const TCP_PORT: u16 = 8080;
@@ -21,7 +21,7 @@ pub const FIRST_NODE_PORT: u16 = 30_080;
 pub const NO_SERVICE_PORT: u16 = 81;
 
 /// Whom a pod that is its own backend sees as the client.
-const STAND_IN: Pair =
+const HAIRPIN: Pair =
     Pair { ipv4: Ipv4Addr::new(169, 254, 42, 1), ipv6: Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0xbee1, 1) };
 
 const PODS: [(&str, &str); 3] = [("alpha", "node-1"), ("beta", "node-1"), ("gamma", "node-2")];
@@ -53,13 +53,13 @@ impl Family {
 }
 
 /// A host or a pod.
-pub struct Spot {
+pub struct Endpoint {
     pub name: &'static str,
     pub addresses: Pair,
     pub netns: NetNs,
 }
 
-impl Spot {
+impl Endpoint {
     /// Runs a shell's command line inside the network namespace alone.
     pub fn shell(&self, line: &str) -> String {
         shell(&self.netns, line)
@@ -92,35 +92,35 @@ pub enum Client {
     /// The one who asked.
     Sender,
     /// A stand-in: a pod that is its own backend must not see itself.
-    StandIn,
+    Hairpin,
     /// Either: the backend is chosen at random and may be the sender.
-    SenderOrStandIn,
+    SenderOrHairpin,
     /// The node that was asked: answers have to come back through it.
     Node(Pair),
 }
 
 impl Client {
-    pub fn allows(self, family: Family, sender: &Spot, seen: IpAddr) -> bool {
-        let (is_sender, is_stand_in) = (seen == family.of(sender.addresses), seen == family.of(STAND_IN));
+    pub fn allows(self, family: Family, sender: &Endpoint, seen: IpAddr) -> bool {
+        let (is_sender, is_hairpin) = (seen == family.of(sender.addresses), seen == family.of(HAIRPIN));
         match self {
             Client::Sender => is_sender,
-            Client::StandIn => is_stand_in,
-            Client::SenderOrStandIn => is_sender || is_stand_in,
+            Client::Hairpin => is_hairpin,
+            Client::SenderOrHairpin => is_sender || is_hairpin,
             Client::Node(addresses) => seen == family.of(addresses),
         }
     }
 }
 
 impl Target {
-    fn spot(spot: &Spot) -> Target {
-        let is_pod = PODS.iter().any(|(pod, _)| *pod == spot.name);
+    fn endpoint(endpoint: &Endpoint) -> Target {
+        let is_pod = PODS.iter().any(|(pod, _)| *pod == endpoint.name);
         Target {
-            name: spot.name.to_owned(),
-            addresses: spot.addresses,
+            name: endpoint.name.to_owned(),
+            addresses: endpoint.addresses,
             tcp_port: TCP_PORT,
             udp_port: UDP_PORT,
             answers: Answers::Echo {
-                pods: if is_pod { vec![spot.name] } else { vec![""] },
+                pods: if is_pod { vec![endpoint.name] } else { vec![""] },
                 client: Client::Sender,
             },
         }
@@ -134,49 +134,52 @@ impl Target {
 /// Stands until [`Cluster::down`], or until it is dropped by a failing test,
 /// which then shows the lab's state.
 pub struct Cluster {
-    spots: Vec<Spot>,
+    endpoints: Vec<Endpoint>,
     echoes: Vec<Background>,
     pub switch: NetNs,
     pub lab: TestLab,
 }
 
 impl Cluster {
-    pub fn up(story: &str) -> Cluster {
-        let lab = TestLab::up_with(story, &["--nodes", "2"]);
+    pub fn up(suffix: &str) -> Cluster {
+        let lab = TestLab::up_with(suffix, &["--nodes", "2"]);
         lab.apply(&manifests());
-        let mut spots: Vec<Spot> = PODS.iter().map(|(name, _)| pod_spot(&lab, name)).collect();
-        spots.extend(NODES.iter().zip(1..).map(|(name, number)| Spot {
+        let mut endpoints: Vec<Endpoint> = PODS.iter().map(|(name, _)| pod_spot(&lab, name)).collect();
+        endpoints.extend(NODES.iter().zip(1..).map(|(name, number)| Endpoint {
             name,
             addresses: beeline_lab::address::node(number),
             netns: lab.node(name).netns(),
         }));
-        spots.push(Spot { name: "client", addresses: CLIENT, netns: lab.client().netns() });
+        endpoints.push(Endpoint { name: "client", addresses: CLIENT, netns: lab.client().netns() });
         let hosts = NODES.iter().map(|name| lab.node(name)).chain([lab.client()]);
         let echoes = hosts.map(|host| start_echo(&host)).collect();
         let switch = NetNs::open(lab.paths().netns("switch")).unwrap();
-        let cluster = Cluster { spots, echoes, switch, lab };
+        let cluster = Cluster { endpoints, echoes, switch, lab };
         NODES.iter().chain(&["client"]).for_each(|host| cluster.wait_for_echo(host));
         cluster
     }
 
     pub fn down(self) {
-        let Cluster { spots, echoes, switch, lab } = self;
-        drop((spots, echoes, switch));
+        let Cluster { endpoints, echoes, switch, lab } = self;
+        drop((endpoints, echoes, switch));
         lab.down();
     }
 
-    pub fn spot(&self, name: &str) -> &Spot {
-        self.spots.iter().find(|spot| spot.name == name).unwrap_or_else(|| panic!("there is no {name}"))
+    pub fn endpoint(&self, name: &str) -> &Endpoint {
+        self.endpoints
+            .iter()
+            .find(|endpoint| endpoint.name == name)
+            .unwrap_or_else(|| panic!("there is no {name}"))
     }
 
     /// The echo of a pod, a node or the client.
     pub fn target(&self, name: &str) -> Target {
-        Target::spot(self.spot(name))
+        Target::endpoint(self.endpoint(name))
     }
 
     /// The Service before one pod, as `sender` should find it.
     pub fn service(&self, pod: &'static str, sender: &str) -> Target {
-        let client = if pod == sender { Client::StandIn } else { Client::Sender };
+        let client = if pod == sender { Client::Hairpin } else { Client::Sender };
         let answers = Answers::Echo { pods: vec![pod], client };
         self.service_target(&format!("to-{pod}"), answers)
     }
@@ -184,13 +187,13 @@ impl Cluster {
     /// The Service before all pods.
     pub fn service_of_all(&self) -> Target {
         let pods = PODS.iter().map(|(pod, _)| *pod).collect();
-        self.service_target("to-all", Answers::Echo { pods, client: Client::SenderOrStandIn })
+        self.service_target("to-all", Answers::Echo { pods, client: Client::SenderOrHairpin })
     }
 
     /// The Service before one pod at the nodePort of a node, for the outside.
     pub fn node_port(&self, pod: &'static str, node: &str) -> Target {
         let at = PODS.iter().position(|(name, _)| *name == pod).unwrap();
-        let addresses = self.spot(node).addresses;
+        let addresses = self.endpoint(node).addresses;
         let client = if PODS[at].1 == node { Client::Sender } else { Client::Node(addresses) };
         Target {
             name: format!("service to-{pod} at {node}"),
@@ -228,11 +231,11 @@ impl Cluster {
     }
 
     fn wait_for_echo(&self, host: &str) {
-        let spot = self.spot(host);
+        let endpoint = self.endpoint(host);
         let listens = || {
-            let tried = spot.netns.enter(|| {
+            let tried = endpoint.netns.enter(|| {
                 FAMILIES.iter().all(|family| {
-                    let address = SocketAddr::new(family.of(spot.addresses), TCP_PORT);
+                    let address = SocketAddr::new(family.of(endpoint.addresses), TCP_PORT);
                     TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
                 })
             });
@@ -257,15 +260,15 @@ pub fn shell(netns: &NetNs, line: &str) -> String {
     text(&output.stdout)
 }
 
-fn start_echo(host: &Place<'_>) -> Background {
+fn start_echo(host: &ExecTarget<'_>) -> Background {
     let echo = program("beeline-lab").display().to_string();
     let [tcp, udp] = [format!("{TCP_PORT}/TCP"), format!("{UDP_PORT}/UDP")];
     host.start([&echo, "echo", "--port", &tcp, "--port", &udp])
 }
 
-fn pod_spot(lab: &TestLab, name: &'static str) -> Spot {
+fn pod_spot(lab: &TestLab, name: &'static str) -> Endpoint {
     let found = lab.pods(name).remove(0);
-    Spot { name, addresses: pair(&found.ips), netns: lab.pod(name).netns() }
+    Endpoint { name, addresses: pair(&found.ips), netns: lab.pod(name).netns() }
 }
 
 fn pair(addresses: &[String]) -> Pair {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use beeline_kernel::netns::NetNs;
 
 use super::capture::{Capture, Frame};
-use super::cluster::{Answers, Cluster, FAMILIES, Family, Spot, Target};
+use super::cluster::{Answers, Cluster, Endpoint, FAMILIES, Family, Target};
 use super::probe::{Probe, Question};
 
 /// Frames of a captured failure that are shown.
@@ -15,13 +15,13 @@ const FRAMES_SHOWN_MAX: usize = 120;
 const FAILURES_MAX: usize = 8;
 
 /// From a pod, a node or the client to one of these or a Service.
-pub struct Way<'a> {
-    pub from: &'a Spot,
+pub struct ProbePath<'a> {
+    pub from: &'a Endpoint,
     pub to: Target,
 }
 
 /// All ways, with pods at either end unless they are named otherwise.
-pub fn ways(cluster: &Cluster) -> Vec<Way<'_>> {
+pub fn ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
     let mut ways = pod_ways(cluster);
     ways.extend(host_ways(cluster));
     ways.extend(translated_ways(cluster));
@@ -30,8 +30,8 @@ pub fn ways(cluster: &Cluster) -> Vec<Way<'_>> {
 
 /// Nodes to Services, past the socket hooks, since this test's threads are in
 /// no cgroup of a node; nodePorts.
-fn translated_ways(cluster: &Cluster) -> Vec<Way<'_>> {
-    let way = |from: &str, to| Way { from: cluster.spot(from), to };
+fn translated_ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
+    let way = |from: &str, to| ProbePath { from: cluster.endpoint(from), to };
     vec![
         way("node-1", cluster.service("alpha", "node-1")), // a pod on the node
         way("node-1", cluster.service("gamma", "node-1")), // one elsewhere
@@ -46,8 +46,8 @@ fn translated_ways(cluster: &Cluster) -> Vec<Way<'_>> {
 
 /// The ways that never leave Beeline's path: pod to pod, to Service, to and
 /// from the outside.
-pub fn pod_ways(cluster: &Cluster) -> Vec<Way<'_>> {
-    let way = |from: &str, to| Way { from: cluster.spot(from), to };
+pub fn pod_ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
+    let way = |from: &str, to| ProbePath { from: cluster.endpoint(from), to };
     vec![
         way("alpha", cluster.target("beta")),            // on one node
         way("alpha", cluster.target("gamma")),           // to another node
@@ -67,8 +67,8 @@ pub fn pod_ways(cluster: &Cluster) -> Vec<Way<'_>> {
 }
 
 /// Between pods and nodes.
-pub fn host_ways(cluster: &Cluster) -> Vec<Way<'_>> {
-    let way = |from: &str, to: &str| Way { from: cluster.spot(from), to: cluster.target(to) };
+pub fn host_ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
+    let way = |from: &str, to: &str| ProbePath { from: cluster.endpoint(from), to: cluster.target(to) };
     vec![
         way("alpha", "node-1"), // its own
         way("alpha", "node-2"), // another
@@ -78,9 +78,9 @@ pub fn host_ways(cluster: &Cluster) -> Vec<Way<'_>> {
 }
 
 /// Every question to everybody.
-pub fn probes<'a>(ways: Vec<Way<'a>>) -> Vec<Probe<'a>> {
+pub fn probes<'a>(ways: Vec<ProbePath<'a>>) -> Vec<Probe<'a>> {
     let mut probes = Vec::new();
-    for Way { from, to } in ways {
+    for ProbePath { from, to } in ways {
         for family in FAMILIES {
             let questions = questions(&to, family).into_iter();
             probes.extend(questions.map(|question| Probe { from, to: to.clone(), family, question }));
@@ -129,7 +129,7 @@ struct Failure<'a> {
     error: String,
 }
 
-/// Asks all questions: at each place one after the other, the places beside
+/// Asks all questions: at each target one after the other, the places beside
 /// each other.
 pub fn run<'a>(probes: &[Probe<'a>]) -> Report<'a> {
     let begun = Instant::now();
@@ -139,8 +139,8 @@ pub fn run<'a>(probes: &[Probe<'a>]) -> Report<'a> {
     let done: Vec<(usize, Vec<Failure<'a>>)> = std::thread::scope(|scope| {
         let workers: Vec<_> = places
             .iter()
-            .map(|place| {
-                let numbered = probes.iter().enumerate().filter(|(_, probe)| probe.from.name == *place);
+            .map(|target| {
+                let numbered = probes.iter().enumerate().filter(|(_, probe)| probe.from.name == *target);
                 scope.spawn(move || run_at_place(numbered.collect()))
             })
             .collect();
@@ -187,8 +187,8 @@ impl Report<'_> {
 
 /// Asks once more with a capture at the sender, in all nodes and on the switch.
 fn again(cluster: &Cluster, probe: &Probe<'_>) -> String {
-    let hosts = ["node-1", "node-2", "client"].map(|name| (name, &cluster.spot(name).netns));
-    let ends = ["alpha", "beta", "gamma"].map(|name| (name, &cluster.spot(name).netns));
+    let hosts = ["node-1", "node-2", "client"].map(|name| (name, &cluster.endpoint(name).netns));
+    let ends = ["alpha", "beta", "gamma"].map(|name| (name, &cluster.endpoint(name).netns));
     let places: Vec<(&str, &NetNs)> = hosts.into_iter().chain(ends).collect();
     let capture = Capture::start(Instant::now(), places);
     let result = probe.from.netns.enter(|| probe.ask(0)).unwrap();

@@ -3,8 +3,8 @@
 //! makes itself with sockets inside the lab's namespaces, and captures of
 //! what travelled ([`capture`], [`packet`]).
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(dead_code, reason = "not every test crate uses all of it")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 pub mod capture;
 pub mod cluster;

@@ -42,7 +42,7 @@ pub struct IpPacket<'a> {
     pub fragment: Option<Fragment>,
 }
 
-/// The place of a fragment.
+/// The frag_off of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
     pub id: u32,
@@ -80,11 +80,11 @@ impl<'a> IpPacket<'a> {
 fn ipv4(bytes: &[u8]) -> Option<IpPacket<'_>> {
     let header_bytes = (bytes.first()? & 0x0f) as usize * 4;
     let header = bytes.get(..header_bytes.max(20))?;
-    let place = u16_at(header, 6);
+    let frag_off = u16_at(header, 6);
     let fragment = Fragment {
         id: u16_at(header, 4).into(),
-        offset: (place & 0x1fff) as usize * 8,
-        more: place & 0x2000 != 0,
+        offset: (frag_off & 0x1fff) as usize * 8,
+        more: frag_off & 0x2000 != 0,
     };
     let address = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
     Some(IpPacket {
@@ -110,9 +110,9 @@ fn ipv6(bytes: &[u8]) -> Option<IpPacket<'_>> {
         payload = payload.get((payload[1] as usize + 1) * 8..)?;
     }
     if proto == 44 {
-        let place = u16_at(payload.get(..8)?, 2);
+        let frag_off = u16_at(payload.get(..8)?, 2);
         let id = u32::from_be_bytes(payload[4..8].try_into().unwrap());
-        fragment = Some(Fragment { id, offset: (place & 0xfff8) as usize, more: place & 1 != 0 });
+        fragment = Some(Fragment { id, offset: (frag_off & 0xfff8) as usize, more: frag_off & 1 != 0 });
         proto = payload[0];
         payload = &payload[8..];
     }

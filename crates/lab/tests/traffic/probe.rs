@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::cluster::{Answers, Client, Family, Spot, Target};
+use super::cluster::{Answers, Client, Endpoint, Family, Target};
 use super::ping::ping;
 
 /// How long an answer may take on a busy machine.
@@ -51,10 +51,10 @@ impl fmt::Display for Question {
     }
 }
 
-/// A question from one place to another.
+/// A question from one target to another.
 #[derive(Clone)]
 pub struct Probe<'a> {
-    pub from: &'a Spot,
+    pub from: &'a Endpoint,
     pub to: Target,
     pub family: Family,
     pub question: Question,
@@ -144,7 +144,8 @@ impl Probe<'_> {
             let length = socket.recv(&mut buffer);
             let length = length.map_err(|error| format!("no answer number {number}: {error}"))?;
             let sent = expected.iter().position(|sent| *sent == &buffer[..length]);
-            let sent = sent.ok_or_else(|| format!("answer {number}, {length} bytes, is what nobody sent"))?;
+            let sent =
+                sent.ok_or_else(|| format!("answer {number}, {length} bytes, was not sent by this test"))?;
             expected.swap_remove(sent);
         }
         Ok(())

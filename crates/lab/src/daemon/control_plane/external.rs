@@ -36,7 +36,7 @@ const ETCD_PEER: &str = "http://127.0.0.1:2380";
 /// A control plane of processes.
 pub struct External {
     assets: PathBuf,
-    folder: PathBuf,
+    directory: PathBuf,
     netns: PathBuf,
     cgroup: PathBuf,
     credentials: Credentials,
@@ -44,12 +44,12 @@ pub struct External {
     remote: OnceLock<Arc<RemoteApi>>,
 }
 
-/// Says what is missing of a folder that should hold a control plane.
+/// Says what is missing of a directory that should hold a control plane.
 pub fn check_assets(assets: &Path) -> Result<()> {
     for name in ["etcd", "kube-apiserver"] {
         if !is_program(&assets.join(name)) {
             bail!(
-                "KUBEBUILDER_ASSETS={} has no program {name}: name a folder with etcd and kube-apiserver, \
+                "KUBEBUILDER_ASSETS={} has no program {name}: set it to a directory with etcd and kube-apiserver, \
                  or unset it to use the lab's embedded API",
                 assets.display()
             );
@@ -66,12 +66,12 @@ impl External {
     /// Starts etcd and the API server.
     pub fn start(assets: &Path, record: &LabRecord, paths: &LabPaths) -> Result<External> {
         check_assets(assets)?;
-        let place = &record.others["control-plane"];
+        let host = &record.others["control-plane"];
         let external = External {
             assets: assets.to_owned(),
-            folder: paths.control_plane(),
-            netns: place.netns.clone(),
-            cgroup: place.cgroup.clone(),
+            directory: paths.control_plane(),
+            netns: host.netns.clone(),
+            cgroup: host.cgroup.clone(),
             credentials: Credentials::generate(&certified())?,
             processes: Mutex::default(),
             remote: OnceLock::new(),
@@ -86,7 +86,7 @@ impl External {
     pub async fn begin(&self, client: Client) -> Result<()> {
         self.wait_ready(&client).await?;
         let url = format!("https://{}:{API_PORT}", CONTROL_PLANE.ipv4);
-        write_file(&self.folder, "kubeconfig", &self.kubeconfig(&url), 0o600)?;
+        write_file(&self.directory, "kubeconfig", &self.kubeconfig(&url), 0o600)?;
         if self.has("kube-controller-manager") {
             self.run("kube-controller-manager", self.controller_manager_arguments());
         }
@@ -101,7 +101,7 @@ impl External {
         Ok(())
     }
 
-    /// The folder of the programs.
+    /// The directory of the programs.
     pub fn assets(&self) -> &Path {
         &self.assets
     }
@@ -138,7 +138,7 @@ impl External {
         let program = Program {
             path: self.assets.join(name),
             arguments,
-            log: self.folder.join(format!("{name}.log")),
+            log: self.directory.join(format!("{name}.log")),
             netns: self.netns.clone(),
             cgroup: self.cgroup.clone(),
         };
@@ -160,7 +160,7 @@ impl External {
                     "the API server of {} is not ready after {} s: {error}; {problems} (logs below {})",
                     self.assets.display(),
                     begin.elapsed().as_secs(),
-                    self.folder.display()
+                    self.directory.display()
                 );
             }
             tokio::time::sleep(READY_PAUSE).await;
@@ -180,7 +180,7 @@ impl External {
     }
 
     fn write_files(&self) -> Result<()> {
-        std::fs::create_dir_all(&self.folder)?;
+        std::fs::create_dir_all(&self.directory)?;
         let own = &self.credentials;
         let tokens = format!("{},beeline-lab,beeline-lab,\"system:masters\"\n", own.token);
         for (name, text, mode) in [
@@ -191,13 +191,13 @@ impl External {
             ("service-account.pub", &own.service_account_public_pem, 0o644),
             ("tokens.csv", &tokens, 0o600),
         ] {
-            write_file(&self.folder, name, text, mode)?;
+            write_file(&self.directory, name, text, mode)?;
         }
         Ok(())
     }
 
     fn file(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
+        self.directory.join(name).display().to_string()
     }
 
     fn etcd_arguments(&self) -> Vec<String> {

@@ -10,7 +10,7 @@ use beeline_kernel::netns::NetNs;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::wire;
+use crate::netdev;
 
 /// How long the API server may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,7 +18,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Passes connections on until it is aborted; they end with it.
 pub fn start(listener: std::net::TcpListener, netns: &Path, target: SocketAddr) -> Result<AbortHandle> {
     listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener).context("the runtime does not take a listener")?;
+    let listener =
+        TcpListener::from_std(listener).context("cannot register the listener with the async runtime")?;
     Ok(tokio::spawn(run(listener, netns.to_owned(), target)).abort_handle())
 }
 
@@ -36,7 +37,7 @@ async fn run(listener: TcpListener, netns: PathBuf, target: SocketAddr) {
                 });
             }
             Err(error) => {
-                tracing::warn!("a way to the API server cannot accept: {error}");
+                tracing::warn!("cannot accept a connection to the API server: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -60,5 +61,5 @@ fn connect(netns: &Path, target: SocketAddr) -> Result<std::net::TcpStream> {
         stream.set_nonblocking(true)?;
         Ok(stream)
     };
-    wire::inside(&namespace, || connect().map_err(Into::into))
+    netdev::in_netns(&namespace, || connect().map_err(Into::into))
 }

@@ -11,14 +11,14 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use crate::daemon::backoff::Backoff;
+use crate::log_tail::last_line;
 use crate::spawn;
-use crate::tail::last_line;
 
 /// The first pause before it is started again, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// A program that ran this long starts again without the pause growing.
-const STABLE: Duration = Duration::from_secs(10);
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(10);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ async fn keep_running(program: Program, state: Arc<Mutex<State>>) {
         let words = describe(&program, ended);
         tracing::warn!("{words}");
         tell(Some(words));
-        if begin.elapsed() > STABLE {
+        if begin.elapsed() > BACKOFF_RESET_AFTER {
             backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         }
         tokio::time::sleep(backoff.pause()).await;
@@ -95,9 +95,9 @@ fn describe(program: &Program, ended: Result<ExitStatus>) -> String {
     let path = program.path.display();
     match ended {
         Ok(status) => {
-            format!("{path} ended ({status}); its log {}: {}", program.log.display(), last_line(&program.log))
+            format!("{path} exited ({status}); log {}: {}", program.log.display(), last_line(&program.log))
         }
-        Err(error) => format!("{path} cannot be started: {error:#}"),
+        Err(error) => format!("cannot start {path}: {error:#}"),
     }
 }
 
@@ -107,9 +107,9 @@ fn spawn(program: &Program) -> Result<Child> {
     command
         .args(&program.arguments)
         .stdin(Stdio::null())
-        .stdout(log.try_clone().context("cannot share the log")?)
+        .stdout(log.try_clone().context("cannot duplicate the log's file descriptor")?)
         .stderr(log)
         .kill_on_drop(true);
-    spawn::place(&mut command, &program.netns, &program.cgroup, None)?;
+    spawn::enter_namespaces(&mut command, &program.netns, &program.cgroup, None)?;
     command.spawn().with_context(|| format!("cannot start {}", program.path.display()))
 }

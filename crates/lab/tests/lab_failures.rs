@@ -1,9 +1,9 @@
 //! Bad days: broken objects, full pools and tables, agents and API servers
 //! that are away, garbage. What is broken is named; everything else works.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
-mod hostile;
+mod failures;
 mod load;
 
 use std::fs;
@@ -29,8 +29,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use hostile::junk::Junk;
-use hostile::{Api, Asked, PATIENCE, PORT, connect, pod, reach, service, service_addresses};
+use failures::malformed::MalformedFrames;
+use failures::{Api, PORT, TIMEOUT, TestLabExt, connect, pod, reach, service, service_addresses};
 use load::Traffic;
 
 /// How long a released address rests.
@@ -42,23 +42,23 @@ fn apply(lab: &TestLab, objects: &[Value]) {
 }
 
 #[test]
-fn lab_what_is_broken_is_named_and_the_rest_is_served() {
-    let lab = TestLab::up_with("broken", &[&["--nodes", "2"], &hostile::told::SETTINGS[..]].concat());
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+fn lab_invalid_objects_are_reported_and_the_others_served() {
+    let lab = TestLab::up_with("broken", &[&["--nodes", "2"], &failures::events::SETTINGS[..]].concat());
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
     write("a.yaml", &pod("near", "node-1").to_string());
     write("b.yaml", "kind: Service\nmetadata:\n  name: torn\n spec: {}\n");
     write("c.yaml", &pod("far", "node-2").to_string());
-    let outcome = lab.verb(&["apply", "-f", folder.path().to_str().unwrap()]).fails();
-    assert!(outcome.stderr.contains("b.yaml, line 4: not YAML"), "{outcome}");
-    let [near, far] = ["near", "far"].map(|name| lab.until_pod_ready(name));
+    let outcome = lab.verb(&["apply", "-f", directory.path().to_str().unwrap()]).fails();
+    assert!(outcome.stderr.contains("b.yaml, line 4: invalid YAML"), "{outcome}");
+    let [near, far] = ["near", "far"].map(|name| lab.wait_for_pod_ready(name));
 
     // A Service whose endpoints somebody else writes, and writes badly.
     let mut shop = service("shop");
     shop["spec"]["selector"] = Value::Null;
     apply(&lab, &[shop]);
     let api = Api::open(&lab);
-    hostile::told::break_things(&lab, &api);
+    failures::events::create_invalid_objects(&lab, &api);
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -74,17 +74,17 @@ fn lab_what_is_broken_is_named_and_the_rest_is_served() {
     });
     api.create(slices, &slice);
     let (from, to) = (lab.pod("near").netns(), service_addresses(&lab, "shop")[0]);
-    lab.wait_until("the good endpoints serve", PATIENCE, || connect(&from, to).is_ok());
+    lab.wait_until("the good endpoints serve", TIMEOUT, || connect(&from, to).is_ok());
     for _ in 0..20 {
         reach(&from, to);
     }
     let status = lab.beeline(&["status"]);
     for words in ["EndpointSlice default/shop-broken", "10.244.1.300", "not an address"] {
-        assert!(status.contains(words), "status does not say {words:?}\n{status}");
+        assert!(status.contains(words), "status does not print {words:?}\n{status}");
     }
-    hostile::told::check(&lab, &api);
+    failures::events::check(&lab, &api);
     api.delete(&format!("{slices}/shop-broken"));
-    lab.wait_until("the problem is gone", PATIENCE, || !lab.beeline(&["status"]).contains("shop-broken"));
+    lab.wait_until("the problem is gone", TIMEOUT, || !lab.beeline(&["status"]).contains("shop-broken"));
     assert!(connect(&from, to).is_err(), "without endpoints it is refused");
     lab.down();
 }
@@ -112,7 +112,7 @@ fn refusal(answer: Result<Response, ClientError>) -> String {
 }
 
 #[test]
-fn lab_an_exhausted_pool_is_told_and_recovers() {
+fn lab_an_exhausted_pool_is_reported_and_recovers() {
     let lab = TestLab::up_with("pool", &["--nodes", "2"]);
     apply(&lab, &[pod("first", "node-1"), pod("other", "node-2"), service("other")]);
     let taken = (0..).find(|number| allocate(&lab, *number).is_err()).unwrap();
@@ -121,11 +121,11 @@ fn lab_an_exhausted_pool_is_told_and_recovers() {
 
     let api = Api::open(&lab);
     api.create_pod("late", "node-1");
-    lab.until_pod_says("late", &["10.244.1.0/24", "no"]);
+    lab.wait_for_pod_reason("late", &["10.244.1.0/24", "no"]);
     // Nobody else is concerned.
     reach(&lab.pod("first").netns(), service_addresses(&lab, "other")[0]);
     apply(&lab, &[pod("elsewhere", "node-2")]);
-    assert_eq!(lab.agent_status("node-1").endpoints.len(), taken + 1, "a refused ADD leaves nothing");
+    assert_eq!(lab.agent_status("node-1").endpoints.len(), taken + 1, "a failed ADD leaves nothing behind");
 
     // What is released rests before it is given again.
     for number in 0..taken {
@@ -144,13 +144,13 @@ fn lab_an_exhausted_pool_is_told_and_recovers() {
     }
     fs::write(&path, state.to_string()).unwrap();
     lab.agent("node-1", AgentAction::Start);
-    let late = lab.until_pod_ready("late");
+    let late = lab.wait_for_pod_ready("late");
     reach(&lab.pod("first").netns(), SocketAddr::new(late[0], PORT));
     lab.down();
 }
 
 #[test]
-fn lab_pods_come_and_go_while_the_agent_is_away() {
+fn lab_pods_are_deleted_and_created_while_the_agent_is_stopped() {
     let lab = TestLab::up_with("away", &["--nodes", "1"]);
     apply(&lab, &[pod("first", "node-1")]);
     let (api, first) = (Api::open(&lab), lab.pod("first").netns());
@@ -158,28 +158,28 @@ fn lab_pods_come_and_go_while_the_agent_is_away() {
 
     lab.agent("node-1", AgentAction::Stop);
     api.create_pod("late", "node-1");
-    lab.until_pod_says("late", &["cannot connect to the agent", "agent.sock"]);
+    lab.wait_for_pod_reason("late", &["cannot connect to the agent", "agent.sock"]);
     lab.agent("node-1", AgentAction::Start);
-    let late = lab.until_pod_ready("late");
+    let late = lab.wait_for_pod_ready("late");
     late.iter().for_each(|ip| reach(&first, SocketAddr::new(*ip, PORT)));
 
     lab.agent("node-1", AgentAction::Stop);
     api.delete("/api/v1/namespaces/default/pods/late");
-    lab.until_pod_gone("late");
+    lab.wait_for_pod_deleted("late");
     let spool = lab.paths().node("node-1").root().join("deleted");
-    lab.wait_until("DEL has left word for the agent", PATIENCE, || {
+    lab.wait_until("DEL has queued the release for the agent", TIMEOUT, || {
         fs::read_dir(&spool).is_ok_and(|files| files.count() == 1)
     });
     let is_there =
         |pinned: &PinnedDatapath| pinned.tables().endpoint.get(&Ip::from(late[0])).unwrap().is_some();
-    assert!(is_there(&pinned()), "nobody has taken it out of the tables yet");
+    assert!(is_there(&pinned()), "it is still in the tables");
     lab.agent("node-1", AgentAction::Start);
-    lab.wait_until("the agent has made up for it", PATIENCE, || {
+    lab.wait_until("the agent has processed the queued release", TIMEOUT, || {
         !is_there(&pinned()) && fs::read_dir(&spool).unwrap().count() == 0
     });
     assert_eq!(lab.agent_status("node-1").endpoints.len(), 1);
     api.create_pod("next", "node-1");
-    assert_ne!(lab.until_pod_ready("next"), late, "an address is not given again at once");
+    assert_ne!(lab.wait_for_pod_ready("next"), late, "an address is not reused at once");
     lab.down();
 }
 
@@ -197,7 +197,7 @@ fn cut_off(lab: &TestLab, node: &str, port: u16) {
 }
 
 #[test]
-fn lab_without_the_api_server_a_node_starts_from_its_last_good_state() {
+fn lab_a_node_starts_from_its_saved_state_without_the_api_server() {
     let lab = TestLab::up_with("alone", &["--nodes", "2"]);
     apply(&lab, &[pod("first", "node-1"), pod("web", "node-2"), service("web")]);
     let (api, first) = (Api::open(&lab), lab.pod("first").netns());
@@ -208,9 +208,7 @@ fn lab_without_the_api_server_a_node_starts_from_its_last_good_state() {
     cut_off(&lab, "node-1", port);
     lab.agent("node-1", AgentAction::Kill);
     let client = lab.agent_client("node-1");
-    lab.wait_until("the agent is ready without its API server", PATIENCE, || {
-        client.call(Call::Ready).is_ok()
-    });
+    lab.wait_until("the agent is ready without its API server", TIMEOUT, || client.call(Call::Ready).is_ok());
     let log = fs::read_to_string(lab.paths().node("node-1").agent_log()).unwrap();
     assert!(log.contains("starting from the last known cluster state"), "{log}");
     assert!(lab.beeline(&["status", "--node", "node-1"]).contains("API server unreachable"));
@@ -219,16 +217,16 @@ fn lab_without_the_api_server_a_node_starts_from_its_last_good_state() {
     }
     // Pods come, as addresses and tables are the node's own.
     api.create_pod("late", "node-1");
-    let late = lab.until_pod_ready("late");
+    let late = lab.wait_for_pod_ready("late");
     late.iter().for_each(|ip| reach(&first, SocketAddr::new(*ip, PORT)));
 
     // What happens meanwhile is made up for.
     api.create("/api/v1/namespaces/default/services", &service("late"));
     let late = service_addresses(&lab, "late");
     lab.node("node-1").run(["ip", "rule", "del", "pref", "1"]).succeeds();
-    lab.wait_until("the API server is there again", PATIENCE, || lab.agent_status("node-1").api_connected);
+    lab.wait_until("the API server is there again", TIMEOUT, || lab.agent_status("node-1").api_connected);
     for to in late {
-        lab.wait_until("the new Service serves", PATIENCE, || connect(&first, to).is_ok());
+        lab.wait_until("the new Service serves", TIMEOUT, || connect(&first, to).is_ok());
     }
     lab.down();
 }
@@ -239,13 +237,13 @@ fn dropped(pinned: &PinnedDatapath, reason: DropReason) -> u64 {
 }
 
 /// Random bytes, half lines and silence for the agent's socket.
-fn pester(lab: &TestLab, node: &str, ends: Instant) -> u32 {
+fn flood_agent_socket(lab: &TestLab, node: &str, ends: Instant) -> u32 {
     let path = lab.paths().node(node).socket();
     let mut kept = Vec::new();
     let mut count = 0u32;
     while Instant::now() < ends {
         let Ok(mut stream) = UnixStream::connect(&path) else { panic!("the agent is gone") };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let seed = count.wrapping_mul(0x9e37_79b9);
         let garbage: Vec<u8> = (0..seed % 5000).map(|at| (at.wrapping_mul(seed) >> 13) as u8).collect();
         // The agent may hang up before it has read everything.
@@ -268,38 +266,39 @@ fn pester(lab: &TestLab, node: &str, ends: Instant) -> u32 {
 }
 
 #[test]
-fn lab_garbage_harms_nobody_but_its_sender() {
+fn lab_malformed_traffic_affects_only_its_sender() {
     let lab = TestLab::up("garbage");
-    apply(&lab, &[pod("vandal", "node-1"), pod("witness", "node-2")]);
+    apply(&lab, &[pod("sender", "node-1"), pod("bystander", "node-2")]);
     let traffic = Traffic::start(&lab);
-    let ips = lab.until_pod_ready("vandal");
-    let others = lab.until_pod_ready("near");
-    let vandal = lab.pod("vandal").netns();
+    let ips = lab.wait_for_pod_ready("sender");
+    let others = lab.wait_for_pod_ready("near");
+    let sender = lab.pod("sender").netns();
     let pinned = PinnedDatapath::open(&lab.paths().node("node-1").bpffs()).unwrap();
     let before: Vec<u64> = DropReason::ALL.iter().map(|reason| dropped(&pinned, *reason)).collect();
     let agent = lab.status().nodes[0].agent_pid;
 
-    let link = Netlink::open_in(&vandal).unwrap().link("eth0").unwrap();
+    let link = Netlink::open_in(&sender).unwrap().link("eth0").unwrap();
     let mac = link.mac.unwrap().0;
-    let mut junk = vandal.enter(|| Junk::open(link.index, mac, ips, others)).unwrap().unwrap();
+    let mut malformed =
+        sender.enter(|| MalformedFrames::open(link.index, mac, ips, others)).unwrap().unwrap();
     let ends = Instant::now() + Duration::from_secs(5);
-    let (sent, pestered) = std::thread::scope(|scope| {
-        let pest = scope.spawn(|| pester(&lab, "node-1", ends));
+    let (sent, connections) = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| flood_agent_socket(&lab, "node-1", ends));
         let mut sent = 0;
         for number in 0.. {
             if Instant::now() > ends {
                 break;
             }
-            sent += u64::from(junk.send(number));
-            // A pause now and then: junk, not a contest for the CPU.
+            sent += u64::from(malformed.send(number));
+            // A pause now and then: malformed, not a contest for the CPU.
             if number % 8 == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        (sent, pest.join().unwrap())
+        (sent, flood.join().unwrap())
     });
     let report = traffic.stop();
-    println!("{sent} frames, {pestered} callers\n{report}");
+    println!("{sent} frames, {connections} callers\n{report}");
     report.check();
     let after: Vec<u64> = DropReason::ALL.iter().map(|reason| dropped(&pinned, *reason)).collect();
     let drops: Vec<(&str, u64)> = DropReason::ALL
@@ -316,8 +315,8 @@ fn lab_garbage_harms_nobody_but_its_sender() {
     assert_eq!(lab.status().nodes[0].agent_pid, agent, "the agent is the same");
     assert!(lab.status().nodes.iter().all(|node| node.ready && node.agent_ready));
     // The sender's own honest packets pass as well.
-    for ip in lab.until_pod_ready("witness") {
-        reach(&vandal, SocketAddr::new(ip, PORT));
+    for ip in lab.wait_for_pod_ready("bystander") {
+        reach(&sender, SocketAddr::new(ip, PORT));
     }
     lab.down();
 }
@@ -329,7 +328,7 @@ fn datapath(lab: &TestLab, node: &str) -> Datapath {
 }
 
 #[test]
-fn lab_a_full_pod_table_stops_new_pods_only_and_is_told() {
+fn lab_a_full_pod_table_affects_only_new_pods_and_is_reported() {
     let lab = TestLab::up_with("full", &["--nodes", "2"]);
     apply(&lab, &[pod("first", "node-1"), pod("web", "node-2"), service("web")]);
     let mut datapath = datapath(&lab, "node-1");
@@ -348,7 +347,7 @@ fn lab_a_full_pod_table_stops_new_pods_only_and_is_told() {
 
     let api = Api::open(&lab);
     api.create_pod("late", "node-1");
-    lab.until_pod_says("late", &["ENDPOINT", "the table is full"]);
+    lab.wait_for_pod_reason("late", &["ENDPOINT", "the table is full"]);
     let first = lab.pod("first").netns();
     for to in service_addresses(&lab, "web") {
         reach(&first, to);
@@ -357,7 +356,7 @@ fn lab_a_full_pod_table_stops_new_pods_only_and_is_told() {
     for number in 0..added as u32 {
         datapath.endpoint().delete(&stranger(number)).unwrap();
     }
-    let late = lab.until_pod_ready("late");
+    let late = lab.wait_for_pod_ready("late");
     late.iter().for_each(|ip| reach(&first, SocketAddr::new(*ip, PORT)));
     lab.down();
 }
@@ -373,10 +372,10 @@ fn connection(number: u32) -> ConntrackKey {
 }
 
 #[test]
-fn lab_a_full_connection_table_keeps_those_that_are_and_tells_of_those_that_are_not() {
+fn lab_a_full_conntrack_table_keeps_established_connections_and_reports_drops() {
     let lab = TestLab::up_with("crowd", &["--nodes", "2"]);
     apply(&lab, &[pod("first", "node-1"), pod("web", "node-2"), service("web")]);
-    let (first, web) = (lab.pod("first").netns(), lab.until_pod_ready("web"));
+    let (first, web) = (lab.pod("first").netns(), lab.wait_for_pod_ready("web"));
     let to = service_addresses(&lab, "web");
     let open = || to.iter().map(TcpStream::connect).collect::<Result<Vec<_>, _>>();
     let kept = first.enter(open).unwrap().unwrap();
@@ -394,15 +393,15 @@ fn lab_a_full_connection_table_keeps_those_that_are_and_tells_of_those_that_are_
     // Those that are go on; new ones without translation need no entry.
     for mut stream in &kept {
         let mut back = [0; 5];
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.write_all(b"still").unwrap();
         stream.read_exact(&mut back).unwrap();
     }
     web.iter().for_each(|ip| reach(&first, SocketAddr::new(*ip, PORT)));
     let refused = connect(&first, to[0]).expect_err("a translated connection needs an entry");
     assert!(dropped(&pinned, DropReason::ConntrackFull) > before, "{refused}");
-    let told = lab.beeline(&["drops"]);
-    assert!(told.contains("conntrack_full"), "{told}");
+    let output = lab.beeline(&["drops"]);
+    assert!(output.contains("conntrack_full"), "{output}");
 
     numbers.take_while(|number| *number < full).for_each(|number| {
         datapath.connections().delete(&connection(number)).unwrap();
@@ -414,7 +413,7 @@ fn lab_a_full_connection_table_keeps_those_that_are_and_tells_of_those_that_are_
 /// Everything of a lab is killed, hung or interrupted at once; `down` takes
 /// it away all the same, however often it was itself killed before.
 #[test]
-fn lab_is_removed_whatever_was_killed() {
+fn lab_down_works_whatever_was_killed() {
     let lab = TestLab::up_with("ruins", &["--nodes", "3"]);
     apply(&lab, &[pod("first", "node-1"), pod("second", "node-2"), pod("third", "node-3")]);
     let record = LabRecord::read(&lab.paths()).unwrap().unwrap();

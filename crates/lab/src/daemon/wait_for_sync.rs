@@ -32,7 +32,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 
 /// Waits until what was applied is programmed; the error says what is not,
 /// and why.
-pub async fn settle(lab: &Lab, applied: &[Applied], tell: &(dyn Fn(String) + Sync)) -> Result<()> {
+pub async fn objects(lab: &Lab, applied: &[Applied], report: &(dyn Fn(String) + Sync)) -> Result<()> {
     let deadline = Instant::now() + TIMEOUT;
     let mut problems = Vec::new();
     for workload in applied.iter().filter_map(Workload::of) {
@@ -45,7 +45,7 @@ pub async fn settle(lab: &Lab, applied: &[Applied], tell: &(dyn Fn(String) + Syn
         let shown = until(deadline, || endpoints_of(lab, namespace)).await;
         problems.extend(shown.err().map(|error| format!("{error:#}")));
     }
-    let programmed = agents(lab, &namespaces, deadline, tell).await;
+    let programmed = agents(lab, &namespaces, deadline, report).await;
     problems.extend(programmed.err().map(|error| format!("{error:#}")));
     if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
 }
@@ -66,10 +66,10 @@ async fn until<F: Future<Output = Result<Progress>>>(
         match look().await? {
             Progress::Done => return Ok(()),
             Progress::Failed(why) => bail!(why),
-            Progress::Waits(why) if Instant::now() > deadline => {
+            Progress::Pending(why) if Instant::now() > deadline => {
                 bail!("{why} (after {} s)", TIMEOUT.as_secs())
             }
-            Progress::Waits(_) => tokio::time::sleep(pause).await,
+            Progress::Pending(_) => tokio::time::sleep(pause).await,
         }
         pause = (pause * 2).min(PAUSE.1);
     }
@@ -140,7 +140,7 @@ async fn endpoints_of(lab: &Lab, namespace: &str) -> Result<Progress> {
     let pods = Api::<Pod>::namespaced(lab.client.clone(), namespace);
     let slices = Api::<EndpointSlice>::namespaced(lab.client.clone(), namespace);
     let (services, pods, slices) = tokio::try_join!(services.list(&all), pods.list(&all), slices.list(&all))?;
-    Ok(endpoints::shown(&services.items, &pods.items, &slices.items))
+    Ok(endpoints::progress(&services.items, &pods.items, &slices.items))
 }
 
 /// Waits until every agent has programmed what these namespaces hold now.
@@ -148,19 +148,21 @@ async fn agents(
     lab: &Lab,
     namespaces: &BTreeSet<&str>,
     deadline: Instant,
-    tell: &(dyn Fn(String) + Sync),
+    report: &(dyn Fn(String) + Sync),
 ) -> Result<()> {
     let newest = Newest::of(lab, namespaces).await.context("cannot list the lab's objects")?;
     let all = lab.agents();
-    let (running, stopped): (Vec<_>, Vec<_>) = all.iter().partition(|(_, agent)| agent.wanted());
+    let (running, stopped): (Vec<_>, Vec<_>) = all.iter().partition(|(_, agent)| agent.enabled());
     for (node, _) in stopped {
-        tell(format!("the agent of {node} is stopped: nothing is programmed there until it is started"));
+        report(format!(
+            "the agent of {node} is stopped: changes are not programmed on the node until it is started"
+        ));
     }
     let asked = running.into_iter().map(|(node, agent)| {
         let objects = newest.for_node(node);
         async move {
             let programmed = ask(agent, objects, deadline).await;
-            programmed.with_context(|| format!("{node} has not programmed everything"))
+            programmed.with_context(|| format!("{node} has not programmed all objects"))
         }
     });
     let problems: Vec<String> = join_all(asked)
@@ -220,7 +222,7 @@ impl Newest {
     /// What the agent of a node must have seen. It knows of no other node's
     /// pods.
     fn for_node(&self, node: &str) -> Vec<ObjectVersion> {
-        let own = self.pods.iter().filter(|(place, _)| place == node).map(|(_, pod)| pod.clone());
+        let own = self.pods.iter().filter(|(pod_node, _)| pod_node == node).map(|(_, pod)| pod.clone());
         self.everywhere.iter().cloned().chain(own).collect()
     }
 }

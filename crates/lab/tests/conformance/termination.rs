@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::world::{Answer, Datagrams, World, ask, datagram_answered, pod};
+use super::fixture::{Answer, Datagrams, Fixture, ask, datagram_answered, pod};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -57,14 +57,14 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 "#;
 
-pub fn story(world: &World) {
-    world.apply(MANIFEST);
-    unready_endpoints_get_ready(world);
-    udp_goes_on_when_servers_cycle(world);
-    udp_goes_on_when_the_target_port_changes(world);
-    terminating_endpoints_are_the_last_resort(world);
-    unready_addresses_are_published(world);
-    ended_pods_are_no_endpoints(world);
+pub fn run(fixture: &Fixture) {
+    fixture.apply(MANIFEST);
+    unready_endpoints_become_ready(fixture);
+    udp_continues_when_servers_are_replaced(fixture);
+    udp_continues_when_the_target_port_changes(fixture);
+    terminating_endpoints_are_the_fallback(fixture);
+    unready_addresses_are_published(fixture);
+    finished_pods_are_not_endpoints(fixture);
 }
 
 fn echo(name: &str, app: &str, node: &str, more: Value) -> Value {
@@ -78,32 +78,32 @@ fn echo(name: &str, app: &str, node: &str, more: Value) -> Value {
     pod
 }
 
-fn create(world: &World, pod: &Value) {
-    let answer = world.api("POST", "/api/v1/namespaces/default/pods", pod);
+fn create(fixture: &Fixture, pod: &Value) {
+    let answer = fixture.api("POST", "/api/v1/namespaces/default/pods", pod);
     assert_eq!(answer["kind"], "Pod", "{answer}");
 }
 
 /// A client that asks all the time while nobody is ready yet is served once
 /// somebody is, on the port that it has had all along.
-fn unready_endpoints_get_ready(world: &World) {
+fn unready_endpoints_become_ready(fixture: &Fixture) {
     let probe = json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/conformance-never"]}, "periodSeconds": 1}});
     let mut server = echo("cycle-0", "cycle", "node-1", probe);
     server["spec"]["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
     server["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/state"}]);
     server["spec"]["containers"][0]["readinessProbe"]["exec"]["command"] =
         json!(["test", "-e", "/state/ready"]);
-    create(world, &server);
-    world.soon("the server runs", || {
-        world.lab.pods("cycle-0").iter().any(|pod| !pod.ips.is_empty())
-            && world.lab.pod("cycle-0").run(["true"]).is_success()
+    create(fixture, &server);
+    fixture.eventually("the server runs", || {
+        fixture.lab.pods("cycle-0").iter().any(|pod| !pod.ips.is_empty())
+            && fixture.lab.pod("cycle-0").run(["true"]).is_success()
     });
-    let askers = clients(world);
+    let askers = clients(fixture);
     assert!(askers.iter().all(|one| !one.asks()), "nobody is ready");
-    world.lab.pod("cycle-0").run(["touch", "/state/ready"]).succeeds();
+    fixture.lab.pod("cycle-0").run(["touch", "/state/ready"]).succeeds();
     for one in &askers {
-        world.soon(&format!("the ready server answers {}", one.what), || one.asks());
+        fixture.eventually(&format!("the ready server answers {}", one.what), || one.asks());
     }
-    world.delete_pod("cycle-0");
+    fixture.delete_pod("cycle-0");
 }
 
 /// A client of a fixed port, and where it asks.
@@ -124,17 +124,17 @@ const LOCAL_CLIENT: &str = "the local policy's client";
 
 /// From a pod by ClusterIP, with both policies, and from outside by NodePort;
 /// both families. Past the socket hooks.
-fn clients(world: &World) -> Vec<Client> {
+fn clients(fixture: &Fixture) -> Vec<Client> {
     let mut clients = Vec::new();
-    let (asker, outside) = (world.lab.pod("asker"), world.lab.client());
-    for (family, address) in world.lab.service("cycle").cluster_ips.into_iter().enumerate() {
+    let (asker, outside) = (fixture.lab.pod("asker"), fixture.lab.client());
+    for (family, address) in fixture.lab.service("cycle").cluster_ips.into_iter().enumerate() {
         let socket = Datagrams::from(&asker, family);
         clients.push(Client { what: "the ClusterIP's client", socket, address, port: 53 });
         let socket = Datagrams::from(&outside, family);
         let address = ["172.30.0.13", "fd00:172:30::13"][family].to_owned();
         clients.push(Client { what: "the NodePort's client", socket, address, port: 30401 });
     }
-    let near = world.service("cycle-near");
+    let near = fixture.service("cycle-near");
     if let Some(address) = near["spec"]["clusterIP"].as_str() {
         let (socket, address) = (Datagrams::from(&asker, 0), address.to_owned());
         clients.push(Client { what: LOCAL_CLIENT, socket, address, port: 53 });
@@ -144,42 +144,42 @@ fn clients(world: &World) -> Vec<Client> {
 
 /// The server goes, another comes: the same clients are served, on the same
 /// ports, so that what was remembered of the first must not hold them.
-fn udp_goes_on_when_servers_cycle(world: &World) {
-    let addresses = world.lab.service("cycle").cluster_ips;
-    let askers = clients(world);
-    let hooked = [world.lab.pod("asker"), world.lab.pod("host-asker"), world.lab.node("node-1")];
+fn udp_continues_when_servers_are_replaced(fixture: &Fixture) {
+    let addresses = fixture.lab.service("cycle").cluster_ips;
+    let askers = clients(fixture);
+    let hooked = [fixture.lab.pod("asker"), fixture.lab.pod("host-asker"), fixture.lab.node("node-1")];
     for number in 1..=3 {
         let name = format!("cycle-{number}");
-        world.apply(&echo(&name, "cycle", "node-1", json!({})).to_string());
+        fixture.apply(&echo(&name, "cycle", "node-1", json!({})).to_string());
         if number > 1 {
-            world.delete_pod(&format!("cycle-{}", number - 1));
+            fixture.delete_pod(&format!("cycle-{}", number - 1));
         }
         for one in &askers {
-            world.soon(&format!("server {number} answers {}", one.what), || one.asks());
+            fixture.eventually(&format!("server {number} answers {}", one.what), || one.asks());
         }
-        for place in &hooked {
-            world.soon("it answers a socket that was made for it", || {
-                addresses.iter().all(|address| datagram_answered(place, address, 53))
+        for target in &hooked {
+            fixture.eventually("it answers a socket that was made for it", || {
+                addresses.iter().all(|address| datagram_answered(target, address, 53))
             });
         }
     }
 }
 
 /// The number behind the NodePort changes under a client that keeps asking.
-fn udp_goes_on_when_the_target_port_changes(world: &World) {
+fn udp_continues_when_the_target_port_changes(fixture: &Fixture) {
     // Another Service, cycle-near, keeps the old number in use.
-    let server = world.lab.pods("cycle-3")[0].ips.clone();
-    let mut askers = clients(world);
+    let server = fixture.lab.pods("cycle-3")[0].ips.clone();
+    let mut askers = clients(fixture);
     askers.retain(|client| client.what != LOCAL_CLIENT);
     assert!(askers.iter().all(Client::asks));
     for (from, target) in [(7000, 7001), (7001, 7000)] {
         let at = |port: u16| [format!("to {}:{port}", server[0]), format!("to [{}]:{port}", server[1])];
         let port = json!({"port": 53, "targetPort": target, "protocol": "UDP", "nodePort": 30401});
-        world.patch_service("cycle", json!({"ports": [port]}));
+        fixture.patch_service("cycle", json!({"ports": [port]}));
         let mut seen = String::new();
         let moved = (0..100).any(|_| {
             let answered = askers.iter().all(Client::asks);
-            seen = connections(world);
+            seen = connections(fixture);
             let there = seen.lines().filter(|line| at(target).iter().any(|at| line.contains(at)));
             answered && there.count() >= askers.len()
         });
@@ -188,68 +188,68 @@ fn udp_goes_on_when_the_target_port_changes(world: &World) {
 }
 
 /// Conntrack entries of the Service `cycle`, on all nodes.
-fn connections(world: &World) -> String {
-    world.lab.cli(&["conntrack", "list", "--service", "default/cycle"]).succeeds().stdout
+fn connections(fixture: &Fixture) -> String {
+    fixture.lab.cli(&["conntrack", "list", "--service", "default/cycle"]).succeeds().stdout
 }
 
 /// Ready ones first; with none, those that still serve while they terminate.
-fn terminating_endpoints_are_the_last_resort(world: &World) {
+fn terminating_endpoints_are_the_fallback(fixture: &Fixture) {
     let slow = json!({"lifecycle": {"preStop": {"exec": {"command": ["sleep", "25"]}}}});
     let mut ends = echo("ends", "ending", "node-1", slow);
     ends["spec"]["terminationGracePeriodSeconds"] = json!(30);
-    world.apply(&ends.to_string());
-    world.apply(&echo("stays", "ending", "node-2", json!({})).to_string());
-    let (asker, client) = (world.lab.pod("asker"), world.lab.client());
-    let (address, near) = (world.cluster_ip("ending"), world.cluster_ip("ending-near"));
-    world.soon_answers(&asker, &address, 80, &["ends", "stays"]);
+    fixture.apply(&ends.to_string());
+    fixture.apply(&echo("stays", "ending", "node-2", json!({})).to_string());
+    let (asker, client) = (fixture.lab.pod("asker"), fixture.lab.client());
+    let (address, near) = (fixture.cluster_ip("ending"), fixture.cluster_ip("ending-near"));
+    fixture.eventually_answers(&asker, &address, 80, &["ends", "stays"]);
 
-    world.delete("/api/v1/namespaces/default/pods/ends");
+    fixture.delete("/api/v1/namespaces/default/pods/ends");
     // One is ready elsewhere: whoever may leave the node goes there.
-    world.soon_answers(&asker, &address, 80, &["stays"]);
-    world.soon_answers(&client, "172.30.0.11", 30402, &["stays"]);
+    fixture.eventually_answers(&asker, &address, 80, &["stays"]);
+    fixture.eventually_answers(&client, "172.30.0.11", 30402, &["stays"]);
     // Who must stay on the node falls back to the one that terminates.
-    world.soon_answer(&asker, &near, 80, &pod("ends"));
-    world.soon_answer(&client, "172.30.0.11", 30403, &pod("ends"));
+    fixture.eventually_answer(&asker, &near, 80, &pod("ends"));
+    fixture.eventually_answer(&client, "172.30.0.11", 30403, &pod("ends"));
 
-    world.delete_pod("stays");
-    world.soon_answers(&asker, &address, 80, &["ends"]);
-    world.soon_answers(&client, "172.30.0.13", 30402, &["ends"]);
-    world.soon_answer(&client, "172.30.0.11", 30403, &pod("ends"));
+    fixture.delete_pod("stays");
+    fixture.eventually_answers(&asker, &address, 80, &["ends"]);
+    fixture.eventually_answers(&client, "172.30.0.13", 30402, &["ends"]);
+    fixture.eventually_answer(&client, "172.30.0.11", 30403, &pod("ends"));
     let elsewhere = ask(&client, "172.30.0.13", 30403);
     assert!(!matches!(elsewhere, Answer::Pod(_)), "{elsewhere:?}");
     let force = json!({"gracePeriodSeconds": 0});
-    world.api("DELETE", "/api/v1/namespaces/default/pods/ends", &force);
+    fixture.api("DELETE", "/api/v1/namespaces/default/pods/ends", &force);
 }
 
 /// With `publishNotReadyAddresses`: not ready, and terminating; without it
 /// neither.
-fn unready_addresses_are_published(world: &World) {
+fn unready_addresses_are_published(fixture: &Fixture) {
     let never = json!({
         "readinessProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1},
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "15"]}}}});
     let mut server = echo("unready-1", "unready", "node-2", never);
     server["spec"]["terminationGracePeriodSeconds"] = json!(20);
-    create(world, &server);
-    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("unready"));
-    world.soon_answer(&asker, &address, 80, &pod("unready-1"));
-    world.patch_service("unready", json!({"publishNotReadyAddresses": false}));
-    world.soon_answer(&asker, &address, 80, &Answer::Refused);
-    world.delete("/api/v1/namespaces/default/pods/unready-1");
+    create(fixture, &server);
+    let (asker, address) = (fixture.lab.pod("asker"), fixture.cluster_ip("unready"));
+    fixture.eventually_answer(&asker, &address, 80, &pod("unready-1"));
+    fixture.patch_service("unready", json!({"publishNotReadyAddresses": false}));
+    fixture.eventually_answer(&asker, &address, 80, &Answer::Refused);
+    fixture.delete("/api/v1/namespaces/default/pods/unready-1");
     assert_eq!(ask(&asker, &address, 80), Answer::Refused, "it terminates and is not ready");
-    world.patch_service("unready", json!({"publishNotReadyAddresses": true}));
-    world.soon_answer(&asker, &address, 80, &pod("unready-1"));
-    world.api("DELETE", "/api/v1/namespaces/default/pods/unready-1", &json!({"gracePeriodSeconds": 0}));
-    world.soon_answer(&asker, &address, 80, &Answer::Refused);
+    fixture.patch_service("unready", json!({"publishNotReadyAddresses": true}));
+    fixture.eventually_answer(&asker, &address, 80, &pod("unready-1"));
+    fixture.api("DELETE", "/api/v1/namespaces/default/pods/unready-1", &json!({"gracePeriodSeconds": 0}));
+    fixture.eventually_answer(&asker, &address, 80, &Answer::Refused);
 }
 
 /// Such as one that was evicted.
-fn ended_pods_are_no_endpoints(world: &World) {
+fn finished_pods_are_not_endpoints(fixture: &Fixture) {
     let mut ended =
         echo("failed-1", "failed", "node-2", json!({"image": "any", "command": ["sh", "-c", "exit 3"]}));
     ended["spec"]["restartPolicy"] = json!("Never");
-    create(world, &ended);
-    world.soon("it has failed", || {
-        world.get("/api/v1/namespaces/default/pods/failed-1")["status"]["phase"] == "Failed"
+    create(fixture, &ended);
+    fixture.eventually("it has failed", || {
+        fixture.get("/api/v1/namespaces/default/pods/failed-1")["status"]["phase"] == "Failed"
     });
-    assert_eq!(ask(&world.lab.pod("asker"), &world.cluster_ip("failed"), 80), Answer::Refused);
+    assert_eq!(ask(&fixture.lab.pod("asker"), &fixture.cluster_ip("failed"), 80), Answer::Refused);
 }

@@ -2,7 +2,7 @@
 //! network that swallows every packet to the last one while changes queue up,
 //! and a node that boots meanwhile.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use beeline_kernel::netlink::Netlink;
 use beeline_kernel::netns::NetNs;
 use beeline_lab::harness::TestLab;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Nobody has the first address, nobody listens at the second.
 const SERVERS: &str =
@@ -48,8 +48,8 @@ spec:
 /// Who answers there, asked from a pod or the client.
 fn asks(lab: &TestLab, from: &str, ip: &str, port: u16) -> Option<String> {
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-    let place = if from == "client" { lab.client() } else { lab.pod(from) };
-    let answer = place.run(["curl", "--silent", "--max-time", "1", &format!("http://{host}:{port}/")]);
+    let target = if from == "client" { lab.client() } else { lab.pod(from) };
+    let answer = target.run(["curl", "--silent", "--max-time", "1", &format!("http://{host}:{port}/")]);
     let answer: serde_json::Value = serde_json::from_str(&answer.stdout).ok()?;
     Some(answer["pod"].as_str()?.to_owned())
 }
@@ -75,7 +75,7 @@ fn plug_in_control_plane(lab: &TestLab, up: bool) {
 }
 
 #[test]
-fn lab_pods_live_on_while_no_api_server_is_reached() {
+fn lab_pods_keep_running_while_the_api_server_is_unreachable() {
     let lab = TestLab::up_with("away", &["--nodes", "2", "--set", SERVERS]);
     lab.apply(&(pod_on("p1", "node-1", "web") + &pod_on("p2", "node-2", "asker") + &service("web")));
     let web = lab.service("web").cluster_ips;
@@ -86,7 +86,7 @@ fn lab_pods_live_on_while_no_api_server_is_reached() {
     assert!(sockets.stdout.contains("timer:(keepalive"), "{sockets}");
 
     plug_in_control_plane(&lab, false);
-    lab.wait_until("the silence is heard", PATIENCE, || {
+    lab.wait_until("the agent notices that the API server is silent", TIMEOUT, || {
         !api_connected(&lab, "node-1") && !api_connected(&lab, "node-2")
     });
     // What is there works, and a pod that is made now is connected: its node
@@ -95,19 +95,22 @@ fn lab_pods_live_on_while_no_api_server_is_reached() {
     std::thread::scope(|scope| {
         let (lab, changes) = (&lab, &changes);
         // Applied, but no agent can hear of it: this waits for them.
-        let applied = scope.spawn(move || lab.verb_reading(&["apply", "-f", "-"], changes));
-        lab.wait_until("the new pod is reached", PATIENCE, || {
+        let applied = scope.spawn(move || lab.verb_with_stdin(&["apply", "-f", "-"], changes));
+        lab.wait_until("the new pod is reached", TIMEOUT, || {
             ["p1", "p2", "client"].iter().all(|from| reaches(lab, from, "late"))
         });
         assert!(web.iter().all(|ip| asks(lab, "p2", ip, 80).as_deref() == Some("p1")), "the Service works");
         let late = lab.service("late").cluster_ips;
-        assert!(late.iter().all(|ip| asks(lab, "p2", ip, 80).is_none()), "nobody has heard of it");
+        assert!(late.iter().all(|ip| asks(lab, "p2", ip, 80).is_none()), "no node knows the change yet");
 
         // A node that boots now has its last good state on its disk.
         lab.verb(&["node-stop", "node-2"]).succeeds();
         lab.verb(&["node-start", "node-2"]).succeeds();
-        lab.wait_until("its pod is back", PATIENCE, || reaches(lab, "p1", "p2") && reaches(lab, "p2", "p1"));
-        assert!(web.iter().all(|ip| asks(lab, "p2", ip, 80).as_deref() == Some("p1")), "and its Services");
+        lab.wait_until("its pod is back", TIMEOUT, || reaches(lab, "p1", "p2") && reaches(lab, "p2", "p1"));
+        assert!(
+            web.iter().all(|ip| asks(lab, "p2", ip, 80).as_deref() == Some("p1")),
+            "and so are its Services"
+        );
         assert!(!api_connected(lab, "node-2"));
 
         plug_in_control_plane(lab, true);
@@ -119,7 +122,7 @@ fn lab_pods_live_on_while_no_api_server_is_reached() {
         assert!(repaired.elapsed() < Duration::from_secs(5), "in force after {:?}", repaired.elapsed());
         assert!(late.iter().all(|ip| asks(lab, "p2", ip, 80).as_deref() == Some("late")));
     });
-    lab.wait_until("both are connected", PATIENCE, || {
+    lab.wait_until("both are connected", TIMEOUT, || {
         api_connected(&lab, "node-1") && api_connected(&lab, "node-2")
     });
     lab.down();

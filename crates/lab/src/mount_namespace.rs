@@ -3,7 +3,7 @@
 //! of it is visible outside, and it is gone with the last process inside.
 //!
 //! Places for mounts that the machine lacks are made without writing to its
-//! disk: their folder is covered by a small tmpfs that shows the same entries.
+//! disk: their directory is covered by a small tmpfs that shows the same entries.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
@@ -19,37 +19,37 @@ use nix::unistd::{chdir, chroot, fchdir};
 use crate::mounts;
 use crate::process::ProcessId;
 
-/// Where every container has something of its own; the folders above are made
+/// Where every container has something of its own; the directories above are made
 /// ready once per lab.
 const COMMON_FILES: [&str; 4] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"];
 
-/// The same for folders.
-const COMMON_FOLDERS: [&str; 1] = ["/var/run/secrets/kubernetes.io/serviceaccount"];
+/// The same for directories.
+const COMMON_DIRECTORIES: [&str; 1] = ["/var/run/secrets/kubernetes.io/serviceaccount"];
 
 /// A mount namespace and a host name, held open.
 #[derive(Debug)]
-pub struct Space {
+pub struct MountNamespace {
     mounts: File,
-    names: Option<File>,
+    uts: Option<File>,
     root: File,
 }
 
 /// What a container gets on top of the machine's file system.
 #[derive(Clone, Debug, Default)]
-pub struct Plan {
+pub struct MountPlan {
     /// The host name; none leaves the machine's.
     pub hostname: Option<String>,
-    /// Files and folders to show.
-    pub binds: Vec<Bind>,
-    /// A folder that has to exist.
+    /// Files and directories to show.
+    pub binds: Vec<BindMount>,
+    /// A directory that has to exist.
     pub directory: Option<PathBuf>,
-    /// An empty folder of the container, should its root have to be covered.
+    /// An empty directory of the container, should its root have to be covered.
     pub staging: PathBuf,
 }
 
-/// A file or folder that is shown at another path.
+/// A file or directory that is shown at another path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bind {
+pub struct BindMount {
     /// What.
     pub source: PathBuf,
     /// Where.
@@ -58,38 +58,38 @@ pub struct Bind {
     pub read_only: bool,
 }
 
-impl Space {
+impl MountNamespace {
     /// What all containers of a lab begin with: without the lab's own mounts,
     /// which would otherwise live as long as the container.
-    pub fn template() -> Result<Space> {
+    pub fn template() -> Result<MountNamespace> {
         on_fresh_thread(|| {
             unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
-                .context("cannot make a mount namespace")?;
+                .context("cannot create a mount namespace")?;
             beeline_kernel::mounts::make_private()
-                .context("cannot make the mounts of a new namespace private")?;
-            forget_mounts()?;
-            let mut view = View::default();
+                .context("cannot make the mounts of the new namespace private")?;
+            unmount_inherited()?;
+            let mut view = RootBuilder::default();
             for file in COMMON_FILES {
                 view.ensure(Path::new(file), false)?;
             }
-            for folder in COMMON_FOLDERS {
-                view.ensure(Path::new(folder), true)?;
+            for directory in COMMON_DIRECTORIES {
+                view.ensure(Path::new(directory), true)?;
             }
-            Space::of_this_thread(None)
+            MountNamespace::of_this_thread(None)
         })
     }
 
     /// A container's own.
-    pub fn for_container(&self, plan: &Plan) -> Result<Space> {
+    pub fn for_container(&self, plan: &MountPlan) -> Result<MountNamespace> {
         on_fresh_thread(|| {
             unshare(CloneFlags::CLONE_FS).context("cannot leave the shared root")?;
             self.enter_this_thread().context("cannot enter the lab's mount namespace")?;
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
-                .context("cannot make a container's namespaces")?;
+                .context("cannot create a container's namespaces")?;
             if let Some(name) = &plan.hostname {
                 set_hostname(name)?;
             }
-            let mut view = View { staging: plan.staging.clone(), ..View::default() };
+            let mut view = RootBuilder { staging: plan.staging.clone(), ..RootBuilder::default() };
             let mut binds = plan.binds.clone();
             // Outer ones first: an inner one lies in what the outer one shows.
             binds.sort_by_key(|bind| bind.target.components().count());
@@ -97,40 +97,41 @@ impl Space {
                 view.show(bind)?;
             }
             if let Some(directory) = &plan.directory {
-                view.ensure(directory, true).context("the workingDir cannot be made")?;
+                view.ensure(directory, true).context("cannot create the workingDir")?;
             }
-            let names = File::open("/proc/thread-self/ns/uts").context("cannot hold the host name")?;
-            Space::of_this_thread(Some(names))
+            let uts = File::open("/proc/thread-self/ns/uts").context("cannot open the UTS namespace")?;
+            MountNamespace::of_this_thread(Some(uts))
         })
     }
 
     /// The one in which a process lives.
-    pub fn of_process(process: ProcessId) -> Result<Space> {
-        let folder = PathBuf::from(format!("/proc/{}", process.pid));
+    pub fn of_process(process: ProcessId) -> Result<MountNamespace> {
+        let directory = PathBuf::from(format!("/proc/{}", process.pid));
         let open = |part: &str| {
-            File::open(folder.join(part)).with_context(|| format!("cannot open {}/{part}", folder.display()))
+            File::open(directory.join(part))
+                .with_context(|| format!("cannot open {}/{part}", directory.display()))
         };
-        let space = Space {
+        let mount_ns = MountNamespace {
             mounts: open("ns/mnt")?,
-            names: Some(open("ns/uts")?),
-            root: open_root(&folder.join("root"))?,
+            uts: Some(open("ns/uts")?),
+            root: open_root(&directory.join("root"))?,
         };
         if !process.alive() {
-            bail!("process {} has just ended", process.pid);
+            bail!("process {} exited", process.pid);
         }
-        Ok(space)
+        Ok(mount_ns)
     }
 
-    fn of_this_thread(names: Option<File>) -> Result<Space> {
-        let mounts = File::open("/proc/thread-self/ns/mnt").context("cannot hold a mount namespace")?;
-        Ok(Space { mounts, names, root: open_root(Path::new("/"))? })
+    fn of_this_thread(uts: Option<File>) -> Result<MountNamespace> {
+        let mounts = File::open("/proc/thread-self/ns/mnt").context("cannot open the mount namespace")?;
+        Ok(MountNamespace { mounts, uts, root: open_root(Path::new("/"))? })
     }
 
     /// Moves the calling thread, which must not share its root with others,
     /// for good. Makes system calls and nothing else.
     pub fn enter_this_thread(&self) -> nix::Result<()> {
-        if let Some(names) = &self.names {
-            setns(names.as_fd(), CloneFlags::CLONE_NEWUTS)?;
+        if let Some(uts) = &self.uts {
+            setns(uts.as_fd(), CloneFlags::CLONE_NEWUTS)?;
         }
         setns(self.mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
         // A root that is not the namespace's own: a covered one, or that of a
@@ -140,15 +141,15 @@ impl Space {
     }
 
     /// A second handle.
-    pub fn try_clone(&self) -> std::io::Result<Space> {
-        let names = self.names.as_ref().map(File::try_clone).transpose()?;
-        Ok(Space { mounts: self.mounts.try_clone()?, names, root: self.root.try_clone()? })
+    pub fn try_clone(&self) -> std::io::Result<MountNamespace> {
+        let uts = self.uts.as_ref().map(File::try_clone).transpose()?;
+        Ok(MountNamespace { mounts: self.mounts.try_clone()?, uts, root: self.root.try_clone()? })
     }
 }
 
 /// Takes what must not live on with a container out of the calling thread's
 /// namespace: the lab's mounts, and whatever else holds a namespace.
-fn forget_mounts() -> Result<()> {
+fn unmount_inherited() -> Result<()> {
     for mount in mounts::all()?.iter().rev() {
         if mount.kind == "nsfs" || mount.target.starts_with(crate::paths::ROOT) {
             // One that another mount hides can be reached by no container.
@@ -176,30 +177,30 @@ fn set_hostname(name: &str) -> Result<()> {
 
 fn on_fresh_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("space".into());
+        let thread = std::thread::Builder::new().name("mount_ns".into());
         let running = thread.spawn_scoped(scope, work).context("cannot start a thread")?;
-        running.join().unwrap_or_else(|_| Err(anyhow!("the thread that makes mounts panicked")))
+        running.join().unwrap_or_else(|_| Err(anyhow!("the thread that sets up mounts panicked")))
     })
 }
 
 /// The file system as the calling thread sees it, while it is put together.
 #[derive(Default)]
-struct View {
+struct RootBuilder {
     /// Volumes that can be written to: what is made there is the pod's.
     volumes: Vec<PathBuf>,
-    /// The file systems that cover folders, by device. What they mirror is
+    /// The file systems that cover directories, by device. What they mirror is
     /// the machine's.
     covers: Vec<u64>,
     staging: PathBuf,
 }
 
-impl View {
-    fn show(&mut self, bind: &Bind) -> Result<()> {
-        let failed = || format!("cannot show {} at {}", bind.source.display(), bind.target.display());
-        let is_folder = fs::metadata(&bind.source).with_context(failed)?.is_dir();
+impl RootBuilder {
+    fn show(&mut self, bind: &BindMount) -> Result<()> {
+        let failed = || format!("cannot mount {} at {}", bind.source.display(), bind.target.display());
+        let is_directory = fs::metadata(&bind.source).with_context(failed)?.is_dir();
         // Held open: what covers the root may cover the source's path as well.
         let source = open_path(&bind.source).with_context(failed)?;
-        let target = self.ensure(&bind.target, is_folder).with_context(failed)?;
+        let target = self.ensure(&bind.target, is_directory).with_context(failed)?;
         let source = by_number(&source);
         mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(failed)?;
         if bind.read_only {
@@ -211,14 +212,14 @@ impl View {
         Ok(())
     }
 
-    /// Makes a place for a mount, unless it is there; hands back its path
+    /// Makes a mount_point for a mount, unless it is there; hands back its path
     /// without links.
-    fn ensure(&mut self, target: &Path, folder: bool) -> Result<PathBuf> {
+    fn ensure(&mut self, target: &Path, directory: bool) -> Result<PathBuf> {
         check_target(target)?;
         if let Ok(found) = fs::canonicalize(target) {
-            if found.is_dir() != folder {
-                let (is, be) = if folder { ("a file", "a folder") } else { ("a folder", "a file") };
-                bail!("{} is {is} on this machine and should be {be}", target.display());
+            if found.is_dir() != directory {
+                let (is, be) = if directory { ("a file", "a directory") } else { ("a directory", "a file") };
+                bail!("{} is {is} on this host, but must be {be}", target.display());
             }
             return Ok(found);
         }
@@ -227,52 +228,53 @@ impl View {
             self.cover(&base)?;
         }
         let wanted = base.join(rest);
-        let made = if folder {
+        let made = if directory {
             fs::create_dir_all(&wanted)
         } else {
             let above = wanted.parent().map_or(Ok(()), fs::create_dir_all);
             above.and_then(|()| fs::write(&wanted, ""))
         };
-        made.with_context(|| format!("cannot make {} in the container", wanted.display()))?;
+        made.with_context(|| format!("cannot create {} in the container", wanted.display()))?;
         Ok(wanted)
     }
 
-    /// Covers a folder with a tmpfs that shows the same entries.
-    fn cover(&mut self, folder: &Path) -> Result<()> {
-        let failed = || format!("cannot make room below {}", folder.display());
-        let covered = open_root(folder).with_context(failed)?;
+    /// Covers a directory with a tmpfs that shows the same entries.
+    fn cover(&mut self, directory: &Path) -> Result<()> {
+        let failed = || format!("cannot create mount points below {}", directory.display());
+        let covered = open_root(directory).with_context(failed)?;
         let about = covered.metadata().with_context(failed)?;
-        let is_root = folder == Path::new("/");
-        let place = if is_root { self.staging.clone() } else { folder.to_owned() };
+        let is_root = directory == Path::new("/");
+        let mount_point = if is_root { self.staging.clone() } else { directory.to_owned() };
         let options = format!("mode={:o},uid={},gid={}", about.mode() & 0o7777, about.uid(), about.gid());
-        mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+        mount(Some("tmpfs"), &mount_point, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
             .with_context(failed)?;
         // What is bound below must not show this once more.
-        mount(None::<&str>, &place, None::<&str>, MsFlags::MS_UNBINDABLE, None::<&str>)
+        mount(None::<&str>, &mount_point, None::<&str>, MsFlags::MS_UNBINDABLE, None::<&str>)
             .with_context(failed)?;
         let before = by_number(&covered);
         for entry in fs::read_dir(&before).with_context(failed)?.flatten() {
-            mirror(&entry, &before.join(entry.file_name()), &place.join(entry.file_name()))
-                .with_context(|| format!("{}: cannot show {}", failed(), entry.path().display()))?;
+            mirror(&entry, &before.join(entry.file_name()), &mount_point.join(entry.file_name()))
+                .with_context(|| format!("{}: cannot mount {}", failed(), entry.path().display()))?;
         }
-        mount(None::<&str>, &place, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>).with_context(failed)?;
+        mount(None::<&str>, &mount_point, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
+            .with_context(failed)?;
         if is_root {
-            chdir(&place).and_then(|()| chroot(".")).with_context(failed)?;
+            chdir(&mount_point).and_then(|()| chroot(".")).with_context(failed)?;
         }
-        self.covers.push(fs::metadata(folder).with_context(failed)?.dev());
+        self.covers.push(fs::metadata(directory).with_context(failed)?.dev());
         Ok(())
     }
 
-    /// Does a new entry of this folder touch nothing of the machine?
-    fn is_own(&self, folder: &Path) -> Result<bool> {
+    /// Does a new entry of this directory touch nothing of the machine?
+    fn is_own(&self, directory: &Path) -> Result<bool> {
         let device =
-            fs::metadata(folder).with_context(|| format!("cannot examine {}", folder.display()))?.dev();
-        let in_volume = self.volumes.iter().any(|volume| folder.starts_with(volume));
+            fs::metadata(directory).with_context(|| format!("cannot examine {}", directory.display()))?.dev();
+        let in_volume = self.volumes.iter().any(|volume| directory.starts_with(volume));
         Ok(in_volume || self.covers.contains(&device))
     }
 }
 
-/// Shows one entry of a covered folder in the tmpfs that covers it.
+/// Shows one entry of a covered directory in the tmpfs that covers it.
 fn mirror(entry: &fs::DirEntry, from: &Path, to: &Path) -> Result<()> {
     let kind = entry.file_type()?;
     if kind.is_symlink() {
@@ -311,7 +313,10 @@ fn by_number(file: &File) -> PathBuf {
 fn check_target(target: &Path) -> Result<()> {
     let plain = target.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !target.is_absolute() || !plain || target == Path::new("/") {
-        bail!("{:?} is no path for a mount: write an absolute one, below /, without ..", target.display());
+        bail!(
+            "{:?} is not a valid mount path: it must be absolute, below / and without ..",
+            target.display()
+        );
     }
     Ok(())
 }
@@ -326,16 +331,16 @@ fn deepest_existing(path: &Path) -> Result<(PathBuf, PathBuf)> {
         let rest = path.strip_prefix(&existing).context("an ancestor is a prefix")?.to_owned();
         match fs::canonicalize(&existing) {
             Ok(base) if base.is_dir() => return Ok((base, rest)),
-            Ok(base) => bail!("{} is a file: nothing can be below it", base.display()),
-            // A link to nowhere: what it names is made instead.
+            Ok(base) => bail!("{} is a file, not a directory", base.display()),
+            // A link to nowhere: what it uts is made instead.
             Err(_) => {
                 let link = fs::read_link(&existing)
-                    .with_context(|| format!("cannot follow {}", existing.display()))?;
+                    .with_context(|| format!("cannot read the link {}", existing.display()))?;
                 path = existing.parent().unwrap_or(Path::new("/")).join(link).join(rest);
             }
         }
     }
-    bail!("{}: too many links", path.display())
+    bail!("{}: too many symbolic links", path.display())
 }
 
 #[cfg(test)]
@@ -343,7 +348,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_places_for_mounts_are_absolute_and_stay_where_they_are_named() {
+    fn unit_mount_paths_are_absolute_and_normalized() {
         for bad in ["", "a", "/", "/a/../b", "../a"] {
             assert!(check_target(Path::new(bad)).is_err(), "{bad:?}");
         }
@@ -351,9 +356,9 @@ mod tests {
     }
 
     #[test]
-    fn unit_the_part_of_a_path_that_exists_is_found_through_links() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = fs::canonicalize(folder.path()).unwrap();
+    fn unit_the_existing_part_of_a_path_is_resolved_through_links() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(directory.path()).unwrap();
         fs::create_dir(root.join("real")).unwrap();
         std::os::unix::fs::symlink("real", root.join("link")).unwrap();
         std::os::unix::fs::symlink("real/later", root.join("dangling")).unwrap();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use beeline_lab::harness::TestLab;
 use serde_json::{Value, json};
 
-use super::{Api, Asked, PATIENCE, pod};
+use super::{Api, TIMEOUT, TestLabExt, pod};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
@@ -47,15 +47,17 @@ fn slice(name: &str, service: &str, address: &str) -> Value {
 }
 
 /// Makes everything that is wrong.
-pub fn break_things(lab: &TestLab, api: &Api) -> Instant {
+pub fn create_invalid_objects(lab: &TestLab, api: &Api) -> Instant {
     let at = |ip: &str| json!({"externalIPs": [ip], "ports": [{"port": 80}]});
     api.create(SLICES, &slice("stray", "nobody", "10.244.1.200"));
     api.create(SLICES, &slice("torn", "first", "10.244.1.300"));
     api.create(SERVICES, &service("first", at("198.51.100.7")));
     let begin = Instant::now();
     api.create(SERVICES, &service("second", at("198.51.100.7")));
-    lab.wait_until("the collision is told", PATIENCE, || !about(&ours(api), "Service second").is_empty());
-    println!("the collision was told after {:?}", begin.elapsed());
+    lab.wait_until("the collision is reported", TIMEOUT, || {
+        !events_of(&beeline_events(api), "Service second").is_empty()
+    });
+    println!("the collision was reported after {:?}", begin.elapsed());
     api.create(SERVICES, &service("beyond", at("203.0.113.1")));
     let ports = json!([{"name": "a", "port": 81}, {"name": "b", "port": 81}]);
     api.create(SERVICES, &service("doubled", json!({"ports": ports})));
@@ -71,19 +73,19 @@ pub fn break_things(lab: &TestLab, api: &Api) -> Instant {
         let mut pod = pod(name, "node-1");
         pod["spec"]["containers"][0]["ports"][0]["hostPort"] = json!(7777);
         api.create(PODS, &pod);
-        lab.until_pod_ready(name);
+        lab.wait_for_pod_ready(name);
     }
     begin
 }
 
 /// Beeline's events.
-fn ours(api: &Api) -> Vec<Value> {
+fn beeline_events(api: &Api) -> Vec<Value> {
     let mut events = api.list("/api/v1/namespaces/default/events");
     events.retain(|event| event["source"]["component"] == "beeline");
     events
 }
 
-fn about<'a>(events: &'a [Value], object: &str) -> Vec<&'a Value> {
+fn events_of<'a>(events: &'a [Value], object: &str) -> Vec<&'a Value> {
     let is_it = |event: &&Value| {
         let involved = &event["involvedObject"];
         object.split_once(' ') == Some((text(&involved["kind"]), text(&involved["name"])))
@@ -97,7 +99,7 @@ fn text(value: &Value) -> &str {
 
 /// Is there an event of this object with this reason and these words?
 fn found<'a>(events: &'a [Value], (object, reason, words): (&str, &str, &str)) -> Vec<&'a Value> {
-    let mut found = about(events, object);
+    let mut found = events_of(events, object);
     found.retain(|event| event["reason"] == reason && text(&event["message"]).contains(words));
     found
 }
@@ -112,21 +114,21 @@ fn known_to(lab: &TestLab, node: &str) -> u64 {
 /// Every problem is told, once for all nodes, on the object that has it; what
 /// is repaired is not told any more.
 pub fn check(lab: &TestLab, api: &Api) {
-    lab.wait_until("every problem is told", PATIENCE, || {
-        let events = ours(api);
+    lab.wait_until("every problem is reported", TIMEOUT, || {
+        let events = beeline_events(api);
         EXPECTED.iter().all(|expected| !found(&events, *expected).is_empty())
     });
     let local = |event: &&Value| !event["source"]["host"].is_null();
-    lab.wait_until("both nodes have told what they know", PATIENCE, || {
-        let events = ours(api);
+    lab.wait_until("both nodes have reported their events", TIMEOUT, || {
+        let events = beeline_events(api);
         let of_all = events.len() - events.iter().filter(local).count();
         known_to(lab, "node-1") as usize == events.len() && known_to(lab, "node-2") as usize == of_all
     });
-    let events = ours(api);
+    let events = beeline_events(api);
     for expected in EXPECTED {
-        let told = found(&events, expected);
-        assert_eq!(told.len(), 1, "{expected:?} is told once\n{events:#?}");
-        let event = told[0];
+        let output = found(&events, expected);
+        assert_eq!(output.len(), 1, "{expected:?} is reported once\n{events:#?}");
+        let event = output[0];
         let is_pod = event["involvedObject"]["kind"] == "Pod";
         let host = if is_pod { json!("node-1") } else { Value::Null };
         assert_eq!((&event["source"]["host"], &event["type"]), (&host, &json!("Warning")), "{event:#}");
@@ -134,18 +136,18 @@ pub fn check(lab: &TestLab, api: &Api) {
     let mut names: Vec<&str> = events.iter().map(|event| text(&event["involvedObject"]["name"])).collect();
     names.dedup();
     let bad = |name: &&str| EXPECTED.iter().any(|(object, ..)| object.ends_with(&format!(" {name}")));
-    assert!(names.iter().all(bad), "nothing is said about others: {names:?}");
+    assert!(names.iter().all(bad), "no events about other objects: {names:?}");
 
     // Repaired: each of the two has what it asks for.
     api.patch(&format!("{SERVICES}/second"), &json!({"spec": {"externalIPs": ["198.51.100.8"]}}));
     api.create(SERVICES, &service("nobody", json!({"ports": [{"port": 80}]})));
-    lab.wait_until("the status is silent", PATIENCE, || {
+    lab.wait_until("the status lists no problem of these objects", TIMEOUT, || {
         let status = lab.beeline(&["status"]);
         !status.contains("Service default/second") && !status.contains("EndpointSlice default/stray")
     });
-    let before = ours(api);
+    let before = beeline_events(api);
     std::thread::sleep(LOOKS);
-    assert_eq!(ours(api), before, "nothing new is told");
+    assert_eq!(beeline_events(api), before, "no new events");
     for name in ["first", "second", "beyond", "doubled", "zero", "ranges", "nobody"] {
         api.delete(&format!("{SERVICES}/{name}"));
     }

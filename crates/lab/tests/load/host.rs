@@ -14,7 +14,7 @@ use beeline_lab::harness::TestLab;
 /// at the other end has not had the CPU) is sent again on suspicion. Losses
 /// are still found, a second later. Where the kernel has no such setting, a
 /// very busy machine may fail the test.
-const CALM: &[(&str, &str)] = &[
+const TCP_SYSCTLS: &[(&str, &str)] = &[
     ("net.ipv4.tcp_early_retrans", "0"), // No tail loss probes.
     ("net.ipv4.tcp_rto_min_us", "1000000"),
 ];
@@ -51,38 +51,38 @@ const COUNTERS: &[&str] = &[
     "TcpExt.TCPChallengeACK",
 ];
 
-/// A place with its addresses, IPv4 first.
-pub struct TestPlace {
+/// A host with its addresses, IPv4 first.
+pub struct TestHost {
     pub name: String,
     pub netns: Arc<NetNs>,
     pub ips: [IpAddr; 2],
     before: BTreeMap<String, u64>,
 }
 
-impl TestPlace {
-    pub fn new(name: &str, netns: NetNs, ips: [IpAddr; 2]) -> TestPlace {
+impl TestHost {
+    pub fn new(name: &str, netns: NetNs, ips: [IpAddr; 2]) -> TestHost {
         let before = counters(&netns);
-        TestPlace { name: name.to_owned(), netns: Arc::new(netns), ips, before }
+        TestHost { name: name.to_owned(), netns: Arc::new(netns), ips, before }
     }
 
     /// A pod of the namespace `default`.
-    pub fn of_pod(lab: &TestLab, name: &str) -> TestPlace {
+    pub fn of_pod(lab: &TestLab, name: &str) -> TestHost {
         let pod = lab.pods(name).into_iter().find(|pod| pod.name == name).unwrap();
         let ips: Vec<IpAddr> = pod.ips.iter().map(|ip| ip.parse().unwrap()).collect();
-        TestPlace::new(name, lab.pod(name).netns(), ips.try_into().expect("one address of each family"))
+        TestHost::new(name, lab.pod(name).netns(), ips.try_into().expect("one address of each family"))
     }
 
-    /// See [`CALM`].
-    pub fn calm_tcp(&self) {
+    /// See [`TCP_SYSCTLS`].
+    pub fn disable_spurious_retransmits(&self) {
         let set = |(name, value): &(&str, &str)| {
             if sysctl::get(name).is_ok() {
                 sysctl::set(name, value).unwrap();
             }
         };
-        self.netns.enter(|| CALM.iter().for_each(set)).unwrap();
+        self.netns.enter(|| TCP_SYSCTLS.iter().for_each(set)).unwrap();
     }
 
-    /// What has been counted since this place was opened.
+    /// What has been counted since this host was opened.
     pub fn changes(&self) -> Vec<(String, u64)> {
         let now = counters(&self.netns);
         let change = |name: &&str| {

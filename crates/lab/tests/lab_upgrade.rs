@@ -3,7 +3,7 @@
 //! upgrade does; the test then does what the next release's agent would do,
 //! and before that, what one would do that is killed on the way.
 
-#![allow(clippy::unwrap_used, reason = "a failing test ends here")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod load;
 #[path = "../../kernel/tests/support/next_layout.rs"]
@@ -24,18 +24,18 @@ use load::Traffic;
 use next_layout::{CONNECTION, VALUES, grown};
 
 /// How long releases come and go.
-const CHANGING: Duration = Duration::from_secs(30);
+const DURATION: Duration = Duration::from_secs(30);
 
 /// How long each of them stays.
-const STAY: Duration = Duration::from_millis(100);
+const RELEASE_DURATION: Duration = Duration::from_millis(100);
 
 /// How long the last agent may take to be synced with the API server.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Tells [`lab_a_release_that_is_killed`] where to take over, and which of
+/// Tells [`lab_killed_release`] where to take over, and which of
 /// the [`releases`] it is.
-const WHERE: &str = "BEELINE_TEST_SWAP_BPFFS";
-const WHICH: &str = "BEELINE_TEST_SWAP_RELEASE";
+const BPFFS_ENV: &str = "BEELINE_TEST_SWAP_BPFFS";
+const RELEASE_ENV: &str = "BEELINE_TEST_SWAP_RELEASE";
 
 /// Programs, and the layout that they have.
 struct Release {
@@ -111,10 +111,10 @@ impl Node<'_> {
 
     /// A release takes over in a process of its own, which is killed after
     /// some time. False = it was done before.
-    fn take_over_and_die(&self, release: usize, after: Duration) -> bool {
+    fn take_over_and_kill(&self, release: usize, after: Duration) -> bool {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "lab_a_release_that_is_killed"]).stdout(Stdio::null());
-        command.env(WHERE, self.bpffs()).env(WHICH, release.to_string());
+        command.args(["--exact", "lab_killed_release"]).stdout(Stdio::null());
+        command.env(BPFFS_ENV, self.bpffs()).env(RELEASE_ENV, release.to_string());
         let mut process = self.lab.node(self.name).netns().enter(|| command.spawn()).unwrap().unwrap();
         std::thread::sleep(after);
         process.kill().unwrap();
@@ -131,7 +131,7 @@ impl Node<'_> {
         // The moment wanders through the time that it takes.
         let mut moments = (1..).map(|number| f64::from(number) * 0.618 % 1.0);
         let mut kill = |release, took: Duration| {
-            u32::from(self.take_over_and_die(release, took.mul_f64(moments.next().unwrap())))
+            u32::from(self.take_over_and_kill(release, took.mul_f64(moments.next().unwrap())))
         };
         while !ends.load(Ordering::Relaxed) {
             self.agent(AgentAction::Stop);
@@ -147,34 +147,34 @@ impl Node<'_> {
                 }
                 before = Some(after);
                 changes.done += 1;
-                std::thread::sleep(STAY);
+                std::thread::sleep(RELEASE_DURATION);
             }
             // The agent finds what a release has begun that is given up.
             changes.killed += kill(1, took);
             self.agent(AgentAction::Start);
             changes.done += 1;
-            std::thread::sleep(STAY);
+            std::thread::sleep(RELEASE_DURATION);
         }
         changes
     }
 
     /// Nothing of the other releases is left once the agent is synced.
-    fn until_others_are_gone(&self, this: u32) {
+    fn wait_for_old_layouts_removed(&self, this: u32) {
         let what = format!("{} has the tables of its own layout alone", self.name);
-        self.lab.wait_until(&what, PATIENCE, || self.layouts() == [format!("v{this}")]);
+        self.lab.wait_until(&what, TIMEOUT, || self.layouts() == [format!("v{this}")]);
     }
 }
 
-/// Not a test of its own: the process that [`Node::take_over_and_die`] kills.
+/// Not a test of its own: the process that [`Node::take_over_and_kill`] kills.
 #[test]
-fn lab_a_release_that_is_killed() {
-    let (Some(bpffs), Ok(which)) = (env::var_os(WHERE), env::var(WHICH)) else { return };
+fn lab_killed_release() {
+    let (Some(bpffs), Ok(which)) = (env::var_os(BPFFS_ENV), env::var(RELEASE_ENV)) else { return };
     let release = releases().swap_remove(which.parse().unwrap());
     take_over(Path::new(&bpffs), &release).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
-fn lab_programs_and_layouts_change_without_a_packet_or_a_connection_lost() {
+fn lab_program_and_layout_upgrades_lose_no_packet_or_connection() {
     let releases = releases();
     let lab = TestLab::up("swap");
     let nodes = ["node-1", "node-2", "node-3"].map(|name| Node { lab: &lab, name });
@@ -184,7 +184,7 @@ fn lab_programs_and_layouts_change_without_a_packet_or_a_connection_lost() {
     let changes: Vec<Changes> = std::thread::scope(|scope| {
         let (releases, ends) = (&releases, &ends);
         let changers = nodes.each_ref().map(|node| scope.spawn(move || node.change(releases, ends)));
-        std::thread::sleep(CHANGING);
+        std::thread::sleep(DURATION);
         ends.store(true, Ordering::Relaxed);
         // What panicked has said so, and is told once the traffic has ended.
         changers.into_iter().map(|changer| changer.join().unwrap_or_default()).collect()
@@ -194,8 +194,8 @@ fn lab_programs_and_layouts_change_without_a_packet_or_a_connection_lost() {
     println!("{changes:?} in {elapsed:.1?}\n{report}");
     report.check();
     let enough = |changes: &Changes| changes.done >= 6 && changes.killed >= 3;
-    assert!(changes.iter().all(enough), "{changes:?} are too few to tell");
+    assert!(changes.iter().all(enough), "{changes:?} are too few for a result");
     let this = Options::default().abi_version;
-    nodes.iter().for_each(|node| node.until_others_are_gone(this));
+    nodes.iter().for_each(|node| node.wait_for_old_layouts_removed(this));
     lab.down();
 }

@@ -1,10 +1,10 @@
 //! What the stories of bad days share: objects by the API, probes between
 //! pods, the agents' answers.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, reason = "not every test crate uses all of it")]
 
-pub mod junk;
-pub mod told;
+pub mod events;
+pub mod malformed;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 pub const PORT: u16 = 8080;
 
 /// How long what should happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An echo on a node, labelled with its name.
 pub fn pod(name: &str, node: &str) -> Value {
@@ -107,18 +107,18 @@ impl Api {
 }
 
 /// What the stories ask of a lab.
-pub trait Asked {
+pub trait TestLabExt {
     fn agent(&self, node: &str, action: AgentAction);
     fn agent_client(&self, node: &str) -> Client;
     fn agent_status(&self, node: &str) -> Status;
     fn pod_status(&self, name: &str) -> Option<PodStatus>;
-    fn until_pod_ready(&self, name: &str) -> [IpAddr; 2];
-    fn until_pod_says(&self, name: &str, words: &[&str]);
-    fn until_pod_gone(&self, name: &str);
+    fn wait_for_pod_ready(&self, name: &str) -> [IpAddr; 2];
+    fn wait_for_pod_reason(&self, name: &str, words: &[&str]);
+    fn wait_for_pod_deleted(&self, name: &str);
     fn beeline(&self, words: &[&str]) -> String;
 }
 
-impl Asked for TestLab {
+impl TestLabExt for TestLab {
     fn agent(&self, node: &str, action: AgentAction) {
         let call = protocol::Call::Agent { node: node.to_owned(), action };
         protocol::ask(self.name(), &call, |_| {}).unwrap_or_else(|error| panic!("{node}: {error:#}"));
@@ -139,23 +139,23 @@ impl Asked for TestLab {
         self.pods(name).into_iter().find(|pod| pod.name == name)
     }
 
-    fn until_pod_ready(&self, name: &str) -> [IpAddr; 2] {
+    fn wait_for_pod_ready(&self, name: &str) -> [IpAddr; 2] {
         let ready = || self.pod_status(name).filter(|pod| pod.ready);
-        self.wait_until(&format!("pod {name} is ready"), PATIENCE, || ready().is_some());
+        self.wait_until(&format!("pod {name} is ready"), TIMEOUT, || ready().is_some());
         let ips: Vec<IpAddr> = ready().unwrap().ips.iter().map(|ip| ip.parse().unwrap()).collect();
         ips.try_into().expect("one address of each family")
     }
 
     /// Its status tells why it does not run, in these words.
-    fn until_pod_says(&self, name: &str, words: &[&str]) {
-        self.wait_until(&format!("pod {name} says {words:?}"), PATIENCE, || {
+    fn wait_for_pod_reason(&self, name: &str, words: &[&str]) {
+        self.wait_until(&format!("pod {name} reports {words:?}"), TIMEOUT, || {
             let status = self.pod_status(name);
             status.is_some_and(|pod| !pod.ready && words.iter().all(|words| pod.reason.contains(words)))
         });
     }
 
-    fn until_pod_gone(&self, name: &str) {
-        self.wait_until(&format!("pod {name} is gone"), PATIENCE, || self.pod_status(name).is_none());
+    fn wait_for_pod_deleted(&self, name: &str) {
+        self.wait_until(&format!("pod {name} is gone"), TIMEOUT, || self.pod_status(name).is_none());
     }
 
     /// What `beeline` prints, however it ends.
@@ -180,7 +180,11 @@ pub fn connect(from: &NetNs, to: SocketAddr) -> std::io::Result<()> {
         stream.shutdown(Shutdown::Write)?;
         let mut back = Vec::new();
         stream.read_to_end(&mut back)?;
-        if back == b"there and back" { Ok(()) } else { Err(std::io::Error::other("other bytes came back")) }
+        if back == b"there and back" {
+            Ok(())
+        } else {
+            Err(std::io::Error::other("the response differs from the request"))
+        }
     };
     from.enter(work).unwrap()
 }

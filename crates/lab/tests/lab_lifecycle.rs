@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use beeline_lab::harness::{Place, TestLab, program};
+use beeline_lab::harness::{ExecTarget, TestLab, program};
 use beeline_lab::leaks::leaks;
 use beeline_lab::record::LabRecord;
 use nix::sys::signal::{Signal, kill};
@@ -35,7 +35,7 @@ spec:
 ";
 
 #[test]
-fn lab_comes_up_serves_and_leaves_nothing_behind() {
+fn lab_starts_serves_and_leaves_nothing_behind() {
     let lab = TestLab::up("life");
     let status = lab.status();
     let names: Vec<&str> = status.nodes.iter().map(|node| node.name.as_str()).collect();
@@ -49,17 +49,17 @@ fn lab_comes_up_serves_and_leaves_nothing_behind() {
     lab.apply(TWO_PODS);
     let pods = lab.pods("web-");
     assert!(pods.len() == 2 && pods.iter().all(|pod| pod.ready && pod.ips.len() == 2), "{pods:?}");
-    assert_ne!(pods[0].node, pods[1].node, "two of a kind go to two nodes");
+    assert_ne!(pods[0].node, pods[1].node, "two replicas are scheduled to two nodes");
     let service = lab.service("web");
     assert_eq!(service.cluster_ips.len(), 2);
     assert!(service.endpoints.values().all(|endpoints| endpoints.len() == 2), "{service:?}");
 
     let client = lab.pod(&pods[0].name);
-    let answered_by = |place: &Place<'_>, host: &str, port: u16| -> String {
+    let answered_by = |target: &ExecTarget<'_>, host: &str, port: u16| -> String {
         let url =
             format!("http://{}:{port}/", if host.contains(':') { format!("[{host}]") } else { host.into() });
         let answer =
-            place.run(["curl", "--silent", "--show-error", "--max-time", "5", &url]).succeeds().stdout;
+            target.run(["curl", "--silent", "--show-error", "--max-time", "5", &url]).succeeds().stdout;
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
         answer["pod"].as_str().unwrap_or_default().to_owned()
     };
@@ -79,21 +79,21 @@ fn lab_comes_up_serves_and_leaves_nothing_behind() {
         assert!(pods.iter().any(|pod| pod.name == by), "from a pod to a Service: {by}");
     }
 
-    let again = lab.verb(&["up"]).fails().says("exists already");
+    let again = lab.verb(&["up"]).fails().stderr_contains("already exists");
     assert!(again.stderr.contains(&format!("beeline lab down --name {}", lab.name())), "{again}");
-    lab.verb(&["up", "--nodes", "2"]).fails().says("it has 3 nodes, not 2");
+    lab.verb(&["up", "--nodes", "2"]).fails().stderr_contains("it has 3 nodes, 2 requested");
 
     let removed = lab.verb(&["down"]).succeeds();
     assert!(removed.stdout.contains("3 bpffs with their pins"), "{removed}");
     lab.check_leaks();
     let nothing = lab.verb(&["down"]).succeeds();
     assert!(nothing.stdout.contains("nothing to remove"), "{nothing}");
-    lab.verb(&["status"]).fails().says("there is no lab named");
-    lab.verb(&["client", "--", "true"]).fails().says("there is no lab named");
+    lab.verb(&["status"]).fails().stderr_contains("there is no lab named");
+    lab.verb(&["client", "--", "true"]).fails().stderr_contains("there is no lab named");
 }
 
 #[test]
-fn lab_whose_daemon_was_killed_still_runs_commands_and_can_be_removed() {
+fn lab_without_its_daemon_runs_commands_and_can_be_removed() {
     let lab = TestLab::up_with("crash", &["--nodes", "2"]);
     lab.apply(TWO_PODS);
     let pod = lab.pods("web-").remove(0).name;
@@ -103,14 +103,14 @@ fn lab_whose_daemon_was_killed_still_runs_commands_and_can_be_removed() {
 
     lab.pod(&pod).run(["true"]).succeeds();
     lab.node("node-1").run(["true"]).succeeds();
-    lab.verb(&["status"]).fails().says("beeline lab down --name");
-    lab.verb(&["up"]).fails().says("has lost its daemon");
+    lab.verb(&["status"]).fails().stderr_contains("beeline lab down --name");
+    lab.verb(&["up"]).fails().stderr_contains("is not running");
     lab.down();
 }
 
 /// At every moment of an `up`, both it and the daemon are killed.
 #[test]
-fn lab_left_half_made_can_be_removed() {
+fn lab_partially_created_can_be_removed() {
     let lab = TestLab::named("half");
     let begun = Instant::now();
     lab.verb(&["up"]).succeeds();
@@ -133,7 +133,7 @@ fn lab_left_half_made_can_be_removed() {
 }
 
 #[test]
-fn lab_whose_up_is_interrupted_is_taken_down_again() {
+fn lab_interrupted_during_up_is_removed() {
     let lab = TestLab::named("interrupted");
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let mut command = Command::new(program("beeline-lab"));
@@ -149,20 +149,23 @@ fn lab_whose_up_is_interrupted_is_taken_down_again() {
 }
 
 #[test]
-fn lab_that_does_not_come_up_says_why_and_leaves_nothing() {
+fn lab_that_fails_to_start_reports_why_and_is_removed() {
     // An agent that cannot use the device that it is told to use.
     let lab = TestLab::named("hopeless");
     let hopeless = ["up", "--nodes", "1", "--timeout", "5", "--set", "devices={no-such-device}"];
-    let outcome = lab.verb(&hopeless).fails().says("taken down again");
-    assert!(outcome.stderr.contains("set the value `devices`"), "the agent's own words are shown: {outcome}");
+    let outcome = lab.verb(&hopeless).fails().stderr_contains("was removed");
+    assert!(
+        outcome.stderr.contains("set the value `devices`"),
+        "the agent's error message is shown: {outcome}"
+    );
     lab.check_leaks();
-    lab.verb(&[&hopeless[..], &["--retain"]].concat()).fails().says("beeline lab down --name");
+    lab.verb(&[&hopeless[..], &["--retain"]].concat()).fails().stderr_contains("beeline lab down --name");
     assert!(lab.paths().node("node-1").agent_log().exists());
     lab.down();
 }
 
 #[test]
-fn lab_beside_another_has_a_network_of_its_own() {
+fn lab_networks_of_two_labs_are_separate() {
     let (one, other) =
         (TestLab::up_with("one", &["--nodes", "1"]), TestLab::up_with("other", &["--nodes", "2"]));
     let ports = [&one, &other].map(|lab| LabRecord::read(&lab.paths()).unwrap().unwrap().api_port);
@@ -179,12 +182,12 @@ fn lab_beside_another_has_a_network_of_its_own() {
 }
 
 #[test]
-fn lab_without_root_says_that_it_needs_root() {
+fn lab_without_root_reports_that_it_requires_root() {
     let copy = tempfile::tempdir().unwrap();
     let program_copy = copy.path().join("beeline-lab");
     std::fs::copy(program("beeline-lab"), &program_copy).unwrap();
     std::fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let output = Command::new(&program_copy).args(["up"]).uid(65534).output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && words.contains("needs root"), "{words}");
+    assert!(!output.status.success() && words.contains("must run as root"), "{words}");
 }

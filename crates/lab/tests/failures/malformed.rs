@@ -13,8 +13,8 @@ const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
 
-/// A maker of junk in a pod.
-pub struct Junk {
+/// A maker of malformed in a pod.
+pub struct MalformedFrames {
     socket: OwnedFd,
     random: u64,
     /// The pod's.
@@ -25,9 +25,14 @@ pub struct Junk {
     pub others: [IpAddr; 2],
 }
 
-impl Junk {
+impl MalformedFrames {
     /// On the device with this index in the calling thread's namespace.
-    pub fn open(ifindex: u32, mac: [u8; 6], ips: [IpAddr; 2], others: [IpAddr; 2]) -> io::Result<Junk> {
+    pub fn open(
+        ifindex: u32,
+        mac: [u8; 6],
+        ips: [IpAddr; 2],
+        others: [IpAddr; 2],
+    ) -> io::Result<MalformedFrames> {
         let family = AddressFamily::Packet;
         let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
         // SAFETY: sockaddr_ll is plain numbers, for which zero is a value.
@@ -41,7 +46,7 @@ impl Junk {
         if bound != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Junk { socket, random: 0x6a75_6e6b, mac, ips, others })
+        Ok(MalformedFrames { socket, random: 0x6a75_6e6b, mac, ips, others })
     }
 
     /// Sends one frame; the numbers go through every kind. A frame that the

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use beeline_lab::harness::Place;
+use beeline_lab::harness::ExecTarget;
 use serde_json::{Value, json};
 
-use super::world::{Answer, Datagrams, MANY, World, ask, crowd, pod, set, who};
+use super::fixture::{Answer, Datagrams, Fixture, MANY, ask, pod, responders, set, who};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -84,38 +84,40 @@ metadata: {name: hinted}
 spec: {ports: [{port: 80}]}
 "#;
 
-pub fn story(world: &World) {
-    world.apply(MANIFEST);
-    clients_keep_their_endpoint(world);
-    clients_keep_their_endpoint_over_udp(world);
-    affinity_ends_with_its_time(world);
-    affinity_is_switched(world);
-    nodes_keep_to_themselves(world);
-    hints_name_zones_and_nodes(world);
-    distribution_is_asked_of_the_service(world);
-    families_are_as_asked(world);
+pub fn run(fixture: &Fixture) {
+    fixture.apply(MANIFEST);
+    session_affinity_holds(fixture);
+    session_affinity_holds_over_udp(fixture);
+    session_affinity_times_out(fixture);
+    session_affinity_is_switched(fixture);
+    internal_traffic_policy_local(fixture);
+    topology_hints_select_zones_and_nodes(fixture);
+    traffic_distribution_is_honoured(fixture);
+    ip_families_and_policies(fixture);
 }
 
 /// By ClusterIP from a pod, by NodePort from outside; both families.
-fn clients_keep_their_endpoint(world: &World) {
-    let (asker, client) = (world.lab.pod("asker"), world.lab.client());
-    for address in world.lab.service("sticky").cluster_ips {
-        assert_eq!(crowd(&asker, &address, 80).len(), 1, "by {address}");
+fn session_affinity_holds(fixture: &Fixture) {
+    let (asker, client) = (fixture.lab.pod("asker"), fixture.lab.client());
+    for address in fixture.lab.service("sticky").cluster_ips {
+        assert_eq!(responders(&asker, &address, 80).len(), 1, "by {address}");
     }
     for address in ["172.30.0.13", "fd00:172:30::13"] {
-        assert_eq!(crowd(&client, address, 30301).len(), 1, "by {address}");
+        assert_eq!(responders(&client, address, 30301).len(), 1, "by {address}");
     }
 }
 
 /// Datagrams of many ports of one pod, packet by packet: the connection table
 /// tells who got them.
-fn clients_keep_their_endpoint_over_udp(world: &World) {
-    for (family, address) in world.lab.service("sticky").cluster_ips.iter().enumerate() {
-        let asker = world.lab.pod("asker");
+fn session_affinity_holds_over_udp(fixture: &Fixture) {
+    for (family, address) in fixture.lab.service("sticky").cluster_ips.iter().enumerate() {
+        let asker = fixture.lab.pod("asker");
         let clients: Vec<Datagrams> = (0..MANY).map(|_| Datagrams::from(&asker, family)).collect();
-        world.soon("every client has its answer", || clients.iter().all(|one| one.answered(address, 53)));
+        fixture.eventually("every client has its answer", || {
+            clients.iter().all(|one| one.answered(address, 53))
+        });
         let words = ["conntrack", "list", "--service", "default/sticky", "--protocol", "udp"];
-        let rows: Vec<Value> = world.lab.cli_json(&words);
+        let rows: Vec<Value> = fixture.lab.cli_json(&words);
         let is_of_family = |row: &&Value| row["origin"].as_str().unwrap().starts_with('[') == (family == 1);
         let is_of_wire = |row: &&Value| row["entry"] == "flow";
         let rows: Vec<&Value> = rows.iter().filter(is_of_family).filter(is_of_wire).collect();
@@ -125,59 +127,62 @@ fn clients_keep_their_endpoint_over_udp(world: &World) {
     }
 }
 
-fn affinity_ends_with_its_time(world: &World) {
-    let (asker, client, address) = (world.lab.pod("asker"), world.lab.client(), world.cluster_ip("sticky"));
-    world.patch_service("sticky", json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}));
+fn session_affinity_times_out(fixture: &Fixture) {
+    let (asker, client, address) =
+        (fixture.lab.pod("asker"), fixture.lab.client(), fixture.cluster_ip("sticky"));
+    fixture.patch_service("sticky", json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}));
     // The tables count in ticks of about a second, and keep a client rather
     // too long. Half of the pauses lead to the other endpoint.
-    let moves = |place: &Place<'_>, address: &str, port: u16| {
-        let first = ask(place, address, port);
+    let moves = |target: &ExecTarget<'_>, address: &str, port: u16| {
+        let first = ask(target, address, port);
         (0..16).any(|_| {
             std::thread::sleep(Duration::from_millis(2300));
-            ask(place, address, port) != first
+            ask(target, address, port) != first
         })
     };
     assert!(moves(&asker, &address, 80), "by ClusterIP");
     assert!(moves(&client, "172.30.0.13", 30301), "by NodePort");
 }
 
-fn affinity_is_switched(world: &World) {
-    let (asker, client, address) = (world.lab.pod("asker"), world.lab.client(), world.cluster_ip("sticky"));
-    world.patch_service("sticky", json!({"sessionAffinity": "None", "sessionAffinityConfig": null}));
-    world.soon_answers(&asker, &address, 80, &["zoned-1", "zoned-2"]);
-    world.soon_answers(&client, "172.30.0.13", 30301, &["zoned-1", "zoned-2"]);
-    world.patch_service("sticky", json!({"sessionAffinity": "ClientIP"}));
-    world.soon("the ClusterIP is sticky again", || crowd(&asker, &address, 80).len() == 1);
-    world.soon("and the NodePort", || crowd(&client, "172.30.0.13", 30301).len() == 1);
-    assert_eq!(crowd(&asker, &address, 80), crowd(&asker, &address, 80), "and the same");
+fn session_affinity_is_switched(fixture: &Fixture) {
+    let (asker, client, address) =
+        (fixture.lab.pod("asker"), fixture.lab.client(), fixture.cluster_ip("sticky"));
+    fixture.patch_service("sticky", json!({"sessionAffinity": "None", "sessionAffinityConfig": null}));
+    fixture.eventually_answers(&asker, &address, 80, &["zoned-1", "zoned-2"]);
+    fixture.eventually_answers(&client, "172.30.0.13", 30301, &["zoned-1", "zoned-2"]);
+    fixture.patch_service("sticky", json!({"sessionAffinity": "ClientIP"}));
+    fixture.eventually("the ClusterIP is sticky again", || responders(&asker, &address, 80).len() == 1);
+    fixture.eventually("and the NodePort", || responders(&client, "172.30.0.13", 30301).len() == 1);
+    assert_eq!(responders(&asker, &address, 80), responders(&asker, &address, 80), "and the same");
 }
 
 /// `internalTrafficPolicy: Local`, for pods and nodes, before pods in networks
 /// of their own and in the node's.
-fn nodes_keep_to_themselves(world: &World) {
-    let (asker, host, far) = (world.lab.pod("asker"), world.lab.pod("host-asker"), world.lab.pod("asker-3"));
-    let address = world.cluster_ip("near");
-    for place in [&asker, &host, &world.lab.node("node-1")] {
-        assert_eq!(crowd(place, &address, 80), set(&["zoned-1"]));
+fn internal_traffic_policy_local(fixture: &Fixture) {
+    let (asker, host, far) =
+        (fixture.lab.pod("asker"), fixture.lab.pod("host-asker"), fixture.lab.pod("asker-3"));
+    let address = fixture.cluster_ip("near");
+    for target in [&asker, &host, &fixture.lab.node("node-1")] {
+        assert_eq!(responders(target, &address, 80), set(&["zoned-1"]));
     }
-    assert_eq!(ask(&world.lab.node("node-2"), &address, 80), pod("zoned-2"));
-    let address = world.cluster_ip("near-host");
-    for place in [&asker, &host, &world.lab.node("node-1")] {
-        assert_eq!(ask(place, &address, 80), pod("host-1"));
+    assert_eq!(ask(&fixture.lab.node("node-2"), &address, 80), pod("zoned-2"));
+    let address = fixture.cluster_ip("near-host");
+    for target in [&asker, &host, &fixture.lab.node("node-1")] {
+        assert_eq!(ask(target, &address, 80), pod("host-1"));
     }
-    for address in [world.cluster_ip("near"), world.cluster_ip("near-host")] {
+    for address in [fixture.cluster_ip("near"), fixture.cluster_ip("near-host")] {
         let there = ask(&far, &address, 80);
         assert!(!matches!(there, Answer::Pod(_)), "no endpoint on node-3: {there:?}");
     }
 }
 
 /// What a controller makes of `trafficDistribution` and of topology: hints.
-fn hints_name_zones_and_nodes(world: &World) {
+fn topology_hints_select_zones_and_nodes(fixture: &Fixture) {
     for (node, zone) in [("node-1", "a"), ("node-2", "b"), ("node-3", "b")] {
         let label = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
-        world.patch(&format!("/api/v1/nodes/{node}"), label);
+        fixture.patch(&format!("/api/v1/nodes/{node}"), label);
     }
-    let ips = ["zoned-1", "zoned-2"].map(|name| world.lab.pods(name)[0].ips[0].clone());
+    let ips = ["zoned-1", "zoned-2"].map(|name| fixture.lab.pods(name)[0].ips[0].clone());
     let zones = ["a", "b"];
     let slice = |endpoints: &[(usize, bool, Value)]| {
         let endpoints: Vec<Value> = endpoints
@@ -193,51 +198,53 @@ fn hints_name_zones_and_nodes(world: &World) {
     };
     let zone = |name: &str| json!({"forZones": [{"name": name}]});
     let both = |zone: &str, node: &str| json!({"forZones": [{"name": zone}], "forNodes": [{"name": node}]});
-    let (one, two, three) = (world.lab.pod("asker"), world.lab.node("node-2"), world.lab.pod("asker-3"));
-    let address = world.cluster_ip("hinted");
+    let (one, two, three) =
+        (fixture.lab.pod("asker"), fixture.lab.node("node-2"), fixture.lab.pod("asker-3"));
+    let address = fixture.cluster_ip("hinted");
 
     // PreferClose and PreferSameZone: each keeps to its zone.
-    world.apply(&slice(&[(0, true, zone("a")), (1, true, zone("b"))]).to_string());
-    world.soon_answers(&one, &address, 80, &["zoned-1"]);
-    world.soon_answers(&two, &address, 80, &["zoned-2"]);
-    world.soon_answers(&three, &address, 80, &["zoned-2"]);
+    fixture.apply(&slice(&[(0, true, zone("a")), (1, true, zone("b"))]).to_string());
+    fixture.eventually_answers(&one, &address, 80, &["zoned-1"]);
+    fixture.eventually_answers(&two, &address, 80, &["zoned-2"]);
+    fixture.eventually_answers(&three, &address, 80, &["zoned-2"]);
     // A zone without an endpoint goes to all.
-    world.apply(&slice(&[(0, true, zone("a")), (1, true, zone("a"))]).to_string());
-    world.soon_answers(&three, &address, 80, &["zoned-1", "zoned-2"]);
+    fixture.apply(&slice(&[(0, true, zone("a")), (1, true, zone("a"))]).to_string());
+    fixture.eventually_answers(&three, &address, 80, &["zoned-1", "zoned-2"]);
 
     // PreferSameNode: the node's own; a node without one keeps to its zone.
-    world.apply(&slice(&[(0, true, both("b", "node-1")), (1, true, both("b", "node-2"))]).to_string());
-    world.soon_answers(&one, &address, 80, &["zoned-1"]);
-    world.soon_answers(&two, &address, 80, &["zoned-2"]);
-    world.soon_answers(&three, &address, 80, &["zoned-1", "zoned-2"]);
+    fixture.apply(&slice(&[(0, true, both("b", "node-1")), (1, true, both("b", "node-2"))]).to_string());
+    fixture.eventually_answers(&one, &address, 80, &["zoned-1"]);
+    fixture.eventually_answers(&two, &address, 80, &["zoned-2"]);
+    fixture.eventually_answers(&three, &address, 80, &["zoned-1", "zoned-2"]);
     // The node's own is not ready any more: the rest serves.
-    world.apply(&slice(&[(0, true, both("a", "node-1")), (1, false, both("b", "node-2"))]).to_string());
-    world.soon_answers(&two, &address, 80, &["zoned-1"]);
+    fixture.apply(&slice(&[(0, true, both("a", "node-1")), (1, false, both("b", "node-2"))]).to_string());
+    fixture.eventually_answers(&two, &address, 80, &["zoned-1"]);
 }
 
 /// The same, asked of the Service: the controller writes the hints.
-fn distribution_is_asked_of_the_service(world: &World) {
-    let (one, two, three) = (world.lab.pod("asker"), world.lab.node("node-2"), world.lab.pod("asker-3"));
+fn traffic_distribution_is_honoured(fixture: &Fixture) {
+    let (one, two, three) =
+        (fixture.lab.pod("asker"), fixture.lab.node("node-2"), fixture.lab.pod("asker-3"));
     let service = |distribution: Value| {
         let spec = json!({"selector": {"app": "zoned"}, "ports": [{"port": 80, "targetPort": 8080}],
             "trafficDistribution": distribution});
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "near-by"}, "spec": spec})
     };
     for distribution in ["PreferClose", "PreferSameZone", "PreferSameNode"] {
-        world.apply(&service(Value::Null).to_string());
-        let address = world.cluster_ip("near-by");
-        world.soon_answers(&one, &address, 80, &["zoned-1", "zoned-2"]);
-        world.apply(&service(json!(distribution)).to_string());
-        world.soon_answers(&one, &address, 80, &["zoned-1"]);
-        world.soon_answers(&two, &address, 80, &["zoned-2"]);
+        fixture.apply(&service(Value::Null).to_string());
+        let address = fixture.cluster_ip("near-by");
+        fixture.eventually_answers(&one, &address, 80, &["zoned-1", "zoned-2"]);
+        fixture.apply(&service(json!(distribution)).to_string());
+        fixture.eventually_answers(&one, &address, 80, &["zoned-1"]);
+        fixture.eventually_answers(&two, &address, 80, &["zoned-2"]);
         // Its node has none: the other one of its zone.
-        world.soon_answers(&three, &address, 80, &["zoned-2"]);
+        fixture.eventually_answers(&three, &address, 80, &["zoned-2"]);
     }
 }
 
 /// Addresses of the families that were asked for, in their order, and each is
 /// served.
-fn families_are_as_asked(world: &World) {
+fn ip_families_and_policies(fixture: &Fixture) {
     let cases: [(&str, Value, &[bool]); 5] = [
         ("default", json!({}), &[false]),
         ("ipv4", json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]}), &[false]),
@@ -258,14 +265,14 @@ fn families_are_as_asked(world: &World) {
             "spec": {"selector": {"app": "zoned"}, "ports": [{"port": 80, "targetPort": 8080}]}});
         let spec = service["spec"].as_object_mut().unwrap();
         spec.extend(families.as_object().unwrap().clone());
-        world.apply(&service.to_string());
-        let addresses = world.lab.service(&format!("of-{name}")).cluster_ips;
+        fixture.apply(&service.to_string());
+        let addresses = fixture.lab.service(&format!("of-{name}")).cluster_ips;
         let found: Vec<bool> =
             addresses.iter().map(|address| address.parse::<IpAddr>().unwrap().is_ipv6()).collect();
         assert_eq!(found, expected, "{name}: {addresses:?}");
         for address in addresses {
-            world.soon_answers(&world.lab.pod("asker"), &address, 80, &["zoned-1", "zoned-2"]);
-            let (_, seen) = who(&world.lab.pod("asker"), &address, 80);
+            fixture.eventually_answers(&fixture.lab.pod("asker"), &address, 80, &["zoned-1", "zoned-2"]);
+            let (_, seen) = who(&fixture.lab.pod("asker"), &address, 80);
             assert_eq!(seen.is_ipv6(), address.contains(':'), "{name}");
         }
     }

@@ -27,14 +27,14 @@ pub fn new_namespace(path: &Path) -> Result<NetNs> {
 /// IPv6 off on every device to come.
 pub fn pod_namespace(path: &Path) -> Result<()> {
     let netns = new_namespace(path)?;
-    settings(&netns, &[("net.ipv6.conf.default.disable_ipv6", "1")])
+    set_sysctls(&netns, &[("net.ipv6.conf.default.disable_ipv6", "1")])
 }
 
 /// What a host sets before it has a device. A new namespace takes over some
 /// settings of the machine's own: none of them may matter here.
-pub fn host_settings(netns: &NetNs, forwards: bool) -> Result<()> {
+pub fn set_host_sysctls(netns: &NetNs, forwards: bool) -> Result<()> {
     let forwarding = if forwards { "1" } else { "0" };
-    settings(
+    set_sysctls(
         netns,
         &[
             ("net.ipv4.ip_forward", forwarding),
@@ -52,7 +52,7 @@ pub fn host_settings(netns: &NetNs, forwards: bool) -> Result<()> {
 
 /// Makes a bridge that has no addresses of its own.
 pub fn bridge(netns: &NetNs, name: &str) -> Result<()> {
-    settings(netns, &[("net.ipv6.conf.default.disable_ipv6", "1")])?;
+    set_sysctls(netns, &[("net.ipv6.conf.default.disable_ipv6", "1")])?;
     let mut netlink = Netlink::open_in(netns)?;
     netlink.create_bridge(name, MTU)?;
     let index = netlink.index(name)?;
@@ -61,7 +61,13 @@ pub fn bridge(netns: &NetNs, name: &str) -> Result<()> {
 
 /// Joins a host to a bridge: `device`, with this MAC, is born in the host's
 /// namespace, `port` in the bridge's.
-pub fn cable(host: &NetNs, device: (&str, Mac), switch: &NetNs, port: &str, bridge: &str) -> Result<()> {
+pub fn connect_to_bridge(
+    host: &NetNs,
+    device: (&str, Mac),
+    switch: &NetNs,
+    port: &str,
+    bridge: &str,
+) -> Result<()> {
     let (device, mac) = device;
     let mut switch = Netlink::open_in(switch)?;
     switch.create_veth(&Veth {
@@ -80,12 +86,12 @@ pub fn cable(host: &NetNs, device: (&str, Mac), switch: &NetNs, port: &str, brid
 
 /// Takes a device away, and with it the cable's other end. None there is no
 /// error.
-pub fn unplug(switch: &NetNs, port: &str) -> Result<()> {
+pub fn delete_port(switch: &NetNs, port: &str) -> Result<()> {
     Ok(Netlink::open_in(switch)?.delete_link(port)?)
 }
 
 /// Moves a port to another bridge of the switch.
-pub fn plug_into(switch: &NetNs, port: &str, bridge: &str) -> Result<()> {
+pub fn move_to_bridge(switch: &NetNs, port: &str, bridge: &str) -> Result<()> {
     let mut netlink = Netlink::open_in(switch)?;
     let (port, bridge) = (netlink.index(port)?, netlink.index(bridge)?);
     Ok(netlink.set_master(port, Some(bridge))?)
@@ -131,14 +137,14 @@ pub fn address(netns: &NetNs, device: &str, ip: IpAddr, prefix_length: u8) -> Re
 pub fn default_route(netns: &NetNs, device: &str, gateway: IpAddr) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
-    set(&mut netlink, Route::default_via(gateway, index))
+    set_static_route(&mut netlink, Route::default_via(gateway, index))
 }
 
 /// Sets a route, in place of the one to the same destination.
 pub fn route(netns: &NetNs, device: &str, destination: IpNet, gateway: IpAddr) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
-    set(&mut netlink, Route::new(destination, index).via(gateway))
+    set_static_route(&mut netlink, Route::new(destination, index).via(gateway))
 }
 
 /// Deletes every route to a destination.
@@ -151,7 +157,7 @@ pub fn remove_route(netns: &NetNs, destination: IpNet) -> Result<()> {
 
 /// As an administrator sets it: the agent must not take it for its own. (IPv6
 /// would take a replaced route with another device for a second one.)
-fn set(netlink: &mut Netlink, route: Route) -> Result<()> {
+fn set_static_route(netlink: &mut Netlink, route: Route) -> Result<()> {
     let route = Route { protocol: protocol::STATIC, ..route };
     let old = netlink.routes()?.into_iter();
     let is_old = |one: &Route| {
@@ -162,12 +168,12 @@ fn set(netlink: &mut Netlink, route: Route) -> Result<()> {
 }
 
 /// Runs `work` inside a namespace, on a thread of its own.
-pub fn inside<T: Send>(netns: &NetNs, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub fn in_netns<T: Send>(netns: &NetNs, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     netns.enter(work).context("cannot enter the namespace")?
 }
 
-fn settings(netns: &NetNs, settings: &[(&str, &str)]) -> Result<()> {
-    inside(netns, || {
+fn set_sysctls(netns: &NetNs, settings: &[(&str, &str)]) -> Result<()> {
+    in_netns(netns, || {
         settings.iter().try_for_each(|(name, value)| sysctl::set(name, value).map_err(Into::into))
     })
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use beeline_lab::harness::{Outcome, Place, TestLab};
+use beeline_lab::harness::{ExecTarget, Outcome, TestLab};
 use serde_json::{Value, json};
 
 /// How long a change may take to be seen.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// Questions that show a random choice: one of two endpoints stays unseen once
 /// in 2^23.
 pub const MANY: usize = 24;
@@ -28,12 +28,12 @@ pub enum Answer {
 }
 
 /// Asks once over TCP.
-pub fn ask(from: &Place<'_>, address: &str, port: u16) -> Answer {
+pub fn ask(from: &ExecTarget<'_>, address: &str, port: u16) -> Answer {
     answered(&fetch(from, address, port))
 }
 
 /// Who answered, and whom it saw as the client.
-pub fn who(from: &Place<'_>, address: &str, port: u16) -> (String, IpAddr) {
+pub fn who(from: &ExecTarget<'_>, address: &str, port: u16) -> (String, IpAddr) {
     let outcome = fetch(from, address, port);
     let answer: Value = serde_json::from_str(&outcome.stdout)
         .unwrap_or_else(|error| panic!("{address} port {port} does not answer: {error}\n{outcome}"));
@@ -42,7 +42,7 @@ pub fn who(from: &Place<'_>, address: &str, port: u16) -> (String, IpAddr) {
 }
 
 /// Who answers to many questions, all at once.
-pub fn crowd(from: &Place<'_>, address: &str, port: u16) -> BTreeSet<String> {
+pub fn responders(from: &ExecTarget<'_>, address: &str, port: u16) -> BTreeSet<String> {
     let url = url(address, port);
     let line = format!(
         "for i in $(seq {MANY}); do curl -gs --max-time 3 {url} || echo '{{\"pod\":\"nobody\"}}'; done"
@@ -60,7 +60,7 @@ fn url(address: &str, port: u16) -> String {
     format!("'http://{host}:{port}/'")
 }
 
-fn fetch(from: &Place<'_>, address: &str, port: u16) -> Outcome {
+fn fetch(from: &ExecTarget<'_>, address: &str, port: u16) -> Outcome {
     from.shell(&format!("curl -gs --max-time 1 {}", url(address, port)))
 }
 
@@ -87,21 +87,21 @@ pub fn set(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// The lab, and the API behind it.
-pub struct World {
+pub struct Fixture {
     pub lab: TestLab,
     server: String,
     token: String,
 }
 
-impl World {
-    pub fn up(story: &str, arguments: &[&str]) -> World {
-        let lab = TestLab::up_with(story, arguments);
+impl Fixture {
+    pub fn up(suffix: &str, arguments: &[&str]) -> Fixture {
+        let lab = TestLab::up_with(suffix, arguments);
         let text = std::fs::read_to_string(lab.paths().kubeconfig()).unwrap();
         let after = |key: &str| {
             let found = text.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap();
             found.trim().trim_matches('"').to_owned()
         };
-        World { server: after("server:"), token: after("token:"), lab }
+        Fixture { server: after("server:"), token: after("token:"), lab }
     }
 
     pub fn apply(&self, manifests: &str) {
@@ -120,7 +120,7 @@ impl World {
         }
         words.push(&url);
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let outcome = self.lab.client().run_reading(words, &body).succeeds();
+        let outcome = self.lab.client().run_with_stdin(words, &body).succeeds();
         serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}\n{outcome}"))
     }
 
@@ -156,16 +156,16 @@ impl World {
     }
 
     /// Waits until something holds.
-    pub fn soon(&self, what: &str, holds: impl FnMut() -> bool) {
-        self.lab.wait_until(what, SOON, holds);
+    pub fn eventually(&self, what: &str, holds: impl FnMut() -> bool) {
+        self.lab.wait_until(what, TIMEOUT, holds);
     }
 
     /// Waits until everybody of them and nobody else answers.
-    pub fn soon_answers(&self, from: &Place<'_>, address: &str, port: u16, names: &[&str]) {
+    pub fn eventually_answers(&self, from: &ExecTarget<'_>, address: &str, port: u16, names: &[&str]) {
         let mut seen = BTreeSet::new();
-        let deadline = std::time::Instant::now() + SOON;
+        let deadline = std::time::Instant::now() + TIMEOUT;
         while std::time::Instant::now() < deadline {
-            seen = crowd(from, address, port);
+            seen = responders(from, address, port);
             if seen == set(names) {
                 return;
             }
@@ -174,9 +174,9 @@ impl World {
     }
 
     /// Waits for this answer.
-    pub fn soon_answer(&self, from: &Place<'_>, address: &str, port: u16, expected: &Answer) {
+    pub fn eventually_answer(&self, from: &ExecTarget<'_>, address: &str, port: u16, expected: &Answer) {
         let mut last = None;
-        let deadline = std::time::Instant::now() + SOON;
+        let deadline = std::time::Instant::now() + TIMEOUT;
         while std::time::Instant::now() < deadline {
             last = Some(ask(from, address, port));
             if last.as_ref() == Some(expected) {
@@ -190,7 +190,9 @@ impl World {
     /// Deletes a pod and waits until it is gone.
     pub fn delete_pod(&self, name: &str) {
         self.delete(&format!("/api/v1/namespaces/default/pods/{name}"));
-        self.soon(&format!("{name} is gone"), || self.lab.pods(name).iter().all(|pod| pod.name != name));
+        self.eventually(&format!("{name} is gone"), || {
+            self.lab.pods(name).iter().all(|pod| pod.name != name)
+        });
     }
 }
 
@@ -205,10 +207,10 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// In the namespace of a place.
-    pub fn from(place: &Place<'_>, family: usize) -> Datagrams {
+    /// In the namespace of a target.
+    pub fn from(target: &ExecTarget<'_>, family: usize) -> Datagrams {
         let any = ["0.0.0.0:0", "[::]:0"][family];
-        let socket = place.netns().enter(|| UdpSocket::bind(any)).unwrap().unwrap();
+        let socket = target.netns().enter(|| UdpSocket::bind(any)).unwrap().unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         Datagrams { socket }
     }
@@ -225,7 +227,7 @@ impl Datagrams {
 
 /// Does a datagram come back that bash sends? From nodes and pods of the
 /// host's network through the socket hooks.
-pub fn datagram_answered(from: &Place<'_>, address: &str, port: u16) -> bool {
+pub fn datagram_answered(from: &ExecTarget<'_>, address: &str, port: u16) -> bool {
     // `read` would take the datagram byte by byte, and lose all but the first.
     let line = format!(
         "exec 3<>/dev/udp/{address}/{port}; echo question >&3; \

@@ -23,23 +23,23 @@ const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
 /// Runs from the moment on when a node has lost its power, until it is heard
 /// of again.
-pub async fn missed(client: Client, node: String) {
+pub async fn mark_unreachable(client: Client, node: String) {
     tokio::time::sleep(nodes::NOT_READY_AFTER).await;
-    tell(declare_unreachable(&client, &node).await);
+    log_error(set_unreachable(&client, &node).await);
     tokio::time::sleep(EVICT_AFTER).await;
-    tell(evict(&client, &node).await);
+    log_error(evict(&client, &node).await);
 }
 
-/// Takes back what [`missed`] has said of the node.
-pub async fn heard_again(client: &Client, node: &str) -> Result<()> {
+/// Takes back what [`mark_unreachable`] has said of the node.
+pub async fn mark_reachable(client: &Client, node: &str) -> Result<()> {
     taint(client, node, false).await
 }
 
 /// Deletes a Node object and, as nobody will tell that they have ended, the
 /// pods that are bound to it.
-pub async fn forget(client: &Client, node: &str) -> Result<()> {
+pub async fn delete_node(client: &Client, node: &str) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
-    absent_is_fine(nodes.delete(node, &DeleteParams::default()).await.map(|_| ()))
+    ignore_not_found(nodes.delete(node, &DeleteParams::default()).await.map(|_| ()))
         .with_context(|| format!("cannot delete the Node object of {node}"))?;
     delete(client, &on_node(client, node).await?, &DeleteParams::default().grace_period(0)).await
 }
@@ -56,13 +56,13 @@ async fn on_node(client: &Client, node: &str) -> Result<Vec<Pod>> {
     Ok(pods.with_context(|| format!("cannot list the pods of {node}"))?.items)
 }
 
-fn tell(result: Result<()>) {
+fn log_error(result: Result<()>) {
     if let Err(error) = result {
         tracing::warn!("{error:#}");
     }
 }
 
-async fn declare_unreachable(client: &Client, node: &str) -> Result<()> {
+async fn set_unreachable(client: &Client, node: &str) -> Result<()> {
     nodes::write_unknown(client, node).await?;
     taint(client, node, true).await?;
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -72,7 +72,7 @@ async fn declare_unreachable(client: &Client, node: &str) -> Result<()> {
             .map(|condition| match condition.type_.as_str() {
                 "Ready" => json!({
                     "type": "Ready", "status": "False", "reason": "NodeNotReady",
-                    "message": format!("the node {node} is not heard of"), "lastTransitionTime": now,
+                    "message": format!("node {node} is unreachable"), "lastTransitionTime": now,
                 }),
                 _ => json!(condition),
             })
@@ -81,7 +81,7 @@ async fn declare_unreachable(client: &Client, node: &str) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
         let patched =
             pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
-        absent_is_fine(patched.map(|_| ())).context("cannot write a pod's status")?;
+        ignore_not_found(patched.map(|_| ())).context("cannot write a pod's status")?;
     }
     Ok(())
 }
@@ -108,13 +108,13 @@ async fn evict(client: &Client, node: &str) -> Result<()> {
 async fn delete(client: &Client, pods: &[Pod], how: &DeleteParams) -> Result<()> {
     for pod in pods {
         let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-        absent_is_fine(api.delete(&pod.name_any(), how).await.map(|_| ()))
+        ignore_not_found(api.delete(&pod.name_any(), how).await.map(|_| ()))
             .with_context(|| format!("cannot delete the pod {}", pod.name_any()))?;
     }
     Ok(())
 }
 
-fn absent_is_fine(result: kube::Result<()>) -> Result<()> {
+fn ignore_not_found(result: kube::Result<()>) -> Result<()> {
     match result {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map_err(Into::into),

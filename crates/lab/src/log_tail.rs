@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// The last line.
 pub fn last_line(log: &Path) -> String {
-    last_lines(log, 1).pop().unwrap_or_else(|| "it printed nothing".into())
+    last_lines(log, 1).pop().unwrap_or_else(|| "it produced no output".into())
 }
 
 /// The last lines, at most so many.

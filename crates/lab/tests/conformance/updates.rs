@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::world::{Answer, World, ask, crowd, datagram_answered, pod, set, who};
+use super::fixture::{Answer, Fixture, ask, datagram_answered, pod, responders, set, who};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -58,27 +58,27 @@ spec:
     - {name: udp, port: 80, targetPort: dgram, protocol: UDP}
 "#;
 
-pub fn story(world: &World) {
-    world.apply(MANIFEST);
-    several_ports_and_endpoints(world);
-    ports_come_and_go(world);
-    a_pod_is_its_own_endpoint(world);
-    a_sidecar_serves(world);
-    two_protocols_share_a_port(world);
-    up_and_down_and_again(world);
-    types_change(world);
-    another_proxys_services_are_left_alone(world);
-    several_slices_are_one_service(world);
+pub fn run(fixture: &Fixture) {
+    fixture.apply(MANIFEST);
+    several_ports_and_endpoints(fixture);
+    ports_come_and_go(fixture);
+    a_pod_reaches_itself_through_its_service(fixture);
+    a_sidecar_serves(fixture);
+    two_protocols_share_a_port(fixture);
+    services_are_recreated(fixture);
+    types_change(fixture);
+    services_of_another_proxy_are_ignored(fixture);
+    endpoint_slices_are_merged(fixture);
 }
 
 /// Named target ports that are other numbers in other pods, two ports.
-fn several_ports_and_endpoints(world: &World) {
-    let (asker, addresses) = (world.lab.pod("asker"), world.lab.service("web").cluster_ips);
+fn several_ports_and_endpoints(fixture: &Fixture) {
+    let (asker, addresses) = (fixture.lab.pod("asker"), fixture.lab.service("web").cluster_ips);
     assert_eq!(addresses.len(), 2, "one of each family");
-    let sender = world.lab.pods("asker")[0].ips.clone();
+    let sender = fixture.lab.pods("asker")[0].ips.clone();
     for address in &addresses {
         for port in [80, 81] {
-            world.soon_answers(&asker, address, port, &["one", "two"]);
+            fixture.eventually_answers(&asker, address, port, &["one", "two"]);
             let (_, seen) = who(&asker, address, port);
             assert!(sender.contains(&seen.to_string()), "the pod's own address: {seen} of {sender:?}");
         }
@@ -86,113 +86,115 @@ fn several_ports_and_endpoints(world: &World) {
     }
     // An endpoint goes and comes back.
     for (app, names) in [("other", &["one"] as &[&str]), ("web", &["one", "two"])] {
-        world.patch("/api/v1/namespaces/default/pods/two", json!({"metadata": {"labels": {"app": app}}}));
-        addresses.iter().for_each(|address| world.soon_answers(&asker, address, 80, names));
+        fixture.patch("/api/v1/namespaces/default/pods/two", json!({"metadata": {"labels": {"app": app}}}));
+        addresses.iter().for_each(|address| fixture.eventually_answers(&asker, address, 80, names));
     }
 }
 
-fn ports_come_and_go(world: &World) {
-    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("web"));
+fn ports_come_and_go(fixture: &Fixture) {
+    let (asker, address) = (fixture.lab.pod("asker"), fixture.cluster_ip("web"));
     let port = |name: &str, port: u16| json!({"name": name, "port": port, "targetPort": "more"});
-    world.patch_service("web", json!({"ports": [port("more", 81), port("late", 83)]}));
-    world.soon_answers(&asker, &address, 83, &["one", "two"]);
-    world.soon_answer(&asker, &address, 80, &Answer::Refused);
+    fixture.patch_service("web", json!({"ports": [port("more", 81), port("late", 83)]}));
+    fixture.eventually_answers(&asker, &address, 83, &["one", "two"]);
+    fixture.eventually_answer(&asker, &address, 80, &Answer::Refused);
     assert_ne!(ask(&asker, &address, 81), Answer::Refused);
-    world.patch_service(
+    fixture.patch_service(
         "web",
         json!({"ports": [{"name": "http", "port": 80, "targetPort": "http"}, port("more", 81)]}),
     );
-    world.soon_answers(&asker, &address, 80, &["one", "two"]);
-    world.soon_answer(&asker, &address, 83, &Answer::Refused);
+    fixture.eventually_answers(&asker, &address, 80, &["one", "two"]);
+    fixture.eventually_answer(&asker, &address, 83, &Answer::Refused);
 }
 
-fn a_pod_is_its_own_endpoint(world: &World) {
-    let address = world.cluster_ip("itself");
-    assert_eq!(ask(&world.lab.pod("one"), &address, 80), pod("one"));
+fn a_pod_reaches_itself_through_its_service(fixture: &Fixture) {
+    let address = fixture.cluster_ip("itself");
+    assert_eq!(ask(&fixture.lab.pod("one"), &address, 80), pod("one"));
 }
 
 /// A restartable init container serves a port that the Service names.
-fn a_sidecar_serves(world: &World) {
-    let address = world.cluster_ip("itself");
-    world.soon_answer(&world.lab.pod("asker"), &address, 84, &pod("one"));
+fn a_sidecar_serves(fixture: &Fixture) {
+    let address = fixture.cluster_ip("itself");
+    fixture.eventually_answer(&fixture.lab.pod("asker"), &address, 84, &pod("one"));
 }
 
-fn two_protocols_share_a_port(world: &World) {
-    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("itself"));
+fn two_protocols_share_a_port(fixture: &Fixture) {
+    let (asker, address) = (fixture.lab.pod("asker"), fixture.cluster_ip("itself"));
     assert_eq!(ask(&asker, &address, 80), pod("one"));
     assert!(datagram_answered(&asker, &address, 80), "UDP beside TCP");
 }
 
 /// One of several Services goes, the others stay; it comes back with the
 /// address that it had.
-fn up_and_down_and_again(world: &World) {
-    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("itself"));
-    let object = world.service("itself");
-    world.delete("/api/v1/namespaces/default/services/itself");
-    world.soon("the Service does not answer", || !matches!(ask(&asker, &address, 80), Answer::Pod(_)));
-    assert_eq!(crowd(&asker, &world.cluster_ip("web"), 80), set(&["one", "two"]));
+fn services_are_recreated(fixture: &Fixture) {
+    let (asker, address) = (fixture.lab.pod("asker"), fixture.cluster_ip("itself"));
+    let object = fixture.service("itself");
+    fixture.delete("/api/v1/namespaces/default/services/itself");
+    fixture
+        .eventually("the Service does not answer", || !matches!(ask(&asker, &address, 80), Answer::Pod(_)));
+    assert_eq!(responders(&asker, &fixture.cluster_ip("web"), 80), set(&["one", "two"]));
     let spec = json!({"clusterIP": address, "selector": object["spec"]["selector"], "ports": object["spec"]["ports"]});
     let again = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "itself"}, "spec": spec});
-    world.apply(&again.to_string());
-    world.soon_answer(&asker, &address, 80, &pod("one"));
+    fixture.apply(&again.to_string());
+    fixture.eventually_answer(&asker, &address, 80, &pod("one"));
     assert!(datagram_answered(&asker, &address, 80), "UDP, too");
 }
 
-fn types_change(world: &World) {
-    let asker = world.lab.pod("asker");
+fn types_change(fixture: &Fixture) {
+    let asker = fixture.lab.pod("asker");
     let named = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "turns"},
         "spec": {"type": "ExternalName", "externalName": "example.org"}});
-    world.apply(&named.to_string());
+    fixture.apply(&named.to_string());
     let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
     let plain =
         json!({"type": "ClusterIP", "externalName": null, "selector": {"role": "single"}, "ports": ports});
-    world.patch_service("turns", plain);
-    let address = world.cluster_ip("turns");
-    world.soon_answer(&asker, &address, 80, &pod("one"));
+    fixture.patch_service("turns", plain);
+    let address = fixture.cluster_ip("turns");
+    fixture.eventually_answer(&asker, &address, 80, &pod("one"));
 
-    world.patch_service("turns", json!({"type": "NodePort"}));
-    let node_port = |world: &World| world.service("turns")["spec"]["ports"][0]["nodePort"].as_u64();
-    let port = node_port(world).unwrap() as u16;
-    let client = world.lab.client();
-    world.soon_answer(&client, "172.30.0.13", port, &pod("one"));
-    world.soon_answer(&asker, &address, 80, &pod("one"));
+    fixture.patch_service("turns", json!({"type": "NodePort"}));
+    let node_port = |fixture: &Fixture| fixture.service("turns")["spec"]["ports"][0]["nodePort"].as_u64();
+    let port = node_port(fixture).unwrap() as u16;
+    let client = fixture.lab.client();
+    fixture.eventually_answer(&client, "172.30.0.13", port, &pod("one"));
+    fixture.eventually_answer(&asker, &address, 80, &pod("one"));
 
     // NodePort to ExternalName, to NodePort, to ClusterIP, to ExternalName.
     let external = json!({"type": "ExternalName", "externalName": "example.org", "clusterIP": "",
         "clusterIPs": null, "ports": [{"name": "http", "port": 80}]});
-    world.patch_service("turns", external.clone());
-    world.soon("neither address answers", || {
+    fixture.patch_service("turns", external.clone());
+    fixture.eventually("neither address answers", || {
         let inside = ask(&asker, &address, 80);
         !matches!(inside, Answer::Pod(_)) && !matches!(ask(&client, "172.30.0.13", port), Answer::Pod(_))
     });
-    world.patch_service(
+    fixture.patch_service(
         "turns",
         json!({"type": "NodePort", "externalName": null, "selector": {"role": "single"}, "ports": ports}),
     );
-    let port = node_port(world).unwrap() as u16;
-    world.soon_answer(&client, "172.30.0.12", port, &pod("one"));
-    world.patch_service("turns", json!({"type": "ClusterIP"}));
-    let address = world.cluster_ip("turns");
-    world.soon("the node port is closed", || ask(&client, "172.30.0.12", port) == Answer::Refused);
+    let port = node_port(fixture).unwrap() as u16;
+    fixture.eventually_answer(&client, "172.30.0.12", port, &pod("one"));
+    fixture.patch_service("turns", json!({"type": "ClusterIP"}));
+    let address = fixture.cluster_ip("turns");
+    fixture.eventually("the node port is closed", || ask(&client, "172.30.0.12", port) == Answer::Refused);
     assert_eq!(ask(&asker, &address, 80), pod("one"));
-    world.patch_service("turns", external);
-    world.soon("the address does not answer", || !matches!(ask(&asker, &address, 80), Answer::Pod(_)));
+    fixture.patch_service("turns", external);
+    fixture
+        .eventually("the address does not answer", || !matches!(ask(&asker, &address, 80), Answer::Pod(_)));
 }
 
-fn another_proxys_services_are_left_alone(world: &World) {
-    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("web"));
+fn services_of_another_proxy_are_ignored(fixture: &Fixture) {
+    let (asker, address) = (fixture.lab.pod("asker"), fixture.cluster_ip("web"));
     let path = "/api/v1/namespaces/default/services/web";
     for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
-        world.patch(path, json!({"metadata": {"labels": {label: "other"}}}));
-        world.soon("it is somebody else's", || !matches!(ask(&asker, &address, 80), Answer::Pod(_)));
-        world.patch(path, json!({"metadata": {"labels": {label: null}}}));
-        world.soon_answers(&asker, &address, 80, &["one", "two"]);
+        fixture.patch(path, json!({"metadata": {"labels": {label: "other"}}}));
+        fixture.eventually("it is somebody else's", || !matches!(ask(&asker, &address, 80), Answer::Pod(_)));
+        fixture.patch(path, json!({"metadata": {"labels": {label: null}}}));
+        fixture.eventually_answers(&asker, &address, 80, &["one", "two"]);
     }
 }
 
 /// Without a selector; ports and addresses in several slices.
-fn several_slices_are_one_service(world: &World) {
-    let ips = ["one", "two"].map(|name| world.lab.pods(name)[0].ips[0].clone());
+fn endpoint_slices_are_merged(fixture: &Fixture) {
+    let ips = ["one", "two"].map(|name| fixture.lab.pods(name)[0].ips[0].clone());
     let slice = |name: &str, ports: serde_json::Value, ip: &str| {
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "by-hand"}},
@@ -208,8 +210,8 @@ fn several_slices_are_one_service(world: &World) {
         slice("by-hand-2", http(9090), &ips[1]),
         slice("by-hand-3", more, &ips[1]),
     ];
-    world.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string());
-    let (asker, address) = (world.lab.pod("asker"), world.cluster_ip("by-hand"));
-    world.soon_answers(&asker, &address, 80, &["one", "two"]);
-    world.soon_answers(&asker, &address, 81, &["two"]);
+    fixture.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string());
+    let (asker, address) = (fixture.lab.pod("asker"), fixture.cluster_ip("by-hand"));
+    fixture.eventually_answers(&asker, &address, 80, &["one", "two"]);
+    fixture.eventually_answers(&asker, &address, 81, &["two"]);
 }

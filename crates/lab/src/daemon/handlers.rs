@@ -19,14 +19,14 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::container::{Place, Program};
+use super::container::{ExecContext, Program};
 
 /// The most of an answer that is looked at.
 const ANSWER_BYTES_MAX: usize = 10 << 10;
 
 /// How to ask.
 #[derive(Clone, Debug)]
-pub enum Question {
+pub enum Handler {
     /// A command that must succeed.
     Command(Vec<String>),
     /// A request that must be answered by 200 to 399.
@@ -53,38 +53,39 @@ pub enum Question {
     Sleep(Duration),
 }
 
-impl Question {
+impl Handler {
     /// Of a probe.
-    pub fn of_probe(probe: &Probe, container: &Container) -> Result<Question> {
+    pub fn from_probe(probe: &Probe, container: &Container) -> Result<Handler> {
         if probe.grpc.is_some() {
-            bail!("the lab has no grpc probes: use exec, httpGet or tcpSocket");
+            bail!("grpc probes are not implemented: use exec, httpGet or tcpSocket");
         }
         let (exec, http, tcp) = (&probe.exec, &probe.http_get, &probe.tcp_socket);
-        Question::of(exec.as_ref(), http.as_ref(), tcp.as_ref(), container).context("a probe")
+        Handler::from_actions(exec.as_ref(), http.as_ref(), tcp.as_ref(), container).context("invalid probe")
     }
 
     /// Of a lifecycle hook.
-    pub fn of_hook(hook: &LifecycleHandler, container: &Container) -> Result<Question> {
+    pub fn from_hook(hook: &LifecycleHandler, container: &Container) -> Result<Handler> {
         if let Some(sleep) = &hook.sleep {
-            return Ok(Question::Sleep(Duration::from_secs(sleep.seconds.try_into().unwrap_or(0))));
+            return Ok(Handler::Sleep(Duration::from_secs(sleep.seconds.try_into().unwrap_or(0))));
         }
         let (exec, http, tcp) = (&hook.exec, &hook.http_get, &hook.tcp_socket);
-        Question::of(exec.as_ref(), http.as_ref(), tcp.as_ref(), container).context("a lifecycle hook")
+        Handler::from_actions(exec.as_ref(), http.as_ref(), tcp.as_ref(), container)
+            .context("invalid lifecycle hook")
     }
 
-    fn of(
+    fn from_actions(
         exec: Option<&ExecAction>,
         http: Option<&HTTPGetAction>,
         tcp: Option<&TCPSocketAction>,
         container: &Container,
-    ) -> Result<Question> {
+    ) -> Result<Handler> {
         let host = |host: &Option<String>| host.clone().filter(|host| !host.is_empty());
         if let Some(exec) = exec {
-            return Ok(Question::Command(exec.command.clone().unwrap_or_default()));
+            return Ok(Handler::Command(exec.command.clone().unwrap_or_default()));
         }
         if let Some(http) = http {
             let headers = http.http_headers.iter().flatten();
-            return Ok(Question::Http {
+            return Ok(Handler::Http {
                 tls: http.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("HTTPS")),
                 host: host(&http.host),
                 port: port(&http.port, container)?,
@@ -93,9 +94,9 @@ impl Question {
             });
         }
         if let Some(tcp) = tcp {
-            return Ok(Question::Tcp { host: host(&tcp.host), port: port(&tcp.port, container)? });
+            return Ok(Handler::Tcp { host: host(&tcp.host), port: port(&tcp.port, container)? });
         }
-        bail!("it names none of exec, httpGet and tcpSocket")
+        bail!("exec, httpGet or tcpSocket is required")
     }
 }
 
@@ -112,32 +113,35 @@ fn port(port: &IntOrString, container: &Container) -> Result<u16> {
             }
         }
     };
-    u16::try_from(number).ok().filter(|port| *port > 0).with_context(|| format!("{number} is no port"))
+    u16::try_from(number)
+        .ok()
+        .filter(|port| *port > 0)
+        .with_context(|| format!("{number} is not a valid port"))
 }
 
 /// Who is asked, and from where.
 #[derive(Clone)]
-pub struct Asked {
+pub struct HandlerTarget {
     /// Where commands run.
-    pub place: Place,
+    pub exec: ExecContext,
     /// The pod's address.
     pub ip: Option<IpAddr>,
     /// The network namespace of the node.
     pub node: PathBuf,
 }
 
-impl Asked {
+impl HandlerTarget {
     /// Asks, and waits for the answer at most so long.
-    pub async fn ask(&self, question: &Question, timeout: Duration) -> Result<()> {
+    pub async fn run_handler(&self, handler: &Handler, timeout: Duration) -> Result<()> {
         let answer = async {
-            match question {
-                Question::Command(words) => self.run(words).await,
-                Question::Sleep(time) => {
+            match handler {
+                Handler::Command(words) => self.exec(words).await,
+                Handler::Sleep(time) => {
                     tokio::time::sleep(*time).await;
                     Ok(())
                 }
-                Question::Tcp { host, port } => self.connect(host.as_deref(), *port).await.map(|_| ()),
-                Question::Http { tls, host, port, path, headers } => {
+                Handler::Tcp { host, port } => self.connect(host.as_deref(), *port).await.map(|_| ()),
+                Handler::Http { tls, host, port, path, headers } => {
                     let stream = self.connect(host.as_deref(), *port).await?;
                     if *tls {
                         get(
@@ -155,12 +159,12 @@ impl Asked {
         };
         match tokio::time::timeout(timeout, answer).await {
             Ok(answer) => answer,
-            Err(_) => Err(anyhow!("no answer within {} s", timeout.as_secs_f32())),
+            Err(_) => Err(anyhow!("timed out after {} s", timeout.as_secs_f32())),
         }
     }
 
-    async fn run(&self, words: &[String]) -> Result<()> {
-        let mut child = self.place.command(&Program::of(words)?, None)?.spawn()?;
+    async fn exec(&self, words: &[String]) -> Result<()> {
+        let mut child = self.exec.command(&Program::of(words)?, None)?.spawn()?;
         let mut output = Vec::new();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         if let (Some(stdout), Some(stderr)) = (stdout, stderr) {
@@ -171,16 +175,16 @@ impl Asked {
             return Ok(());
         }
         let output = String::from_utf8_lossy(&output);
-        bail!("command {words:?} ended with {status}: {}", output.trim())
+        bail!("command {words:?} failed with {status}: {}", output.trim())
     }
 
     fn address(&self, host: Option<&str>, port: u16) -> Result<SocketAddr> {
         let ip = match host {
             Some("localhost") => Some(IpAddr::from([127, 0, 0, 1])),
-            Some(host) => Some(host.parse().with_context(|| format!("the host {host:?} is no address"))?),
+            Some(host) => Some(host.parse().with_context(|| format!("host {host:?} is not an IP address"))?),
             None => self.ip,
         };
-        Ok(SocketAddr::new(ip.context("the pod has no address")?, port))
+        Ok(SocketAddr::new(ip.context("the pod has no IP address")?, port))
     }
 
     fn authority(&self, host: Option<&str>, port: u16) -> Result<String> {
@@ -251,12 +255,12 @@ mod tests {
         let container: Container =
             serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}))
                 .unwrap();
-        let question = |probe: serde_json::Value| {
-            Question::of_probe(&serde_json::from_value(probe).unwrap(), &container)
+        let handler = |probe: serde_json::Value| {
+            Handler::from_probe(&serde_json::from_value(probe).unwrap(), &container)
         };
         for (named, expected) in [(json!("web"), 8080), (json!(9), 9), (json!("80"), 80)] {
-            let asked = question(json!({"tcpSocket": {"port": named}})).unwrap();
-            assert!(matches!(asked, Question::Tcp { port, .. } if port == expected), "{asked:?}");
+            let target = handler(json!({"tcpSocket": {"port": named}})).unwrap();
+            assert!(matches!(target, Handler::Tcp { port, .. } if port == expected), "{target:?}");
         }
         for wrong in [
             json!({"tcpSocket": {"port": "no"}}),
@@ -264,9 +268,9 @@ mod tests {
             json!({}),
             json!({"grpc": {"port": 1}}),
         ] {
-            assert!(question(wrong.clone()).is_err(), "{wrong}");
+            assert!(handler(wrong.clone()).is_err(), "{wrong}");
         }
-        let asked = question(json!({"httpGet": {"port": "web", "scheme": "HTTPS"}})).unwrap();
-        assert!(matches!(asked, Question::Http { tls: true, path, .. } if path == "/"));
+        let target = handler(json!({"httpGet": {"port": "web", "scheme": "HTTPS"}})).unwrap();
+        assert!(matches!(target, Handler::Http { tls: true, path, .. } if path == "/"));
     }
 }

@@ -1,6 +1,6 @@
 //! Containers' logs: what they print, line by line, with the time; in the
 //! format of container runtimes, `TIME STREAM F|P TEXT`. Bounded: a log that
-//! is full is put aside, and the one that was put aside before is dropped.
+//! is full is put rotated, and the one that was put rotated before is dropped.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::paths::ContainerPaths;
 
-/// A log of this size is put aside.
+/// A log of this size is put rotated.
 pub const LOG_BYTES_MAX: u64 = 4 << 20;
 
 /// A line longer than this is written in parts.
@@ -39,7 +39,7 @@ impl LogWriter {
     /// Writes a line, or a part of one.
     pub fn write(&mut self, stream: &str, text: &[u8], whole: bool, now: Timestamp) -> io::Result<()> {
         if self.bytes >= self.bytes_max {
-            fs::rename(&self.path, aside(&self.path))?;
+            fs::rename(&self.path, rotated(&self.path))?;
             (self.file, self.bytes) = (File::create(&self.path)?, 0);
         }
         let tag = if whole { 'F' } else { 'P' };
@@ -88,23 +88,23 @@ impl Lines {
     }
 }
 
-/// The log that was put aside when this one began.
-fn aside(path: &Path) -> PathBuf {
+/// The log that was put rotated when this one began.
+fn rotated(path: &Path) -> PathBuf {
     path.with_extension("log.1")
 }
 
 /// Says that a log is complete.
-pub fn end(path: &Path) -> io::Result<()> {
+pub fn mark_complete(path: &Path) -> io::Result<()> {
     fs::write(path.with_extension("ended"), "")
 }
 
-fn has_ended(path: &Path) -> bool {
+fn is_complete(path: &Path) -> bool {
     path.with_extension("ended").exists() || !path.exists()
 }
 
 /// Drops a log.
 pub fn remove(path: &Path) {
-    for path in [path.to_owned(), aside(path), path.with_extension("ended")] {
+    for path in [path.to_owned(), rotated(path), path.with_extension("ended")] {
         // One that is not there is as good as removed.
         let _ = fs::remove_file(path);
     }
@@ -121,9 +121,9 @@ pub fn find(container: &ContainerPaths, previous: bool) -> Option<PathBuf> {
     (found == last || runs.contains(&found)).then(|| container.log(found))
 }
 
-/// What of a log is wanted, in kubectl's words.
+/// What of a log is options, in kubectl's words.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct LogOptions {
     /// The last so many lines.
     pub tail: Option<usize>,
     /// Nothing older.
@@ -138,7 +138,7 @@ pub struct Wanted {
 pub struct LogReader {
     path: PathBuf,
     file: Option<File>,
-    wanted: Wanted,
+    options: LogOptions,
     pending: Vec<u8>,
     begun: bool,
     line_begins: bool,
@@ -147,12 +147,12 @@ pub struct LogReader {
 
 impl LogReader {
     /// Opens a log.
-    pub fn open(path: &Path, wanted: Wanted) -> LogReader {
-        let left = wanted.limit_bytes.unwrap_or(u64::MAX);
+    pub fn open(path: &Path, options: LogOptions) -> LogReader {
+        let left = options.limit_bytes.unwrap_or(u64::MAX);
         LogReader {
             path: path.to_owned(),
             file: None,
-            wanted,
+            options,
             pending: Vec::new(),
             begun: false,
             line_begins: true,
@@ -162,17 +162,17 @@ impl LogReader {
 
     /// What has come since the last time. The second value says that there
     /// will be no more.
-    pub fn more(&mut self) -> io::Result<(Vec<u8>, bool)> {
+    pub fn read_more(&mut self) -> io::Result<(Vec<u8>, bool)> {
         // Looked at first: what is written before the end is read below.
-        let ended = has_ended(&self.path);
+        let ended = is_complete(&self.path);
         if !self.begun {
             self.begun = true;
-            if let Ok(mut file) = File::open(aside(&self.path)) {
+            if let Ok(mut file) = File::open(rotated(&self.path)) {
                 file.read_to_end(&mut self.pending)?;
             }
             self.read()?;
             let lines = self.take_lines();
-            let first = self.wanted.tail.map_or(0, |tail| tail_begin(&lines, tail));
+            let first = self.options.tail.map_or(0, |tail| tail_begin(&lines, tail));
             return Ok((self.show(&lines[first..]), ended || self.left == 0));
         }
         self.read()?;
@@ -211,10 +211,10 @@ impl LogReader {
         for line in lines {
             let Some(record) = Record::parse(line) else { continue };
             let old = |since: &Timestamp| record.time.parse::<Timestamp>().is_ok_and(|time| time < *since);
-            if self.wanted.since.as_ref().is_some_and(old) {
+            if self.options.since.as_ref().is_some_and(old) {
                 continue;
             }
-            if self.wanted.timestamps && self.line_begins {
+            if self.options.timestamps && self.line_begins {
                 shown.extend_from_slice(record.time.as_bytes());
                 shown.push(b' ');
             }
@@ -265,11 +265,11 @@ impl Record<'_> {
 
 /// Writes the log to standard output; ends when the container does, or at
 /// once unless `follow`.
-pub fn print(path: &Path, wanted: Wanted, follow: bool) -> io::Result<()> {
-    let mut reader = LogReader::open(path, wanted);
+pub fn print(path: &Path, options: LogOptions, follow: bool) -> io::Result<()> {
+    let mut reader = LogReader::open(path, options);
     let mut out = io::stdout().lock();
     loop {
-        let (bytes, ended) = reader.more()?;
+        let (bytes, ended) = reader.read_more()?;
         match out.write_all(&bytes).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             written => written?,
@@ -282,8 +282,8 @@ pub fn print(path: &Path, wanted: Wanted, follow: bool) -> io::Result<()> {
 }
 
 /// The last text of a log, at most so many lines and bytes.
-pub fn last_words(path: &Path, lines: usize, bytes_max: usize) -> String {
-    let shown = LogReader::open(path, Wanted { tail: Some(lines), ..Wanted::default() }).more();
+pub fn tail_text(path: &Path, lines: usize, bytes_max: usize) -> String {
+    let shown = LogReader::open(path, LogOptions { tail: Some(lines), ..LogOptions::default() }).read_more();
     let shown = shown.map(|(bytes, _)| bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&shown[shown.len().saturating_sub(bytes_max)..]).into_owned();
     text.trim_end().to_owned()
@@ -297,76 +297,76 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn read(path: &Path, wanted: Wanted) -> String {
-        String::from_utf8(LogReader::open(path, wanted).more().unwrap().0).unwrap()
+    fn read(path: &Path, options: LogOptions) -> String {
+        String::from_utf8(LogReader::open(path, options).read_more().unwrap().0).unwrap()
     }
 
     fn written(lines: &[&str]) -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("0.log");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
         let mut writer = LogWriter::create(&path, LOG_BYTES_MAX).unwrap();
         for (second, line) in lines.iter().enumerate() {
             writer.write("stdout", line.as_bytes(), true, at(second as i64)).unwrap();
         }
-        (folder, path)
+        (directory, path)
     }
 
     #[test]
-    fn unit_a_log_is_shown_as_kubectl_asks_for_it() {
-        let (_folder, path) = written(&["one", "two  words", "", "four"]);
-        let all = Wanted::default;
+    fn unit_log_options_follow_kubectl() {
+        let (_directory, path) = written(&["one", "two  words", "", "four"]);
+        let all = LogOptions::default;
         assert_eq!(read(&path, all()), "one\ntwo  words\n\nfour\n");
-        assert_eq!(read(&path, Wanted { tail: Some(2), ..all() }), "\nfour\n");
-        assert_eq!(read(&path, Wanted { tail: Some(0), ..all() }), "");
-        assert_eq!(read(&path, Wanted { tail: Some(9), ..all() }), "one\ntwo  words\n\nfour\n");
-        assert_eq!(read(&path, Wanted { since: Some(at(3)), ..all() }), "four\n");
-        assert_eq!(read(&path, Wanted { limit_bytes: Some(5), ..all() }), "one\nt");
-        let stamped = read(&path, Wanted { timestamps: true, tail: Some(1), ..all() });
+        assert_eq!(read(&path, LogOptions { tail: Some(2), ..all() }), "\nfour\n");
+        assert_eq!(read(&path, LogOptions { tail: Some(0), ..all() }), "");
+        assert_eq!(read(&path, LogOptions { tail: Some(9), ..all() }), "one\ntwo  words\n\nfour\n");
+        assert_eq!(read(&path, LogOptions { since: Some(at(3)), ..all() }), "four\n");
+        assert_eq!(read(&path, LogOptions { limit_bytes: Some(5), ..all() }), "one\nt");
+        let stamped = read(&path, LogOptions { timestamps: true, tail: Some(1), ..all() });
         assert_eq!(stamped, "1970-01-01T00:00:03.000000000Z four\n");
     }
 
     #[test]
-    fn unit_long_lines_travel_in_parts_and_come_out_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("0.log");
+    fn unit_long_lines_are_split_and_rejoined() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
         let mut writer = LogWriter::create(&path, LOG_BYTES_MAX).unwrap();
         let mut lines = Lines::default();
         let text = format!("{}\nshort\nno end", "x".repeat(40_000));
         let mut write = |line: &[u8], whole| writer.write("stdout", line, whole, at(0)).unwrap();
         text.as_bytes().chunks(1000).for_each(|chunk| lines.push(chunk, &mut write));
         lines.finish(&mut write);
-        assert_eq!(read(&path, Wanted::default()), text);
-        assert_eq!(read(&path, Wanted { tail: Some(2), ..Wanted::default() }), "short\nno end");
+        assert_eq!(read(&path, LogOptions::default()), text);
+        assert_eq!(read(&path, LogOptions { tail: Some(2), ..LogOptions::default() }), "short\nno end");
     }
 
     #[test]
-    fn unit_a_log_is_bounded_and_a_follower_misses_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("0.log");
+    fn unit_logs_are_rotated_without_loss_for_followers() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
         let mut writer = LogWriter::create(&path, 1000).unwrap();
-        let mut follower = LogReader::open(&path, Wanted::default());
+        let mut follower = LogReader::open(&path, LogOptions::default());
         let mut followed = Vec::new();
         let mut expected = String::new();
         for number in 0..200 {
             let line = format!("line {number}");
             writer.write("stderr", line.as_bytes(), true, at(number)).unwrap();
             expected += &format!("{line}\n");
-            let (bytes, ended) = follower.more().unwrap();
+            let (bytes, ended) = follower.read_more().unwrap();
             followed.extend(bytes);
             assert!(!ended);
         }
-        end(&path).unwrap();
-        assert!(follower.more().unwrap().1);
+        mark_complete(&path).unwrap();
+        assert!(follower.read_more().unwrap().1);
         assert_eq!(String::from_utf8(followed).unwrap(), expected);
-        let on_disk = fs::metadata(&path).unwrap().len() + fs::metadata(aside(&path)).unwrap().len();
+        let on_disk = fs::metadata(&path).unwrap().len() + fs::metadata(rotated(&path)).unwrap().len();
         assert!(on_disk < 2200, "{on_disk} bytes");
-        assert!(read(&path, Wanted::default()).ends_with("line 199\n"));
+        assert!(read(&path, LogOptions::default()).ends_with("line 199\n"));
     }
 
     #[test]
-    fn unit_the_run_before_the_last_is_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let container = ContainerPaths::at(folder.path());
+    fn unit_the_previous_log_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let container = ContainerPaths::at(directory.path());
         assert_eq!(find(&container, false), None);
         fs::write(container.log(9), "").unwrap();
         assert_eq!((find(&container, false), find(&container, true)), (Some(container.log(9)), None));

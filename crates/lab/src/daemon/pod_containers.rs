@@ -1,5 +1,5 @@
 //! The containers of a pod: in which order they start and end, and what is
-//! told about them.
+//! updated about them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,77 +11,79 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::facts::PodFacts;
-use super::pod::{Worker, doom, now, write_status};
-use super::pod_status::{Role, containers};
-use super::supervise::{self, Change, Job};
+use super::pod::{Worker, now, remaining_grace, write_status};
+use super::pod_status::{ContainerKind, containers};
+use super::supervise::{self, ContainerConfig, ContainerEvent};
 use super::volumes::{self, Volumes};
 
 /// Those that run, by their number.
-struct Crew {
-    roles: Vec<Role>,
+struct PodContainers {
+    kinds: Vec<ContainerKind>,
     next: usize,
     tasks: JoinSet<usize>,
     stops: BTreeMap<usize, watch::Sender<Option<Instant>>>,
-    changes: mpsc::Sender<(usize, Change)>,
+    changes: mpsc::Sender<(usize, ContainerEvent)>,
 }
 
 /// Runs the containers until the pod is to go and they have ended.
 pub async fn run(worker: &mut Worker, facts: PodFacts) {
     let (changes, mut changed) = mpsc::channel(16);
-    let roles = containers(&worker.pod).into_iter().map(|(role, _)| role).collect();
-    let mut crew = Crew { roles, next: 0, tasks: JoinSet::new(), stops: BTreeMap::new(), changes };
-    let mut wish = worker.wish.clone();
-    let left = doom(&wish.borrow_and_update());
+    let kinds = containers(&worker.pod).into_iter().map(|(kind, _)| kind).collect();
+    let mut running =
+        PodContainers { kinds, next: 0, tasks: JoinSet::new(), stops: BTreeMap::new(), changes };
+    let mut desired = worker.desired.clone();
+    let left = remaining_grace(&desired.borrow_and_update());
     let mut deadline = left.map(|left| Instant::now() + left);
-    let fresh = tokio::spawn(keep_fresh(worker.shared(), worker.volumes(), facts.clone(), wish.clone()));
-    let _fresh = AbortOnDrop(fresh);
+    let refresher =
+        tokio::spawn(refresh_volumes(worker.shared(), worker.volumes(), facts.clone(), desired.clone()));
+    let _refresher = AbortOnDrop(refresher);
     loop {
-        crew.advance(worker, &facts, deadline);
-        // Also one that was told to go before anything of it had started.
-        if deadline.is_some() && crew.stops.is_empty() {
+        running.advance(worker, &facts, deadline);
+        // Also one that was updated to go before anything of it had started.
+        if deadline.is_some() && running.stops.is_empty() {
             return;
         }
-        let wish_is_final = wish.borrow().is_none();
+        let desired_is_final = desired.borrow().is_none();
         tokio::select! {
-            Some((index, change)) = changed.recv() => note(worker, index, change),
-            Some(ended) = crew.tasks.join_next() => {
+            Some((index, change)) = changed.recv() => record_event(worker, index, change),
+            Some(ended) = running.tasks.join_next() => {
                 if let Ok(index) = ended {
-                    crew.stops.remove(&index);
+                    running.stops.remove(&index);
                 }
             }
-            told = wish.changed(), if !wish_is_final => {
-                let left = if told.is_err() { Some(Duration::ZERO) } else { doom(&wish.borrow_and_update()) };
-                deadline = shortened(deadline, left.map(|left| Instant::now() + left));
+            updated = desired.changed(), if !desired_is_final => {
+                let left = if updated.is_err() { Some(Duration::ZERO) } else { remaining_grace(&desired.borrow_and_update()) };
+                deadline = earlier_deadline(deadline, left.map(|left| Instant::now() + left));
             }
         }
-        // What has ended has told so: that comes first.
+        // What has ended has updated so: that comes first.
         while let Ok((index, change)) = changed.try_recv() {
-            note(worker, index, change);
+            record_event(worker, index, change);
         }
         write_status(worker).await;
     }
 }
 
-/// A pod that is to go may be told to hurry, never to take longer.
-fn shortened(before: Option<Instant>, now: Option<Instant>) -> Option<Instant> {
+/// A pod that is to go may be updated to hurry, never to take longer.
+fn earlier_deadline(before: Option<Instant>, now: Option<Instant>) -> Option<Instant> {
     match (before, now) {
         (Some(before), Some(now)) => Some(before.min(now)),
         (before, now) => before.or(now),
     }
 }
 
-fn note(worker: &mut Worker, index: usize, change: Change) {
-    worker.run.container_changed(index, change, now());
+fn record_event(worker: &mut Worker, index: usize, change: ContainerEvent) {
+    worker.run.apply_event(index, change, now());
 }
 
-impl Crew {
+impl PodContainers {
     /// Starts or stops whom the state of the others lets.
     fn advance(&mut self, worker: &Worker, facts: &PodFacts, deadline: Option<Instant>) {
         if deadline.is_some() || worker.run.finished() {
             let own = Instant::now() + grace(&worker.pod);
             return self.stop(deadline.unwrap_or(own));
         }
-        while self.next < self.roles.len() && (self.next == 0 || worker.run.lets_next(self.next - 1)) {
+        while self.next < self.kinds.len() && (self.next == 0 || worker.run.allows_next(self.next - 1)) {
             self.start(worker, facts);
         }
     }
@@ -91,10 +93,10 @@ impl Crew {
         self.next += 1;
         let (stop, stopped) = watch::channel(None);
         self.stops.insert(index, stop);
-        let job = job(worker, facts, index);
+        let config = container_config(worker, facts, index);
         let changes = self.changes.clone();
         self.tasks.spawn(async move {
-            supervise::run(job, changes, stopped).await;
+            supervise::run(config, changes, stopped).await;
             index
         });
     }
@@ -102,7 +104,7 @@ impl Crew {
     /// Those that the pod is there for first, then the sidecars, the last one
     /// first.
     fn stop(&mut self, deadline: Instant) {
-        let sidecar = |index: &usize| self.roles[*index] == Role::Sidecar;
+        let sidecar = |index: &usize| self.kinds[*index] == ContainerKind::Sidecar;
         let others = self.stops.keys().copied().filter(|index| !sidecar(index)).collect::<Vec<_>>();
         let now =
             if others.is_empty() { self.stops.keys().copied().last().into_iter().collect() } else { others };
@@ -124,20 +126,20 @@ pub fn grace(pod: &Pod) -> Duration {
     Duration::from_secs(own.unwrap_or(30).try_into().unwrap_or(0))
 }
 
-fn job(worker: &Worker, facts: &PodFacts, index: usize) -> Job {
-    let (role, spec) = containers(&worker.pod).swap_remove(index);
+fn container_config(worker: &Worker, facts: &PodFacts, index: usize) -> ContainerConfig {
+    let (kind, spec) = containers(&worker.pod).swap_remove(index);
     let policy = worker.pod.spec.as_ref().and_then(|spec| spec.restart_policy.clone()).unwrap_or_default();
-    let list = if role == Role::Main { "containers" } else { "initContainers" };
-    Job {
+    let list = if kind == ContainerKind::App { "containers" } else { "initContainers" };
+    ContainerConfig {
         index,
         field: format!("spec.{list}{{{}}}", spec.name),
-        serves: role.serves(),
-        restart_policy: match role {
-            Role::Main => policy,
-            Role::Sidecar => "Always".into(),
+        serves: kind.serves(),
+        restart_policy: match kind {
+            ContainerKind::App => policy,
+            ContainerKind::Sidecar => "Always".into(),
             // One that has done its work is done, whatever the policy.
-            Role::Init if policy == "Never" => policy,
-            Role::Init => "OnFailure".into(),
+            ContainerKind::Init if policy == "Never" => policy,
+            ContainerKind::Init => "OnFailure".into(),
         },
         grace: grace(&worker.pod),
         first_run: worker.run.next_run(index),
@@ -163,11 +165,11 @@ impl Drop for AbortOnDrop {
 }
 
 /// Brings the volumes up to date when what they show changes.
-async fn keep_fresh(
+async fn refresh_volumes(
     shared: std::sync::Arc<super::shared::Shared>,
     volumes: Volumes,
     mut facts: PodFacts,
-    mut wish: watch::Receiver<super::kubelet::Wish>,
+    mut desired: watch::Receiver<super::kubelet::DesiredPod>,
 ) {
     let list = facts.pod.spec.as_ref().and_then(|spec| spec.volumes.clone()).unwrap_or_default();
     if !list.iter().any(super::projection::is_projection) {
@@ -185,17 +187,17 @@ async fn keep_fresh(
         };
         tokio::select! {
             changed = changes.recv() => match changed {
-                Ok((place, reference)) => {
-                    if place != namespace || !volumes::shows(&list, &reference) {
+                Ok((changed_namespace, reference)) => {
+                    if changed_namespace != namespace || !volumes::shows(&list, &reference) {
                         continue;
                     }
                 }
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
                 Err(_) => return,
             },
-            told = wish.changed() => {
-                let now = wish.borrow_and_update().clone();
-                let (Ok(()), Some(pod)) = (told, now) else { return };
+            updated = desired.changed() => {
+                let now = desired.borrow_and_update().clone();
+                let (Ok(()), Some(pod)) = (updated, now) else { return };
                 let same = pod.labels() == facts.pod.labels() && pod.annotations() == facts.pod.annotations();
                 if same || !volumes::show_fields(&list) {
                     continue;
@@ -215,12 +217,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_a_deadline_only_comes_nearer() {
+    fn unit_a_deadline_is_never_extended() {
         let now = Instant::now();
         let later = now + Duration::from_secs(5);
-        assert_eq!(shortened(None, Some(later)), Some(later));
-        assert_eq!(shortened(Some(later), Some(now)), Some(now));
-        assert_eq!(shortened(Some(now), Some(later)), Some(now));
-        assert_eq!(shortened(Some(now), None), Some(now));
+        assert_eq!(earlier_deadline(None, Some(later)), Some(later));
+        assert_eq!(earlier_deadline(Some(later), Some(now)), Some(now));
+        assert_eq!(earlier_deadline(Some(now), Some(later)), Some(now));
+        assert_eq!(earlier_deadline(Some(now), None), Some(now));
     }
 }

@@ -1,4 +1,4 @@
-//! The nodes as machines: their power, their cables, those that join and
+//! The nodes as machines: their running, their cables, those that join and
 //! leave. One operation at a time.
 
 use std::collections::BTreeMap;
@@ -14,44 +14,44 @@ use kube::api::Api;
 use tokio::task::AbortHandle;
 
 use super::agents::{Agent, AgentConfig};
-use super::control_plane::Front;
+use super::control_plane::ApiListener;
 use super::kubelet::{self, Kubelet, KubeletNode};
-use super::lifecycle;
+use super::node_lifecycle;
 use super::plugin::Plugin;
 use super::{Lab, nodes};
 use crate::address::{self, Pair};
 use crate::link::{self, Link};
 use crate::paths::{LabPaths, NodePaths, PodPaths};
-use crate::protocol::MachineAction;
-use crate::record::{LabRecord, PlaceRecord, write_json, write_whole};
+use crate::protocol::NodeAction;
+use crate::record::{HostRecord, LabRecord, write_json, write_whole};
 use crate::{cgroup, mounts, topology};
 
 /// How long the agent of a node that starts may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What of a node's folder is on its disk; the rest is gone without power.
+/// What of a node's directory is on its disk; the rest is gone without power.
 const DISK: [&str; 5] = ["state", "disk", "values.yaml", "cni.json", "agent.log"];
 
 /// What runs on the nodes, and what is done about those that are off.
 #[derive(Default)]
-pub struct Machines {
-    on: BTreeMap<String, Power>,
+pub struct NodeSet {
+    running: BTreeMap<String, RunningNode>,
     /// What the control plane does about nodes that it does not hear of.
-    missed: BTreeMap<String, AbortHandle>,
+    unreachable: BTreeMap<String, AbortHandle>,
 }
 
 /// A node that has power: what the daemon runs for it.
-struct Power {
+struct RunningNode {
     agent: Arc<Agent>,
     kubelet: Arc<Kubelet>,
-    api: Front,
+    api: ApiListener,
     tasks: Vec<AbortHandle>,
 }
 
-impl Drop for Power {
+impl Drop for RunningNode {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
-        self.agent.cut_power();
+        self.agent.power_off();
         // Its socket would keep the node's namespace.
         self.api.stop();
     }
@@ -61,61 +61,64 @@ impl Drop for Power {
 pub fn agent(lab: &Lab, node: &str) -> Result<Arc<Agent>> {
     number(lab, node)?;
     let agent = lab.agents().remove(node);
-    agent.with_context(|| format!("{node} is switched off, and its agent with it; start it with node-start"))
+    agent.with_context(|| format!("{node} and its agent are powered off; start the node with node-start"))
 }
 
 /// Makes the cgroups of a node; hands back its record.
-pub fn place(paths: &LabPaths, lab_cgroup: &Path, node: &str, addresses: Pair) -> Result<PlaceRecord> {
+pub fn node_record(paths: &LabPaths, lab_cgroup: &Path, node: &str, addresses: Pair) -> Result<HostRecord> {
     let cgroup = lab_cgroup.join(node);
     for part in ["agent", "pods", "host"] {
         cgroup::create(&cgroup.join(part))?;
     }
-    topology::place(paths.node(node).netns(), cgroup, Some(addresses))
+    topology::host_record(paths.node(node).netns(), cgroup, Some(addresses))
 }
 
 /// Starts every node of a new lab.
 pub async fn start_all(lab: &Lab, timeout: Duration) -> Result<()> {
-    let mut machines = lab.machines.lock().await;
+    let mut node_set = lab.node_set.lock().await;
     for node in lab.record().nodes.keys() {
-        let power = switch_on(lab, node)?;
-        machines.on.insert(node.clone(), power);
+        let running = power_on(lab, node)?;
+        node_set.running.insert(node.clone(), running);
     }
-    let ready = machines.on.values_mut().map(|power| become_ready(lab, power, timeout));
+    let ready = node_set.running.values_mut().map(|running| become_ready(lab, running, timeout));
     try_join_all(ready).await.map(|_| ())
 }
 
 /// Stops, starts, adds or removes a node; returns once that has happened.
-pub async fn act(lab: &Lab, node: &str, action: MachineAction) -> Result<String> {
-    let mut machines = lab.machines.lock().await;
+pub async fn act(lab: &Lab, node: &str, action: NodeAction) -> Result<String> {
+    let mut node_set = lab.node_set.lock().await;
     let begin = Instant::now();
     match action {
-        MachineAction::Stop => stop(lab, &mut machines, node).await?,
-        MachineAction::Start => start(lab, &mut machines, node).await?,
-        MachineAction::Add => add(lab, &mut machines, node).await?,
-        MachineAction::Remove => remove(lab, &mut machines, node).await?,
+        NodeAction::Stop => stop(lab, &mut node_set, node).await?,
+        NodeAction::Start => start(lab, &mut node_set, node).await?,
+        NodeAction::Add => add(lab, &mut node_set, node).await?,
+        NodeAction::Remove => remove(lab, &mut node_set, node).await?,
     }
     let done = match action {
-        MachineAction::Stop => "is switched off",
-        MachineAction::Start => "is Ready again",
-        MachineAction::Add => "has joined and is Ready",
-        MachineAction::Remove => "is removed",
+        NodeAction::Stop => "is powered off",
+        NodeAction::Start => "is powered on and Ready",
+        NodeAction::Add => "was added and is Ready",
+        NodeAction::Remove => "was removed",
     };
     Ok(format!("{node} {done} ({:.1} s)", begin.elapsed().as_secs_f32()))
 }
 
 /// Changes a node's cable.
 pub async fn change_link(lab: &Lab, node: &str, uplink: &str, change: &link::Change) -> Result<String> {
-    let machines = lab.machines.lock().await;
+    let node_set = lab.node_set.lock().await;
     let number = number(lab, node)?;
     let record = lab.record();
     let at = uplink_number(&record, node, uplink)?;
     if at > 0 && change.moves() {
-        bail!("only {} moves to the network behind the router and back: leave --uplink out", address::UPLINK);
+        bail!(
+            "only {} can be moved to the network behind the router and back: omit --uplink",
+            address::UPLINK
+        );
     }
     let before = record.links[node][at as usize];
     let after = before.changed(change);
-    let Some(power) = machines.on.get(node) else {
-        bail!("{node} is switched off; start it with node-start before its link is changed");
+    let Some(running) = node_set.running.get(node) else {
+        bail!("{node} is powered off; start it with node-start before changing its link");
     };
     let paths = lab.paths.clone();
     on_thread(move || link::apply(&paths, number, at, &before, &after)).await?;
@@ -123,93 +126,93 @@ pub async fn change_link(lab: &Lab, node: &str, uplink: &str, change: &link::Cha
         if let Some(link) = record.links.get_mut(node).and_then(|links| links.get_mut(at as usize)) {
             *link = after;
         }
-        if let Some(place) = record.nodes.get_mut(node).filter(|_| before.side != after.side) {
-            place.addresses = address::node_on(number, after.side).addresses().to_vec();
+        if let Some(host) = record.nodes.get_mut(node).filter(|_| before.subnet != after.subnet) {
+            host.addresses = address::node_on(number, after.subnet).addresses().to_vec();
         }
     })?;
-    if before.side != after.side {
-        let addresses = address::node_on(number, after.side);
+    if before.subnet != after.subnet {
+        let addresses = address::node_on(number, after.subnet);
         let ranges = pod_ranges(lab, node).await?;
-        topology::route_to_pods(&lab.paths, &ranges, number, after.side)?;
-        power.kubelet.readdress(texts(&addresses.addresses()));
-        let all = address::of_node(number, after.side, record.uplinks());
+        topology::add_pod_routes(&lab.paths, &ranges, number, after.subnet)?;
+        running.kubelet.readdress(texts(&addresses.addresses()));
+        let all = address::of_node(number, after.subnet, record.uplinks());
         nodes::write_addresses(&lab.client, node, &all).await?;
     }
     let words = after.describe();
     let at = if at == 0 { String::new() } else { format!(" at {uplink}") };
-    Ok(format!("the link of {node}{at}: {}", if words.is_empty() { "as it was made" } else { &words }))
+    Ok(format!("the link of {node}{at}: {}", if words.is_empty() { "default settings" } else { &words }))
 }
 
-async fn stop(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()> {
+async fn stop(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> {
     number(lab, node)?;
-    if !machines.on.contains_key(node) {
-        bail!("{node} is switched off already; start it with node-start");
+    if !node_set.running.contains_key(node) {
+        bail!("{node} is already powered off; start it with node-start");
     }
-    cut_power(lab, machines, node).await?;
-    let missed = tokio::spawn(lifecycle::missed(lab.client.clone(), node.to_owned()));
-    machines.missed.insert(node.to_owned(), missed.abort_handle());
+    power_off(lab, node_set, node).await?;
+    let unreachable = tokio::spawn(node_lifecycle::mark_unreachable(lab.client.clone(), node.to_owned()));
+    node_set.unreachable.insert(node.to_owned(), unreachable.abort_handle());
     Ok(())
 }
 
-async fn start(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()> {
+async fn start(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> {
     let number = number(lab, node)?;
-    if machines.on.contains_key(node) {
-        bail!("{node} has power already; node-stop cuts it");
+    if node_set.running.contains_key(node) {
+        bail!("{node} is already powered on; power it off with node-stop");
     }
     let links = lab.record().links.get(node).cloned().unwrap_or_default();
     let paths = lab.paths.clone();
     on_thread(move || {
-        let side = links.first().map(|link| link.side).unwrap_or_default();
-        topology::add_node(&paths, number, side, links.len() as u32)?;
+        let subnet = links.first().map(|link| link.subnet).unwrap_or_default();
+        topology::add_node(&paths, number, subnet, links.len() as u32)?;
         let mut each = (0u32..).zip(&links);
-        each.try_for_each(|(uplink, link)| link::apply(&paths, number, uplink, &Link::on(link.side), link))
+        each.try_for_each(|(uplink, link)| link::apply(&paths, number, uplink, &Link::on(link.subnet), link))
     })
     .await?;
-    if let Some(missed) = machines.missed.remove(node) {
-        missed.abort();
+    if let Some(unreachable) = node_set.unreachable.remove(node) {
+        unreachable.abort();
     }
-    boot(lab, machines, node).await?;
-    lifecycle::heard_again(&lab.client, node).await
+    boot(lab, node_set, node).await?;
+    node_lifecycle::mark_reachable(&lab.client, node).await
 }
 
-async fn add(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()> {
+async fn add(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> {
     let Some(number) = address::node_number(node) else {
-        bail!("{node:?} is no name for a node: write node-N, from node-1 to node-{}", address::NODES_MAX);
+        bail!("invalid node name {node:?}: expected node-N, from node-1 to node-{}", address::NODES_MAX);
     };
     if lab.record().nodes.contains_key(node) {
-        bail!("lab {} has a node {node} already", lab.name);
+        bail!("lab {} already has a node {node}", lab.name);
     }
-    let (side, uplinks) = (Link::default().side, lab.record().uplinks());
-    let addresses = address::of_node(number, side, uplinks);
+    let (subnet, uplinks) = (Link::default().subnet, lab.record().uplinks());
+    let addresses = address::of_node(number, subnet, uplinks);
     let paths = lab.paths.clone();
-    on_thread(move || topology::add_node(&paths, number, side, uplinks)).await?;
-    let place = place(&lab.paths, &lab.record().cgroup, node, addresses[0])?;
+    on_thread(move || topology::add_node(&paths, number, subnet, uplinks)).await?;
+    let host = node_record(&lab.paths, &lab.record().cgroup, node, addresses[0])?;
     lab.change_record(|record| {
-        record.nodes.insert(node.to_owned(), place);
+        record.nodes.insert(node.to_owned(), host);
         record.links.insert(node.to_owned(), vec![Link::default(); uplinks as usize]);
     })?;
     nodes::register(&lab.client, node, addresses).await?;
     let ranges = nodes::pod_cidrs(&lab.client, &[node.to_owned()]).await?;
-    topology::route_to_pods(&lab.paths, &ranges[node], number, side)?;
-    boot(lab, machines, node).await
+    topology::add_pod_routes(&lab.paths, &ranges[node], number, subnet)?;
+    boot(lab, node_set, node).await
 }
 
-async fn remove(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()> {
+async fn remove(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> {
     number(lab, node)?;
     if lab.record().nodes.len() == 1 {
         bail!("{node} is the only node; `down` removes the whole lab");
     }
     let ranges = pod_ranges(lab, node).await?;
-    if machines.on.contains_key(node) {
-        cut_power(lab, machines, node).await?;
+    if node_set.running.contains_key(node) {
+        power_off(lab, node_set, node).await?;
     }
-    if let Some(missed) = machines.missed.remove(node) {
-        missed.abort();
+    if let Some(unreachable) = node_set.unreachable.remove(node) {
+        unreachable.abort();
     }
-    lifecycle::forget(&lab.client, node).await?;
-    topology::forget_pods(&lab.paths, &ranges)?;
-    let folder = lab.paths.node(node).root().to_owned();
-    std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    node_lifecycle::delete_node(&lab.client, node).await?;
+    topology::remove_pod_routes(&lab.paths, &ranges)?;
+    let directory = lab.paths.node(node).root().to_owned();
+    std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
     lab.change_record(|record| {
         record.nodes.remove(node);
         record.links.remove(node);
@@ -246,62 +249,62 @@ async fn pod_ranges(lab: &Lab, node: &str) -> Result<Vec<ipnet::IpNet>> {
 }
 
 /// Switches a node on whose namespace stands, and waits until it is Ready.
-async fn boot(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()> {
-    let mut power = switch_on(lab, node)?;
-    let ready = become_ready(lab, &mut power, START_TIMEOUT).await;
-    machines.on.insert(node.to_owned(), power);
+async fn boot(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> {
+    let mut running = power_on(lab, node)?;
+    let ready = become_ready(lab, &mut running, START_TIMEOUT).await;
+    node_set.running.insert(node.to_owned(), running);
     ready
 }
 
-async fn become_ready(lab: &Lab, power: &mut Power, timeout: Duration) -> Result<()> {
-    let agent = power.agent.clone();
+async fn become_ready(lab: &Lab, running: &mut RunningNode, timeout: Duration) -> Result<()> {
+    let agent = running.agent.clone();
     let ready = agent.wait_ready(timeout).await;
-    let told = match &ready {
+    let reported = match &ready {
         Ok(()) => nodes::write_ready(&lab.client, agent.node(), Ok(())).await.is_ok(),
         Err(_) => false,
     };
-    let follow = tokio::spawn(nodes::follow(lab.client.clone(), agent, told));
-    power.tasks.push(follow.abort_handle());
+    let follow = tokio::spawn(nodes::follow(lab.client.clone(), agent, reported));
+    running.tasks.push(follow.abort_handle());
     ready
 }
 
 /// Starts what runs on a node: its agent, its kubelet, its way to the API.
-fn switch_on(lab: &Lab, node: &str) -> Result<Power> {
+fn power_on(lab: &Lab, node: &str) -> Result<RunningNode> {
     let record = lab.record();
-    let (place, files) = (&record.nodes[node], lab.paths.node(node));
+    let (host, files) = (&record.nodes[node], lab.paths.node(node));
     for part in ["agent", "pods", "host"] {
-        cgroup::create(&place.cgroup.join(part))?;
+        cgroup::create(&host.cgroup.join(part))?;
     }
     bpffs::mount(&files.bpffs())?;
-    std::fs::create_dir_all(files.state()).context("cannot create the agent's folder")?;
+    std::fs::create_dir_all(files.state()).context("cannot create the agent's directory")?;
     write_whole(&files.values(), record.shape.values.as_bytes(), 0o644)?;
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let api = lab.api.serve(topology::listen(&place.netns, loopback, record.api_port)?)?;
+    let api = lab.api.serve(topology::listen(&host.netns, loopback, record.api_port)?)?;
     let agent = Arc::new(Agent::start(AgentConfig {
         program: lab.programs.agent.clone(),
-        cgroup: place.cgroup.clone(),
+        cgroup: host.cgroup.clone(),
         node: node.to_owned(),
         paths: files.clone(),
         kubeconfig: lab.paths.kubeconfig(),
     }));
     lab.agents.write().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), agent.clone());
-    let kubelet = Arc::new(new_kubelet(lab, node, place, &files)?);
+    let kubelet = Arc::new(new_kubelet(lab, node, host, &files)?);
     let task = tokio::spawn(kubelet::run(kubelet.clone())).abort_handle();
-    Ok(Power { agent, kubelet, api, tasks: vec![task] })
+    Ok(RunningNode { agent, kubelet, api, tasks: vec![task] })
 }
 
-fn new_kubelet(lab: &Lab, node: &str, place: &PlaceRecord, files: &NodePaths) -> Result<Kubelet> {
+fn new_kubelet(lab: &Lab, node: &str, host: &HostRecord, files: &NodePaths) -> Result<Kubelet> {
     let plugin = Plugin {
         program: lab.programs.plugin.clone(),
         socket: files.socket(),
-        netns: place.netns.clone(),
-        cgroup: place.cgroup.join("host"),
+        netns: host.netns.clone(),
+        cgroup: host.cgroup.join("host"),
     };
     write_json(&files.cni_config(), &plugin.config())?;
     let node_now = KubeletNode {
-        addresses: texts(&place.addresses),
-        netns: place.netns.clone(),
-        pods_cgroup: place.cgroup.join("pods"),
+        addresses: texts(&host.addresses),
+        netns: host.netns.clone(),
+        pods_cgroup: host.cgroup.join("pods"),
         plugin,
     };
     Ok(Kubelet {
@@ -321,40 +324,40 @@ fn texts(addresses: &[IpAddr]) -> Vec<String> {
 
 /// Everything of the node that is not on its disk is gone, at once, and
 /// nobody was asked.
-async fn cut_power(lab: &Lab, machines: &mut Machines, node: &str) -> Result<()> {
-    let pods = lifecycle::pods_of(&lab.client, node).await?;
+async fn power_off(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> {
+    let pods = node_lifecycle::pods_of(&lab.client, node).await?;
     let pods: Vec<PodPaths> = pods.iter().map(|(namespace, name)| lab.paths.pod(namespace, name)).collect();
     lab.agents.write().unwrap_or_else(PoisonError::into_inner).remove(node);
-    machines.on.remove(node);
+    node_set.running.remove(node);
     let (files, cgroup) = (lab.paths.node(node), lab.record().nodes[node].cgroup.clone());
     let (number, uplinks, paths) = (number(lab, node)?, lab.record().uplinks(), lab.paths.clone());
     on_thread(move || {
         // Processes first: they would see the rest vanish.
         cgroup::remove(&cgroup)?;
         topology::unplug(&paths, number, uplinks)?;
-        pods.iter().try_for_each(vanish_pod)?;
+        pods.iter().try_for_each(remove_pod_sandbox)?;
         unmount_below(files.root())?;
-        keep_disk(&files)
+        remove_all_but_disk(&files)
     })
     .await
-    .with_context(|| format!("cannot cut the power of {node}"))
+    .with_context(|| format!("cannot power off {node}"))
 }
 
 /// Its namespace goes; its record and logs stay, as a runtime keeps them.
-fn vanish_pod(pod: &PodPaths) -> Result<()> {
+fn remove_pod_sandbox(pod: &PodPaths) -> Result<()> {
     unmount_below(pod.root())?;
     remove_if_there(&pod.netns())
 }
 
-fn unmount_below(folder: &Path) -> Result<()> {
-    match mounts::unmount_below(folder).into_iter().next() {
+fn unmount_below(directory: &Path) -> Result<()> {
+    match mounts::unmount_below(directory).into_iter().next() {
         Some(error) => Err(error),
         None => Ok(()),
     }
 }
 
-fn keep_disk(files: &NodePaths) -> Result<()> {
-    let entries = std::fs::read_dir(files.root()).context("cannot list the node's folder")?;
+fn remove_all_but_disk(files: &NodePaths) -> Result<()> {
+    let entries = std::fs::read_dir(files.root()).context("cannot list the node's directory")?;
     for entry in entries.flatten() {
         if !DISK.iter().any(|kept| entry.file_name() == *kept) {
             remove_if_there(&entry.path())?;
@@ -375,5 +378,5 @@ fn remove_if_there(path: &Path) -> Result<()> {
 
 /// Blocking work, away from the runtime's threads.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.context("a thread of the lab panicked")?
+    tokio::task::spawn_blocking(work).await.context("a worker thread panicked")?
 }
