@@ -1,9 +1,9 @@
-//! Sends frames through the hooks of a small node, which remembers what went
-//! before. Each ends with a verdict, and what came well formed leaves well
+//! Sends frames through the hooks of a small node that keeps its state between
+//! them. Each must end with a verdict, and well-formed frames must stay well
 //! formed.
 //!
 //! Input: the family, then per frame a byte for the hook (with bit 7, lengths
-//! and checksums are put right first), two for the length (little endian) and
+//! and checksums are corrected first), two for the length (little endian) and
 //! the frame.
 
 #![no_main]
@@ -20,7 +20,7 @@ mod world;
 
 use world::{FAMILIES, NEIGHBOUR_IFINDEX, POD_IFINDEX, UPLINK, World};
 
-/// Frames of one story.
+/// Maximum number of frames per input.
 const FRAMES_MAX: usize = 16;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -39,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// A fuzzer finds no checksums.
+/// Sets lengths and checksums, which a fuzzer does not find by itself.
 fn fix_checksums(frame: &mut [u8]) {
     let Some(packet) = frame.get_mut(14..) else { return };
     let bytes = packet.len() as u16;

@@ -1,5 +1,5 @@
-//! Reads a frame and holds what was read against another reader of packets:
-//! where both take it for IP, they name the same ends.
+//! Parses a frame and compares the result with another packet parser: if both
+//! recognise IP, addresses and ports must be equal.
 
 #![no_main]
 
@@ -21,7 +21,13 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn read(bytes: &[u8]) -> Result<(Frame, Context), DropReason> {
-    let next_hop = NextHop { route: Route::Found, ifindex: 2, next_hop: Ip::UNSPECIFIED, source: Ip::UNSPECIFIED, mtu: 1500 };
+    let next_hop = NextHop {
+        route: Route::Found,
+        ifindex: 2,
+        next_hop: Ip::UNSPECIFIED,
+        source: Ip::UNSPECIFIED,
+        mtu: 1500,
+    };
     let mut routes = move |_: &Context, _: u32| next_hop;
     let mut native = Native::new(NativeFrame::new(bytes), MemoryTables::default(), &mut routes, 1000);
     let mut context = Context::default();
@@ -44,12 +50,12 @@ fn compare(context: &Context, packet: &SlicedPacket) {
         }
         other => panic!("IP for us, {other:?} for the other: {context:?}"),
     }
-    // Over IPv4 an authentication header is a protocol for us, which the
-    // other looks behind.
+    // Over IPv4 we treat an authentication header as the protocol; etherparse
+    // parses the header after it.
     if context.proto == AUTHENTICATION && matches!(packet.net, Some(NetSlice::Ipv4(_))) {
         return;
     }
-    // With a payload length of 0 the other goes on to the end of the frame.
+    // With a payload length of 0 etherparse parses to the end of the frame.
     if let Some(NetSlice::Ipv6(ip)) = &packet.net
         && ip.header().payload_length() == 0
     {

@@ -1,10 +1,11 @@
-//! The node's configuration for its programs: one value, replaced live.
+//! The node's configuration for its eBPF programs: one value, replaced while
+//! they run.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Ip;
 
-/// The only element of the `config` array.
+/// The only element of the config array.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ConfigValue {
@@ -12,33 +13,36 @@ pub struct ConfigValue {
     pub abi_version: u32,
     /// See [`flags`].
     pub flags: u32,
-    /// This node's number in the node table.
+    /// This node's id in the node table.
     pub node: u32,
-    /// Conntrack lifetimes in ticks ([`crate::conntrack::tick`]).
+    /// Lifetime of an established TCP connection, in ticks
+    /// ([`crate::conntrack::tick`]), like the lifetimes below.
     pub ticks_tcp_established: u32,
-    /// TCP before the handshake is complete.
+    /// Lifetime of TCP before the handshake is complete, ticks.
     pub ticks_tcp_opening: u32,
-    /// TCP after FIN from both sides or RST.
+    /// Lifetime of TCP after FIN from both sides or RST, ticks.
     pub ticks_tcp_closing: u32,
-    /// UDP and everything else that is not ICMP, answered.
+    /// Lifetime of UDP and other protocols (not TCP, not ICMP) after a reply,
+    /// ticks.
     pub ticks_udp: u32,
-    /// UDP not yet answered.
+    /// Lifetime of the same before a reply, ticks.
     pub ticks_udp_unreplied: u32,
-    /// ICMP echo.
+    /// Lifetime of ICMP echo, ticks.
     pub ticks_icmp: u32,
-    /// Drop events per second and CPU at most; counters are never sampled.
+    /// Maximum number of drop events per tick (about a second) and CPU. Counters
+    /// are not sampled.
     pub events_per_s: u32,
-    /// Cookie of the node's own network namespace.
+    /// Cookie of the node's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
     pub netns_cookie: u64,
     /// The node's address, IPv4; unspecified if it has none.
     pub node_ipv4: Ip,
     /// The node's address, IPv6; unspecified if it has none.
     pub node_ipv6: Ip,
-    /// First port that translated sources get when theirs is taken, host
-    /// byte order. The range holds no NodePort and no port that the kernel
-    /// gives to sockets by itself (`ip_local_port_range`).
+    /// First SNAT port, host byte order: used when the client's own port is
+    /// taken. The range must not overlap NodePorts or the ephemeral ports of the
+    /// kernel (`ip_local_port_range`).
     pub nat_port_first: u16,
-    /// Last port of that range, host byte order.
+    /// Last SNAT port (inclusive), host byte order.
     pub nat_port_last: u16,
     /// Reserved, zero.
     pub reserved: u32,
@@ -46,30 +50,28 @@ pub struct ConfigValue {
 
 /// Flags of [`ConfigValue`].
 pub mod flags {
-    /// Pods reach the outside with the node's IPv4 address.
+    /// IPv4 from pods to outside the cluster gets the node's address.
     pub const MASQUERADE_IPV4: u32 = 1;
-    /// Pods reach the outside with the node's IPv6 address.
+    /// IPv6 from pods to outside the cluster gets the node's address.
     pub const MASQUERADE_IPV6: u32 = 2;
-    /// The socket hooks translate for pods, too, not for the host alone.
+    /// The socket hooks translate for pods as well as for the host.
     pub const SOCKET_PODS: u32 = 4;
-    /// 127.0.0.1 and ::1 count as node addresses at the socket hooks
-    /// (NodePorts on loopback).
+    /// The socket hooks serve NodePorts on 127.0.0.0/8 and ::1 as well.
     pub const NODE_PORT_LOOPBACK: u32 = 8;
-    /// kube-proxy's connections run on: TCP in the middle of a connection
-    /// that is not known belongs to the host.
+    /// Taking over from kube-proxy: TCP of an established connection that has no
+    /// entry here is left to the host.
     pub const TAKE_OVER: u32 = 16;
 }
 
 impl ConfigValue {
-    /// The defaults for everything that does not depend on the node.
+    /// The defaults of all fields that do not depend on the node.
     pub const fn defaults() -> ConfigValue {
         use crate::conntrack::ticks_from_seconds as s;
         ConfigValue {
             abi_version: crate::ABI_VERSION,
             flags: 0,
             node: 0,
-            // The values that kube-proxy and Linux users know: established
-            // 24 h (kube-proxy --conntrack-tcp-timeout-established).
+            // kube-proxy --conntrack-tcp-timeout-established: 24 h.
             ticks_tcp_established: s(86_400),
             ticks_tcp_opening: s(60),
             ticks_tcp_closing: s(10),
@@ -80,7 +82,7 @@ impl ConfigValue {
             netns_cookie: 0,
             node_ipv4: Ip::UNSPECIFIED,
             node_ipv6: Ip::UNSPECIFIED,
-            // Above the kernel's own range of local ports, 32768 to 60999.
+            // Above the default ip_local_port_range, 32768 to 60999.
             nat_port_first: 61_000,
             nat_port_last: 65_535,
             reserved: 0,

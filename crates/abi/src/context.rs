@@ -1,6 +1,6 @@
-//! What is known about the packet in hand: the one struct that the stages of
-//! the packet path share. It lives in per-CPU scratch memory, so that the
-//! stages can be cut apart by tail calls without handing anything over.
+//! The state of the current packet: the one struct that the stages of the
+//! packet path share. It is kept in per-CPU scratch memory, so stages can become
+//! separate functions without passing it on the stack.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -9,27 +9,28 @@ use crate::fragment::FragmentKey;
 use crate::service::{FrontendKey, SlotKey};
 use crate::{Ip, Mac, Port};
 
-/// The packet in hand. Offsets count bytes from the start of the frame.
+/// The current packet. Offsets are bytes from the start of the frame; addresses
+/// and ports are in network byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Context {
-    /// Source as it arrived.
+    /// Source before translation.
     pub src: Ip,
-    /// Destination as it arrived.
+    /// Destination before translation.
     pub dst: Ip,
     /// Source after translation.
     pub src_after: Ip,
     /// Destination after translation.
     pub dst_after: Ip,
-    /// Source port as it arrived; identifier for ICMP echo.
+    /// Source port before translation; identifier for ICMP echo.
     pub sport: Port,
-    /// Destination port as it arrived; identifier for ICMP echo.
+    /// Destination port before translation; identifier for ICMP echo.
     pub dport: Port,
     /// Source port after translation.
     pub sport_after: Port,
     /// Destination port after translation.
     pub dport_after: Port,
-    /// The hook that runs; see [`crate::counter::hook`].
+    /// The current hook; see [`crate::counter::hook`].
     pub hook: u8,
     /// IP protocol.
     pub proto: u8,
@@ -37,7 +38,7 @@ pub struct Context {
     pub tcp_flags: u8,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// Device of the hook.
+    /// Interface index of the hook's device.
     pub ifindex: u32,
     /// See [`flags`].
     pub flags: u32,
@@ -45,9 +46,9 @@ pub struct Context {
     pub l3: u32,
     /// Offset of the transport header.
     pub l4: u32,
-    /// Bytes of the IP packet (header included).
+    /// Length of the IP packet in bytes, header included.
     pub l3_bytes: u32,
-    /// Bytes of the transport header.
+    /// Length of the transport header in bytes.
     pub l4_header_bytes: u32,
     /// Ethernet destination.
     pub mac_dst: Mac,
@@ -59,9 +60,9 @@ pub struct Context {
     pub icmp_type: u8,
     /// ICMP code.
     pub icmp_code: u8,
-    /// Source of the packet that an ICMP error quotes.
+    /// Source of the packet quoted by an ICMP error.
     pub inner_src: Ip,
-    /// Destination of the packet that an ICMP error quotes.
+    /// Destination of the packet quoted by an ICMP error.
     pub inner_dst: Ip,
     /// Source port of the quoted packet.
     pub inner_sport: Port,
@@ -83,51 +84,52 @@ pub struct Context {
     pub backend: u32,
     /// Generation of the service.
     pub generation: u32,
-    /// Device to send to.
+    /// Interface index of the egress device.
     pub out_ifindex: u32,
-    /// The tick of the packet.
+    /// Current tick ([`crate::conntrack::tick`]).
     pub now: u32,
-    /// MTU of the way out, bytes.
+    /// MTU of the egress route, bytes.
     pub out_mtu: u32,
-    /// Next hop, when the way out is an uplink.
+    /// Next hop, if the egress device is an uplink.
     pub next_hop: Ip,
-    /// Translation found in the connection table.
+    /// `nat_ip` of the connection entry.
     pub nat_ip: Ip,
-    /// Second translation found in the connection table.
+    /// `snat_ip` of the connection entry.
     pub snat_ip: Ip,
     /// Port of `nat_ip`.
     pub nat_port: Port,
     /// Port of `snat_ip`.
     pub snat_port: Port,
-    /// Flags of the entry found.
+    /// Flags of the connection entry ([`crate::conntrack::flags`]).
     pub entry_flags: u32,
-    /// Device by which the packet has to leave; 0 = as the routes say.
+    /// Interface index of the device that replies must leave on; 0 = by route.
     pub reply_ifindex: u32,
-    /// Key in hand.
+    /// Key of the packet's tuple.
     pub key: ConntrackKey,
-    /// Second key in hand (the flow entry of a translated connection).
+    /// Key of the translated tuple (the flow entry).
     pub flow_key: ConntrackKey,
-    /// Key in hand.
+    /// Scratch key of the frontend table.
     pub frontend_key: FrontendKey,
-    /// Key in hand.
+    /// Scratch key of the slot table and of the Maglev tables.
     pub slot_key: SlotKey,
-    /// Key in hand.
+    /// Key of the packet in the fragment table.
     pub fragment_key: FragmentKey,
-    /// Where a service's slots or shares are entered.
+    /// Number that selects a slot or an entry of the Maglev table (modulo its
+    /// size): a hash or a random number.
     pub choice: u32,
-    /// What is added to `choice` for another try.
+    /// Added to `choice` for each further try.
     pub choice_step: u32,
     /// Reserved, zero; aligns `value`.
     pub reserved: u32,
-    /// Entry about to be written.
+    /// Connection entry to be inserted.
     pub value: ConntrackValue,
-    /// Zero, always: what an entry ends with that is written into the table
+    /// Always zero. Follows `value` when it is inserted into the connection table
     /// of a layout whose values are larger.
     pub value_padding: [u64; VALUE_PADDING_WORDS],
 }
 
-/// Words (8 bytes) by which values of another layout's connection table may
-/// be larger than those of this one.
+/// Words (8 bytes) by which the connection values of another layout may be
+/// larger than those of this one.
 pub const VALUE_PADDING_WORDS: usize = 8;
 
 /// Flags of [`Context`].
@@ -136,29 +138,29 @@ pub mod flags {
     pub const V6: u32 = 1;
     /// First fragment of several.
     pub const FRAGMENT_FIRST: u32 = 2;
-    /// A later fragment: there is no transport header.
+    /// A later fragment: it has no transport header.
     pub const FRAGMENT_LATER: u32 = 4;
     /// An ICMP error that quotes a packet.
     pub const ICMP_ERROR: u32 = 8;
     /// IPv4 "don't fragment" (always set for IPv6).
     pub const DONT_FRAGMENT: u32 = 16;
-    /// The source has changed.
+    /// The source is translated.
     pub const SRC_CHANGED: u32 = 32;
-    /// The destination has changed.
+    /// The destination is translated.
     pub const DST_CHANGED: u32 = 64;
     /// IPv4 options or IPv6 extension headers are present.
     pub const HAS_OPTIONS: u32 = 128;
     /// The source address is end `a` of the conntrack key.
     pub const SRC_IS_A: u32 = 256;
-    /// The packet goes in the direction of the connection's first packet.
+    /// The packet has the direction of the connection's first packet.
     pub const ORIGIN: u32 = 512;
-    /// The second end of the connection is translated, too.
+    /// The connection's source is translated.
     pub const SNAT: u32 = 1024;
-    /// The packet came from outside by an uplink: its answers leave by it.
+    /// The packet arrived on an uplink from outside the cluster: replies leave on
+    /// the same uplink.
     pub const REPLY_VIA_INGRESS: u32 = 2048;
-    /// The source is to become the node's.
+    /// The source must become an address of the node.
     pub const SNAT_TO_NODE: u32 = 4096;
-    /// The source is to get another port: its own is taken towards the
-    /// destination.
+    /// The source must get another port: its own is taken for the destination.
     pub const SNAT_NEW_PORT: u32 = 8192;
 }

@@ -1,4 +1,4 @@
-//! Per-CPU counters: what every hook did with its packets.
+//! Per-CPU counters: the outcomes and drop reasons of every hook.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -12,9 +12,9 @@ pub struct CounterValue {
     pub bytes: u64,
 }
 
-/// Hooks, as they count.
+/// Hooks by number, in the order of their counters.
 pub mod hook {
-    /// tc ingress of a pod's host-side veth: packets that the pod sends.
+    /// tc ingress of a pod's host-side veth: packets sent by the pod.
     pub const FROM_POD: u8 = 0;
     /// tc egress of a pod's host-side veth: packets from the host stack.
     pub const TO_POD: u8 = 1;
@@ -40,28 +40,28 @@ pub mod hook {
     }
 }
 
-/// What a hook did with a packet that it did not drop.
+/// Outcomes of packets that a hook did not drop.
 pub mod outcome {
-    /// Given to a pod on this node.
+    /// Redirected to a pod on this node.
     pub const TO_LOCAL_POD: u8 = 0;
-    /// Sent out of an uplink.
+    /// Redirected out of an uplink.
     pub const TO_UPLINK: u8 = 1;
-    /// Left to the host's network stack.
+    /// Passed to the host's network stack.
     pub const TO_HOST: u8 = 2;
-    /// Answered by the datapath (RST, ICMP error).
+    /// Rejected with a reply (RST, ICMP error, `ECONNREFUSED` at socket hooks).
     pub const ANSWERED: u8 = 3;
-    /// Left to the host's stack so that the kernel answers or fragments.
+    /// Passed to the host's network stack, which sends an ICMP error or
+    /// fragments the packet.
     pub const TO_HOST_ERROR: u8 = 4;
-    /// Sent without a connection entry because the table is full (counted
-    /// beside the outcome proper).
+    /// Sent without a connection entry because the table is full. Counted in
+    /// addition to the packet's outcome.
     pub const UNTRACKED: u8 = 5;
     /// A socket's address was translated to a backend's.
     pub const SOCKET_TRANSLATED: u8 = 6;
-    /// A connection got another port of the node's, because the first one
-    /// tried is taken towards its destination (counted beside the outcome
-    /// proper).
+    /// SNAT used another port because the first one tried is taken for the
+    /// destination. Counted in addition to the packet's outcome.
     pub const PORT_TAKEN: u8 = 7;
-    /// Number of outcomes, with room.
+    /// Reserved number of outcomes; not all are in use.
     pub const COUNT: u8 = 16;
 
     /// The name that metrics and the CLI use.
@@ -80,9 +80,9 @@ pub mod outcome {
     }
 }
 
-/// Counters of one hook: outcomes, then drop reasons.
+/// Counters per hook: outcomes, then drop reasons.
 pub const COUNTERS_PER_HOOK: u32 = 128;
-/// Index of the first drop reason of a hook.
+/// Offset of the drop reasons in the counters of a hook.
 pub const DROPS_OFFSET: u32 = 64;
 /// Number of elements of the counter array.
 pub const COUNTERS: u32 = COUNTERS_PER_HOOK * hook::COUNT as u32;

@@ -1,9 +1,9 @@
-//! Why a packet was dropped: one enum for kernel, metrics, CLI and docs.
+//! Drop reasons: one enum for eBPF, metrics, CLI and docs.
 
-/// Declares the reasons once; everything else is derived from this list.
+/// Declares each reason once; the enum and its methods derive from this list.
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $cause:literal, $cure:literal;)*) => {
-        /// The reason of a drop. Numbers are part of the ABI: never reused.
+        /// The reason of a drop. Numbers are part of the ABI and are never reused.
         #[repr(u8)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum DropReason {
@@ -11,10 +11,10 @@ macro_rules! drop_reasons {
         }
 
         impl DropReason {
-            /// Every reason, in the order of its number.
+            /// All reasons, ordered by number.
             pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)*];
 
-            /// The reason with this number.
+            /// The reason with this number; `None` if there is none.
             pub const fn from_number(number: u8) -> Option<DropReason> {
                 match number {
                     $($number => Some(DropReason::$variant),)*
@@ -27,7 +27,7 @@ macro_rules! drop_reasons {
                 match self { $(DropReason::$variant => $name,)* }
             }
 
-            /// What happened, for a person.
+            /// What happened, for an operator.
             pub const fn cause(self) -> &'static str {
                 match self { $(DropReason::$variant => $cause,)* }
             }

@@ -8,11 +8,11 @@ use crate::{Ip, Mac};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EndpointValue {
-    /// Host side of the pod's veth.
+    /// Interface index of the host side of the pod's veth.
     pub ifindex: u32,
     /// Node-local identity of the pod's labels (see [`identity`]).
     pub identity: u32,
-    /// Cookie of the pod's network namespace (`SO_NETNS_COOKIE`).
+    /// Cookie of the pod's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
     pub netns_cookie: u64,
     /// MAC of the pod's interface.
     pub pod_mac: Mac,
@@ -20,11 +20,11 @@ pub struct EndpointValue {
     pub mtu: u16,
     /// See [`flags`].
     pub flags: u32,
-    /// Node-local number of the endpoint.
+    /// Node-local id of the endpoint.
     pub id: u32,
-    /// A further source prefix that the guard allows; bits 0 = none.
+    /// Additional source prefix that the guard allows. Reserved, zero.
     pub guard_ip: Ip,
-    /// Length of `guard_ip` in bits of the 128-bit form.
+    /// Prefix length of `guard_ip` in bits of the 128-bit form. Reserved, zero.
     pub guard_bits: u32,
     /// Reserved, zero.
     pub reserved: u32,
@@ -37,8 +37,8 @@ pub mod flags {
 }
 
 /// Value of the namespace table (key: `u64`, cookie of a pod's network
-/// namespace, `SO_NETNS_COOKIE`). A namespace that is not in it is nobody's,
-/// or its sockets are left alone.
+/// namespace, `SO_NETNS_COOKIE`, Linux 5.14). Sockets of a namespace that is not
+/// in the table are not translated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct NamespaceValue {
@@ -50,11 +50,11 @@ pub struct NamespaceValue {
 
 /// Flags of [`NamespaceValue`].
 pub mod namespace_flags {
-    /// Its sockets are translated when they connect.
+    /// The socket hooks translate for sockets of the namespace.
     pub const SOCKETS: u32 = 1;
 }
 
-/// Reserved identities; pods are numbered from [`identity::FIRST_POD`].
+/// Reserved identities. Those of pods start at [`identity::FIRST_POD`].
 pub mod identity {
     /// Not known.
     pub const UNKNOWN: u32 = 0;
@@ -64,6 +64,6 @@ pub mod identity {
     pub const WORLD: u32 = 2;
     /// Another node.
     pub const REMOTE_NODE: u32 = 3;
-    /// The first number that stands for a label set.
+    /// The first identity of a label set of pods.
     pub const FIRST_POD: u32 = 256;
 }

@@ -1,14 +1,14 @@
-//! Events: sampled records in the ring buffer.
+//! Events: sampled records in the ring buffer (`BPF_MAP_TYPE_RINGBUF`).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{Ip, Port};
 
-/// Version of [`Event`]; readers skip versions they do not know.
+/// Version of [`Event`]. Readers skip other versions.
 pub const EVENT_VERSION: u8 = 1;
 
-/// One record. Tuples are before and after translation; the after part
-/// equals the before part where nothing was translated.
+/// One record, with the tuple before and after translation. Both are equal if
+/// nothing was translated. Addresses and ports are in network byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Event {
@@ -24,14 +24,14 @@ pub struct Event {
     pub cpu: u32,
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub time_ns: u64,
-    /// Number of this event on its CPU.
+    /// Sequence number on this CPU.
     pub sequence: u64,
-    /// Events of this CPU that were not written so far (rate limit or a full
-    /// buffer): loss is exact.
+    /// Number of events of this CPU that were lost so far (rate limit or full
+    /// buffer). The count is exact.
     pub lost: u64,
-    /// Device at whose hook the packet was seen.
+    /// Interface index of the hook's device.
     pub ifindex: u32,
-    /// Bytes of the frame.
+    /// Length of the frame in bytes.
     pub length: u32,
     /// Identity of the source; see [`crate::endpoint::identity`].
     pub identity_src: u32,
@@ -71,7 +71,7 @@ pub struct Event {
 pub mod kind {
     /// A packet was dropped.
     pub const DROP: u8 = 1;
-    /// A connection was seen for the first time (later).
+    /// A new connection. Not implemented.
     pub const FLOW_NEW: u8 = 2;
 }
 
@@ -79,12 +79,12 @@ pub mod kind {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EventState {
-    /// Events numbered so far.
+    /// Last sequence number.
     pub sequence: u64,
-    /// Events not written so far.
+    /// Number of lost events.
     pub lost: u64,
-    /// Tick of the running window of the rate limit.
+    /// Tick of the current rate limit window.
     pub window: u32,
-    /// Events written in it.
+    /// Number of events written in this window.
     pub written: u32,
 }

@@ -1,4 +1,4 @@
-//! The fragment table: what the first fragment said, for those that follow.
+//! The fragment table: the ports of first fragments, for the later ones.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -40,6 +40,6 @@ pub struct FragmentValue {
     pub sport: Port,
     /// Destination port of the first fragment.
     pub dport: Port,
-    /// Tick of the first fragment: reassembly is given up after 60 s.
+    /// Tick of the first fragment. Entries older than 60 ticks are ignored.
     pub seen: u32,
 }

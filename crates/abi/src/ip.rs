@@ -1,4 +1,4 @@
-//! Addresses and ports as they stand in tables and packets.
+//! Addresses and ports as stored in tables and packets.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +6,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IP address of either family: 16 bytes in network byte order, IPv4 as
-/// IPv4-mapped (`::ffff:a.b.c.d`). Four words rather than sixteen bytes: eBPF
+/// IPv4-mapped (`::ffff:a.b.c.d`). Four words rather than 16 bytes, because eBPF
 /// copies and compares aligned words.
 #[repr(C)]
 #[derive(
@@ -21,14 +21,14 @@ impl Ip {
     /// `::`, also "no address" where a field is optional.
     pub const UNSPECIFIED: Ip = Ip([0; 4]);
 
-    /// The mapped form of an IPv4 address given as the word that stands in
-    /// the packet (network byte order in memory).
+    /// The mapped form of an IPv4 address, given as the word in the packet
+    /// (network byte order in memory).
     #[inline(always)]
     pub const fn from_v4_word(word: u32) -> Ip {
         Ip([0, 0, MAPPED_WORD, word])
     }
 
-    /// An IPv4 address from its four octets.
+    /// The mapped form of an IPv4 address from its four octets.
     pub const fn from_v4(octets: [u8; 4]) -> Ip {
         Ip::from_v4_word(u32::from_ne_bytes(octets))
     }
@@ -56,7 +56,8 @@ impl Ip {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED_WORD
     }
 
-    /// The packet word of an IPv4 address (meaningless for IPv6).
+    /// The word of an IPv4 address, network byte order in memory (the last word
+    /// of an IPv6 address).
     #[inline(always)]
     pub const fn v4_word(&self) -> u32 {
         self.0[3]
@@ -101,7 +102,7 @@ impl fmt::Display for Ip {
 }
 
 /// A transport port (or an ICMP echo identifier) in network byte order: the
-/// 16 bits exactly as they stand in the packet.
+/// 16 bits exactly as in the packet.
 #[repr(transparent)]
 #[derive(
     Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -132,7 +133,7 @@ impl fmt::Display for Port {
     }
 }
 
-/// An Ethernet address (IEEE 802 EUI-48), in the order of the wire.
+/// An Ethernet address (IEEE 802 EUI-48), in wire order.
 #[repr(transparent)]
 #[derive(
     Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -140,7 +141,7 @@ impl fmt::Display for Port {
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// From `aa:bb:cc:dd:ee:ff`, in either case.
+    /// Parses `aa:bb:cc:dd:ee:ff`, in either case. `None` for anything else.
     pub fn parse(text: &str) -> Option<Mac> {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
@@ -166,7 +167,7 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// IP protocol numbers (IANA) that the datapath tells apart.
+/// IP protocol numbers (IANA) that the datapath distinguishes.
 pub mod proto {
     #![allow(missing_docs, reason = "each is its own IANA keyword")]
     pub const ICMP: u8 = 1;

@@ -30,24 +30,25 @@ pub use drop::DropReason;
 pub use ip::{Ip, Mac, Port};
 
 /// Version of every layout in this crate. Maps are pinned under
-/// `v<ABI_VERSION>/`; it rises whenever `layout.snapshot` changes.
+/// `v<ABI_VERSION>/`. It is incremented whenever a layout in `layout.snapshot`
+/// changes.
 pub const ABI_VERSION: u32 = 2;
 
 /// The IPv4 address that every pod uses as its gateway (RFC 3927 link-local,
-/// never routed), and the source that a pod sees when it reaches itself
-/// through a Service ([`HAIRPIN_IPV6`] for the other family).
+/// never routed). Also the IPv4 hairpin address: the source that a pod sees when
+/// it reaches itself through a Service ([`HAIRPIN_IPV6`] for IPv6).
 pub const GATEWAY_IPV4: [u8; 4] = [169, 254, 42, 1];
 
 /// The IPv6 address that every pod uses as its gateway (link-local).
 pub const GATEWAY_IPV6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xbe, 0xe1, 0, 1];
 
-/// The source that a pod sees when it reaches itself through a Service, IPv6:
-/// `100::bee1:1`, of the discard-only prefix (RFC 6666), never routed. Not the
-/// gateway: to a link-local address a socket that is not bound to one of its
-/// own answers from its link-local address (RFC 6724 section 5, rule 2).
+/// The IPv6 hairpin address: the source that a pod sees when it reaches itself
+/// through a Service. `100::bee1:1` of the discard-only prefix (RFC 6666), never
+/// routed. The gateway address does not work: an unbound socket replies to a
+/// link-local address from its own link-local address (RFC 6724 section 5,
+/// rule 2).
 pub const HAIRPIN_IPV6: [u8; 16] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xbe, 0xe1, 0, 1];
 
-/// The MAC address of the host side of every pod's veth. Fixed, so that the
-/// pod's permanent neighbour entries stay true when the host side is made
-/// anew.
+/// The MAC address of the host side of every pod's veth. It is fixed, so the
+/// pod's permanent neighbour entries stay valid when the host side is recreated.
 pub const GATEWAY_MAC: Mac = Mac([0x02, 0xbe, 0xe1, 0x00, 0x00, 0x01]);

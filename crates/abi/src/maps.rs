@@ -1,39 +1,50 @@
-//! The tables as the kernel has them: names, kinds, sizes. Programs declare
-//! them, the loader and every reader of a pin compare against this list.
+//! The eBPF maps: names, kinds and sizes. The programs declare them; the loader
+//! and every reader of a pinned map compare against this list.
 
 use core::mem::size_of;
 
 use crate::{Ip, address, config, conntrack, counter, endpoint, event, fragment, node, service, socket};
 
-/// The kinds of map in use, named as the kernel names them (`enum bpf_map_type`).
+/// The map types in use (`enum bpf_map_type` of linux/bpf.h), with the first
+/// kernel version that has each.
+#[doc(alias = "bpf_map_type")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
-    /// `BPF_MAP_TYPE_HASH`, allocated on demand (`BPF_F_NO_PREALLOC`).
+    /// `BPF_MAP_TYPE_HASH` (Linux 3.19), allocated on demand
+    /// (`BPF_F_NO_PREALLOC`, Linux 4.6).
+    #[doc(alias = "BPF_MAP_TYPE_HASH")]
     Hash,
-    /// `BPF_MAP_TYPE_LRU_HASH`.
+    /// `BPF_MAP_TYPE_LRU_HASH` (Linux 4.10).
+    #[doc(alias = "BPF_MAP_TYPE_LRU_HASH")]
     LruHash,
-    /// `BPF_MAP_TYPE_LPM_TRIE` (`BPF_F_NO_PREALLOC` as it must).
+    /// `BPF_MAP_TYPE_LPM_TRIE` (Linux 4.11), which requires
+    /// `BPF_F_NO_PREALLOC`.
+    #[doc(alias = "BPF_MAP_TYPE_LPM_TRIE")]
     LpmTrie,
-    /// `BPF_MAP_TYPE_ARRAY`.
+    /// `BPF_MAP_TYPE_ARRAY` (Linux 3.19).
+    #[doc(alias = "BPF_MAP_TYPE_ARRAY")]
     Array,
-    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY` (Linux 4.6).
+    #[doc(alias = "BPF_MAP_TYPE_PERCPU_ARRAY")]
     PerCpuArray,
-    /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
+    /// `BPF_MAP_TYPE_ARRAY_OF_MAPS` (Linux 4.12).
+    #[doc(alias = "BPF_MAP_TYPE_ARRAY_OF_MAPS")]
     ArrayOfMaps,
-    /// `BPF_MAP_TYPE_RINGBUF`; `max_entries` is its size in bytes.
+    /// `BPF_MAP_TYPE_RINGBUF` (Linux 5.8); `max_entries` is its size in bytes.
+    #[doc(alias = "BPF_MAP_TYPE_RINGBUF")]
     RingBuf,
 }
 
-/// What a table must look like.
+/// The required definition of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSpec {
-    /// Name in the object file and of the pin.
+    /// Name in the object file and of the pinned map.
     pub name: &'static str,
     /// Kind.
     pub kind: MapKind,
-    /// Bytes of a key.
+    /// Key size in bytes.
     pub key_size: usize,
-    /// Bytes of a value.
+    /// Value size in bytes.
     pub value_size: usize,
     /// Capacity in elements (bytes for a ring buffer).
     pub max_entries: u32,
@@ -49,7 +60,7 @@ const fn spec(
     MapSpec { name, kind, key_size, value_size, max_entries }
 }
 
-/// Prefixes of pods, nodes and ranges.
+/// Prefixes of pods, nodes and Services.
 pub const ADDRESS: MapSpec = spec(
     "ADDRESS",
     MapKind::LpmTrie,
@@ -63,7 +74,7 @@ pub const ENDPOINT: MapSpec =
 /// Network namespaces of local pods by cookie.
 pub const NAMESPACE: MapSpec =
     spec("NAMESPACE", MapKind::Hash, size_of::<u64>(), size_of::<endpoint::NamespaceValue>(), 8_192);
-/// Nodes by number.
+/// Nodes by id.
 pub const NODE: MapSpec = spec("NODE", MapKind::Hash, size_of::<u32>(), size_of::<node::NodeValue>(), 16_384);
 /// Service addresses to classes.
 pub const SERVICE_ADDRESS: MapSpec = spec(
@@ -87,13 +98,13 @@ pub const SERVICE: MapSpec =
 /// Slots of services.
 pub const SLOT: MapSpec =
     spec("SLOT", MapKind::Hash, size_of::<service::SlotKey>(), size_of::<service::SlotValue>(), 1_048_576);
-/// Shares of services; a service of three backends takes sixteen elements.
+/// Maglev table segments; a service with three backends uses 16 of them.
 pub const SHARE: MapSpec =
     spec("SHARE", MapKind::Hash, size_of::<service::SlotKey>(), size_of::<service::MaglevSegment>(), 131_072);
-/// Backends by number.
+/// Backends by id.
 pub const BACKEND: MapSpec =
     spec("BACKEND", MapKind::Hash, size_of::<u32>(), size_of::<service::BackendValue>(), 524_288);
-/// Clients that Services let in.
+/// `loadBalancerSourceRanges` of Services.
 pub const SOURCE_RANGE: MapSpec = spec(
     "SOURCE_RANGE",
     MapKind::LpmTrie,
@@ -101,7 +112,7 @@ pub const SOURCE_RANGE: MapSpec = spec(
     size_of::<service::SourceRangeValue>(),
     65_536,
 );
-/// Clients and the backends they keep.
+/// Backends of clients with `ClientIP` session affinity.
 pub const AFFINITY: MapSpec = spec(
     "AFFINITY",
     MapKind::LruHash,
@@ -109,7 +120,7 @@ pub const AFFINITY: MapSpec = spec(
     size_of::<service::AffinityValue>(),
     65_536,
 );
-/// Sockets that were translated; two entries each.
+/// Sockets that were translated, two entries each.
 pub const SOCKET: MapSpec = spec(
     "SOCKET",
     MapKind::LruHash,
@@ -117,15 +128,15 @@ pub const SOCKET: MapSpec = spec(
     size_of::<socket::SocketValue>(),
     32_768,
 );
-/// The connection table in use. Its element is empty while programs of two
-/// layouts run beside each other: then the one before it is written.
+/// The current connection table. Its element is empty while programs of two
+/// layouts run at the same time: entries then go to the previous table.
 pub const CONNTRACK: MapSpec = spec("CONNTRACK", MapKind::ArrayOfMaps, size_of::<u32>(), size_of::<u32>(), 1);
-/// The connection table before the one in use, read while it drains; most of
-/// the time its element is empty. Its values may have another size: an array
-/// of maps holds only those that look like the one it was made with.
+/// The previous connection table, read while it drains; usually the element is
+/// empty. It is an array of its own because its values may have another size,
+/// and all inner maps of an array must have the same definition.
 pub const CONNTRACK_PREVIOUS: MapSpec =
     spec("CONNTRACK_PREVIOUS", MapKind::ArrayOfMaps, size_of::<u32>(), size_of::<u32>(), 1);
-/// Layout of each connection table; `max_entries` is the default capacity.
+/// Definition of each connection table; `max_entries` is the default capacity.
 pub const CONNTRACK_TABLE: MapSpec = spec(
     "CONNTRACK_TABLE",
     MapKind::Hash,
@@ -133,10 +144,10 @@ pub const CONNTRACK_TABLE: MapSpec = spec(
     size_of::<conntrack::ConntrackValue>(),
     262_144,
 );
-/// The sweep of the connection tables.
+/// Timer and statistics of the connection table sweep.
 pub const SWEEP: MapSpec =
     spec("SWEEP", MapKind::Array, size_of::<u32>(), size_of::<conntrack::SweepValue>(), 1);
-/// First fragments.
+/// Ports of first fragments.
 pub const FRAGMENT: MapSpec = spec(
     "FRAGMENT",
     MapKind::LruHash,
@@ -161,7 +172,7 @@ pub const EVENT_STATE: MapSpec =
 /// The event stream.
 pub const EVENTS: MapSpec = spec("EVENTS", MapKind::RingBuf, 0, 0, 1 << 20);
 
-/// Every pinned table, in the order in which they are made.
+/// Every pinned map, in the order of creation.
 pub const ALL: &[MapSpec] = &[
     ADDRESS,
     ENDPOINT,
@@ -186,8 +197,7 @@ pub const ALL: &[MapSpec] = &[
     EVENTS,
 ];
 
-/// Programs in the object file, and the name under which each link is pinned
-/// per device.
+/// Names of the programs in the object file, also used for their pinned links.
 pub mod programs {
     /// tc ingress of a pod's host-side veth.
     pub const FROM_POD: &str = "from_pod";
@@ -216,9 +226,9 @@ pub mod programs {
     /// The programs of a cgroup's socket hooks.
     pub const SOCKETS: &[&str] =
         &[CONNECT4, CONNECT6, SENDMSG4, SENDMSG6, RECVMSG4, RECVMSG6, GETPEERNAME4, GETPEERNAME6];
-    /// Starts the sweep of the connection tables; run once, never attached.
+    /// Starts the connection table sweep. Run once by the loader, never attached.
     pub const SWEEP: &str = "sweep";
-    /// The least that a connection to a Service costs; only benchmarks load it.
+    /// The minimum work for a connection to a Service. Only benchmarks load it.
     pub const BASELINE: &str = "baseline";
     /// Every program that an agent loads.
     pub const ALL: &[&str] = &[

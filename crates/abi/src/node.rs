@@ -1,4 +1,4 @@
-//! The node table: peers by number.
+//! The node table: nodes by id.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -12,7 +12,7 @@ pub struct NodeValue {
     pub mode: u8,
     /// State of the neighbour probe; reserved, zero.
     pub neighbour_state: u8,
-    /// Path MTU to the node, bytes; 0 = as the route says.
+    /// Path MTU to the node, bytes; 0 = use the route's.
     pub path_mtu: u16,
     /// Reserved, zero.
     pub flags: u32,
@@ -20,14 +20,14 @@ pub struct NodeValue {
     pub ipv4: Ip,
     /// Node address, IPv6; unspecified if it has none.
     pub ipv6: Ip,
-    /// Far end of the tunnel; unspecified = none.
+    /// Remote tunnel endpoint; unspecified = none.
     pub tunnel_ip: Ip,
 }
 
-/// How a peer is reached.
+/// How a node is reached.
 pub mod mode {
-    /// By the kernel's route.
+    /// Native routing, by the kernel's routes.
     pub const NATIVE: u8 = 1;
-    /// Encapsulated (later).
+    /// Encapsulated. Not implemented.
     pub const TUNNEL: u8 = 2;
 }

@@ -2,21 +2,21 @@
 //!
 //! Publishing: write the new slots under a new generation, replace the
 //! service's value (one hash element, so a reader sees the old set or the new
-//! one), delete the old generation's slots afterwards. The shares of services
-//! with consistent hashing or weights go the same way.
+//! one), delete the old generation's slots afterwards. Maglev tables are
+//! published in the same way.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{Ip, Port};
 
-/// Value of the `service_address` table (key: [`Ip`]): the class of an
-/// address that some frontend uses.
+/// Value of the service address table (key: [`Ip`]): the class of a frontend
+/// address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ServiceAddressValue {
-    /// All addresses of one class share their frontends. [`CLASS_NODE`] and
-    /// [`CLASS_NODE_IPV6`] are every node address of a family; numbers from
-    /// [`CLASS_FIRST_EXACT`] stand for one address each.
+    /// All addresses of a class have the same frontends. [`CLASS_NODE`] and
+    /// [`CLASS_NODE_IPV6`] hold all node addresses of a family; each class from
+    /// [`CLASS_FIRST_EXACT`] on is a single address.
     pub class: u32,
     /// See [`address_flags`].
     pub flags: u32,
@@ -26,16 +26,16 @@ pub struct ServiceAddressValue {
 pub const CLASS_NODE: u32 = 1;
 /// The class of all IPv6 addresses of nodes.
 pub const CLASS_NODE_IPV6: u32 = 2;
-/// The first class that stands for a single address.
+/// The first class of a single address.
 pub const CLASS_FIRST_EXACT: u32 = 16;
 
 /// Flags of [`ServiceAddressValue`].
 pub mod address_flags {
-    /// The address belongs to Services alone: a port without a frontend is
-    /// refused. Absent on node addresses, whose other ports are the host's.
+    /// Only Services use the address: a port without a frontend is rejected. Not
+    /// set for node addresses, whose other ports belong to the host.
     pub const EXCLUSIVE: u32 = 1;
-    /// The address has frontends of its own and is a node's: a port that is
-    /// not found in its class is looked for in that of its family's nodes.
+    /// The address has its own frontends and is also a node address: a port that
+    /// is not found in its class is looked up in the node class of its family.
     pub const ALSO_NODE: u32 = 2;
 }
 
@@ -57,7 +57,7 @@ pub mod address_flags {
     KnownLayout,
 )]
 pub struct FrontendKey {
-    /// Class of the address.
+    /// Class of the address ([`ServiceAddressValue::class`]).
     pub class: u32,
     /// Destination port, network byte order; 0 is the wildcard.
     pub port: Port,
@@ -80,7 +80,7 @@ pub struct FrontendValue {
     pub service: u32,
     /// Reserved, zero.
     pub flags: u32,
-    /// Source-range set that clients must be in; 0 = everyone.
+    /// Set of source ranges that clients must be in; 0 = all clients.
     pub source_ranges: u32,
 }
 
@@ -89,29 +89,32 @@ pub struct FrontendValue {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ServiceValue {
-    /// Which slots are the current ones.
+    /// Generation of the current slots.
     pub generation: u32,
-    /// Number of slots; 0 = no endpoints: refuse the connection.
+    /// Number of slots; 0 = no endpoints: reject the connection.
     pub slots: u32,
     /// See [`service_flags`].
     pub flags: u32,
-    /// ClientIP affinity in seconds; 0 = none.
+    /// Timeout of `ClientIP` session affinity in seconds; 0 = none.
     pub affinity_s: u32,
-    /// Which shares are the current ones.
+    /// Generation of the current Maglev table.
     pub maglev_generation: u32,
-    /// Number of shares; 0 = none: every slot is as good as another.
+    /// Number of entries of the Maglev table; 0 = none: slots have equal weight.
     pub maglev_size: u32,
 }
 
 impl ServiceValue {
-    /// Each of its backends has an entry of its own ([`SLOT_BY_BACKEND`]).
+    /// Whether each backend has a slot of its own ([`SLOT_BY_BACKEND`]).
     pub const fn has_slots_by_backend(&self) -> bool {
         self.affinity_s != 0 || self.flags & service_flags::SLOTS_BY_BACKEND != 0
     }
 }
 
-/// Key of the source-range table, as `BPF_MAP_TYPE_LPM_TRIE` wants it: which
-/// clients a set of `loadBalancerSourceRanges` lets in.
+/// Key of the source range table: the clients that a set of
+/// `loadBalancerSourceRanges` allows. Mirrors `struct bpf_lpm_trie_key` (Linux
+/// 4.11), the key of `BPF_MAP_TYPE_LPM_TRIE`.
+#[doc(alias = "bpf_lpm_trie_key")]
+#[doc(alias = "BPF_MAP_TYPE_LPM_TRIE")]
 #[repr(C)]
 #[derive(
     Clone,
@@ -131,20 +134,21 @@ impl ServiceValue {
 pub struct SourceRangeKey {
     /// [`SOURCE_SET_BITS`] plus the prefix length in bits of the 128-bit form.
     pub prefix_bits: u32,
-    /// The set ([`FrontendValue::source_ranges`]), as stored in native order.
+    /// The set ([`FrontendValue::source_ranges`]), native byte order. It is
+    /// always matched as a whole, so its byte order does not matter.
     pub set: u32,
-    /// The prefix, host bits zero.
+    /// The prefix, network byte order, host bits zero.
     pub ip: Ip,
 }
 
-/// Bits of [`SourceRangeKey::set`].
+/// Size of [`SourceRangeKey::set`] in bits.
 pub const SOURCE_SET_BITS: u32 = 32;
 
-/// Value of the source-range table.
+/// Value of the source range table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SourceRangeValue {
-    /// 1: clients of the prefix are let in.
+    /// 1: clients of the prefix are allowed.
     pub allowed: u32,
 }
 
@@ -166,39 +170,40 @@ pub struct SourceRangeValue {
     KnownLayout,
 )]
 pub struct AffinityKey {
-    /// The client's address; for a socket of a pod or the host that of its
-    /// network namespace: its cookie in the last eight bytes.
+    /// The client's address. At the socket hooks, which know no source address:
+    /// the cookie of the network namespace, high word first, in the last two
+    /// words.
     pub client: Ip,
     /// Service id.
     pub service: u32,
-    /// 1: `client` is a network namespace's cookie.
+    /// 1: `client` is the cookie of a network namespace.
     pub is_cookie: u32,
 }
 
-/// Value of the affinity table. An LRU hash: it holds a preference, not a
-/// connection.
+/// Value of the affinity table. An LRU hash: a lost entry costs a client its
+/// affinity, not a connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AffinityValue {
     /// Backend id.
     pub backend: u32,
-    /// Tick of the last connection; the preference ends
+    /// Tick of the last connection. The affinity expires
     /// [`ServiceValue::affinity_s`] later.
     pub used: u32,
 }
 
 /// Flags of [`ServiceValue`].
 pub mod service_flags {
-    /// Among the shares one is chosen by the client's address and ports, the
-    /// same on every node; otherwise by chance.
+    /// The entry of the Maglev table is chosen by a hash of the client's address
+    /// and ports, equally on every node; without the flag at random.
     pub const MAGLEV: u32 = 1;
-    /// Dispatch by direct server return.
+    /// Forward by direct server return. Not implemented.
     pub const DSR: u32 = 2;
-    /// Without slots packets are dropped, not refused: there are endpoints,
-    /// but none on this node, and the traffic policy is `Local`.
+    /// Without slots packets are dropped instead of rejected: the traffic policy
+    /// is `Local`, and all endpoints are on other nodes.
     pub const LOCAL: u32 = 4;
-    /// Each backend has an entry of the slot table that says that it serves
-    /// the service ([`super::SLOT_BY_BACKEND`]).
+    /// Each backend that serves the service has a slot by backend id
+    /// ([`super::SLOT_BY_BACKEND`]).
     pub const SLOTS_BY_BACKEND: u32 = 8;
 }
 
@@ -222,22 +227,22 @@ pub mod service_flags {
 pub struct SlotKey {
     /// Service id.
     pub service: u32,
-    /// Generation that the slot belongs to.
+    /// Generation of the slot, or [`SLOT_BY_BACKEND`].
     pub generation: u32,
-    /// `0 .. slots`.
+    /// Index in `0 .. slots`; the backend id with [`SLOT_BY_BACKEND`].
     pub slot: u32,
 }
 
-/// A generation that no service has: the key (service, [`SLOT_BY_BACKEND`],
-/// backend id) exists while the backend serves a service whose clients keep
-/// their backend by other means than a connection: by affinity or, datagrams,
-/// by habit.
+/// Reserved generation of slots that are looked up by backend id. The key
+/// (service, [`SLOT_BY_BACKEND`], backend id) exists while the backend serves the
+/// service. Written for services with session affinity and for UDP, whose
+/// clients keep a backend without a TCP connection to it.
 pub const SLOT_BY_BACKEND: u32 = u32::MAX;
 
 /// Flags of [`SlotValue`].
 pub mod slot_flags {
-    /// Of a member: it is not among the slots. Clients that have it keep it,
-    /// no other gets it (it is ready, but hints name others for this node).
+    /// Only in slots by backend id: existing clients keep the backend, new ones do
+    /// not get it. It is ready, but topology hints select others for this node.
     pub const QUIESCING: u32 = 1;
 }
 
@@ -249,36 +254,38 @@ pub struct SlotValue {
     pub backend: u32,
     /// Bits of [`slot_flags`].
     pub flags: u32,
-    /// Where the backend is: a number stands for one address, port and
-    /// protocol, so that this never differs from [`BackendValue::ip`]. New
-    /// connections are spared a look-up.
+    /// Copy of [`BackendValue::ip`], which saves new connections a lookup. A
+    /// backend id stands for one address, port and protocol, so they never
+    /// differ.
     pub ip: Ip,
-    /// [`BackendValue::port`], network byte order.
+    /// Copy of [`BackendValue::port`], network byte order.
     pub port: Port,
     /// Reserved, zero.
     pub reserved: u16,
 }
 
 impl SlotValue {
-    /// The value for the backend of this number.
+    /// The slot of the backend with this id, without flags.
     pub const fn of(id: u32, backend: &BackendValue) -> SlotValue {
         SlotValue { backend: id, flags: 0, ip: backend.ip, port: backend.port, reserved: 0 }
     }
 }
 
-/// Shares that stand in one element of the share table.
+/// Entries of a Maglev table per segment.
 pub const MAGLEV_SEGMENT_SIZE: usize = 32;
 
-/// Value of the share table. Its key is a [`SlotKey`] of the generation
-/// [`ServiceValue::maglev_generation`], whose `slot` counts chunks: share `n`
-/// stands in chunk `n / 32` at place `n % 32`.
+/// One segment of a Maglev table, the value of the map `SHARE`. The key is a
+/// [`SlotKey`] with the generation [`ServiceValue::maglev_generation`] and the
+/// number of the segment as `slot`: entry `n` is at index `n % 32` of segment
+/// `n / 32`.
 ///
-/// A backend has as many shares as its weight says, in an order that every
-/// node finds out by itself (consistent hashing after Maglev).
+/// The number of entries of a backend is proportional to its weight, and every
+/// node computes the same order (Eisenbud et al., "Maglev: A Fast and Reliable
+/// Software Network Load Balancer", NSDI 2016, section 3.4).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct MaglevSegment {
-    /// Keys of the backend table; 0 behind the last share.
+    /// Backend ids; 0 after the last entry.
     pub backends: [u32; MAGLEV_SEGMENT_SIZE],
 }
 
@@ -287,7 +294,7 @@ pub struct MaglevSegment {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct BackendValue {
-    /// Where the packets go.
+    /// Address of the backend.
     pub ip: Ip,
     /// Target port, network byte order.
     pub port: Port,
@@ -297,7 +304,7 @@ pub struct BackendValue {
     pub state: u8,
     /// Node that runs the backend; 0 = unknown or outside.
     pub node: u32,
-    /// Topology zone, node-local number; 0 = none.
+    /// Topology zone, node-local id; 0 = none.
     pub zone: u16,
     /// Reserved, 1. Weights belong to a Service: see [`MaglevSegment`].
     pub weight: u16,
@@ -311,6 +318,6 @@ pub mod backend_state {
     pub const ACTIVE: u8 = 1;
     /// Keeps its connections, takes no new ones.
     pub const TERMINATING: u8 = 2;
-    /// Gone: its connections are to be ended.
+    /// Deleted: its connections must be closed. Not written today.
     pub const GONE: u8 = 3;
 }

@@ -1,11 +1,12 @@
-//! The socket table: what the socket hooks translated. An LRU hash: an entry
-//! that is thrown out costs a socket the name of its peer, not its connection.
+//! The socket table: the translations of the socket hooks. An LRU hash: an
+//! evicted entry costs a socket the Service address of its peer, not its
+//! connection.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{Ip, Port};
 
-/// Key of the socket table: a socket and the address of the other end.
+/// Key of the socket table: a socket and a remote address.
 #[repr(C)]
 #[derive(
     Clone,
@@ -23,11 +24,11 @@ use crate::{Ip, Port};
     KnownLayout,
 )]
 pub struct SocketKey {
-    /// `bpf_get_socket_cookie`.
+    /// Socket cookie (`bpf_get_socket_cookie`, `SO_COOKIE`, Linux 4.12).
     pub cookie: u64,
-    /// The other end.
+    /// The remote address: a frontend or a backend (see `direction`).
     pub ip: Ip,
-    /// Its port.
+    /// Its port, network byte order.
     pub port: Port,
     /// IP protocol.
     pub proto: u8,
@@ -37,11 +38,11 @@ pub struct SocketKey {
     pub reserved: [u8; 4],
 }
 
-/// What a [`SocketKey`] names.
+/// Direction of a lookup with [`SocketKey`].
 pub mod direction {
-    /// The address that the socket asked for; the value is the backend.
+    /// From the frontend that the socket named to the backend.
     pub const FRONTEND: u8 = 1;
-    /// The backend; the value is the address that the socket asked for.
+    /// From the backend to the frontend that the socket named.
     pub const BACKEND: u8 = 2;
 }
 
@@ -49,9 +50,9 @@ pub mod direction {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SocketValue {
-    /// The address that stands for the key's.
+    /// The backend or the frontend of the key's address.
     pub ip: Ip,
-    /// Its port.
+    /// Its port, network byte order.
     pub port: Port,
     /// Reserved, zero.
     pub flags: u16,

@@ -1,14 +1,14 @@
 //! The layouts that cross into the kernel are recorded in `layout.snapshot`.
 //!
-//! Pinned tables outlive the programs that made them: a layout that changes
-//! under the same version number would be read wrongly after an upgrade. So a
-//! change needs a new `ABI_VERSION` (its tables get a folder of their own),
-//! and then the record is written anew:
+//! Pinned maps outlive the programs that created them: a layout that changes
+//! under the same version would be misread after an upgrade. Therefore a
+//! change needs a new `ABI_VERSION` (its maps get a directory of their own), and
+//! then the record is updated:
 //!
 //!     BEELINE_LAYOUT=update cargo test -p beeline-abi --test unit_layout
 //!
-//! `BEELINE_LAYOUT=rewrite` records a change under the same number: only for
-//! a layout that no release has had.
+//! `BEELINE_LAYOUT=rewrite` records a change under the same version: only for a
+//! layout that was never released.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -31,8 +31,8 @@ use beeline_abi::service::{
 use beeline_abi::socket::{SocketKey, SocketValue};
 use beeline_abi::{ABI_VERSION, Ip, Mac, Port, maps};
 
-/// Public structs that no reader of a table meets: the scratch memory of a
-/// running program, and the description of a table.
+/// Public structs that are in no shared map: the scratch memory of the programs
+/// and the definition of a map.
 const NOT_SHARED: &[&str] = &["Context", "MapSpec"];
 
 /// A field: name, offset, bytes.
@@ -41,8 +41,8 @@ type Field = (&'static str, usize, usize);
 /// A struct: name, bytes, alignment, fields.
 struct Layout(&'static str, usize, usize, Vec<Field>);
 
-/// Describes a struct. A field that is not named here is noticed: structs
-/// have no padding, so the fields must add up to the whole.
+/// Describes a struct. A field that is missing here is detected: structs have no
+/// padding, so the sizes of the fields must add up to the size of the struct.
 macro_rules! layout {
     ($type:ident { $($field:tt),* $(,)? }) => {
         Layout(
@@ -54,7 +54,7 @@ macro_rules! layout {
     };
 }
 
-/// Bytes of what a projection returns; it is never called.
+/// Size in bytes of the field that a projection returns; it is never called.
 fn field_size<T, F>(_: fn(&T) -> &F) -> usize {
     size_of::<F>()
 }
@@ -250,7 +250,7 @@ fn unit_a_difference_is_printed_with_its_heading() {
     assert_eq!(difference(before, after), "  B: 8 bytes\n-   4 c\n+   4 d\n");
 }
 
-/// Lines that only one side has, each under the heading it stands under.
+/// Lines that only one side has, each below its heading.
 fn difference(before: &str, after: &str) -> String {
     let (before, after) = (with_headings(before), with_headings(after));
     let gone = before.iter().filter(|line| !after.contains(line)).map(|line| ('-', line));

@@ -1,12 +1,15 @@
-//! The connection stage: find the connection of a packet, or open one.
+//! The conntrack stage: looks up the connection of a packet or creates it. Its
+//! lifetime is decided in `conntrack/lifetime.rs`.
 
-use beeline_abi::config::ConfigValue;
+mod lifetime;
+
 use beeline_abi::conntrack::{ConntrackKey, ConntrackValue, flags as entry};
 use beeline_abi::context::{Context, flags};
 use beeline_abi::counter::hook;
 use beeline_abi::ip::proto;
 use beeline_abi::{DropReason, GATEWAY_IPV4, HAIRPIN_IPV6, Ip, Port};
 
+use self::lifetime::{State, account, is_closed, is_port_reuse, tcp_lifetime};
 use crate::platform::{Platform, Step};
 use crate::{Stop, icmp, slots};
 
@@ -19,8 +22,9 @@ pub mod tcp {
     pub const ACK: u8 = 0x10;
 }
 
-/// Builds the key of a tuple in its fixed order; true if the source became
-/// end `a`.
+/// Builds the key of a tuple in its fixed order. Returns true if the source is
+/// end `a`. The order is independent of the direction, so both directions of a
+/// connection have the same key.
 #[inline(always)]
 pub fn key_of(key: &mut ConntrackKey, src: Ip, sport: Port, dst: Ip, dport: Port, protocol: u8) -> bool {
     let src_is_a = precedes(src, sport, dst, dport);
@@ -35,7 +39,7 @@ pub fn key_of(key: &mut ConntrackKey, src: Ip, sport: Port, dst: Ip, dport: Port
     src_is_a
 }
 
-/// The order of two ends: by port, then address word by word, as stored.
+/// The order of two ends: by port, then by address, word by word as stored.
 #[inline(always)]
 fn precedes(src: Ip, sport: Port, dst: Ip, dport: Port) -> bool {
     if sport.0 != dport.0 {
@@ -51,8 +55,8 @@ fn precedes(src: Ip, sport: Port, dst: Ip, dport: Port) -> bool {
     true
 }
 
-/// Finds the packet's connection, keeps its books and takes down the
-/// translation that the packet needs. False: no live connection.
+/// Looks up the packet's connection, updates its state and counters, and applies
+/// its translation to `ctx`. Returns false if there is no live connection.
 #[inline(always)]
 pub fn lookup<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     if ctx.flags & flags::ICMP_ERROR != 0 {
@@ -78,8 +82,9 @@ pub fn lookup<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     }
     if origin && ctx.hook == hook::FROM_POD && ctx.proto == proto::UDP && value.flags & entry::REPLY_SNAT != 0
     {
-        // The pod asks a backend itself, from the port of a socket that asked
-        // it through a Service: whose answers it waits for now is clear.
+        // The pod sends to the backend directly, from a port that it used before
+        // to reach the backend through a Service. This starts a new connection,
+        // whose replies must not be translated.
         return false;
     }
     let before = State::of(value);
@@ -112,9 +117,8 @@ pub fn lookup<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     true
 }
 
-/// Whether the request in hand is to have another backend: UDP, whose backend
-/// no longer serves the Service. The entry stays until the new one takes its
-/// place.
+/// Whether a UDP request needs another backend because the one of its connection
+/// no longer serves the Service. The entry stays until the new one replaces it.
 #[inline(always)]
 fn backend_is_stale<P: Platform>(env: &P, ctx: &mut Context, origin: bool) -> bool {
     if ctx.proto != proto::UDP || !origin || ctx.entry_flags & entry::DNAT as u32 == 0 || ctx.backend == 0 {
@@ -123,30 +127,9 @@ fn backend_is_stale<P: Platform>(env: &P, ctx: &mut Context, origin: bool) -> bo
     !slots::is_serving(env, &mut ctx.slot_key, ctx.service, ctx.backend, &ctx.nat_ip, ctx.nat_port)
 }
 
-/// What both entries of a translated connection must agree on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct State {
-    expires: u32,
-    tcp_origin: u8,
-    tcp_reply: u8,
-    replied: u16,
-}
-
-impl State {
-    #[inline(always)]
-    fn of(value: &ConntrackValue) -> State {
-        State {
-            expires: value.expires,
-            tcp_origin: value.tcp_origin,
-            tcp_reply: value.tcp_reply,
-            replied: value.flags & entry::REPLIED,
-        }
-    }
-}
-
-/// A translated connection has an entry for either direction, and each sees
-/// the packets of its own alone. What changes (a flag, the lifetime: once a
-/// tick at most) is told to the other, which the translated tuple finds.
+/// A translated connection has one entry per direction, and each sees only the
+/// packets of its own direction. Copies changed state (TCP flags, or the lifetime
+/// at most once per tick) to the other entry, found by the translated tuple.
 #[inline(always)]
 fn sync_twin<P: Platform>(env: &mut P, ctx: &mut Context, state: State) {
     flow_key(ctx);
@@ -161,7 +144,7 @@ fn sync_twin<P: Platform>(env: &mut P, ctx: &mut Context, state: State) {
     twin.flags |= state.replied;
 }
 
-/// Takes down what an entry says about a packet.
+/// Loads an entry's translation, flags and ids into `ctx`.
 #[inline(always)]
 pub(crate) fn load(ctx: &mut Context, value: &ConntrackValue, origin: bool) {
     ctx.nat_ip = value.nat_ip;
@@ -178,59 +161,11 @@ pub(crate) fn load(ctx: &mut Context, value: &ConntrackValue, origin: bool) {
     }
 }
 
-/// A SYN on a connection that has ended opens a new one (RFC 9293 section
-/// 3.6.1, reuse of a pair of ports).
-#[inline(always)]
-fn is_port_reuse(value: &ConntrackValue, tcp_flags: u8) -> bool {
-    let syn = tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    syn && is_closed(value)
-}
-
-#[inline(always)]
-fn is_closed(value: &ConntrackValue) -> bool {
-    (value.tcp_origin | value.tcp_reply) & tcp::RST != 0 || value.tcp_origin & value.tcp_reply & tcp::FIN != 0
-}
-
-#[inline(always)]
-fn account(value: &mut ConntrackValue, origin: bool, tcp_flags: u8, bytes: u64) {
-    // Whoever goes on after a reset has not taken it: it was out of place (RFC
-    // 9293 section 3.10.7.4), and the connection lives. Segments that were on
-    // their way past a reset are answered by another one, the last word.
-    let continues = tcp_flags & (tcp::ACK | tcp::FIN | tcp::RST) == tcp::ACK;
-    let cleared = if continues { tcp::RST } else { 0 };
-    if origin {
-        value.packets_origin += 1;
-        value.bytes_origin += bytes;
-        value.tcp_origin |= tcp_flags;
-        value.tcp_reply &= !cleared;
-    } else {
-        value.packets_reply += 1;
-        value.bytes_reply += bytes;
-        value.tcp_reply |= tcp_flags;
-        value.tcp_origin &= !cleared;
-        if value.flags & entry::REPLIED == 0 {
-            value.flags |= entry::REPLIED;
-        }
-    }
-}
-
-#[inline(always)]
-fn tcp_lifetime(value: &ConntrackValue, config: &ConfigValue) -> u32 {
-    let is_established = value.flags & entry::REPLIED != 0 && value.tcp_origin & tcp::ACK != 0;
-    if is_closed(value) {
-        config.ticks_tcp_closing
-    } else if is_established {
-        config.ticks_tcp_established
-    } else {
-        config.ticks_tcp_opening
-    }
-}
-
 /// Applies the entry's translation to the tuple in `ctx`.
 #[inline(always)]
 fn translate(ctx: &mut Context, origin: bool) {
     if origin && ctx.entry_flags & entry::REPLY_SNAT as u32 != 0 {
-        return; // it is translated, and passes by another hook
+        return; // already translated at another hook
     }
     if origin {
         if ctx.entry_flags & entry::DNAT as u32 != 0 {
@@ -263,9 +198,8 @@ pub(crate) fn set_src(ctx: &mut Context, ip: Ip, port: Port) {
     ctx.flags |= flags::SRC_CHANGED;
 }
 
-/// The far end of a connection whose source was translated, in either
-/// direction. The identifier of an echo is the requester's port, and stands
-/// for both ports ([`ConntrackKey`]).
+/// Applies the source translation: to the source of requests, to the destination
+/// of replies. The identifier of an ICMP echo is both ports ([`ConntrackKey`]).
 #[inline(always)]
 fn set_snat(ctx: &mut Context, origin: bool) {
     if origin {
@@ -283,15 +217,21 @@ pub(crate) fn is_echo(ctx: &Context) -> bool {
     ctx.proto == proto::ICMP || ctx.proto == proto::ICMPV6
 }
 
-/// The client that a pod sees when it reaches itself, in the packet's family.
+/// The hairpin address in the packet's family: the source that a pod sees when it
+/// reaches itself through a Service.
 #[inline(always)]
 pub(crate) fn hairpin_address(ctx: &Context) -> Ip {
     if ctx.flags & flags::V6 != 0 { Ip::from_octets(HAIRPIN_IPV6) } else { Ip::from_v4(GATEWAY_IPV4) }
 }
 
-/// Opens the connection of the packet in hand: one entry for a plain flow,
-/// two for a translated one. A plain flow passes also when the table is full
-/// (counted); a translated one can not.
+/// Creates the connection of the packet: one entry without translation, two with
+/// it. If the table is full, an untranslated packet still passes and is counted
+/// as untracked.
+///
+/// # Errors
+///
+/// [`DropReason::NotConfigured`], or [`DropReason::ConntrackFull`] for a
+/// translated connection.
 #[inline(always)]
 pub fn create<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     if ctx.flags & flags::ICMP_ERROR != 0 {
@@ -337,8 +277,8 @@ fn new_value<P: Platform>(env: &mut P, ctx: &mut Context, lifetime: u32) {
     };
 }
 
-/// The flow entry first: a reply must never find the service entry alone.
-/// Both name the whole translation; their flags say what of it is done.
+/// Inserts the flow entry first, so that a service entry never exists without it.
+/// Both hold the whole translation; their flags say which part applies.
 #[inline(always)]
 fn create_translated<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let shared = if ctx.flags & flags::SNAT != 0 { entry::SNAT } else { 0 }
@@ -373,7 +313,7 @@ pub(crate) fn flow_key(ctx: &mut Context) -> bool {
     key_of(&mut ctx.flow_key, ctx.src_after, ctx.sport_after, ctx.dst_after, ctx.dport_after, ctx.proto)
 }
 
-/// Whether another live connection holds the translated tuple.
+/// Whether another live connection uses the translated tuple.
 #[inline(always)]
 pub(crate) fn flow_is_taken<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     let (dst, dport, src, sport, now) = (ctx.dst, ctx.dport, ctx.src, ctx.sport, ctx.now);

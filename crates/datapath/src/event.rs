@@ -1,4 +1,4 @@
-//! Fills an event record from the packet in hand.
+//! Builds an event record from the current packet.
 
 use beeline_abi::context::{Context, flags};
 use beeline_abi::event::{EVENT_VERSION, Event, kind};
@@ -7,7 +7,8 @@ use beeline_abi::{DropReason, Port};
 
 use crate::parse::join;
 
-/// The record of a drop. Time, CPU and numbering are the body's.
+/// The event of a drop; `length` is that of the frame in bytes. The caller sets
+/// time, CPU, sequence number and lost count.
 #[inline(always)]
 pub fn drop_event(ctx: &Context, reason: DropReason, length: u32) -> Event {
     let mut event = Event {

@@ -1,4 +1,4 @@
-//! Who may say what: a pod speaks for its own addresses only.
+//! The guard stage: a pod may send only from its own addresses (anti-spoofing).
 
 use beeline_abi::context::{Context, flags};
 use beeline_abi::endpoint::flags::NO_GUARD;
@@ -9,9 +9,13 @@ use crate::parse::{ETHERNET_BYTES, byte, halves};
 use crate::platform::{Platform, Step};
 use crate::{Stop, Verdict};
 
-/// Checks source address and source MAC of a pod's packet, and that the
-/// destination can be one of a forwarded packet. Neighbour discovery, router
-/// solicitation and multicast listener reports go to the host.
+/// Checks the source address and source MAC of a pod's packet, and that the
+/// destination is valid in a forwarded packet. Neighbour discovery, router
+/// solicitation and multicast listener reports are passed to the host.
+///
+/// # Errors
+///
+/// A [`Stop`] with the drop reason, or [`Stop::Host`].
 #[inline(always)]
 pub fn source<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     if ctx.flags & flags::V6 != 0 && ctx.proto == proto::ICMPV6 && is_link_control(ctx.icmp_type) {
@@ -37,16 +41,16 @@ const fn is_link_control(icmp_type: u8) -> bool {
     matches!(icmp_type, 130..=137 | 143)
 }
 
-/// Packets that stay on the link, from `::` (duplicate address detection),
-/// the pod's own link-local address or its own address.
+/// Packets that stay on the link. Valid sources are `::` (duplicate address
+/// detection), link-local addresses and the pod's own address.
 #[inline(always)]
 fn link_control<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let own_link_local = ctx.src.0[0] & LINK_LOCAL_MASK == LINK_LOCAL_V6;
     if !ctx.src.is_unspecified() && !own_link_local {
         owns(env, ctx, ctx.src, DropReason::SpoofedAddress)?;
     }
-    // Neighbour solicitation and advertisement name an address: the target of
-    // an advertisement is one that the sender claims to have.
+    // The target of a neighbour advertisement (136) is an address that the
+    // sender claims to have.
     if ctx.icmp_type == 136 {
         let target = env.load::<4>(ctx.l4 + 8).ok_or(Stop::Drop(DropReason::Malformed))?;
         let target = Ip(target);
@@ -68,9 +72,9 @@ fn owns<P: Platform>(env: &mut P, ctx: &Context, ip: Ip, reason: DropReason) -> 
 const LINK_LOCAL_MASK: u32 = 0xffc0_0000_u32.to_be();
 const LINK_LOCAL_V6: u32 = 0xfe80_0000_u32.to_be();
 
-/// Destinations that no forwarded packet has (RFC 1122 section 3.2.1.3, RFC
-/// 4291 section 2.5), and link-local ones, which are the host's matter
-/// (metadata services, node-local DNS) unless they are the pods' gateway.
+/// Drops destinations that are not valid in a forwarded packet (RFC 1122 section
+/// 3.2.1.3, RFC 4291 section 2.5). Link-local destinations other than the pods'
+/// gateway are passed to the host (metadata services, node-local DNS).
 #[inline(always)]
 fn destination(ctx: &Context) -> Result<(), Stop> {
     if ctx.flags & flags::V6 != 0 {
@@ -101,8 +105,8 @@ fn is_v6_loopback_or_unspecified(ip: &Ip) -> bool {
     ip.0[0] == 0 && ip.0[1] == 0 && ip.0[2] == 0 && u32::from_be(ip.0[3]) <= 1
 }
 
-/// ARP from a pod (RFC 826): the sender's addresses must be its own; a probe
-/// (RFC 5227) has none. Answering is the host's matter.
+/// Checks ARP from a pod (RFC 826): the sender's addresses must be its own, or
+/// unspecified in a probe (RFC 5227). The host replies to it.
 #[inline(always)]
 pub fn arp<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     let head: [u32; 7] = env.load(ETHERNET_BYTES).ok_or(Stop::Drop(DropReason::Malformed))?;
@@ -126,7 +130,8 @@ pub fn arp<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop>
     Ok(Verdict::ToHost)
 }
 
-/// A packet from outside the node that claims to come from a pod on it.
+/// Drops packets from an uplink that have the source address of a local pod, and
+/// sets the identity of the source.
 #[inline(always)]
 pub fn external<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     match env.address(&ctx.src) {

@@ -1,5 +1,5 @@
-//! ICMP errors belong to the connection of the packet that they quote, and
-//! are translated like it, in the other direction.
+//! ICMP errors belong to the connection of the packet that they quote, and are
+//! translated in the reverse direction of that packet.
 
 use beeline_abi::Ip;
 use beeline_abi::conntrack::flags as entry;
@@ -14,9 +14,9 @@ use crate::rewrite::{
     store_address, sum_add,
 };
 
-/// Finds the connection of the quoted packet and takes down the translation
-/// of the outer addresses. `key`, `nat_ip` and `snat_ip` stay in `ctx` for
-/// [`translate_quoted`]. False: the quoted packet is of no known connection.
+/// Looks up the connection of the quoted packet and sets the translation of the
+/// outer addresses. `key`, `nat_ip` and `snat_ip` stay in `ctx` for
+/// [`translate_quoted`]. Returns false if the connection is unknown.
 #[inline(always)]
 pub fn lookup_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     let src_is_a = key_of(
@@ -39,9 +39,10 @@ pub fn lookup_error<P: Platform>(env: &mut P, ctx: &mut Context) -> bool {
     true
 }
 
-/// The outer addresses. An error about a request comes from the backend or
-/// from a router on the way to it: only the backend's address is translated.
-/// An error about a reply goes to the virtual address, that is the backend.
+/// Translates the outer addresses. An error about a request comes from the
+/// backend or from a router on the path: only the backend's address is
+/// translated. An error about a reply is sent to the Service address, which
+/// becomes the backend's.
 #[inline(always)]
 fn translate_outer(ctx: &mut Context, inner_is_origin: bool) {
     let has_snat = ctx.entry_flags & entry::SNAT as u32 != 0;
@@ -66,14 +67,15 @@ fn translate_outer(ctx: &mut Context, inner_is_origin: bool) {
             ctx.flags |= flags::SRC_CHANGED;
         }
     }
-    // Also without a change of its own the message must be rewritten inside;
-    // the flag leads there.
+    // The quoted packet must be rewritten even if the outer addresses stay; the
+    // flag makes the rewrite stage do so.
     ctx.flags |= flags::DST_CHANGED;
 }
 
-/// Rewrites the quoted packet: of a request its destination (and its source
-/// where that was translated), of a reply the other way round. `outer_change`
-/// is what the outer addresses changed, part of ICMPv6's pseudo-header.
+/// Rewrites the quoted packet: the destination of a request (and its source if
+/// that was translated), the source of a reply. `outer_change` is the checksum
+/// difference of the outer addresses, which are in the ICMPv6 pseudo-header.
+/// Returns `None` if the packet cannot be written.
 #[inline(always)]
 pub fn translate_quoted<P: Platform>(env: &mut P, ctx: &mut Context, outer_change: u32) -> Option<()> {
     let v6 = ctx.flags & flags::V6 != 0;
@@ -101,8 +103,7 @@ pub fn translate_quoted<P: Platform>(env: &mut P, ctx: &mut Context, outer_chang
             env.store(ctx.inner_l4, &[new])?;
             inside = sum_add(inside, difference(old, new));
         }
-        // The identifier of an echo: the only thing that can have changed is
-        // the requester's.
+        // Only the requester's identifier of an echo can have changed.
         proto::ICMP | proto::ICMPV6 => {
             let new = if inner_is_origin { sport } else { dport };
             env.store_u16(ctx.inner_l4 + ICMP_IDENTIFIER, new.0)?;
@@ -117,8 +118,8 @@ pub fn translate_quoted<P: Platform>(env: &mut P, ctx: &mut Context, outer_chang
     env.checksum_change(at, inside, false, false)
 }
 
-/// The addresses of the quoted packet. For IPv4 its header checksum changes
-/// by the opposite, so that the sum over the quoted header stays the same.
+/// Rewrites the addresses of the quoted packet. The IPv4 header checksum changes
+/// by the opposite, so the sum of the quoted IPv4 header stays the same.
 #[inline(always)]
 fn quoted_addresses<P: Platform>(env: &mut P, ctx: &Context, src: &Ip, dst: &Ip, v6: bool) -> Option<u32> {
     let (src_at, dst_at) = if v6 { (8, 24) } else { (12, 16) };

@@ -1,10 +1,10 @@
-//! What happens to a packet: bytes, tables and time in, verdict out.
+//! The packet path: takes the bytes of a packet, tables and time, and returns a
+//! verdict.
 //!
-//! The same code runs in the kernel and in user space; what differs is the
-//! [`platform::Platform`] it is given. One function per hook:
-//! [`from_pod`], [`to_pod`], [`from_uplink`] and [`to_uplink`]. The order of
-//! the stages is parse, guard, conntrack, service, source, policy, rewrite,
-//! route.
+//! The same code runs in the kernel and in user space, over different
+//! implementations of [`platform::Platform`]. There is one function per hook:
+//! [`from_pod`], [`to_pod`], [`from_uplink`] and [`to_uplink`]. The order of the
+//! stages is parse, guard, conntrack, service, snat, policy, rewrite, route.
 #![no_std]
 
 #[cfg(feature = "native")]
@@ -38,31 +38,31 @@ use beeline_abi::{DropReason, Ip};
 use crate::parse::Frame;
 use crate::platform::{Platform, Step};
 
-/// What the body has to do with the packet.
+/// What the caller must do with the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Leave it to the host's network stack.
+    /// Pass it to the host's network stack.
     ToHost,
-    /// Leave it to the host's network stack, which answers with an ICMP
-    /// error (time exceeded, too big) or fragments it.
+    /// Pass it to the host's network stack, which sends an ICMP error (time
+    /// exceeded, too big) or fragments the packet.
     ToHostError,
-    /// Move it into the pod behind this device (`bpf_redirect_peer`; what the
-    /// host sends goes through the device).
+    /// Deliver it to the pod behind this device: `bpf_redirect_peer` (Linux 5.10),
+    /// or `bpf_redirect` at an egress hook.
     ToPod {
-        /// Host side of the pod's veth.
+        /// Interface index of the host side of the pod's veth.
         ifindex: u32,
     },
-    /// Send it out of this device (`bpf_redirect_neigh`).
+    /// Send it out of this device (`bpf_redirect_neigh`, Linux 5.10).
     Forward {
-        /// The uplink.
+        /// Interface index of the uplink.
         ifindex: u32,
-        /// The neighbour; its family may differ from the packet's.
+        /// The next hop. Its family may differ from the packet's.
         next_hop: Ip,
     },
-    /// The packet was refused and has become the answer to itself: return it
-    /// to the pod, by the uplink, or to the host that it came from.
+    /// The packet was rejected and rewritten into a reply: return it to its
+    /// sender (pod, uplink or host).
     Reject {
-        /// Why the packet was refused.
+        /// Why the packet was rejected.
         reason: DropReason,
     },
     /// Drop it.
@@ -73,7 +73,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The outcome under which a hook counts this verdict; none for drops.
+    /// The outcome that a hook counts for this verdict; `None` for drops.
     #[inline(always)]
     pub const fn outcome(self) -> Option<u8> {
         match self {
@@ -86,7 +86,7 @@ impl Verdict {
         }
     }
 
-    /// Why the packet was refused, if it was.
+    /// Why the packet was rejected or dropped, if it was.
     #[inline(always)]
     pub const fn reason(self) -> Option<DropReason> {
         match self {
@@ -96,23 +96,23 @@ impl Verdict {
     }
 }
 
-/// How a stage ends the packet's way early.
+/// Why a stage ends the processing of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The host's stack takes it.
+    /// Pass the packet to the host's network stack.
     Host,
-    /// It is refused and the sender is told.
+    /// Reject the packet with a reply.
     Reject(DropReason),
-    /// It does not fit into `ctx.out_mtu` bytes and the sender is told.
+    /// The packet exceeds `ctx.out_mtu` bytes: reject it with an ICMP error.
     TooBig,
-    /// Its TTL has run out and the sender is told.
+    /// The TTL has expired: reject the packet with an ICMP error.
     TtlExceeded,
-    /// It is dropped.
+    /// Drop the packet.
     Drop(DropReason),
 }
 
-/// Runs one hook over the packet of `env`. `ctx.hook` and `ctx.ifindex` are
-/// set by the caller; everything else of `ctx` is scratch.
+/// Runs one hook for the packet of `env`. The caller sets `ctx.hook` and
+/// `ctx.ifindex`; all other fields of `ctx` are scratch.
 #[inline(always)]
 pub fn run<P: Platform>(env: &mut P, ctx: &mut Context) -> Verdict {
     ctx.now = env.tick();
@@ -163,8 +163,8 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
     route::from_pod(env, ctx)
 }
 
-/// A packet that the host's stack sends to a pod (tc egress of the host side
-/// of its veth). The kernel has routed it; it only needs its translation.
+/// A packet that the host's network stack sends to a pod (tc egress of the host
+/// side of its veth). The kernel has routed it; only translation remains.
 #[inline(always)]
 pub fn to_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     match parse::frame(env, ctx) {
@@ -186,8 +186,8 @@ pub fn to_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, St
     Ok(Verdict::ToHost)
 }
 
-/// A packet that arrives at the node (tc ingress of an uplink): for a pod on
-/// it, for a Service or a translated source, or the host's.
+/// A packet that arrives at the node (tc ingress of an uplink): for a local pod,
+/// for a Service, for a SNAT mapping, or for the host.
 #[inline(always)]
 pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     match parse::frame(env, ctx) {
@@ -225,8 +225,8 @@ pub fn from_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdic
     route::forward(env, ctx)
 }
 
-/// A new connection from outside to a Service. Everything else that is for an
-/// address of the node is the host's, and is not tracked.
+/// A new connection from outside the cluster to a Service. All other packets for
+/// addresses of the node are passed to the host and not tracked.
 #[inline(always)]
 fn external_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     service::choose(env, ctx, SCOPE_EXTERNAL)?;
@@ -238,11 +238,12 @@ fn external_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), S
     snat::choose(env, ctx)
 }
 
-/// A packet that leaves the node (tc egress of an uplink). What was forwarded
-/// has had its translation; what the host sends may be the answer of a backend
-/// in the host's network, an ICMP error about a translated packet, or for a
-/// Service that no socket hook has seen (a socket of the kernel's own, one
-/// outside the cgroups, hooks that are off): no address of a Service leaves.
+/// A packet that leaves the node (tc egress of an uplink). Forwarded packets were
+/// translated on ingress. Packets of the host may be replies of a host network
+/// backend, ICMP errors about translated packets, or packets to a Service that
+/// passed no socket hook (kernel sockets, sockets outside the cgroup tree, hooks
+/// that are disabled). No packet to a Service address leaves the node
+/// untranslated.
 #[inline(always)]
 pub fn to_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     if !env.is_from_host() {
@@ -265,8 +266,8 @@ pub fn to_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict,
         ctx.flags |= flags::ORIGIN;
     }
     env.barrier(ctx);
-    // The host has routed it to the Service, or its answer by another device
-    // than the one that the question came in by.
+    // The host routed a request by its Service address, or a reply to another
+    // device than the one that the request arrived on.
     let needs_other_route = (ctx.flags & flags::ORIGIN != 0 && ctx.flags & flags::DST_CHANGED != 0)
         || (ctx.reply_ifindex != 0
             && ctx.reply_ifindex != ctx.ifindex
@@ -278,8 +279,8 @@ pub fn to_uplink<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict,
     Ok(Verdict::ToHost)
 }
 
-/// A new connection of the host to a Service. Everything else that the host
-/// sends is its own matter, and is not tracked.
+/// A new connection of the host to a Service. All other packets of the host are
+/// passed unchanged and not tracked.
 #[inline(always)]
 fn host_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     service::leave_to_host(env, ctx)?;
@@ -287,8 +288,8 @@ fn host_service<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop>
     env.barrier(ctx);
     if ctx.flags & flags::DST_CHANGED != 0 {
         ctx.identity_src = identity::HOST;
-        // A port that the host's sockets do not have: what one of them asks of
-        // the backend itself could not be told from this.
+        // Use a port that no socket of the host has. Otherwise a direct
+        // connection from it to the backend would have the same tuple.
         ctx.flags |= flags::SNAT_NEW_PORT;
         snat::choose(env, ctx)?;
         return policy::check(env, ctx);

@@ -1,16 +1,17 @@
-//! Shares: the places of a service's table in which each backend stands as
-//! often as its weight says. Which one a connection takes is a matter of
-//! chance, or of the client alone: then every node takes the same.
+//! The Maglev table of a service, in which each backend has entries in proportion
+//! to its weight. A connection uses a random entry (weighted choice), or the one
+//! given by a hash of the client, which is the same on every node (consistent
+//! hashing).
 
 use beeline_abi::context::Context;
 use beeline_abi::service::{MAGLEV_SEGMENT_SIZE, ServiceValue, SlotKey, SlotValue, service_flags};
 
 use crate::platform::Tables;
 
-/// The point at which a client enters the table of a service with consistent
-/// hashing: by its address alone where it is to keep its backend (`ClientIP`
-/// affinity), else by the ports as well. The address that was asked is left
-/// out: a load balancer in front may send one connection to any node's.
+/// The hash that selects the Maglev entry of a client: over its address only with
+/// `ClientIP` affinity, else over the ports too. The destination address is left
+/// out, because an external load balancer may send packets of one connection to
+/// any node's address.
 #[inline(always)]
 pub fn hash(ctx: &Context, service: &ServiceValue) -> u32 {
     let ports = ((ctx.sport.get() as u32) << 16) | ctx.dport.get() as u32;
@@ -19,15 +20,15 @@ pub fn hash(ctx: &Context, service: &ServiceValue) -> u32 {
     finalize(mix(mix(client, hashed_ports.to_be()), (ctx.proto as u32).to_be()))
 }
 
-/// Whether the service's table is entered by the client's address.
+/// Whether the service uses consistent hashing.
 #[inline(always)]
 pub fn is_consistent(service: &ServiceValue) -> bool {
     service.maglev_size != 0 && service.flags & service_flags::MAGLEV != 0
 }
 
-/// The backend that a service gives to a client: by its shares if it has some,
-/// else by its slots, of which it has one at least. None if a new generation
-/// has just taken its place. `key` is scratch.
+/// Selects a backend by `choice`: from the Maglev table if the service has one,
+/// else from its slots, of which there must be at least one. Returns `None` if a
+/// newer generation has just replaced this one. `key` is scratch.
 #[inline(always)]
 pub fn select<T: Tables>(
     env: &T,
@@ -47,17 +48,18 @@ pub fn select<T: Tables>(
     Some(SlotValue::of(backend_id, &env.backend(backend_id)?))
 }
 
-/// Where hashing starts: the same on every node, and for good.
+/// The seed of the hash. It must be the same on every node and in every release.
 const SEED: u32 = 0x9e37_79b9;
 
-/// Takes one word in, as it stands on the wire (after MurmurHash3's body).
+/// Adds one word in network byte order to the hash (the block step of
+/// MurmurHash3_x86_32).
 #[inline(always)]
 const fn mix(hash: u32, wire: u32) -> u32 {
     let word = u32::from_be(wire).wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
     (hash ^ word).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
 }
 
-/// Lets every bit count for every other (MurmurHash3's finish).
+/// The finalizer of MurmurHash3 (`fmix32`).
 #[inline(always)]
 const fn finalize(hash: u32) -> u32 {
     let hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);

@@ -1,6 +1,6 @@
-//! The native body: the packet in a vector, the tables in ordinary maps. It
-//! runs the same stages as the kernel, for tests and for `beeline explain`,
-//! and takes down every step.
+//! The user-space platform: the packet in a vector, the tables in ordinary maps.
+//! It runs the same stages as the kernel, for tests and for `beeline explain`,
+//! and records every step.
 
 pub mod build;
 mod frame;
@@ -26,26 +26,26 @@ use crate::platform::{Packet, Platform, Route, Routing, Step, Tables};
 pub use frame::NativeFrame;
 pub use tables::MemoryTables;
 
-/// What a route lookup answers.
+/// The result of a route lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextHop {
-    /// The answer.
+    /// Whether there is a route.
     pub route: Route,
-    /// Device to send to.
+    /// Interface index of the egress device.
     pub ifindex: u32,
-    /// The neighbour there.
+    /// Address of the next hop.
     pub next_hop: Ip,
-    /// The node's source address on that way; unspecified if it is not known.
+    /// The node's source address for the route; unspecified if unknown.
     pub source: Ip,
-    /// MTU of the way, bytes.
+    /// MTU of the route, bytes.
     pub mtu: u32,
 }
 
-/// A route lookup: the packet with its addresses, bytes of its largest
-/// segment.
+/// A route lookup, given the packet's context and the length of its largest
+/// segment in bytes (IP header included).
 pub type RouteLookup<'a> = dyn FnMut(&Context, u32) -> NextHop + 'a;
 
-/// A packet and its surroundings.
+/// A packet and its platform.
 pub struct Native<'a, T> {
     /// The packet.
     pub frame: NativeFrame,
@@ -53,31 +53,32 @@ pub struct Native<'a, T> {
     pub tables: T,
     /// The host's routes.
     pub routes: &'a mut RouteLookup<'a>,
-    /// The present tick.
+    /// The current tick ([`beeline_abi::conntrack::tick`]).
     pub tick: u32,
-    /// What chance says, each time it is asked.
+    /// The value of every random number.
     pub random: u32,
-    /// The node itself sends the packet.
+    /// The packet was sent by the node itself.
     pub from_host: bool,
     /// Every step so far.
     pub steps: Vec<Step>,
-    /// Packets let through although the connection table was full.
+    /// Number of packets that passed untracked because the connection table was
+    /// full.
     pub untracked: u64,
-    /// Connections whose first choice of a translated source port was taken.
+    /// Number of connections whose first SNAT port was taken.
     pub ports_taken: u64,
 }
 
-/// What became of a packet.
+/// The result of a hook.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// What is to be done with it.
+    /// What must be done with the packet.
     pub verdict: Verdict,
-    /// What was found out on the way.
+    /// The context after the hook.
     pub context: Context,
 }
 
 impl<'a, T: Tables> Native<'a, T> {
-    /// A packet before its way.
+    /// A packet that no hook has processed.
     pub fn new(frame: NativeFrame, tables: T, routes: &'a mut RouteLookup<'a>, tick: u32) -> Native<'a, T> {
         Native {
             frame,
@@ -92,8 +93,7 @@ impl<'a, T: Tables> Native<'a, T> {
         }
     }
 
-    /// Sends the packet through a hook (see `beeline_abi::counter::hook`) of
-    /// a device.
+    /// Runs a hook (`beeline_abi::counter::hook`) of the device `ifindex`.
     pub fn run(&mut self, hook: u8, ifindex: u32) -> Outcome {
         let mut context = Context { hook, ifindex, ..Context::default() };
         let verdict = crate::run(self, &mut context);

@@ -1,4 +1,4 @@
-//! From bytes to [`Context`]: Ethernet, ARP, IPv4, IPv6 with extension
+//! The parse stage fills [`Context`] from the bytes of a frame: Ethernet, ARP, IPv4, IPv6 with extension
 //! headers, TCP, UDP, ICMP, ICMPv6 and fragments.
 
 use beeline_abi::context::{Context, flags};
@@ -14,8 +14,8 @@ pub const ETHERNET_BYTES: u32 = 14;
 pub const IPV4_BYTES: u32 = 20;
 /// Bytes of an IPv6 header without extensions.
 pub const IPV6_BYTES: u32 = 40;
-/// Extension headers that are followed (RFC 8200 section 4.1 lists seven
-/// kinds; more than six in one packet are not normal traffic).
+/// Maximum number of extension headers that are parsed (RFC 8200 section 4.1
+/// lists seven kinds; normal traffic has fewer).
 const EXTENSION_HEADERS_MAX: usize = 6;
 
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
@@ -33,8 +33,7 @@ pub enum Frame {
     Other,
 }
 
-/// The two 16-bit halves of a word, in the order of memory, each still as it
-/// stands on the wire.
+/// The two 16-bit halves of a word in memory order, each in network byte order.
 #[inline(always)]
 pub(crate) const fn halves(word: u32) -> (u16, u16) {
     if cfg!(target_endian = "little") {
@@ -44,7 +43,7 @@ pub(crate) const fn halves(word: u32) -> (u16, u16) {
     }
 }
 
-/// Two 16-bit halves back to a word in the order of memory.
+/// Joins two 16-bit halves to a word in memory order.
 #[inline(always)]
 pub(crate) const fn join(first: u16, second: u16) -> u32 {
     if cfg!(target_endian = "little") {
@@ -54,13 +53,17 @@ pub(crate) const fn join(first: u16, second: u16) -> u32 {
     }
 }
 
-/// Byte `index` of a word in the order of memory.
+/// Byte `index` of a word in memory order.
 #[inline(always)]
 pub(crate) const fn byte(word: u32, index: u32) -> u8 {
     (u32::from_be(word) >> (24 - 8 * index)) as u8
 }
 
-/// Reads the headers of a frame.
+/// Parses the headers of a frame into `ctx`.
+///
+/// # Errors
+///
+/// The reason to drop the frame.
 #[inline(always)]
 pub fn frame<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Frame, DropReason> {
     let ethernet: [u32; 3] = env.load(0).ok_or(DropReason::Malformed)?;
@@ -87,7 +90,7 @@ pub fn frame<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Frame, DropR
     Ok(Frame::Ip)
 }
 
-/// Forgets the packet before this one.
+/// Clears what the previous packet left in `ctx`.
 #[inline(always)]
 fn reset(ctx: &mut Context) {
     ctx.flags = 0;
@@ -177,13 +180,13 @@ fn ipv6<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), DropReason> {
     ctx.src = Ip([header[2], header[3], header[4], header[5]]);
     ctx.dst = Ip([header[6], header[7], header[8], header[9]]);
     if ctx.src.is_v4() || ctx.dst.is_v4() {
-        // Mapped addresses do not belong on a wire (RFC 4291 section 2.5.5.2
-        // gives them to software interfaces); here they would be taken for IPv4.
+        // IPv4-mapped addresses (RFC 4291 section 2.5.5.2) are not valid on the
+        // wire, and would be mistaken for IPv4 here.
         return Err(DropReason::Martian);
     }
     extension_headers(env, ctx, byte(header[1], 2))?;
     if ctx.l4 > ctx.l3 + ctx.l3_bytes {
-        // The rest of the frame is padding, whatever it looks like.
+        // The rest of the frame is padding, not headers.
         return Err(DropReason::Malformed);
     }
     Ok(())
@@ -218,7 +221,7 @@ fn extension_headers<P: Platform>(env: &mut P, ctx: &mut Context, first: u8) -> 
                 let place = u16::from_be(halves(header[0]).1);
                 fragment_flags(ctx, place & 0xfff8 != 0, place & 1 != 0, header[1]);
                 if ctx.flags & flags::FRAGMENT_LATER != 0 {
-                    // What follows is payload, whatever it looks like.
+                    // What follows is payload, not headers.
                     ctx.l4 = offset;
                     ctx.flags |= flags::HAS_OPTIONS;
                     return Ok(());
@@ -240,8 +243,8 @@ fn extension_headers<P: Platform>(env: &mut P, ctx: &mut Context, first: u8) -> 
     Err(DropReason::HeaderChainTooLong)
 }
 
-/// Headers further into the frame than this are not followed: the bodies read
-/// at most this far (and a power of two keeps offsets maskable in the kernel).
+/// Maximum offset of a header in the frame, bytes. One less than a power of two,
+/// so that the kernel can mask offsets with it.
 pub const OFFSET_MAX: u32 = 511;
 
 #[inline(always)]
@@ -254,8 +257,8 @@ fn transport<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), DropReas
             (ctx.sport, ctx.dport) = ports(header[0]);
             ctx.l4_header_bytes = (byte(header[3], 0) >> 4) as u32 * 4;
             ctx.tcp_flags = byte(header[3], 1);
-            // Of a first fragment the options may follow later, but not the rest
-            // (RFC 1858: who sends such a fragment wants to be misread).
+            // A first fragment may lack TCP options, but not the rest of the header
+            // (RFC 1858: tiny fragments are used to evade filters).
             let present = if whole { ctx.l4_header_bytes } else { 20 };
             if ctx.l4_header_bytes < 20 || ctx.l4 + present > end {
                 return Err(DropReason::Malformed);
@@ -317,8 +320,8 @@ fn icmp<P: Platform>(env: &mut P, ctx: &mut Context, end: u32) -> Result<(), Dro
     Ok(())
 }
 
-/// Reads the packet that an ICMP error quotes. One that cannot be read leaves
-/// the message an ordinary packet: the receiver judges it.
+/// Parses the packet that an ICMP error quotes. If that fails, the message is
+/// treated as an ordinary packet and left to the receiver.
 #[inline(always)]
 fn quoted<P: Platform>(env: &mut P, ctx: &mut Context, end: u32, v6: bool) {
     let at = ctx.l4 + 8;
@@ -360,8 +363,11 @@ fn quoted<P: Platform>(env: &mut P, ctx: &mut Context, end: u32, v6: bool) {
     ctx.flags |= flags::ICMP_ERROR;
 }
 
-/// Lets a fragment follow its first one: remembers the ports of a first
-/// fragment, finds those of a later one.
+/// Stores the ports of a first fragment, and looks them up for a later one.
+///
+/// # Errors
+///
+/// [`DropReason::FragmentUnknown`] if the first fragment was not seen.
 #[inline(always)]
 pub fn fragment<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), DropReason> {
     if ctx.flags & flags::FRAGMENT_FIRST != 0 {
@@ -369,8 +375,8 @@ pub fn fragment<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), DropR
         env.fragment_insert(&ctx.fragment_key, &value);
     } else if ctx.flags & flags::FRAGMENT_LATER != 0 {
         let first = env.fragment(&ctx.fragment_key).ok_or(DropReason::FragmentUnknown)?;
-        // RFC 791 and RFC 8200 give up reassembly after 60 s; an identifier
-        // seen longer ago belongs to another packet.
+        // Reassembly times out after 60 s (RFC 8200 section 4.5). An older entry
+        // belongs to another packet with the same identifier.
         if ctx.now.wrapping_sub(first.seen) > 60 {
             return Err(DropReason::FragmentUnknown);
         }

@@ -1,4 +1,4 @@
-//! What the packet path asks of the body it runs in.
+//! The interfaces that the packet path needs from the kernel or from user space.
 
 use beeline_abi::address::AddressValue;
 use beeline_abi::config::ConfigValue;
@@ -14,15 +14,16 @@ use beeline_abi::{DropReason, Ip};
 
 use crate::Verdict;
 
-/// The bytes of the frame. Words are read and written exactly as they stand
-/// in memory (native load of network-order bytes).
+/// The bytes of the frame. Words are read and written in memory order, without
+/// byte swapping. Offsets are bytes from the Ethernet header. Methods return
+/// `None` if the access is out of bounds or the kernel refuses it.
 pub trait Packet {
-    /// Bytes of the frame.
+    /// Length of the frame in bytes.
     fn length(&self) -> u32;
     /// Payload bytes per segment of a segmentation-offload packet; 0 = one
     /// ordinary packet.
     fn segment_payload(&self) -> u32;
-    /// `N` 32-bit words at an offset; none if the frame is shorter.
+    /// `N` 32-bit words at an offset; `None` if the frame is shorter.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
     /// One 16-bit word at an offset.
     fn load_u16(&self, offset: u32) -> Option<u16>;
@@ -32,9 +33,9 @@ pub trait Packet {
     fn store_u16(&mut self, offset: u32, word: u16) -> Option<()>;
     /// Overwrites a byte.
     fn store_u8(&mut self, offset: u32, byte: u8) -> Option<()>;
-    /// Changes the transport checksum at an offset by a difference
-    /// (ones' complement sum of the new words minus the old). `pseudo`: the
-    /// changed words are part of the pseudo-header (RFC 9293 section 3.1).
+    /// Updates the transport checksum at an offset by `difference` (ones'
+    /// complement sum of the new words minus the old, RFC 1624). `pseudo`: the
+    /// changed words are in the pseudo-header (RFC 9293 section 3.1).
     /// `zero_is_none`: 0 means "no checksum" (UDP, RFC 768).
     fn checksum_change(
         &mut self,
@@ -43,12 +44,13 @@ pub trait Packet {
         pseudo: bool,
         zero_is_none: bool,
     ) -> Option<()>;
-    /// Whether the checksum at an offset still holds only the pseudo-header's
-    /// sum, to be completed by a device (`CHECKSUM_PARTIAL`).
+    /// Whether the checksum at an offset holds only the sum of the pseudo-header
+    /// and is completed later by a device (`CHECKSUM_PARTIAL`).
     fn checksum_is_partial(&mut self, offset: u32) -> bool;
-    /// Cuts the frame to a length.
+    /// Truncates the frame to a length in bytes.
     fn truncate(&mut self, length: u32) -> Option<()>;
-    /// Makes room between the Ethernet and the IP header.
+    /// Inserts bytes between the Ethernet and the IP header; their content is
+    /// undefined.
     fn insert_after_ethernet(&mut self, bytes: u32) -> Option<()>;
 }
 
@@ -62,78 +64,77 @@ pub trait Tables {
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue>;
     fn service(&self, id: u32) -> Option<ServiceValue>;
     fn slot(&self, key: &SlotKey) -> Option<SlotValue>;
-    /// The backend id at a place of a chunk of shares.
+    /// The backend id at an index of a Maglev table segment.
     fn maglev(&self, segment: &SlotKey, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<BackendValue>;
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
-    /// Remembers a first fragment.
+    /// Stores a first fragment; best effort.
     fn fragment_insert(&mut self, key: &FragmentKey, value: &FragmentValue);
-    /// The entry in place (current table, then the previous one).
+    /// The entry, for update in place (current table, then the previous one).
     fn conntrack(&mut self, key: &ConntrackKey) -> Option<&mut ConntrackValue>;
-    /// Whether a set of source ranges lets a client in.
+    /// Whether a set of source ranges allows a client.
     fn source_allowed(&self, set: u32, client: &Ip) -> bool;
-    /// The backend that a client keeps.
+    /// The backend of a client with session affinity.
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue>;
-    /// Remembers it; best effort.
+    /// Stores it; best effort.
     fn affinity_insert(&mut self, key: &AffinityKey, value: &AffinityValue);
-    /// Writes a new entry; false if the table is full.
+    /// Inserts or replaces an entry; false if the table is full.
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool;
 }
 
 /// The host's routing.
 pub trait Routing {
-    /// Looks up the route of `ctx.src_after` to `ctx.dst_after` for a packet
-    /// whose largest segment has `bytes` (IP header included), arriving at
-    /// `ctx.ifindex`, out of `ctx.reply_ifindex` where that is set and leads
-    /// there. Fills `ctx.out_ifindex`, `ctx.next_hop` and, if it is too big,
+    /// Looks up the route from `ctx.src_after` to `ctx.dst_after` for a packet
+    /// that arrived on `ctx.ifindex` and whose largest segment has `bytes` bytes
+    /// (IP header included). Prefers a route out of `ctx.reply_ifindex` if that is
+    /// set. Fills `ctx.out_ifindex`, `ctx.next_hop` and, if the packet is too big,
     /// `ctx.out_mtu`.
     fn lookup(&mut self, ctx: &mut Context, bytes: u32) -> Route;
-    /// The node's source address towards `ctx.dst_after`; unspecified if the
-    /// routing does not say.
+    /// The node's source address for `ctx.dst_after`; unspecified if unknown.
     fn source_address(&mut self, ctx: &mut Context) -> Ip;
 }
 
-/// What the host's routing says.
+/// The result of a route lookup in the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// There is a way out.
+    /// There is a route.
     Found,
-    /// There is a way out, but the packet is larger than its MTU.
+    /// There is a route, but the packet is larger than its MTU.
     TooBig,
-    /// The host itself is the destination, or decides by itself.
+    /// The destination is the host itself, or its network stack must route the
+    /// packet.
     Host,
     /// A blackhole, unreachable or prohibit route.
     Prohibited,
-    /// Forwarding is off on the incoming device, or the route cannot be used.
+    /// Forwarding is disabled on the ingress device, or the route is unusable.
     None,
 }
 
-/// Everything a body provides.
+/// Everything that the packet path needs.
 pub trait Platform: Packet + Tables + Routing {
-    /// The present tick (`beeline_abi::conntrack::tick`).
+    /// The current tick (`beeline_abi::conntrack::tick`).
     fn tick(&self) -> u32;
     /// A random number.
     fn random(&mut self) -> u32;
-    /// A cut between stages: what the next one needs, it reads from `ctx`
-    /// anew. So the kernel's verifier meets every stage in one state, instead
-    /// of once for each way through the stages before it.
+    /// A verifier barrier between stages: the next stage reads `ctx` again. The
+    /// kernel's verifier then checks each stage in one state, instead of once per
+    /// path through the earlier stages.
     fn barrier(&self, ctx: &mut Context);
-    /// The node itself made the packet: it came in by no device.
+    /// Whether the node itself sent the packet: it has no ingress device.
     fn is_from_host(&self) -> bool;
-    /// Counts a packet that was let through although the connection table is
-    /// full.
+    /// Counts a packet that passes untracked because the connection table is full.
     fn count_untracked(&mut self, ctx: &Context);
-    /// Counts a connection whose first choice of a translated source port is
-    /// taken towards its destination: how often tells how full the ports are.
+    /// Counts a connection whose first SNAT port is taken for its destination. The
+    /// rate shows how full the port range is.
     fn count_port_taken(&mut self, ctx: &Context);
-    /// Takes down a step of the way; free in the kernel.
+    /// Records a step; does nothing in the kernel.
     fn step(&mut self, step: Step);
 }
 
-/// A step on a packet's way, for people.
+/// A step of the packet path, for traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The frame was understood.
+    /// The frame was parsed.
     Parsed {
         /// Source.
         src: Ip,
@@ -142,31 +143,31 @@ pub enum Step {
         /// Protocol.
         proto: u8,
     },
-    /// The sender may use its source address.
+    /// The guard accepted the source address.
     GuardPassed,
     /// An entry of the connection table matched.
     ConntrackHit {
-        /// The packet goes in the direction of the first one.
+        /// The packet has the direction of the connection's first packet.
         origin: bool,
-        /// Service id; 0 = plain flow.
+        /// Service id; 0 = not translated by a Service.
         service: u32,
     },
     /// A new connection.
     ConntrackNew,
-    /// A Service was chosen.
+    /// A backend of a Service was selected.
     Service {
         /// Its id.
         service: u32,
-        /// Number of its endpoints.
+        /// Number of its slots.
         slots: u32,
-        /// Backend id chosen.
+        /// Id of the selected backend.
         backend: u32,
         /// Backend address.
         ip: Ip,
         /// Backend port, network byte order.
         port: beeline_abi::Port,
     },
-    /// The source becomes an address and port of the node.
+    /// The source is translated to this address and port.
     Snat {
         /// Address.
         ip: Ip,
@@ -175,27 +176,27 @@ pub enum Step {
     },
     /// Addresses were rewritten.
     Rewritten {
-        /// Source now.
+        /// Source after translation.
         src: Ip,
-        /// Destination now.
+        /// Destination after translation.
         dst: Ip,
     },
-    /// A pod on this node.
+    /// The destination is a pod on this node.
     LocalPod {
-        /// Host side of its veth.
+        /// Interface index of the host side of its veth.
         ifindex: u32,
     },
-    /// The host's routing was asked.
+    /// The host's routes were looked up.
     Routed {
-        /// What it said.
+        /// The result.
         route: Route,
-        /// Device.
+        /// Interface index of the egress device.
         ifindex: u32,
         /// Next hop.
         next_hop: Ip,
     },
-    /// The packet is refused.
+    /// The packet is rejected.
     Rejected(DropReason),
-    /// The end of the way at this hook.
+    /// The verdict of the hook.
     Verdict(Verdict),
 }

@@ -1,6 +1,6 @@
-//! Refusals: the packet becomes its own answer, from the address that was
-//! asked - RST for TCP (RFC 9293 section 3.5.2), port unreachable for UDP
-//! (RFC 1122 section 3.2.2.1, RFC 4443 section 3.1).
+//! The reject stage: turns the packet into the reply that rejects it, sent from
+//! the packet's destination address: RST for TCP (RFC 9293 section 3.5.2), port
+//! unreachable for UDP (RFC 1122 section 3.2.2.1, RFC 4443 section 3.1).
 
 use beeline_abi::DropReason;
 use beeline_abi::context::{Context, flags};
@@ -12,16 +12,17 @@ use crate::parse::{ETHERNET_BYTES, IPV4_BYTES, IPV6_BYTES, halves, join};
 use crate::platform::{Platform, Step};
 use crate::rewrite::{TCP_CHECKSUM, UDP_CHECKSUM, half, sum_add, sum_fold};
 
-/// Hop limit of the answers (the value that Linux starts with).
+/// Hop limit of the replies (the default of Linux).
 const TTL: u8 = 64;
 const TCP_BYTES: u32 = 20;
-/// Bytes of the refused packet's transport header that an ICMP error quotes
+/// Bytes of the rejected packet's transport header that an ICMP error quotes
 /// (RFC 792: 64 bits).
 const QUOTED_BYTES: u32 = 8;
 
-/// Refuses the packet in hand. What can not be written (an IP header with
-/// options or extension headers, a later fragment, an answer that would answer
-/// an answer) is dropped.
+/// Rejects the packet with a RST or a port unreachable. It is dropped without a
+/// reply if it has IP options or extension headers, is a later fragment (TCP: any
+/// fragment) or a RST,
+/// or is neither TCP nor UDP.
 #[inline(always)]
 pub fn reject<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -> Verdict {
     env.step(Step::Rejected(reason));
@@ -41,9 +42,10 @@ pub fn reject<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -
     }
 }
 
-/// Tells the sender why its packet went no further: too big (RFC 1191, RFC
-/// 4443 section 3.2) or no hop left. No ICMP error is written (RFC 1122
-/// section 3.2.2), and no fragment but the first.
+/// Rejects the packet with an ICMP error: too big (RFC 1191, RFC 4443 section
+/// 3.2) for [`DropReason::TooBig`], else time exceeded. It is dropped without one
+/// if it is an ICMP error or a later fragment (RFC 1122 section 3.2.2), has IP
+/// options or extension headers, or is SCTP.
 #[inline(always)]
 pub fn icmp_error<P: Platform>(env: &mut P, ctx: &mut Context, reason: DropReason) -> Verdict {
     env.step(Step::Rejected(reason));
@@ -83,8 +85,8 @@ fn swap_ethernet<P: Platform>(env: &mut P, ctx: &Context) -> Option<()> {
     )
 }
 
-/// Writes an IP header from the destination back to the source, with
-/// `payload` bytes of `protocol` behind it; returns the pseudo-header's sum.
+/// Writes an IP header from the packet's destination to its source, for
+/// `payload` bytes of `protocol`. Returns the sum of the pseudo-header.
 #[inline(always)]
 fn write_ip_header<P: Platform>(env: &mut P, ctx: &Context, protocol: u8, payload: u32) -> Option<u32> {
     let mut pseudo = half((payload as u16).to_be());
@@ -116,8 +118,8 @@ fn write_ip_header<P: Platform>(env: &mut P, ctx: &Context, protocol: u8, payloa
     Some(sum_add(pseudo, sum_add(s, d)))
 }
 
-/// The packet becomes a RST. Sequence numbers as RFC 9293 section 3.10.7.1
-/// asks of a closed port.
+/// Turns the packet into a RST, with the sequence numbers that RFC 9293 section
+/// 3.10.7.1 requires of a closed port.
 #[inline(always)]
 fn write_reset<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
     let old: [u32; 4] = env.load(ctx.l4)?;
@@ -139,25 +141,26 @@ fn write_reset<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
     swap_ethernet(env, ctx)
 }
 
-/// The packet becomes an ICMP port unreachable: 3/3 (RFC 792), 1/4 (RFC 4443).
+/// Turns the packet into an ICMP port unreachable: 3/3 (RFC 792), 1/4 (RFC
+/// 4443).
 #[inline(always)]
 fn write_unreachable<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
     let v6 = ctx.flags & flags::V6 != 0;
     write_icmp_error(env, ctx, if v6 { 0x0104_0000_u32.to_be() } else { 0x0303_0000_u32.to_be() }, 0)
 }
 
-/// The packet becomes an ICMP error that quotes its IP header and the first
-/// eight bytes behind it. Type and code, and the second word, in network byte
-/// order.
+/// Turns the packet into an ICMP error that quotes its IP header and the first
+/// eight bytes after it. `type_code` and `word`, the first two words of the
+/// header, are in network byte order.
 #[inline(always)]
 fn write_icmp_error<P: Platform>(env: &mut P, ctx: &mut Context, type_code: u32, word: u32) -> Option<()> {
     let v6 = ctx.flags & flags::V6 != 0;
     let transport: [u32; 2] = env.load(ctx.l4)?;
     let (_, checksum) = halves(transport[1]);
     let partial = ctx.proto == proto::UDP && checksum != 0 && env.checksum_is_partial(ctx.l4 + UDP_CHECKSUM);
-    // A device that completes the quoted checksum makes the sum over the
-    // quoted bytes the complement of what stands there now (the
-    // pseudo-header's sum); this answer's own checksum is computed for that.
+    // A partial checksum holds the sum of the pseudo-header. A device completes
+    // it, and the sum over the quoted bytes becomes the complement of the
+    // current value. The checksum of the reply is computed for that.
     let quoted = if partial { half(!checksum) } else { sum_add(transport[0], transport[1]) };
     let header = if v6 { IPV6_BYTES } else { IPV4_BYTES };
     let quoted_ip = quoted_header_sum(env, v6)?;
@@ -175,7 +178,7 @@ fn write_icmp_error<P: Platform>(env: &mut P, ctx: &mut Context, type_code: u32,
     swap_ethernet(env, ctx)
 }
 
-/// The sum over the IP header that is about to be quoted.
+/// The sum of the IP header that will be quoted.
 #[inline(always)]
 fn quoted_header_sum<P: Platform>(env: &mut P, v6: bool) -> Option<u32> {
     let mut sum = 0;

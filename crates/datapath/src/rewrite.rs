@@ -1,4 +1,5 @@
-//! Puts the translation into the packet, and takes one from the TTL.
+//! The rewrite stage: writes the translation into the packet and decrements the
+//! TTL. Checksums are updated incrementally (RFC 1624).
 
 use beeline_abi::context::{Context, flags};
 use beeline_abi::ip::proto;
@@ -33,13 +34,13 @@ pub(crate) const fn sum_fold(sum: u32) -> u16 {
     ((once & 0xffff) + (once >> 16)) as u16
 }
 
-/// What changes in a sum when one word becomes another.
+/// The change of a sum when one word replaces another.
 #[inline(always)]
 pub(crate) const fn difference(from: u32, to: u32) -> u32 {
     sum_add(!from, to)
 }
 
-/// What changes in a sum when one address becomes another.
+/// The change of a sum when one address replaces another.
 #[inline(always)]
 pub(crate) fn address_difference(from: &Ip, to: &Ip, v6: bool) -> u32 {
     let mut sum = difference(from.0[3], to.0[3]);
@@ -59,7 +60,11 @@ pub(crate) const fn half(word: u16) -> u32 {
     join(word, 0)
 }
 
-/// Writes `ctx`'s translation into the packet.
+/// Writes the translation of `ctx` into the packet.
+///
+/// # Errors
+///
+/// [`DropReason::RewriteFailed`] if the packet cannot be written.
 #[inline(always)]
 pub fn apply<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), DropReason> {
     if ctx.flags & (flags::SRC_CHANGED | flags::DST_CHANGED) == 0 {
@@ -102,7 +107,7 @@ pub(crate) fn store_address<P: Packet>(env: &mut P, at: u32, ip: &Ip, v6: bool) 
     if v6 { env.store(at, &ip.0) } else { env.store(at, &[ip.0[3]]) }
 }
 
-/// The IPv4 header checksum has no offload: it is changed in place (RFC 1624).
+/// Updates the IPv4 header checksum in place (RFC 1624); it is never offloaded.
 #[inline(always)]
 pub(crate) fn ipv4_checksum_change<P: Packet>(env: &mut P, l3: u32, change: u32) -> Option<()> {
     let old = env.load_u16(l3 + IPV4_CHECKSUM)?;
@@ -110,7 +115,7 @@ pub(crate) fn ipv4_checksum_change<P: Packet>(env: &mut P, l3: u32, change: u32)
     env.store_u16(l3 + IPV4_CHECKSUM, new)
 }
 
-/// Ports and transport checksum.
+/// Rewrites the ports and the transport checksum.
 #[inline(always)]
 fn transport<P: Platform>(env: &mut P, ctx: &mut Context, pseudo: u32) -> Option<()> {
     let (at, zero_is_none) = match ctx.proto {
@@ -130,8 +135,9 @@ fn transport<P: Platform>(env: &mut P, ctx: &mut Context, pseudo: u32) -> Option
     env.checksum_change(at, difference(old, new), false, zero_is_none)
 }
 
-/// The identifier of an echo stands for the requester's port. ICMPv6 sums
-/// over the pseudo-header, ICMP does not (RFC 4443 section 2.3, RFC 792).
+/// Rewrites the identifier of an ICMP echo, which is used as its port. The ICMPv6
+/// checksum includes the pseudo-header, that of ICMP does not (RFC 4443 section
+/// 2.3, RFC 792).
 #[inline(always)]
 fn identifier<P: Platform>(env: &mut P, ctx: &mut Context, pseudo: u32) -> Option<()> {
     let at = ctx.l4 + ICMP_CHECKSUM;
@@ -146,7 +152,8 @@ fn identifier<P: Platform>(env: &mut P, ctx: &mut Context, pseudo: u32) -> Optio
     env.checksum_change(at, difference(half(ctx.sport.0), half(new.0)), false, false)
 }
 
-/// Takes one from TTL or hop limit; the caller has checked that one is left.
+/// Decrements the TTL or hop limit, which must be at least 1. Returns `None` if
+/// the packet cannot be written.
 #[inline(always)]
 pub fn decrement_ttl<P: Platform>(env: &mut P, ctx: &mut Context) -> Option<()> {
     if ctx.flags & flags::V6 != 0 {

@@ -1,4 +1,5 @@
-//! The last stage: to a pod on this node, out of an uplink, or to the host.
+//! The route stage, which is the last: to a local pod, out of an uplink, or to the
+//! host.
 
 use beeline_abi::address::kind;
 use beeline_abi::context::{Context, flags};
@@ -10,7 +11,7 @@ use crate::platform::{Platform, Route, Step};
 use crate::rewrite::decrement_ttl;
 use crate::{Stop, Verdict, rewrite};
 
-/// Where a pod's packet goes.
+/// Routes a packet of a pod.
 #[inline(always)]
 pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     if let Some(address) = env.address(&ctx.dst_after) {
@@ -25,9 +26,9 @@ pub fn from_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, 
     forward_by_route(env, ctx)
 }
 
-/// Where a packet from an uplink, or from the host to a Service, goes on. A translated one that does not fit,
-/// or has no hop left, is answered before it is rewritten: the host could not
-/// tell the client, whom it does not know.
+/// Routes a packet from an uplink, or from the host to a Service. A translated
+/// packet that exceeds the MTU or whose TTL has expired is rejected before it is
+/// rewritten, because the ICMP error must quote what the client sent.
 #[inline(always)]
 pub fn forward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     let kind = env.address(&ctx.dst_after).map_or(0, |address| address.kind);
@@ -47,9 +48,9 @@ pub fn forward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, S
     if translated && !has_ttl {
         return Err(Stop::TtlExceeded);
     }
-    // IPv4 that may be fragmented is the kernel's, unless its source is the
-    // node's now: the kernel takes nothing from itself. What the host sends it
-    // has fragmented already, for a longer packet.
+    // The kernel fragments IPv4 without DF. It drops packets whose source is an
+    // address of the node, so those are rejected. Packets of the host were
+    // already fragmented by it, for the larger MTU of its own route.
     let must_reject = ctx.flags & (flags::DONT_FRAGMENT | flags::SRC_CHANGED) != 0;
     if translated && !fits && (must_reject || ctx.hook == hook::TO_UPLINK) {
         return Err(Stop::TooBig);
@@ -69,7 +70,7 @@ pub fn forward<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, S
     Ok(Verdict::Forward { ifindex: ctx.out_ifindex, next_hop: ctx.next_hop })
 }
 
-/// Asks the host's routing. False: the packet is larger than the way's MTU.
+/// Looks up the route. Returns false if the packet is larger than its MTU.
 #[inline(always)]
 fn route_lookup<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<bool, Stop> {
     let bytes = largest_segment(env, ctx);
@@ -83,7 +84,7 @@ fn route_lookup<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<bool, Sto
     }
 }
 
-/// Into a pod on this node.
+/// Delivers the packet to a pod on this node.
 #[inline(always)]
 pub fn to_local_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     let endpoint = env.endpoint(&ctx.dst_after).ok_or(Stop::Drop(DropReason::NoEndpoint))?;
@@ -97,8 +98,8 @@ pub fn to_local_pod<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdi
     Ok(Verdict::ToPod { ifindex: endpoint.ifindex })
 }
 
-/// The pod's MAC as destination, the gateway's as source: six bytes each, as
-/// three words.
+/// Writes the Ethernet addresses: the pod's as destination, the gateway's as
+/// source.
 #[inline(always)]
 fn write_ethernet<P: Platform>(env: &mut P, endpoint: &EndpointValue) -> Option<()> {
     let d = endpoint.pod_mac.0;
@@ -113,7 +114,7 @@ fn write_ethernet<P: Platform>(env: &mut P, endpoint: &EndpointValue) -> Option<
     )
 }
 
-/// By the host's routes.
+/// Forwards the packet by the host's routes.
 #[inline(always)]
 fn forward_by_route<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdict, Stop> {
     let bytes = largest_segment(env, ctx);
@@ -133,7 +134,7 @@ fn forward_by_route<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<Verdi
     Ok(Verdict::Forward { ifindex: ctx.out_ifindex, next_hop: ctx.next_hop })
 }
 
-/// Bytes of the largest IP packet that this one becomes on the wire.
+/// Length in bytes of the largest IP packet on the wire, after segmentation.
 #[inline(always)]
 fn largest_segment<P: Platform>(env: &P, ctx: &Context) -> u32 {
     let payload = env.segment_payload();

@@ -1,5 +1,5 @@
-//! The service stage: the first packet of a connection to a Service gets a
-//! backend, or a refusal.
+//! The service stage: selects a backend for the first packet of a connection to a
+//! Service, or rejects it.
 
 use beeline_abi::address::kind;
 use beeline_abi::config::{ConfigValue, flags as config};
@@ -17,13 +17,16 @@ use crate::conntrack::{flow_is_taken, flow_key, hairpin_address, is_echo, set_ds
 use crate::platform::{Platform, Step};
 use crate::{Stop, maglev, slots};
 
-/// Slots that are tried, one after the other from a random one on, before
-/// giving up: a slot may vanish between two lookups when a new generation is
-/// published, and a tuple may be taken.
+/// Maximum number of slots that are tried. A slot may disappear between two
+/// lookups when a new generation is published, and a tuple may be taken.
 const TRIES_MAX: u32 = 3;
 
-/// Chooses a backend if the destination is a Service for clients of `scope`
+/// Selects a backend if the destination is a frontend for clients of `scope`
 /// (`beeline_abi::service::SCOPE_INTERNAL` or `SCOPE_EXTERNAL`).
+///
+/// # Errors
+///
+/// A [`Stop`] that rejects or drops the packet or passes it to the host.
 #[inline(always)]
 pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context, scope: u8) -> Result<(), Stop> {
     if ctx.flags & flags::ICMP_ERROR != 0 {
@@ -48,8 +51,8 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context, scope: u8) -> Result<
     if frontend.source_ranges != 0 && !env.source_allowed(frontend.source_ranges, &ctx.src) {
         return Err(Stop::Drop(DropReason::SourceRangeDenied));
     }
-    // TCP in the middle of a connection that is not ours is of one that began
-    // before us (kube-proxy's), or of none: the host knows.
+    // TCP of an established connection without an entry here started before
+    // Beeline (kube-proxy), or does not exist: leave it to the host.
     if scope == SCOPE_EXTERNAL && is_mid_connection(ctx) {
         return Err(Stop::Host);
     }
@@ -58,9 +61,9 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context, scope: u8) -> Result<
     balance(env, ctx)
 }
 
-/// While the node is taken over from kube-proxy, what is in the middle of a
-/// TCP connection that is not known here is the host's, both ways, until it
-/// ends: the host's tables tell who serves it.
+/// During the takeover from kube-proxy, both directions of established TCP
+/// connections without an entry here are left to the host, whose conntrack table
+/// has their backend.
 #[inline(always)]
 pub fn leave_to_host<P: Platform>(env: &P, ctx: &Context) -> Result<(), Stop> {
     let is_active = env.config().is_some_and(|settings| settings.flags & config::TAKE_OVER != 0);
@@ -75,13 +78,13 @@ fn is_mid_connection(ctx: &Context) -> bool {
     ctx.proto == proto::TCP && ctx.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN
 }
 
-/// The class of the nodes' addresses of a family.
+/// The class of the node addresses of the family of `ip`.
 #[inline(always)]
 pub(crate) fn node_class(ip: &Ip) -> u32 {
     if ip.is_v4() { CLASS_NODE } else { CLASS_NODE_IPV6 }
 }
 
-/// Tries the backend that the client keeps, then slots from a random one on.
+/// Tries the client's backend by session affinity, then further choices.
 #[inline(always)]
 fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     let Some(settings) = env.config() else { return Err(Stop::Drop(DropReason::NotConfigured)) };
@@ -105,7 +108,7 @@ fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
         if stop != Stop::Drop(DropReason::TupleClash) {
             return Err(stop);
         }
-        // The client's port is taken towards the last backend tried, too.
+        // The client's port is taken for every backend tried: change it.
         ctx.flags |= flags::SNAT_NEW_PORT;
         return Ok(());
     }
@@ -115,7 +118,7 @@ fn balance<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The Service in hand, if it has slots.
+/// The Service of the packet, if it has slots.
 #[inline(always)]
 fn service_of<P: Platform>(env: &P, ctx: &Context) -> Result<ServiceValue, Stop> {
     let service = env.service(ctx.service).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
@@ -125,9 +128,9 @@ fn service_of<P: Platform>(env: &P, ctx: &Context) -> Result<ServiceValue, Stop>
     Ok(service)
 }
 
-/// Where the first try is made, and how the next ones differ from it. A
-/// consistent choice stays as it is, also where a tuple is taken. Returns the
-/// backend that the client keeps.
+/// Sets the first choice and the step to the next ones. A hash is tried again
+/// unchanged, even if a tuple is taken. Returns the client's backend by session
+/// affinity.
 #[inline(always)]
 fn first_choice<P: Platform>(env: &mut P, ctx: &mut Context, service: &ServiceValue) -> Option<SlotValue> {
     (ctx.choice, ctx.choice_step) = (env.random(), 1);
@@ -146,7 +149,7 @@ fn no_slots(service: &ServiceValue) -> Stop {
     }
 }
 
-/// Takes the backend and sets the translation.
+/// Sets the translation to a backend if its tuple is free.
 #[inline(always)]
 fn try_backend<P: Platform>(
     env: &mut P,
@@ -162,7 +165,7 @@ fn try_backend<P: Platform>(
         return Err(Stop::Drop(DropReason::SctpPortChange));
     }
     if ctx.hook == hook::TO_UPLINK && is_local_node(env, &backend.ip) {
-        // Its answer would go through no hook that translates it back.
+        // Its reply would pass no hook that translates it back.
         return Err(Stop::Drop(DropReason::HostBackend));
     }
     let id = backend.backend;
@@ -172,7 +175,7 @@ fn try_backend<P: Platform>(
     if ctx.frontend_key.scope == SCOPE_EXTERNAL {
         let known = env.backend(id).ok_or(Stop::Drop(DropReason::ServiceInconsistent))?;
         if known.node != settings.node {
-            // Its answers have to come back this way.
+            // Its replies must return through this node.
             ctx.flags |= flags::SNAT_TO_NODE;
             return Ok(());
         }
@@ -191,8 +194,8 @@ fn is_local_node<P: Platform>(env: &P, ip: &Ip) -> bool {
     env.address(ip).is_some_and(|address| address.kind == kind::LOCAL_NODE)
 }
 
-/// A pod that is its own backend sees a stand-in as the client: a packet
-/// from itself would be refused by its own stack.
+/// A pod that is its own backend sees the hairpin address as the client: its
+/// network stack would drop a packet with its own source address.
 #[inline(always)]
 fn set_hairpin(ctx: &mut Context, backend: Ip) {
     if backend == ctx.src {
@@ -205,8 +208,8 @@ fn set_hairpin(ctx: &mut Context, backend: Ip) {
     }
 }
 
-/// The backend that the client has had of late, while it still serves
-/// (`ClientIP` session affinity).
+/// The client's backend by `ClientIP` session affinity, if it has not expired and
+/// the backend still accepts new connections.
 #[inline(always)]
 fn affinity_backend<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceValue) -> Option<SlotValue> {
     if service.affinity_s == 0 {

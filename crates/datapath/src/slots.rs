@@ -1,5 +1,5 @@
-//! Who still serves whom: clients that keep their backend by other means than
-//! a TCP connection ask before they use it again.
+//! Slot lookup by backend id: whether a backend still serves a service. Clients
+//! that keep a backend without a TCP connection are checked before each use.
 
 use beeline_abi::service::{
     SLOT_BY_BACKEND, ServiceValue, SlotKey, SlotValue, backend_state, service_flags, slot_flags,
@@ -8,7 +8,7 @@ use beeline_abi::{Ip, Port};
 
 use crate::platform::Tables;
 
-/// `backend` if it is one of those that `service` gives to new clients.
+/// The slot of `backend` if it accepts new clients of `service`.
 #[inline(always)]
 pub(crate) fn accepting<T: Tables>(
     env: &T,
@@ -20,10 +20,9 @@ pub(crate) fn accepting<T: Tables>(
     env.slot(key).filter(|slot| slot.flags & slot_flags::QUIESCING == 0)
 }
 
-/// Whether datagrams that went to `backend`, which was `ip` and `port`, for
-/// `service` may go there still. They have no end that a connection could run
-/// on to: they leave a backend that is gone, terminates while others serve, or
-/// has left the service.
+/// Whether datagrams for `service` may still be sent to `backend`, which had the
+/// address `ip` and `port`. Datagrams leave a backend that was deleted, is
+/// terminating while others serve, or was removed from the service.
 #[inline(always)]
 pub(crate) fn is_serving<T: Tables>(
     env: &T,
@@ -35,7 +34,7 @@ pub(crate) fn is_serving<T: Tables>(
 ) -> bool {
     *key = SlotKey { service, generation: SLOT_BY_BACKEND, slot: backend };
     if let Some(slot) = env.slot(key) {
-        return slot.ip == *ip && slot.port == port; // else the number is another's by now
+        return slot.ip == *ip && slot.port == port; // else the id was reused
     }
     match env.service(service) {
         Some(value) if !has_backend_slots(&value) => {}

@@ -1,6 +1,6 @@
-//! The source stage: connections that leave the cluster's addresses, or whose
-//! answers must come back through this node, get an address of the node and a
-//! port that nobody else has towards the same destination.
+//! The snat stage: translates the source of connections that leave the cluster, or
+//! whose replies must return through this node, to an address of the node and a
+//! port that is free for the destination.
 
 use beeline_abi::config::{ConfigValue, flags as config};
 use beeline_abi::context::{Context, flags};
@@ -12,12 +12,15 @@ use crate::Stop;
 use crate::conntrack::{flow_is_taken, flow_key, is_echo, set_src};
 use crate::platform::{Platform, Step};
 
-/// Ports that are tried for one connection. With nine in ten taken one
-/// connection in thirty finds none of 32 free.
+/// Maximum number of ports that are tried for a connection. If 90 % of the ports
+/// are taken, about one connection in 30 finds none free in 32 tries.
 const TRIES_MAX: u32 = 32;
 
-/// Gives the first packet of a connection the source that it needs, if it
-/// needs another.
+/// Translates the source of the first packet of a connection, if needed.
+///
+/// # Errors
+///
+/// A [`Stop`] with the drop reason.
 #[inline(always)]
 pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     if ctx.flags & (flags::ICMP_ERROR | flags::SNAT) != 0 {
@@ -39,17 +42,17 @@ pub fn choose<P: Platform>(env: &mut P, ctx: &mut Context) -> Result<(), Stop> {
     allocate_port(env, ctx, &settings)
 }
 
-/// A pod's packet to the outside, where the configuration says so. Whatever
-/// the address table knows belongs to the cluster, or is reached with the
-/// pod's own address.
+/// Whether masquerading applies: it is enabled and a pod sends to an address
+/// outside the cluster. All prefixes of the address table belong to the cluster
+/// or are excluded from masquerading.
 #[inline(always)]
 fn is_masqueraded<P: Platform>(env: &P, ctx: &Context, settings: &ConfigValue) -> bool {
     let enabled = if ctx.flags & flags::V6 != 0 { config::MASQUERADE_IPV6 } else { config::MASQUERADE_IPV4 };
     ctx.hook == hook::FROM_POD && settings.flags & enabled != 0 && env.address(&ctx.dst_after).is_none()
 }
 
-/// The address that the host's routing chooses towards the destination (RFC
-/// 6724), or the node's own where it chooses none.
+/// The source address that the host's routing selects for the destination (RFC
+/// 6724), or the node's address if it selects none.
 #[inline(always)]
 fn node_address<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue) -> Ip {
     let chosen = env.source_address(ctx);
@@ -59,10 +62,11 @@ fn node_address<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigVa
     if ctx.flags & flags::V6 != 0 { settings.node_ipv6 } else { settings.node_ipv4 }
 }
 
-/// Sets the source to `ctx.src_after` and the first port that is free towards the
-/// destination: the client's own, then others of the node's range from a
-/// random one on. Where a port can not change (SCTP: its checksum covers the
-/// ports, RFC 9260 section 6.8; protocols without ports) only the own one.
+/// Sets the source to `ctx.src_after` and the first port that is free for the
+/// destination: the client's port if it is in the node's range, then others of
+/// the range from a random one on. If the port cannot change (SCTP, whose
+/// checksum covers the ports, RFC 9260 section 6.8; protocols without ports), only
+/// the client's port is tried.
 #[inline(always)]
 fn allocate_port<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigValue) -> Result<(), Stop> {
     let first = settings.nat_port_first as u32;
@@ -91,8 +95,8 @@ fn allocate_port<P: Platform>(env: &mut P, ctx: &mut Context, settings: &ConfigV
     Err(Stop::Drop(DropReason::NatPortsFull))
 }
 
-/// A stride that spreads the tries: a prime, larger than runs of ports that
-/// one busy client takes.
+/// Distance between tried ports: a prime, larger than the usual runs of
+/// consecutive taken ports.
 const STRIDE: u32 = 1_009;
 
 #[inline(always)]

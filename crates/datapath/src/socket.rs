@@ -1,8 +1,7 @@
-//! Socket load balancing: what a socket asks for becomes a backend before a
-//! packet exists, so that no packet needs a translation. One function per
-//! hook: [`connect`] (also for datagrams that name their destination),
-//! [`sendmsg`] and [`peer`] (what a datagram came from, what a socket is
-//! connected to).
+//! Socket load balancing: connect() or sendmsg() to a Service address is
+//! redirected to a backend, so packets never carry the Service address. One
+//! function per hook: [`connect`], [`sendmsg`] (datagrams with a destination) and
+//! [`peer`] (recvmsg() and getpeername()).
 
 use beeline_abi::config::flags as config;
 use beeline_abi::conntrack::ticks_from_seconds;
@@ -18,35 +17,35 @@ use crate::platform::Tables;
 use crate::service::node_class;
 use crate::{maglev, slots};
 
-/// Slots that are tried, because one may vanish while a new generation is
-/// published.
+/// Maximum number of slots that are tried. A slot may disappear while a new
+/// generation is published.
 const TRIES_MAX: u32 = 3;
 
-/// What a socket hook asks of the body it runs in.
+/// The interface that the socket hooks need.
 pub trait Sockets: Tables {
-    /// The present tick (`beeline_abi::conntrack::tick`).
+    /// The current tick (`beeline_abi::conntrack::tick`).
     fn tick(&self) -> u32;
     /// A random number.
     fn random(&mut self) -> u32;
-    /// What is known of a pod's network namespace.
+    /// The entry of a pod's network namespace, by cookie.
     fn namespace(&self, cookie: u64) -> Option<NamespaceValue>;
-    /// What is known of a socket.
+    /// The translation of a socket.
     fn socket(&self, key: &SocketKey) -> Option<SocketValue>;
-    /// Remembers it; best effort.
+    /// Stores it; best effort.
     fn socket_insert(&mut self, key: &SocketKey, value: &SocketValue);
 }
 
-/// A socket and the address that it names. IPv4 is mapped, also where an IPv6
-/// socket names it so (RFC 4291 section 2.5.5.2).
+/// The address in a call of a socket. IPv4 is IPv4-mapped (RFC 4291 section
+/// 2.5.5.2), also if an IPv6 socket uses the mapped form itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketAddress {
-    /// Its cookie.
+    /// Cookie of the socket (`bpf_get_socket_cookie`).
     pub cookie: u64,
-    /// The cookie of its network namespace.
+    /// Cookie of the socket's network namespace (`bpf_get_netns_cookie`).
     pub netns_cookie: u64,
-    /// The address.
+    /// The remote address.
     pub ip: Ip,
-    /// The port.
+    /// The remote port, network byte order.
     pub port: Port,
     /// IP protocol.
     pub proto: u8,
@@ -55,15 +54,15 @@ pub struct SocketAddress {
 /// What a hook does with the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing.
+    /// Keeps the address.
     Keep,
-    /// Puts another in its place.
+    /// Replaces it with another address and port.
     Redirect(Ip, Port),
-    /// Refuses the call with `ECONNREFUSED`.
+    /// Fails the call with `ECONNREFUSED`.
     Refuse,
 }
 
-/// connect(2): a backend for the life of the connection.
+/// connect(2): selects a backend for the whole connection.
 #[inline(always)]
 pub fn connect<S: Sockets>(env: &mut S, address: &SocketAddress) -> Action {
     let Some(service) = service_of(env, address) else { return Action::Keep };
@@ -73,9 +72,9 @@ pub fn connect<S: Sockets>(env: &mut S, address: &SocketAddress) -> Action {
     }
 }
 
-/// sendmsg(2) with a destination: the backend that the socket had for it the
-/// last time, while it serves; so all datagrams of one exchange reach one
-/// backend, as they do where packets are translated.
+/// sendmsg(2) with a destination: uses the same backend as the socket's previous
+/// datagram to this address while it serves. All datagrams of a flow then reach
+/// one backend, as with packet translation.
 #[inline(always)]
 pub fn sendmsg<S: Sockets>(env: &mut S, address: &SocketAddress) -> Action {
     if let Some(preferred) = env.socket(&key(address, direction::FRONTEND)) {
@@ -94,7 +93,8 @@ pub fn sendmsg<S: Sockets>(env: &mut S, address: &SocketAddress) -> Action {
     connect(env, address)
 }
 
-/// recvmsg(2) and getpeername(2): whoever asked for a Service hears from it.
+/// recvmsg(2) and getpeername(2): the Service address instead of the
+/// backend's.
 #[inline(always)]
 pub fn peer<S: Sockets>(env: &mut S, backend: &SocketAddress) -> Action {
     match env.socket(&key(backend, direction::BACKEND)) {
@@ -103,8 +103,8 @@ pub fn peer<S: Sockets>(env: &mut S, backend: &SocketAddress) -> Action {
     }
 }
 
-/// The Service behind the address. None: not ours to translate. A service of
-/// `None`: the address is a Service's, the port is not.
+/// The id of the Service at the address. `None`: the address is not translated.
+/// `Some(None)`: it is a Service address, but no Service has the port.
 #[inline(always)]
 pub fn service_of<S: Sockets>(env: &S, address: &SocketAddress) -> Option<Option<u32>> {
     let settings = env.config()?;
@@ -127,8 +127,8 @@ pub fn service_of<S: Sockets>(env: &S, address: &SocketAddress) -> Option<Option
         found = env.frontend(&frontend);
     }
     match found {
-        // Whether a pod is let in is a question to its packets, which have a
-        // source address; the node itself is.
+        // Source ranges of pods are checked on their packets, which have a source
+        // address. The node itself is always allowed.
         Some(found) if found.source_ranges != 0 && !from_host => None,
         Some(found) => Some(Some(found.service)),
         None if entry.flags & address_flags::EXCLUSIVE != 0 => Some(None),
@@ -136,8 +136,7 @@ pub fn service_of<S: Sockets>(env: &S, address: &SocketAddress) -> Option<Option
     }
 }
 
-/// A pod may ask for packets to be translated instead, and so is one that is
-/// not known yet.
+/// Pods that opted out or are not known yet use packet translation instead.
 #[inline(always)]
 fn is_pod_with_sockets<S: Sockets>(env: &S, address: &SocketAddress) -> bool {
     env.namespace(address.netns_cookie).is_some_and(|known| known.flags & namespace_flags::SOCKETS != 0)
@@ -163,8 +162,8 @@ fn choose<S: Sockets>(env: &mut S, address: &SocketAddress, id: u32) -> Action {
         }
         let preferred = if i == 0 { affinity_backend(env, address, id, &service) } else { None };
         i += 1;
-        // A socket has no port yet, and does not come in by another node: chance
-        // will do, also for services with consistent hashing.
+        // A random choice is sufficient even with consistent hashing: the socket has
+        // no source port yet, and its packets enter at this node only.
         let chosen = match preferred {
             Some(preferred) => Some(preferred),
             None => maglev::select(env, &mut SlotKey::default(), id, &service, choice),
@@ -185,7 +184,8 @@ fn choose<S: Sockets>(env: &mut S, address: &SocketAddress, id: u32) -> Action {
     Action::Refuse
 }
 
-/// Both ways: datagrams find their backend again, answers their Service.
+/// Stores both directions: datagrams find their backend again, replies their
+/// Service address.
 #[inline(always)]
 fn store<S: Sockets>(env: &mut S, address: &SocketAddress, backend: &SocketValue) {
     env.socket_insert(&key(address, direction::FRONTEND), backend);
@@ -200,8 +200,9 @@ fn key(address: &SocketAddress, direction: u8) -> SocketKey {
     SocketKey { cookie, ip, port, proto, direction, reserved: [0; 4] }
 }
 
-/// The backend that sockets of this network namespace had of late, while it
-/// serves (`ClientIP` affinity; a socket has no address yet).
+/// The backend of this network namespace by `ClientIP` session affinity, if it has
+/// not expired. The namespace is the client, because a socket has no source
+/// address yet.
 #[inline(always)]
 fn affinity_backend<S: Sockets>(
     env: &S,

@@ -1,6 +1,6 @@
-//! What a connection to a Service costs at least: the look-ups that nobody can
-//! spare, and nothing else. A benchmark loads it beside the shipped programs,
-//! over the same tables; an agent never does.
+//! The minimum work for a connection to a Service: the required map lookups and
+//! nothing else. Benchmarks load it next to the shipped programs, with the same
+//! maps. The agent never loads it.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;

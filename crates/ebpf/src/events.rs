@@ -1,4 +1,5 @@
-//! Drop events: sampled by rate, numbered, their loss counted exactly.
+//! Drop events: rate-limited, with sequence numbers and an exact count of lost
+//! events.
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use beeline_abi::DropReason;
@@ -9,7 +10,8 @@ use beeline_datapath::event::drop_event;
 use crate::maps;
 use beeline_abi::conntrack::tick;
 
-/// Writes the event of a drop, if the rate allows and the reader keeps up.
+/// Writes the event of a drop, unless the rate limit is reached or the buffer is
+/// full.
 #[inline(always)]
 pub fn drop(ctx: &Context, reason: DropReason, length: u32) {
     let Some(state) = maps::EVENT_STATE.get_ptr_mut(0) else { return };
@@ -36,7 +38,7 @@ pub fn drop(ctx: &Context, reason: DropReason, length: u32) {
     entry.submit(0);
 }
 
-/// A fixed window of one tick.
+/// The rate limit, in fixed windows of one tick.
 #[inline(always)]
 fn allowed(state: &mut EventState, now: u32) -> bool {
     if state.window != now {

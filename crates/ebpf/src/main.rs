@@ -1,5 +1,5 @@
-//! The programs in the kernel: one function per hook. Each takes the packet
-//! through `beeline_datapath` and does what the verdict says.
+//! The eBPF programs, one function per hook. Each runs `beeline_datapath` for the
+//! packet and acts on the verdict.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -30,7 +30,7 @@ use crate::skb::Skb;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
-/// tc ingress of the host side of a pod's veth: packets that the pod sends.
+/// tc ingress of the host side of a pod's veth: packets sent by the pod.
 #[classifier]
 pub fn from_pod(packet: TcContext) -> i32 {
     run(&packet, hook::FROM_POD)
@@ -55,8 +55,8 @@ pub fn to_uplink(packet: TcContext) -> i32 {
     run(&packet, hook::TO_UPLINK)
 }
 
-/// Starts the sweep of the connection tables. Attached nowhere: run once by
-/// the loader. Returns 0, or a negative error number.
+/// Starts the sweep of the connection tables. Never attached; the loader runs it
+/// once. Returns 0 or a negative errno.
 #[classifier]
 pub fn sweep(_packet: TcContext) -> i32 {
     sweep::start()
@@ -88,15 +88,15 @@ fn run(packet: &TcContext, hook: u8) -> i32 {
     act(ctx, verdict)
 }
 
-/// Does what the verdict says. What is left to the host is left to further
-/// programs at the hook, too (`TCX_NEXT`).
+/// Acts on the verdict. Packets for the host also pass to the next programs at the
+/// hook (`TC_ACT_UNSPEC`, which is `TCX_NEXT`, Linux 6.6).
 #[inline(always)]
 fn act(ctx: &Context, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::ToHost | Verdict::ToHostError => TC_ACT_UNSPEC,
-        // SAFETY: redirecting has no preconditions; a device that is gone
-        // drops the packet and counts it. Into a peer there is no way from an
-        // egress hook.
+        // SAFETY: redirecting has no preconditions; if the device was deleted, the
+        // kernel drops and counts the packet. `bpf_redirect_peer` is not available
+        // at egress hooks.
         Verdict::ToPod { ifindex } if ctx.hook == hook::TO_UPLINK => unsafe {
             bpf_redirect(ifindex, 0) as i32
         },
@@ -135,12 +135,12 @@ fn forward(ifindex: u32, next_hop: &Ip) -> i32 {
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: the compiler proves panics away; what would remain is refused
-    // by the verifier.
+    // SAFETY: the compiler removes all panics; the verifier would reject any that
+    // remained.
     unsafe { core::hint::unreachable_unchecked() }
 }
 
-/// The kernel's helpers ask for a GPL-compatible licence.
+/// GPL-only helpers require a GPL-compatible license.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,4 +1,4 @@
-//! The tables, as `beeline_abi::maps` describes them.
+//! The eBPF maps, as defined by `beeline_abi::maps`.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -23,7 +23,7 @@ use beeline_abi::socket::{SocketKey, SocketValue};
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
-/// A hash whose elements are allocated when they are written.
+/// A hash whose elements are allocated on insertion.
 type Hash<K, V, const N: usize> = HashMap<K, V, N, ON_DEMAND>;
 /// One connection table.
 pub type ConntrackTable = Hash<ConntrackKey, ConntrackValue, { maps::CONNTRACK_TABLE.max_entries as usize }>;
@@ -82,11 +82,12 @@ pub static EVENT_STATE: PerCpuArray<EventState, { maps::EVENT_STATE.max_entries 
     PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<(), { maps::EVENTS.max_entries as usize }> = RingBuf::new();
-/// The packet in hand: a program runs to its end on one CPU, nothing is kept.
+/// The state of the current packet. A program runs on one CPU until it returns;
+/// nothing is kept between packets.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Context, 1> = PerCpuArray::new();
 
-/// The value behind the longest prefix of `ip`.
+/// The value of the longest matching prefix of `ip`.
 #[inline(always)]
 pub fn address(ip: &Ip) -> Option<AddressValue> {
     let key = Key::new(128, *ip);

@@ -1,4 +1,4 @@
-//! The kernel as the packet path's platform.
+//! The platform of the packet path in the kernel.
 
 use core::arch::asm;
 use core::mem::{size_of, zeroed};
@@ -26,19 +26,19 @@ use crate::skb::Skb;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// The packet in hand, with everything around it.
+/// The current packet and the kernel's maps and helpers.
 pub struct Kernel {
     skb: Skb,
 }
 
 impl Kernel {
-    /// Around a packet.
+    /// For a packet.
     #[inline(always)]
     pub fn new(skb: Skb) -> Kernel {
         Kernel { skb }
     }
 
-    /// The tables alone, for hooks that see no packet.
+    /// Only the maps, for hooks without a packet.
     #[inline(always)]
     pub fn without_packet() -> Kernel {
         Kernel { skb: Skb(core::ptr::null_mut()) }
@@ -109,8 +109,8 @@ impl Packet for Kernel {
     }
 }
 
-// SAFETY of the reads below: values of hashes are replaced whole, a deleted
-// element stays in memory until the program has ended (RCU).
+// SAFETY of the reads below: hash values are replaced as a whole, and a deleted
+// element stays in memory until the program returns (RCU).
 impl Tables for Kernel {
     #[inline(always)]
     fn config(&self) -> Option<ConfigValue> {
@@ -186,14 +186,14 @@ impl Tables for Kernel {
         if found.is_none() {
             found = maps::CONNTRACK_PREVIOUS.get_value_ptr_mut(0, key);
         }
-        // SAFETY: see above. Two CPUs may hold one entry at a time: counts
-        // may then miss a packet, no field is torn.
+        // SAFETY: see above. Two CPUs may update one entry at the same time:
+        // counters may then miss a packet, but no field is torn.
         Some(unsafe { &mut *found? })
     }
     #[inline(always)]
     fn conntrack_insert(&mut self, key: &ConntrackKey, value: &ConntrackValue) -> bool {
-        // While programs of another layout run at other hooks, they must find
-        // it, too. Larger values end with what is behind `value` in `Context`.
+        // While programs of another layout run at other hooks, they must find the
+        // entry too. Larger values are completed by `value_padding` of `Context`.
         match maps::CONNTRACK.get(0).or_else(|| maps::CONNTRACK_PREVIOUS.get(0)) {
             Some(table) => table.insert(key, value, 0).is_ok(),
             None => false,
@@ -202,8 +202,8 @@ impl Tables for Kernel {
 }
 
 impl Kernel {
-    /// Asks the kernel's routing; `ifindex` is the incoming device, or with
-    /// `BPF_FIB_LOOKUP_OUTPUT` the one to leave by.
+    /// Looks up a route (`bpf_fib_lookup`, Linux 4.18). `ifindex` is the ingress
+    /// device, or the egress device with `BPF_FIB_LOOKUP_OUTPUT`.
     #[inline(always)]
     fn fib(&self, fib: &mut FibLookup, ctx: &Context, ifindex: u32, bytes: u32, flags: u32) -> i64 {
         fib.ifindex = ifindex;
@@ -249,8 +249,8 @@ impl Routing for Kernel {
         route(result)
     }
 
-    /// `BPF_FIB_LOOKUP_SRC` is of Linux 6.7; before, the node's own address
-    /// has to do.
+    /// Needs `BPF_FIB_LOOKUP_SRC` (Linux 6.7). Older kernels fail, and the caller
+    /// uses the node's address.
     #[inline(always)]
     fn source_address(&mut self, ctx: &mut Context) -> Ip {
         // SAFETY: plain data; all-zero is valid.
@@ -270,7 +270,7 @@ impl Routing for Kernel {
     }
 }
 
-/// No answer of `bpf_fib_lookup`.
+/// Not a return value of `bpf_fib_lookup`.
 const NOT_LOOKED_UP: i64 = -1;
 
 #[inline(always)]
@@ -279,7 +279,8 @@ fn has_next_hop(result: i64) -> bool {
         || result == bindings::BPF_FIB_LKUP_RET_NO_NEIGH as i64
 }
 
-/// What the kernel's answer means for a packet (`enum` in linux/bpf.h).
+/// Converts a return value of `bpf_fib_lookup` (`BPF_FIB_LKUP_RET_*` of
+/// linux/bpf.h).
 #[inline(always)]
 fn route(result: i64) -> Route {
     match result as u32 {
@@ -306,8 +307,8 @@ impl Platform for Kernel {
     }
     #[inline(always)]
     fn barrier(&self, ctx: &mut Context) {
-        // SAFETY: does nothing; the compiler must take it that the context was
-        // read and written.
+        // SAFETY: has no effect; the compiler must assume that it reads and writes
+        // the context.
         unsafe { asm!("{0} = {0}", inout(reg) core::ptr::from_mut(ctx) => _, options(nostack)) };
     }
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! A socket buffer as the packet path sees it.
+//! Packet access on a socket buffer (`struct __sk_buff`).
 
 use core::arch::asm;
 use core::mem::size_of;
@@ -10,17 +10,17 @@ use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change
 use beeline_datapath::parse::{ETHERNET_BYTES, IPV4_BYTES, IPV6_BYTES, OFFSET_MAX};
 use beeline_datapath::platform::Packet;
 
-/// Bytes of the headers that are made readable when a packet arrives in
-/// fragments of memory (a page pool, a socket's pages).
+/// Bytes that are made linear, and so readable, if the packet's data is in page
+/// fragments.
 const READABLE_BYTES: u32 = OFFSET_MAX + 1;
 const TCP_BYTES: u32 = 20;
 
-/// The packet in hand.
+/// The current packet.
 #[derive(Clone, Copy)]
 pub struct Skb(pub *mut __sk_buff);
 
 impl Skb {
-    /// Wraps the context and sees to it that the headers can be read.
+    /// Wraps the context and makes the headers readable.
     #[inline(always)]
     pub fn readable(skb: *mut __sk_buff) -> Skb {
         let this = Skb(skb);
@@ -31,7 +31,7 @@ impl Skb {
         this
     }
 
-    /// The node itself made the packet: it came in by no device.
+    /// Whether the node itself sent the packet: it has no ingress device.
     #[inline(always)]
     pub fn is_from_host(&self) -> bool {
         // SAFETY: the kernel hands a valid context to the program.
@@ -41,15 +41,16 @@ impl Skb {
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
         let mut skb = self.0;
-        // SAFETY: a copy onto itself. It keeps the compiler from holding the
-        // sum of context and offset, which the verifier refuses to read through.
+        // SAFETY: copies a register to itself. It prevents the compiler from
+        // keeping the sum of context and offset, which the verifier does not accept
+        // as a context pointer.
         unsafe { asm!("{0} = {0}", inout(reg) skb, options(nomem, preserves_flags)) };
         // SAFETY: the kernel hands a valid context to the program.
         unsafe { ((*skb).data as usize, (*skb).data_end as usize) }
     }
 
-    /// TCP with no options before it: the sender's stack keeps its headers
-    /// together, there is nothing to pull.
+    /// TCP without IP options or extension headers: its headers are usually linear,
+    /// so nothing must be pulled.
     #[inline(always)]
     fn headers_are_linear(&self) -> bool {
         const TCP: u8 = beeline_abi::ip::proto::TCP;
@@ -69,14 +70,14 @@ impl Skb {
     fn pull(&self) {
         let length = self.length();
         let bytes = if length < READABLE_BYTES { length } else { READABLE_BYTES };
-        // SAFETY: a valid context; if it fails, the bounds tell.
+        // SAFETY: a valid context; a failure is detected by the bounds check.
         unsafe { bpf_skb_pull_data(self.0, bytes) };
     }
 
-    /// UDP that the host sends in segments (`UDP_SEGMENT`) bears the sum of the
-    /// pseudo-header, for whoever cuts it. Where the device has no checksum
-    /// offload the kernel does not mark it so (`CHECKSUM_NONE`, Linux 6.11), and
-    /// its helper would take it for a whole checksum.
+    /// UDP that the host sends with `UDP_SEGMENT` holds only the sum of the
+    /// pseudo-header, to be completed at segmentation. If the device has no checksum
+    /// offload, the kernel does not mark it as partial (`CHECKSUM_NONE`, Linux 6.11),
+    /// and `bpf_l4_csum_replace` would treat it as a complete checksum.
     #[inline(always)]
     fn segments_checksum_change(&mut self, offset: u32, difference: u32) -> Option<()> {
         let sum = self.load_u16(offset)? as u64 + difference as u64;
@@ -85,14 +86,14 @@ impl Skb {
         self.store_u16(offset, ((sum & 0xffff) + (sum >> 16)) as u16)
     }
 
-    /// A pointer to a `T` in the frame that the verifier knows to be inside.
+    /// A pointer to a `T` in the frame, with bounds that the verifier can check.
     #[inline(always)]
     fn window<T>(&self, offset: u32) -> Option<*mut T> {
         let (data, end) = self.bounds();
         let mut start = data + (offset & OFFSET_MAX) as usize;
-        // SAFETY: a copy onto itself. It hides where `start` comes from: were the
-        // sum below taken apart, the verifier could not see that the pointer
-        // that is compared is the one that is used.
+        // SAFETY: copies a register to itself. It hides the origin of `start`, so
+        // the compiler cannot split the sum below. The verifier must see that the
+        // compared pointer is the one that is used.
         unsafe { asm!("{0} = {0}", inout(reg) start, options(pure, nomem, preserves_flags)) };
         if start + size_of::<T>() > end { None } else { Some(start as *mut T) }
     }
@@ -173,8 +174,8 @@ impl Packet for Skb {
         if result == 0 { Some(()) } else { None }
     }
 
-    /// A change that is not of the pseudo-header is not made where a device
-    /// completes the sum: so a change tells, and is taken back.
+    /// The kernel ignores a change outside the pseudo-header if a device completes
+    /// the checksum. A trial change therefore detects this; it is reverted.
     #[inline(always)]
     fn checksum_is_partial(&mut self, offset: u32) -> bool {
         let Some(before) = self.load_u16(offset) else { return false };

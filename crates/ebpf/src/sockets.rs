@@ -1,6 +1,6 @@
 //! The socket hooks of a cgroup (`BPF_PROG_TYPE_CGROUP_SOCK_ADDR`): each reads
-//! the address of a call, asks `beeline_datapath::socket`, and writes back
-//! what it says.
+//! the address of a call, runs `beeline_datapath::socket` and applies its action.
+//! First kernel versions: connect 4.17, sendmsg 4.18, recvmsg 5.2, getpeername 5.8.
 
 use core::arch::asm;
 
@@ -20,9 +20,9 @@ use beeline_datapath::socket::{Action, SocketAddress, Sockets, connect, peer, se
 use crate::maps;
 use crate::platform::{Kernel, count};
 
-/// The call goes on.
+/// The system call proceeds.
 const PROCEED: i32 = 1;
-/// The call ends with the error that was set.
+/// The system call fails with the error set by `bpf_set_retval` (Linux 5.18).
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 
@@ -54,14 +54,14 @@ pub fn sendmsg6(call: SockAddrContext) -> i32 {
     apply6(call.sock_addr, sendmsg(&mut Kernel::without_packet(), &address))
 }
 
-/// recvmsg(2) of datagrams, IPv4: where they came from.
+/// recvmsg(2) of datagrams, IPv4: translates the source address.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(call: SockAddrContext) -> i32 {
     let from = address4(call.sock_addr);
     apply4(call.sock_addr, peer(&mut Kernel::without_packet(), &from))
 }
 
-/// recvmsg(2) of datagrams, IPv6: where they came from.
+/// recvmsg(2) of datagrams, IPv6: translates the source address.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(call: SockAddrContext) -> i32 {
     let from = address6(call.sock_addr);
@@ -82,11 +82,11 @@ pub fn getpeername6(call: SockAddrContext) -> i32 {
     apply6(call.sock_addr, peer(&mut Kernel::without_packet(), &to))
 }
 
-/// Keeps the compiler from holding the sum of context and offset, through
-/// which the verifier refuses to read.
+/// Hides the origin of the pointer from the compiler, so that it does not keep the
+/// sum of context and offset, which the verifier does not accept.
 #[inline(always)]
 fn hide_origin(mut call: *mut bpf_sock_addr) -> *mut bpf_sock_addr {
-    // SAFETY: a copy onto itself.
+    // SAFETY: copies a register to itself.
     unsafe { asm!("{0} = {0}", inout(reg) call, options(nomem, preserves_flags)) };
     call
 }

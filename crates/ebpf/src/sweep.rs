@@ -1,5 +1,5 @@
-//! Takes expired entries out of the connection tables, by a timer of the
-//! kernel's: it goes on without the agent.
+//! Deletes expired entries from the connection tables, from a kernel timer
+//! (`bpf_timer`, Linux 5.15). It runs without the agent.
 
 use core::ffi::c_void;
 
@@ -17,15 +17,15 @@ use crate::maps::{self, ConntrackTable};
 const CLOCK_MONOTONIC: u64 = 1;
 const EBUSY: i64 = 16;
 
-/// Starts the timer, or gives a running one this object's code. Returns 0 or
-/// a negative errno.
+/// Starts the timer, or sets the callback of a running one to this object's code.
+/// Returns 0 or a negative errno.
 #[inline(always)]
 pub fn start() -> i32 {
     let Some(sweep) = maps::SWEEP.get_ptr_mut(0) else { return -1 };
     let timer = sweep.cast::<bpf_timer>();
     let map = (&raw const maps::SWEEP).cast_mut().cast::<c_void>();
-    // SAFETY: the timer is the first field of an element of that map. One
-    // that is there already answers EBUSY and is used as it is.
+    // SAFETY: the timer is the first field of an element of that map. If it is
+    // already initialised, the helper returns EBUSY and the timer is reused.
     unsafe {
         let made = bpf_timer_init(timer, map, CLOCK_MONOTONIC);
         if made != 0 && made != -EBUSY {
@@ -39,8 +39,8 @@ pub fn start() -> i32 {
     }
 }
 
-/// What the walk over a table is handed. The counts are in the map: were
-/// they here, the verifier would follow every number that they can take.
+/// The argument of the callback. The counters are in the map: here, the verifier
+/// would track every value that they can have.
 struct Walk {
     now: u32,
     sweep: *mut SweepValue,
@@ -74,20 +74,19 @@ extern "C" fn sweep_all(_map: *mut c_void, _key: *const u32, sweep: *mut SweepVa
 fn walk_table(table: Option<&ConntrackTable>, walk: &mut Walk) {
     let Some(table) = table else { return };
     let table = core::ptr::from_ref(table).cast_mut().cast::<c_void>();
-    // SAFETY: a table, a callback for its elements, and what the callback is
-    // handed.
+    // SAFETY: a map, a callback for its elements, and the callback's argument.
     unsafe { bpf_for_each_map_elem(table, visit as *mut c_void, core::ptr::from_mut(walk).cast(), 0) };
 }
 
-/// Not 0 ends the walk.
+/// Deletes the element if it has expired. A result other than 0 ends the walk.
 extern "C" fn visit(
     table: *mut c_void,
     key: *const ConntrackKey,
     value: *const ConntrackValue,
     walk: *mut Walk,
 ) -> i64 {
-    // SAFETY: the kernel hands an element of the table and what `walk_table`
-    // gave it.
+    // SAFETY: the kernel passes an element of the map and the argument given by
+    // `walk_table`.
     unsafe {
         let sweep = (*walk).sweep;
         if (*value).expires > (*walk).now {

@@ -1,11 +1,12 @@
-//! Frames as a sender would make them, with their checksums complete.
+//! Builds frames as a sender does, with complete checksums.
 
 use std::vec::Vec;
 
 use beeline_abi::ip::proto;
 use beeline_abi::{GATEWAY_MAC, Ip, Mac};
 
-/// What a packet carries.
+/// The transport header of a packet. Ports and other numbers are in host byte
+/// order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP (RFC 9293).
@@ -44,11 +45,11 @@ pub enum Transport {
         /// Second word of the header (MTU or pointer), host byte order.
         word: u32,
     },
-    /// Anything else: protocol number and the payload as it is.
+    /// Any other protocol, by number, without a header of its own.
     Other(u8),
 }
 
-/// A packet to be built. The family is that of `src` and `dst`.
+/// A packet to build. `src` and `dst` determine the family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     /// Ethernet source.
@@ -63,9 +64,9 @@ pub struct Build {
     pub ttl: u8,
     /// IPv4 "don't fragment".
     pub dont_fragment: bool,
-    /// What it carries.
+    /// The transport header.
     pub transport: Transport,
-    /// Bytes behind the transport header.
+    /// Bytes after the transport header.
     pub payload: Vec<u8>,
 }
 
@@ -190,8 +191,8 @@ impl Build {
     }
 }
 
-/// The Internet checksum (RFC 1071) over parts; each but the last of even
-/// length. Network byte order.
+/// The Internet checksum (RFC 1071) of consecutive parts, in network byte order.
+/// All parts but the last must have an even length.
 pub fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum: u64 = 0;
     for part in parts {
@@ -205,8 +206,8 @@ pub fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
-/// The checksum of a transport header and what follows; over correct bytes it
-/// is 0. ICMP has no pseudo-header (RFC 792), ICMPv6 has one (RFC 4443).
+/// The checksum of a transport header and its payload; 0 if `bytes` already hold
+/// the correct checksum. ICMP has no pseudo-header (RFC 792), ICMPv6 has one (RFC 4443).
 pub fn transport_checksum(src: &Ip, dst: &Ip, protocol: u8, bytes: &[u8]) -> [u8; 2] {
     if protocol == proto::ICMP {
         return checksum(&[bytes]);
@@ -221,8 +222,11 @@ pub fn transport_checksum(src: &Ip, dst: &Ip, protocol: u8, bytes: &[u8]) -> [u8
     sum
 }
 
-/// Checks the lengths and every checksum of an unfragmented frame without
-/// options, also those of a quoted packet's IPv4 header.
+/// Checks the lengths and checksums of an unfragmented frame without IP options.
+///
+/// # Errors
+///
+/// A description of the first mismatch.
 pub fn check(frame: &[u8]) -> Result<(), &'static str> {
     let packet = frame.get(14..).ok_or("shorter than an Ethernet header")?;
     let (src, dst, protocol, header) = addresses(packet)?;
@@ -238,7 +242,12 @@ pub fn check(frame: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Source, destination, protocol and header bytes of an IP packet.
+/// Source, destination, protocol and header length in bytes of an IP packet
+/// without options.
+///
+/// # Errors
+///
+/// A description, if the packet is truncated or its length does not match.
 pub fn addresses(packet: &[u8]) -> Result<(Ip, Ip, u8, usize), &'static str> {
     let v4 = packet.first().map(|byte| byte >> 4) == Some(4);
     if v4 && packet.len() >= 20 {

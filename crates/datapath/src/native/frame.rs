@@ -1,5 +1,5 @@
-//! A frame in a vector. Checksums are changed by the same arithmetic as the
-//! kernel's (`inet_proto_csum_replace_by_diff`), bit for bit.
+//! A frame in a vector. Checksums are updated with exactly the arithmetic of the
+//! kernel (`inet_proto_csum_replace_by_diff`).
 
 use std::vec::Vec;
 
@@ -7,20 +7,20 @@ use crate::parse::{ETHERNET_BYTES, OFFSET_MAX};
 use crate::platform::Packet;
 use crate::rewrite::{half, sum_add, sum_fold};
 
-/// The packet of the native body.
+/// The packet of the user-space platform.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NativeFrame {
-    /// The frame, from the Ethernet header on.
+    /// The frame, starting with the Ethernet header.
     pub bytes: Vec<u8>,
     /// Payload bytes per segment; 0 = one ordinary packet.
     pub segment_payload: u32,
-    /// The transport checksum holds the pseudo-header's sum alone
+    /// The transport checksum holds only the sum of the pseudo-header
     /// (`CHECKSUM_PARTIAL`).
     pub partial: bool,
 }
 
 impl NativeFrame {
-    /// An ordinary packet whose checksums are complete.
+    /// A packet without segmentation offload, with complete checksums.
     pub fn new(bytes: impl Into<Vec<u8>>) -> NativeFrame {
         NativeFrame { bytes: bytes.into(), segment_payload: 0, partial: false }
     }
@@ -82,7 +82,7 @@ impl Packet for NativeFrame {
         pseudo: bool,
         zero_is_none: bool,
     ) -> Option<()> {
-        // The kernel's helper reaches every byte of the frame.
+        // Not limited to OFFSET_MAX, like the kernel helper.
         let at = offset as usize;
         let field = self.bytes.get_mut(at..at + 2)?;
         let old = u16::from_ne_bytes([field[0], field[1]]);

@@ -32,10 +32,9 @@ pub struct MemoryTables {
     pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
     pub affinity: HashMap<AffinityKey, AffinityValue>,
     pub conntrack: HashMap<ConntrackKey, ConntrackValue>,
-    /// The connection table before this one, read where the current has no
-    /// entry.
+    /// The previous connection table, read if the current one has no entry.
     pub conntrack_previous: HashMap<ConntrackKey, ConntrackValue>,
-    /// Entries that fit into `conntrack`.
+    /// Capacity of `conntrack` in entries.
     pub conntrack_capacity: usize,
 }
 

@@ -1,5 +1,5 @@
-//! Clients outside the cluster: NodePorts and load balancers, translated
-//! sources, masquerading, and what goes wrong on the way.
+//! Clients outside the cluster: NodePorts and load balancers, SNAT, masquerading,
+//! and ICMP errors.
 
 use crate::world::{FAMILIES, Family, POD_IFINDEX, Sent, UPLINK, World};
 use beeline_abi::config::flags as config;
@@ -329,7 +329,7 @@ fn unit_when_no_port_is_free_established_connections_stay() {
             ports.push(tuple(&sent).1);
             taken += sent.ports_taken;
         }
-        assert_eq!(taken, 7, "chance says the same each time: all but the first are told of");
+        assert_eq!(taken, 7, "random is constant: all but the first are counted");
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 8, "eight connections, eight ports: {ports:?}");
@@ -426,7 +426,7 @@ fn unit_affinity_keeps_the_backend_while_it_serves() {
         world.tick += 700;
         world.random = u32::from(other != f.neighbour);
         let late = world.pod_sends(Build::new(f.pod, f.service, udp(41001, 80)));
-        assert_eq!(tuple(&late).2, kept, "the preference has run out: {late:#?}");
+        assert_eq!(tuple(&late).2, kept, "the affinity has expired: {late:#?}");
     }
 }
 
@@ -475,7 +475,7 @@ fn unit_udp_leaves_a_backend_that_only_this_service_removed() {
         goes_to(&mut world, f.far, "it is kept");
         // The last that serves, though it terminates.
         world.tables.backend.get_mut(&id).expect("the backend").state = backend_state::TERMINATING;
-        goes_to(&mut world, f.far, "a member");
+        goes_to(&mut world, f.far, "it has a slot by backend id");
         // Another Service still has it: it is in the table, and active.
         world.tables.backend.get_mut(&id).expect("the backend").state = backend_state::ACTIVE;
         world.tables.slot.remove(&member);

@@ -1,4 +1,4 @@
-//! What the host sends to a Service past the socket hooks: it leaves
+//! Packets of the host to a Service that passed no socket hook: they leave
 //! translated, or not at all.
 
 use beeline_abi::DropReason;

@@ -1,5 +1,5 @@
-//! Shares: weights by chance, and clients that lead to one backend at every
-//! node.
+//! Maglev tables: weighted random choice, and clients that map to one backend on
+//! every node.
 
 use std::collections::BTreeMap;
 
@@ -163,7 +163,7 @@ fn unit_a_taken_port_does_not_change_the_choice() {
     }
 }
 
-/// Written down once: nodes of different releases must agree.
+/// Recorded values: nodes of different releases must agree.
 #[test]
 fn unit_the_hash_never_changes() {
     let f = FAMILIES[0];

@@ -1,5 +1,5 @@
-//! What happens to a packet, told by the native body: one small node, pods on
-//! it and elsewhere, a few Services, both families.
+//! The packet path on the user-space platform: one small node, local and remote
+//! pods, a few Services, both families.
 
 use crate::world::{FAMILIES, NEIGHBOUR_IFINDEX, POD_IFINDEX, UPLINK, World};
 use beeline_abi::conntrack::flags as entry;
@@ -357,7 +357,7 @@ fn unit_an_ignored_reset_does_not_end_the_connection() {
         world.backends(&[(f.neighbour, 9090)]);
         world.tick += 60;
         let later = world.pod_sends(asks(ACK));
-        assert_eq!(dst_of(&later.frame), f.far, "it runs on: {later:#?}");
+        assert_eq!(dst_of(&later.frame), f.far, "it stays established: {later:#?}");
         let answer = world.uplink_receives(answers(ACK));
         assert_eq!(src_of(&answer.frame), f.service, "and is heard: {answer:#?}");
         // Taken, it is the end.
@@ -473,7 +473,7 @@ fn unit_a_taken_tuple_leads_to_another_endpoint() {
                 world.random = random;
                 let mut copy = World { family: f, tables: world.tables.clone(), ..world };
                 let sent = copy.pod_sends(Build::new(f.pod, f.service, tcp(sport, 80, SYN)));
-                assert_eq!(dst_of(&sent.frame), free, "chance says {random}: {sent:#?}");
+                assert_eq!(dst_of(&sent.frame), free, "random {random}: {sent:#?}");
             }
         }
     }

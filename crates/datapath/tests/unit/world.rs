@@ -88,11 +88,11 @@ pub struct World {
     pub tables: MemoryTables,
     pub route: Route,
     pub tick: u32,
-    /// What chance says.
+    /// The value of every random number.
     pub random: u32,
 }
 
-/// A packet after its way.
+/// A packet after a hook.
 #[derive(Debug)]
 pub struct Sent {
     pub verdict: Verdict,
