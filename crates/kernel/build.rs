@@ -1,7 +1,7 @@
-//! Embeds the eBPF object that `cargo xtask ebpf` builds, so that a built
-//! binary needs no toolchain. Without the object the crate still compiles
-//! (the pure rooms are checked on machines with no eBPF toolchain); loading
-//! then fails with a message that says what to run.
+//! Embeds the eBPF object that `cargo xtask ebpf` builds into the binaries.
+//! Without the object the crate still compiles, so that the workspace can be
+//! checked on machines without an eBPF toolchain; loading the programs then
+//! fails with a message that names the build command.
 
 use std::path::PathBuf;
 use std::{env, fs};

@@ -1,4 +1,4 @@
-//! What the agent is told: the values file, and what follows from it.
+//! The agent's configuration: the values file and the settings derived from it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::options::Options;
 
-/// MTU of pods on a node whose uplinks are not known yet.
+/// MTU of pods, in bytes, while the uplinks are unknown.
 pub const MTU_DEFAULT: u32 = 1500;
 
 /// The agent's configuration.
@@ -24,7 +24,7 @@ pub struct Configuration {
     pub node_name: String,
     /// The values.
     pub values: Values,
-    /// Old spellings that were accepted.
+    /// Deprecated value names that were accepted.
     pub notices: Vec<String>,
     /// Values that are set but not implemented, with what is used instead.
     pub not_implemented: Vec<String>,
@@ -57,13 +57,13 @@ fn read(path: &Path) -> anyhow::Result<Settings> {
 }
 
 impl Configuration {
-    /// Logs what a user should know about the values.
+    /// Logs notices about the values.
     pub fn log_notices(&self) {
         self.notices.iter().for_each(|notice| info!("{notice}"));
         self.not_implemented.iter().for_each(|sentence| warn!("{sentence}"));
     }
 
-    /// Where /metrics, /healthz and /readyz are served.
+    /// Address that serves /metrics, /healthz and /readyz.
     pub fn http(&self, options: &Options) -> SocketAddr {
         options.http.unwrap_or((Ipv4Addr::LOCALHOST, self.values.prometheus_port).into())
     }
@@ -73,7 +73,7 @@ impl Configuration {
         if self.values.bpf_enable_tcx { AttachMode::Auto } else { AttachMode::Clsact }
     }
 
-    /// What the planner needs to know.
+    /// Configuration of the planner.
     pub fn plan(&self) -> PlanConfig {
         let values = &self.values;
         PlanConfig {
@@ -96,7 +96,7 @@ impl Configuration {
         }
     }
 
-    /// What the source needs to know.
+    /// Configuration of the source.
     pub fn source(&self, options: &Options) -> SourceConfig {
         SourceConfig {
             kubeconfig: options.kubeconfig.clone(),
@@ -108,7 +108,7 @@ impl Configuration {
     }
 }
 
-/// URLs of the API server, if values name any.
+/// API server URLs from the values; empty if none are set.
 fn servers(values: &Values) -> Vec<String> {
     if !values.api_server_urls.is_empty() {
         return values.api_server_urls.clone();

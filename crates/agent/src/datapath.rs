@@ -1,6 +1,5 @@
-//! What the agent asks of the datapath: the one place where it touches
-//! [`beeline_kernel::datapath`]. The trait lets the rest be tried without a
-//! kernel.
+//! The agent's interface to the datapath. Only this module calls
+//! [`beeline_kernel::datapath`]; tests implement the trait in memory.
 
 use anyhow::Context;
 use beeline_abi::config::ConfigValue;
@@ -10,28 +9,28 @@ use beeline_sync::Tables;
 
 /// Programs, tables and configuration of this node. Every call is idempotent.
 pub trait Datapath: Send {
-    /// The tables that are synchronised.
+    /// The tables that are synced.
     fn tables(&mut self) -> &mut dyn Tables;
     /// Attaches the programs of a pod to the host side of its veth.
     fn attach_pod(&mut self, ifindex: u32) -> anyhow::Result<()>;
     /// Attaches the program of an uplink.
     fn attach_uplink(&mut self, ifindex: u32) -> anyhow::Result<()>;
-    /// Takes every program off a device, also when it has gone.
+    /// Detaches all programs from a device. Succeeds if the device no longer
+    /// exists.
     fn detach(&mut self, ifindex: u32) -> anyhow::Result<()>;
-    /// What is attached.
+    /// The attached programs.
     fn attached(&self) -> Vec<AttachedProgram>;
-    /// Attaches again what somebody detached; returns how many.
+    /// Attaches programs again that were detached by others; returns how many.
     fn repair(&mut self) -> anyhow::Result<usize>;
-    /// Publishes the configuration; one that is there already is not written.
+    /// Publishes the configuration. Writes nothing if it is unchanged.
     fn set_config(&mut self, config: &ConfigValue) -> anyhow::Result<()>;
-    /// The published configuration; `abi_version` 0 = none.
+    /// The published configuration. `abi_version` is 0 if there is none.
     fn config(&self) -> anyhow::Result<ConfigValue>;
-    /// Counters, summed over the CPUs.
+    /// Counters, summed over all CPUs.
     fn counters(&self) -> anyhow::Result<Vec<CounterValue>>;
-    /// Kernel memory of each table, bytes.
+    /// Kernel memory of each table, in bytes.
     fn memory_bytes(&self) -> anyhow::Result<Vec<(&'static str, u64)>>;
-    /// Removes the tables that another release left; returns the numbers of
-    /// their layouts.
+    /// Removes tables of other layout versions; returns the versions.
     fn remove_other_layouts(&mut self) -> anyhow::Result<Vec<u32>>;
 }
 

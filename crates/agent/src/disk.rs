@@ -1,4 +1,4 @@
-//! State on disk: JSON files that are replaced atomically.
+//! JSON state files, replaced atomically.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
@@ -9,12 +9,12 @@ use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Replaces the file, so that a reader, or the next agent after a crash of
-/// this one, sees the old content or the new one. It is not forced to the
-/// disk, which would add a disk's latency to every CNI call: these files
-/// describe pods and settings that a loss of power ends as well, and one that
-/// it tears is put aside. What would be missed (the last good state of the
-/// cluster) is in the journal of `beeline_source`, which does force it.
+/// Replaces the file atomically: a reader, and the next agent after a crash,
+/// sees either the old or the new content. The file is not synced to disk,
+/// which would add disk latency to every CNI call. Pods do not survive a power
+/// loss either, and a file that is truncated by one is set aside at the next
+/// start. The cluster state that must survive is in the journal of
+/// `beeline_source`, which is synced.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     write_temporary(&temporary, value)
@@ -22,7 +22,7 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}; check the disk and the directory's owner", path.display()))
 }
 
-/// Reads the file; none if it does not exist.
+/// Reads the file. `None` if it does not exist.
 pub fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,5 +1,5 @@
-//! Drop events: read from the kernel's buffer once, remembered for a while,
-//! relayed to whoever listens.
+//! Relays drop events: read from the kernel's ring buffer, kept for a while,
+//! and sent to all subscribers.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -12,33 +12,33 @@ use beeline_abi::event::{EVENT_VERSION, Event, kind};
 use beeline_api::DropRecord;
 use tokio::sync::broadcast;
 
-/// Drops remembered for callers that come late; older ones are forgotten.
+/// Recent drop events kept for new subscribers; the oldest is discarded.
 const RECENT_MAX: usize = 512;
-/// Drops that a slow follower may be behind; then it misses some.
+/// Events queued per subscriber; a slower subscriber misses events.
 const BEHIND_MAX: usize = 4_096;
 
-/// The relay.
+/// Keeps recent drop events and relays new ones.
 #[derive(Debug)]
 pub struct Drops {
     recent: Mutex<VecDeque<Arc<DropRecord>>>,
     sender: broadcast::Sender<Arc<DropRecord>>,
 }
 
-/// What one listener gets.
+/// What a subscriber receives.
 #[derive(Debug)]
 pub struct Subscription {
-    /// Remembered records, oldest first.
+    /// Recent records, oldest first.
     pub recent: VecDeque<Arc<DropRecord>>,
     receiver: broadcast::Receiver<Arc<DropRecord>>,
 }
 
 impl Drops {
-    /// Nothing remembered yet.
+    /// An empty relay.
     pub fn new() -> Drops {
         Drops { recent: Mutex::default(), sender: broadcast::channel(BEHIND_MAX).0 }
     }
 
-    /// Takes a record in.
+    /// Stores the record and sends it to the subscribers.
     pub fn push(&self, record: DropRecord) {
         let record = Arc::new(record);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,11 +46,11 @@ impl Drops {
             recent.pop_front();
         }
         recent.push_back(record.clone());
-        // An error says that nobody listens.
+        // Sending fails only if there is no subscriber.
         let _ = self.sender.send(record);
     }
 
-    /// The remembered records, and those that come from now on.
+    /// The recent records and a channel for new ones.
     pub fn subscribe(&self) -> Subscription {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         Subscription { receiver: self.sender.subscribe(), recent: recent.clone() }
@@ -64,8 +64,8 @@ impl Default for Drops {
 }
 
 impl Subscription {
-    /// The next record; a listener that is too slow misses some (each
-    /// record's `sequence` shows it).
+    /// The next record. A slow subscriber misses records, which shows as a gap
+    /// in `sequence`.
     pub async fn next(&mut self) -> Option<Arc<DropRecord>> {
         loop {
             match self.receiver.recv().await {
@@ -77,7 +77,7 @@ impl Subscription {
     }
 }
 
-/// The event in plain words; none if it is no drop or of another version.
+/// Converts a drop event. `None` if the event is of another kind or version.
 pub fn record(event: &Event, monotonic_ns: u64, now: SystemTime) -> Option<DropRecord> {
     if event.version != EVENT_VERSION || event.kind != kind::DROP {
         return None;

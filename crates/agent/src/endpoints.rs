@@ -1,5 +1,5 @@
-//! The node's attachments and their addresses: pure; the caller writes
-//! [`Endpoints::to_state`] to disk before it answers.
+//! The node's attachments and their addresses. No I/O: the caller writes
+//! [`Endpoints::to_state`] to disk before it responds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -17,15 +17,16 @@ use serde::{Deserialize, Serialize};
 pub struct Endpoint {
     /// Container and interface.
     pub attachment: Attachment,
-    /// Namespace and name of the pod, and its uid; empty if not told.
+    /// Namespace, name and uid of the pod; empty if the runtime did not send
+    /// them.
     pub pod: PodReference,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Node-local number, never used twice.
+    /// Node-local id, never reused.
     pub id: u32,
-    /// MTU of interface and routes.
+    /// MTU of the interface and its routes, in bytes.
     pub mtu: u32,
-    /// What Commit told; none before.
+    /// Set by Commit.
     pub link: Option<Link>,
 }
 
@@ -36,14 +37,14 @@ pub struct PodReference {
     pub namespace: String,
     pub name: String,
     pub uid: String,
-    /// Path of the network namespace, for the record.
+    /// Path of the network namespace.
     pub netns: String,
 }
 
 /// The interface of a committed attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Host side of the veth.
+    /// Interface index of the host side of the veth.
     pub host_ifindex: u32,
     /// MAC of the pod's side.
     pub pod_mac: [u8; 6],
@@ -60,7 +61,7 @@ impl Endpoint {
         }
     }
 
-    /// The entry of the endpoint table; none before Commit.
+    /// The entry of the endpoint table. `None` before Commit.
     pub fn value(&self) -> Option<EndpointValue> {
         let link = self.link?;
         Some(EndpointValue {
@@ -73,7 +74,7 @@ impl Endpoint {
         })
     }
 
-    /// As the API shows it.
+    /// The representation in the API.
     pub fn status(&self) -> EndpointStatus {
         EndpointStatus {
             attachment: self.attachment.clone(),
@@ -86,7 +87,7 @@ impl Endpoint {
     }
 }
 
-/// What is written to disk.
+/// The state as written to disk.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
     addresses: serde_json::Value,
@@ -94,19 +95,19 @@ pub struct State {
     next_id: u32,
 }
 
-/// Every attachment of the node.
+/// All attachments of the node.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
     ipam: Ipam,
     by_attachment: BTreeMap<Attachment, Endpoint>,
-    /// The committed ones, by the host side of their veth: every change of a
-    /// device, route or neighbour of the node asks for it.
+    /// Committed attachments by the interface index of the host side of their
+    /// veth. Looked up for every netlink notification.
     by_device: HashMap<u32, Attachment>,
     next_id: u32,
 }
 
 impl Endpoints {
-    /// From disk, or empty.
+    /// Loads the state from disk; empty if there is none.
     pub fn load(state: Option<State>) -> anyhow::Result<Endpoints> {
         let Some(state) = state else {
             let ipam = Ipam::new(COOLDOWN_MS_DEFAULT);
@@ -124,7 +125,7 @@ impl Endpoints {
         Ok(Endpoints { ipam, by_attachment, by_device, next_id: state.next_id })
     }
 
-    /// For the disk.
+    /// The state to write to disk.
     pub fn to_state(&self) -> State {
         State {
             addresses: serde_json::from_str(&self.ipam.to_json()).expect("the address state is JSON"),
@@ -133,17 +134,17 @@ impl Endpoints {
         }
     }
 
-    /// The node's PodCIDRs; returns what cannot be used.
+    /// Sets the node's pod CIDRs; returns a message for each unusable one.
     pub fn set_pools(&mut self, cidrs: &[IpNet]) -> Vec<String> {
         self.ipam.set_pools(cidrs)
     }
 
-    /// The PodCIDRs in use.
+    /// The pod CIDRs in use.
     pub fn pools(&self) -> Vec<IpNet> {
         self.ipam.pools().collect()
     }
 
-    /// Reserves addresses; the same ones for the same attachment.
+    /// Allocates addresses. Idempotent per attachment.
     pub fn allocate(
         &mut self,
         attachment: &Attachment,
@@ -168,7 +169,7 @@ impl Endpoints {
         Ok(endpoint)
     }
 
-    /// Notes the interface of an attachment that was allocated.
+    /// Records the interface of an allocated attachment.
     pub fn commit(&mut self, attachment: &Attachment, link: Link) -> Result<Endpoint, ApiError> {
         let key = self.key(attachment)?;
         let endpoint = self.by_attachment.get_mut(&key).ok_or_else(|| unknown(attachment))?;
@@ -179,7 +180,7 @@ impl Endpoints {
         Ok(endpoint)
     }
 
-    /// Notes that the attachment's interface has gone.
+    /// Records that the interface of the attachment was removed.
     pub fn unlink(&mut self, attachment: &Attachment) {
         if let Some(endpoint) = self.by_attachment.get_mut(attachment) {
             let before = endpoint.link.take();
@@ -187,12 +188,12 @@ impl Endpoints {
         }
     }
 
-    /// The committed attachment whose device has this index.
+    /// The committed attachment with this host interface index.
     pub fn on_device(&self, ifindex: u32) -> Option<&Endpoint> {
         self.by_attachment.get(self.by_device.get(&ifindex)?)
     }
 
-    /// An index may have been given to another one's device meanwhile.
+    /// The index may already belong to the device of another attachment.
     fn forget_device(&mut self, link: Option<Link>, of: &Attachment) {
         if let Some(link) = link
             && self.by_device.get(&link.host_ifindex) == Some(of)
@@ -201,9 +202,9 @@ impl Endpoints {
         }
     }
 
-    /// Takes over what the datapath's table knows of pods, when the state on
-    /// disk cannot be used. Such an attachment is known by the name of its
-    /// device (`container_id`; `interface` is empty) until its DEL comes.
+    /// Recovers attachments from the endpoint table if the state on disk is
+    /// unusable. A recovered attachment is identified by the name of its host
+    /// device (in `container_id`, with an empty `interface`) until CNI DEL.
     pub fn recover(&mut self, entries: &[(IpAddr, EndpointValue)], device: impl Fn(u32) -> Option<String>) {
         let mut by_device: BTreeMap<String, Vec<&(IpAddr, EndpointValue)>> = BTreeMap::new();
         for entry in entries {
@@ -223,7 +224,7 @@ impl Endpoints {
         }
     }
 
-    /// Forgets the attachment and takes its addresses back.
+    /// Removes the attachment and releases its addresses.
     pub fn release(&mut self, attachment: &Attachment, now: Moment) -> Option<Endpoint> {
         let key = self.key(attachment).ok()?;
         self.ipam.release(&owner(&key), now);
@@ -237,7 +238,8 @@ impl Endpoints {
         self.by_attachment.get(&self.key(attachment)?).ok_or_else(|| unknown(attachment))
     }
 
-    /// Under which name the attachment is known: its own, or that of its device.
+    /// The key of the attachment: the attachment itself, or the device name if
+    /// it was recovered.
     fn key(&self, attachment: &Attachment) -> Result<Attachment, ApiError> {
         let by_device = Attachment { container_id: attachment.host_interface(), interface: String::new() };
         let known = [attachment, &by_device].into_iter().find(|key| self.by_attachment.contains_key(key));
@@ -249,7 +251,7 @@ impl Endpoints {
         self.by_attachment.values()
     }
 
-    /// Those that are not in `valid`.
+    /// All attachments that are not in `valid`.
     pub fn except(&self, valid: &[Attachment]) -> Vec<Attachment> {
         let valid: BTreeSet<Attachment> = valid
             .iter()
@@ -337,7 +339,8 @@ mod tests {
         let text = serde_json::to_string(&endpoints.to_state()).unwrap();
         let again = Endpoints::load(serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(on(&again, 7), Some("c1".into()), "a restart knows it");
-        // The first has another device now, and the second got its index.
+        // The first attachment moves to another device, the second gets its
+        // index.
         endpoints.commit(&attachment(1), Link { host_ifindex: 8, ..LINK }).unwrap();
         endpoints.commit(&attachment(2), LINK).unwrap();
         assert_eq!((on(&endpoints, 8), on(&endpoints, 7)), (Some("c1".into()), Some("c2".into())));

@@ -1,6 +1,6 @@
-//! What load balancers ask a node, answered as kube-proxy answers it: per
-//! Service at its `healthCheckNodePort` (has this node endpoints?), and for
-//! the node at `kubeProxyReplacementHealthzBindAddr` (/healthz, /livez).
+//! Health checks for load balancers, compatible with kube-proxy: per Service at
+//! its `healthCheckNodePort` (does this node have endpoints?), and for the node
+//! at `kubeProxyReplacementHealthzBindAddr` (/healthz, /livez).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,13 +22,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-/// How long a port that is taken (by a kube-proxy that still runs, say) is
-/// left alone before it is tried again.
+/// Interval for retrying to bind a port that is in use, for example by
+/// kube-proxy.
 const BIND_RETRY: Duration = Duration::from_secs(5);
-/// Tells weighted load balancers how many endpoints the node has.
+/// Number of local endpoints, for weighted load balancers.
 const WEIGHT_HEADER: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
-/// What the answers are made of.
+/// The state that the health checks report.
 #[derive(Debug, Default)]
 pub struct Health {
     state: Mutex<HealthState>,
@@ -38,7 +38,7 @@ pub struct Health {
 #[derive(Debug, Default)]
 struct HealthState {
     checks: BTreeMap<ObjectName, HealthCheck>,
-    /// Whose port may be another one.
+    /// Services whose port may have changed.
     dirty: BTreeSet<ObjectName>,
     healthy: bool,
     leaving: bool,
@@ -46,7 +46,7 @@ struct HealthState {
 }
 
 impl Health {
-    /// Takes in what has changed; none: the Service is no longer asked about.
+    /// Applies changes. `None` removes the health check of the Service.
     pub fn set_checks(&self, changes: BTreeMap<ObjectName, Option<HealthCheck>>) {
         let mut state = self.lock();
         for (name, check) in changes {
@@ -61,7 +61,8 @@ impl Health {
         }
     }
 
-    /// Whether Services are programmed, and whether the node is about to go.
+    /// Sets whether Services are programmed, and whether the node is being
+    /// removed.
     pub fn set_node(&self, healthy: bool, leaving: bool) {
         let mut state = self.lock();
         (state.healthy, state.leaving) = (healthy, leaving);
@@ -74,7 +75,7 @@ impl Health {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ports that may have changed, with what is to be served there now.
+    /// Services whose port may have changed, with their current port.
     fn take_dirty(&self) -> Vec<(ObjectName, Option<u16>)> {
         let mut state = self.lock();
         let dirty = std::mem::take(&mut state.dirty);
@@ -83,15 +84,15 @@ impl Health {
     }
 }
 
-/// Every address of the node.
+/// The wildcard addresses of both families.
 pub fn unspecified_addresses() -> Vec<IpAddr> {
     vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
 }
 
-/// Serves every `healthCheckNodePort` at these addresses, for ever. Of a
-/// connection to an address outside `ranges` (`nodePort.addresses`) nothing
-/// comes; no range: all are served. So nothing changes when the node gets
-/// another address.
+/// Serves every `healthCheckNodePort` at these addresses, forever. Connections
+/// to addresses outside `ranges` (`nodePort.addresses`) are closed; without
+/// ranges, all are served. Listening on wildcard addresses makes it independent
+/// of address changes of the node.
 pub async fn serve_checks(health: Arc<Health>, addresses: Vec<IpAddr>, ranges: Vec<IpNet>) {
     let ranges: Arc<[IpNet]> = ranges.into();
     let mut servers: BTreeMap<ObjectName, (u16, Server)> = BTreeMap::new();
@@ -138,17 +139,17 @@ impl Server {
         Server(addresses.iter().map(listen).collect())
     }
 
-    /// Ends the listeners; when this returns, the port is free.
+    /// Stops the listeners. The port is free when this returns.
     async fn stop(self) {
         for listener in self.0 {
             listener.abort();
-            // It ends by being aborted.
+            // The error of an aborted task.
             let _ = listener.await;
         }
     }
 }
 
-/// Takes connections to addresses in the ranges alone; no range: all.
+/// Accepts only connections to addresses in the ranges; without ranges, all.
 struct FilteredListener {
     listener: TcpListener,
     ranges: Arc<[IpNet]>,
@@ -174,7 +175,7 @@ impl axum::serve::Listener for FilteredListener {
     }
 }
 
-/// Tries until the port is free, and says once that it is not.
+/// Retries until the port is free; logs only the first failure.
 async fn bind_with_retry(address: SocketAddr, name: &ObjectName) -> TcpListener {
     let mut warned = false;
     loop {
@@ -193,7 +194,7 @@ async fn bind_with_retry(address: SocketAddr, name: &ObjectName) -> TcpListener 
     }
 }
 
-/// IPv6 is listened on apart from IPv4, whatever the node's sysctl says.
+/// Sets `IPV6_V6ONLY`, whatever `net.ipv6.bindv6only` is.
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     use nix::sys::socket::{
         AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
@@ -212,7 +213,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(fd.into())
 }
 
-/// Every path gives the same answer.
+/// Every path returns the same response.
 async fn check_page(State((health, name)): State<(Arc<Health>, ObjectName)>) -> Response {
     let state = health.lock();
     let local_endpoints = state.checks.get(&name).map_or(0, |check| check.local_endpoints);
@@ -233,7 +234,7 @@ async fn check_page(State((health, name)): State<(Arc<Health>, ObjectName)>) -> 
     (status, headers, Json(body)).into_response()
 }
 
-/// Serves /healthz and /livez for ever.
+/// Serves /healthz and /livez, forever.
 pub async fn serve_node(address: &str, health: Arc<Health>) -> anyhow::Result<()> {
     let address: SocketAddr = address.parse().with_context(|| {
         format!(
@@ -252,13 +253,13 @@ pub async fn serve_node(address: &str, health: Arc<Health>) -> anyhow::Result<()
     axum::serve(listener, router).await.context("the health server stopped")
 }
 
-/// Should load balancers use the node?
+/// Whether load balancers should use the node.
 async fn healthz_page(State(health): State<Arc<Health>>) -> Response {
     let state = health.lock();
     node_page(state.healthy && !state.leaving, &state, true)
 }
 
-/// Does the agent do its work? A node that is about to go does.
+/// Whether the agent works. A node that is being removed is still live.
 async fn livez_page(State(health): State<Arc<Health>>) -> Response {
     let state = health.lock();
     node_page(state.healthy, &state, false)

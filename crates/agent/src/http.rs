@@ -13,15 +13,15 @@ use tokio::net::TcpListener;
 
 use crate::metrics::{self, Snapshot};
 
-/// What the pages show.
+/// The state that the pages show.
 pub trait StatusSource: Send + Sync + 'static {
-    /// The metrics now. May block.
+    /// The current metrics. May block.
     fn snapshot(&self) -> Snapshot;
-    /// Why the node is not ready; none = it is. Must not block.
+    /// Why the node is not ready. `None` if it is ready. Must not block.
     fn not_ready_reason(&self) -> Option<String>;
 }
 
-/// Serves for ever.
+/// Serves forever.
 pub async fn serve(address: SocketAddr, source: Arc<dyn StatusSource>) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics_page))
@@ -46,7 +46,7 @@ async fn metrics_page(State(source): State<Arc<dyn StatusSource>>) -> Response {
     }
 }
 
-/// Healthy = the state can be snapshot at; a deadlock shows as no answer.
+/// Healthy if the state can be read; a deadlock shows as a timeout.
 async fn health_page(State(source): State<Arc<dyn StatusSource>>) -> Response {
     let snapshot = tokio::task::spawn_blocking(move || source.snapshot());
     match tokio::time::timeout(std::time::Duration::from_secs(5), snapshot).await {

@@ -1,9 +1,9 @@
 //! The node agent: wires source, plan, sync and kernel together, and serves
 //! the node's socket.
 //!
-//! Reads top-down: `run` (what starts in which order), `threads` (what waits
-//! for what), `engine` (the state and everything that changes it), `host`
-//! and `datapath` (what it acts on).
+//! Start reading at `run` (start-up order), then `threads` (event sources),
+//! `engine` (the state and everything that changes it), `host` and `datapath`
+//! (what it acts on).
 
 pub mod configuration;
 pub mod datapath;

@@ -25,9 +25,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// To standard error, one line per fact. `RUST_LOG` has the last word.
+/// Logs to standard error. `RUST_LOG` overrides the default filter.
 fn start_log(debug: bool) {
-    // What these say at their own level the source says in words of its own.
+    // The source logs the failures of these libraries itself.
     let own = if debug { "debug" } else { "info" };
     let usual =
         format!("{own},kube_client=off,kube_runtime=off,tower=off,hyper=info,hyper_util=info,rustls=warn");

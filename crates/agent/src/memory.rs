@@ -1,17 +1,17 @@
-//! The agent is to be small: what a listing needed for a moment goes back to
-//! the system.
+//! Allocator settings that keep the agent's resident memory small.
 
-/// Few threads allocate much: more arenas would only keep more memory.
+/// Few threads allocate: more arenas would only retain more memory.
 #[cfg(target_env = "gnu")]
 const ARENAS_MAX: libc::c_int = 2;
 
-/// Bytes from which on an allocation is a mapping of its own, which goes back
-/// when it is freed. Said, the threshold stays: else it would rise with every
-/// table that was outgrown, and the next ones would leave holes in the heap.
+/// Allocations of at least this size are separate mappings, which are unmapped
+/// when freed. Setting the threshold disables glibc's dynamic adjustment, which
+/// would raise it with every large table that is freed and leave the next ones
+/// as holes in the heap.
 #[cfg(target_env = "gnu")]
 const MMAP_THRESHOLD_BYTES: libc::c_int = 128 << 10;
 
-/// Call before the first thread starts.
+/// Must be called before the first thread starts.
 pub fn configure_allocator() {
     #[cfg(target_env = "gnu")]
     // SAFETY: changes settings of the allocator; no pointer is involved.
@@ -21,12 +21,12 @@ pub fn configure_allocator() {
     }
 }
 
-/// Gives back what is free, which costs milliseconds: asked for after what
-/// needs much memory for a moment (the first listing, a comparison of all
-/// tables), without the engine's lock.
+/// Returns free memory to the system, which takes milliseconds. Called after
+/// work with high temporary memory use (the initial list, a comparison of all
+/// tables), without holding the engine's lock.
 pub fn trim() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the allocator returns pages that nobody uses.
+    // SAFETY: the allocator only releases pages that are not in use.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,9 +1,9 @@
-//! Metrics: one list of what there is (documentation and encoding are made
-//! from it), one snapshot of what it is now.
+//! Metrics: one list of metrics, from which documentation and encoding are
+//! generated, and a snapshot of their current values.
 //!
-//! The number of series is bounded by [`SERIES_MAX`]: labels are hooks,
-//! reasons, outcomes, tables and objects of fixed lists, never names of pods
-//! or services, and counters that are zero are left out where a list is long.
+//! The number of series is bounded by [`SERIES_MAX`]: label values (hooks,
+//! reasons, outcomes, tables, objects) come from fixed lists, never from names
+//! of pods or Services, and zero series of long lists are not exported.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -15,10 +15,10 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-/// More series than this are never exported by a node.
+/// Maximum number of series that a node exports.
 pub const SERIES_MAX: usize = 320;
 
-/// What the agent counts, at one moment.
+/// The values of all metrics at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// The datapath's counters, summed over CPUs, by counter index.
@@ -27,43 +27,43 @@ pub struct Snapshot {
     pub tables: Vec<(String, u64, u64)>,
     /// Name and kernel memory in bytes of each table.
     pub memory: Vec<(String, u64)>,
-    /// Resident memory of the agent, bytes.
+    /// Resident memory of the agent, in bytes.
     pub resident_bytes: u64,
-    /// Entries that were found different from what was written.
+    /// Table entries that differed from the desired state.
     pub drift: u64,
-    /// What was put back, by kind of object.
+    /// Restored objects, by kind.
     pub repairs: Vec<(String, u64)>,
-    /// Changes of tables that failed.
+    /// Failed table updates.
     pub sync_errors: u64,
-    /// What kube-proxy left on this node, by kind.
+    /// Leftovers of kube-proxy on this node, by kind.
     pub kube_proxy: Vec<(String, u64)>,
-    /// Sockets that were connected to a backend that is gone.
+    /// Sockets destroyed because their backend was removed.
     pub sockets_destroyed: u64,
-    /// Ports that translated sources get.
+    /// Ports available to SNAT.
     pub nat_ports: u64,
     /// The last contact with the API server succeeded.
     pub api_connected: bool,
-    /// Everything listed at start is programmed.
+    /// The initial list is programmed.
     pub synced: bool,
     /// Objects that cannot be used.
     pub problems: u64,
-    /// What became of events about objects with problems.
+    /// Events about problems of objects, by outcome.
     pub object_events: Vec<(&'static str, u64)>,
     /// Local pods.
     pub endpoints: u64,
-    /// Events that were not written to the event stream.
+    /// Drop events that were not written to the event stream.
     pub events_lost: u64,
-    /// Events read from the stream.
+    /// Drop events read from the event stream.
     pub events_read: u64,
 }
 
-/// Counters carry no exemplars.
+/// Counters have no exemplars.
 type NoLabels = Vec<(&'static str, String)>;
 
 /// Labels and value of one series.
 type Series = (Vec<(&'static str, String)>, u64);
 
-/// One metric: how it is called, what it means, where it comes from.
+/// Definition of a metric.
 struct Metric {
     /// Name without the prefix `beeline_` and without `_total`.
     name: &'static str,
@@ -241,7 +241,7 @@ const METRICS: &[Metric] = &[
     },
 ];
 
-/// The snapshot in the OpenMetrics text format.
+/// Encodes the snapshot in the OpenMetrics text format.
 pub fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("beeline");
     registry.register_collector(Box::new(SnapshotCollector(snapshot)));
@@ -250,7 +250,7 @@ pub fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// docs/metrics.md.
+/// The content of docs/metrics.md.
 pub fn documentation() -> String {
     let mut page = String::from(
         "# Metrics\n\n\

@@ -1,24 +1,25 @@
-//! Which ports of the node translated sources get: none that the kernel gives
-//! to sockets by itself, and no NodePort.
+//! Selects the node's port range for SNAT: no ephemeral ports of the kernel and
+//! no NodePorts.
 
 use std::ops::RangeInclusive;
 
-/// The kernel's own range, per network namespace (Linux ip-sysctl).
+/// The range of ephemeral ports, per network namespace (Linux, ip-sysctl).
 pub(crate) const LOCAL_PORTS: &str = "net.ipv4.ip_local_port_range";
-/// What is used where nothing is left over.
+/// Used if no range is free.
 const FALLBACK: RangeInclusive<u16> = 61_000..=65_535;
-/// With fewer ports a busy destination soon has none left.
+/// Minimum size of the range: with fewer ports, busy destinations run out of
+/// SNAT mappings.
 const PORTS_MIN: usize = 1_024;
 
-/// A range of ports, and what is to be said about it.
+/// A port range and its problem, if any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NatPorts {
     pub(crate) ports: RangeInclusive<u16>,
     pub(crate) problem: Option<String>,
 }
 
-/// The range that is `configured`, or the last one that is left over beside the
-/// kernel's (`local`, as the sysctl shows it) and the NodePorts.
+/// The configured range, or the last free range beside the ephemeral ports
+/// (`local`, the content of the sysctl) and the NodePorts.
 pub(crate) fn choose(
     configured: Option<RangeInclusive<u16>>,
     local: Option<&str>,
@@ -53,8 +54,8 @@ pub(crate) fn choose(
     }
 }
 
-/// The last range of enough ports, above those that need a privilege: known
-/// services are further down.
+/// The last gap of at least [`PORTS_MIN`] unprivileged ports: well-known
+/// services use lower ports.
 fn last_gap(taken: &[&RangeInclusive<u16>]) -> Option<RangeInclusive<u16>> {
     let mut sorted = taken.to_vec();
     sorted.sort_by_key(|range| *range.start());

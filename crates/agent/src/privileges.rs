@@ -1,4 +1,4 @@
-//! What the agent may do once it is set up, and nothing more.
+//! Reduces the agent's privileges after its setup.
 
 use anyhow::Context;
 use caps::{CapSet, Capability, CapsHashSet};
@@ -10,26 +10,27 @@ pub const CAPABILITIES: &[(Capability, &str)] = &[
     (Capability::CAP_PERFMON, "load programs that need pointer arithmetic and bounded loops"),
 ];
 
-/// What the thread that ends sockets of pods keeps ([`crate::stale_sockets`]); no
-/// other thread has the last one.
+/// The capabilities of the thread that destroys sockets of pods
+/// ([`crate::stale_sockets`]). Only this thread has `CAP_SYS_ADMIN`.
 pub const SOCKET_CAPABILITIES: &[(Capability, &str)] = &[
     (Capability::CAP_BPF, "read the socket table"),
     (Capability::CAP_NET_ADMIN, "destroy sockets"),
     (Capability::CAP_SYS_ADMIN, "enter the network namespaces of pods"),
 ];
 
-/// Open files that the agent may need: pins, links and sockets.
+/// Minimum limit of open files: pins, links and sockets.
 const OPEN_FILES_MIN: u64 = 65_536;
 
-/// Raises the limit of open files and drops every other capability, of this
-/// thread and of all that it will start. Call before the first thread but that of
-/// [`crate::stale_sockets`].
+/// Raises the limit of open files and drops all other capabilities of this
+/// thread and of threads started later. Must be called before any thread is
+/// started, except that of [`crate::stale_sockets`].
 pub fn drop_capabilities() -> anyhow::Result<()> {
     raise_open_files();
     retain_only(CAPABILITIES)
 }
 
-/// The same for the thread that ends sockets of pods: [`SOCKET_CAPABILITIES`].
+/// The same for the thread that destroys sockets of pods: keeps
+/// [`SOCKET_CAPABILITIES`].
 pub fn drop_socket_capabilities() -> anyhow::Result<()> {
     retain_only(SOCKET_CAPABILITIES)
 }
@@ -37,8 +38,8 @@ pub fn drop_socket_capabilities() -> anyhow::Result<()> {
 fn retain_only(list: &[(Capability, &str)]) -> anyhow::Result<()> {
     let kept: CapsHashSet = list.iter().map(|(capability, _)| *capability).collect();
     for capability in caps::runtime::thread_all_supported().difference(&kept) {
-        // Without CAP_SETPCAP the bounding set stays; it matters only to
-        // programs that this one would execute, and it executes none.
+        // Without CAP_SETPCAP the bounding set cannot be reduced. It only
+        // affects executed programs, and the agent executes none.
         let _ = caps::drop(None, CapSet::Bounding, *capability);
     }
     let held = caps::read(None, CapSet::Permitted).context("cannot read the capabilities of the process")?;
@@ -62,7 +63,7 @@ fn raise_open_files() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let limit = OPEN_FILES_MIN.max(soft);
-        // As far as the hard limit allows, if it cannot be raised.
+        // If the hard limit cannot be raised, use as much of it as possible.
         if setrlimit(Resource::RLIMIT_NOFILE, limit, hard.max(limit)).is_err() {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(limit), hard);
         }

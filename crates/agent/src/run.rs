@@ -1,4 +1,4 @@
-//! From the command line to a running agent.
+//! Starts the agent from its command line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::stale_sockets::SocketDestroyer;
 use crate::state::StateDir;
 use crate::{health, http, memory, privileges, server, threads};
 
-/// Runs until a signal ends it. What is in the kernel stays there.
+/// Runs until a signal arrives. Programs, maps and routes stay in the kernel.
 pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<()> {
     let values = &configuration.values;
     let sockets =
@@ -31,7 +31,7 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
     info!("beeline-agent {} for node {}", env!("CARGO_PKG_VERSION"), configuration.node_name);
     let state = StateDir::open(&options.state_dir)?;
     let _lock = state.lock()?;
-    // Before anything is looked at, so that no change falls between.
+    // Opened before the first read, so that no change is missed.
     let watch = Watch::open().context("cannot watch netlink notifications")?;
     let how = datapath::Options { attach_mode: configuration.attach_mode(), ..datapath::Options::default() };
     let mut datapath = Datapath::open_with(&options.bpffs, &how).context("cannot open the datapath")?;
@@ -50,13 +50,13 @@ pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<(
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(serve(options, configuration, engine, watch, events))?;
-    // Threads that wait are not waited for.
+    // Blocked threads are not joined.
     runtime.shutdown_background();
     Ok(())
 }
 
-/// Socket load balancing, as the values want it. The hooks stay when the
-/// agent ends.
+/// Configures socket load balancing. The hooks stay attached when the agent
+/// exits.
 fn socket_hooks(
     options: &Options,
     configuration: &Configuration,
@@ -89,7 +89,7 @@ fn start_engine(
     Engine::start(Parts {
         configuration,
         state,
-        spool: beeline_api::deleted_directory(&options.socket),
+        deletion_queue: beeline_api::deleted_directory(&options.socket),
         datapath: Box::new(datapath),
         host: Box::new(KernelHost::open()?),
         sockets,
@@ -130,7 +130,7 @@ async fn serve(
     }
 }
 
-/// Answers as kube-proxy's health check, if that is wanted.
+/// Serves the health check of kube-proxy, if configured.
 async fn serve_node_health(configuration: &Configuration, shared: &Shared) -> anyhow::Result<()> {
     match &configuration.values.healthz_bind_address {
         Some(address) => health::serve_node(address, shared.health()).await,

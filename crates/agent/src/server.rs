@@ -1,5 +1,6 @@
-//! The node's socket: one JSON line in, one out (a stream for drops). Root
-//! only, bounded in lines and connections.
+//! The node's socket: one JSON line per request and response (a stream for
+//! drops). Only root may connect; line length and number of connections are
+//! bounded.
 
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,28 +17,27 @@ use tracing::{debug, warn};
 
 use crate::drops::Subscription;
 
-/// Connections served at once; more wait in the listen queue.
+/// Connections served at once; further ones wait in the listen queue.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a caller may take to send its line.
+/// How long a client may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What stands behind the socket.
+/// Handles the calls.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers every call but [`Call::Drops`]. May block.
+    /// Handles every call except [`Call::Drops`]. May block.
     fn handle(&self, call: Call) -> Response;
-    /// The recent drops, and those to come.
+    /// The recent drops and a channel for new ones.
     fn drops(&self) -> Subscription;
 }
 
-/// Binds the socket, readable and writable for root alone. A socket that a
-/// dead agent left is replaced.
+/// Binds the socket with access for root only. A stale socket is replaced.
 pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     let context = || format!("cannot create the socket {}", path.display());
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).with_context(context)?;
     }
-    // Bound under another name and moved: the permissions hold from the
-    // first moment, and the path never leads nowhere.
+    // Bound under a temporary name and renamed: the permissions are set before
+    // the socket is reachable, and the path always exists.
     let temporary = path.with_extension("new");
     let _ = std::fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary).with_context(context)?;
@@ -46,7 +46,7 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves for ever.
+/// Serves forever.
 pub async fn serve(listener: UnixListener, handler: Arc<dyn Handler>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -82,29 +82,30 @@ async fn serve_connection(stream: UnixStream, handler: Arc<dyn Handler>) -> std:
         Ok(Call::Drops { follow }) => {
             let mut reader = reader.into_inner().into_inner();
             let mut byte = [0; 1];
-            // A follower that hangs up is noticed even when nothing drops.
+            // A disconnected client is noticed even if no event arrives.
             tokio::select! {
                 sent = stream_drops(&mut writer, handler.drops(), follow) => sent,
                 _ = reader.read(&mut byte), if follow => Ok(()),
             }
         }
         Ok(call) => {
-            // On this thread: a call of the plugin waits for no other one to wake up.
+            // Runs on this thread, to avoid the latency of waking another one.
             let response = tokio::task::block_in_place(|| self::call(&*handler, call));
             send(&mut writer, &response).await
         }
     }
 }
 
-/// A call that panics is answered, too. What stands behind the socket sees to
-/// its own state.
+/// A panic in a call is answered with an error. The handler keeps its own state
+/// consistent.
 fn call(handler: &dyn Handler, call: Call) -> Response {
     catch_unwind(AssertUnwindSafe(|| handler.handle(call))).unwrap_or_else(|_| {
         error_response(ErrorKind::Internal, "the agent failed to handle this call; see its log".to_owned())
     })
 }
 
-/// Root may call, and the agent's own user (root again, in production).
+/// Root may call, and the agent's own user (in tests; in production it is
+/// root).
 fn authorize(caller: u32, own: u32) -> Result<(), ApiError> {
     if caller == 0 || caller == own {
         return Ok(());
@@ -199,7 +200,7 @@ mod tests {
 
     fn raw(path: &Path, bytes: &[u8]) -> Response {
         let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
-        // The server may answer and hang up before it has read everything.
+        // The server may respond and close before it has read everything.
         let _ = stream.write_all(bytes);
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();

@@ -1,4 +1,4 @@
-//! The engine behind its lock, as the socket and the metrics page see it.
+//! The engine behind its lock, for the socket and the HTTP server.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,15 +17,16 @@ use crate::http::StatusSource;
 use crate::metrics::Snapshot;
 use crate::server::Handler;
 
-/// A caller that waits longer than this asks again.
+/// Upper bound of the timeout of a call.
 const SYNC_WAIT_MAX: Duration = Duration::from_secs(600);
 
-/// See the module's text.
+/// See the module documentation.
 pub struct Shared {
     engine: Mutex<Engine>,
-    /// Told after every change of the engine.
+    /// Notified after every change of the engine.
     progressed: Condvar,
-    /// Beside the engine, so that readiness is told while it works.
+    /// Outside the engine's lock, so that readiness can be read while it is
+    /// held.
     not_ready_reason: Mutex<Option<String>>,
     health: Arc<Health>,
     source: Arc<SourceState>,
@@ -36,7 +37,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Around an engine.
+    /// Wraps an engine.
     pub fn new(engine: Engine, source: Arc<SourceState>, recorder: Arc<EventRecorder>) -> Shared {
         let not_ready_reason = Mutex::new(engine.not_ready_reason());
         Shared {
@@ -52,7 +53,7 @@ impl Shared {
         }
     }
 
-    /// Works on the engine and tells everybody who waits for it.
+    /// Runs `work` on the engine and notifies all waiters.
     pub fn change<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
         let mut engine = self.lock();
         let result = work(&mut engine);
@@ -60,7 +61,7 @@ impl Shared {
         self.health.set_node(not_ready_reason.is_none(), engine.node_is_leaving());
         self.health.set_checks(engine.take_health_changes());
         *self.not_ready_reason.lock().unwrap_or_else(PoisonError::into_inner) = not_ready_reason;
-        // With the lock held, so that changes keep their order.
+        // Sent while the lock is held, to preserve the order of changes.
         if let Some(problems) = engine.take_problem_changes() {
             self.recorder.update(problems);
         }
@@ -69,27 +70,27 @@ impl Shared {
         result
     }
 
-    /// Keeps the changes of the host that can be ones to be put right.
+    /// Keeps only changes that require a sync of the host.
     pub fn retain_relevant(&self, changes: &mut Vec<Change>) {
         let engine = self.lock();
         changes.retain(|change| engine.needs_sync(change));
     }
 
-    /// What load balancers are told.
+    /// The state of the health checks.
     pub fn health(&self) -> Arc<Health> {
         self.health.clone()
     }
 
-    /// Takes a drop event in. `lost` is how many were left out so far, over
-    /// all CPUs.
+    /// Adds a drop event. `lost` is the total number of lost events over all
+    /// CPUs.
     pub fn push_drop(&self, record: beeline_api::DropRecord, lost: u64) {
         self.events_read.fetch_add(1, Ordering::Relaxed);
         self.events_lost.store(lost, Ordering::Relaxed);
         self.drops.push(record);
     }
 
-    /// A panic in one call is that call's failure, not everybody's: the
-    /// engine's steps are idempotent and the next one puts things right.
+    /// Ignores poisoning: a panic fails only its own call. The engine's steps
+    /// are idempotent and the next one corrects the state.
     fn lock(&self) -> MutexGuard<'_, Engine> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,7 +181,7 @@ fn object_events(counts: EventCounts) -> Vec<(&'static str, u64)> {
     vec![("told", published), ("dropped", dropped), ("failed", failed)]
 }
 
-/// From `/proc/self/statm`.
+/// Reads `/proc/self/statm`.
 fn resident_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;

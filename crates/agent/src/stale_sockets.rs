@@ -1,6 +1,6 @@
-//! Ends the sockets that the socket hooks connected to a backend that is gone:
-//! the engine tells which backends those are ([`stale_backends`]), a thread of its own
-//! finds their sockets and destroys them ([`SocketDestroyer`]).
+//! Destroys sockets that the socket hooks connected to a backend that was
+//! removed. The engine determines the backends ([`stale_backends`]); a separate
+//! thread finds and destroys their sockets ([`SocketDestroyer`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -21,23 +21,23 @@ use tracing::{debug, warn};
 
 use crate::privileges;
 
-/// How long backends that go are gathered. Whoever chose one just before is
-/// in the table by then.
+/// How long removed backends are batched. A socket that selected one just
+/// before its removal is in the socket table by then.
 const BATCH_WINDOW: Duration = Duration::from_millis(50);
-/// After a look that took a while, the next waits this many times as long.
+/// After each scan the thread sleeps this many times the duration of the scan.
 const IDLE_FACTOR: u32 = 9;
 
-/// The socket table, as a reader has it.
+/// The socket table.
 pub type Table = KernelTable<SocketKey, SocketValue>;
 
-/// Must the sockets of a backend end, now that `new` takes the place of `old`
-/// in the tables?
+/// Whether sockets connected to a backend are stale after `new` replaces `old`
+/// in the tables.
 ///
-/// Datagrams leave a backend as soon as it takes no new ones, as they do
-/// where packets are translated. A stream runs on while its backend
-/// terminates; once that is over nobody ends it, if the other end (or its
-/// node) died silently. An endpoint that vanishes without having terminated
-/// has lost its label or its Service, and still serves its streams.
+/// A UDP socket is stale as soon as its backend gets no new datagrams, as with
+/// per-packet translation. A TCP connection stays established while its backend
+/// terminates and is stale afterwards: if the peer or its node failed, nothing
+/// else closes it. An endpoint that is removed without terminating has lost its
+/// label or its Service, and still serves its connections.
 pub fn is_stale(old: &BackendValue, new: Option<&BackendValue>) -> bool {
     let address = |value: &BackendValue| (value.ip, value.port, value.proto);
     let new = new.filter(|new| address(new) == address(old));
@@ -49,7 +49,8 @@ pub fn is_stale(old: &BackendValue, new: Option<&BackendValue>) -> bool {
     }
 }
 
-/// What sockets must leave after these changes of backends and slots.
+/// The backends whose sockets are stale after these changes of backends and
+/// slots.
 pub fn stale_backends(
     backends: &BTreeMap<u32, Option<BackendValue>>,
     slots: &BTreeMap<SlotKey, Option<SlotValue>>,
@@ -64,28 +65,29 @@ pub fn stale_backends(
 /// A pod's network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
-    /// Where the runtime bound it.
+    /// Path of the bind mount made by the runtime.
     pub path: PathBuf,
-    /// What it was when the pod was born: the path may be another's by now.
+    /// Cookie of the namespace when the pod was added: the path may have been
+    /// reused.
     pub cookie: u64,
 }
 
 enum Request {
-    /// From now on sockets are looked for in this table.
+    /// Sets the table in which sockets are looked up.
     SetTable(Box<Table>),
-    /// They have to leave these.
+    /// Destroys the sockets connected to these backends.
     Destroy { stale: RemovedBackends, pods: Vec<Namespace> },
 }
 
-/// What the thread tells.
+/// State shared by the thread and its handle.
 #[derive(Debug, Default)]
 struct Worker {
     destroyed: AtomicU64,
-    /// Why sockets cannot be ended: of the host, of pods.
+    /// Why sockets cannot be destroyed, by scope.
     problems: Mutex<BTreeMap<&'static str, String>>,
 }
 
-/// The engine's side. Dropping it ends the thread.
+/// Handle of the thread. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct SocketDestroyer {
     requests: Sender<Request>,
@@ -93,9 +95,9 @@ pub struct SocketDestroyer {
 }
 
 impl SocketDestroyer {
-    /// Starts the thread. To be called before the agent gives its privileges
-    /// away: if sockets of pods are to be ended, this thread alone keeps the
-    /// one that lets it into their namespaces.
+    /// Starts the thread. Must be called before the agent drops its privileges:
+    /// if sockets of pods are to be destroyed, only this thread keeps the
+    /// capability to enter their network namespaces.
     pub fn start(of_pods: bool) -> anyhow::Result<SocketDestroyer> {
         let (requests, received) = channel();
         let sockets = SocketDestroyer { requests, worker: Arc::default() };
@@ -121,23 +123,23 @@ impl SocketDestroyer {
         Ok(sockets)
     }
 
-    /// What the hooks write.
+    /// Sets the table that the socket hooks write.
     pub fn set_table(&self, table: Table) {
-        // A thread that has ended has worker why.
+        // Fails only if the thread has stopped, which is reported as a problem.
         let _ = self.requests.send(Request::SetTable(Box::new(table)));
     }
 
-    /// Ends the sockets that have to leave, on the host and in these namespaces.
+    /// Destroys stale sockets on the host and in these network namespaces.
     pub fn destroy(&self, stale: RemovedBackends, pods: Vec<Namespace>) {
         let _ = self.requests.send(Request::Destroy { stale, pods });
     }
 
-    /// How many sockets were ended.
+    /// The number of destroyed sockets.
     pub fn destroyed(&self) -> u64 {
         self.worker.destroyed.load(Ordering::Relaxed)
     }
 
-    /// Why sockets cannot be ended, in words.
+    /// Why sockets cannot be destroyed, as messages.
     pub fn problems(&self) -> Vec<String> {
         self.worker.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
@@ -204,7 +206,7 @@ impl Worker {
             }
             match destroy_in_namespace(pod, &mut sockets) {
                 Ok(count) => destroyed += count,
-                // A pod that is on its way out takes its sockets with it.
+                // The namespace of a deleted pod is removed with its sockets.
                 Err(error) if !pod.path.exists() => debug!("{}: {error:#}", pod.path.display()),
                 Err(error) => {
                     failed = Some(format!(

@@ -1,5 +1,5 @@
-//! The files that outlive the agent. A file that cannot be used is put aside
-//! and told; the agent works on.
+//! State files that outlive the agent. An unusable file is set aside and
+//! reported; the agent continues without it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -17,7 +17,7 @@ use crate::endpoints::State;
 
 /// Addresses and attachments.
 const ENDPOINTS: &str = "endpoints.json";
-/// Sysctls of the node as they were before Beeline.
+/// Sysctls of the node before Beeline changed them.
 const SYSCTLS: &str = "sysctls.json";
 
 /// The state directory.
@@ -27,7 +27,7 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Opens the directory, which is made if it is missing.
+    /// Opens the directory; creates it if it does not exist.
     pub fn open(path: &Path) -> anyhow::Result<StateDir> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
             format!("cannot create the state directory {}; see --state-dir", path.display())
@@ -35,8 +35,8 @@ impl StateDir {
         Ok(StateDir { path: path.to_owned() })
     }
 
-    /// Makes sure that no other agent works with these files; held while the
-    /// returned value lives.
+    /// Locks the directory against other agents, until the returned value is
+    /// dropped.
     pub fn lock(&self) -> anyhow::Result<Flock<File>> {
         let path = self.path.join("agent.lock");
         let file = File::options().create(true).truncate(false).write(true).open(&path);
@@ -49,8 +49,8 @@ impl StateDir {
         })
     }
 
-    /// The attachments that were written last; none if there are none or they
-    /// cannot be used.
+    /// The last written attachments. `None` if there are none or the file is
+    /// unusable.
     pub fn endpoints(&self) -> Option<State> {
         self.read(ENDPOINTS)
     }
@@ -60,17 +60,17 @@ impl StateDir {
         disk::write(&self.path.join(ENDPOINTS), state)
     }
 
-    /// Puts the file of attachments aside.
+    /// Sets the file of attachments aside.
     pub fn discard_endpoints(&self, error: &anyhow::Error) {
         self.set_aside(ENDPOINTS, error);
     }
 
-    /// The node's sysctls before Beeline.
+    /// The node's sysctls before Beeline changed them.
     pub fn sysctls(&self) -> Vec<SavedSetting> {
         self.read(SYSCTLS).unwrap_or_default()
     }
 
-    /// Writes them.
+    /// Writes the previous sysctls.
     pub fn set_sysctls(&self, previous: &[SavedSetting]) -> anyhow::Result<()> {
         self.write(SYSCTLS, &previous)
     }

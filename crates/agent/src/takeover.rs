@@ -1,31 +1,32 @@
-//! Taking a node over from kube-proxy: its rules are found and told, and its
-//! connections run on until they end. Pure.
+//! Take-over of a node from kube-proxy: reports its rules, and keeps its
+//! established connections working until they end. Pure.
 
 use beeline_kernel::kube_proxy::Rules;
 
-/// For how many checks (one a minute) connections that the host translates
-/// hold the take-over up once kube-proxy's rules are gone: kube-proxy's own
-/// time-out for established connections, a day. They may be somebody else's.
+/// After kube-proxy's rules are removed, for how many checks (one per minute)
+/// connections translated by the host keep the take-over active: one day,
+/// kube-proxy's timeout for established connections. The connections may belong
+/// to other software.
 const CHECKS_MAX: u32 = 24 * 60;
 
-/// What is known of kube-proxy on this node.
+/// The state of kube-proxy on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TakeOver {
     rules: Vec<Rules>,
     connections: usize,
     is_active: bool,
-    /// Looks since the rules are gone.
+    /// Checks since the rules were removed.
     checks: u32,
 }
 
 impl TakeOver {
-    /// As an earlier agent left it.
+    /// Resumes the state of the previous agent.
     pub fn resumed(is_active: bool) -> TakeOver {
         TakeOver { is_active, ..TakeOver::default() }
     }
 
-    /// Takes in what a look has found. `connections` is asked only while it
-    /// matters.
+    /// Applies the result of a check. `connections` is called only if the
+    /// number is needed.
     pub fn update<E>(
         &mut self,
         rules: Vec<Rules>,
@@ -39,12 +40,12 @@ impl TakeOver {
         Ok(())
     }
 
-    /// Packets in the middle of unknown connections belong to the host.
+    /// Whether mid-stream packets of unknown connections are left to the host.
     pub fn is_active(&self) -> bool {
         self.is_active
     }
 
-    /// For `beeline_kube_proxy_leftovers`: what there is, by kind.
+    /// Leftovers by kind, for `beeline_kube_proxy_leftovers`.
     pub fn leftovers(&self) -> Vec<(String, u64)> {
         let mut counts = std::collections::BTreeMap::new();
         self.rules.iter().for_each(|rules| *counts.entry(rules.kind().to_owned()).or_default() += 1);
@@ -54,7 +55,7 @@ impl TakeOver {
         counts.into_iter().collect()
     }
 
-    /// What an administrator should know, and do.
+    /// Messages for the administrator, with the remedy.
     pub fn problems(&self) -> Vec<String> {
         let connections = match self.connections {
             0 => "no connection uses them".to_owned(),

@@ -1,5 +1,5 @@
-//! The threads beside the socket: each waits for one thing and hands it to
-//! the engine.
+//! The agent's threads: each waits for one kind of event and passes it to the
+//! engine.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -21,21 +21,23 @@ use crate::host::changes;
 use crate::memory;
 use crate::shared::Shared;
 
-/// Updates that are programmed in one go; CNI calls come in between.
+/// Updates applied under one lock acquisition; CNI calls are served between
+/// batches.
 const BATCH_UPDATES_MAX: usize = 256;
-/// How long changes of the host are gathered before they are looked at. The
-/// plugin releases a pod within this time of deleting its device.
+/// How long host changes are batched before the host is synced. The plugin
+/// releases a pod within this time after deleting its device.
 const BATCH_WINDOW: Duration = Duration::from_millis(100);
-/// How often the tables are compared with what they should hold.
+/// Interval of table comparisons.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(10);
-/// A comparison stops so often to let others have the engine.
+/// Pause between batches of a comparison, in which others get the engine's
+/// lock.
 const COMPARE_PAUSE: Duration = Duration::from_millis(2);
-/// After a comparison that took long (large tables, a busy node), the next
-/// one waits this many times as long: it takes at most a hundredth of a CPU.
+/// After a long comparison (large tables, a busy node) the next one starts
+/// after this many times its duration: at most 1 % of a CPU.
 const COMPARE_IDLE_FACTOR: u32 = 99;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Programs what the source tells, until the source ends.
+/// Applies updates of the source until it ends.
 pub fn apply_updates(shared: Arc<Shared>, mut updates: mpsc::Receiver<Update>) -> anyhow::Result<()> {
     spawn("source", move || {
         let mut batch = Vec::with_capacity(BATCH_UPDATES_MAX);
@@ -53,10 +55,10 @@ pub fn apply_updates(shared: Arc<Shared>, mut updates: mpsc::Receiver<Update>) -
     })
 }
 
-/// Repairs what somebody changes on the host, when the kernel tells it.
+/// Restores the host after changes by other processes, as notified by netlink.
 pub fn watch_host(shared: Arc<Shared>, mut watch: Watch) -> anyhow::Result<()> {
     spawn("host", move || {
-        // What mattered when it came.
+        // Changes that were relevant when they arrived.
         let mut pending: Vec<Change> = Vec::new();
         loop {
             let changes = match next_changes(&mut watch, pending.is_empty()) {
@@ -66,14 +68,15 @@ pub fn watch_host(shared: Arc<Shared>, mut watch: Watch) -> anyhow::Result<()> {
                     return;
                 }
             };
-            // A pod whose device has gone may be released by now.
+            // A pod whose device was removed may have been released in the
+            // meantime.
             shared.retain_relevant(&mut pending);
             if pending.is_empty() {
                 pending = changes::latest(changes);
                 shared.retain_relevant(&mut pending);
                 continue;
             }
-            // The look covers what has come meanwhile, too.
+            // The sync also covers changes that arrived in the meantime.
             pending.clear();
             if let Err(error) = shared.change(|engine| engine.sync_host(Cause::Repair)) {
                 warn!("cannot read the node's network configuration: {error:#}; retrying");
@@ -82,7 +85,7 @@ pub fn watch_host(shared: Arc<Shared>, mut watch: Watch) -> anyhow::Result<()> {
     })
 }
 
-/// The next changes, or, if some are pending, those that come within
+/// Waits for the next changes or, if some are pending, for further ones within
 /// [`BATCH_WINDOW`].
 fn next_changes(watch: &mut Watch, waits: bool) -> Result<Vec<Change>, NetlinkError> {
     if waits {
@@ -92,7 +95,7 @@ fn next_changes(watch: &mut Watch, waits: bool) -> Result<Vec<Change>, NetlinkEr
     watch.take_pending()
 }
 
-/// Relays drop events to whoever listens on the socket.
+/// Relays drop events to the subscribers.
 pub fn relay_events(shared: Arc<Shared>, mut events: Events) -> anyhow::Result<()> {
     spawn("events", move || {
         let mut lost: HashMap<u32, u64> = HashMap::new();
@@ -113,7 +116,7 @@ pub fn relay_events(shared: Arc<Shared>, mut events: Events) -> anyhow::Result<(
     })
 }
 
-/// Compares the tables with what they should hold, again and again.
+/// Compares the tables with the desired state, periodically.
 pub fn compare_tables(shared: Arc<Shared>) -> anyhow::Result<()> {
     spawn("compare", move || {
         let mut idle = COMPARE_INTERVAL;
@@ -134,7 +137,7 @@ pub fn compare_tables(shared: Arc<Shared>) -> anyhow::Result<()> {
     })
 }
 
-/// What is due by the clock.
+/// Runs periodic work.
 pub fn run_timers(shared: Arc<Shared>) -> anyhow::Result<()> {
     spawn("clock", move || {
         let mut seconds: u64 = 0;
@@ -158,7 +161,7 @@ pub fn run_timers(shared: Arc<Shared>) -> anyhow::Result<()> {
     })
 }
 
-/// Says when the API server goes and comes.
+/// Logs when the API server becomes unreachable and reachable.
 pub fn log_connection(state: Arc<beeline_source::SourceState>) -> anyhow::Result<()> {
     spawn("api", move || {
         let mut connected = true;
@@ -181,11 +184,12 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()>
     spawned.map(drop).with_context(|| format!("cannot start the thread {name}"))
 }
 
-/// The clock of `bpf_ktime_get_ns`, by which events are stamped.
+/// The clock of `bpf_ktime_get_ns` (`CLOCK_MONOTONIC`), which timestamps
+/// events.
 fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a live value of the type that is expected; an
-    // error leaves it zero, which makes an event look as if it were now.
+    // SAFETY: the pointer is to a live value of the expected type. On error the
+    // value stays zero, and events get the current time.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

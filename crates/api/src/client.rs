@@ -1,4 +1,4 @@
-//! A small blocking client for the node's socket.
+//! A blocking client for the node's socket.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,10 +9,10 @@ use thiserror::Error;
 
 use crate::{API_VERSION, ApiError, Call, LINE_BYTES_MAX, Request, Response};
 
-/// Why a call brought no response of its own kind.
+/// Why a call failed.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// The agent does not listen on the socket.
     #[error(
         "cannot connect to the agent on {}: {error}; check that beeline-agent is running on this node and that this is its socket",
         path.display()
@@ -20,10 +20,10 @@ pub enum ClientError {
     Unreachable {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system error.
         error: io::Error,
     },
-    /// The agent did not answer in time.
+    /// The agent did not respond in time.
     #[error("the agent on {} did not respond within {} s; see its log", path.display(), timeout.as_secs())]
     TimedOut {
         /// The socket.
@@ -31,15 +31,15 @@ pub enum ClientError {
         /// How long the client waited.
         timeout: Duration,
     },
-    /// The connection broke.
+    /// The connection was lost.
     #[error("lost the connection to the agent on {}: {error}; see the agent's log", path.display())]
     Disconnected {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system error.
         error: io::Error,
     },
-    /// The response is not one of this protocol.
+    /// The response does not follow the protocol.
     #[error(
         "cannot decode the response of the agent on {} ({detail}); check that both programs are of the same release",
         path.display()
@@ -47,15 +47,15 @@ pub enum ClientError {
     Protocol {
         /// The socket.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is invalid.
         detail: String,
     },
-    /// The agent answered that the call failed.
+    /// The agent reported an error.
     #[error(transparent)]
     CallFailed(#[from] ApiError),
 }
 
-/// Where the agent is, and how long to wait for it.
+/// The socket of an agent and the timeout of calls.
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
@@ -63,12 +63,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the agent on this socket that waits 10 seconds at most.
+    /// A client of the agent on this socket with a timeout of 10 seconds.
     pub fn new(path: impl Into<PathBuf>) -> Client {
         Client { path: path.into(), timeout: Duration::from_secs(10) }
     }
 
-    /// The same with another patience.
+    /// Sets the timeout.
     pub fn with_timeout(self, timeout: Duration) -> Client {
         Client { timeout, ..self }
     }
@@ -78,15 +78,15 @@ impl Client {
         &self.path
     }
 
-    /// Asks and waits for the response; [`Response::Error`] becomes
+    /// Sends a call and waits for the response. [`Response::Error`] becomes
     /// [`ClientError::CallFailed`].
     pub fn call(&self, call: Call) -> Result<Response, ClientError> {
         let mut responses = self.stream(call)?;
         responses.next().unwrap_or_else(|| Err(self.closed_early("closed before the response")))
     }
 
-    /// Asks and reads every line of the response ([`Call::Drops`]). The
-    /// patience is for the first line; a stream may be silent for long.
+    /// Sends a call and reads all lines of the response ([`Call::Drops`]). The
+    /// timeout applies to the first line only; a stream may be idle for long.
     pub fn stream(&self, call: Call) -> Result<Responses, ClientError> {
         let stream = self.connect()?;
         let mut line = serde_json::to_vec(&Request { version: API_VERSION, call })
@@ -114,7 +114,7 @@ impl Client {
         }
     }
 
-    /// The agent was stopped while it answered.
+    /// The agent closed the connection early.
     fn closed_early(&self, how: &'static str) -> ClientError {
         ClientError::Disconnected {
             path: self.path.clone(),
@@ -127,7 +127,7 @@ impl Client {
     }
 }
 
-/// The lines of an response, as they come. Ends with the connection or after
+/// The lines of a response, as they arrive. Ends with the connection or after
 /// the first error.
 pub struct Responses {
     client: Client,
@@ -182,7 +182,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::thread;
 
-    /// Answers one connection with `response` and hands back what was asked.
+    /// Answers one connection with `response` and returns the request.
     fn serve(response: &'static [u8]) -> (tempfile::TempDir, Client, thread::JoinHandle<String>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");

@@ -1,9 +1,10 @@
-//! What agent, plugin and CLI say to each other over the node's socket: one
-//! JSON object per line, request then response, one request per connection.
+//! The protocol between agent, CNI plugin and CLI on the node's socket: one
+//! JSON object per line, a request followed by a response, one request per
+//! connection.
 //!
-//! The wire types are this crate's own and versioned by [`API_VERSION`]; a
-//! field may be added, never changed in meaning. [`Call::Drops`] alone is
-//! answered by a stream of lines.
+//! The wire types are defined here and versioned by [`API_VERSION`]. Fields may
+//! be added; their meaning never changes. Only [`Call::Drops`] is answered with
+//! a stream of lines.
 
 mod client;
 
@@ -15,13 +16,13 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Version of the protocol on the socket.
+/// Version of the protocol.
 pub const API_VERSION: u32 = 1;
 
-/// The longest line that either side accepts, in bytes.
+/// Maximum length of a line, in bytes.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Where the agent's socket is unless configured otherwise.
+/// Default path of the agent's socket.
 pub const DEFAULT_SOCKET: &str = "/run/beeline/agent.sock";
 
 /// One attachment: a container's interface, as CNI names it.
@@ -34,28 +35,29 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Name of the host side of the attachment's veth: fixed by the
-    /// attachment alone, so that DEL finds it when the agent is away. 15
-    /// bytes, as many as a device name may have.
+    /// Name of the host side of the attachment's veth. Derived from the
+    /// attachment alone, so that DEL finds it while the agent is down. 15
+    /// bytes, the maximum length of a device name.
     pub fn host_interface(&self) -> String {
         let bytes = self.container_id.bytes().chain([0]).chain(self.interface.bytes());
-        // FNV-1a, 64 bits, of which 48 stand in the name.
+        // FNV-1a, 64 bits, of which 48 are used in the name.
         let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
         format!("bee{:012x}", hash >> 16)
     }
 
-    /// Name of the file that DEL leaves in [`deleted_directory`] when the
-    /// agent is away.
+    /// Name of the file that DEL writes to [`deleted_directory`] while the
+    /// agent is down.
     pub fn file_name(&self) -> String {
         format!("{}@{}.json", self.container_id, self.interface)
     }
 }
 
-/// Where DEL leaves one file per attachment (the [`Attachment`] as JSON) when
-/// the agent cannot be told. The agent releases and removes them; ADD removes
-/// the file of its attachment before it allocates.
+/// Directory where DEL writes one file per attachment (the [`Attachment`] as
+/// JSON) while the agent is down. The agent releases the attachments and
+/// removes the files; ADD removes the file of its attachment before it
+/// allocates.
 pub fn deleted_directory(socket: &Path) -> PathBuf {
     socket.parent().unwrap_or(Path::new("/")).join("deleted")
 }
@@ -65,115 +67,114 @@ pub fn deleted_directory(socket: &Path) -> PathBuf {
 pub struct Request {
     /// [`API_VERSION`] of the sender.
     pub version: u32,
-    /// What is asked.
+    /// The call.
     #[serde(flatten)]
     pub call: Call,
 }
 
-/// What can be asked.
+/// The calls.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "call", rename_all = "kebab-case")]
 pub enum Call {
-    /// CNI ADD, first half: reserve addresses and learn how to make the
-    /// interface. Idempotent per attachment.
+    /// CNI ADD, first half: allocates addresses and returns how to configure
+    /// the interface. Idempotent per attachment.
     Allocate {
         /// The attachment.
         attachment: Attachment,
-        /// `K8S_POD_NAMESPACE`, empty if the runtime did not say.
+        /// `K8S_POD_NAMESPACE`; empty if not sent by the runtime.
         pod_namespace: String,
-        /// `K8S_POD_NAME`, empty if the runtime did not say.
+        /// `K8S_POD_NAME`; empty if not sent by the runtime.
         pod_name: String,
-        /// `K8S_POD_UID`, empty if the runtime did not say.
+        /// `K8S_POD_UID`; empty if not sent by the runtime.
         pod_uid: String,
-        /// Path of the network namespace, for the record.
+        /// Path of the network namespace.
         netns: String,
     },
-    /// CNI ADD, second half: the interface exists; program the datapath.
-    /// Answers when packets flow.
+    /// CNI ADD, second half: programs the datapath for the existing interface.
+    /// Returns when traffic can flow.
     Commit {
         /// The attachment.
         attachment: Attachment,
-        /// Index of the host side of the veth, in the node's namespace.
+        /// Interface index of the host side of the veth, in the node's network
+        /// namespace.
         host_ifindex: u32,
         /// MAC of the pod's interface, `aa:bb:cc:dd:ee:ff`.
         pod_mac: String,
-        /// `SO_NETNS_COOKIE` of the pod's namespace.
+        /// `SO_NETNS_COOKIE` of the pod's network namespace.
         netns_cookie: u64,
     },
-    /// CNI DEL: release everything. Idempotent.
+    /// CNI DEL: releases the attachment. Idempotent.
     Release {
         /// The attachment.
         attachment: Attachment,
     },
-    /// CNI CHECK: is the attachment as it should be?
+    /// CNI CHECK: checks that the attachment is in its desired state.
     Check {
         /// The attachment.
         attachment: Attachment,
     },
-    /// CNI GC: release every attachment that is not listed.
+    /// CNI GC: releases every attachment that is not listed.
     Collect {
-        /// Those that live.
+        /// The valid attachments.
         valid: Vec<Attachment>,
     },
-    /// CNI STATUS: can ADD be served?
+    /// CNI STATUS: whether ADD can be served.
     Ready,
-    /// Node, sync and endpoint state for people and tools.
+    /// Status of the node, its sync and its endpoints.
     Status,
-    /// Names of pods and services by address and number, for `beeline drops`.
+    /// Names of pods and Services by address and id, for `beeline drops`.
     Names,
     /// Recent drop events, oldest first: a stream of [`Response::Drop`], one
     /// per line, ended by [`Response::Done`]. The agent is the only reader of
     /// the kernel's event buffer and relays what it reads.
     Drops {
-        /// After the recent ones, stay and send new ones as they come (never
-        /// ends with [`Response::Done`]).
+        /// After the recent events, keep sending new ones. The stream then
+        /// never ends with [`Response::Done`].
         follow: bool,
     },
-    /// Answers once everything that the API server held when the call
-    /// arrived is programmed, or the time is up.
+    /// Waits until everything that the API server held when the call arrived is
+    /// programmed, or until the timeout.
     #[serde(rename = "settle")]
     WaitForSync {
-        /// Milliseconds to wait at most.
+        /// Timeout in milliseconds.
         timeout_ms: u64,
-        /// Wait until the agent has seen at least these objects at these
-        /// resource versions (`Kind/namespace/name` -> resourceVersion).
+        /// Objects that must be programmed at least at these resource versions.
         objects: Vec<ObjectVersion>,
     },
 }
 
-/// An object as the API server returned it after a write.
+/// An object and its version, as returned by the API server after a write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectVersion {
     /// `Service`, `EndpointSlice`, `Pod`, `Node`, `Namespace`.
     pub kind: String,
-    /// Namespace, or empty.
+    /// Namespace; empty for cluster-scoped objects.
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// `metadata.resourceVersion`; empty = must be gone.
+    /// `metadata.resourceVersion`; empty if the object must be deleted.
     pub resource_version: String,
 }
 
-/// The answer to a request.
+/// The response to a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
-    /// Done; no further content.
+    /// Success without content.
     Done,
-    /// Answer to [`Call::Allocate`].
+    /// Response to [`Call::Allocate`].
     Allocated(Allocation),
-    /// Answer to [`Call::Status`].
+    /// Response to [`Call::Status`].
     Status(Box<Status>),
-    /// Answer to [`Call::Names`].
+    /// Response to [`Call::Names`].
     Names(Names),
     /// One record of [`Call::Drops`].
     Drop(Box<DropRecord>),
-    /// The request failed; nothing was changed, or what was changed was
-    /// undone.
+    /// The request failed. All changes were undone.
     Error(ApiError),
 }
 
-/// How to make a pod's interface.
+/// How to configure a pod's interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocation {
     /// The pod's addresses, at most one per family.
@@ -184,7 +185,7 @@ pub struct Allocation {
     pub host_interface: String,
     /// MAC of the host side, `aa:bb:cc:dd:ee:ff`.
     pub host_mac: String,
-    /// MTU of the pod's interface and routes, bytes.
+    /// MTU of the pod's interface and routes, in bytes.
     pub mtu: u32,
 }
 
@@ -198,27 +199,27 @@ pub struct ApiError {
     pub message: String,
 }
 
-/// Kinds of failure, as far as a caller acts on them.
+/// Kinds of failure that callers distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorKind {
-    /// The request is not understood (version, syntax, missing field).
+    /// The request is invalid (version, syntax, missing field).
     Invalid,
-    /// No address is left.
+    /// No free address.
     Exhausted,
-    /// The attachment is not known.
+    /// The attachment is unknown.
     Unknown,
-    /// Not now; trying again helps (starting, no PodCIDR yet).
+    /// Temporary failure; retry later (agent starting, no PodCIDR yet).
     TryAgain,
-    /// The attachment is not as it should be (CHECK).
+    /// The attachment differs from its desired state (CHECK).
     Mismatch,
-    /// The caller may not ask this.
+    /// The caller is not permitted.
     Denied,
-    /// Everything else.
+    /// Any other failure.
     Internal,
 }
 
-/// State of a node's agent.
+/// Status of a node's agent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Node name.
@@ -227,21 +228,21 @@ pub struct Status {
     pub version: String,
     /// ABI version of the tables.
     pub abi_version: u32,
-    /// Everything listed at start has been programmed.
+    /// The initial list is programmed.
     pub synced: bool,
     /// The last contact with the API server succeeded.
     pub api_connected: bool,
     /// Devices with uplink programs.
     pub uplinks: Vec<String>,
-    /// Prefixes from which pods get addresses.
+    /// Pod CIDRs of this node.
     pub pod_cidrs: Vec<IpNet>,
     /// Local pods.
     pub endpoints: Vec<EndpointStatus>,
     /// Objects that cannot be used, and why.
     pub problems: Vec<String>,
-    /// Options that are set but not built yet, by name.
+    /// Options that are set but not implemented.
     pub not_built: Vec<String>,
-    /// Entries per table.
+    /// Utilisation of each table.
     pub tables: Vec<TableStatus>,
 }
 
@@ -256,24 +257,24 @@ pub struct EndpointStatus {
     pub pod_name: String,
     /// Addresses.
     pub addresses: Vec<IpAddr>,
-    /// Host side of the veth.
+    /// Name of the host side of the veth.
     pub host_interface: String,
-    /// Its index; 0 = not committed yet.
+    /// Interface index of the host side; 0 = not committed yet.
     pub ifindex: u32,
 }
 
-/// Fill of one table.
+/// Utilisation of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableStatus {
     /// Name.
     pub name: String,
-    /// Desired entries.
+    /// Desired number of entries.
     pub entries: u64,
-    /// Capacity.
+    /// Maximum number of entries.
     pub capacity: u64,
 }
 
-/// Names for numbers and addresses.
+/// Names of objects by id and address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Names {
     /// Pods (`namespace/name`) by address.
@@ -285,20 +286,20 @@ pub struct Names {
     /// Services (`namespace/name`) by address.
     #[serde(default)]
     pub service_addresses: Vec<(IpAddr, String)>,
-    /// Pods of this node (`namespace/name`) by the index of their device in
-    /// the node's namespace.
+    /// Pods of this node (`namespace/name`) by the interface index of the host
+    /// side of their veth.
     #[serde(default)]
     pub devices: Vec<(u32, String)>,
-    /// Service ids that stand for the endpoints of this node alone (traffic
-    /// policy `Local`).
+    /// Ids of Services restricted to endpoints of this node (traffic policy
+    /// `Local`).
     #[serde(default)]
     pub local_services: Vec<u32>,
-    /// Frontends that are more than a ClusterIP or a NodePort.
+    /// Frontends other than ClusterIP and NodePort.
     #[serde(default)]
     pub frontends: Vec<FrontendName>,
 }
 
-/// What a frontend is.
+/// The kind of a frontend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrontendName {
     /// Its address.
@@ -311,17 +312,17 @@ pub struct FrontendName {
     pub kind: String,
 }
 
-/// A sampled drop event, in plain words. Counters are exact, events are not:
-/// `lost` says how many were left out.
+/// A sampled drop event. Counters are exact, events are sampled: `lost` counts
+/// the events that were not written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropRecord {
-    /// Milliseconds since 1970 (UTC).
+    /// Time in milliseconds since the Unix epoch (UTC).
     pub time_unix_ms: u64,
     /// Observation point: `from_pod`, `to_pod`, `from_uplink`, ...
     pub hook: String,
-    /// Reason, as metrics and the documentation name it.
+    /// Reason, as in metrics and documentation.
     pub reason: String,
-    /// Device at whose hook the packet was dropped, by index.
+    /// Interface index of the device at whose hook the packet was dropped.
     pub ifindex: u32,
     /// Ethertype, host byte order.
     pub ethertype: u16,
@@ -329,19 +330,19 @@ pub struct DropRecord {
     pub proto: u8,
     /// TCP flags.
     pub tcp_flags: u8,
-    /// Bytes of the frame.
+    /// Length of the frame, in bytes.
     pub length: u32,
-    /// Source as the packet arrived.
+    /// Source address of the received packet.
     pub src: IpAddr,
-    /// Destination as the packet arrived.
+    /// Destination address of the received packet.
     pub dst: IpAddr,
-    /// Source port; ICMP: type and code as two bytes.
+    /// Source port; ICMP: type and code, one byte each.
     pub sport: u16,
     /// Destination port; ICMP echo: identifier.
     pub dport: u16,
-    /// Source after translation (equals `src` where nothing was translated).
+    /// Source address after translation (equals `src` without translation).
     pub src_after: IpAddr,
-    /// Destination after translation.
+    /// Destination address after translation.
     pub dst_after: IpAddr,
     /// Source port after translation.
     pub sport_after: u16,
@@ -349,9 +350,9 @@ pub struct DropRecord {
     pub dport_after: u16,
     /// Service id; 0 = none (see [`Names::services`]).
     pub service: u32,
-    /// CPU that saw the packet.
+    /// CPU that processed the packet.
     pub cpu: u32,
-    /// Number of this event on its CPU.
+    /// Sequence number of the event on its CPU.
     pub sequence: u64,
     /// Events of this CPU that were not written so far.
     pub lost: u64,

@@ -1,4 +1,4 @@
-//! How long the plugin takes, from its start to its end, as a runtime calls it.
+//! Run time of the CNI plugin process, called as a container runtime does.
 
 use std::io::Write;
 use std::path::Path;
@@ -34,7 +34,7 @@ pub fn measure(lab: &BenchLab) -> Result<()> {
     Ok(())
 }
 
-/// One call; milliseconds.
+/// One call; returns milliseconds.
 fn call(lab: &BenchLab, node: &NetNs, verb: &str, netns: &Path, number: usize) -> Result<f64> {
     let config = json!({
         "cniVersion": "1.1.0", "name": "beeline", "type": "beeline-cni",

@@ -1,5 +1,5 @@
-//! The lab of the benchmarks: two nodes, a client, a server beside it and one
-//! on the other node, a Service before that one.
+//! The lab of the benchmarks: two nodes, a client and a server on the first, a
+//! server on the second, and a Service for the latter.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -16,7 +16,7 @@ pub const PORT: u16 = 9000;
 /// The nodes.
 pub const NODES: [&str; 2] = ["node-1", "node-2"];
 
-/// A lab, taken down when dropped.
+/// A lab, removed when dropped.
 pub struct BenchLab {
     name: String,
     servers: Vec<Child>,
@@ -25,12 +25,12 @@ pub struct BenchLab {
 }
 
 impl BenchLab {
-    /// Brings it up with these values.
+    /// Starts a lab with these values.
     pub fn up(values: &[String]) -> Result<BenchLab> {
         BenchLab::with_nodes(2, values)
     }
 
-    /// With so many nodes, and a client on each of those from the third on.
+    /// Starts a lab with this many nodes, and a client pod on each from the third on.
     pub fn with_nodes(nodes: usize, values: &[String]) -> Result<BenchLab> {
         let name = format!("bench-{}", std::process::id());
         let mut lab = BenchLab { name, servers: Vec::new(), status: Value::Null, is_down: false };
@@ -45,7 +45,7 @@ impl BenchLab {
         Ok(lab)
     }
 
-    /// Takes it down.
+    /// Removes the lab.
     pub fn down(mut self) -> Result<()> {
         self.is_down = true;
         self.stop_servers();
@@ -77,7 +77,7 @@ impl BenchLab {
         if status.success() { Ok(()) } else { bail!("cannot create the pods of the benchmark: {status}") }
     }
 
-    /// This program with a role inside a pod.
+    /// A command that runs this program in a role inside a pod.
     pub fn in_pod(&self, pod: &str, role: &[&str]) -> Result<Command> {
         let own = std::env::current_exe().context("cannot determine the path of this program")?;
         let mut command = self.verb("exec");
@@ -85,7 +85,7 @@ impl BenchLab {
         Ok(command)
     }
 
-    /// Answers in a pod, on one more port.
+    /// Starts a server in a pod on a port.
     pub fn start_server(&mut self, pod: &str, port: u16) -> Result<()> {
         let mut command = self.in_pod(pod, &["serve", &port.to_string()])?;
         let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start the server")?;
@@ -96,12 +96,12 @@ impl BenchLab {
         if line.trim() == "ready" { Ok(()) } else { bail!("the server in {pod} is not ready: {line}") }
     }
 
-    /// Address of a pod, of a family.
+    /// Address of a pod in one family.
     pub fn pod(&self, name: &str, v6: bool) -> Result<SocketAddr> {
         self.address("pods", name, "ips", v6)
     }
 
-    /// Address of the Service, of a family.
+    /// Address of the Service in one family.
     pub fn service(&self, v6: bool) -> Result<SocketAddr> {
         self.address("services", "server", "clusterIPs", v6)
     }
@@ -134,13 +134,13 @@ impl BenchLab {
         Path::new("/run/beeline-lab").join(&self.name).join("kubeconfig")
     }
 
-    /// Memory of each agent and of each node's tables.
+    /// Memory of each agent and of each node's maps.
     pub fn print_memory(&self) -> Result<()> {
         println!("memory");
         NODES.iter().try_for_each(|node| self.print_memory_of(node))
     }
 
-    /// Memory of a node's agent, now and at most, and of its tables.
+    /// Current and peak memory of a node's agent, and memory of its maps.
     pub fn print_memory_of(&self, node: &str) -> Result<()> {
         let nodes = self.status["nodes"].as_array().into_iter().flatten();
         let found = nodes.into_iter().find(|one| one["name"] == node);
@@ -166,12 +166,12 @@ impl Drop for BenchLab {
     }
 }
 
-/// A program beside this one.
+/// A program in the directory of this one.
 pub fn sibling_program(name: &str) -> PathBuf {
     std::env::current_exe().map_or_else(|_| name.into(), |own| own.with_file_name(name))
 }
 
-/// Runs a command and hands back what it printed.
+/// Runs a command and returns its standard output.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {

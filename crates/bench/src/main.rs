@@ -1,5 +1,5 @@
-//! `beeline-bench`: what Beeline costs, on a lab of this machine. Every figure
-//! is a median over rounds in which the things compared alternate.
+//! `beeline-bench`: benchmarks of Beeline on a lab on this machine. Each result
+//! is a median over rounds in which the compared cases alternate.
 
 mod cni;
 mod lab;
@@ -22,81 +22,81 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use lab::BenchLab;
 
-/// Measures on a lab that it brings up and takes down. Needs root.
+/// Benchmark Beeline on a temporary lab. Requires root.
 #[derive(Debug, Parser)]
 #[command(name = "beeline-bench", version)]
 struct Arguments {
-    /// Rounds of the rates
+    /// Rounds of the rate measurements
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Length of one measurement of a rate, milliseconds
+    /// Duration of one rate measurement, in milliseconds
     #[arg(long, default_value_t = 300)]
     millis: u64,
-    /// Numbers of Services to measure with
+    /// Numbers of Services to measure
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 10_000, 30_000])]
     services: Vec<usize>,
-    /// Only these
+    /// Run only these benchmarks
     #[arg(long, value_enum)]
     only: Vec<Part>,
-    /// A value of the lab, such as bpf.enableTCX=false
+    /// Set a lab value, for example bpf.enableTCX=false
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(subcommand)]
     role: Option<Role>,
 }
 
-/// What can be measured.
+/// Benchmarks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Memory of agents and tables
+    /// Memory of the agents and eBPF maps
     Memory,
-    /// Nanoseconds per packet by test run
+    /// Nanoseconds per packet, by BPF_PROG_TEST_RUN
     Packets,
-    /// Nanoseconds per new connection by test run, from 1 to 100,000 Services
+    /// Nanoseconds per new connection with 1 to 100,000 Services, by BPF_PROG_TEST_RUN
     Tables,
-    /// Seconds to plan and to write 10,000 Services
+    /// Seconds to plan and program 10,000 Services
     Plan,
-    /// CNI ADD and DEL
+    /// Latency of CNI ADD and DEL
     Cni,
-    /// Connections and requests per second, beside kernel forwarding
+    /// Connections and requests per second, compared with kernel forwarding
     Rates,
-    /// How long labs take, and their memory
+    /// Time and memory of labs
     Lab,
-    /// Thousands of Services, beside rule sets of the shape that kube-proxy writes
+    /// Thousands of Services, compared with iptables and nftables rules as kube-proxy writes them
     Services,
-    /// How fast a change of endpoints arrives with 10,000 Services, and an agent's start
+    /// Latency of endpoint changes and agent start time with 10,000 Services
     Change,
 }
 
-/// What this program does inside a pod.
+/// What this program does when it runs inside a pod.
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// Answer every byte on a port
+    /// Reply to every byte on a port
     #[command(hide = true)]
     Serve {
         /// The port
         port: u16,
     },
-    /// Connect and close as often as possible; prints connections per second, and microseconds of each, p50 and p99
+    /// Connect and close repeatedly; print connections per second and the p50 and p99 latency in microseconds
     #[command(hide = true)]
     Connect {
         /// The server
         to: SocketAddr,
-        /// How long
+        /// Duration in milliseconds
         millis: u64,
     },
-    /// Print when somebody else answers
+    /// Print the time whenever another endpoint replies
     #[command(hide = true)]
     Watch {
         /// The server
         to: SocketAddr,
     },
-    /// One byte there and back as often as possible; prints exchanges per second
+    /// Exchange one byte repeatedly; print exchanges per second
     #[command(hide = true)]
     Request {
         /// The server
         to: SocketAddr,
-        /// How long
+        /// Duration in milliseconds
         millis: u64,
     },
 }

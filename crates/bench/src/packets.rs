@@ -1,5 +1,5 @@
 //! Nanoseconds per packet, by `BPF_PROG_TEST_RUN`: the programs alone, with
-//! the tables of a running node.
+//! the maps of a running node.
 
 use anyhow::{Context, Result};
 use beeline_abi::maps::programs;
@@ -12,13 +12,13 @@ use crate::lab::{BenchLab, NODES};
 use crate::stats::Summary;
 
 const ROUNDS: usize = 400;
-/// Runs of one call where the packet may be used again: its TTL falls by one
-/// each time.
+/// Repetitions per test run where the packet can be reused: its TTL decreases
+/// by one each time.
 const REPEAT: u32 = 200;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
-/// A packet and what it stands for.
+/// A measured case with its packets.
 struct Case {
     name: &'static str,
     program: &'static str,
@@ -30,7 +30,7 @@ struct Case {
 /// Prints the table.
 pub fn measure(lab: &BenchLab) -> Result<()> {
     let node = NetNs::open(lab.node_path(NODES[0], "netns"))?;
-    // All on one thread: a new one for each run would find other caches.
+    // All on one thread: a new thread per run would start with cold caches.
     node.enter(|| print(lab))?
 }
 

@@ -1,6 +1,5 @@
-//! What an agent does with 10,000 Services once it has been told of them:
-//! planning and writing, timed apart, on a node that is empty and on one whose
-//! tables are full already.
+//! Time to plan and program 10,000 Services, measured separately, with empty
+//! maps and with maps that already hold the Services.
 
 use std::path::Path;
 use std::time::Instant;
@@ -60,7 +59,7 @@ pub fn measure(folder: &Path) -> Result<()> {
     })?
 }
 
-/// Median and quarters with three places.
+/// Median and quartiles with three decimal places.
 struct Seconds<'a>(&'a [f64]);
 
 impl std::fmt::Display for Seconds<'_> {
@@ -84,7 +83,7 @@ fn apply_all(planner: &mut Planner, objects: Vec<Object>) {
     Kind::ALL.iter().for_each(|kind| planner.apply(Change::ResetEnd(*kind)));
 }
 
-/// Services and their slices, as the source tells them.
+/// Services and their EndpointSlices, as `source` delivers them.
 fn objects() -> Result<Vec<Object>> {
     let mut objects = Vec::new();
     for number in 0..SERVICES {

@@ -1,6 +1,6 @@
 //! Connections and requests per second, through Beeline and through the same
-//! devices with plain kernel forwarding: the programs are taken off and put
-//! on again between the measurements, everything else stays.
+//! devices with plain kernel forwarding: the programs are detached and attached
+//! between the measurements, everything else is unchanged.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,14 +13,14 @@ use beeline_kernel::netns::NetNs;
 use crate::lab::{BenchLab, NODES, run};
 use crate::stats::{Ratio, Summary};
 
-/// A node whose programs can be taken off.
+/// A node whose programs can be detached.
 pub struct Node {
     netns: NetNs,
     datapath: Datapath,
     attached: Vec<AttachedProgram>,
 }
 
-/// What is compared.
+/// A series of measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Series {
     /// `connect` or `request`.
@@ -33,7 +33,7 @@ struct Series {
 
 /// Prints the rates and their ratios.
 pub fn measure(lab: &BenchLab, rounds: usize, millis: u64) -> Result<()> {
-    // They would put back what is taken off.
+    // The agents would attach the programs again.
     for node in NODES {
         run(lab.verb("agent").args([node, "stop"]))?;
     }
@@ -47,7 +47,7 @@ pub fn measure(lab: &BenchLab, rounds: usize, millis: u64) -> Result<()> {
             }
             rates.entry(*series).or_default().push(series.measure(lab, millis)?);
         }
-        // The other state first, and another kind first.
+        // Alternate the order of states and kinds.
         series_list.rotate_left(1 + round % 2);
         series_list.sort_by_key(|series| series.beeline == (round % 2 == 0));
     }
@@ -83,7 +83,7 @@ impl Series {
 }
 
 impl Node {
-    /// Its agent must not run: it would put back what is taken off.
+    /// The node's agent must be stopped; it would attach the programs again.
     pub fn open(lab: &BenchLab, node: &str) -> Result<Node> {
         let netns = NetNs::open(lab.node_path(node, "netns"))?;
         let bpffs = lab.node_path(node, "bpf");

@@ -1,5 +1,5 @@
-//! How long a lab takes to come and to go, and what it costs in memory: three
-//! nodes, and ten nodes with 200 pods.
+//! Time to start and remove a lab, and its memory: three nodes, and ten nodes
+//! with 200 pods.
 
 use std::fs;
 use std::io::Write;
@@ -52,7 +52,7 @@ fn measure_large(values: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A lab, taken down when dropped.
+/// A lab, removed when dropped.
 struct SizedLab {
     name: String,
     up_s: f64,
@@ -80,7 +80,7 @@ impl SizedLab {
         command
     }
 
-    /// Seconds.
+    /// Removes the lab; returns seconds.
     fn down(mut self) -> Result<f64> {
         self.is_down = true;
         let begin = Instant::now();
@@ -88,7 +88,7 @@ impl SizedLab {
         Ok(begin.elapsed().as_secs_f64())
     }
 
-    /// Of all processes of the lab, what they share counted once.
+    /// Proportional set size (PSS) of all processes of the lab.
     fn pss_mib(&self) -> Result<f64> {
         let record = fs::read(Path::new("/run/beeline-lab").join(&self.name).join("lab.json"))?;
         let record: Value = serde_json::from_slice(&record).context("cannot parse the lab's record")?;
@@ -119,7 +119,7 @@ fn run_with_input(command: &mut Command, input: &str) -> Result<()> {
     Ok(())
 }
 
-/// In a cgroup and below it.
+/// Process ids in a cgroup and its descendants.
 fn processes(cgroup: &Path) -> Vec<String> {
     let own = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     let mut found: Vec<String> = own.lines().map(str::to_owned).collect();
@@ -140,7 +140,7 @@ fn available_mib() -> Result<f64> {
     Ok(field(&text, "MemAvailable:").context("/proc/meminfo has no MemAvailable")? / 1024.0)
 }
 
-/// The number behind a name at the beginning of a line.
+/// The number after a name at the start of a line.
 fn field(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }

@@ -1,15 +1,15 @@
-//! Medians and how far they can be trusted.
+//! Medians with quartiles and confidence intervals.
 
 use std::fmt;
 
-/// A sample, summed up.
+/// Summary of a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
-    /// Half of the values are below.
+    /// Median.
     pub median: f64,
-    /// A quarter is below.
+    /// Lower quartile.
     pub low: f64,
-    /// A quarter is above.
+    /// Upper quartile.
     pub high: f64,
     /// Number of values.
     pub count: usize,
@@ -45,7 +45,7 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// Of each value to the one at its place in `to`.
+    /// Ratios of each value to the value at the same index in `to`.
     pub fn of(values: &[f64], to: &[f64]) -> Ratio {
         let ratios: Vec<f64> = values.iter().zip(to).map(|(value, to)| value / to).collect();
         let sorted = sorted(&ratios);

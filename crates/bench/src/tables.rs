@@ -1,7 +1,7 @@
-//! What a Service costs as the tables grow, by test run: one hot Service, and
-//! another one at random each time, beside a new connection without Service
-//! and beside the floor, a program that only looks up and writes what a
-//! connection to a Service needs at least.
+//! Cost of a new connection to a Service as the maps grow, by
+//! `BPF_PROG_TEST_RUN`: to one hot Service and to a random Service, compared
+//! with a connection to a pod and with the baseline program, which does only the
+//! map lookups and the write that a Service connection needs at least.
 
 use std::os::fd::AsFd;
 
@@ -23,19 +23,20 @@ use crate::stats::{Ratio, Summary};
 const SIZES: [u32; 5] = [1, 1_000, 10_000, 30_000, 100_000];
 const ROUNDS: usize = 1_000;
 const SYN: u8 = 2;
-/// Numbers of Services, classes and backends that the agent has not given out.
+/// First id of Services, classes and backends that the agent has not allocated.
 const FIRST_ID: u32 = 400_000;
-/// Ports of the client, no two alike: the random Service may be the hot one.
+/// First client port of each case; distinct, because the random Service may be
+/// the hot one.
 const FIRST_PORTS: [u16; 5] = [10_000, 20_000, 30_000, 40_000, 50_000];
-/// Where the cases that run the floor begin.
+/// Index of the first case that runs the baseline program.
 const BASELINE_FROM: usize = 3;
 
-/// Prints the times. Stops the first node's agent, which would remove what it
-/// does not know.
+/// Prints the times. Stops the first node's agent, which would remove unknown
+/// entries.
 pub fn measure(lab: &BenchLab) -> Result<()> {
     run(lab.verb("agent").args([NODES[0], "stop"]))?;
     let node = NetNs::open(lab.node_path(NODES[0], "netns"))?;
-    // All on one thread: a new one for each run would find other caches.
+    // All on one thread: a new thread per run would start with cold caches.
     node.enter(|| print(lab))?
 }
 
@@ -56,7 +57,7 @@ fn print(lab: &BenchLab) -> Result<()> {
         for round in 0..ROUNDS {
             let turn = u16::try_from(step * ROUNDS + round)?;
             let hot = (address(0), 80);
-            // Each its own: what the one has looked up the other would find in the caches.
+            // Separate random targets: a shared one would be in the CPU caches already.
             let [any, other] = [0; 2].map(|_| (address(random.below(size)), 80));
             let targets = [plain, hot, any, hot, other];
             for case in 0..targets.len() {

@@ -1,4 +1,4 @@
-//! Servers and clients of the rates: one thread each, blocking.
+//! Server and clients of the rate measurements: one blocking thread each.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// Answers every byte with the last one of its port. One connection at a time:
-/// there is one client, and a thread for each would be what is measured.
+/// Replies to every byte with the low byte of its port. Serves one connection
+/// at a time: there is one client, and creating threads would be measured too.
 pub fn serve(port: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).context("cannot listen on the port")?;
     println!("ready");
@@ -22,19 +22,19 @@ pub fn serve(port: u16) -> Result<()> {
     }
 }
 
-/// Connections per second, and how long the call took that made each,
-/// microseconds: the way of the first packet and of its answer.
+/// Connections per second, and the latency of connect() in microseconds: one
+/// round trip.
 pub struct Connections {
     /// Per second.
     pub rate: f64,
-    /// Half of them took less.
+    /// Median latency.
     pub p50_us: f64,
-    /// All but one of a hundred took less.
+    /// 99th percentile latency.
     pub p99_us: f64,
 }
 
-/// Connects and closes, one at a time. Each is closed by a reset, so that no
-/// port waits (RFC 9293 section 3.6.1) and the next one can use it.
+/// Connects and closes, one connection at a time. Each is closed with a reset,
+/// so that no port stays in TIME-WAIT (RFC 9293 section 3.6.1).
 pub fn connect_and_close(to: SocketAddr, duration: Duration) -> Result<Connections> {
     let mut times = Vec::new();
     let rate = repeat(duration, || {
@@ -53,12 +53,12 @@ fn reset(stream: &TcpStream) -> Result<()> {
         .context("cannot set SO_LINGER")
 }
 
-/// Asks again and again, each time by a new connection; prints when somebody
-/// else answers than before, nanoseconds of the monotonic clock. Rests between,
-/// so that a machine with two CPUs has one for whoever brings the change.
+/// Sends requests, each on a new connection, and prints the monotonic time in
+/// nanoseconds whenever another endpoint replies. Pauses between requests to
+/// leave a CPU to the agent on a machine with two CPUs.
 pub fn watch(to: SocketAddr) -> Result<()> {
     const PAUSE: Duration = Duration::from_micros(30);
-    // The kernel would lengthen the rest by 50 us.
+    // The default timer slack would extend the pause by 50 us.
     nix::sys::prctl::set_timerslack(1).context("cannot set the timer slack")?;
     let mut last = None;
     loop {
@@ -83,10 +83,10 @@ fn request_once(to: SocketAddr) -> Result<u8> {
     Ok(byte[0])
 }
 
-/// The same clock in every process.
+/// `CLOCK_MONOTONIC` in nanoseconds, the same in every process.
 pub fn monotonic_ns() -> Result<i64> {
     let mut now = nix::libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a whole timespec that lives until the call is over.
+    // SAFETY: `now` is a valid timespec for the call to fill in.
     let result = unsafe { nix::libc::clock_gettime(nix::libc::CLOCK_MONOTONIC, &mut now) };
     nix::errno::Errno::result(result).context("cannot read CLOCK_MONOTONIC")?;
     Ok(now.tv_sec * 1_000_000_000 + now.tv_nsec)
@@ -103,7 +103,7 @@ pub fn request_and_response(to: SocketAddr, duration: Duration) -> Result<f64> {
     })
 }
 
-/// How often per second.
+/// Runs `once` repeatedly; returns calls per second.
 fn repeat(duration: Duration, mut once: impl FnMut() -> Result<()>) -> Result<f64> {
     once()?;
     let begin = Instant::now();

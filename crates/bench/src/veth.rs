@@ -1,5 +1,5 @@
-//! What the kernel takes for a pod's device, without any plugin or agent: no
-//! CNI call can be faster.
+//! The kernel's time for a pod's veth pair without plugin and agent: the lower
+//! bound of a CNI call.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::stats::Summary;
 const PAIRS: usize = 30;
 const DEVICE: &str = "beebench";
 
-/// Milliseconds of each step, per pair.
+/// Milliseconds of each step, one value per pair.
 #[derive(Default)]
 struct Steps {
     created: Vec<f64>,
@@ -33,11 +33,11 @@ impl fmt::Display for Steps {
     }
 }
 
-/// A namespace bound to a file, gone when dropped.
+/// A network namespace bound to a file, removed when dropped.
 pub struct TempNetNs(PathBuf);
 
 impl TempNetNs {
-    /// A new one, and the file that it is bound to.
+    /// Creates a namespace and binds it to the file.
     pub fn new(path: PathBuf) -> Result<(TempNetNs, NetNs)> {
         let netns = NetNs::create_bound(&path)?;
         Ok((TempNetNs(path), netns))
@@ -50,7 +50,7 @@ impl Drop for TempNetNs {
     }
 }
 
-/// A bpf file system, gone when dropped.
+/// A bpffs mount, unmounted when dropped.
 pub struct TempBpffs(PathBuf);
 
 impl TempBpffs {
@@ -106,8 +106,8 @@ fn measure_pairs(folder: &Path, mut datapath: Option<&mut Datapath>) -> Result<S
     Ok(steps)
 }
 
-/// One pair, with its programs if there is a datapath, and one more whose end
-/// is moved.
+/// Measures one pair, with programs if there is a datapath, and a second pair
+/// whose end is moved to another namespace.
 fn measure_pair(pod: &NetNs, mut datapath: Option<&mut Datapath>, steps: &mut Steps) -> Result<()> {
     let (mut here, mut there) = (Netlink::open()?, Netlink::open_in(pod)?);
     let created = time_ms(|| create_pair(&mut here, "eth0", Some(pod)))?;

@@ -1,4 +1,4 @@
-//! `beeline conntrack`: the table of connections.
+//! `beeline conntrack`: the connection tracking table.
 
 mod filter;
 mod top;
@@ -23,30 +23,30 @@ use crate::target::Target;
 const TCP_FIN: u8 = 1;
 const TCP_RST: u8 = 4;
 
-/// What to show.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Connections
+    /// List connections
     List(Filter),
-    /// Who has most connections
+    /// Rank clients, servers or Services by connections or bytes
     Top(Top),
 }
 
-/// An entry.
+/// A connection tracking entry.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Connection {
     node: String,
     protocol: String,
-    /// Who began.
+    /// Source of the original direction.
     origin: String,
-    /// To whom.
+    /// Destination of the original direction.
     destination: String,
     /// `service` entries translate requests, `flow` entries carry the rest.
     entry: &'static str,
-    /// What is translated to, if anything.
+    /// NAT of this entry, if any.
     translated: Option<String>,
     state: &'static str,
-    /// Seconds left; negative = expired.
+    /// Remaining time in seconds; negative if expired.
     expires_in_s: i64,
     packets_origin: u64,
     packets_reply: u64,
@@ -54,9 +54,9 @@ struct Connection {
     bytes_reply: u64,
     service: u32,
     backend: u32,
-    /// The pod that began.
+    /// Client pod.
     client_pod: Option<String>,
-    /// The pod that serves.
+    /// Server pod.
     server_pod: Option<String>,
     service_name: Option<String>,
 }
@@ -125,7 +125,7 @@ fn connection(
     value: &ConntrackValue,
     Query { names, now, .. }: &Query<'_>,
 ) -> Connection {
-    // What is on the wire where this entry is found.
+    // The addresses of the packets that match this entry.
     let (origin, destination) =
         if view.is_reply_entry { (view.snat_src, view.server) } else { (view.client, view.original_dst) };
     Connection {
@@ -149,8 +149,8 @@ fn connection(
     }
 }
 
-/// What becomes of the ends: of the requests, or of the replies by the entry
-/// that these find.
+/// NAT that this entry applies: to requests, or to replies if it is the reply
+/// entry.
 fn translation(view: &View) -> Option<String> {
     let mut parts = Vec::new();
     if view.is_reply_entry {
@@ -171,7 +171,7 @@ fn translation(view: &View) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// Has the responder answered?
+/// Whether a reply has been seen.
 fn is_replied(value: &ConntrackValue) -> bool {
     value.flags & flags::REPLIED != 0
 }
@@ -187,17 +187,17 @@ fn state(protocol: u8, value: &ConntrackValue) -> &'static str {
     }
 }
 
-/// Seconds until a tick; negative = it is past.
+/// Seconds until a tick; negative if it is in the past.
 pub fn seconds_left(tick: u32, now: u32) -> i64 {
     ((i64::from(tick) - i64::from(now)) << TICK_SHIFT) / 1_000_000_000
 }
 
-/// Now, in the datapath's ticks.
+/// The present tick of the datapath.
 pub fn now() -> u32 {
     tick(monotonic_ns())
 }
 
-/// `CLOCK_MONOTONIC`, the clock of the datapath; 0 if the system has none.
+/// `CLOCK_MONOTONIC` in nanoseconds; 0 if it cannot be read.
 fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec for the call to fill in.

@@ -1,4 +1,4 @@
-//! `beeline counters`: what every hook did with its packets.
+//! `beeline counters`: packets and bytes by hook and outcome.
 
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ pub struct Counter {
     pub node: String,
     /// The hook.
     pub hook: &'static str,
-    /// What the hook did, or the reason of the drop.
+    /// Outcome, or drop reason.
     pub what: &'static str,
     /// True for drops.
     pub drop: bool,

@@ -1,4 +1,4 @@
-//! Pages that are printed from the program's own tables.
+//! Documentation that is generated from the code.
 
 use std::process::ExitCode;
 
@@ -9,14 +9,14 @@ use clap::Subcommand;
 
 use crate::output;
 
-/// Which page.
+/// The page to print.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// docs/drop-reasons.md: every reason of a drop with cause and cure
+    /// Print docs/drop-reasons.md: drop reasons with cause and resolution
     DropReasons,
-    /// charts/beeline/values.yaml: every value with its meaning
+    /// Print charts/beeline/values.yaml: the Helm values with their descriptions
     ChartValues,
-    /// charts/beeline/values.schema.json: the schema that Helm checks values with
+    /// Print charts/beeline/values.schema.json: the JSON schema of the Helm values
     ChartSchema,
 }
 

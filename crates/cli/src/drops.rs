@@ -1,4 +1,4 @@
-//! `beeline drops`: how many, why, and what to do about it.
+//! `beeline drops`: dropped and rejected packets with cause and resolution.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -18,11 +18,11 @@ use crate::names::{Directory, protocol, socket_address};
 use crate::output::{self, Format, Row};
 use crate::target::Target;
 
-/// Remembered drops shown by the summary, per node.
+/// Recent drops that the summary shows, per node.
 const RECENT_DROPS_MAX: usize = 10;
-/// Names are asked for again at most this often while following.
+/// Minimum interval between two fetches of the names while following.
 const NAMES_AGE_MAX: Duration = Duration::from_secs(2);
-/// Lines of all nodes that may wait for the terminal; then the readers wait.
+/// Capacity of the queue of lines from all nodes; readers block when it is full.
 const LINES_MAX: usize = 1_024;
 
 /// A counter of drops with its explanation.
@@ -72,7 +72,7 @@ fn explain(counter: Counter) -> ExplainedCounter {
     ExplainedCounter { counter, cause, cure }
 }
 
-/// What the agent remembers; nothing if there is none (the counters stand).
+/// Recent drops from the agent's buffer; empty if the agent cannot be reached.
 fn recent(target: &Target) -> Vec<NamedDrop> {
     let Ok(answers) = target.client().stream(Call::Drops { follow: false }) else { return Vec::new() };
     let records: Vec<DropRecord> = answers
@@ -110,7 +110,7 @@ fn print_summary(summary: &Summary) -> Result<()> {
     summary.recent.iter().try_for_each(|named| output::line(&named.text()))
 }
 
-/// `beeline drops -f`: until interrupted, or until every agent has gone.
+/// `beeline drops -f`: runs until interrupted or until no agent is connected.
 pub fn follow(targets: &[Target], format: Format) -> Result<ExitCode> {
     let (sender, lines) = mpsc::sync_channel(LINES_MAX);
     for target in targets.iter().cloned() {
@@ -134,7 +134,7 @@ pub fn follow(targets: &[Target], format: Format) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Follows one agent; one that restarts is found again.
+/// Follows one agent and reconnects after it restarts.
 fn follow_one(target: &Target, sender: &mpsc::SyncSender<NamedDrop>) -> Result<()> {
     let mut last_time_ms = 0;
     let mut connected = target.client().stream(Call::Drops { follow: true })?;
@@ -142,7 +142,7 @@ fn follow_one(target: &Target, sender: &mpsc::SyncSender<NamedDrop>) -> Result<(
         let mut names: Option<(Directory, Instant)> = None;
         for answer in connected {
             let Ok(Response::Drop(record)) = answer else { break };
-            // After a reconnection the agent repeats what it remembers.
+            // After a reconnect the agent sends its buffer again.
             if record.time_unix_ms < last_time_ms {
                 continue;
             }
@@ -167,7 +167,7 @@ fn follow_one(target: &Target, sender: &mpsc::SyncSender<NamedDrop>) -> Result<(
 impl NamedDrop {
     fn new(node: &str, record: DropRecord, names: &Directory) -> NamedDrop {
         let owned = |name: Option<&str>| name.map(str::to_owned);
-        // A device is the truth about its end: an address may be borrowed.
+        // The device identifies the pod reliably; a source address may be spoofed.
         let sender =
             names.pod_of_device(record.ifindex).filter(|_| record.hook == hook::name(hook::FROM_POD));
         let receiver =
@@ -242,14 +242,14 @@ mod tests {
             text(record.clone()),
             "1970-01-01T01:02:03.004Z node-1 no_backend TCP shop/cart (10.244.1.5:40000) -> service shop/pay:http (10.96.0.7:80) 74 bytes"
         );
-        // A port that the Service does not have has no number.
+        // A port that the Service does not have has no Service id.
         let unknown_port =
             DropRecord { reason: "no_service_port".into(), service: 0, dport: 81, ..record.clone() };
         assert_eq!(
             text(unknown_port),
             "1970-01-01T01:02:03.004Z node-1 no_service_port TCP shop/cart (10.244.1.5:40000) -> service shop/pay (10.96.0.7:81) 74 bytes"
         );
-        // Whose address it bears is not who sent it.
+        // The sender is identified by its device, not by the spoofed address.
         let spoofed = DropRecord { reason: "spoofed_address".into(), ifindex: 9, ..record };
         assert_eq!(
             text(spoofed),

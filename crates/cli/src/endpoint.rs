@@ -1,4 +1,4 @@
-//! `beeline endpoint`: pods of the node as the packets see them.
+//! `beeline endpoint`: local pod endpoints as programmed in the datapath.
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -15,10 +15,10 @@ use crate::names::Directory;
 use crate::output::{self, Format, Row};
 use crate::target::Target;
 
-/// What to show.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Every pod address with its device
+    /// List pod addresses with their devices
     List,
 }
 

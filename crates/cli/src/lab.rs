@@ -1,4 +1,4 @@
-//! `beeline lab ...` is the program `beeline-lab` beside this one.
+//! `beeline lab ...` executes `beeline-lab` from the directory of this program.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-/// Becomes `beeline-lab`; returns only if that fails.
+/// Replaces this process with `beeline-lab`; returns only on failure.
 pub fn execute(arguments: &[OsString], name: Option<&str>) -> Result<ExitCode> {
     let own = std::env::current_exe().context("cannot determine the path of this program")?;
     let program = own.with_file_name("beeline-lab");

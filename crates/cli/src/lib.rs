@@ -1,9 +1,9 @@
-//! What people type: `beeline VERB`.
+//! The command line tool `beeline`: inspect and troubleshoot Beeline.
 //!
-//! Every verb finds the node or nodes it is about ([`place`]), reads the
-//! pinned tables ([`live`]) and asks the agents, and prints text or JSON
-//! ([`output`]). The tables are readable without an agent; then only the
-//! names of pods and services are missing.
+//! Each verb selects its nodes ([`target`]), reads their pinned eBPF maps
+//! ([`live`]), queries their agents, and prints text or JSON ([`output`]). The
+//! maps are readable without an agent; only pod and Service names are missing
+//! then.
 
 mod conntrack;
 mod counters;
@@ -30,7 +30,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::output::Format;
 use crate::target::{Target, TargetArguments};
 
-/// Kubernetes networking with the abstraction tax removed.
+/// Inspect and troubleshoot Beeline
 #[derive(Debug, Parser)]
 #[command(name = "beeline", version, about, disable_help_subcommand = true)]
 struct Arguments {
@@ -44,57 +44,57 @@ struct Arguments {
 struct Common {
     #[command(flatten)]
     target: TargetArguments,
-    /// Output: text or json
+    /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// A cluster of network namespaces on this machine (see `beeline lab --help`)
+    /// Run a lab cluster in network namespaces on this machine (see `beeline lab --help`)
     #[command(disable_help_flag = true)]
     Lab {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// State of the agents: synchronised, connected, problems, fill of the tables
+    /// Show the state of the agents: sync, API server connection, problems, map utilisation
     Status,
-    /// Packets that were refused: how many, why, and what to do about it
+    /// Show dropped and rejected packets with reason, cause and resolution
     Drops {
-        /// Follow drops as they happen
+        /// Stream drops as they occur
         #[arg(short, long)]
         follow: bool,
     },
-    /// Services as the packets see them
+    /// Show Services as programmed in the datapath
     #[command(subcommand)]
     Service(service::Verb),
-    /// Pods of the node as the packets see them
+    /// Show local pod endpoints as programmed in the datapath
     #[command(subcommand)]
     Endpoint(endpoint::Verb),
-    /// Nodes as the packets see them
+    /// Show nodes as programmed in the datapath
     #[command(subcommand)]
     Node(node::Verb),
-    /// Connections
+    /// Show the connection tracking table
     #[command(subcommand)]
     Conntrack(conntrack::Verb),
-    /// Sources that the node lends to pods and outside clients
+    /// Show source NAT mappings and port utilisation
     #[command(subcommand)]
     Nat(nat::Verb),
-    /// What every hook did with its packets
+    /// Show packet and byte counters by hook and outcome
     Counters,
-    /// What would happen to a packet, step by step, by the live tables; nothing is sent
+    /// Trace a simulated packet through the datapath; no packet is sent
     Explain(explain::ExplainArguments),
-    /// Pages of the documentation that the program itself knows
+    /// Print generated documentation
     #[command(subcommand)]
     Docs(docs::Verb),
 }
 
-/// Runs a command line; the first argument is the program's name.
+/// Parses and runs a command line. The first argument is the program name.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    // A closed pipe (`beeline ... | head`) ends the program quietly.
+    // A closed pipe (`beeline ... | head`) terminates the program without an error message.
     reset_sigpipe();
     let result = match arguments.get(1) {
-        // Passed on as it is: `--` and options belong to the lab.
+        // Passed through unparsed: `--` and all options belong to the lab.
         Some(verb) if verb == "lab" => lab::execute(&arguments[2..], None),
         _ => Arguments::parse_from(arguments).run(),
     };
@@ -128,7 +128,8 @@ impl Arguments {
     }
 }
 
-/// Asks every place; one that cannot answer is told and does not hide the others.
+/// Reads rows from every target. A target that fails is reported on stderr and
+/// does not prevent the others from being shown; the exit status is then 1.
 fn gather<T>(targets: &[Target], mut read: impl FnMut(&Target) -> Result<Vec<T>>) -> (Vec<T>, ExitCode) {
     let (mut rows, mut code) = (Vec::new(), ExitCode::SUCCESS);
     for target in targets {
@@ -163,7 +164,7 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
-    /// `service list` of `./beeline service list`; what a lab does is the lab's.
+    /// The command of `words` if it does not exist; verbs of `lab` are not checked.
     fn unknown_verb(words: &[&str]) -> Option<String> {
         let mut command = Arguments::command();
         for word in words {

@@ -1,4 +1,4 @@
-//! The tables as they are pinned, read only: there also when no agent runs.
+//! Read-only access to the pinned eBPF maps; works without a running agent.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -58,7 +58,7 @@ impl Live {
         Ok(self.pinned.tables().address.entries()?)
     }
 
-    /// Connections, those of the previous table too.
+    /// Connections, including those of the previous table.
     pub fn connections(&self) -> Result<Vec<(ConntrackKey, ConntrackValue)>> {
         Ok(self.pinned.conntrack()?)
     }
@@ -68,7 +68,7 @@ impl Live {
         Ok(self.pinned.tables().slot.get(key)?)
     }
 
-    /// How many shares each backend of a service has, by backend id.
+    /// Number of Maglev table entries of each backend of a Service, by backend id.
     pub fn maglev_entries(&self, service: u32, value: &ServiceValue) -> Result<HashMap<u32, u32>> {
         let mut counts = HashMap::new();
         for index in 0..value.maglev_size.div_ceil(MAGLEV_SEGMENT_SIZE as u32) {
@@ -98,7 +98,7 @@ impl Live {
         })
     }
 
-    /// Kernel memory of all tables, bytes.
+    /// Kernel memory of all maps, in bytes.
     pub fn memory_bytes(&self) -> Result<u64> {
         Ok(self.pinned.memory_bytes()?.into_iter().map(|(_, bytes)| bytes).sum())
     }

@@ -1,4 +1,4 @@
-//! What people type: `beeline`.
+//! The command line tool `beeline`.
 
 use std::process::ExitCode;
 

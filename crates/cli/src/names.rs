@@ -1,5 +1,5 @@
-//! Names of addresses and numbers, from the agent; without one, the bare
-//! addresses stand.
+//! Names of addresses and ids, from the agent. Without an agent only addresses
+//! are shown.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use beeline_api::{Call, Names, Response};
 
 use crate::target::Target;
 
-/// Names by address and number.
+/// Names by address, id and device.
 #[derive(Debug, Default)]
 pub struct Directory {
     pods: HashMap<IpAddr, String>,
@@ -21,8 +21,8 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Asks the node's agent; a missing agent costs the names only, and that
-    /// is said.
+    /// Fetches the names from the node's agent. If that fails, prints a warning
+    /// and returns an empty directory.
     pub fn fetch(target: &Target) -> Directory {
         match target.client().call(Call::Names) {
             Ok(Response::Names(names)) => Directory::new(names),
@@ -34,7 +34,7 @@ impl Directory {
         }
     }
 
-    /// From the agent's answer.
+    /// From the agent's response.
     pub fn new(names: Names) -> Directory {
         Directory {
             pods: names.pods.into_iter().collect(),
@@ -67,18 +67,17 @@ impl Directory {
         self.services.values().map(String::as_str)
     }
 
-    /// The pod behind this device of the node.
+    /// The pod that uses this host-side device.
     pub fn pod_of_device(&self, ifindex: u32) -> Option<&str> {
         self.devices.get(&ifindex).map(String::as_str)
     }
 
-    /// The service with this number.
+    /// The Service port with this id.
     pub fn service(&self, id: u32) -> Option<&str> {
         self.services.get(&id).map(String::as_str)
     }
 
-    /// Does the service with this number stand for the node's own endpoints
-    /// alone (traffic policy `Local`)?
+    /// Whether the traffic policy of the Service with this id is `Local`.
     pub fn is_local(&self, id: u32) -> bool {
         self.local_services.contains(&id)
     }
@@ -104,7 +103,7 @@ impl Directory {
     }
 }
 
-/// `10.0.0.1:80`, `[fd00::1]:80`; without a port the bare address.
+/// `10.0.0.1:80` or `[fd00::1]:80`; only the address if the port is 0.
 pub fn socket_address(ip: IpAddr, port: u16) -> String {
     match port {
         0 => ip.to_string(),

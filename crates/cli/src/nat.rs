@@ -1,5 +1,4 @@
-//! `beeline nat`: sources that the node lends to others, and how many ports
-//! of them are left.
+//! `beeline nat`: source NAT in use on this node, and port utilisation.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -15,37 +14,37 @@ use crate::names::{protocol, socket_address};
 use crate::output::{self, Format, Row, grouped};
 use crate::target::Target;
 
-/// What to show.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Connections whose source is translated
+    /// List connections with source NAT
     List(Filter),
-    /// Destinations towards which most ports are taken
+    /// Show the destinations with the highest NAT port utilisation
     Top(Top),
 }
 
-/// How much to show.
+/// Arguments of `nat top`.
 #[derive(Debug, Args)]
 pub struct Top {
-    /// How many lines
+    /// Maximum number of lines
     #[arg(short = 'n', long, default_value_t = 20, value_name = "LINES")]
     limit: usize,
     #[command(flatten)]
     filter: Filter,
 }
 
-/// A translated source.
+/// A source NAT mapping.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct SnatMapping {
     node: String,
     protocol: String,
     client: String,
-    /// What the destination sees.
+    /// Translated source address and port.
     source: String,
     destination: String,
     pod: Option<String>,
     service: Option<String>,
-    /// Seconds left; negative = expired.
+    /// Remaining time in seconds; negative if expired.
     expires_in_s: i64,
 }
 
@@ -67,7 +66,7 @@ impl Row for SnatMapping {
     }
 }
 
-/// A destination, as one address of the node reaches it.
+/// The NAT ports of one node address towards one destination.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Pool {
     node: String,
@@ -75,7 +74,7 @@ struct Pool {
     source: IpAddr,
     destination: String,
     ports_taken: u64,
-    /// Ports that there are towards one destination.
+    /// Size of the NAT port range.
     ports: u64,
     clients: u64,
 }
@@ -123,7 +122,7 @@ pub fn run(verb: &Verb, targets: &[Target], format: Format) -> Result<ExitCode> 
     }
 }
 
-/// The translated connections of a node, each once, with service and expiry.
+/// The SNAT connections of a node, each once, with Service id and expiry tick.
 fn translated(live: &Live, query: &Query<'_>) -> Result<Vec<(View, u32, u32)>> {
     let (own, entries) = (own_addresses(live)?, live.connections()?);
     let views = entries.iter().map(|(key, value)| (View::of(key, value, &own), value));
@@ -150,7 +149,7 @@ fn list(target: &Target, live: &Live, query: &Query<'_>) -> Result<Vec<SnatMappi
 fn pools(node: &str, views: impl Iterator<Item = View>, (first, last): (u16, u16)) -> Vec<Pool> {
     type Usage = (HashSet<u16>, HashSet<IpAddr>);
     let mut pools: HashMap<(u8, IpAddr, String), Usage> = HashMap::new();
-    // A port outside the range is the client's own: it takes none.
+    // A port outside the range is the client's own port and uses none of the range.
     for view in views.filter(|view| (first..=last).contains(&view.snat_src.1)) {
         let (used_ports, clients) =
             pools.entry((view.proto, view.snat_src.0, view.format(view.server))).or_default();

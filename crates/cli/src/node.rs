@@ -1,4 +1,4 @@
-//! `beeline node`: nodes as the packets see them.
+//! `beeline node`: nodes as programmed in the datapath.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,10 +17,10 @@ use crate::names::Directory;
 use crate::output::{self, Format, Row};
 use crate::target::Target;
 
-/// What to show.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Every node with its addresses, its pod ranges and the way to it
+    /// List nodes with their addresses, pod CIDRs and routing mode
     List,
 }
 
@@ -33,7 +33,7 @@ struct NodeRow {
     mode: &'static str,
     addresses: Vec<IpAddr>,
     pod_cidrs: Vec<String>,
-    /// 0 = as the route says.
+    /// In bytes; 0: the MTU of the route applies.
     path_mtu: u16,
 }
 
@@ -111,7 +111,7 @@ fn mode_name(number: u8) -> &'static str {
     }
 }
 
-/// A prefix as people write it: the table counts bits of the 128-bit form.
+/// A prefix in CIDR notation. The map counts bits of the 128-bit form.
 fn prefix(key: &AddressKey) -> String {
     let bits = if key.ip.is_v4() { key.prefix_bits.saturating_sub(96) } else { key.prefix_bits };
     format!("{}/{bits}", key.ip)

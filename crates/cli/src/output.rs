@@ -1,4 +1,4 @@
-//! Text for people, JSON for programs.
+//! Output as text or JSON.
 
 use std::io::Write;
 
@@ -7,24 +7,24 @@ use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-/// How to print.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Columns for people.
+    /// Aligned columns
     Text,
-    /// JSON for programs.
+    /// JSON
     Json,
 }
 
-/// A row of a listing.
+/// A row of a table.
 pub trait Row: Serialize {
-    /// Heads of the columns.
+    /// Column headings.
     const HEADER: &'static [&'static str];
-    /// The row's cells, as many as heads.
+    /// The cells, one for each heading.
     fn cells(&self) -> Vec<String>;
 }
 
-/// Prints a listing; `empty` is said to people when there is nothing in it.
+/// Prints a table. In text format, `empty` is printed if there are no rows.
 pub fn print<R: Row>(rows: &[R], format: Format, empty: &str) -> Result<()> {
     match format {
         Format::Json => json(&rows),
@@ -53,12 +53,12 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }
 
-/// One line of JSON: what follows a stream prints.
+/// One line of JSON, for streams.
 pub fn json_line(value: &impl Serialize) -> Result<()> {
     line(&serde_json::to_string(value)?)
 }
 
-/// One line, at once.
+/// One line, flushed immediately.
 pub fn line(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
@@ -66,7 +66,7 @@ pub fn line(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A number as people read it: 1234567 -> 1,234,567.
+/// A number with thousands separators: 1234567 -> 1,234,567.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();

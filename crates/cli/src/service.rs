@@ -1,4 +1,4 @@
-//! `beeline service`: services as the packets see them.
+//! `beeline service`: Services as programmed in the datapath.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -19,35 +19,35 @@ use crate::names::{Directory, protocol, socket_address};
 use crate::output::{self, Format, Row};
 use crate::target::Target;
 
-/// What to show.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Every service port with its addresses and number of backends
+    /// List Service ports with their frontends and number of backends
     List,
-    /// One service with its backends
+    /// Show a Service with its backends
     Describe {
-        /// Name (namespace/name or namespace/name:port), number, or address (with or without port)
+        /// Name (NAMESPACE/NAME or NAMESPACE/NAME:PORT), ID, or address with or without port
         service: String,
     },
 }
 
-/// A service port.
+/// A Service port.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Service {
     node: String,
     id: u32,
     name: Option<String>,
     frontends: Vec<String>,
-    /// Traffic policy: `Cluster`, or `Local` for the node's own endpoints.
+    /// Traffic policy: `Cluster`, or `Local` for endpoints on this node only.
     policy: &'static str,
     slots: u32,
     generation: u32,
-    /// Without slots: packets are dropped, because other nodes have endpoints.
+    /// If there are no slots: packets are dropped, because other nodes have endpoints.
     dropped: bool,
     affinity_s: u32,
     /// `maglev`, or `random`.
     algorithm: &'static str,
-    /// Places of its table of shares; 0 = it has none: equal endpoints.
+    /// Size of its Maglev table; 0 if it has none and endpoints have equal weight.
     shares: u32,
     #[serde(skip)]
     value: ServiceValue,
@@ -69,13 +69,13 @@ impl Row for Service {
     }
 }
 
-/// A service port with its backends.
+/// A Service port with its backends.
 #[derive(Debug, Serialize)]
 struct ServiceDescription {
     #[serde(flatten)]
     service: Service,
     backends: Vec<Backend>,
-    /// Slots that lead nowhere: packets that choose them are dropped.
+    /// Slots without a backend: packets that select them are dropped.
     broken_slots: Vec<u32>,
 }
 
@@ -86,13 +86,13 @@ struct Backend {
     address: String,
     protocol: String,
     state: &'static str,
-    /// Places in the table of shares.
+    /// Entries in the Maglev table.
     shares: u32,
     pod: Option<String>,
     node_id: u32,
 }
 
-/// The tables of services, as read.
+/// The Service tables as read from the maps.
 #[derive(Debug, Default)]
 pub struct Tables {
     /// Classes by address.
@@ -167,11 +167,11 @@ fn rows(node: &str, tables: &Tables, names: &Directory) -> Vec<Service> {
     rows
 }
 
-/// Source-range sets by class, port and protocol, for clients inside and
-/// outside; none: not served there.
+/// Source range sets by class, port and protocol, for internal and external
+/// clients. None: the frontend does not exist in that scope.
 type FrontendScopes = BTreeMap<(u32, u16, u8), [Option<u32>; 2]>;
 
-/// A frontend in words: what it is, for whom, and from where.
+/// Describes a frontend: its kind, scope and source ranges.
 fn frontend(
     (class, port, proto): (u32, u16, u8),
     scopes: [Option<u32>; 2],
@@ -187,7 +187,7 @@ fn frontend(
     let set = scopes.into_iter().flatten().max().unwrap_or(0);
     let from = (set != 0).then(|| format!("from {}", ranges(tables, set)));
     let words = |kind: &str| {
-        // A ClusterIP is for the inside anyway.
+        // A ClusterIP is always internal.
         let scope = scope.filter(|scope| kind != "ClusterIP" || *scope == "external");
         let words = [Some(kind.to_owned()), scope.map(str::to_owned), from.clone()];
         words.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -199,7 +199,7 @@ fn frontend(
     }
     let kind = |ip: IpAddr| match names.frontend(ip, port, proto) {
         Some(kind) => kind,
-        // Without the agent's word: only ClusterIPs are for the inside alone.
+        // Without the agent: only ClusterIPs have the internal scope alone.
         None if scope == Some("internal") => "ClusterIP",
         None => "LoadBalancer, ExternalIP or HostPort",
     };
@@ -249,7 +249,7 @@ fn with_backends(service: Service, live: &Live, names: &Directory) -> Result<Ser
             Some(value) => live.backend(value.backend)?.map(|backend| (value.backend, backend)),
             None => None,
         };
-        // New connections go where the slot says.
+        // New connections use the address in the slot, so it must match the backend.
         let backend = backend.filter(|(id, backend)| value == Some(SlotValue::of(*id, backend)));
         match backend {
             Some((id, value)) => {
@@ -263,7 +263,7 @@ fn with_backends(service: Service, live: &Live, names: &Directory) -> Result<Ser
 }
 
 impl Service {
-    /// Does a user's word mean this service?
+    /// Whether a name, id or address given by the user refers to this Service.
     fn matches(&self, query: &str) -> bool {
         let name = self.name.as_deref().unwrap_or_default();
         let without_port = name.rsplit_once(':').map_or(name, |(name, _)| name);
@@ -341,8 +341,7 @@ impl ServiceDescription {
     }
 }
 
-/// What the places take in the kernel: elements of a hash, each rounded up to
-/// 256 bytes.
+/// Kernel memory of a Maglev table: hash elements, each rounded up to 256 bytes.
 fn maglev_memory(entries: u32) -> String {
     let elements = entries.div_ceil(MAGLEV_SEGMENT_SIZE as u32);
     format!(" ({} KiB)", elements.div_ceil(4))

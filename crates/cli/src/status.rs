@@ -1,4 +1,4 @@
-//! `beeline status`: are the agents well?
+//! `beeline status`: the health of the agents.
 
 use std::process::ExitCode;
 
@@ -10,33 +10,33 @@ use crate::live::Live;
 use crate::output::{self, Format, grouped};
 use crate::target::Target;
 
-/// A table that is fuller than this is worth a line.
+/// Utilisation from which a map is listed.
 const UTILISATION_WARN_PERCENT: u64 = 75;
 
-/// A node's state; without an agent, what can still be said.
+/// State of a node, as far as it is known without the agent.
 #[derive(Debug, Serialize)]
 struct NodeStatus {
     node: String,
-    /// Everything is programmed and the API server answers.
+    /// Synced, connected to the API server, and the maps are readable.
     healthy: bool,
-    /// Why the agent gave no answer.
+    /// Why the agent could not be queried.
     error: Option<String>,
     tables: PinnedTables,
     agent: Option<Status>,
 }
 
-/// What is pinned: packets need nothing else.
+/// The pinned maps, which forward packets without the agent.
 #[derive(Debug, Default, Serialize)]
 struct PinnedTables {
-    /// The tables are there and can be read.
+    /// The maps exist and can be read.
     readable: bool,
-    /// Why not.
+    /// Why they cannot be read.
     error: Option<String>,
-    /// Kernel memory of all tables.
+    /// Kernel memory of all maps, in bytes.
     bytes: Option<u64>,
 }
 
-/// `beeline status`; fails if a node is not healthy.
+/// `beeline status`; exits with 1 if a node is not healthy.
 pub fn run(targets: &[Target], format: Format) -> Result<ExitCode> {
     let nodes: Vec<NodeStatus> = targets.iter().map(node_status).collect();
     match format {

@@ -1,4 +1,4 @@
-//! Which node or nodes a command is about.
+//! Selects the node or nodes that a command works on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,52 +7,52 @@ use anyhow::{Context, Result, bail};
 use beeline_api::{Client, DEFAULT_SOCKET};
 use clap::Args;
 
-/// Where labs keep their folders.
+/// Directory that contains the labs.
 const LABS: &str = "/run/beeline-lab";
-/// The lab that is meant when nobody says which.
+/// Default lab name.
 const DEFAULT_LAB: &str = "default";
-/// Where the agent of a real node pins, unless told otherwise.
+/// Default pin path of an agent outside a lab.
 const HOST_BPFFS: &str = "/sys/fs/bpf/beeline";
 
-/// How a user says which node is meant.
+/// Command line options that select the nodes.
 #[derive(Clone, Debug, Default, Args)]
 pub struct TargetArguments {
-    /// The lab; default: the one of $KUBECONFIG, else this machine's own agent, else `default`
+    /// Lab name; default: the lab of $KUBECONFIG, else this machine's agent, else the lab `default`
     #[arg(long, global = true, value_name = "LAB")]
     pub name: Option<String>,
-    /// The lab's node; default: every node
+    /// Node name; default: all nodes
     #[arg(long, global = true)]
     pub node: Option<String>,
-    /// The bpffs that holds the tables (instead of a lab)
+    /// bpffs directory with the pinned eBPF maps (instead of a lab)
     #[arg(long, global = true, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-    /// The agent's socket (instead of a lab)
+    /// Path of the agent's socket (instead of a lab)
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
 
-/// A node, as far as this program reaches it.
+/// A node that this program can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// What output calls it.
+    /// Node name in the output.
     pub label: String,
-    /// Where its tables are pinned.
+    /// bpffs directory of its pinned maps.
     pub bpffs: PathBuf,
     /// Its agent's socket.
     pub socket: PathBuf,
-    /// Its network namespace; none = the one this program runs in.
+    /// Its network namespace; none: this program's own.
     pub netns: Option<PathBuf>,
 }
 
 impl Target {
-    /// A client of the node's agent.
+    /// A client for the node's agent.
     pub fn client(&self) -> Client {
         Client::new(&self.socket)
     }
 }
 
 impl TargetArguments {
-    /// The nodes that are meant; at least one.
+    /// The selected nodes; at least one.
     pub fn targets(&self) -> Result<Vec<Target>> {
         self.targets_below(Path::new(LABS), std::env::var_os("KUBECONFIG").map(PathBuf::from))
     }
@@ -107,7 +107,7 @@ impl TargetArguments {
     }
 }
 
-/// Names of the nodes, `node-2` before `node-10`.
+/// Node names in natural order: `node-2` before `node-10`.
 fn node_names(nodes: &Path) -> Result<Vec<String>> {
     let mut names: Vec<String> = fs::read_dir(nodes)?
         .flatten()

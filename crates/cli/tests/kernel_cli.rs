@@ -1,5 +1,5 @@
-//! An agent filled the tables and died: every verb still tells what packets
-//! meet, with the names missing and that said.
+//! The maps are filled and no agent is running: every verb shows the datapath
+//! state, without names and with a warning about that.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and says where")]
 
@@ -21,14 +21,14 @@ use beeline_sync::{Table, Tables};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
-/// A bpffs with a filled datapath and no agent; gone when dropped.
+/// A bpffs with filled maps and no agent; unmounted when dropped.
 struct TestNode {
     bpffs: PathBuf,
 }
 
 impl TestNode {
     fn new(name: &str) -> TestNode {
-        // Only the programs' home: no packet is sent in these tests.
+        // The programs are loaded in a namespace of their own; no packet is sent.
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         let bpffs = std::env::temp_dir().join(format!("beeline-test-{}-{name}", std::process::id()));
         bpffs::mount(&bpffs).unwrap();
@@ -74,7 +74,7 @@ fn put<K, V>(table: &mut dyn Table<K, V>, key: K, value: V) {
     table.update(&key, &value).unwrap();
 }
 
-/// One pod here, one node elsewhere, one service with two backends.
+/// One local pod, one remote node, one Service with two backends and a slot without one.
 fn fill(datapath: &mut Datapath) {
     let pod = EndpointValue { ifindex: 7, mtu: 1500, ..Default::default() };
     put(datapath.endpoint(), ip("10.244.1.5"), pod);
@@ -102,7 +102,7 @@ fn fill(datapath: &mut Datapath) {
     }
 }
 
-/// A packet that is dropped, because nobody configured the node.
+/// Runs a packet that is dropped because the node is not configured.
 fn drop_a_packet(bpffs: &Path) {
     let mut frame = vec![0; 64];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);

@@ -1,5 +1,5 @@
-//! ADD: addresses from the agent, the interface, the datapath, the result. A
-//! failure undoes what was done.
+//! ADD: allocates addresses from the agent, creates the interface, has the agent
+//! attach the datapath, and returns the result. A failure is rolled back.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use crate::interface::{self, PodNamespace};
 use crate::lock::ContainerLock;
 use crate::result::{CreatedInterface, result};
 
-/// Serves ADD and returns the result.
+/// Runs ADD and returns the result.
 pub fn add(environment: &Environment, config: &NetworkConfig) -> Result<Value, CniError> {
     let mut namespace = PodNamespace::open(environment.netns.as_deref())?;
     let _lock = ContainerLock::acquire(&config.socket, &environment.attachment.container_id)?;
@@ -53,7 +53,8 @@ impl Attempt<'_> {
         result(self.config.version, &created, self.config.dns.as_ref(), self.config.previous.as_ref())
     }
 
-    /// Takes everything back and adds to the error what could not be.
+    /// Deletes the interface and releases the addresses. Adds the errors of
+    /// this to `error`.
     fn roll_back(&self, mut error: CniError) -> CniError {
         let attachment: &Attachment = &self.environment.attachment;
         if let Err(also) = interface::delete(&self.allocation.host_interface) {
@@ -69,7 +70,7 @@ impl Attempt<'_> {
     }
 }
 
-/// Each address with the gateway of its family.
+/// Pairs each address with the gateway of its address family.
 fn pair_gateways(allocation: &Allocation) -> Result<Vec<(IpAddr, IpAddr)>, CniError> {
     let gateway = |ip: &IpAddr| {
         let found = allocation.gateways.iter().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());

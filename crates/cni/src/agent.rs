@@ -1,4 +1,4 @@
-//! What the plugin asks the agent.
+//! The calls to the agent.
 
 use std::path::Path;
 use std::thread;
@@ -9,25 +9,26 @@ use beeline_api::{Allocation, Attachment, Call, Client, ClientError, ErrorKind, 
 use crate::environment::Environment;
 use crate::error::{CniError, Code};
 
-/// Commit answers when packets flow; a busy node may take a while.
+/// Timeout of a call. Commit returns when the datapath of the pod is
+/// programmed, which may take long on a busy node.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an ADD waits for an agent that is just being started again.
+/// How long ADD retries while the agent restarts.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The agent of this node.
+/// A client of the agent on this node.
 #[derive(Debug)]
 pub struct Agent {
     client: Client,
 }
 
 impl Agent {
-    /// The agent on this socket.
+    /// A client of the agent on this socket.
     pub fn at(socket: &Path) -> Agent {
         Agent { client: Client::new(socket).with_timeout(CALL_TIMEOUT) }
     }
 
-    /// Reserves addresses.
+    /// Allocates addresses for the pod.
     pub fn allocate(&self, environment: &Environment) -> Result<Allocation, CniError> {
         let call = Call::Allocate {
             attachment: environment.attachment.clone(),
@@ -42,7 +43,7 @@ impl Agent {
         }
     }
 
-    /// Programs the datapath for an interface that exists.
+    /// Has the agent program the datapath for an interface that was created.
     pub fn commit(
         &self,
         attachment: &Attachment,
@@ -57,8 +58,8 @@ impl Agent {
         }
     }
 
-    /// Calls again while the agent is being started anew: what ADD asks may
-    /// be asked twice.
+    /// Retries the call while the agent restarts. Allocate and Commit are
+    /// idempotent.
     fn call_with_retry(&self, call: &Call) -> Result<Response, ClientError> {
         let deadline = Instant::now() + RETRY_TIMEOUT;
         loop {
@@ -73,7 +74,8 @@ impl Agent {
         }
     }
 
-    /// Gives everything back; an attachment that is not known is given back.
+    /// Releases the addresses of an attachment. It is no error if the agent
+    /// does not know it.
     pub fn release(&self, attachment: &Attachment) -> Result<(), CniError> {
         match self.client.call(Call::Release { attachment: attachment.clone() }) {
             Err(ClientError::CallFailed(refusal)) if refusal.kind == ErrorKind::Unknown => Ok(()),
@@ -82,17 +84,17 @@ impl Agent {
         }
     }
 
-    /// Does the agent see the attachment as it should be?
+    /// Has the agent check the attachment.
     pub fn check(&self, attachment: &Attachment) -> Result<(), CniError> {
         self.expect_done(Call::Check { attachment: attachment.clone() })
     }
 
-    /// Releases every attachment that is not listed.
+    /// Releases every attachment that is not in `valid`.
     pub fn collect(&self, valid: Vec<Attachment>) -> Result<(), CniError> {
         self.expect_done(Call::Collect { valid })
     }
 
-    /// Can ADD be served?
+    /// Checks that the agent is ready for ADD.
     pub fn ready(&self) -> Result<(), CniError> {
         self.expect_done(Call::Ready)
     }

@@ -8,8 +8,8 @@ use crate::interface::{self, PodNamespace};
 use crate::result::addresses_of;
 use crate::version::Version;
 
-/// Serves CHECK: the interface, its addresses and its routes are as the
-/// result of ADD says, and the agent agrees.
+/// Runs CHECK: compares the interface, its addresses and its routes with the
+/// result of ADD, and has the agent check the datapath.
 pub fn check(environment: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
     if config.version < Version::V0_4_0 {
         let message =
@@ -29,7 +29,7 @@ pub fn check(environment: &Environment, config: &NetworkConfig) -> Result<(), Cn
     Agent::at(&config.socket).check(attachment)
 }
 
-/// Serves STATUS: can ADD be served?
+/// Runs STATUS: checks that the agent is ready for ADD.
 pub fn status(config: &NetworkConfig) -> Result<(), CniError> {
     Agent::at(&config.socket).ready().map_err(|error| CniError { code: Code::NotAvailable, ..error })
 }

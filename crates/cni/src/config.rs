@@ -1,4 +1,4 @@
-//! The network configuration that comes on standard input.
+//! The network configuration on standard input.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::error::{CniError, Code};
 use crate::version::Version;
 
-/// Fields that runtimes and administrators may set; some without meaning here.
+/// Fields that runtimes and administrators may set. Some have no effect.
 const KNOWN_FIELDS: &[&str] = &[
     "cniVersion",
     "cniVersions",
@@ -27,25 +27,26 @@ const KNOWN_FIELDS: &[&str] = &[
     "socket",
 ];
 
-/// A network configuration, checked.
+/// A valid network configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetworkConfig {
     /// `cniVersion`.
     pub version: Version,
     /// `name` of the network.
     pub name: String,
-    /// The agent's socket.
+    /// `socket`: path of the socket of the agent.
     pub socket: PathBuf,
-    /// `dns`, passed through to the result.
+    /// `dns`, copied to the result.
     pub dns: Option<Value>,
-    /// `prevResult` of a chain, or of ADD in a CHECK.
+    /// `prevResult`: the result of the previous plugin in the chain, or of ADD
+    /// for CHECK.
     pub previous: Option<Value>,
-    /// `cni.dev/valid-attachments` (GC); none if the runtime gave no list.
+    /// `cni.dev/valid-attachments` (GC); none if the field is missing.
     pub valid_attachments: Option<Vec<Attachment>>,
 }
 
 impl NetworkConfig {
-    /// Reads and checks a configuration.
+    /// Parses and checks a configuration.
     pub fn parse(input: &[u8]) -> Result<NetworkConfig, CniError> {
         let object = decode(input)?;
         let config = interpret(&object)?;
@@ -53,8 +54,8 @@ impl NetworkConfig {
         Ok(config)
     }
 
-    /// The same for DEL and GC, which must not fail because of a field that
-    /// only ADD cares for.
+    /// Parses a configuration for DEL and GC, which must not fail because of
+    /// an unsupported field that only ADD uses.
     pub fn parse_leniently(input: &[u8]) -> Result<NetworkConfig, CniError> {
         interpret(&decode(input)?)
     }
@@ -110,8 +111,9 @@ fn is_network_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
-/// An empty list is `null` in Go. (libcni writes the list twice: `attachments`
-/// is what an early draft called it.)
+/// The list of valid attachments for GC. Go encodes an empty list as `null`.
+/// libcni also writes the list as `cni.dev/attachments`, the name in an early
+/// draft of the specification.
 fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<Attachment>>, CniError> {
     const FIELD: &str = "cni.dev/valid-attachments";
     let Some(list) = object.get(FIELD).or_else(|| object.get("cni.dev/attachments")) else { return Ok(None) };

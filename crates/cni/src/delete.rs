@@ -1,4 +1,4 @@
-//! DEL and GC: everything goes, whatever is already gone.
+//! DEL and GC. Both are idempotent.
 
 use crate::agent::Agent;
 use crate::config::NetworkConfig;
@@ -8,8 +8,9 @@ use crate::error::{CniError, Code};
 use crate::interface;
 use crate::lock::ContainerLock;
 
-/// Serves DEL. The link goes first (no packet of the pod may meet addresses
-/// that are free again), then the agent is told, now or by a file.
+/// Runs DEL. The interface is deleted first, so that the pod cannot send with
+/// addresses that are free again. Then the agent releases them, or the deletion
+/// is queued if the agent cannot be reached.
 pub fn delete(environment: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
     let attachment = &environment.attachment;
     let _lock = ContainerLock::acquire(&config.socket, &attachment.container_id)?;
@@ -20,8 +21,8 @@ pub fn delete(environment: &Environment, config: &NetworkConfig) -> Result<(), C
     }
 }
 
-/// Serves GC. Without a list nothing is known to be valid, and nothing to be
-/// stale: then no pod loses its network.
+/// Runs GC. Fails without a list of valid attachments, because treating a
+/// missing list as empty would release the addresses of running pods.
 pub fn gc(config: &NetworkConfig) -> Result<(), CniError> {
     let Some(valid) = config.valid_attachments.clone() else {
         let message = "GC requires the list cni.dev/valid-attachments in the network configuration; it is missing, so nothing was removed";

@@ -1,5 +1,6 @@
-//! What DEL leaves for an agent that is away: one file per attachment (see
-//! [`beeline_api::deleted_directory`]).
+//! The queue of deletions that the agent did not confirm, usually because it was
+//! not running: DEL writes one file per attachment (see
+//! [`beeline_api::deleted_directory`]); the agent reads and removes the files.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,7 +10,7 @@ use beeline_api::{Attachment, deleted_directory};
 
 use crate::error::{CniError, Code};
 
-/// Leaves word that the attachment is gone.
+/// Queues the deletion of an attachment.
 pub fn enqueue(socket: &Path, attachment: &Attachment) -> Result<(), CniError> {
     write(socket, attachment).map_err(|error| {
         CniError::new(
@@ -23,7 +24,8 @@ pub fn enqueue(socket: &Path, attachment: &Attachment) -> Result<(), CniError> {
     })
 }
 
-/// Forgets it: the attachment is about to be made anew.
+/// Removes an attachment from the queue. It is no error if it is not queued.
+/// ADD must call this before it creates the attachment again.
 pub fn remove(socket: &Path, attachment: &Attachment) -> Result<(), CniError> {
     let path = deleted_directory(socket).join(attachment.file_name());
     match fs::remove_file(&path) {

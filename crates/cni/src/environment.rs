@@ -1,4 +1,4 @@
-//! The environment variables of a call (specification, section 2,
+//! The environment variables of a call (CNI specification, section 2,
 //! "Parameters").
 
 use std::path::PathBuf;
@@ -7,7 +7,8 @@ use beeline_api::Attachment;
 
 use crate::error::{CniError, Code};
 
-/// Longer identifiers do not fit the names of lock and spool files.
+/// The ID is part of the names of lock files and queued deletions, which have
+/// at most 255 bytes.
 const CONTAINER_ID_BYTES_MAX: usize = 200;
 /// `IFNAMSIZ` without its terminating zero.
 const INTERFACE_BYTES_MAX: usize = 15;
@@ -29,7 +30,7 @@ pub enum Command {
     Version,
 }
 
-/// What the runtime says about the pod in `CNI_ARGS`.
+/// The pod, as given in `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// `K8S_POD_NAMESPACE`, or empty.
@@ -40,7 +41,7 @@ pub struct Pod {
     pub uid: String,
 }
 
-/// The parameters of a call; those that its command does not need are empty.
+/// The parameters of a call. Those that the command does not need are empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Environment {
     /// `CNI_COMMAND`.
@@ -49,12 +50,12 @@ pub struct Environment {
     pub attachment: Attachment,
     /// `CNI_NETNS`.
     pub netns: Option<PathBuf>,
-    /// From `CNI_ARGS`.
+    /// The pod, from `CNI_ARGS`.
     pub pod: Pod,
 }
 
 impl Environment {
-    /// Reads and checks what the command needs.
+    /// Reads and checks the variables that the command needs.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Environment, CniError> {
         let get = |name: &str| variable(name).unwrap_or_default();
         let command = parse_command(&get("CNI_COMMAND"))?;
@@ -122,7 +123,7 @@ fn parse_interface(name: String) -> Result<String, CniError> {
     }
 }
 
-/// `K1=V1;K2=V2`. Keys that are not ours are for others.
+/// Parses `K1=V1;K2=V2`. Unknown keys are ignored; they may be for other plugins.
 fn parse_arguments(arguments: &str) -> Result<Pod, CniError> {
     let mut pod = Pod::default();
     for pair in arguments.split(';').filter(|pair| !pair.is_empty()) {

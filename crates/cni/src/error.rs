@@ -1,11 +1,12 @@
-//! Errors as the CNI specification has them: a code, a message and details.
+//! Errors as in the CNI specification (section 5, "Error"): a code, a message
+//! and details.
 
 use std::fmt;
 
 use beeline_api::{ClientError, ErrorKind};
 use serde_json::{Value, json};
 
-/// Error codes: 1 to 99 are the specification's, the others Beeline's.
+/// Error codes: 1 to 99 are defined by the specification, the others by Beeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Code {
@@ -13,38 +14,38 @@ pub enum Code {
     IncompatibleVersion = 1,
     /// A field of the network configuration is not supported.
     UnsupportedField = 2,
-    /// The container does not exist; no clean-up is needed.
+    /// The container does not exist; no cleanup is needed.
     UnknownContainer = 3,
-    /// An environment variable is missing or wrong.
+    /// An environment variable is missing or invalid.
     InvalidEnvironment = 4,
     /// Reading or writing failed.
     InputOutput = 5,
     /// The network configuration is not JSON of the expected form.
     Decode = 6,
-    /// The network configuration does not make sense.
+    /// The network configuration is invalid.
     InvalidConfig = 7,
-    /// A passing state; the runtime should try again.
+    /// A temporary failure; the runtime should try again.
     TryAgain = 11,
     /// STATUS: ADD cannot be served.
     NotAvailable = 50,
-    /// No address is left in the node's pod ranges.
+    /// No free address is left in the pod CIDRs of the node.
     Exhausted = 100,
-    /// CHECK found the attachment different from what ADD made.
+    /// CHECK found that the attachment differs from the result of ADD.
     Mismatch = 101,
-    /// The interface cannot be made or configured.
+    /// The interface could not be created or configured.
     Interface = 102,
-    /// The agent failed or refused.
+    /// The agent failed or rejected the call.
     Agent = 103,
 }
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CniError {
-    /// Code.
+    /// Error code.
     pub code: Code,
-    /// What failed, for which object.
+    /// What failed, with the name of the object.
     pub message: String,
-    /// Cause and next step.
+    /// The likely cause and the next step.
     pub details: String,
 }
 
@@ -54,7 +55,7 @@ impl CniError {
         CniError { code, message: message.into(), details: String::new() }
     }
 
-    /// The same with (further) details.
+    /// Adds details to the error.
     pub fn with_details(mut self, details: impl fmt::Display) -> CniError {
         if !self.details.is_empty() {
             self.details.push_str("; ");
@@ -63,7 +64,7 @@ impl CniError {
         self
     }
 
-    /// The error object of the specification, in this CNI version.
+    /// The error object of the specification, with this CNI version.
     pub fn to_json(&self, version: &str) -> Value {
         let mut object = json!({ "cniVersion": version, "code": self.code as u32, "msg": self.message });
         if !self.details.is_empty() {

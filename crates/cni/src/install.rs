@@ -1,5 +1,5 @@
-//! `beeline-cni install`: puts plugin and network configuration where the
-//! container runtime looks for them. The chart's init container runs it.
+//! `beeline-cni install`: installs the plugin and the network configuration for
+//! the container runtime. The init container of the Helm chart runs it.
 
 use std::fs;
 use std::io;
@@ -10,31 +10,32 @@ use anyhow::{Context, Result, bail};
 use beeline_api::DEFAULT_SOCKET;
 use serde_json::json;
 
-/// The plugin, as configurations name it.
+/// File name of the plugin, and its `type` in network configurations.
 const PLUGIN: &str = "beeline-cni";
-/// Runtimes take the first configuration by name.
+/// Name of the network configuration. Runtimes use the first file in
+/// lexicographic order.
 const CONFIGURATION: &str = "05-beeline.conflist";
-/// What runtimes take that do not know `cniVersions` (CNI 1.1, section 1):
-/// containerd 1.6 refuses an answer in 1.1.0.
+/// The version for runtimes that do not know `cniVersions` (CNI 1.1.0, section
+/// 1): containerd 1.6 rejects results of version 1.1.0.
 const COMMON_VERSION: &str = "1.0.0";
-/// Behind the name of a configuration that is put aside.
+/// Suffix of the configurations that `--exclusive` renames.
 const BACKUP_SUFFIX: &str = "beeline_bak";
 
-/// Where to, and how.
+/// Options of `beeline-cni install`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Install {
-    /// Directory of the runtime's plugins.
+    /// Directory of CNI plugins.
     pub bin: PathBuf,
-    /// Directory of the runtime's network configurations.
+    /// Directory of network configurations.
     pub conf: PathBuf,
-    /// The agent's socket, as the runtime's host sees it.
+    /// Path of the socket of the agent on the host.
     pub socket: PathBuf,
-    /// Put other configurations aside, so that this one is taken.
+    /// Rename other configurations, so that the runtime ignores them.
     pub exclusive: bool,
 }
 
 impl Install {
-    /// Reads `--bin DIR --conf DIR [--socket PATH] [--exclusive]`.
+    /// Parses `[--bin DIR] [--conf DIR] [--socket PATH] [--exclusive]`.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Install> {
         let mut install = Install {
             bin: "/opt/cni/bin".into(),
@@ -62,8 +63,8 @@ impl Install {
         Ok(install)
     }
 
-    /// Installs `program`. The configuration comes last: with it the runtime
-    /// begins to call the plugin.
+    /// Installs `program` and the configuration. The configuration is written
+    /// last, because the runtime calls the plugin as soon as it exists.
     pub fn run(&self, program: &Path) -> Result<()> {
         let plugin = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
         replace(&self.bin, PLUGIN, &plugin, 0o755)?;
@@ -102,7 +103,7 @@ impl Install {
     }
 }
 
-/// A runtime that reads meanwhile sees the old file or the new one.
+/// Atomically replaces a file: a concurrent reader sees the old or the new content.
 fn replace(directory: &Path, name: &str, content: &[u8], mode: u32) -> Result<()> {
     let temporary = directory.join(format!(".{name}.new"));
     let write = || -> io::Result<()> {
@@ -153,7 +154,7 @@ mod tests {
         let mode = fs::metadata(bin.join("beeline-cni")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
 
-        // As a runtime hands it to the plugin (CNI 1.1, section 3).
+        // The configuration as a runtime passes it to the plugin (CNI 1.1.0, section 3).
         let list: serde_json::Value =
             serde_json::from_slice(&fs::read(conf.join(CONFIGURATION)).unwrap()).unwrap();
         let mut single = list["plugins"][0].clone();

@@ -1,8 +1,8 @@
-//! The pod's interface: a veth pair whose pod side is born in the pod's
-//! namespace and configured there.
+//! The interface of a pod: a veth pair whose pod side is created in the network
+//! namespace of the pod and configured there.
 //!
-//! The host side stays down and bare: the agent attaches its programs before
-//! it sets it up, so that no packet passes unseen.
+//! The host side stays down and without addresses. The agent attaches the
+//! programs before it sets the host side up, so that no packet bypasses them.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -18,13 +18,13 @@ use ipnet::IpNet;
 
 use crate::error::{CniError, Code};
 
-/// How long the kernel may take to start a device whose other end came up.
+/// How long to wait for carrier after the agent set the host side up.
 const CARRIER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is asked.
+/// Interval at which the state of the interface is read.
 const CARRIER_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The pod's network namespace. Entering it takes a thread, so what is asked
-/// of it more than once is kept.
+/// The network namespace of the pod. Entering it needs a new thread, so the
+/// netlink socket and the cookie are kept.
 #[derive(Debug)]
 pub struct PodNamespace {
     netns: NetNs,
@@ -32,17 +32,17 @@ pub struct PodNamespace {
     cookie: u64,
 }
 
-/// What [`create`] made.
+/// The veth pair that [`create`] created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VethPair {
     /// Index of the host side, in the node's network namespace.
     pub host_ifindex: u32,
-    /// MAC of the pod's side.
+    /// MAC of the pod side.
     pub pod_mac: String,
 }
 
 impl PodNamespace {
-    /// Opens `CNI_NETNS`. It must not be the node's own namespace.
+    /// Opens `CNI_NETNS`. Fails if it is the network namespace of the node.
     pub fn open(path: Option<&Path>) -> Result<PodNamespace, CniError> {
         let path = path.ok_or_else(|| CniError::new(Code::InvalidEnvironment, "CNI_NETNS is missing"))?;
         let netns = NetNs::open(path).map_err(|error| {
@@ -69,8 +69,8 @@ impl PodNamespace {
         Ok(PodNamespace { netns, netlink: netlink.map_err(failed)?, cookie })
     }
 
-    /// Fails if either end of the attachment is there already: it is not ours
-    /// to replace, and undoing a failed ADD would remove it.
+    /// Fails if either end of the veth pair exists. It must not be replaced,
+    /// and the rollback of a failed ADD would delete it.
     pub fn refuse_existing(&mut self, attachment: &Attachment) -> Result<(), CniError> {
         let host = attachment.host_interface();
         let exists = |name: &str, location: &str| {
@@ -94,7 +94,7 @@ impl PodNamespace {
     }
 }
 
-/// Makes the pair and configures the pod's side. The host side stays down.
+/// Creates the veth pair and configures the pod side. The host side stays down.
 pub fn create(
     namespace: &mut PodNamespace,
     interface: &str,
@@ -128,8 +128,8 @@ pub fn create(
     Ok(VethPair { host_ifindex, pod_mac })
 }
 
-/// Waits until the pod's side sends, which the kernel arranges a moment after
-/// the host side came up.
+/// Waits until the pod side is operational (`IFF_RUNNING`), which is a moment
+/// after the host side was set up.
 pub fn wait_running(namespace: &mut PodNamespace, interface: &str) -> Result<(), CniError> {
     let deadline = Instant::now() + CARRIER_TIMEOUT;
     while !namespace.netlink.link(interface).map_err(failed)?.running {
@@ -146,12 +146,12 @@ pub fn wait_running(namespace: &mut PodNamespace, interface: &str) -> Result<(),
     Ok(())
 }
 
-/// Deletes the host side, and with it the pod's. None there is no error.
+/// Deletes the veth pair. It is no error if it does not exist.
 pub fn delete(host_interface: &str) -> Result<(), CniError> {
     node_netlink()?.delete_link(host_interface).map_err(failed)
 }
 
-/// Is everything that ADD made still there?
+/// Checks that the interface, its addresses and its default routes exist.
 pub fn check(
     namespace: &mut PodNamespace,
     attachment: &Attachment,
@@ -183,8 +183,9 @@ fn configure_address(
     pod.add_route(&route)
 }
 
-/// Runtimes switch IPv6 off in a new namespace; router advertisements and
-/// duplicate address detection have no place on this link.
+/// Enables IPv6, which some runtimes disable in a new namespace, and disables
+/// router advertisements and duplicate address detection, which a
+/// point-to-point link to the node does not need.
 fn prepare_ipv6(
     namespace: &PodNamespace,
     interface: &str,

@@ -1,8 +1,9 @@
-//! The CNI plugin: makes a pod's interface and asks the agent, which owns the
-//! addresses and the datapath, for the rest. Short-lived and blocking.
+//! The CNI plugin (CNI specification 0.3.1 to 1.1.0). It creates the interface
+//! of a pod; the agent allocates the addresses and programs the datapath. The
+//! plugin is short-lived and blocking.
 //!
-//! [`run`] is the whole plugin as a function of its environment and its
-//! standard input; `main.rs` only carries bytes in and out.
+//! [`run`] is the whole plugin as a function of its environment and standard
+//! input; `main.rs` does the input and output.
 
 pub mod add;
 pub mod agent;
@@ -23,16 +24,16 @@ use environment::{Command, Environment};
 use error::CniError;
 use serde_json::Value;
 
-/// What the plugin prints and how it exits.
+/// The output and the exit status of the plugin.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// For standard output: a result, an error object or nothing.
+    /// Text for standard output: a result, an error object or nothing.
     pub output: String,
-    /// True = exit status 0.
+    /// True = exit status 0, false = 1.
     pub success: bool,
 }
 
-/// Runs one call of the plugin. `variable` reads the environment.
+/// Runs one call of the plugin. `variable` reads an environment variable.
 pub fn run(variable: impl Fn(&str) -> Option<String>, input: &[u8]) -> Outcome {
     match dispatch(&variable, input) {
         Ok(None) => Outcome { output: String::new(), success: true },

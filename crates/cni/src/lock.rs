@@ -1,5 +1,5 @@
-//! One call per container at a time: an flock on a file that goes away with
-//! the call.
+//! Serialises the calls for a container, with flock(2) on a file that is removed
+//! when the call ends.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
@@ -11,10 +11,10 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{CniError, Code};
 
-/// How long a call waits for another one of the same container.
+/// How long a call waits for another call for the same container.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Held while a container's interfaces are changed.
+/// The lock of a container, released on drop.
 #[derive(Debug)]
 pub struct ContainerLock {
     path: PathBuf,
@@ -22,7 +22,8 @@ pub struct ContainerLock {
 }
 
 impl ContainerLock {
-    /// Waits for the container's lock, beside the agent's socket.
+    /// Waits for the lock of a container. The lock file is in the directory
+    /// `locks` next to the socket of the agent.
     pub fn acquire(socket: &Path, container_id: &str) -> Result<ContainerLock, CniError> {
         let directory = socket.parent().unwrap_or(Path::new("/")).join("locks");
         fs::create_dir_all(&directory).map_err(|error| failed(&directory, error))?;
@@ -32,8 +33,8 @@ impl ContainerLock {
 
 impl Drop for ContainerLock {
     fn drop(&mut self) {
-        // Removed while it is held: who waits for it sees that the path no
-        // longer leads to its file, and starts again.
+        // The file is removed while it is locked. A waiting call then sees that
+        // the path no longer refers to the file it locked, and tries again.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -1,6 +1,6 @@
-//! The CNI plugin: carries the environment and standard input to
-//! [`beeline_cni::run`] and its answer back. Called by a person,
-//! `beeline-cni install` puts it where a container runtime finds it.
+//! The CNI plugin: passes the environment and standard input to
+//! [`beeline_cni::run`] and prints its output. `beeline-cni install` installs
+//! the plugin and its network configuration for a container runtime.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use beeline_cni::install::Install;
 
-/// More than any network configuration; a runtime that sends more is broken.
+/// Larger than any valid network configuration; the rest of the input is ignored.
 const INPUT_BYTES_MAX: u64 = 4 << 20;
 
 fn main() -> ExitCode {
@@ -33,7 +33,7 @@ fn install(arguments: impl Iterator<Item = String>) -> ExitCode {
 fn plugin() -> ExitCode {
     let mut input = Vec::new();
     if let Err(error) = std::io::stdin().take(INPUT_BYTES_MAX).read_to_end(&mut input) {
-        // The plugin goes on: VERSION needs no input, and all else reports it.
+        // Continues: VERSION needs no input, and the other commands fail to parse it.
         eprintln!("beeline-cni: cannot read standard input: {error}");
     }
     let outcome = beeline_cni::run(|name| std::env::var(name).ok(), &input);

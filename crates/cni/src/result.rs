@@ -1,5 +1,5 @@
-//! The result of ADD in the formats of the supported versions, and
-//! `prevResult` of a chain.
+//! The result of ADD in the formats of the supported CNI versions, and
+//! `prevResult`.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{CniError, Code};
 use crate::version::Version;
 
-/// What ADD created.
+/// The interface that ADD created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedInterface {
     /// Name of the host side.
@@ -23,11 +23,11 @@ pub struct CreatedInterface {
     pub sandbox: String,
     /// Addresses with the gateway of their family.
     pub addresses: Vec<(IpAddr, IpAddr)>,
-    /// MTU of interface and routes.
+    /// MTU of the interface and the routes, bytes.
     pub mtu: u32,
 }
 
-/// The result, appended to `previous` if the plugin runs in a chain.
+/// The result of ADD, appended to `previous` if the plugin is part of a chain.
 pub fn result(
     version: Version,
     created: &CreatedInterface,
@@ -53,7 +53,7 @@ pub fn result(
     Ok(Value::Object(object))
 }
 
-/// Addresses that a result gives to the interface of this name in a sandbox.
+/// The addresses that a result lists for the interface of this name in a sandbox.
 pub fn addresses_of(result: &Value, interface: &str) -> Result<Vec<IpAddr>, CniError> {
     let entries = |field: &str| result.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
     let in_sandbox = |entry: &Value| {

@@ -1,12 +1,12 @@
-//! CNI versions: which are supported, and the answer to VERSION.
+//! The supported CNI versions, and the response to VERSION.
 
 use serde_json::{Value, json};
 
 use crate::error::{CniError, Code};
 
-/// A CNI version whose result format the plugin speaks.
+/// A supported CNI version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "each is the version of that number")]
+#[expect(missing_docs, reason = "the names are the versions")]
 pub enum Version {
     V0_3_1,
     V0_4_0,
@@ -18,7 +18,7 @@ impl Version {
     /// Every supported version, oldest first.
     pub const ALL: &'static [Version] = &[Version::V0_3_1, Version::V0_4_0, Version::V1_0_0, Version::V1_1_0];
 
-    /// As the specification writes it.
+    /// The version as in the specification.
     pub const fn name(self) -> &'static str {
         match self {
             Version::V0_3_1 => "0.3.1",
@@ -28,7 +28,7 @@ impl Version {
         }
     }
 
-    /// The supported version of this name.
+    /// Parses a version. Fails if it is not supported.
     pub fn parse(name: &str) -> Result<Version, CniError> {
         Version::ALL.iter().copied().find(|version| version.name() == name).ok_or_else(|| {
             CniError::new(
@@ -43,12 +43,13 @@ impl Version {
     }
 }
 
-/// The answer to VERSION.
+/// The response to VERSION.
 pub fn response(input: &[u8]) -> Value {
     json!({ "cniVersion": response_version(input), "supportedVersions": names() })
 }
 
-/// The version to answer in: what was asked if it is known, else the newest.
+/// The CNI version of a response: that of the request if it is supported,
+/// otherwise the newest.
 pub fn response_version(input: &[u8]) -> String {
     let requested = serde_json::from_slice::<Value>(input).ok();
     let requested = requested.as_ref().and_then(|value| value.get("cniVersion")).and_then(Value::as_str);

@@ -1,12 +1,11 @@
 //! Pod address pools as a pure state machine: requests and time in, addresses
-//! out. The agent writes [`Ipam::to_json`] to disk before it answers a
-//! request, and reads it back with [`Ipam::from_json`] when it starts.
+//! out. The agent writes [`Ipam::to_json`] to disk before it answers a request,
+//! and reads it with [`Ipam::from_json`] when it starts.
 //!
-//! Every usable address of an active pool is in exactly one place: not yet
-//! used (at or above the pool's cursor), owned by an attachment, or in the
-//! line of released addresses. New attachments take unused addresses first,
-//! then the one that was released longest ago, and never one that is still
-//! cooling down.
+//! Each usable address of a pool is in exactly one state: unused (at or above
+//! the pool's cursor), owned by an attachment, or released. Allocation takes
+//! unused addresses first, then the address that was released longest ago, and
+//! never one that is still cooling down.
 
 mod pool;
 mod state;
@@ -23,17 +22,18 @@ use pool::Pool;
 pub use pool::{POOL_ADDRESSES_MAX, usable_addresses};
 pub use state::StateError;
 
-/// A moment: milliseconds since the UNIX epoch. Wall-clock time, because the
-/// state outlives a reboot.
+/// Milliseconds since the UNIX epoch. Wall-clock time, because the state
+/// persists across reboots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Moment(pub u64);
 
-/// How long a released address rests unless configured otherwise: longer than
-/// neighbour caches, DNS answers and UDP conntrack entries usually live.
+/// Default time before a released address can be allocated again, in
+/// milliseconds. Longer than neighbour cache entries, DNS answers and UDP
+/// conntrack entries usually live.
 pub const COOLDOWN_MS_DEFAULT: u64 = 60_000;
 
-/// What addresses are given to: a container's interface, as CNI names it.
+/// The owner of addresses: a container's interface, as identified by CNI.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner {
     /// `CNI_CONTAINERID`.
@@ -55,7 +55,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Why no addresses were given. Nothing was changed.
+/// Why the allocation failed. The state is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AllocateError {
     /// The node has no PodCIDR yet.
@@ -64,7 +64,7 @@ pub enum AllocateError {
          (kube-controller-manager sets it with --allocate-node-cidrs=true) and try again"
     )]
     NoPool {
-        /// Who asked.
+        /// The owner of the failed allocation.
         owner: Owner,
     },
     /// Every address is owned or cooling down.
@@ -74,7 +74,7 @@ pub enum AllocateError {
          give the node a larger PodCIDR"
     )]
     Exhausted {
-        /// Who asked.
+        /// The owner of the failed allocation.
         owner: Owner,
         /// The pools of the family, comma separated.
         pools: String,
@@ -82,23 +82,23 @@ pub enum AllocateError {
         size: u64,
         /// Owned addresses in them.
         owned: u64,
-        /// Addresses that rest.
+        /// Addresses that are cooling down.
         cooling: u64,
-        /// How long they rest.
+        /// The cool-down in seconds.
         cooldown_s: u64,
     },
 }
 
-/// Fill of one pool.
+/// Utilisation of one pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolStatus {
     /// The PodCIDR.
     pub cidr: IpNet,
-    /// Addresses that can be given out.
+    /// Usable addresses.
     pub size: u64,
     /// Addresses that are owned.
     pub owned: u64,
-    /// Released addresses that wait at the end of the line.
+    /// Released addresses that have not been allocated again.
     pub released: u64,
 }
 
@@ -133,8 +133,8 @@ impl Ipam {
         }
     }
 
-    /// Sets the node's PodCIDRs. What is owned stays owned, also outside the
-    /// new pools. Returns one message for each CIDR that cannot be used.
+    /// Sets the node's PodCIDRs. Owned addresses stay owned, even outside the
+    /// new pools. Returns one message for each unusable CIDR.
     pub fn set_pools(&mut self, cidrs: &[IpNet]) -> Vec<String> {
         let mut problems = Vec::new();
         let mut pools: Vec<Pool> = Vec::new();
@@ -154,8 +154,8 @@ impl Ipam {
         self.pools.iter().map(|pool| pool.cidr)
     }
 
-    /// Gives `owner` one address of each family that has a pool, or the
-    /// addresses that it already has. All or nothing.
+    /// Allocates one address of each family that has a pool, or returns the
+    /// addresses that `owner` already has. All or nothing.
     pub fn allocate(&mut self, owner: &Owner, now: Moment) -> Result<Vec<IpAddr>, AllocateError> {
         if let Some(addresses) = self.owners.get(owner) {
             return Ok(addresses.clone());
@@ -176,9 +176,9 @@ impl Ipam {
         Ok(addresses)
     }
 
-    /// Notes addresses that an attachment is known to use, when the state that
-    /// said so is lost. False, and nothing noted, if the owner has addresses
-    /// already or one of these belongs to another.
+    /// Records addresses that an attachment uses, if the state was lost.
+    /// Returns false, and records nothing, if the owner already has addresses
+    /// or another owner has one of these.
     pub fn adopt(&mut self, owner: &Owner, addresses: &[IpAddr]) -> bool {
         if self.owners.contains_key(owner) || addresses.iter().any(|ip| self.owned.contains(ip)) {
             return false;
@@ -190,8 +190,8 @@ impl Ipam {
         true
     }
 
-    /// Takes the owner's addresses back and returns them; they are last in
-    /// line from now on. Empty if the owner has none.
+    /// Releases the owner's addresses and returns them. They are reused last.
+    /// Empty if the owner has none.
     pub fn release(&mut self, owner: &Owner, now: Moment) -> Vec<IpAddr> {
         let addresses = self.owners.remove(owner).unwrap_or_default();
         for ip in &addresses {
@@ -203,8 +203,8 @@ impl Ipam {
         addresses
     }
 
-    /// Releases everything whose owner is not in `valid`; returns what was
-    /// released.
+    /// Releases the addresses of all owners that are not in `valid`. Returns
+    /// what was released.
     pub fn retain(&mut self, valid: &BTreeSet<Owner>, now: Moment) -> Vec<(Owner, Vec<IpAddr>)> {
         let gone: Vec<Owner> = self.owners.keys().filter(|owner| !valid.contains(owner)).cloned().collect();
         gone.into_iter()
@@ -225,7 +225,7 @@ impl Ipam {
         self.owners.iter().map(|(owner, addresses)| (owner, addresses.as_slice()))
     }
 
-    /// Fill of every pool.
+    /// Utilisation of every pool.
     pub fn status(&self) -> Vec<PoolStatus> {
         self.pools
             .iter()
@@ -238,7 +238,7 @@ impl Ipam {
             .collect()
     }
 
-    /// Finds an address without taking it.
+    /// Selects an address without allocating it.
     fn choose(&mut self, ipv6: bool, now: Moment) -> Option<Choice> {
         for (index, pool) in self.pools.iter().enumerate().filter(|(_, pool)| pool.is_ipv6() == ipv6) {
             let taken = |ip: &IpAddr| self.owned.contains(ip) || self.released_ips.contains(ip);
@@ -246,7 +246,8 @@ impl Ipam {
                 return Some(Choice::Unused { pool: index, ip, next });
             }
         }
-        // A clock that was set back must not let an address rest for ever.
+        // If the clock was set back, restart the cool-down instead of extending
+        // it.
         for released in self.released.iter_mut().filter(|released| released.at > now) {
             released.at = now;
         }
@@ -275,8 +276,8 @@ impl Ipam {
         ip
     }
 
-    /// Addresses outside every pool wait only as long as they cool down, so
-    /// that the line is bounded by the pools.
+    /// Forgets released addresses outside every pool after their cool-down, so
+    /// that the pools bound the list.
     fn remove_cooled_outside_pools(&mut self, now: Moment) {
         let (pools, released_ips, cooldown_ms) = (&self.pools, &mut self.released_ips, self.cooldown_ms);
         self.released.retain(|released| {

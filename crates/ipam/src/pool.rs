@@ -1,19 +1,19 @@
-//! One pool: which addresses a PodCIDR has to give.
+//! One pool: the usable addresses of a PodCIDR.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// The most addresses that one pool gives out; larger PodCIDRs (every IPv6
-/// one) are used from their beginning. Bounds the state.
+/// Maximum number of addresses in one pool. Larger PodCIDRs (all IPv6 ones) are
+/// used from their start. Bounds the state.
 pub const POOL_ADDRESSES_MAX: u64 = 65_534;
 
-/// The network address and the first address after it are never given: the
-/// first is the gateway's by custom (and IPv6's subnet-router anycast is the
-/// network address).
+/// The network address and the first address are not allocated: the first is
+/// the gateway by convention, and in IPv6 the network address is the
+/// subnet-router anycast address (RFC 4291, section 2.6.1).
 const FIRST_OFFSET: u64 = 2;
 
-/// How many addresses a PodCIDR has to give.
+/// Number of usable addresses in a PodCIDR.
 pub fn usable_addresses(cidr: IpNet) -> u64 {
     let (bits, broadcast) = match cidr {
         IpNet::V4(net) => (32 - u32::from(net.prefix_len()), 1),
@@ -23,7 +23,7 @@ pub fn usable_addresses(cidr: IpNet) -> u64 {
     addresses.saturating_sub(FIRST_OFFSET + broadcast).min(POOL_ADDRESSES_MAX)
 }
 
-/// Can `cidr` be a pool beside `others`?
+/// Checks that `cidr` can be a pool beside `others`.
 pub(crate) fn check(cidr: IpNet, others: &[Pool]) -> Result<(), String> {
     if usable_addresses(cidr) == 0 {
         return Err(format!(
@@ -42,11 +42,11 @@ pub(crate) fn check(cidr: IpNet, others: &[Pool]) -> Result<(), String> {
     }
 }
 
-/// A PodCIDR and how far it has been used.
+/// A PodCIDR and its allocation cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pool {
     pub(crate) cidr: IpNet,
-    /// Offset of the next address that was never given out.
+    /// Offset of the next address that was never allocated.
     pub(crate) next: u64,
 }
 
@@ -67,7 +67,7 @@ impl Pool {
         self.cidr.contains(&ip)
     }
 
-    /// True if the pool may give `ip` out.
+    /// True if `ip` may be allocated from the pool.
     pub(crate) fn may_allocate(&self, ip: IpAddr) -> bool {
         self.contains(ip) && (FIRST_OFFSET..self.end()).contains(&offset(self.cidr, ip))
     }

@@ -1,6 +1,6 @@
-//! The state file: JSON with a version. What does not add up is refused, for
-//! an address that is handed out twice is worse than an agent that stops and
-//! says why.
+//! The state file: JSON with a version. An inconsistent file is rejected: two
+//! pods with the same address would be worse than an agent that stops with an
+//! error.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::{Ipam, Moment, Owner, Released};
 
 const VERSION: u32 = 1;
 
-/// Why a state cannot be used.
+/// Why a state file is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StateError {
     /// Not JSON, or not of this shape.
@@ -23,7 +23,7 @@ pub enum StateError {
     /// Written by another version.
     #[error("address state has version {found}, this agent knows {VERSION}; run the agent that wrote it")]
     Version {
-        /// What the file says.
+        /// The version in the file.
         found: u32,
     },
     /// The content contradicts itself.
@@ -78,7 +78,7 @@ impl Ipam {
         serde_json::to_string(&state).expect("plain structs with string keys always serialise")
     }
 
-    /// Reads what [`Ipam::to_json`] wrote.
+    /// Loads a state that [`Ipam::to_json`] wrote.
     pub fn from_json(json: &str, cooldown_ms: u64) -> Result<Ipam, StateError> {
         let state: StateFile =
             serde_json::from_str(json).map_err(|error| StateError::Syntax(error.to_string()))?;

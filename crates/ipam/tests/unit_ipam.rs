@@ -1,4 +1,4 @@
-//! Stories and properties of the address pools.
+//! Examples and properties of the address pools.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -171,8 +171,8 @@ const POOLS: [&[&str]; 5] = [
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Never handed out twice, never within the cool-down, never a reserved
-    /// address, all or nothing, and a restart changes nothing.
+    /// An address is never allocated twice, within its cool-down, or if it is
+    /// reserved; an allocation is complete or fails; a restart changes nothing.
     #[test]
     fn unit_never_handed_out_twice(steps in prop::collection::vec(step(), 1..120)) {
         let mut ipam = ipam(POOLS[0]);

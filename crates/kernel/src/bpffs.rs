@@ -1,4 +1,4 @@
-//! The file system that keeps pinned programs, links and maps.
+//! The BPF file system (bpffs, Linux 4.4), which holds pinned programs, links and maps.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,17 @@ use nix::mount::{MntFlags, MsFlags, mount as mount_system, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
 
-/// Why a bpffs could not be used.
+/// Why a bpffs could not be examined, mounted or unmounted.
 #[derive(Debug, Error)]
 #[error("cannot {operation} bpffs at {}: {source}", path.display())]
 pub struct BpffsError {
     operation: &'static str,
     path: PathBuf,
-    /// What the kernel said.
+    /// The error of the system call.
     pub source: io::Error,
 }
 
-/// Is this directory on a bpffs? One that does not exist is not.
+/// Whether a directory is on a bpffs. False if it does not exist.
 pub fn is_bpffs(path: &Path) -> Result<bool, BpffsError> {
     match statfs(path) {
         Ok(info) => Ok(info.filesystem_type() == BPF_FS_MAGIC),
@@ -26,8 +26,8 @@ pub fn is_bpffs(path: &Path) -> Result<bool, BpffsError> {
     }
 }
 
-/// Mounts a bpffs on a directory, which is created. One that is there
-/// already stays as it is.
+/// Mounts a bpffs on a directory, which is created if missing. Does nothing if
+/// the directory is on a bpffs.
 pub fn mount(path: &Path) -> Result<(), BpffsError> {
     if is_bpffs(path)? {
         return Ok(());
@@ -37,13 +37,13 @@ pub fn mount(path: &Path) -> Result<(), BpffsError> {
         .map_err(|errno| failed("mount", path)(errno.into()))
 }
 
-/// Unmounts every bpffs that is mounted here: what is pinned only there
-/// goes with it. Nothing there is no error.
+/// Unmounts every bpffs mounted on this directory, which releases the objects
+/// pinned there. It is no error if there is none.
 pub fn unmount(path: &Path) -> Result<(), BpffsError> {
     while is_bpffs(path)? {
         match umount2(path, MntFlags::MNT_DETACH) {
             Ok(()) => {}
-            // A directory below a mount of others: not ours to unmount.
+            // A directory inside a bpffs that is mounted elsewhere.
             Err(nix::Error::EINVAL) => break,
             Err(errno) => return Err(failed("unmount", path)(errno.into())),
         }

@@ -1,4 +1,4 @@
-//! cgroup2: found by the type of the mount, never by its path.
+//! cgroup v2 (cgroups(7)). The mount is found by its file system type, not by its path.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,41 +8,41 @@ use thiserror::Error;
 
 use crate::mounts;
 
-/// How long [`kill`] and [`remove`] wait for processes to end.
+/// How long [`kill`] and [`remove`] wait for processes to exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a cgroup could not be used.
+/// Why a cgroup operation failed.
 #[derive(Debug, Error)]
 pub enum CgroupError {
     /// A file operation failed.
     #[error("cannot {operation} cgroup {}: {source}", path.display())]
     System {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
-        /// The cgroup.
+        /// Directory of the cgroup.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
     /// No cgroup2 is mounted.
     #[error("no cgroup2 file system is mounted: mount one (mount -t cgroup2 none DIRECTORY)")]
     NotMounted,
-    /// Killed processes stay.
+    /// Processes did not exit after SIGKILL.
     #[error("processes of cgroup {} did not end within {} s", path.display(), EXIT_TIMEOUT.as_secs())]
     Busy {
-        /// The cgroup.
+        /// Directory of the cgroup.
         path: PathBuf,
     },
 }
 
-/// Where cgroup2 is mounted (the first such mount that shows the root of its hierarchy).
+/// The mount point of cgroup2: the first mount that shows the root of the hierarchy.
 pub fn find_mount() -> Result<PathBuf, CgroupError> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")
         .map_err(failed("read the mount table for", Path::new("/proc/self/mountinfo")))?;
     find_in(&table).ok_or(CgroupError::NotMounted)
 }
 
-/// Mounts a cgroup2 file system on a directory, which is created.
+/// Mounts a cgroup2 file system on a directory, which is created if missing.
 pub fn mount_at(path: &Path) -> Result<(), CgroupError> {
     use nix::mount::{MsFlags, mount};
     std::fs::create_dir_all(path).map_err(failed("create the mount point of", path))?;
@@ -50,17 +50,17 @@ pub fn mount_at(path: &Path) -> Result<(), CgroupError> {
         .map_err(|errno| failed("mount", path)(errno.into()))
 }
 
-/// Makes a cgroup and those above it. Existing ones stay.
+/// Creates a cgroup and its missing parents. It is no error if it exists.
 pub fn create(path: &Path) -> Result<(), CgroupError> {
     std::fs::create_dir_all(path).map_err(failed("create", path))
 }
 
-/// Moves a process (all its threads) into the cgroup; 0 is the caller.
+/// Moves a process with all its threads into the cgroup; 0 = the calling process.
 pub fn add(path: &Path, pid: u32) -> Result<(), CgroupError> {
     std::fs::write(path.join("cgroup.procs"), pid.to_string()).map_err(failed("add a process to", path))
 }
 
-/// The processes of the cgroup and of all below it.
+/// The processes in the cgroup and its descendants. Empty if it does not exist.
 pub fn processes(path: &Path) -> Result<Vec<u32>, CgroupError> {
     let mut found = Vec::new();
     for cgroup in tree(path)? {
@@ -73,8 +73,9 @@ pub fn processes(path: &Path) -> Result<Vec<u32>, CgroupError> {
     Ok(found)
 }
 
-/// Ends every process of the cgroup and of all below it with SIGKILL, and
-/// waits until they are gone. A cgroup that does not exist is no error.
+/// Kills every process in the cgroup and its descendants with SIGKILL, and
+/// waits until they have exited. It is no error if the cgroup does not exist.
+/// Fails with [`CgroupError::Busy`] after 5 seconds.
 pub fn kill(path: &Path) -> Result<(), CgroupError> {
     let deadline = Instant::now() + EXIT_TIMEOUT;
     loop {
@@ -85,8 +86,8 @@ pub fn kill(path: &Path) -> Result<(), CgroupError> {
         if Instant::now() > deadline {
             return Err(CgroupError::Busy { path: path.to_owned() });
         }
-        // cgroup.kill exists since Linux 5.14; a mount without it gets one
-        // signal per process, again until none is left.
+        // cgroup.kill exists since Linux 5.14. Without it each process is
+        // signalled, repeatedly until none is left.
         if std::fs::write(path.join("cgroup.kill"), "1").is_err() {
             signal_each(&left);
         }
@@ -94,8 +95,8 @@ pub fn kill(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// Ends what runs in the cgroup and removes it with all below it. One that
-/// does not exist is no error.
+/// Kills the processes in the cgroup and removes it with its descendants. It
+/// is no error if it does not exist.
 pub fn remove(path: &Path) -> Result<(), CgroupError> {
     kill(path)?;
     let deadline = Instant::now() + EXIT_TIMEOUT;
@@ -110,7 +111,7 @@ fn remove_one(cgroup: &Path, deadline: Instant) -> Result<(), CgroupError> {
         match std::fs::remove_dir(cgroup) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // Zombies keep it busy until they are reaped.
+            // Zombies keep the cgroup busy until they are reaped.
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -123,13 +124,13 @@ fn signal_each(pids: &[u32]) {
     use nix::sys::signal::{Signal, kill};
     for pid in pids {
         if let Ok(pid) = i32::try_from(*pid) {
-            // One that has just ended is what we want.
+            // The process may have exited already.
             let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }
 
-/// The cgroup and all below it, parents first. Empty if there is none.
+/// The cgroup and its descendants, parents first. Empty if it does not exist.
 fn tree(path: &Path) -> Result<Vec<PathBuf>, CgroupError> {
     let mut found = Vec::new();
     let mut pending = vec![path.to_owned()];

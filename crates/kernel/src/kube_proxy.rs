@@ -1,7 +1,7 @@
-//! What kube-proxy left in a network namespace: rules that still translate
-//! Services, and connections that they translated. Only read; every question
-//! costs the same whatever the number of Services, but for iptables' old
-//! interface, which gives a whole table or nothing.
+//! Detects what kube-proxy left in a network namespace: rules that still
+//! translate Services, and connections that they translated. Nothing is
+//! changed. The cost does not depend on the number of Services, except with
+//! iptables-legacy, whose interface returns whole tables only.
 
 use std::fmt;
 use std::fs;
@@ -33,10 +33,10 @@ const STATUS: u16 = 3;
 /// `IPS_DST_NAT` of linux/netfilter/nf_conntrack_common.h.
 const DST_NAT: u32 = 1 << 5;
 /// The table of kube-proxy's mode `nftables`, and the chain that its modes
-/// `iptables` and `ipvs` hook in.
+/// `iptables` and `ipvs` create in the table `nat`.
 const TABLE: &str = "kube-proxy";
 const CHAIN: &str = "KUBE-SERVICES";
-/// The device that holds the Services' addresses in the mode `ipvs`.
+/// The device that has the Service addresses in the mode `ipvs`.
 const IPVS_DEVICE: &str = "kube-ipvs0";
 /// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`; the same for IPv6.
 const GET_INFO: libc::c_int = 64;
@@ -44,32 +44,32 @@ const GET_ENTRIES: libc::c_int = 65;
 /// `struct ipt_getinfo` and the header of `struct ipt_get_entries`.
 const INFO_BYTES: usize = 84;
 const ENTRIES_HEADER: usize = 40;
-/// A table that grows while it is read is read again this often.
+/// How often a table is read if it grows meanwhile.
 const TRIES: usize = 4;
 
-/// One set of rules that kube-proxy made.
+/// A set of rules that kube-proxy created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rules {
-    /// Its own nftables table.
+    /// The nftables table `kube-proxy`.
     Nftables(Family),
     /// iptables chains in nftables (`iptables-nft`).
     Iptables(Family),
-    /// iptables chains of the old interface (`iptables-legacy`).
+    /// iptables chains in x_tables (`iptables-legacy`).
     IptablesLegacy(Family),
-    /// IPVS services, or their device.
+    /// IPVS virtual services, or the device `kube-ipvs0`.
     Ipvs,
 }
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "they say what they are")]
+#[expect(missing_docs, reason = "the names are the families")]
 pub enum Family {
     Ipv4,
     Ipv6,
 }
 
 impl Rules {
-    /// For a metric's label.
+    /// The value of the metric label.
     pub fn kind(self) -> &'static str {
         match self {
             Rules::Nftables(_) => "nftables",
@@ -79,8 +79,8 @@ impl Rules {
         }
     }
 
-    /// The command that removes them where `kube-proxy --cleanup` is not at
-    /// hand.
+    /// The shell command that removes the rules if `kube-proxy --cleanup` is
+    /// not available.
     pub fn cleanup_command(self) -> &'static str {
         match self {
             Rules::Nftables(Family::Ipv4) => "nft delete table ip kube-proxy",
@@ -115,7 +115,7 @@ impl fmt::Display for Rules {
     }
 }
 
-/// Every set of rules in the network namespace of the calling thread.
+/// The sets of rules in the network namespace of the calling thread.
 pub fn rules() -> Result<Vec<Rules>, NetlinkError> {
     let mut found = Vec::new();
     for family in [Family::Ipv4, Family::Ipv6] {
@@ -139,8 +139,9 @@ pub fn rules() -> Result<Vec<Rules>, NetlinkError> {
     Ok(found)
 }
 
-/// TCP connections whose destination the host translates, in the network
-/// namespace of the calling thread. Costs as much as the host's table holds.
+/// The number of TCP connections whose destination netfilter (`IPS_DST_NAT`)
+/// or IPVS translates, in the network namespace of the calling thread. Reads
+/// the whole conntrack table of the host.
 pub fn translated_connections() -> Result<usize, NetlinkError> {
     let listed = Netlink::open_protocol(protocols::NETLINK_NETFILTER).and_then(|mut netlink| {
         netlink.dump("conntrack entries of the host", GET_CONNECTIONS, &[0; FIXED], |payload| {
@@ -151,7 +152,7 @@ pub fn translated_connections() -> Result<usize, NetlinkError> {
     let by_ipvs = by_ipvs.lines().filter(|line| line.starts_with("TCP ")).count();
     match listed {
         Ok(connections) => Ok(connections.len() + by_ipvs),
-        // The host tracks no connections.
+        // The kernel has no conntrack (nf_conntrack_netlink).
         Err(error) if is_unsupported(&error) => Ok(by_ipvs),
         Err(error) => Err(error),
     }
@@ -189,13 +190,13 @@ fn has(family: Family, kind: u16, names: &[(u16, &str)]) -> Result<bool, Netlink
     }
 }
 
-/// The kernel has no such interface.
+/// True if the kernel does not have this netlink interface.
 fn is_unsupported(error: &NetlinkError) -> bool {
     [libc::EINVAL, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT].iter().any(|errno| error.errno() == Some(*errno))
 }
 
-/// By the old interface, which makes a table by asking for it: only tables
-/// that are there are asked for.
+/// Whether the legacy interface has the chain. Reading a table creates it, so
+/// only tables that exist are read.
 fn has_legacy(family: Family) -> bool {
     let (names, level, any) = match family {
         Family::Ipv4 => ("/proc/thread-self/net/ip_tables_names", libc::IPPROTO_IP, "0.0.0.0:0"),
@@ -225,7 +226,7 @@ fn legacy_table(socket: &UdpSocket, level: libc::c_int) -> io::Result<Vec<u8>> {
 
 fn get_option(socket: &UdpSocket, level: libc::c_int, name: libc::c_int, value: &mut [u8]) -> io::Result<()> {
     let mut length = value.len() as libc::socklen_t;
-    // SAFETY: the pointers are to live values of the length that is passed.
+    // SAFETY: the pointers are valid for the length that is passed.
     let result = unsafe {
         libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length)
     };

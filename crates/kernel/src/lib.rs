@@ -1,7 +1,7 @@
-//! The only room that makes networking system calls.
+//! The only crate that makes networking system calls: eBPF, netlink, network
+//! namespaces, sysctl, cgroups and mounts.
 //!
-//! Blocking throughout: a caller that must not wait uses a thread. Modules
-//! are named after what they touch.
+//! All functions block. A caller that must not block uses a thread.
 
 pub mod bpffs;
 pub mod cgroup;

@@ -1,6 +1,6 @@
-//! Losing packets of a device at random, as a bad cable does: a classifier
-//! of a few instructions on both sides. It needs no netem, which many kernels
-//! lack. What travels as one segmented buffer (up to 64 KB) is lost as one.
+//! Random packet loss on a device, by a small eBPF filter in both directions.
+//! Unlike netem, it is available in every kernel that runs Beeline. A GSO
+//! packet (up to 64 KB) is dropped as a whole.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,22 +10,22 @@ use thiserror::Error;
 use crate::datapath::load_classifier;
 use crate::netlink::{Direction, Netlink, NetlinkError};
 
-/// Priority and handle of the classifier.
+/// Priority and handle of the filter.
 const PRIORITY_AND_HANDLE: (u16, u32) = (1, 1);
 
-/// Why packets cannot be lost.
+/// Why packet loss could not be set.
 #[derive(Debug, Error)]
 pub enum LossError {
-    /// The kernel refused the classifier.
+    /// The kernel rejected the program.
     #[error("cannot load the packet loss classifier: {0}")]
     Program(#[source] io::Error),
-    /// It cannot be attached.
+    /// The filter could not be attached or detached.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
 }
 
-/// Loses `percent` (0 to 100) of the packets that a device receives, and of
-/// those that it sends; 0 takes the classifier away.
+/// Drops `percent` (0 to 100) of the packets that a device receives, and of
+/// those that it sends; 0 removes the filter.
 pub fn set(netlink: &mut Netlink, ifindex: u32, percent: f64) -> Result<(), LossError> {
     for direction in [Direction::Ingress, Direction::Egress] {
         match threshold(percent) {
@@ -54,15 +54,16 @@ fn detach(netlink: &mut Netlink, ifindex: u32, direction: Direction) -> Result<(
     Ok(netlink.delete_bpf_filter(ifindex, direction, PRIORITY_AND_HANDLE)?)
 }
 
-/// A random 32-bit number up to this one loses its packet; none = none does.
+/// A packet is dropped if a random 32-bit number is at most this threshold;
+/// none = no packet is dropped.
 fn threshold(percent: f64) -> Option<u32> {
-    // A float that is too large becomes the largest number.
+    // The conversion from a float saturates.
     let count = (percent / 100.0 * 4_294_967_296.0) as u64;
     count.checked_sub(1).map(|last| last.min(u64::from(u32::MAX)) as u32)
 }
 
-/// `struct bpf_insn`, as numbers: the code in the lowest byte, the offset in
-/// bits 16 to 31, the immediate value in the upper half.
+/// `struct bpf_insn` as 64-bit integers: the opcode in the lowest byte, the
+/// offset in bits 16 to 31, the immediate value in the upper half.
 fn instructions(threshold: u32) -> [u64; 6] {
     let one = |code: u8, offset: u8, value: i32| {
         u64::from(code) | u64::from(offset) << 16 | u64::from(value as u32) << 32

@@ -1,4 +1,4 @@
-//! Mounts of a process's own.
+//! The mount table, and private mount namespaces (mount_namespaces(7)).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,22 +8,22 @@ use nix::unistd::{chdir, chroot};
 
 const NONE: Option<&str> = None;
 
-/// A mount, as proc(5) describes `/proc/PID/mountinfo`.
+/// A line of `/proc/PID/mountinfo` (proc(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// The kernel's number of it.
+    /// Mount ID.
     pub id: u32,
-    /// The number of the mount below.
+    /// ID of the parent mount.
     pub parent: u32,
-    /// The part of the file system that is mounted; `/` = all of it.
+    /// The directory of the file system that is mounted; `/` = its root.
     pub root: String,
-    /// Where, seen from the root directory of whoever asked.
+    /// Mount point, relative to the root directory of the process.
     pub target: PathBuf,
-    /// Type of the file system.
+    /// File system type.
     pub kind: String,
 }
 
-/// The mounts that the calling thread can name, in the order of mounting.
+/// The mounts visible to the calling thread, in the order of mounting.
 pub fn table() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read_to_string("/proc/thread-self/mountinfo")?).collect())
 }
@@ -40,7 +40,7 @@ pub(crate) fn parse(mountinfo: &str) -> impl Iterator<Item = Mount> {
     })
 }
 
-/// The kernel writes blank, tab, newline and backslash as three octal digits.
+/// Decodes the octal escapes (`\040`) for space, tab, newline and backslash.
 fn unescape(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -59,13 +59,13 @@ fn unescape(text: &str) -> String {
     plain
 }
 
-/// Parts the mounts of a new mount namespace, which the caller has just made
-/// for itself, from those that they are copies of: what is mounted from now on
-/// is seen nowhere else. The caller must not share its root directory with
-/// other threads (`CLONE_FS`): in a chroot it gets another.
+/// Makes all mounts of the calling thread's mount namespace private, so that
+/// later mounts do not propagate to other namespaces. Call it after
+/// `unshare(CLONE_NEWNS)`. In a chroot the root directory is replaced, so the
+/// thread must not share it with other threads (`CLONE_FS`).
 pub fn make_private() -> io::Result<()> {
     match make_all_private() {
-        // The root is a directory of a mount (chroot), which has no name here.
+        // The root directory is not a mount point (chroot).
         Err(nix::Error::EINVAL) => move_root_to_a_mount().and_then(|()| Ok(make_all_private()?)),
         result => Ok(result?),
     }
@@ -75,14 +75,14 @@ fn make_all_private() -> nix::Result<()> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
 }
 
-/// Makes a copy of everything below the root the new root. It hangs below some
-/// mount that has a name, since what is mounted right below a root without one
-/// may be seen elsewhere.
+/// Makes a recursive bind mount of the root directory the new root. It is
+/// mounted below an existing mount that was made private: a mount directly
+/// below the old root, which cannot be made private, could propagate.
 fn move_root_to_a_mount() -> io::Result<()> {
     let mut mounts = table()?;
     mounts.retain(|named| named.target != Path::new("/"));
     for named in &mounts {
-        // One that another hides has no name either.
+        // Fails for a mount that another one covers.
         let _ = mount(NONE, &named.target, NONE, MsFlags::MS_PRIVATE, NONE);
     }
     let place = mounts.iter().find(|named| named.target.is_dir()).ok_or_else(|| {
@@ -94,15 +94,15 @@ fn move_root_to_a_mount() -> io::Result<()> {
     std::fs::create_dir(&root)?;
     mount(Some("/"), &root, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
     for original in mounts.iter().rev().filter(|named| !named.target.starts_with(place)) {
-        // What they hold must not live as long as this namespace. Those right
-        // on the mount without a name stay: without them elsewhere, too.
+        // Otherwise this namespace would keep these mounts busy. Mounts whose
+        // parent is not visible stay, because unmounting them would propagate.
         if mounts.iter().any(|named| named.id == original.parent) {
             let _ = umount2(&original.target, MntFlags::MNT_DETACH);
         }
     }
     chdir(&root)?;
     chroot(".")?;
-    // The copy has a copy of what covers the place.
+    // The bind mount contains a copy of the tmpfs mounted above.
     umount2(place, MntFlags::MNT_DETACH)?;
     Ok(())
 }

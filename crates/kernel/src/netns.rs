@@ -1,7 +1,8 @@
-//! Network namespaces: made, opened, entered.
+//! Creating, opening and entering network namespaces (network_namespaces(7)).
 //!
-//! A namespace belongs to a thread, so every entry runs on a fresh thread
-//! that ends with the work: no thread of the caller ever changes its place.
+//! The network namespace is a property of a thread, so a namespace is entered
+//! on a new thread that ends with the work. Threads of the caller stay in
+//! their namespace.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,39 +15,39 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use thiserror::Error;
 
-/// Where a thread finds its own network namespace.
+/// The network namespace of the calling thread.
 const CURRENT: &str = "/proc/thread-self/ns/net";
 
-/// Why a namespace could not be made or used.
+/// Why a network namespace could not be created or used.
 #[derive(Debug, Error)]
 pub enum NetNsError {
     /// A system call failed.
     #[error("cannot {operation} network namespace {name}: {source}")]
     System {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
         /// Path of the namespace.
         name: String,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The file is something else.
+    /// The file is not a network namespace.
     #[error("{} is not a network namespace: it is a regular file, or the namespace was deleted", path.display())]
     NotANamespace {
         /// The file.
         path: PathBuf,
     },
-    /// The work inside panicked.
+    /// The function that ran in the namespace panicked.
     #[error("a function that ran in network namespace {name} panicked: {message}")]
     Panicked {
         /// Path of the namespace.
         name: String,
-        /// What the panic said.
+        /// The panic message.
         message: String,
     },
 }
 
-/// An open network namespace: it lives as long as this value does.
+/// An open network namespace. It exists at least as long as this value.
 #[derive(Debug)]
 pub struct NetNs {
     file: File,
@@ -54,7 +55,7 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// Opens the namespace behind a path (`/run/netns/x`, `/proc/PID/ns/net`).
+    /// Opens the namespace at a path (`/run/netns/x`, `/proc/PID/ns/net`).
     pub fn open(path: impl AsRef<Path>) -> Result<NetNs, NetNsError> {
         let path = path.as_ref();
         let name = path.display().to_string();
@@ -70,8 +71,9 @@ impl NetNs {
         NetNs::open(CURRENT)
     }
 
-    /// Makes a new namespace and binds it to `path`, where it outlives every
-    /// process until [`NetNs::remove_bound`].
+    /// Creates a namespace and bind-mounts it on `path`, a new file, as `ip
+    /// netns add` does. It exists until [`NetNs::remove_bound`]. Fails if the
+    /// file exists.
     pub fn create_bound(path: impl AsRef<Path>) -> Result<NetNs, NetNsError> {
         let path = path.as_ref();
         let name = path.display().to_string();
@@ -86,19 +88,19 @@ impl NetNs {
         });
         let bound = made.and_then(|result| result.map_err(|errno| failed("create", &name)(errno.into())));
         if let Err(error) = bound {
-            // The error at hand matters more than one while cleaning up.
+            // An error of the cleanup is ignored in favour of the first one.
             let _ = std::fs::remove_file(path);
             return Err(error);
         }
         NetNs::open(path)
     }
 
-    /// Takes a namespace off its path and removes the file. Nothing there is
-    /// no error.
+    /// Unmounts a namespace from its path and removes the file. It is no error
+    /// if there is none.
     pub fn remove_bound(path: impl AsRef<Path>) -> Result<(), NetNsError> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        // Bound twice (an interrupted earlier life) means two layers.
+        // An interrupted process may have left more than one mount on the path.
         loop {
             match umount2(path, MntFlags::MNT_DETACH) {
                 Ok(()) => {}
@@ -112,8 +114,8 @@ impl NetNs {
         }
     }
 
-    /// Runs `work` on a fresh thread inside the namespace. A panic there is
-    /// an error here.
+    /// Runs `work` in the namespace, on a new thread, and waits for it. A panic
+    /// of `work` is returned as [`NetNsError::Panicked`].
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
         let entered = on_new_thread(&self.name, || {
             self.enter_this_thread()?;
@@ -122,26 +124,26 @@ impl NetNs {
         entered.and_then(|result| result)
     }
 
-    /// Moves the calling thread for good. For a process that is about to
-    /// become another program; everything else uses [`NetNs::enter`].
+    /// Moves the calling thread into the namespace permanently. Only for a
+    /// process that then calls exec(3); use [`NetNs::enter`] otherwise.
     pub fn enter_this_thread(&self) -> Result<(), NetNsError> {
         setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| failed("enter", &self.name)(errno.into()))
     }
 
-    /// `SO_NETNS_COOKIE` (since Linux 5.14): a number that is never reused
-    /// while the machine runs.
+    /// The cookie of the namespace (`SO_NETNS_COOKIE`, Linux 5.14), which is
+    /// not reused until the machine reboots.
     #[doc(alias = "SO_NETNS_COOKIE")]
     pub fn cookie(&self) -> Result<u64, NetNsError> {
         self.enter(current_cookie)?.map_err(failed("read the cookie of", &self.name))
     }
 
-    /// Device and inode: equal for two handles of the same namespace.
+    /// Device and inode number, equal for two handles of the same namespace.
     pub fn identity(&self) -> Result<(u64, u64), NetNsError> {
         let metadata = self.file.metadata().map_err(failed("examine", &self.name))?;
         Ok((metadata.dev(), metadata.ino()))
     }
 
-    /// The path it was opened by.
+    /// The path by which the namespace was opened.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -167,7 +169,7 @@ fn is_nsfs(file: &File) -> io::Result<bool> {
 fn on_new_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("netns".into());
-        // A closure that unwinds leaves nothing of ours half done: it owns its state.
+        // The closure owns its state, so no broken invariant is visible after a panic.
         let guarded = || catch_unwind(AssertUnwindSafe(work));
         let running = thread.spawn_scoped(scope, guarded).map_err(failed("start a thread for", name))?;
         running
@@ -182,15 +184,15 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
-/// The cookie of the calling thread's namespace ([`NetNs::cookie`]). Needs no
-/// privilege.
+/// The cookie of the network namespace of the calling thread
+/// ([`NetNs::cookie`]). Needs no privileges.
 pub fn current_cookie() -> io::Result<u64> {
     /// `SO_NETNS_COOKIE` of asm-generic/socket.h.
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the pointers are to live values of the length that is passed.
+    // SAFETY: the pointers are valid for the length that is passed.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -1,8 +1,8 @@
-//! Kernel settings by their dotted names, in the network namespace of the
-//! calling thread.
+//! Kernel parameters (sysctl), by their dotted names, in the network namespace
+//! of the calling thread.
 //!
-//! A dot inside a name (`eth0.100`) is written as a slash, as sysctl(8) has
-//! it: `net.ipv4.conf.eth0/100.rp_filter`.
+//! As in sysctl(8), a dot inside a component (`eth0.100`) is written as a
+//! slash: `net.ipv4.conf.eth0/100.rp_filter`.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,37 +10,38 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Why a setting could not be read or written.
+/// Why a parameter could not be read or written.
 #[derive(Debug, Error)]
 #[error("cannot {operation} sysctl {name}: {source}")]
 pub struct SysctlError {
     operation: &'static str,
     name: String,
-    /// What the kernel said.
+    /// The error of the system call.
     pub source: io::Error,
 }
 
-/// A setting as it was before it was changed.
+/// A parameter and its value before it was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedSetting {
     /// Dotted name.
     pub name: String,
-    /// Its value then.
+    /// The previous value.
     pub value: String,
 }
 
-/// The value of a setting, without the newline.
+/// The value of a parameter, without the trailing newline.
 pub fn get(name: &str) -> Result<String, SysctlError> {
     let read = path(name).and_then(std::fs::read_to_string);
     read.map(|text| text.trim_end().to_owned()).map_err(failed("read", name))
 }
 
-/// Sets a value; one that is already right is not written.
+/// Sets a parameter. It is not written if it has this value.
 pub fn set(name: &str, value: &str) -> Result<(), SysctlError> {
     set_and_save(name, value, &mut Vec::new())
 }
 
-/// Sets a value and notes the one before, once per name, if it differed.
+/// Sets a parameter. If its value changes, adds the previous value to `saved`,
+/// unless `saved` has one for this parameter.
 pub fn set_and_save(name: &str, value: &str, saved: &mut Vec<SavedSetting>) -> Result<(), SysctlError> {
     let before = get(name)?;
     if before == value {
@@ -53,8 +54,9 @@ pub fn set_and_save(name: &str, value: &str, saved: &mut Vec<SavedSetting>) -> R
     Ok(())
 }
 
-/// Puts back what [`set_and_save`] noted, latest first. Tries all and
-/// returns every error. A setting whose device has gone is no error.
+/// Restores the values that [`set_and_save`] saved, the last one first. Tries
+/// all and returns every error. It is no error if a parameter no longer
+/// exists, for example because its device was deleted.
 pub fn restore(saved: &[SavedSetting]) -> Vec<SysctlError> {
     let mut errors = Vec::new();
     for setting in saved.iter().rev() {

@@ -1,5 +1,5 @@
-//! The datapath's life in the kernel: opened, attached, left alone, opened
-//! again, upgraded.
+//! Opening, attaching, restarting, repairing and upgrading the datapath in the
+//! kernel.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -28,7 +28,7 @@ use beeline_sync::{Table, Tables};
 use nix::sys::socket::{setsockopt, sockopt};
 use support::{TestBpffs, TestNetNs, TestNode, attach_modes, has_tcx, no_programs, options_for};
 
-/// The same programs, but not the same bytes.
+/// An object with the same programs but another fingerprint.
 fn another_release(number: u8) -> Vec<u8> {
     [EMBEDDED, &[number]].concat()
 }
@@ -61,19 +61,19 @@ fn kernel_the_datapath_outlives_its_owner() {
     let before = first.programs();
     drop(first);
 
-    // Nobody owns it, and everything is there for whoever looks.
+    // A reader sees everything without an owner.
     let pinned = PinnedDatapath::open(&node.bpffs).unwrap();
     assert_eq!(node.attached(), node.all_attached());
     assert_eq!(pinned.config().unwrap(), config);
     assert_eq!(pinned.tables().node.get(&7).unwrap().unwrap().path_mtu, 1500);
     assert_eq!(pinned.programs().unwrap(), before);
 
-    // The next life finds it and takes what is there.
+    // The next start takes over what is pinned.
     let second = node.open();
     assert_eq!(second.programs(), before, "the pinned programs are reused");
     drop(second);
 
-    // A life with other programs brings them in and changes nothing else.
+    // A start with other programs replaces them and changes nothing else.
     let other = another_release(1);
     let mut second = node.open_with(&Options { object: &other, ..Options::default() });
     assert_eq!(second.attached(), node.all_attached());
@@ -83,7 +83,7 @@ fn kernel_the_datapath_outlives_its_owner() {
     assert_ne!(ids(&second.programs()), ids(&before), "other programs are loaded");
     assert_eq!(node.netns.enter(|| second.repair()).unwrap().unwrap(), 0, "nothing needed repair");
 
-    // A pod goes with its device, before or after the call.
+    // detach succeeds after the device was deleted, and again.
     Netlink::open_in(&node.netns).unwrap().delete_link("lxc0").unwrap();
     node.netns.enter(|| second.detach(node.pod_ifindex).unwrap()).unwrap();
     node.netns.enter(|| second.detach(node.pod_ifindex).expect("idempotent")).unwrap();
@@ -110,7 +110,7 @@ fn kernel_programs_detached_by_others_are_reattached() {
             .unwrap();
         assert_eq!(node.attached(), node.all_attached(), "{:?}", options.attach_mode);
 
-        // Somebody takes programs away.
+        // Another process detaches a program.
         match options.attach_mode {
             AttachMode::Clsact => {
                 let mut netlink = Netlink::open_in(&node.netns).unwrap();
@@ -127,7 +127,7 @@ fn kernel_programs_detached_by_others_are_reattached() {
         let repaired = node.netns.enter(|| datapath.repair()).unwrap().unwrap();
         assert_eq!((repaired, node.attached()), (1, node.all_attached()), "{:?}", options.attach_mode);
 
-        // A device goes: its programs are forgotten.
+        // A device is deleted: its programs are forgotten.
         Netlink::open_in(&node.netns).unwrap().delete_link("lxc0").unwrap();
         let repaired = node.netns.enter(|| datapath.repair()).unwrap().unwrap();
         assert_eq!((repaired, node.attached().len()), (2, 2), "{:?}", options.attach_mode);
@@ -195,7 +195,7 @@ fn kernel_without_tcx_clsact_filters_do_the_same() {
     assert_eq!(before[0].program_id, old.programs()[0].id);
     drop(old);
 
-    // The next release replaces them in place.
+    // Another release replaces the filters in place.
     let other = another_release(1);
     let new = node.open_with(&Options { object: &other, ..by_classifier });
     assert_ne!(new.programs()[0].id, before[0].program_id);
@@ -205,7 +205,7 @@ fn kernel_without_tcx_clsact_filters_do_the_same() {
     assert_eq!((after[0].priority, after[0].handle), (before[0].priority, before[0].handle));
     drop(new);
 
-    // On a kernel with links they become links, and back.
+    // On a kernel with TCX the filters are replaced by links, and vice versa.
     if has_tcx() {
         let tcx = node.open();
         assert_eq!((running(Direction::Ingress), tcx.attached()), (vec![], node.all_attached()));
@@ -232,7 +232,7 @@ fn kernel_no_packet_is_lost_or_unseen_while_programs_change() {
         drop(datapath);
         let receiver = node.netns.enter(|| UdpSocket::bind("10.1.0.1:0").unwrap()).unwrap();
         receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        // On a busy machine the receiver may be late: nothing is lost for want of room.
+        // The receiver may be slow on a busy machine: the buffer must not overflow.
         setsockopt(&receiver, sockopt::RcvBufForce, &(16 << 20)).unwrap();
         let sender = node.outside.enter(|| UdpSocket::bind("10.1.0.2:0").unwrap()).unwrap();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
@@ -263,7 +263,7 @@ fn kernel_no_packet_is_lost_or_unseen_while_programs_change() {
         });
         assert!(sent > 100, "only {sent} packets were sent");
         assert_eq!(received, sent, "{:?}: packets were lost", options.attach_mode);
-        // Every one of them met a program: ARP may add a few.
+        // A program processed every packet; ARP packets are counted too.
         let after = PinnedDatapath::open(&node.bpffs).unwrap().counters().unwrap();
         let seen = |counters: &[CounterValue]| counters.iter().map(|one| one.packets).sum::<u64>();
         let seen = seen(&after) - seen(&before);
@@ -282,7 +282,7 @@ fn kernel_a_pin_that_is_something_else_is_refused_with_its_name() {
     drop(open().unwrap());
     let directory = bpffs.join(format!("v{ABI_VERSION}"));
 
-    // Same kind and sizes are not enough: every attribute counts.
+    // Equal type and sizes are not enough: the whole definition must match.
     for (table, other) in [("NODE", "SERVICE_ADDRESS"), ("ENDPOINT", "CONFIG"), ("CONNTRACK_TABLE", "SLOT")] {
         let (path, kept) = (directory.join(table), directory.join("kept"));
         std::fs::rename(&path, &kept).unwrap();
@@ -295,7 +295,7 @@ fn kernel_a_pin_that_is_something_else_is_refused_with_its_name() {
         std::fs::rename(&kept, &path).unwrap();
     }
 
-    // A table that has gone is made again, with programs over it.
+    // A missing table is created again, and the programs are loaded with it.
     let before = open().unwrap().programs();
     std::fs::remove_file(directory.join("NODE")).unwrap();
     let mut datapath = open().unwrap();
@@ -303,7 +303,7 @@ fn kernel_a_pin_that_is_something_else_is_refused_with_its_name() {
     datapath.node().update(&1, &NodeValue::default()).unwrap();
     drop(datapath);
 
-    // Tables of another layout in our directory are told by their configuration.
+    // Tables of another layout in the directory are detected by the configuration.
     let mut datapath = open().unwrap();
     datapath.set_config(&ConfigValue { abi_version: 99, ..ConfigValue::defaults() }).unwrap();
     drop(datapath);
@@ -343,7 +343,7 @@ fn kernel_a_layout_upgrade_and_downgrade_keep_everything() {
     node.netns.enter(|| old.attach_pod(node.pod_ifindex).unwrap()).unwrap();
     old.set_config(&ConfigValue { node: 3, ..ConfigValue::defaults() }).unwrap();
     old.node().update(&3, &NodeValue { path_mtu: 1500, ..NodeValue::default() }).unwrap();
-    // The kernel's own packets to the pod make connections, too: look for ours.
+    // Packets of the kernel to the pod create connections too: look for ours.
     let has =
         |datapath: &Datapath, wanted| datapath.conntrack().unwrap().iter().any(|(key, _)| *key == wanted);
     let connection = ConntrackKey { proto: 6, ..Default::default() };
@@ -355,14 +355,14 @@ fn kernel_a_layout_upgrade_and_downgrade_keep_everything() {
     assert_eq!((config.node, config.abi_version), (3, ABI_VERSION + 1));
     assert_eq!(Table::entries(new.node()).unwrap().len(), 1);
     assert!(has(&new, connection), "connections are kept");
-    // Equal tables of connections are shared: whichever program sees a packet
-    // first during the swap, both know it.
+    // Connection tables with equal definitions are shared, so old and new
+    // programs see the same connections during the update.
     let late = ConntrackKey { proto: 17, ..Default::default() };
     old.connections().update(&late, &Default::default()).unwrap();
     assert!(has(&new, late), "{:?}", new.conntrack());
     assert_eq!(Table::entries(old.node()).unwrap().len(), 1, "the tables of the old layout are unchanged");
 
-    // The world goes on with the new one, then somebody goes back.
+    // Entries change under the new layout, then follows a downgrade.
     new.node().update(&4, &NodeValue::default()).unwrap();
     new.node().delete(&3).unwrap();
     drop(new);
@@ -403,7 +403,7 @@ fn kernel_a_full_table_is_reported_and_keeps_working() {
     datapath.endpoint().delete(&key(6)).expect("idempotent");
     datapath.endpoint().update(&key(capacity), &Default::default()).expect("there is room again");
 
-    // Read in batches, everything comes once.
+    // A read in batches returns every entry once.
     let entries: std::collections::BTreeMap<Ip, EndpointValue> =
         Table::entries(datapath.endpoint()).unwrap().into_iter().collect();
     assert_eq!(entries.len(), capacity as usize);
@@ -442,7 +442,7 @@ fn kernel_three_capabilities_suffice() {
     use caps::{CapSet, Capability};
     let node = TestNode::new();
     let started = Instant::now();
-    // The thread ends with the closure, and with it the loss.
+    // The capabilities are dropped on a thread that ends with the closure.
     node.netns
         .enter(|| {
             let kept = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];

@@ -1,7 +1,7 @@
-//! The packet path is written once and runs in two bodies: for the same
-//! packets over the same tables, `BPF_PROG_TEST_RUN` and the native library
-//! must give the same verdicts, bytes, counters and connections. proptest
-//! prints the smallest difference it finds, and its seed.
+//! Differential test of the packet path, which is compiled both to eBPF and to
+//! native code: for the same packets and tables, `BPF_PROG_TEST_RUN` and the
+//! native library must give the same verdicts, bytes, counters and connections.
+//! proptest prints a minimal failing case and its seed.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -98,12 +98,12 @@ impl Family {
     }
 }
 
-/// The second pod's device: nothing is sent there, its number is enough.
+/// Index of the second pod's device, which does not exist: nothing is sent to it.
 const OTHER_POD_IFINDEX: u32 = 4242;
 const UPLINK_MTU: u32 = 1500;
-/// The only port that translated sources get: chance has no say.
+/// The only port for source NAT, so that the choice is not random.
 const NAT_PORT: u16 = 61_000;
-/// Places of the Service's table, where it has one.
+/// Size of the Maglev table of the Service, if it has one.
 const SHARES: u32 = 251;
 
 /// A packet of a scenario.
@@ -116,27 +116,27 @@ struct Packet {
     payload: usize,
     ttl: u8,
     dont_fragment: bool,
-    /// Bytes to break: where, with what.
+    /// Bytes to overwrite: offset and value.
     damage: Vec<(usize, u8)>,
-    /// Quote the packet before this one.
+    /// An ICMP error quotes the previous packet.
     quote: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Scenario {
     family: usize,
-    /// Endpoints of the Service: 0 none, else which address.
+    /// Endpoint of the Service: 0 = none, otherwise the number of the address.
     endpoint: usize,
     endpoint_port: u16,
-    /// The endpoint terminates.
+    /// The endpoint is terminating.
     terminates: bool,
-    /// Pods reach the outside as the node.
+    /// Packets of pods to the outside are masqueraded.
     masquerade: bool,
-    /// The NodePort admits: 0 everyone, 1 the client outside, 2 nobody.
+    /// Source ranges of the NodePort: 0 = all, 1 = the client outside, 2 = none.
     ranges: u8,
     /// ClientIP affinity.
     affinity: bool,
-    /// Consistent hashing: the client decides between two ports.
+    /// Consistent hashing (Maglev) selects one of two backend ports.
     consistent: bool,
     packets: Vec<Packet>,
 }
@@ -220,7 +220,7 @@ fn scenario() -> impl Strategy<Value = Scenario> {
     )
 }
 
-/// The node with both families and routes of every kind.
+/// The node with both families and every type of route.
 fn node() -> TestNode {
     let node = TestNode::new();
     let mut netlink = Netlink::open_in(&node.netns).unwrap();
@@ -237,7 +237,7 @@ fn node() -> TestNode {
     node
 }
 
-/// What the node's routing says, told a second time.
+/// The result of a route lookup on the node, computed independently.
 fn expected_route(f: &Family, up: u32, ctx: &Context, bytes: u32) -> NextHop {
     let dst = ctx.dst_after;
     let found = |next_hop| {
@@ -253,7 +253,7 @@ fn expected_route(f: &Family, up: u32, ctx: &Context, bytes: u32) -> NextHop {
     }
 }
 
-/// The tables of a scenario, for both bodies.
+/// The tables of a scenario, for both implementations.
 fn tables(scenario: &Scenario, pod_ifindex: u32) -> MemoryTables {
     let f = &FAMILIES[scenario.family];
     let mut tables = MemoryTables::default();
@@ -337,7 +337,7 @@ fn tables(scenario: &Scenario, pod_ifindex: u32) -> MemoryTables {
     tables
 }
 
-/// Makes a table of the kernel like one in memory.
+/// Replaces the contents of a table in the kernel.
 fn copy<K: Copy, V: Copy>(to: &mut dyn Table<K, V>, from: impl IntoIterator<Item = (K, V)>) {
     for (key, _) in to.entries().unwrap() {
         to.delete(&key).unwrap();
@@ -381,7 +381,7 @@ fn frame(packet: &Packet, f: &Family, before: Option<&Vec<u8>>) -> Vec<u8> {
     frame
 }
 
-/// What the hook returns for a verdict.
+/// The return value of the hook for a verdict.
 fn returned(verdict: Verdict) -> i32 {
     match verdict {
         Verdict::ToHost | Verdict::ToHostError => -1,
@@ -390,7 +390,7 @@ fn returned(verdict: Verdict) -> i32 {
     }
 }
 
-/// The counters that a verdict moves.
+/// The counters that a verdict increments.
 fn counted(at: u8, verdict: Verdict, untracked: u64, ports_taken: u64) -> Vec<u32> {
     let mut moved: Vec<u32> = Vec::new();
     moved.extend(verdict.outcome().map(|outcome| outcome_index(at, outcome)));
@@ -414,8 +414,8 @@ fn now() -> u32 {
     tick(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-/// Runs a scenario in both bodies. `Ok(false)`: the clock's tick changed on the
-/// way, nothing can be said.
+/// Runs a scenario in both implementations. Returns false if the clock tick
+/// changed meanwhile, so that the results cannot be compared.
 fn compare(node: &TestNode, datapath: &mut Datapath, scenario: &Scenario) -> Result<bool, TestCaseError> {
     let f = &FAMILIES[scenario.family];
     let mut memory = tables(scenario, node.pod_ifindex);
@@ -474,7 +474,7 @@ fn kernel_ebpf_and_native_agree_on_every_packet() {
     let datapath = std::cell::RefCell::new(&mut datapath);
     let counts = std::cell::RefCell::new((&mut compared, &mut verdicts));
     let result = runner.run(&scenario(), |scenario| {
-        // At most a few ticks pass within a scenario: the third try is quick enough.
+        // Retries if the clock tick changed.
         for _ in 0..3 {
             if compare(&node, &mut datapath.borrow_mut(), &scenario)? {
                 *counts.borrow_mut().0 += 1;

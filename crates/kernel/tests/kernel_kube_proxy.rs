@@ -1,4 +1,5 @@
-//! kube-proxy's leavings, made with its own tools in a namespace of the test.
+//! Detection of rules of kube-proxy, created with nft and iptables in a
+//! namespace of the test.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -11,7 +12,7 @@ use std::process::Command;
 use beeline_kernel::kube_proxy::{self, Family, Rules};
 use support::TestNetNs;
 
-/// Runs a command in the namespace; false if the tool is not there.
+/// Runs a command in the namespace; false if the tool is not installed.
 fn run(netns: &TestNetNs, words: &[&str]) -> bool {
     let outcome = netns.enter(|| Command::new(words[0]).args(&words[1..]).output()).unwrap();
     match outcome {
@@ -35,7 +36,7 @@ fn rules(netns: &TestNetNs) -> Vec<Rules> {
 fn kernel_kube_proxy_rules_are_found_and_removed_by_the_printed_command() {
     let netns = TestNetNs::new("rules");
     assert_eq!(rules(&netns), [], "no rules yet");
-    // Of kubelet, and of an administrator: not kube-proxy's.
+    // Rules of kubelet and of an administrator are not reported.
     if !run(&netns, &["nft", "add", "table", "ip", "nat"]) {
         return;
     }
@@ -56,12 +57,12 @@ fn kernel_kube_proxy_rules_are_found_and_removed_by_the_printed_command() {
     assert_eq!(rules(&netns), []);
 }
 
-/// The command that is told to remove them, as an administrator runs it.
+/// Runs the printed cleanup command.
 fn remove(netns: &TestNetNs, found: Rules) {
     netns.enter(|| Command::new("sh").args(["-c", found.cleanup_command()]).output()).unwrap().unwrap();
 }
 
-/// Tables of the old interface, and the device of the mode `ipvs`.
+/// Tables of iptables-legacy, and the device of the mode `ipvs`.
 #[test]
 fn kernel_legacy_iptables_and_ipvs_rules_are_found_and_removed_by_the_printed_command() {
     let netns = TestNetNs::new("older");

@@ -1,4 +1,4 @@
-//! bpffs and cgroup2, made and removed.
+//! Mounting and removing bpffs and cgroups, and private mounts.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -56,7 +56,7 @@ fn kernel_a_cgroup_is_removed_with_all_its_processes() {
     let mut expected: Vec<u32> = sleepers.iter().map(std::process::Child::id).collect();
     expected.sort_unstable();
     assert_eq!(found, expected);
-    // Someone has to reap them, as a parent does.
+    // Killed processes must be reaped by their parent.
     let reaper = std::thread::spawn(move || sleepers.iter_mut().for_each(|one| drop(one.wait())));
     cgroup::remove(&group).unwrap();
     reaper.join().unwrap();
@@ -65,7 +65,7 @@ fn kernel_a_cgroup_is_removed_with_all_its_processes() {
     assert_eq!(cgroup::processes(&group).unwrap(), Vec::<u32>::new());
 }
 
-/// A cgroup that is gone when dropped.
+/// A cgroup that is removed on drop.
 struct Group(PathBuf);
 
 impl Drop for Group {
@@ -87,8 +87,8 @@ fn kernel_nothing_is_left_when_a_test_ends() {
     assert!(!mounts.contains(&path.display().to_string()));
 }
 
-/// A root that is no mount (plain chroot) on a mount that others share, as
-/// systemd leaves it: what is mounted stays within, and the old mounts go.
+/// The root directory is not a mount point (plain chroot) and lies on a shared
+/// mount, as under systemd: new mounts do not propagate, old ones are removed.
 #[test]
 fn kernel_mounts_are_private_also_in_a_chroot() {
     let directory = unique_path("chroot");

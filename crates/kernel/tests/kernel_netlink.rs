@@ -1,4 +1,4 @@
-//! A pod's network, made and taken apart over netlink in namespaces of the test.
+//! The network of a pod, created and removed over netlink in namespaces of the test.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -26,7 +26,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Makes the pair `host0` - `eth0` between two namespaces and returns both indices.
+/// Creates the veth pair `host0` - `eth0` between two namespaces and returns both indices.
 fn pair(node: &mut Netlink, pod: &mut Netlink, pod_netns: &NetNs) -> (u32, u32) {
     let veth = Veth {
         local: VethEnd { name: "host0", mac: Some(HOST_MAC) },
@@ -44,7 +44,7 @@ fn kernel_a_pod_network_is_created_and_removed() {
     let mut node = Netlink::open_in(&node_ns).unwrap();
     let mut pod = Netlink::open_in(&pod_ns).unwrap();
 
-    // The pair is born with names, addresses and MTU, one end in each namespace.
+    // The pair is created with names, MAC addresses and MTU, one end in each namespace.
     let (host, eth) = pair(&mut node, &mut pod, &pod_ns);
     let (local, peer) = (node.link("host0").unwrap(), pod.link("eth0").unwrap());
     assert_eq!((local.mac, local.mtu, local.kind.as_str(), local.up), (Some(HOST_MAC), 1400, "veth", false));
@@ -88,12 +88,12 @@ fn kernel_a_pod_network_is_created_and_removed() {
     assert_eq!((answer.gateway, answer.ifindex, answer.mtu), (Some(gateways[0]), eth, Some(1380)));
     assert_eq!(answer.source, Some(ip("10.9.0.5")));
 
-    // It carries packets, both families.
+    // Packets are delivered in both families.
     for address in ["10.9.0.5", "fd09::5"] {
         talk(&node_ns, &pod_ns, ip(address));
     }
 
-    // Everything goes, twice without complaint.
+    // Deleting is idempotent.
     for address in ["10.9.0.5/32", "fd09::5/128"] {
         for _ in 0..2 {
             node.delete_route(&Route::new(net(address), host).on_link()).unwrap();
@@ -141,7 +141,7 @@ fn kernel_our_routes_are_recognised_and_replaced_in_place() {
     let kernels = node.routes().unwrap();
     assert!(kernels.iter().any(|route| route.protocol == protocol::KERNEL), "{kernels:?}");
 
-    // What cannot be is named.
+    // Errors name the object.
     let error = node.add_route(&Route::new(net("10.7.0.0/16"), up).via(ip("203.0.113.9"))).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("route 10.7.0.0/16 via 203.0.113.9") && text.contains("gateway"), "{text}");
@@ -211,7 +211,7 @@ fn kernel_settings_are_restored() {
             assert_eq!(sysctl::get(filter).unwrap(), "2");
             assert!(sysctl::restore(&saved).is_empty());
             assert_eq!([sysctl::get(forward).unwrap(), sysctl::get(filter).unwrap()], before);
-            // A device that is gone has nothing to put back.
+            // Parameters of a deleted device are skipped.
             Netlink::open().unwrap().delete_link("up0").unwrap();
             assert!(sysctl::restore(&saved).is_empty());
         })
@@ -241,7 +241,7 @@ fn kernel_a_namespace_is_opened_entered_and_identified() {
     assert_eq!(one.identity().unwrap(), NetNs::open(one.path()).unwrap().identity().unwrap());
 }
 
-/// A line of text from the node to a listener in the pod and back.
+/// Sends text from the node to a listener in the pod, which echoes it.
 fn talk(node: &NetNs, pod: &NetNs, address: IpAddr) {
     let listener = pod.enter(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
     let place = listener.local_addr().unwrap();

@@ -1,6 +1,5 @@
-//! The socket hooks, as programs meet them: what they connect to, what they
-//! hear from, what they are refused. Real sockets of a process in a cgroup and
-//! a network namespace of the test.
+//! The socket hooks with real sockets of a process in a cgroup and a network
+//! namespace of the test: connecting to Services, replies, and refused calls.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -39,7 +38,7 @@ fn address(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
 
-/// A cgroup of the test, removed when dropped.
+/// A cgroup of the test, removed on drop.
 struct TestCgroup(PathBuf);
 
 impl TestCgroup {
@@ -58,8 +57,8 @@ impl Drop for TestCgroup {
     }
 }
 
-/// One Service in each family: port 80 to 8080 of the loopback, TCP and UDP;
-/// port 81 without endpoints; NodePort 30080.
+/// One Service in each family: port 80 with the backend port 8080 on the
+/// loopback address, TCP and UDP; port 81 without endpoints; NodePort 30080.
 fn fill(datapath: &mut Datapath) {
     for (i, (service, backend)) in SERVICES.iter().zip(BACKENDS).enumerate() {
         let (class, id) = (20 + i as u32, 1 + i as u32);
@@ -96,7 +95,7 @@ fn set_backend(datapath: &mut Datapath, id: u32, value: &BackendValue) {
     datapath.backend().update(&id, value).unwrap();
 }
 
-/// A node with hooks on a cgroup, and what runs in both.
+/// A node, and a cgroup with the socket hooks attached.
 struct Fixture {
     node: TestNode,
     cgroup: TestCgroup,
@@ -115,8 +114,8 @@ impl Fixture {
         Fixture { node, cgroup, datapath }
     }
 
-    /// Runs `work` in a process of its own in the node's namespace and in
-    /// the cgroup; what it says is empty if it is content.
+    /// Runs `work` in a new process in the network namespace of the node and
+    /// in the cgroup, and fails with the error that it returns.
     fn process(&self, work: impl FnOnce() -> Result<(), String>) {
         let (mut reader, writer) = std::io::pipe().unwrap();
         // SAFETY: the child uses its own memory, and ends by _exit.
@@ -152,7 +151,7 @@ fn describe<T>(what: &str, result: std::io::Result<T>) -> Result<T, String> {
     result.map_err(|error| format!("{what}: {error}"))
 }
 
-/// connect(2), over TCP; the peer has the Service's name.
+/// connect(2) over TCP; getpeername(2) returns the Service address.
 fn connects(service: &str, port: u16, backend: &str) -> Result<(), String> {
     let listener = describe("listen", TcpListener::bind(address(backend, 8080)))?;
     let stream = describe("connect", TcpStream::connect(address(service, port)))?;
@@ -163,7 +162,7 @@ fn connects(service: &str, port: u16, backend: &str) -> Result<(), String> {
     check("the peer that the client sees", describe("peer", stream.peer_addr())?, address(service, port))
 }
 
-/// sendmsg(2) and recvmsg(2), not connected.
+/// sendmsg(2) and recvmsg(2) on an unconnected socket.
 fn exchanges(client: &UdpSocket, server: &UdpSocket, to: SocketAddr) -> Result<(), String> {
     describe("send", client.send_to(b"ask", to))?;
     let mut bytes = [0; 16];
@@ -195,9 +194,9 @@ fn kernel_the_nodes_sockets_reach_services() {
         fixture
             .process(|| exchanges(&udp(any(service))?, &udp(address(backend, 8080))?, address(service, 80)));
     }
-    // An IPv6 socket that names IPv4 (RFC 4291 section 2.5.5.2).
+    // An IPv6 socket with an IPv4-mapped address (RFC 4291 section 2.5.5.2).
     fixture.process(|| connects("::ffff:10.96.0.10", 80, BACKENDS[0]));
-    // A datagram socket stays with its backend while that serves, then leaves.
+    // A UDP socket keeps its backend until the backend terminates.
     let (id, service) = (1, address(SERVICES[0], 80));
     let first = backend_at(BACKENDS[0], 8080);
     fixture.process(|| {
@@ -241,7 +240,7 @@ fn kernel_sockets_of_pods_are_translated_where_it_is_enabled() {
     }
     let mut fixture = Fixture::new("pods", 0);
     let config = fixture.datapath.config().unwrap();
-    // To the hooks another namespace than the node's is a pod's.
+    // The hooks treat any namespace other than that of the node as one of a pod.
     let elsewhere = ConfigValue { netns_cookie: config.netns_cookie + 1_000_000, ..config };
     fixture.datapath.set_config(&elsewhere).unwrap();
     let is_untranslated = || {
@@ -279,8 +278,8 @@ fn kernel_the_hooks_outlive_the_agent_and_move_to_another_cgroup() {
     drop(first);
 }
 
-/// What a datagram socket says once its backend is removed: one error, then it
-/// is as if it had never been connected.
+/// A UDP socket whose backend was removed returns one error and is then
+/// unconnected.
 fn gets_econnaborted(client: &UdpSocket) -> Result<(), String> {
     let error = client.recv(&mut [0; 16]).err().and_then(|error| error.raw_os_error());
     check("the socket of a removed backend", error, Some(nix::libc::ECONNABORTED))?;
@@ -312,7 +311,7 @@ fn kernel_only_sockets_of_a_removed_backend_are_destroyed() {
                 Ok(client)
             };
             let client = connected(address(service, 80))?;
-            // By its own address: not by the Service, not ours to end.
+            // Connected to the backend address, not through the Service: it must stay.
             let direct = connected(address(backend, 8080))?;
             let listener = describe("listen", TcpListener::bind(address(backend, 8080)))?;
             let mut stream = describe("connect", TcpStream::connect(address(service, 80)))?;
@@ -336,13 +335,13 @@ fn kernel_only_sockets_of_a_removed_backend_are_destroyed() {
             check("the stream", error, Some(nix::libc::ECONNABORTED))?;
             let ended = accepted.read_exact(&mut [0; 2]).err().and_then(|error| error.raw_os_error());
             check("the other end is reset", ended, Some(nix::libc::ECONNRESET))?;
-            // The client connects the same socket again and is served.
+            // The client can connect the same socket again.
             describe("connect again", client.connect(address(service, 80)))?;
             describe("ask again", client.send(b"ask"))?;
             describe("be asked again", server.recv_from(&mut [0; 16])).map(|_| ())
         });
     }
-    // An IPv6 socket that named IPv4.
+    // An IPv6 socket with an IPv4-mapped address.
     let backends = HashMap::from([(1, backend_at(BACKENDS[0], 8080))]);
     let removed = RemovedBackends { backends, ..RemovedBackends::default() };
     fixture.process(|| {

@@ -1,4 +1,4 @@
-//! Expired connections leave the table by the kernel's own timer.
+//! A timer in the kernel removes expired connections.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 

@@ -1,5 +1,5 @@
-//! The tables as the kernel has them: written by the reconciler, read back,
-//! measured; and the events that come out.
+//! The tables in the kernel: written by the reconciler, read back, measured;
+//! and the events.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use std::os::fd::AsFd;
 use support::{TestBpffs, TestNetNs, TestNode, kernel_is, no_programs};
 
-/// The tables of so many Services with three endpoints each.
+/// The table entries of `count` Services with three endpoints each.
 fn services(count: u32) -> Delta {
     let mut delta = Delta::default();
     for service in 1..=count {
@@ -56,7 +56,7 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
     let netns = TestNetNs::new("node");
     let mut datapath = netns.enter(|| Datapath::open(&bpffs)).unwrap().unwrap();
     let empty = datapath.memory_bytes().unwrap();
-    // Older ones tell the size of full tables.
+    // Older kernels report the size of full tables.
     let sizes_are_real = kernel_is((6, 4));
     if !sizes_are_real {
         eprintln!("skipped: this kernel does not report the memory of tables (Linux 6.4 or later)");
@@ -80,7 +80,7 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
     assert!(!sizes_are_real || megabytes(&full) < 128, "{full:?}");
     drop(datapath);
 
-    // A reader sees the same, and the next life has nothing to write.
+    // A reader sees the same entries, and the next start writes nothing.
     let started = Instant::now();
     let contents = PinnedDatapath::open(&bpffs).unwrap().contents().unwrap();
     println!("{} entries read in {:?}", contents.len(), started.elapsed());
@@ -94,7 +94,7 @@ fn kernel_ten_thousand_services_are_written_read_back_and_fit() {
     let report = reconciler.resync(&mut datapath, Prune::Delete);
     assert_eq!((report.written, report.deleted, report.outstanding), (0, 0, 0));
 
-    // What changes behind its back is found and repaired.
+    // Changes by others are found and repaired.
     datapath.service().delete(&77).unwrap();
     datapath.backend().update(&5, &BackendValue::default()).unwrap();
     datapath.node().update(&9, &Default::default()).unwrap();
@@ -157,7 +157,7 @@ fn kernel_a_drop_is_counted_and_reported() {
     let mut events = datapath.events().unwrap();
     assert_eq!(events.next(), None);
 
-    // A frame that is neither IP nor ARP, more often than events are allowed.
+    // More frames that are neither IP nor ARP than the event rate allows.
     let mut frame = [0u8; 60];
     frame[12..14].copy_from_slice(&[0x88, 0xcc]);
     let packet = TestPacket { ifindex: node.pod_ifindex, ..TestPacket::new(&frame) };
@@ -175,7 +175,7 @@ fn kernel_a_drop_is_counted_and_reported() {
     let readable = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], 1000u16).unwrap();
     assert_eq!(readable, 1, "the descriptor becomes readable");
     let received: Vec<_> = std::iter::from_fn(|| events.next()).collect();
-    // The window of the rate may turn once, and each CPU has its own.
+    // The rate limit is per CPU, and one interval may end during the test.
     assert!((3..50).contains(&received.len()), "{} events", received.len());
     let first = &received[0];
     assert_eq!(

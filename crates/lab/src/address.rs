@@ -7,42 +7,42 @@ use beeline_abi::Mac;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// The most nodes that the plan has addresses for.
+/// The largest number of nodes for which the address plan has addresses.
 pub const NODES_MAX: u32 = 100;
 
-/// The prefix length of the network that joins the nodes, IPv4.
+/// Prefix length of the underlay network that connects the nodes, IPv4.
 pub const UNDERLAY_BITS_IPV4: u8 = 24;
 
-/// The prefix length of the network that joins the nodes, IPv6.
+/// Prefix length of the underlay network that connects the nodes, IPv6.
 pub const UNDERLAY_BITS_IPV6: u8 = 64;
 
-/// The port of the API in the control plane's namespace.
+/// Port of the API server in the control plane's namespace.
 pub const API_PORT: u16 = 6443;
 
-/// The device that joins a namespace to the switch.
+/// Device that connects a namespace to the switch.
 pub const UPLINK: &str = "eth0";
 
-/// The most uplinks that a node can have.
+/// The largest number of uplinks of a node.
 pub const UPLINKS_MAX: u32 = 4;
 
-/// The device of an uplink, from 0.
+/// Device name of an uplink, counted from 0.
 pub fn uplink(number: u32) -> String {
     format!("eth{number}")
 }
 
-/// The IPv4 addresses of all pods.
+/// Pod CIDR of the cluster, IPv4.
 pub const CLUSTER_CIDR_IPV4: &str = "10.244.0.0/16";
 
-/// The IPv6 addresses of all pods.
+/// Pod CIDR of the cluster, IPv6.
 pub const CLUSTER_CIDR_IPV6: &str = "fd00:10:244::/48";
 
-/// The IPv4 addresses of Services.
+/// Service CIDR, IPv4.
 pub const SERVICE_CIDR_IPV4: &str = "10.96.0.0/16";
 
-/// The IPv6 addresses of Services.
+/// Service CIDR, IPv6.
 pub const SERVICE_CIDR_IPV6: &str = "fd00:10:96::/112";
 
-/// The address of this number in each range of Services, IPv4 first.
+/// The n-th address of each Service CIDR, IPv4 first.
 pub fn service_addresses(number: u32) -> Vec<IpAddr> {
     let ranges = [SERVICE_CIDR_IPV4, SERVICE_CIDR_IPV6].into_iter().filter_map(|range| range.parse().ok());
     let numbered = ranges.map(|range: IpNet| match range.network() {
@@ -73,24 +73,25 @@ impl Pair {
         }
     }
 
-    /// Both, with the underlay's prefix lengths.
+    /// Both addresses with the underlay's prefix lengths.
     pub fn with_prefixes(self) -> [(IpAddr, u8); 2] {
         [(self.ipv4.into(), UNDERLAY_BITS_IPV4), (self.ipv6.into(), UNDERLAY_BITS_IPV6)]
     }
 
-    /// Both.
+    /// Both addresses.
     pub fn addresses(self) -> [IpAddr; 2] {
         [self.ipv4.into(), self.ipv6.into()]
     }
 
-    /// The MAC of the device that has it when it is made: a machine that boots
-    /// again has the same network card, and its neighbours know it still.
+    /// MAC address that the device with these addresses gets when it is
+    /// created. It is the same after a reboot, so neighbour entries stay
+    /// valid.
     pub fn mac(self) -> Mac {
         let [_, _, subnet, host] = self.ipv4.octets();
         Mac([0x02, 0xbe, 0xe1, 0, subnet, host])
     }
 
-    /// The one of the same family as `like`.
+    /// The address of the same family as `like`.
     pub fn of_family(self, like: IpAddr) -> IpAddr {
         match like {
             IpAddr::V4(_) => self.ipv4.into(),
@@ -99,7 +100,7 @@ impl Pair {
     }
 }
 
-/// `::200` reads like `.200`: the decimal digits, written as hexadecimal.
+/// Encodes the decimal digits as hexadecimal, so that `::200` matches `.200`.
 const fn bcd(number: u8) -> u16 {
     let number = number as u16;
     ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10)
@@ -108,22 +109,22 @@ const fn bcd(number: u8) -> u16 {
 /// The router.
 pub const ROUTER: Pair = Pair::host(1);
 
-/// The router, on the network behind it.
+/// The router's addresses on the network behind it.
 pub const ROUTER_BEHIND: Pair = Pair::on(1, 1);
 
-/// Where a node hangs.
+/// The network that a node is connected to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subnet {
-    /// On the network of the control plane and the client.
+    /// The network of the control plane and the client.
     #[default]
     Direct,
-    /// On a network of its own, which the router joins to the first.
+    /// A separate network, connected to the first one by the router.
     BehindRouter,
 }
 
 impl Subnet {
-    /// The router's address there.
+    /// The router's addresses on this network.
     pub fn gateway(self) -> Pair {
         match self {
             Subnet::Direct => ROUTER,
@@ -132,8 +133,8 @@ impl Subnet {
     }
 }
 
-/// A host's addresses in the network of an uplink from 1 on: there it ends in
-/// the same number as in the first.
+/// A host's addresses on the network of an additional uplink (1 and above).
+/// The host part is the same as on the first network.
 pub fn in_network(uplink: u32, first: Pair) -> Pair {
     assert!((1..UPLINKS_MAX).contains(&uplink), "the caller checks the number of uplinks");
     Pair::on(1 + uplink as u8, first.ipv4.octets()[3])
@@ -151,12 +152,12 @@ pub const CONTROL_PLANE: Pair = Pair::host(2);
 /// The host outside the cluster.
 pub const CLIENT: Pair = Pair::host(200);
 
-/// The node of this number, from 1, on the first network.
+/// Addresses of node number `number` (from 1) on the first network.
 pub fn node(number: u32) -> Pair {
     node_on(number, Subnet::Direct)
 }
 
-/// The node of this number, from 1.
+/// Addresses of node number `number` (from 1).
 pub fn node_on(number: u32, subnet: Subnet) -> Pair {
     assert!((1..=NODES_MAX).contains(&number), "the caller checks the number of nodes");
     match subnet {
@@ -165,13 +166,13 @@ pub fn node_on(number: u32, subnet: Subnet) -> Pair {
     }
 }
 
-/// The number of the node of this name.
+/// The number of the node with this name.
 pub fn node_number(name: &str) -> Option<u32> {
     let number = name.strip_prefix("node-")?.parse().ok()?;
     (node_name(number) == name && (1..=NODES_MAX).contains(&number)).then_some(number)
 }
 
-/// The name of the node of this number, from 1.
+/// The name of node number `number` (from 1).
 pub fn node_name(number: u32) -> String {
     format!("node-{number}")
 }

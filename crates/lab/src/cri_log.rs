@@ -1,6 +1,5 @@
-//! Containers' logs: what they print, line by line, with the time; in the
-//! format of container runtimes, `TIME STREAM F|P TEXT`. Bounded: a log that
-//! is full is put rotated, and the one that was put rotated before is dropped.
+//! Container logs in the CRI log format: `TIME STREAM F|P TEXT`. They are
+//! bounded: a full log is rotated, and the previously rotated file is deleted.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,16 +11,16 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::paths::ContainerPaths;
 
-/// A log of this size is put rotated.
+/// Size at which a log is rotated.
 pub const LOG_BYTES_MAX: u64 = 4 << 20;
 
-/// A line longer than this is written in parts.
+/// Longer lines are split into partial entries (tag `P`).
 const LINE_BYTES_MAX: usize = 16 << 10;
 
-/// How often a follower looks for more.
+/// Interval at which a follower polls for new lines.
 pub const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 
-/// Writes what a container prints.
+/// Writes the output of a container to its log.
 pub struct LogWriter {
     path: PathBuf,
     file: File,
@@ -30,7 +29,7 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Begins a log.
+    /// Creates a log.
     pub fn create(path: &Path, bytes_max: u64) -> io::Result<LogWriter> {
         let file = File::create(path)?;
         Ok(LogWriter { path: path.to_owned(), file, bytes: 0, bytes_max })
@@ -51,15 +50,15 @@ impl LogWriter {
     }
 }
 
-/// Cuts what comes out of a pipe into lines.
+/// Splits the output of a container into lines.
 #[derive(Default)]
 pub struct Lines {
     pending: Vec<u8>,
 }
 
 impl Lines {
-    /// Takes bytes; hands out the lines that are complete, and parts of those
-    /// that are too long.
+    /// Takes bytes and passes on complete lines, and parts of lines that are
+    /// too long.
     pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&[u8], bool)) {
         self.pending.extend_from_slice(bytes);
         let mut begin = 0;
@@ -80,7 +79,7 @@ impl Lines {
         self.pending.drain(..begin);
     }
 
-    /// Hands out what has no end.
+    /// Passes on the last line if it has no newline.
     pub fn finish(&mut self, mut line: impl FnMut(&[u8], bool)) {
         if !self.pending.is_empty() {
             line(&std::mem::take(&mut self.pending), false);
@@ -88,12 +87,12 @@ impl Lines {
     }
 }
 
-/// The log that was put rotated when this one began.
+/// The rotated file of a log.
 fn rotated(path: &Path) -> PathBuf {
     path.with_extension("log.1")
 }
 
-/// Says that a log is complete.
+/// Marks a log as complete.
 pub fn mark_complete(path: &Path) -> io::Result<()> {
     fs::write(path.with_extension("ended"), "")
 }
@@ -102,15 +101,15 @@ fn is_complete(path: &Path) -> bool {
     path.with_extension("ended").exists() || !path.exists()
 }
 
-/// Drops a log.
+/// Deletes a log and its rotated file.
 pub fn remove(path: &Path) {
     for path in [path.to_owned(), rotated(path), path.with_extension("ended")] {
-        // One that is not there is as good as removed.
+        // Missing files are ignored.
         let _ = fs::remove_file(path);
     }
 }
 
-/// The log of a container's last run, or of the run before.
+/// The log of the container's last instance, or of the previous one.
 pub fn find(container: &ContainerPaths, previous: bool) -> Option<PathBuf> {
     let entries = fs::read_dir(container.root()).into_iter().flatten().flatten();
     let run = |path: PathBuf| path.file_name()?.to_str()?.strip_suffix(".log")?.parse::<i32>().ok();
@@ -121,20 +120,20 @@ pub fn find(container: &ContainerPaths, previous: bool) -> Option<PathBuf> {
     (found == last || runs.contains(&found)).then(|| container.log(found))
 }
 
-/// What of a log is options, in kubectl's words.
+/// Options as in Kubernetes' PodLogOptions.
 #[derive(Clone, Debug, Default)]
 pub struct LogOptions {
-    /// The last so many lines.
+    /// Number of lines from the end of the log.
     pub tail: Option<usize>,
-    /// Nothing older.
+    /// Skip older lines.
     pub since: Option<Timestamp>,
-    /// With the time before each line.
+    /// Prefix each line with its timestamp.
     pub timestamps: bool,
-    /// Not more than so many bytes.
+    /// Maximum number of bytes.
     pub limit_bytes: Option<u64>,
 }
 
-/// Reads a log, also while it is written.
+/// Reads a log, also while it is being written.
 pub struct LogReader {
     path: PathBuf,
     file: Option<File>,
@@ -160,10 +159,10 @@ impl LogReader {
         }
     }
 
-    /// What has come since the last time. The second value says that there
-    /// will be no more.
+    /// Returns what was written since the last call, and whether the log is
+    /// complete.
     pub fn read_more(&mut self) -> io::Result<(Vec<u8>, bool)> {
-        // Looked at first: what is written before the end is read below.
+        // Checked first: everything written before completion is read below.
         let ended = is_complete(&self.path);
         if !self.begun {
             self.begun = true;
@@ -180,7 +179,7 @@ impl LogReader {
         Ok((self.show(&lines), ended || self.left == 0))
     }
 
-    /// Reads on, also into a new file that has taken the old one's place.
+    /// Reads to the end, and continues with the new file after a rotation.
     fn read(&mut self) -> io::Result<()> {
         loop {
             if let Some(file) = &mut self.file {
@@ -230,12 +229,12 @@ impl LogReader {
     }
 }
 
-/// Where the last so many whole lines begin.
+/// Index of the first of the last `tail` whole lines.
 fn tail_begin(lines: &[Vec<u8>], tail: usize) -> usize {
     let (mut begin, mut left) = (lines.len(), tail);
     while begin > 0 {
         let ends_a_line = Record::parse(&lines[begin - 1]).is_none_or(|record| record.whole);
-        // The last line may have no end.
+        // The last line may be partial.
         if ends_a_line || begin == lines.len() {
             if left == 0 {
                 break;
@@ -263,8 +262,8 @@ impl Record<'_> {
     }
 }
 
-/// Writes the log to standard output; ends when the container does, or at
-/// once unless `follow`.
+/// Writes the log to standard output. With `follow` it returns when the
+/// container has exited, otherwise at the end of the log.
 pub fn print(path: &Path, options: LogOptions, follow: bool) -> io::Result<()> {
     let mut reader = LogReader::open(path, options);
     let mut out = io::stdout().lock();
@@ -281,7 +280,7 @@ pub fn print(path: &Path, options: LogOptions, follow: bool) -> io::Result<()> {
     }
 }
 
-/// The last text of a log, at most so many lines and bytes.
+/// The end of a log, limited to a number of lines and bytes.
 pub fn tail_text(path: &Path, lines: usize, bytes_max: usize) -> String {
     let shown = LogReader::open(path, LogOptions { tail: Some(lines), ..LogOptions::default() }).read_more();
     let shown = shown.map(|(bytes, _)| bytes).unwrap_or_default();

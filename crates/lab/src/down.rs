@@ -1,4 +1,4 @@
-//! Removing a lab, whole or half made, with or without its daemon.
+//! Removes a lab, complete or partially created, with or without its daemon.
 
 use std::fmt;
 use std::fs;
@@ -13,10 +13,10 @@ use crate::paths::{LabName, LabPaths, ROOT};
 use crate::record::LabRecord;
 use crate::{cgroup, lock, mounts};
 
-/// How long processes may take to vanish after SIGKILL.
+/// Timeout for processes to disappear after SIGKILL.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What was there and is gone.
+/// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     processes: usize,
@@ -50,8 +50,8 @@ impl fmt::Display for Removed {
     }
 }
 
-/// Removes everything of a lab and says what that was; none if there was
-/// nothing. Tries every step and reports every failure.
+/// Removes everything of a lab and returns what that was; none if there was
+/// nothing. Every step is attempted and all errors are reported.
 pub fn down(name: &LabName) -> Result<Option<Removed>> {
     let paths = LabPaths::new(name);
     let lock = lock::acquire(paths.root())?;
@@ -71,7 +71,7 @@ pub fn down(name: &LabName) -> Result<Option<Removed>> {
     }
     note(remove_directory(paths.root()));
     drop(lock);
-    // The last lab takes the directory above it along; others keep it.
+    // Removed with the last lab; not empty otherwise.
     let _ = fs::remove_dir(ROOT);
     let deadline = Instant::now() + CLEANUP_TIMEOUT;
     while !leaks(name).is_empty() && Instant::now() < deadline {
@@ -100,8 +100,8 @@ fn look(name: &LabName, paths: &LabPaths) -> Removed {
     }
 }
 
-/// It comes first, so that it restarts nothing while the rest is ended. A
-/// damaged record is no obstacle: the daemon is in the lab's cgroup too.
+/// The daemon is killed first, so that it restarts nothing. A damaged record
+/// is not a problem: the daemon is in the lab's cgroup, too.
 fn kill_daemon(paths: &LabPaths) {
     if let Ok(Some(record)) = LabRecord::read(paths) {
         record.daemon.signal(Signal::SIGKILL);

@@ -1,6 +1,7 @@
-//! The program behind the image `beeline/echo`: on every port it was given
-//! it answers HTTP requests over TCP with who it is and who asked, echoes
-//! any other TCP bytes, and echoes UDP datagrams; on both address families.
+//! The program of the image `beeline/echo`. On each of its TCP ports it
+//! answers HTTP requests with its identity and the client's address, and
+//! echoes other data. On UDP ports it echoes datagrams. Both address families
+//! are served.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,13 +24,14 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-/// The variable that names the descriptor to write to once all ports listen.
+/// Environment variable with the file descriptor to write to when all ports
+/// are open.
 pub const READY_FD: &str = "BEELINE_ECHO_READY_FD";
 
-/// How long half a method may wait for its other half before it is echoed.
+/// Time to wait for the rest of an incomplete HTTP method before echoing it.
 const HALF_METHOD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the answer to an HTTP request looks like.
+/// Body of an HTTP response.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer<'a> {
@@ -40,7 +42,7 @@ struct Answer<'a> {
     client_port: u16,
 }
 
-/// Who this is, from the environment.
+/// Identity, from the environment.
 struct Identity {
     pod: String,
     namespace: String,
@@ -67,7 +69,7 @@ impl Identity {
     }
 }
 
-/// A port to serve, written `80/TCP`.
+/// A port to listen on, written `80/TCP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EchoPort {
     port: u16,
@@ -88,7 +90,7 @@ impl std::str::FromStr for EchoPort {
     }
 }
 
-/// Serves the ports until the process is told to end.
+/// Serves the ports until the process is killed.
 pub fn run(ports: &[EchoPort]) -> Result<()> {
     let _ = crate::process::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -117,14 +119,14 @@ fn notify_ready() {
     let _ = nix::unistd::write(&fd, b"1");
 }
 
-/// Room for datagrams that wait to be echoed, as the kernel counts it.
+/// Receive buffer size for bursts of datagrams.
 const DATAGRAMS_BYTES: usize = 4 << 20;
 
 fn serve(port: EchoPort, address: SocketAddr, identity: &Arc<Identity>) -> Result<()> {
     if port.udp {
         let socket = bound(address, SockType::Datagram)?;
-        // Several clients' bursts fit, if the kernel lets us: what an echo
-        // loses looks like what the network lost.
+        // Large enough for bursts of several clients if the kernel allows it:
+        // losses here would look like packet loss.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &DATAGRAMS_BYTES);
         let socket = UdpSocket::from_std(socket.into())?;
         tokio::spawn(udp(socket));
@@ -137,7 +139,8 @@ fn serve(port: EchoPort, address: SocketAddr, identity: &Arc<Identity>) -> Resul
     Ok(())
 }
 
-/// A bound socket of one family alone, so that both can hold the port.
+/// A bound socket of one family (`IPV6_V6ONLY`), so that both can use the
+/// port.
 fn bound(address: SocketAddr, kind: SockType) -> Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -153,7 +156,7 @@ fn bound(address: SocketAddr, kind: SockType) -> Result<OwnedFd> {
 async fn udp(socket: UdpSocket) {
     let mut buffer = vec![0; 65536];
     loop {
-        // An error here is that of an earlier answer (nobody listens there).
+        // An error of an earlier response (port unreachable).
         if let Ok((length, from)) = socket.recv_from(&mut buffer).await {
             let _ = socket.send_to(&buffer[..length], from).await;
         }
@@ -166,11 +169,11 @@ async fn tcp(listener: TcpListener, identity: Arc<Identity>) {
             Ok((stream, client)) => {
                 let identity = identity.clone();
                 tokio::spawn(async move {
-                    // The peer's errors are the peer's.
+                    // Errors of single connections are ignored.
                     let _ = connection(stream, client, identity).await;
                 });
             }
-            // Out of descriptors: wait for some to be closed.
+            // Out of file descriptors: wait until some are closed.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -204,8 +207,7 @@ async fn echo(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Looks at the first bytes without taking them, until they can only be HTTP
-/// or cannot be.
+/// Peeks at the first bytes until they are known to be HTTP or not.
 async fn speaks_http(stream: &TcpStream) -> io::Result<bool> {
     let mut buffer = [0; 8];
     let deadline = tokio::time::Instant::now() + HALF_METHOD_TIMEOUT;
@@ -214,13 +216,14 @@ async fn speaks_http(stream: &TcpStream) -> io::Result<bool> {
         match http_or_not(&buffer[..length]) {
             Some(http) => return Ok(http),
             None if length == 0 || tokio::time::Instant::now() > deadline => return Ok(false),
-            // Half a method: peek() returns at once while bytes wait.
+            // An incomplete method: peek() returns at once while bytes are
+            // pending.
             None => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
 }
 
-/// Is this the beginning of an HTTP request? None = not enough bytes.
+/// Whether these bytes start an HTTP request; none if there are too few.
 fn http_or_not(bytes: &[u8]) -> Option<bool> {
     const METHODS: [&[u8]; 8] =
         [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS ", b"CONNECT "];

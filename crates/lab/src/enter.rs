@@ -1,6 +1,6 @@
-//! Running a command inside a pod, a node or the client: the verb's own
-//! process enters the cgroup and the namespace and becomes the command, so
-//! that input, signals and exit status need no one between.
+//! Runs a command in a pod, a node, the client or the router: the process of
+//! the verb enters the cgroup and the namespaces and executes the command, so
+//! input, signals and the exit status need no proxy.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -17,9 +17,9 @@ use crate::process::ProcessId;
 use crate::programs::typed;
 use crate::record::{LabRecord, PodRecord, pod_records, read_json};
 
-/// Becomes `command` inside a pod. Returns only if that fails.
-/// It sees what a container sees, as long as that runs; the network is there
-/// without it.
+/// Executes `command` in a pod; returns only on failure. The command sees the
+/// file system of a container while that is running; without one it only joins
+/// the network namespace and cgroup.
 pub fn pod(
     name: &LabName,
     namespace: &str,
@@ -35,8 +35,8 @@ pub fn pod(
     exec_command(&record.netns, &record.cgroup, mount_ns.as_ref(), command)
 }
 
-/// The mounts and the host name of a container; none if none was named and
-/// none runs.
+/// The mount namespace of a container; none if no container was given and none
+/// is running.
 fn mount_namespace_of(
     paths: &PodPaths,
     pod: &PodRecord,
@@ -58,7 +58,7 @@ fn mount_namespace_of(
     }
 }
 
-/// A container that the pod must have.
+/// The container with this name; it must exist.
 pub fn find_container<'a>(pod: &'a PodRecord, name: &str) -> Result<&'a str> {
     let found = pod.containers.iter().find(|container| *container == name);
     found.map(String::as_str).with_context(|| {
@@ -67,7 +67,7 @@ pub fn find_container<'a>(pod: &'a PodRecord, name: &str) -> Result<&'a str> {
     })
 }
 
-/// Becomes `command` inside a node. Returns only if that fails.
+/// Executes `command` in a node; returns only on failure.
 pub fn node(name: &LabName, node: &str, command: &[OsString]) -> Result<()> {
     let lab = require_lab(name, &LabPaths::new(name))?;
     let Some(host) = lab.nodes.get(node) else {
@@ -80,15 +80,14 @@ pub fn node(name: &LabName, node: &str, command: &[OsString]) -> Result<()> {
     exec_command(&host.netns, &host.cgroup, None, command)
 }
 
-/// Becomes `command` on the client or the router. Returns only if that
-/// fails.
+/// Executes `command` on the client or the router; returns only on failure.
 pub fn outside_host(name: &LabName, host: &str, command: &[OsString]) -> Result<()> {
     let lab = require_lab(name, &LabPaths::new(name))?;
     let host = lab.others.get(host).with_context(|| format!("lab {name} has no {host}"))?;
     exec_command(&host.netns, &host.cgroup, None, command)
 }
 
-/// The record of a lab that must exist.
+/// The record of a lab; it must exist.
 pub fn require_lab(name: &LabName, paths: &LabPaths) -> Result<LabRecord> {
     let record = LabRecord::read(paths)?;
     record.with_context(|| {
@@ -96,7 +95,7 @@ pub fn require_lab(name: &LabName, paths: &LabPaths) -> Result<LabRecord> {
     })
 }
 
-/// Names the labs that there are, as the end of a sentence.
+/// Lists the existing labs, as the end of a message.
 pub fn existing_labs() -> String {
     let entries = std::fs::read_dir(ROOT).into_iter().flatten().flatten();
     let mut names: Vec<String> =
@@ -105,7 +104,7 @@ pub fn existing_labs() -> String {
     if names.is_empty() { String::new() } else { format!(" (existing labs: {})", names.join(", ")) }
 }
 
-/// The command itself cannot be run.
+/// The command itself cannot be executed.
 #[derive(Debug)]
 pub struct CannotRun {
     program: String,
@@ -113,7 +112,7 @@ pub struct CannotRun {
 }
 
 impl CannotRun {
-    /// As shells have it: 127 = not found, 126 = found and not executable.
+    /// Exit status as in shells: 127 = not found, 126 = not executable.
     pub fn exit_status(&self) -> u8 {
         if self.error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }
     }
@@ -127,7 +126,7 @@ impl std::fmt::Display for CannotRun {
 
 impl std::error::Error for CannotRun {}
 
-/// A pod that must have a record.
+/// The record of a pod; it must exist.
 pub fn find_pod<'a>(pods: &'a [PodRecord], namespace: &str, name: &str) -> Result<&'a PodRecord> {
     if let Some(found) = pods.iter().find(|pod| pod.namespace == namespace && pod.name == name) {
         return Ok(found);
@@ -156,7 +155,7 @@ fn exec_command(
     if let Some(mount_ns) = mount_ns {
         let here = std::env::current_dir();
         mount_ns.enter_this_thread().context("cannot enter the container")?;
-        // As before, if the container has that directory too; else at its root.
+        // Keeps the working directory if the container has it; otherwise `/`.
         let _ = here.and_then(std::env::set_current_dir);
     }
     let error = Command::new(program).args(arguments).exec();

@@ -1,6 +1,5 @@
-//! Labs for tests: brought up by the real program under a name of their own,
-//! shown whole when a test fails, taken down and checked for leaks in every
-//! case.
+//! Labs for tests: started by the real program with a unique name, dumped when
+//! a test fails, removed and checked for leaks in any case.
 //!
 //! ```no_run
 //! use beeline_lab::harness::TestLab;
@@ -32,17 +31,17 @@ use crate::paths::{LabName, LabPaths};
 use crate::protocol::{PodStatus, ServiceStatus, Status};
 use crate::record::{LabRecord, pod_records};
 
-/// How long a command may take unless a test says otherwise.
+/// Default timeout of a command.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a verb of the lab may take.
+/// Timeout of a verb.
 const VERB_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Lines of every log that are shown when a test fails.
+/// Number of lines shown of each log when a test fails.
 const LOG_LINES: usize = 40;
 
-/// Names the directory of the programs to test, instead of the one that the test
-/// was built into.
+/// Environment variable with the directory of the programs to test; default:
+/// the target directory of the test.
 const PROGRAMS: &str = "BEELINE_TEST_PROGRAMS";
 
 /// A lab of one test.
@@ -53,32 +52,33 @@ pub struct TestLab {
 }
 
 impl TestLab {
-    /// Three nodes.
+    /// Starts a lab with three nodes.
     pub fn up(suffix: &str) -> TestLab {
         TestLab::up_with(suffix, &[])
     }
 
-    /// With further arguments of `up`.
+    /// Starts a lab with further arguments of `up`.
     pub fn up_with(suffix: &str, arguments: &[&str]) -> TestLab {
         let lab = TestLab::named(suffix);
         lab.verb(&[&["up"], arguments].concat()).succeeds();
         lab
     }
 
-    /// Brings the lab up with these variables in the environment of its
-    /// processes: the daemon's, the agents' and the API's.
+    /// Starts the lab with these environment variables for its processes:
+    /// daemon, agents and API server.
     pub fn up_with_env(&self, environment: &[(&str, &str)], arguments: &[&str]) {
         let mut command = self.program("up");
         command.args(arguments).envs(environment.iter().copied());
         start(command, "").finish(VERB_TIMEOUT).succeeds();
     }
 
-    /// A name and what the machine looks like, with no lab yet.
+    /// A unique name and a snapshot of the host; starts nothing.
     pub fn named(suffix: &str) -> TestLab {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         assert!(nix::unistd::geteuid().is_root(), "lab tests must run as root: use sudo or make test");
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        // The number of the run tells its leak check which labs are its own.
+        // The run number tells the leak check of a run which labs belong to
+        // it.
         let run = std::env::var("BEELINE_TEST_RUN").map_or_else(|_| String::new(), |run| format!("{run}-"));
         let mut name = format!("t{run}{}-{number}-{suffix}", std::process::id());
         name.truncate(32);
@@ -101,21 +101,21 @@ impl TestLab {
         self.verb_with_stdin(arguments, "")
     }
 
-    /// The same with something on standard input.
+    /// The same with standard input.
     pub fn verb_with_stdin(&self, arguments: &[&str], input: &str) -> Outcome {
         let mut command = self.program(arguments.first().copied().unwrap_or_default());
         command.args(arguments.iter().skip(1));
         start(command, input).finish(VERB_TIMEOUT)
     }
 
-    /// `beeline ... --name NAME`: what its nodes have in their tables.
+    /// `beeline ... --name NAME`.
     pub fn cli(&self, words: &[&str]) -> Outcome {
         let mut command = Command::new(program("beeline"));
         command.args(words).args(["--name", self.name.as_str()]);
         start(command, "").finish(VERB_TIMEOUT)
     }
 
-    /// The same as JSON.
+    /// The same, parsed from JSON.
     pub fn cli_json<T: serde::de::DeserializeOwned>(&self, words: &[&str]) -> T {
         let outcome = self.cli(&[words, &["-o", "json"]].concat()).succeeds();
         serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{words:?}: {error}\n{outcome}"))
@@ -127,8 +127,8 @@ impl TestLab {
         command
     }
 
-    /// Asks the API over HTTPS as kubectl does, from the client: a path, and
-    /// further arguments of curl.
+    /// An HTTPS request to the API server from the client, with further
+    /// arguments of curl.
     pub fn api(&self, path: &str, more: &str) -> Outcome {
         let text = std::fs::read_to_string(self.paths().kubeconfig()).expect("the lab has a kubeconfig");
         let after = |key: &str| {
@@ -147,13 +147,13 @@ impl TestLab {
         self.verb_with_stdin(&["apply", "-f", "-"], manifests).succeeds();
     }
 
-    /// The state of everything.
+    /// The output of `status`.
     pub fn status(&self) -> Status {
         let shown = self.verb(&["status", "-o", "json"]).succeeds();
         serde_json::from_str(&shown.stdout).unwrap_or_else(|error| panic!("{error}\n{shown}"))
     }
 
-    /// The pods whose names begin so, by name.
+    /// Pods whose names have this prefix, sorted by name.
     pub fn pods(&self, prefix: &str) -> Vec<PodStatus> {
         let mut pods = self.status().pods;
         pods.retain(|pod| pod.name.starts_with(prefix));
@@ -161,7 +161,7 @@ impl TestLab {
         pods
     }
 
-    /// The Service of this name in the namespace `default`.
+    /// A Service of the namespace `default`.
     pub fn service(&self, name: &str) -> ServiceStatus {
         let services = self.status().services;
         let found =
@@ -194,8 +194,8 @@ impl TestLab {
         ExecTarget { lab: self, verb, kind, timeout: TIMEOUT }
     }
 
-    /// Waits until something holds; fails the test, saying what, if it does
-    /// not within `timeout`.
+    /// Waits until a condition holds; fails the test with its description
+    /// after `timeout`.
     pub fn wait_until(&self, what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + timeout;
         while !holds() {
@@ -204,7 +204,7 @@ impl TestLab {
         }
     }
 
-    /// Takes the lab down and fails the test if anything is left.
+    /// Removes the lab and fails the test if anything is left.
     pub fn down(mut self) {
         self.is_down = true;
         let gone = self.verb(&["down"]);
@@ -214,14 +214,14 @@ impl TestLab {
         self.check_leaks();
     }
 
-    /// Fails the test if anything is left of the lab on this machine.
+    /// Fails the test if anything of the lab is left on this host.
     pub fn check_leaks(&self) {
         if let Err(error) = self.before.check(&self.name) {
             panic!("{error}");
         }
     }
 
-    /// Everything that may explain a failure.
+    /// State that may explain a failure.
     pub fn state(&self) -> String {
         let mut parts = vec![format!("==== the lab {}", self.name)];
         let show = |target: ExecTarget<'_>, words: &[&str]| {
@@ -259,7 +259,7 @@ impl Drop for TestLab {
             self.verb(&["down"]).succeeds();
             return self.check_leaks();
         }
-        // A second panic would end the process, and with it the tests to come.
+        // A second panic would abort the process and the remaining tests.
         let last = |work: &dyn Fn() -> String| {
             let done = catch_unwind(AssertUnwindSafe(work));
             eprintln!("{}", done.unwrap_or_else(|_| "this failed as well".into()));
@@ -269,10 +269,10 @@ impl Drop for TestLab {
     }
 }
 
-/// A program beside those that are tested.
+/// Path of one of the programs under test.
 pub fn program(name: &str) -> PathBuf {
     let directory = std::env::var_os(PROGRAMS).map(PathBuf::from).or_else(|| {
-        // Tests are built into a directory below the programs'.
+        // Tests are in a subdirectory of the programs' directory.
         Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned())
     });
     let path = directory.expect("a test has a directory").join(name);
@@ -280,7 +280,7 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// Somewhere in a lab where commands run.
+/// A pod, node or other host of a lab in which commands run.
 #[derive(Clone)]
 pub struct ExecTarget<'a> {
     lab: &'a TestLab,
@@ -297,18 +297,18 @@ enum ExecTargetKind {
 }
 
 impl ExecTarget<'_> {
-    /// The same with another patience.
+    /// The same with another timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Runs a command to its end.
+    /// Runs a command and waits for it.
     pub fn run<T: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = T>) -> Outcome {
         self.run_with_stdin(command, "")
     }
 
-    /// The same with something on standard input.
+    /// The same with standard input.
     pub fn run_with_stdin<T: AsRef<OsStr>>(
         &self,
         command: impl IntoIterator<Item = T>,
@@ -317,12 +317,12 @@ impl ExecTarget<'_> {
         start(self.command(command), input).finish(self.timeout)
     }
 
-    /// Runs a shell's command line to its end.
+    /// Runs a shell command line and waits for it.
     pub fn shell(&self, line: &str) -> Outcome {
         self.run(["sh", "-c", line])
     }
 
-    /// Starts a command that runs beside the test until it is stopped.
+    /// Starts a command in the background.
     pub fn start<T: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = T>) -> Background {
         start(self.command(command), "")
     }
@@ -333,9 +333,9 @@ impl ExecTarget<'_> {
         command
     }
 
-    /// Its network namespace, for probes that this process makes itself
+    /// Its network namespace, for probes by the test process itself
     /// (`netns.enter(|| ...)`): a thousand times faster than a command. They
-    /// are not in the target's cgroup.
+    /// do not run in the target's cgroup.
     pub fn netns(&self) -> NetNs {
         let paths = self.lab.paths();
         let path = match &self.kind {
@@ -351,23 +351,23 @@ impl ExecTarget<'_> {
     }
 }
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// What was run.
+    /// Command line.
     pub command: String,
-    /// Exit status; 128 + number for a signal; none if the time was up.
+    /// Exit status; 128 + number for a signal; none after a timeout.
     pub code: Option<i32>,
     /// Its standard output.
     pub stdout: String,
     /// Its standard error.
     pub stderr: String,
-    /// How long it took.
+    /// Duration.
     pub elapsed: Duration,
 }
 
 impl Outcome {
-    /// Did it return 0?
+    /// Whether it returned 0.
     pub fn is_success(&self) -> bool {
         self.code == Some(0)
     }
@@ -379,14 +379,14 @@ impl Outcome {
         self
     }
 
-    /// Fails the test unless it ended with an error.
+    /// Fails the test unless it failed.
     #[track_caller]
     pub fn fails(self) -> Outcome {
         assert!(self.code.is_some_and(|code| code != 0), "expected the command to fail\n{self}");
         self
     }
 
-    /// Fails the test unless standard error holds these words.
+    /// Fails the test unless standard error contains these words.
     #[track_caller]
     pub fn stderr_contains(self, words: &str) -> Outcome {
         assert!(self.stderr.contains(words), "expected {words:?} on standard error\n{self}");
@@ -408,7 +408,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A command that runs; killed when it is dropped.
+/// A running command; killed on drop.
 pub struct Background {
     shown: String,
     begun: Instant,
@@ -418,8 +418,8 @@ pub struct Background {
 }
 
 impl Background {
-    /// Waits until standard output or standard error holds these words, such
-    /// as tcpdump's "listening on"; fails the test if they do not come.
+    /// Waits until standard output or standard error contains these words,
+    /// such as tcpdump's "listening on"; fails the test after the timeout.
     #[track_caller]
     pub fn wait_for(&self, words: &str, timeout: Duration) {
         let deadline = Instant::now() + timeout;
@@ -430,7 +430,7 @@ impl Background {
         }
     }
 
-    /// Waits for its end, at most so long.
+    /// Waits until it exits, with a timeout.
     pub fn finish(mut self, timeout: Duration) -> Outcome {
         let deadline = Instant::now() + timeout;
         let status = loop {
@@ -452,18 +452,18 @@ impl Background {
         Outcome { command: self.shown.clone(), code, stdout, stderr, elapsed }
     }
 
-    /// Sends a signal and waits for the end.
+    /// Sends a signal and waits until it exits.
     pub fn stop(self, signal: Signal) -> Outcome {
         let _ = kill(self.pid(), signal);
         self.finish(TIMEOUT)
     }
 
-    /// Its process: the command's own, since the verb becomes the command.
+    /// Its process ID: that of the command, since the verb executes it.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id() as i32)
     }
 
-    /// Its group, so that nothing that it started keeps the pipes open.
+    /// Kills the process group, so that no child keeps the pipes open.
     fn kill(&mut self) {
         let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
@@ -483,7 +483,7 @@ fn start(mut command: Command, input: &str) -> Background {
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
     if let Some(mut stdin) = child.stdin.take() {
         let input = input.to_owned();
-        // On a thread: a command that does not read must not hold up the test.
+        // In a thread: a command that does not read must not block the test.
         std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     }
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -491,7 +491,7 @@ fn start(mut command: Command, input: &str) -> Background {
     Background { shown, begun: Instant::now(), child, stdout, stderr }
 }
 
-/// What comes out of a pipe, read as it comes.
+/// Collects the output of a pipe.
 struct Capture {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: Option<JoinHandle<()>>,
@@ -516,7 +516,7 @@ impl Capture {
         String::from_utf8_lossy(&locked(&self.bytes)).into_owned()
     }
 
-    /// All of it; waits for the end of the pipe.
+    /// All output; waits for the end of the pipe.
     fn finish(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             // A reader that panicked has kept what it read.

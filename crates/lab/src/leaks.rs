@@ -1,5 +1,5 @@
-//! What is left of a lab on this machine. `down` ends with [`leaks`]; tests
-//! also compare a [`Snapshot`] from before with one from after.
+//! What is left of a lab on this host. `down` ends with [`leaks`]; tests also
+//! compare [`Snapshot`]s from before and after.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,9 +10,9 @@ use anyhow::{Result, bail};
 use crate::paths::{LabName, LabPaths};
 use crate::{cgroup, mounts};
 
-/// What is left of a lab, in words: its directory, mounts (network namespaces
-/// and bpffs with their pins), cgroups, processes. Links live in the
-/// namespaces and go with them.
+/// What is left of a lab: its directory, mounts (network namespaces and bpffs
+/// with their pins), cgroups, processes. Links disappear with their
+/// namespaces.
 pub fn leaks(name: &LabName) -> Vec<String> {
     let paths = LabPaths::new(name);
     let mut found = Vec::new();
@@ -39,7 +39,7 @@ pub fn leaks(name: &LabName) -> Vec<String> {
     found
 }
 
-/// Programs of a lab that work with its directory: their command line names it.
+/// Processes whose command line contains the lab's directory.
 fn processes(directory: &Path) -> Vec<String> {
     let needle = format!("{}/", directory.display());
     let ours = commands().filter(|(_, command)| {
@@ -61,14 +61,14 @@ fn commands() -> impl Iterator<Item = (u32, String)> {
     })
 }
 
-/// Everything on this machine that a lab could leave: links and routes of
-/// this network namespace, mounts that hold namespaces, pins and cgroups, the
-/// cgroups, and the processes that are called after this project.
+/// Everything on this host that a lab could leave behind: links and routes of
+/// this network namespace; mounts of namespaces, bpffs and cgroups; cgroups;
+/// and processes of this project's programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
 
 impl Snapshot {
-    /// Looks now.
+    /// Takes a snapshot.
     pub fn take() -> Snapshot {
         let mut lines = BTreeSet::new();
         lines.extend(names("/sys/class/net").map(|name| format!("link {name}")));
@@ -96,9 +96,8 @@ impl Snapshot {
         Snapshot(lines)
     }
 
-    /// What is there now and was not then, as far as it can be of this lab:
-    /// other labs and tests may come and go meanwhile, but nobody's test
-    /// leaves a link in this namespace.
+    /// New objects that may belong to this lab. Other labs and tests may start
+    /// and end meanwhile, but no test may leave a link in this namespace.
     pub fn left_by(&self, name: &LabName) -> Vec<String> {
         let now = Snapshot::take();
         let new = now.0.difference(&self.0);
@@ -106,7 +105,7 @@ impl Snapshot {
         new.filter(may_be_its).cloned().collect()
     }
 
-    /// Fails with what a lab has left.
+    /// Fails with the objects that a lab left behind.
     pub fn check(&self, name: &LabName) -> Result<()> {
         let mut left = self.left_by(name);
         left.extend(leaks(name));
@@ -122,7 +121,7 @@ fn names(directory: impl AsRef<Path>) -> impl Iterator<Item = String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
-/// The directories and pins at the top of a bpffs.
+/// The top-level directories and pins of a bpffs.
 fn pins(mount: &Path) -> Vec<String> {
     names(mount).map(|name| format!("pin {}/{name}", mount.display())).collect()
 }

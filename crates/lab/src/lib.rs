@@ -1,11 +1,12 @@
-//! A multi-node cluster out of network namespaces on one machine.
+//! A multi-node Kubernetes cluster in network namespaces on one host.
 //!
-//! One process per lab, the daemon ([`daemon`]), serves the Kubernetes API,
-//! keeps an agent running on each node, and makes the pods. The verbs
-//! ([`verbs`]) are short: they ask the daemon ([`protocol`]), or enter a
-//! namespace and become a command ([`enter`]). What a lab makes is below one
-//! directory ([`paths`]), in one cgroup and in namespaces of its own, so that
-//! [`down`] finds it without the daemon's help.
+//! Each lab has one daemon process ([`daemon`]), which serves the Kubernetes
+//! API, keeps an agent running on each node, and runs the pods. The verbs
+//! ([`verbs`]) are short-lived: they send requests to the daemon
+//! ([`protocol`]), or enter a namespace and execute a command ([`enter`]).
+//! Everything that a lab creates is below one directory ([`paths`]), in one
+//! cgroup and in its own namespaces, so that [`down`] can remove it without
+//! the daemon.
 
 pub mod address;
 pub mod cgroup;
@@ -38,5 +39,5 @@ mod topology;
 mod up;
 pub mod verbs;
 
-/// The lab that is meant when nobody says which.
+/// The default name of a lab.
 pub const DEFAULT_NAME: &str = "default";

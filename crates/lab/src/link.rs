@@ -1,5 +1,5 @@
-//! A node's cable: its MTU, whether it is plugged in, what it loses, and on
-//! which network it ends.
+//! A node's link: MTU, carrier, packet loss, and the network that it is
+//! connected to.
 
 use anyhow::{Context, Result, bail};
 use beeline_kernel::netns::NetNs;
@@ -9,7 +9,7 @@ use crate::address::{self, Subnet, UPLINK};
 use crate::paths::LabPaths;
 use crate::{netdev, topology};
 
-/// A cable as it is.
+/// State of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Link {
@@ -17,7 +17,7 @@ pub struct Link {
     pub mtu: u32,
     /// Does the node have carrier?
     pub up: bool,
-    /// Percent of the packets that are lost, each way.
+    /// Packet loss in percent, in each direction.
     pub loss_percent: f64,
     /// The network.
     #[serde(rename = "side")]
@@ -30,7 +30,7 @@ impl Default for Link {
     }
 }
 
-/// What is to change of a cable.
+/// Changes of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[group(required = true, multiple = true)]
 pub struct Change {
@@ -63,19 +63,19 @@ fn percent(text: &str) -> Result<f64> {
 }
 
 impl Change {
-    /// Does it move the node to another network?
+    /// Whether it moves the node to another network.
     pub fn moves(&self) -> bool {
         self.behind_router || self.direct
     }
 }
 
 impl Link {
-    /// A cable that nobody has changed, on this network.
+    /// An unchanged link on this network.
     pub fn on(subnet: Subnet) -> Link {
         Link { subnet, ..Link::default() }
     }
 
-    /// With a change.
+    /// The link with a change applied.
     pub fn changed(self, change: &Change) -> Link {
         let subnet = if change.direct { Subnet::Direct } else { self.subnet };
         Link {
@@ -86,7 +86,7 @@ impl Link {
         }
     }
 
-    /// What is unusual about it, in words; empty if nothing is.
+    /// Describes settings that are not the default; empty if there are none.
     pub fn describe(&self) -> String {
         let usual = Link::default();
         let parts = [
@@ -100,7 +100,7 @@ impl Link {
     }
 }
 
-/// Makes the cable at one of a node's uplinks `after` where it was `before`.
+/// Changes the link of an uplink from `before` to `after`.
 pub fn apply(paths: &LabPaths, number: u32, uplink: u32, before: &Link, after: &Link) -> Result<()> {
     let (device, port) = (address::uplink(uplink), topology::port(number, uplink));
     let change = || -> Result<()> {
@@ -125,7 +125,8 @@ pub fn apply(paths: &LabPaths, number: u32, uplink: u32, before: &Link, after: &
     change().with_context(|| format!("cannot change the link at {device} of {}", address::node_name(number)))
 }
 
-/// The old addresses go last: a device without any loses all its routes.
+/// Old addresses are removed last: a device without addresses loses all
+/// routes.
 fn readdress(node: &NetNs, number: u32, before: Subnet, after: Subnet) -> Result<()> {
     topology::address_host(node, address::node_on(number, after), after)?;
     let old = address::node_on(number, before).with_prefixes();

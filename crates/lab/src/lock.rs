@@ -1,5 +1,5 @@
-//! A lab's directory: whoever makes it owns the name. The lock on it keeps `up`
-//! and `down` of one lab apart while `up` has not yet a daemon to be found.
+//! A lab's directory: creating it reserves the name. A lock on it serializes
+//! `up` and `down` of a lab while `up` has no daemon yet.
 
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
@@ -13,14 +13,14 @@ use crate::paths::{LabName, LabPaths, ROOT};
 use crate::programs::typed;
 use crate::record::{LabRecord, LabSpec};
 
-/// How often the directory above all labs is made anew: another lab's `down` may
-/// remove it just then.
+/// Number of attempts to create the parent directory, which the `down` of
+/// another lab may remove at the same time.
 const ATTEMPTS: usize = 10;
 
-/// A lab's directory, locked.
+/// The locked directory of a lab.
 pub type LabLock = Flock<File>;
 
-/// Makes the directory of a new lab and locks it.
+/// Creates and locks the directory of a new lab.
 pub fn create(name: &LabName, shape: &LabSpec) -> Result<LabLock> {
     let paths = LabPaths::new(name);
     for _ in 0..ATTEMPTS {
@@ -46,7 +46,8 @@ pub fn create(name: &LabName, shape: &LabSpec) -> Result<LabLock> {
     bail!("cannot create the directory {}: {ROOT} keeps being removed", paths.root().display())
 }
 
-/// Locks a lab's directory, waiting for whoever has it; none if there is none.
+/// Locks a lab's directory, waiting for the current holder; none if it does
+/// not exist.
 pub fn acquire(directory: &Path) -> Result<Option<LabLock>> {
     let file = match File::open(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

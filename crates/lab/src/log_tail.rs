@@ -1,4 +1,4 @@
-//! The end of a program's log file.
+//! The last lines of a program's log file.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ pub fn last_line(log: &Path) -> String {
     last_lines(log, 1).pop().unwrap_or_else(|| "it produced no output".into())
 }
 
-/// The last lines, at most so many.
+/// At most `count` last lines.
 pub fn last_lines(log: &Path, count: usize) -> Vec<String> {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

@@ -1,4 +1,4 @@
-//! `beeline lab logs`: reads the files, so that it works without the daemon.
+//! `beeline lab logs`: reads the log files, so it works without the daemon.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -9,7 +9,7 @@ use crate::enter::{find_container, find_pod, require_lab};
 use crate::paths::{LabName, LabPaths};
 use crate::record::pod_records;
 
-/// Which log, and how much of it; as kubectl has it.
+/// Options of `logs`, as in kubectl.
 #[derive(Debug, Args)]
 pub struct Request {
     /// Namespace of the pod
@@ -37,7 +37,7 @@ pub struct Request {
     pod: String,
 }
 
-/// Prints a log.
+/// Prints the log of a container.
 pub fn run(name: &LabName, request: &Request) -> Result<()> {
     let paths = LabPaths::new(name);
     require_lab(name, &paths)?;

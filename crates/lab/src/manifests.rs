@@ -1,5 +1,5 @@
-//! Manifests from files and directories, read before anything is built: what does
-//! not parse is told with its file and line.
+//! Reads manifests from files and directories before anything is created.
+//! Syntax errors are reported with file and line.
 
 use std::fs;
 use std::io::Read;
@@ -9,12 +9,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::protocol::Manifest;
 
-/// Names of files that hold manifests end like this.
+/// Extensions of manifest files.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
-/// Reads what `-f` names: files, directories (their manifests, by name) and `-`
-/// for standard input. Every document is parsed here; every mistake is told,
-/// and one is enough to read nothing.
+/// Reads the arguments of `-f`: files, directories (their manifests in name
+/// order) and `-` for standard input. Every document is parsed; all errors are
+/// reported, and any error rejects everything.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
     let (manifests, mistakes) = load_good(paths)?;
     if !mistakes.is_empty() {
@@ -23,8 +23,8 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Manifest>> {
     Ok(manifests)
 }
 
-/// The same without the files in which something does not parse; and what
-/// that is, one sentence each.
+/// The same without the files with syntax errors, whose errors are returned as
+/// well.
 pub fn load_good(paths: &[PathBuf]) -> Result<(Vec<Manifest>, Vec<String>)> {
     let (mut good, mut all_mistakes) = (Vec::new(), Vec::new());
     for manifest in read(paths)? {
@@ -79,7 +79,7 @@ fn file(path: &Path) -> Result<Manifest> {
     Ok(Manifest { source: path.display().to_string(), text })
 }
 
-/// What does not parse, one sentence each.
+/// Syntax errors, one message each.
 fn mistakes(source: &str, text: &str) -> Vec<String> {
     documents(text).iter().filter_map(|document| mistake(source, document)).collect()
 }
@@ -98,8 +98,8 @@ fn mistake(source: &str, document: &str) -> Option<String> {
     Some(format!("{source}{location_text}: invalid YAML: {}", error.without_snippet()))
 }
 
-/// The documents, each behind as many empty lines as stand before it in the
-/// file: so the parser counts lines as the file has them.
+/// The documents of a file, each preceded by as many empty lines as there are
+/// before it, so that line numbers of errors are those of the file.
 fn documents(text: &str) -> Vec<String> {
     let mut documents = vec![String::new()];
     for (number, line) in text.lines().enumerate() {

@@ -1,9 +1,8 @@
-//! What a container sees of the file system: the machine's, with the pod's
-//! files and volumes in their places, in a mount namespace of its own. Nothing
-//! of it is visible outside, and it is gone with the last process inside.
-//!
-//! Places for mounts that the machine lacks are made without writing to its
-//! disk: their directory is covered by a small tmpfs that shows the same entries.
+//! The mount namespace of a container: the host's file system with the pod's
+//! files and volumes mounted on top. Nothing of it is visible outside, and it
+//! disappears with the last process in it. Missing mount points are created
+//! without writing to the host's disk: their directory is covered with a small
+//! tmpfs that bind-mounts the same entries.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
@@ -19,14 +18,14 @@ use nix::unistd::{chdir, chroot, fchdir};
 use crate::mounts;
 use crate::process::ProcessId;
 
-/// Where every container has something of its own; the directories above are made
-/// ready once per lab.
+/// Mount points that every container needs; their directories are prepared
+/// once per lab.
 const COMMON_FILES: [&str; 4] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"];
 
 /// The same for directories.
 const COMMON_DIRECTORIES: [&str; 1] = ["/var/run/secrets/kubernetes.io/serviceaccount"];
 
-/// A mount namespace and a host name, held open.
+/// Open handles of a mount namespace, a UTS namespace and a root directory.
 #[derive(Debug)]
 pub struct MountNamespace {
     mounts: File,
@@ -34,33 +33,34 @@ pub struct MountNamespace {
     root: File,
 }
 
-/// What a container gets on top of the machine's file system.
+/// The mounts of a container on top of the host's file system.
 #[derive(Clone, Debug, Default)]
 pub struct MountPlan {
-    /// The host name; none leaves the machine's.
+    /// Host name; none keeps the host's.
     pub hostname: Option<String>,
-    /// Files and directories to show.
+    /// Bind mounts.
     pub binds: Vec<BindMount>,
-    /// A directory that has to exist.
+    /// A directory that must exist.
     pub directory: Option<PathBuf>,
-    /// An empty directory of the container, should its root have to be covered.
+    /// An empty directory to mount a tmpfs on if the root directory must be
+    /// covered.
     pub staging: PathBuf,
 }
 
-/// A file or directory that is shown at another path.
+/// A bind mount of a file or directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindMount {
-    /// What.
+    /// Source path.
     pub source: PathBuf,
-    /// Where.
+    /// Mount point.
     pub target: PathBuf,
-    /// Cannot be written to there.
+    /// Mounted read-only.
     pub read_only: bool,
 }
 
 impl MountNamespace {
-    /// What all containers of a lab begin with: without the lab's own mounts,
-    /// which would otherwise live as long as the container.
+    /// The template for all containers of a lab, without the lab's own mounts,
+    /// which containers would otherwise keep alive.
     pub fn template() -> Result<MountNamespace> {
         on_fresh_thread(|| {
             unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
@@ -79,7 +79,7 @@ impl MountNamespace {
         })
     }
 
-    /// A container's own.
+    /// Creates the namespaces of a container.
     pub fn for_container(&self, plan: &MountPlan) -> Result<MountNamespace> {
         on_fresh_thread(|| {
             unshare(CloneFlags::CLONE_FS).context("cannot leave the shared root")?;
@@ -91,7 +91,7 @@ impl MountNamespace {
             }
             let mut view = RootBuilder { staging: plan.staging.clone(), ..RootBuilder::default() };
             let mut binds = plan.binds.clone();
-            // Outer ones first: an inner one lies in what the outer one shows.
+            // Outer mounts first: inner ones are mounted on them.
             binds.sort_by_key(|bind| bind.target.components().count());
             for bind in &binds {
                 view.show(bind)?;
@@ -104,7 +104,7 @@ impl MountNamespace {
         })
     }
 
-    /// The one in which a process lives.
+    /// The namespaces of a running process.
     pub fn of_process(process: ProcessId) -> Result<MountNamespace> {
         let directory = PathBuf::from(format!("/proc/{}", process.pid));
         let open = |part: &str| {
@@ -127,32 +127,32 @@ impl MountNamespace {
         Ok(MountNamespace { mounts, uts, root: open_root(Path::new("/"))? })
     }
 
-    /// Moves the calling thread, which must not share its root with others,
-    /// for good. Makes system calls and nothing else.
+    /// Moves the calling thread into these namespaces permanently; it must not
+    /// share its root with other threads. Only makes system calls.
     pub fn enter_this_thread(&self) -> nix::Result<()> {
         if let Some(uts) = &self.uts {
             setns(uts.as_fd(), CloneFlags::CLONE_NEWUTS)?;
         }
         setns(self.mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
-        // A root that is not the namespace's own: a covered one, or that of a
-        // lab which runs in a chroot.
+        // The root may differ from that of the mount namespace: it may be
+        // covered, or the lab may run in a chroot.
         fchdir(&self.root)?;
         chroot(".")
     }
 
-    /// A second handle.
+    /// Duplicates the handles.
     pub fn try_clone(&self) -> std::io::Result<MountNamespace> {
         let uts = self.uts.as_ref().map(File::try_clone).transpose()?;
         Ok(MountNamespace { mounts: self.mounts.try_clone()?, uts, root: self.root.try_clone()? })
     }
 }
 
-/// Takes what must not live on with a container out of the calling thread's
-/// namespace: the lab's mounts, and whatever else holds a namespace.
+/// Unmounts what containers must not keep alive from the calling thread's
+/// namespace: the lab's mounts and mounted namespaces.
 fn unmount_inherited() -> Result<()> {
     for mount in mounts::all()?.iter().rev() {
         if mount.kind == "nsfs" || mount.target.starts_with(crate::paths::ROOT) {
-            // One that another mount hides can be reached by no container.
+            // Mounts hidden by others are not reachable in containers.
             let _ = mounts::unmount(&mount.target);
         }
     }
@@ -183,13 +183,13 @@ fn on_fresh_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T
     })
 }
 
-/// The file system as the calling thread sees it, while it is put together.
+/// The file system of the calling thread while it is being set up.
 #[derive(Default)]
 struct RootBuilder {
-    /// Volumes that can be written to: what is made there is the pod's.
+    /// Writable volumes: new entries there belong to the pod.
     volumes: Vec<PathBuf>,
-    /// The file systems that cover directories, by device. What they mirror is
-    /// the machine's.
+    /// Devices of the tmpfs that cover directories. What they bind-mount
+    /// belongs to the host.
     covers: Vec<u64>,
     staging: PathBuf,
 }
@@ -198,7 +198,7 @@ impl RootBuilder {
     fn show(&mut self, bind: &BindMount) -> Result<()> {
         let failed = || format!("cannot mount {} at {}", bind.source.display(), bind.target.display());
         let is_directory = fs::metadata(&bind.source).with_context(failed)?.is_dir();
-        // Held open: what covers the root may cover the source's path as well.
+        // Opened first: covering the root may hide the source path.
         let source = open_path(&bind.source).with_context(failed)?;
         let target = self.ensure(&bind.target, is_directory).with_context(failed)?;
         let source = by_number(&source);
@@ -212,8 +212,8 @@ impl RootBuilder {
         Ok(())
     }
 
-    /// Makes a mount_point for a mount, unless it is there; hands back its path
-    /// without links.
+    /// Creates a mount point unless it exists; returns its path without
+    /// symbolic links.
     fn ensure(&mut self, target: &Path, directory: bool) -> Result<PathBuf> {
         check_target(target)?;
         if let Ok(found) = fs::canonicalize(target) {
@@ -238,7 +238,7 @@ impl RootBuilder {
         Ok(wanted)
     }
 
-    /// Covers a directory with a tmpfs that shows the same entries.
+    /// Covers a directory with a tmpfs that bind-mounts the same entries.
     fn cover(&mut self, directory: &Path) -> Result<()> {
         let failed = || format!("cannot create mount points below {}", directory.display());
         let covered = open_root(directory).with_context(failed)?;
@@ -248,7 +248,7 @@ impl RootBuilder {
         let options = format!("mode={:o},uid={},gid={}", about.mode() & 0o7777, about.uid(), about.gid());
         mount(Some("tmpfs"), &mount_point, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
             .with_context(failed)?;
-        // What is bound below must not show this once more.
+        // A recursive bind mount below it must not include this mount again.
         mount(None::<&str>, &mount_point, None::<&str>, MsFlags::MS_UNBINDABLE, None::<&str>)
             .with_context(failed)?;
         let before = by_number(&covered);
@@ -265,7 +265,7 @@ impl RootBuilder {
         Ok(())
     }
 
-    /// Does a new entry of this directory touch nothing of the machine?
+    /// Whether a new entry in this directory leaves the host's disk untouched.
     fn is_own(&self, directory: &Path) -> Result<bool> {
         let device =
             fs::metadata(directory).with_context(|| format!("cannot examine {}", directory.display()))?.dev();
@@ -274,7 +274,7 @@ impl RootBuilder {
     }
 }
 
-/// Shows one entry of a covered directory in the tmpfs that covers it.
+/// Mirrors one entry of a covered directory in the tmpfs.
 fn mirror(entry: &fs::DirEntry, from: &Path, to: &Path) -> Result<()> {
     let kind = entry.file_type()?;
     if kind.is_symlink() {
@@ -292,7 +292,7 @@ fn mirror(entry: &fs::DirEntry, from: &Path, to: &Path) -> Result<()> {
     Ok(mount(Some(from), to, None::<&str>, flags, None::<&str>)?)
 }
 
-/// A device needs no mount: another node of the same number is as good.
+/// A device needs no mount: a node with the same device number is equivalent.
 fn copy_device(from: &Path, to: &Path) -> Result<()> {
     let about = fs::metadata(from)?;
     let kind = if about.file_type().is_char_device() { SFlag::S_IFCHR } else { SFlag::S_IFBLK };
@@ -305,7 +305,7 @@ fn open_path(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)
 }
 
-/// A path that leads to an open file, whatever covers its own.
+/// A path to an open file, even if its own path is covered.
 fn by_number(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)))
 }
@@ -321,10 +321,10 @@ fn check_target(target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The part of a path that exists, without links, and what is left of it.
+/// The existing part of a path with links resolved, and the remainder.
 fn deepest_existing(path: &Path) -> Result<(PathBuf, PathBuf)> {
     let mut path = path.to_owned();
-    // As many links as the kernel follows.
+    // The kernel's limit of symbolic links (MAXSYMLINKS).
     for _ in 0..40 {
         let existing = path.ancestors().find(|part| part.symlink_metadata().is_ok());
         let existing = existing.context("a path without a root")?.to_owned();
@@ -332,7 +332,7 @@ fn deepest_existing(path: &Path) -> Result<(PathBuf, PathBuf)> {
         match fs::canonicalize(&existing) {
             Ok(base) if base.is_dir() => return Ok((base, rest)),
             Ok(base) => bail!("{} is a file, not a directory", base.display()),
-            // A link to nowhere: what it uts is made instead.
+            // A dangling link: its target is created instead.
             Err(_) => {
                 let link = fs::read_link(&existing)
                     .with_context(|| format!("cannot read the link {}", existing.display()))?;

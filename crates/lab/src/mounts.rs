@@ -16,7 +16,7 @@ pub fn below(directory: &Path) -> Result<Vec<Mount>> {
     Ok(all()?.into_iter().filter(|mount| mount.target.starts_with(directory)).collect())
 }
 
-/// Where the whole of cgroup2 is mounted, found by type, never by path.
+/// Mount point of the root of cgroup2, found by type, not by path.
 pub fn cgroup2() -> Result<Option<PathBuf>> {
     let mut mounts = all()?.into_iter().filter(|mount| mount.kind == "cgroup2");
     Ok(mounts
@@ -24,8 +24,8 @@ pub fn cgroup2() -> Result<Option<PathBuf>> {
         .map(|m| m.target))
 }
 
-/// Removes every mount on `directory` or below it, the last one first; hands
-/// back every error.
+/// Unmounts everything on `directory` or below it, in reverse order; returns
+/// all errors.
 pub fn unmount_below(directory: &Path) -> Vec<anyhow::Error> {
     let mounts = match below(directory) {
         Ok(mounts) => mounts,
@@ -34,7 +34,7 @@ pub fn unmount_below(directory: &Path) -> Vec<anyhow::Error> {
     mounts.iter().rev().filter_map(|mount| unmount(&mount.target).err()).collect()
 }
 
-/// Removes one mount, also one that is in use.
+/// Unmounts one mount, even if it is busy.
 pub fn unmount(target: &Path) -> Result<()> {
     umount2(target, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", target.display()))
 }

@@ -1,5 +1,5 @@
-//! Links, addresses and settings inside namespaces: what the topology and the
-//! pods are made of. Nothing here touches the namespace of the caller.
+//! Network devices, addresses, routes and sysctls in namespaces. Nothing here
+//! changes the namespace of the caller.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,7 +14,7 @@ use ipnet::IpNet;
 /// MTU of every link, bytes.
 pub const MTU: u32 = 1500;
 
-/// Makes a namespace, bound to a path, with its loopback device up.
+/// Creates a network namespace, bound to a path, with its loopback device up.
 pub fn new_namespace(path: &Path) -> Result<NetNs> {
     let netns = NetNs::create_bound(path)?;
     let mut netlink = Netlink::open_in(&netns)?;
@@ -23,15 +23,15 @@ pub fn new_namespace(path: &Path) -> Result<NetNs> {
     Ok(netns)
 }
 
-/// Makes a pod's namespace as runtimes leave it to the plugin: loopback up,
-/// IPv6 off on every device to come.
+/// Creates a pod's network namespace as container runtimes do before they call
+/// the plugin: loopback up, IPv6 disabled by default on new devices.
 pub fn pod_namespace(path: &Path) -> Result<()> {
     let netns = new_namespace(path)?;
     set_sysctls(&netns, &[("net.ipv6.conf.default.disable_ipv6", "1")])
 }
 
-/// What a host sets before it has a device. A new namespace takes over some
-/// settings of the machine's own: none of them may matter here.
+/// Sets the sysctls of a host before it has a device. Some settings are
+/// inherited from the host's initial namespace, so they are set explicitly.
 pub fn set_host_sysctls(netns: &NetNs, forwards: bool) -> Result<()> {
     let forwarding = if forwards { "1" } else { "0" };
     set_sysctls(
@@ -41,16 +41,16 @@ pub fn set_host_sysctls(netns: &NetNs, forwards: bool) -> Result<()> {
             ("net.ipv6.conf.all.forwarding", forwarding),
             ("net.ipv6.conf.all.disable_ipv6", "0"),
             ("net.ipv6.conf.default.disable_ipv6", "0"),
-            // Addresses of links are usable at once.
+            // Skip duplicate address detection: addresses are usable at once.
             ("net.ipv6.conf.default.accept_dad", "0"),
-            // As systemd sets it on most machines.
+            // The default of systemd.
             ("net.ipv4.conf.all.rp_filter", "0"),
             ("net.ipv4.conf.default.rp_filter", "2"),
         ],
     )
 }
 
-/// Makes a bridge that has no addresses of its own.
+/// Creates a bridge without addresses.
 pub fn bridge(netns: &NetNs, name: &str) -> Result<()> {
     set_sysctls(netns, &[("net.ipv6.conf.default.disable_ipv6", "1")])?;
     let mut netlink = Netlink::open_in(netns)?;
@@ -59,8 +59,8 @@ pub fn bridge(netns: &NetNs, name: &str) -> Result<()> {
     Ok(netlink.set_up(index, true)?)
 }
 
-/// Joins a host to a bridge: `device`, with this MAC, is born in the host's
-/// namespace, `port` in the bridge's.
+/// Connects a host to a bridge with a veth pair: `device`, with this MAC
+/// address, in the host's namespace, `port` in the bridge's.
 pub fn connect_to_bridge(
     host: &NetNs,
     device: (&str, Mac),
@@ -84,8 +84,7 @@ pub fn connect_to_bridge(
     Ok(host.set_up(device, true)?)
 }
 
-/// Takes a device away, and with it the cable's other end. None there is no
-/// error.
+/// Deletes a device and its veth peer. A missing device is not an error.
 pub fn delete_port(switch: &NetNs, port: &str) -> Result<()> {
     Ok(Netlink::open_in(switch)?.delete_link(port)?)
 }
@@ -97,7 +96,7 @@ pub fn move_to_bridge(switch: &NetNs, port: &str, bridge: &str) -> Result<()> {
     Ok(netlink.set_master(port, Some(bridge))?)
 }
 
-/// Sets a device up or down: the other end of its cable has carrier or not.
+/// Sets a device up or down; its veth peer gains or loses carrier.
 pub fn set_up(netns: &NetNs, device: &str, up: bool) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
@@ -111,36 +110,36 @@ pub fn set_mtu(netns: &NetNs, device: &str, mtu: u32) -> Result<()> {
     Ok(netlink.set_mtu(index, mtu)?)
 }
 
-/// Loses this part of what a device receives and sends.
+/// Sets the packet loss of a device, for both directions.
 pub fn set_loss(netns: &NetNs, device: &str, percent: f64) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
     Ok(loss::set(&mut netlink, index, percent)?)
 }
 
-/// Takes an address, and the routes that stand on it, from a device. None
-/// there is no error.
+/// Removes an address and the routes that depend on it. A missing address is
+/// not an error.
 pub fn remove_address(netns: &NetNs, device: &str, ip: IpAddr, prefix_length: u8) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
     Ok(netlink.delete_address(index, IpNet::new(ip, prefix_length)?)?)
 }
 
-/// Gives a device an address.
+/// Adds an address to a device.
 pub fn address(netns: &NetNs, device: &str, ip: IpAddr, prefix_length: u8) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
     Ok(netlink.add_address(index, IpNet::new(ip, prefix_length)?)?)
 }
 
-/// Adds the default route of the gateway's family.
+/// Adds the default route of the gateway's address family.
 pub fn default_route(netns: &NetNs, device: &str, gateway: IpAddr) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
     set_static_route(&mut netlink, Route::default_via(gateway, index))
 }
 
-/// Sets a route, in place of the one to the same destination.
+/// Sets a route, replacing the one to the same destination.
 pub fn route(netns: &NetNs, device: &str, destination: IpNet, gateway: IpAddr) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
@@ -155,8 +154,8 @@ pub fn remove_route(netns: &NetNs, destination: IpNet) -> Result<()> {
     found.try_for_each(|route| netlink.delete_route(route).map_err(Into::into))
 }
 
-/// As an administrator sets it: the agent must not take it for its own. (IPv6
-/// would take a replaced route with another device for a second one.)
+/// With protocol static, so that the agent does not treat it as its own. (For
+/// IPv6, replacing a route via another device would add a second one.)
 fn set_static_route(netlink: &mut Netlink, route: Route) -> Result<()> {
     let route = Route { protocol: protocol::STATIC, ..route };
     let old = netlink.routes()?.into_iter();
@@ -167,7 +166,7 @@ fn set_static_route(netlink: &mut Netlink, route: Route) -> Result<()> {
     Ok(netlink.replace_route(&route)?)
 }
 
-/// Runs `work` inside a namespace, on a thread of its own.
+/// Runs `work` in a network namespace, in a new thread.
 pub fn in_netns<T: Send>(netns: &NetNs, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     netns.enter(work).context("cannot enter the namespace")?
 }

@@ -1,21 +1,21 @@
-//! Where a lab keeps its things: one directory per lab below [`ROOT`].
+//! Paths of a lab: one directory per lab below [`ROOT`].
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-/// The directory above every lab's own.
+/// Parent directory of all labs.
 pub const ROOT: &str = "/run/beeline-lab";
 
-/// The longest name of a lab, in bytes: socket paths are short.
+/// Maximum length of a lab name in bytes: socket paths are short.
 const NAME_BYTES_MAX: usize = 32;
 
-/// The name of a lab: letters, digits and dashes.
+/// Name of a lab: letters, digits and dashes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LabName(String);
 
 impl LabName {
-    /// Checks a name that a person gave.
+    /// Validates a name.
     pub fn parse(name: &str) -> Result<LabName> {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
@@ -60,7 +60,7 @@ impl LabPaths {
         &self.root
     }
 
-    /// What exists: [`crate::record::LabRecord`].
+    /// The record: [`crate::record::LabRecord`].
     pub fn record(&self) -> PathBuf {
         self.root.join("lab.json")
     }
@@ -75,22 +75,22 @@ impl LabPaths {
         self.root.join("daemon.log")
     }
 
-    /// The kubeconfig that works on this machine and inside the lab.
+    /// The kubeconfig, which works on this host and inside the lab.
     pub fn kubeconfig(&self) -> PathBuf {
         self.root.join("kubeconfig")
     }
 
-    /// What a control plane of processes needs, its data and its logs.
+    /// Files, data and logs of an external control plane.
     pub fn control_plane(&self) -> PathBuf {
         self.root.join("control-plane")
     }
 
-    /// Network namespaces that belong to no node and no pod.
+    /// Network namespaces of hosts that are neither nodes nor pods.
     pub fn netns(&self, name: &str) -> PathBuf {
         self.root.join("netns").join(name)
     }
 
-    /// Where cgroup2 is mounted if the machine has it nowhere.
+    /// Mount point of cgroup2 if the host has none.
     pub fn own_cgroup_mount(&self) -> PathBuf {
         self.root.join("cgroup")
     }
@@ -138,7 +138,7 @@ impl NodePaths {
         self.root.join("agent.sock")
     }
 
-    /// What the agent keeps across restarts.
+    /// The agent's state directory.
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
     }
@@ -148,17 +148,17 @@ impl NodePaths {
         self.root.join("values.yaml")
     }
 
-    /// What the agent printed.
+    /// The agent's log.
     pub fn agent_log(&self) -> PathBuf {
         self.root.join("agent.log")
     }
 
-    /// What its pods' `hostPath` volumes show.
+    /// Root of the `hostPath` volumes of its pods.
     pub fn disk(&self) -> PathBuf {
         self.root.join("disk")
     }
 
-    /// The network configuration that the plugin gets.
+    /// The CNI network configuration.
     pub fn cni_config(&self) -> PathBuf {
         self.root.join("cni.json")
     }
@@ -181,7 +181,7 @@ impl PodPaths {
         self.root.join("netns")
     }
 
-    /// What exists of it: [`crate::record::PodRecord`].
+    /// Its record: [`crate::record::PodRecord`].
     pub fn record(&self) -> PathBuf {
         self.root.join("pod.json")
     }
@@ -209,7 +209,7 @@ pub struct ContainerPaths {
 }
 
 impl ContainerPaths {
-    /// The files of the container whose directory this is.
+    /// The files in this container directory.
     pub fn at(root: &Path) -> ContainerPaths {
         ContainerPaths { root: root.to_owned() }
     }
@@ -219,22 +219,22 @@ impl ContainerPaths {
         &self.root
     }
 
-    /// What its n-th run printed.
+    /// Log of its n-th instance.
     pub fn log(&self, run: i32) -> PathBuf {
         self.root.join(format!("{run}.log"))
     }
 
-    /// Its process, while it runs: [`crate::process::ProcessId`].
+    /// Its process, if it is running: [`crate::process::ProcessId`].
     pub fn process(&self) -> PathBuf {
         self.root.join("process.json")
     }
 
-    /// What it says at its end.
+    /// Termination message.
     pub fn termination_log(&self) -> PathBuf {
         self.root.join("termination-log")
     }
 
-    /// An empty directory, to put its root together in.
+    /// An empty directory to mount its root on.
     pub fn staging(&self) -> PathBuf {
         self.root.join("root")
     }

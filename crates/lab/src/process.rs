@@ -1,5 +1,5 @@
-//! Processes by number and start time, so that a number that the system gave
-//! to somebody else is never taken for ours.
+//! Processes identified by PID and start time, so that a reused PID is never
+//! mistaken for the original process.
 
 use std::fs;
 
@@ -11,40 +11,41 @@ use serde::{Deserialize, Serialize};
 /// A process that was started for a lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// Its number.
+    /// Process ID.
     pub pid: i32,
-    /// When it started, in clock ticks since boot.
+    /// Start time in clock ticks since boot.
     pub start_ticks: u64,
 }
 
 impl ProcessId {
-    /// The identity of a running process; none if it is gone.
+    /// The identity of a running process; none if it has exited.
     pub fn of(pid: i32) -> Option<ProcessId> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (state, start_ticks) = parse_stat(&stat)?;
         (state != 'Z' && state != 'X').then_some(ProcessId { pid, start_ticks })
     }
 
-    /// Does it still run?
+    /// Whether it is still running.
     pub fn alive(self) -> bool {
         ProcessId::of(self.pid) == Some(self)
     }
 
-    /// Sends a signal, if the process is still the same one.
+    /// Sends a signal if it is still the same process.
     pub fn signal(self, signal: Signal) -> bool {
         self.alive() && kill(Pid::from_raw(self.pid), signal).is_ok()
     }
 }
 
-/// Allows this process and those that it starts as many open files as the
-/// machine's administrator allows.
+/// Raises the soft limit of open files of this process and its children to the
+/// hard limit.
 pub fn raise_file_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
-/// State and start time out of `/proc/PID/stat`. The name in parentheses may
-/// hold spaces and parentheses, so the fields are counted from its end.
+/// Parses state and start time from `/proc/PID/stat`. The command name in
+/// parentheses may contain spaces and parentheses, so fields are counted from
+/// its end.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');

@@ -1,5 +1,5 @@
-//! The programs that a lab runs, which stand beside this one, and how a
-//! person calls them.
+//! Paths of the programs that a lab runs, which are in the same directory as
+//! this one, and how users call them.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::DEFAULT_NAME;
 use crate::paths::LabName;
 
-/// Where they are.
+/// Paths of the programs.
 pub struct Programs {
     /// This program.
     pub own: PathBuf,
@@ -20,7 +20,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds them, or says which is missing.
+    /// Finds them; the error names the missing one.
     pub fn find() -> Result<Programs> {
         let own = std::env::current_exe().context("cannot determine the path of this executable")?;
         let beside = |name: &str| {
@@ -37,8 +37,7 @@ impl Programs {
     }
 }
 
-/// A verb of a lab as a person types it in this directory: printed commands work
-/// when they are pasted.
+/// A command line as it can be run in the current directory.
 pub fn typed(verb: &str, name: &LabName) -> String {
     let beeline = match (std::env::current_exe(), std::env::current_dir()) {
         (Ok(own), Ok(here)) => typed_beeline(&own, &here, std::env::var_os("PATH")),
@@ -48,8 +47,8 @@ pub fn typed(verb: &str, name: &LabName) -> String {
     format!("{beeline} lab {verb}{named}")
 }
 
-/// In the tree that built it: the wrapper at its root. Installed: by its bare
-/// name where that is found, else by its path.
+/// In a source tree: the wrapper script at its root. If installed: its name if
+/// it is in PATH, otherwise its path.
 fn typed_beeline(own: &Path, here: &Path, search: Option<OsString>) -> String {
     let directory = own.parent().unwrap_or(Path::new("/"));
     let root = directory.ancestors().nth(2).filter(|_| directory.ends_with("target/release"));

@@ -1,5 +1,5 @@
-//! What the verbs say to the lab's daemon: one JSON object per line; the
-//! answer is any number of progress lines and then one last line.
+//! Protocol between the verbs and the lab's daemon: one JSON object per line.
+//! A response is any number of progress lines followed by one final line.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -16,10 +16,10 @@ use crate::link::{self, Link};
 use crate::paths::{LabName, LabPaths};
 use crate::programs::typed;
 
-/// A manifest, as its file holds it.
+/// A manifest file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
-    /// How messages call it: its file.
+    /// Name in messages: the path of its file.
     pub source: String,
     /// YAML or JSON.
     pub text: String,
@@ -34,58 +34,58 @@ pub enum Call {
         /// The manifests, in order.
         manifests: Vec<Manifest>,
     },
-    /// Do something to a node's agent.
+    /// Stop, start or kill a node's agent.
     Agent {
         /// The node.
         node: String,
-        /// What.
+        /// Action.
         action: AgentAction,
     },
     /// Change a node's link.
     Link {
         /// The node.
         node: String,
-        /// Its device.
+        /// Device of the uplink.
         uplink: String,
-        /// What.
+        /// Changes.
         change: link::Change,
     },
-    /// Do something to a node as a machine.
+    /// Stop, start, add or remove a node.
     Node {
         /// The node.
         node: String,
-        /// What.
+        /// Action.
         action: NodeAction,
     },
     /// The state of everything.
     Status,
 }
 
-/// What can be done to a node as a machine.
+/// Actions on nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeAction {
-    /// Cut its power.
+    /// Power off without a shutdown.
     Stop,
-    /// Give it power again.
+    /// Power on.
     Start,
-    /// Make a new one and let it join.
+    /// Create a node and add it to the cluster.
     Add,
-    /// Take it away for good.
+    /// Remove it from the cluster.
     Remove,
 }
 
-/// A line of an answer.
+/// A line of a response.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Line {
-    /// Something has been done; more comes.
+    /// Progress; more lines follow.
     Progress(String),
-    /// All is done. Answer to a call that asks for nothing back.
+    /// Success of a call without a result.
     Done(String),
-    /// Answer to [`Call::Status`].
+    /// Result of [`Call::Status`].
     Status(Box<Status>),
-    /// It failed.
+    /// Failure.
     Error(String),
 }
 
@@ -94,7 +94,7 @@ pub enum Line {
 pub struct Status {
     /// Its name.
     pub name: String,
-    /// The kubeconfig that works on this machine and inside the lab.
+    /// The kubeconfig, which works on this host and inside the lab.
     pub kubeconfig: PathBuf,
     /// Nodes.
     pub nodes: Vec<NodeStatus>,
@@ -105,7 +105,7 @@ pub struct Status {
     /// The cluster's DNS.
     #[serde(default)]
     pub dns: DnsStatus,
-    /// Programs of the control plane that do not run, and why.
+    /// Programs of the control plane that are not running, with the reason.
     #[serde(default)]
     pub control_plane: Vec<String>,
 }
@@ -113,9 +113,9 @@ pub struct Status {
 /// State of the cluster's DNS.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct DnsStatus {
-    /// The addresses of its Service.
+    /// The cluster IPs of its Service.
     pub addresses: Vec<IpAddr>,
-    /// Why it does not answer; empty if it does.
+    /// Why it is not serving; empty if it is.
     pub problem: String,
 }
 
@@ -127,27 +127,27 @@ pub struct NodeStatus {
     pub name: String,
     /// Addresses on the underlay.
     pub addresses: Vec<IpAddr>,
-    /// Ranges of its pods.
+    /// Pod CIDRs.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<String>,
     /// The Ready condition.
     pub ready: bool,
-    /// Does it have power?
+    /// Whether it is powered on.
     pub powered: bool,
     /// Its link.
     pub link: Link,
-    /// Its further links, from `eth1` on.
+    /// Its additional links, from `eth1` on.
     #[serde(default)]
     pub further_links: Vec<Link>,
-    /// Process of the agent, if it runs.
+    /// Process ID of the agent, if it is running.
     pub agent_pid: Option<u32>,
-    /// How often the agent was started.
+    /// Number of agent starts.
     pub agent_starts: u32,
-    /// Has the agent programmed what it found at its start?
+    /// Whether the agent has completed its initial sync.
     pub agent_ready: bool,
-    /// Objects that the agent cannot use, and why; or why it does not answer.
+    /// Problems that the agent reports, or why it is not responding.
     pub problems: Vec<String>,
-    /// What is set and accepted but not built yet.
+    /// Settings that are accepted but not implemented.
     pub not_built: Vec<String>,
 }
 
@@ -166,9 +166,9 @@ pub struct PodStatus {
     pub phase: String,
     /// The Ready condition.
     pub ready: bool,
-    /// How often its containers were started again.
+    /// Number of container restarts.
     pub restarts: i32,
-    /// Why it is not ready, as far as known.
+    /// Why it is not ready, if known.
     pub reason: String,
 }
 
@@ -183,7 +183,7 @@ pub struct ServiceStatus {
     /// `spec.type`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Cluster addresses.
+    /// Cluster IPs.
     #[serde(rename = "clusterIPs")]
     pub cluster_ips: Vec<String>,
     /// Ports, `80/TCP`.
@@ -192,7 +192,7 @@ pub struct ServiceStatus {
     pub endpoints: BTreeMap<String, Vec<String>>,
 }
 
-/// Asks a lab's daemon; `progress` hears the lines before the last.
+/// Sends a call to the lab's daemon; `progress` gets the progress lines.
 pub fn ask(name: &LabName, call: &Call, mut progress: impl FnMut(&str)) -> Result<Line> {
     let paths = LabPaths::new(name);
     enter::require_lab(name, &paths)?;

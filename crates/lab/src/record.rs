@@ -1,6 +1,5 @@
-//! What exists of a lab, written to its directory: the verbs that enter
-//! namespaces and the one that removes the lab read it, with no daemon
-//! needed.
+//! The record of a lab in its directory. The verbs that enter namespaces, and
+//! `down`, read it and do not need the daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,28 +16,29 @@ use crate::link::Link;
 use crate::paths::LabPaths;
 use crate::process::ProcessId;
 
-/// What was asked of `up`: two labs of one shape are the same lab.
+/// Configuration of a lab, from the arguments of `up`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabSpec {
     /// Number of nodes.
     pub nodes: u32,
-    /// Uplinks of each node; 0 in labs of before: one.
+    /// Uplinks of each node; 0 (records of older versions) means one.
     #[serde(default)]
     pub uplinks: u32,
-    /// The nodes that begin behind the router.
+    /// Nodes that start on the network behind the router.
     #[serde(default)]
     pub behind_router: BTreeSet<String>,
-    /// The values of `--set`, as the agents read them (YAML, one per line).
+    /// Chart values of `--set` as YAML, one per line.
     pub values: String,
     /// `--image NAME=PROGRAM`.
     pub images: BTreeMap<String, PathBuf>,
-    /// The directory of a control plane's programs; none for the embedded API.
+    /// Directory of the control plane programs; none for the embedded API
+    /// server.
     #[serde(default)]
     pub assets: Option<PathBuf>,
 }
 
 impl LabSpec {
-    /// How `other` differs from this one, in words; empty if it does not.
+    /// Describes how `other` differs; empty if it does not.
     pub fn differences(&self, other: &LabSpec) -> Vec<String> {
         let mut differences = Vec::new();
         if self.nodes != other.nodes {
@@ -81,23 +81,23 @@ impl LabSpec {
 pub struct LabRecord {
     /// Its name.
     pub name: String,
-    /// What was asked for.
+    /// Its configuration.
     pub shape: LabSpec,
-    /// The daemon.
+    /// Process of the daemon.
     pub daemon: ProcessId,
-    /// Port of the API on 127.0.0.1, in every namespace of the lab.
+    /// Port of the API server on 127.0.0.1 in every namespace of the lab.
     pub api_port: u16,
     /// The lab's cgroup.
     pub cgroup: PathBuf,
     /// Nodes by name.
     pub nodes: BTreeMap<String, HostRecord>,
-    /// Their cables, by uplink.
+    /// Their links, by uplink.
     pub links: BTreeMap<String, Vec<Link>>,
     /// `client`, `router`, `control-plane` and `switch`.
     pub others: BTreeMap<String, HostRecord>,
 }
 
-/// A place where commands can run.
+/// A host in which commands can run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
     /// Its network namespace.
@@ -125,18 +125,18 @@ pub struct PodRecord {
     pub cgroup: PathBuf,
     /// `CNI_CONTAINERID`.
     pub container_id: String,
-    /// Its containers, the one that is meant when nobody says which first.
+    /// Its containers, the default container first.
     #[serde(default)]
     pub containers: Vec<String>,
 }
 
 impl LabRecord {
-    /// Uplinks of each node.
+    /// Number of uplinks of each node.
     pub fn uplinks(&self) -> u32 {
         self.shape.uplinks.max(1)
     }
 
-    /// Reads the record of a lab; none if there is no such lab.
+    /// Reads the record of a lab; none if it does not exist.
     pub fn read(paths: &LabPaths) -> Result<Option<LabRecord>> {
         read_json(&paths.record())
     }
@@ -147,7 +147,7 @@ impl LabRecord {
     }
 }
 
-/// The records of all pods that have one.
+/// The records of all pods.
 pub fn pod_records(paths: &LabPaths) -> Vec<PodRecord> {
     let directories =
         |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -170,13 +170,13 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     Ok(Some(value))
 }
 
-/// Writes a JSON file, whole or not at all.
+/// Writes a JSON file atomically.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).context("cannot encode a record")?;
     write_whole(path, &text, 0o644)
 }
 
-/// Writes a file, whole or not at all, with these permissions.
+/// Writes a file atomically, with this mode.
 pub fn write_whole(path: &Path, text: &[u8], mode: u32) -> Result<()> {
     let temporary = path.with_extension("new");
     let _ = fs::remove_file(&temporary);

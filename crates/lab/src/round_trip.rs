@@ -1,5 +1,5 @@
-//! Measures round trips of small datagrams: what a way through the network
-//! costs, and what two namespaces joined by nothing but a veth cost.
+//! Measures round-trip times of small UDP datagrams over a network path, or
+//! between two namespaces connected by a veth pair, for comparison.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::mpsc;
@@ -13,14 +13,14 @@ use clap::Args;
 use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
 
-/// Exchanges before the measured ones: caches and neighbours are filled.
+/// Exchanges before the measurement, to fill caches and neighbour entries.
 const WARM_UP: usize = 50;
-/// How long an answer may take.
+/// Timeout of a response.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes of a datagram.
+/// Datagram size in bytes.
 const DATAGRAM_BYTES: usize = 32;
 
-/// What to measure.
+/// Options.
 #[derive(Debug, Args)]
 pub struct RoundTripOptions {
     /// Where a UDP echo answers, such as 10.96.0.2:7 or [fd00::2]:7
@@ -37,12 +37,12 @@ pub struct RoundTripOptions {
     count: usize,
 }
 
-/// What was measured. Times are microseconds.
+/// Results. Times are in microseconds.
 #[derive(Debug, Serialize)]
 struct Measured {
-    /// The one source port of all exchanges.
+    /// Source port of all exchanges.
     source_port: u16,
-    /// Exchanges, the warm-up included.
+    /// Number of exchanges, including the warm-up.
     exchanges: usize,
     lost: usize,
     p50_us: f64,
@@ -60,7 +60,7 @@ pub fn run(question: &RoundTripOptions) -> Result<()> {
     Ok(())
 }
 
-/// One datagram there, one back, `count` times, from one source port.
+/// Exchanges `count` datagrams, one at a time, from one source port.
 fn measure(to: SocketAddr, count: usize) -> Result<Measured> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).context("cannot create a socket")?;
@@ -90,7 +90,7 @@ fn measure(to: SocketAddr, count: usize) -> Result<Measured> {
     })
 }
 
-/// A link that has just come up may drop what is sent first.
+/// A link that has just come up may drop the first packets.
 fn await_first_answer(socket: &UdpSocket) -> Result<()> {
     const TRIES: u32 = 20;
     socket.set_read_timeout(Some(TIMEOUT / TRIES)).context("cannot set a timeout on the socket")?;
@@ -101,7 +101,7 @@ fn await_first_answer(socket: &UdpSocket) -> Result<()> {
             Err(_) => thread::sleep(Duration::from_millis(10)),
         }
     }
-    // An answer that came late must not be taken for the next one's.
+    // A late response must not be taken for the next one.
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     while socket.recv(&mut [0; 2048]).is_ok() {}
     socket.set_read_timeout(Some(TIMEOUT)).context("cannot set a timeout on the socket")
@@ -115,7 +115,7 @@ fn exchange(socket: &UdpSocket) -> Result<Duration> {
     Ok(begin.elapsed())
 }
 
-/// Two namespaces that end with this process.
+/// Measures between two temporary namespaces.
 fn plain_veth(v6: bool, count: usize) -> Result<Measured> {
     let (namespace, there) = mpsc::channel();
     let (joined, ready) = mpsc::channel();
@@ -130,7 +130,7 @@ fn plain_veth(v6: bool, count: usize) -> Result<Measured> {
         measure(SocketAddr::new(address(v6, 2), 7), count)
     });
     let measured = near.join().map_err(|_| anyhow::anyhow!("the measuring thread panicked"))?;
-    // The other side waits for datagrams for ever; it ends with the process.
+    // The other side waits for datagrams until the process exits.
     if measured.is_err() && echo.is_finished() {
         echo.join().map_err(|_| anyhow::anyhow!("the echo thread panicked"))??;
     }
@@ -145,13 +145,14 @@ fn address(v6: bool, host: u8) -> IpAddr {
     }
 }
 
-/// Makes the veth, up and with addresses on both ends.
+/// Creates the veth pair, up and with addresses on both ends.
 fn join(there: &NetNs, v6: bool) -> Result<()> {
     let bits = if v6 { "64" } else { "24" };
     let mut near = Netlink::open()?;
     let end = |name| VethEnd { name, mac: None };
-    // With one index at both ends, the kernel may take seconds to believe that
-    // the link is up (`linkwatch_urgent_event`): let this namespace count on.
+    // With equal interface indexes on both ends the kernel may take seconds to
+    // report the link up (`linkwatch_urgent_event`), so the indexes are made
+    // different.
     near.create_veth(&Veth { local: end("spare"), peer: end("spare-peer"), mtu: 1500, peer_netns: None })?;
     near.delete_link("spare")?;
     near.create_veth(&Veth { local: end("near"), peer: end("far"), mtu: 1500, peer_netns: Some(there) })?;
@@ -164,7 +165,7 @@ fn join(there: &NetNs, v6: bool) -> Result<()> {
     Ok(())
 }
 
-/// The echo at the far end.
+/// Echo server of the peer.
 fn serve(
     v6: bool,
     namespace: &mpsc::Sender<NetNs>,

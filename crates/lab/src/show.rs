@@ -1,4 +1,4 @@
-//! The state of a lab as people read it.
+//! Text output of `status`.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use crate::address;
 use crate::protocol::{NodeStatus, PodStatus, ServiceStatus, Status};
 
-/// Three listings, and below them what is wrong.
+/// Tables of nodes, pods and Services, followed by changed links and problems.
 pub fn status(status: &Status) -> String {
     let mut parts = vec![
         table(&["NODE", "READY", "ADDRESSES", "POD CIDRS", "AGENT"], status.nodes.iter().map(node)),
@@ -55,7 +55,7 @@ fn service(service: &ServiceStatus) -> Vec<String> {
     ]
 }
 
-/// The links that somebody has changed.
+/// Links with settings other than the default.
 fn links(status: &Status) -> Option<String> {
     let reported = status.nodes.iter().flat_map(|node| {
         let further = (1..).zip(&node.further_links);
@@ -89,7 +89,7 @@ fn problems(status: &Status) -> Option<String> {
     (!all.is_empty()).then(|| format!("Problems:\n  {}", all.join("\n  ")))
 }
 
-/// What every node says is said once.
+/// Settings that are not implemented; each is listed once for all nodes.
 fn not_built(status: &Status) -> Option<String> {
     let all: BTreeSet<&str> =
         status.nodes.iter().flat_map(|node| node.not_built.iter().map(String::as_str)).collect();
@@ -97,7 +97,7 @@ fn not_built(status: &Status) -> Option<String> {
     (!all.is_empty()).then(|| format!("Not fully implemented:\n  {}", all.join("\n  ")))
 }
 
-/// Aligned columns without borders; nothing if there are no rows.
+/// Aligned columns without borders; empty if there are no rows.
 fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);

@@ -1,4 +1,4 @@
-//! Starting processes inside a network namespace and a cgroup.
+//! Starts processes in network namespaces and cgroups.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -14,9 +14,8 @@ use tokio::process::Command;
 
 use crate::mount_namespace::MountNamespace;
 
-/// Makes the process that `command` starts begin in this namespace and
-/// cgroup, as the leader of a session of its own. `inherit` names a
-/// descriptor that it keeps.
+/// Makes the process of `command` start in this network namespace and cgroup,
+/// as leader of a new session. It keeps the file descriptor `inherit`.
 pub fn enter_namespaces(
     command: &mut Command,
     netns: &Path,
@@ -41,7 +40,7 @@ pub fn enter_namespaces(
     Ok(())
 }
 
-/// The same inside a container, in this working directory.
+/// The same in a container, with this working directory.
 pub fn enter_container(
     command: &mut Command,
     netns: &Path,
@@ -63,8 +62,8 @@ pub fn enter_container(
     Ok(())
 }
 
-/// Makes the process that `command` starts begin in this cgroup, as the
-/// leader of a session of its own, open to every signal.
+/// Makes the process of `command` start in this cgroup, as leader of a new
+/// session, with all signals unblocked.
 pub fn detach(command: &mut std::process::Command, cgroup: &Path) -> Result<()> {
     let procs = open_procs(&cgroup.join("cgroup.procs"))?;
     let before_exec = move || -> io::Result<()> {
@@ -83,15 +82,15 @@ fn open_procs(path: &Path) -> Result<File> {
     OpenOptions::new().write(true).open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// A pipe whose writing end a child keeps: the reading end, the writing end
-/// and the number under which the child knows it.
+/// A pipe whose write end a child inherits: read end, write end, and the
+/// descriptor number in the child.
 pub fn ready_pipe() -> Result<(File, OwnedFd, i32)> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot create a pipe")?;
     let number = write.as_raw_fd();
     Ok((File::from(read), write, number))
 }
 
-/// A log file, appended to.
+/// Opens a log file for appending.
 pub fn log_file(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.with_context(|| format!("cannot write the log {}", path.display()))

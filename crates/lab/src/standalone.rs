@@ -1,7 +1,6 @@
-//! The embedded API as a process of its own, under the flags of
-//! kube-apiserver: with it the lab's way to a control plane of processes is
-//! tested on machines that have no kube-apiserver. It keeps its objects in
-//! memory; etcd is not asked.
+//! The embedded API server as a separate process with the flags of
+//! kube-apiserver. It is used to test the external control plane on hosts
+//! without kube-apiserver. Objects are kept in memory; etcd is not used.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener};
@@ -11,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use beeline_apiserver::{ApiServer, Certificate, Config, Duty};
 use ipnet::IpNet;
 
-/// Serves until it is ended.
+/// Serves until it is killed.
 pub fn run(flags: &[String]) -> Result<()> {
     let flags = Flags::parse(flags)?;
     let address: IpAddr = flags.value("bind-address")?;
@@ -27,11 +26,11 @@ pub fn run(flags: &[String]) -> Result<()> {
     })
 }
 
-/// An API server alone: others do what controllers and schedulers do.
+/// Only the API server; controllers and scheduler are separate.
 fn config(flags: &Flags) -> Result<Config> {
     let ranges: String = flags.value("service-cluster-ip-range")?;
     let ranges = ranges.split(',').map(str::parse::<IpNet>).collect::<Result<Vec<_>, _>>();
-    // As token files have it: token, user, uid, groups.
+    // Format of token files: token, user, uid, groups.
     let tokens = flags.file("token-auth-file")?;
     let token = tokens.split(',').next().filter(|token| !token.is_empty());
     Ok(Config {
@@ -49,7 +48,7 @@ fn config(flags: &Flags) -> Result<Config> {
     })
 }
 
-/// `--name=value`, as every program of Kubernetes takes them.
+/// Flags of the form `--name=value`.
 #[derive(Debug, PartialEq, Eq)]
 struct Flags(BTreeMap<String, String>);
 

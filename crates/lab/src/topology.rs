@@ -1,6 +1,6 @@
-//! The lab's network: a switch, and hosts that hang on it. The switch holds
-//! two networks, which the router joins. Every link is made inside the
-//! namespaces that it joins: nothing of it ever appears in the machine's own.
+//! The lab's network: hosts connected to a switch. The switch has two
+//! networks, connected by the router. Devices are created inside the
+//! namespaces of the lab and never appear in the host's own.
 
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::paths::LabPaths;
 use crate::record::HostRecord;
 use crate::{cgroup, netdev};
 
-/// The router's device on the network behind it, and its port.
+/// The router's device and switch port on the network behind it.
 const ROUTER_BEHIND: (&str, &str) = ("eth1", "router-behind");
 
-/// The hosts outside the cluster, which know the way to every pod.
+/// The hosts outside the cluster, which have routes to the pods.
 pub const OUTSIDE: [&str; 3] = ["client", "router", "control-plane"];
 
 /// The bridge in the switch's namespace.
@@ -28,12 +28,12 @@ pub fn bridge(subnet: Subnet) -> &'static str {
     }
 }
 
-/// The bridge of the network of an uplink from 1 on.
+/// The bridge of an additional network (uplink 1 and above).
 fn additional_bridge(uplink: u32) -> String {
     format!("network-{}", uplink + 1)
 }
 
-/// The port of the switch that a node's uplink ends in.
+/// The switch port of a node's uplink.
 pub fn port(node: u32, uplink: u32) -> String {
     match uplink {
         0 => address::node_name(node),
@@ -41,18 +41,18 @@ pub fn port(node: u32, uplink: u32) -> String {
     }
 }
 
-/// What a host on the switch is.
+/// A host on the switch.
 struct Host {
     name: String,
     netns: PathBuf,
     subnet: Subnet,
     address: Pair,
     forwards: bool,
-    /// Its devices on further networks, and their addresses.
+    /// Its devices on additional networks, with their addresses.
     further: Vec<(u32, String, Pair)>,
 }
 
-/// Makes the switch and every host on it.
+/// Creates the switch and all hosts.
 pub fn build(paths: &LabPaths, nodes: &[(u32, Subnet)], uplinks: u32) -> Result<()> {
     std::fs::create_dir_all(paths.netns("switch").parent().context("the directory of the namespaces")?)?;
     let switch = netdev::new_namespace(&paths.netns("switch"))?;
@@ -62,7 +62,7 @@ pub fn build(paths: &LabPaths, nodes: &[(u32, Subnet)], uplinks: u32) -> Result<
     for uplink in 1..uplinks {
         netdev::bridge(&switch, &additional_bridge(uplink)).context("cannot create an additional network")?;
     }
-    // One thread each: most of the time is the kernel's.
+    // One thread per host: most of the time is spent in the kernel.
     let mut hosts = outside(paths, uplinks);
     hosts.extend(nodes.iter().map(|(number, subnet)| node(paths, *number, *subnet, uplinks)));
     std::thread::scope(|scope| {
@@ -73,19 +73,20 @@ pub fn build(paths: &LabPaths, nodes: &[(u32, Subnet)], uplinks: u32) -> Result<
     connect_router(&router, &switch).context("cannot connect the router to the network behind it")
 }
 
-/// Makes one more node, or one that was switched off.
+/// Creates an additional node, or one that was powered off.
 pub fn add_node(paths: &LabPaths, number: u32, subnet: Subnet, uplinks: u32) -> Result<()> {
     let switch = NetNs::open(paths.netns("switch"))?;
     connect_host(&node(paths, number, subnet, uplinks), &switch)
 }
 
-/// Pulls every cable of a node out of the switch.
+/// Deletes all switch ports of a node.
 pub fn unplug(paths: &LabPaths, number: u32, uplinks: u32) -> Result<()> {
     let switch = NetNs::open(paths.netns("switch"))?;
     (0..uplinks).try_for_each(|uplink| netdev::delete_port(&switch, &port(number, uplink)))
 }
 
-/// The control plane is on the first network alone: the router leads to it.
+/// The control plane is only on the first network; the others reach it through
+/// the router.
 fn outside(paths: &LabPaths, uplinks: u32) -> Vec<Host> {
     // The router's eth1 is on the network behind it.
     let further = |address: Pair, first_device: u32| {
@@ -113,7 +114,7 @@ fn node(paths: &LabPaths, number: u32, subnet: Subnet, uplinks: u32) -> Host {
     let netns = paths.node(&name).netns();
     let addresses = address::of_node(number, subnet, uplinks);
     let further = (1..uplinks).map(|uplink| (uplink, address::uplink(uplink), addresses[uplink as usize]));
-    // Forwarding is the agent's to switch on, as on any fresh machine.
+    // The agent enables forwarding, as on a fresh machine.
     Host { name, netns, subnet, address: addresses[0], forwards: false, further: further.collect() }
 }
 
@@ -149,7 +150,7 @@ fn connect_host(host: &Host, switch: &NetNs) -> Result<()> {
     make().with_context(|| format!("cannot create {}", host.name))
 }
 
-/// On a further network a host has addresses, and no way out.
+/// On additional networks a host has addresses but no default route.
 fn connect_additional(
     host: &Host,
     further: &(u32, String, Pair),
@@ -162,7 +163,7 @@ fn connect_additional(
     address.with_prefixes().into_iter().try_for_each(|(ip, bits)| netdev::address(netns, device, ip, bits))
 }
 
-/// Gives a host its addresses and the router as its way out.
+/// Adds a host's addresses and its default routes via the router.
 pub fn address_host(netns: &NetNs, address: Pair, subnet: Subnet) -> Result<()> {
     for (ip, bits) in address.with_prefixes() {
         netdev::address(netns, UPLINK, ip, bits)?;
@@ -177,8 +178,8 @@ pub fn address_host(netns: &NetNs, address: Pair, subnet: Subnet) -> Result<()> 
         .try_for_each(|gateway| netdev::default_route(netns, UPLINK, gateway))
 }
 
-/// Tells the hosts outside the cluster the way to a node's pods: to the node
-/// itself from its own network, by the router from the other.
+/// Adds routes to a node's pods on the hosts outside the cluster: via the node
+/// on its own network, via the router otherwise.
 pub fn add_pod_routes(paths: &LabPaths, ranges: &[IpNet], node: u32, subnet: Subnet) -> Result<()> {
     for host in OUTSIDE {
         let netns = NetNs::open(paths.netns(host))?;
@@ -197,7 +198,7 @@ pub fn add_pod_routes(paths: &LabPaths, ranges: &[IpNet], node: u32, subnet: Sub
     Ok(())
 }
 
-/// Takes the way to a node's pods away again.
+/// Removes the routes to a node's pods.
 pub fn remove_pod_routes(paths: &LabPaths, ranges: &[IpNet]) -> Result<()> {
     for host in OUTSIDE {
         let netns = NetNs::open(paths.netns(host))?;
@@ -206,14 +207,14 @@ pub fn remove_pod_routes(paths: &LabPaths, ranges: &[IpNet]) -> Result<()> {
     Ok(())
 }
 
-/// Listens inside a namespace.
+/// Opens a TCP listener in a namespace.
 pub fn listen(netns: &Path, ip: IpAddr, port: u16) -> Result<TcpListener> {
     let namespace = NetNs::open(netns)?;
     let bound = netdev::in_netns(&namespace, move || TcpListener::bind((ip, port)).map_err(Into::into));
     bound.with_context(|| format!("cannot listen on {ip} port {port} in {}", netns.display()))
 }
 
-/// The record of a host and its cgroup, which is made.
+/// Creates a host's cgroup and returns its record.
 pub fn host_record(netns: PathBuf, cgroup: PathBuf, address: Option<Pair>) -> Result<HostRecord> {
     cgroup::create(&cgroup)?;
     let addresses = address.map(|pair| pair.addresses().to_vec()).unwrap_or_default();

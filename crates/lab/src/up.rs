@@ -1,6 +1,6 @@
-//! `up`: checks what was asked, starts the daemon, waits until the lab is
-//! ready, applies the manifests. What fails or is interrupted half-way is
-//! taken down again.
+//! `up`: checks the arguments, starts the daemon, waits until the lab is
+//! ready, and applies the manifests. A lab that fails to start or is
+//! interrupted is removed.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -24,10 +24,10 @@ use crate::protocol::{Call, Line, Manifest, ask};
 use crate::record::LabSpec;
 use crate::{address, cgroup, lock, spawn};
 
-/// How many lines of each log are shown when a lab does not come up.
+/// Number of lines shown of each log when a lab fails to start.
 const LOG_LINES: usize = 5;
 
-/// What was asked for, as it was typed.
+/// Arguments of `up`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Request {
     /// Number of nodes
@@ -56,7 +56,7 @@ pub struct Request {
     retain: bool,
 }
 
-/// Brings a lab up.
+/// Starts a lab.
 pub fn up(name: &LabName, request: &Request) -> Result<()> {
     let values = values(&request.set)?;
     let images = request.images.iter().map(|text| image(text)).collect::<Result<_>>()?;
@@ -68,7 +68,7 @@ pub fn up(name: &LabName, request: &Request) -> Result<()> {
     let lab_lock = lock::create(name, &shape)?;
     remove_if_interrupted(name.clone());
     let ready = start_daemon(name, &shape, request.timeout).and_then(|daemon| {
-        // From here on the daemon can be found.
+        // The daemon's record exists from here on.
         drop(lab_lock);
         follow(daemon, name)
     });
@@ -80,8 +80,8 @@ pub fn up(name: &LabName, request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// The directory of a control plane's programs, by the convention of controller
-/// tests.
+/// Directory of the control plane programs, from the environment variable that
+/// controller tests use.
 fn assets() -> Result<Option<PathBuf>> {
     let Some(directory) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|directory| !directory.is_empty())
     else {
@@ -92,7 +92,7 @@ fn assets() -> Result<Option<PathBuf>> {
     Ok(Some(directory))
 }
 
-/// The nodes behind the router; each must be one of the lab's.
+/// The nodes behind the router; all must exist.
 fn behind_router(request: &Request) -> Result<BTreeSet<String>> {
     for name in &request.behind_router {
         let number = address::node_number(name);
@@ -106,7 +106,7 @@ fn behind_router(request: &Request) -> Result<BTreeSet<String>> {
     Ok(request.behind_router.iter().cloned().collect())
 }
 
-/// The values as the agents read them; says what a user should know of them.
+/// The chart values for the agents; prints notices about them.
 fn values(set: &[String]) -> Result<String> {
     let mut settings = Settings::from_set(set).context("--set")?;
     if let Some(notice) = use_own_api(&mut settings)? {
@@ -119,7 +119,7 @@ fn values(set: &[String]) -> Result<String> {
     Ok(settings.to_yaml())
 }
 
-/// A lab's API has an address of its own, whatever a user's chart values say.
+/// The API server has a fixed address, which overrides the chart values.
 fn use_own_api(settings: &mut Settings) -> Result<Option<String>> {
     let own = (CONTROL_PLANE.ipv4.to_string(), API_PORT);
     let asked = settings.parse().values;
@@ -139,7 +139,7 @@ fn use_own_api(settings: &mut Settings) -> Result<Option<String>> {
     }))
 }
 
-/// `NAME=PROGRAM`; the program must be there.
+/// Parses `NAME=PROGRAM`; the program must exist.
 fn image(text: &str) -> Result<(String, PathBuf)> {
     let Some((name, program)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
         bail!("--image {text}: expected NAME=PROGRAM, for example --image web=/usr/sbin/nginx");
@@ -153,7 +153,7 @@ fn image(text: &str) -> Result<(String, PathBuf)> {
     Ok((name.to_owned(), path))
 }
 
-/// Starts the daemon inside the lab's cgroup and hands it its order.
+/// Starts the daemon in the lab's cgroup and passes it the configuration.
 fn start_daemon(name: &LabName, shape: &LabSpec, timeout_s: u64) -> Result<Child> {
     let paths = LabPaths::new(name);
     let cgroup = cgroup::lab_cgroup(name, &paths)?.join("daemon");
@@ -188,7 +188,7 @@ fn follow(mut daemon: Child, name: &LabName) -> Result<()> {
     bail!("the daemon of lab {name} exited: the lab was removed, or the daemon was killed")
 }
 
-/// Takes down what did not come up, after showing what its programs said.
+/// Removes a lab that failed to start, after printing the ends of its logs.
 fn remove_failed(name: &LabName, retain: bool, error: anyhow::Error) -> anyhow::Error {
     wait_if_interrupted();
     if retain {
@@ -208,7 +208,7 @@ fn remove_failed(name: &LabName, retain: bool, error: anyhow::Error) -> anyhow::
     }
 }
 
-/// The ends of the logs that hold anything.
+/// The ends of all logs that are not empty.
 fn logs(paths: &LabPaths) -> Vec<String> {
     let agents = (1..=NODES_MAX).map(|number| paths.node(&address::node_name(number)).agent_log());
     let all = std::iter::once(paths.daemon_log()).chain(agents).filter(|path| path.exists());
@@ -221,18 +221,18 @@ fn shown(log: &Path) -> Option<String> {
     (!lines.is_empty()).then(|| format!("{}:\n    {}", name.display(), lines.join("\n    ")))
 }
 
-/// Set once this process has been told to end.
+/// Set when this process is interrupted.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// What an interruption breaks is no failure of its own: the thread that
-/// takes the lab down ends the process.
+/// Errors caused by an interruption are not reported: the thread that removes
+/// the lab exits the process.
 fn wait_if_interrupted() {
     while INTERRUPTED.load(Ordering::SeqCst) {
         std::thread::park();
     }
 }
 
-/// Until this process ends: an interruption removes what there is so far.
+/// Removes the lab if this process is interrupted.
 fn remove_if_interrupted(name: LabName) {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     if signals.thread_block().is_err() {

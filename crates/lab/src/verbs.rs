@@ -1,5 +1,4 @@
-//! The command line: `beeline-lab VERB`, which people type as
-//! `beeline lab VERB`.
+//! The command line: `beeline-lab VERB`, usually called as `beeline lab VERB`.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -21,12 +20,11 @@ use crate::record::{LabRecord, LabSpec};
 use crate::up::Request;
 use crate::{DEFAULT_NAME, daemon, down, echo, link, logs, manifests, round_trip, show, standalone, up};
 
-/// What a verb that runs a command returns when it is not the command that
-/// failed; as container runtimes have it.
+/// Exit status when the verb itself fails, as in container runtimes.
 const EXIT_OWN_FAILURE: u8 = 125;
 
-/// What the daemon logs unless BEELINE_LAB_LOG says otherwise: not every
-/// question of DNS.
+/// Default log filter of the daemon, without DNS queries (see
+/// BEELINE_LAB_LOG).
 const LOG: &str = "info,hickory_server=warn";
 
 /// A Kubernetes cluster in network namespaces on this host, for evaluation, tests and
@@ -233,7 +231,8 @@ fn node_action(name: &LabName, node: String, action: NodeAction) -> Result<()> {
     finish(ask(name, &Call::Node { node, action }, say)?)
 }
 
-/// Applies every file that parses; what is wrong with the others is told last.
+/// Applies every file without syntax errors; the errors of the others are
+/// reported last.
 fn apply(name: &LabName, paths: &[PathBuf]) -> Result<()> {
     let (manifests, mut problems) = manifests::load_good(paths)?;
     if manifests.is_empty() {
@@ -258,7 +257,7 @@ fn require_root() -> Result<()> {
 }
 
 fn say(line: &str) {
-    // Whoever has stopped reading (`| head`) need not be told anything.
+    // The reader may have closed the pipe (`| head`).
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
@@ -298,7 +297,7 @@ fn remove_lab(name: &LabName) -> Result<()> {
     Ok(())
 }
 
-/// Reads its order from standard input, as `up` writes it.
+/// Reads the configuration from standard input, as `up` writes it.
 fn run_daemon(name: &LabName, timeout: Duration) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BEELINE_LAB_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));

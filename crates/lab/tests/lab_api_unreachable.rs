@@ -1,6 +1,6 @@
-//! Agents without their API server: servers that are dead from the start, a
-//! network that swallows every packet to the last one while changes queue up,
-//! and a node that boots meanwhile.
+//! Agents without a reachable API server: API server URLs that never respond,
+//! a network that drops all packets to the working one while changes are
+//! queued, and a node that boots in the meantime.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -13,7 +13,7 @@ use beeline_lab::harness::TestLab;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Nobody has the first address, nobody listens at the second.
+/// The first address does not exist; nothing listens at the second.
 const SERVERS: &str =
     "k8s.apiServerURLs=https://172.30.0.66:6443 https://172.30.0.1:6443 https://172.30.0.2:6443";
 
@@ -45,7 +45,7 @@ spec:
     )
 }
 
-/// Who answers there, asked from a pod or the client.
+/// The response of a pod, requested from a pod or the client.
 fn asks(lab: &TestLab, from: &str, ip: &str, port: u16) -> Option<String> {
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
     let target = if from == "client" { lab.client() } else { lab.pod(from) };
@@ -66,8 +66,8 @@ fn api_connected(lab: &TestLab, node: &str) -> bool {
     }
 }
 
-/// The control plane's cable: without it packets to it vanish, and open
-/// connections hear nothing.
+/// Sets the control plane's link up or down. While it is down, packets are
+/// dropped and open connections get no response.
 fn plug_in_control_plane(lab: &TestLab, up: bool) {
     let mut switch = Netlink::open_in(&NetNs::open(lab.paths().netns("switch")).unwrap()).unwrap();
     let port = switch.index("control-plane").unwrap();
@@ -89,12 +89,12 @@ fn lab_pods_keep_running_while_the_api_server_is_unreachable() {
     lab.wait_until("the agent notices that the API server is silent", TIMEOUT, || {
         !api_connected(&lab, "node-1") && !api_connected(&lab, "node-2")
     });
-    // What is there works, and a pod that is made now is connected: its node
-    // knows its own range, and the others know the way to that.
+    // Existing pods work, and new pods are connected: their node knows its own
+    // pod CIDR, and the others have routes to it.
     let changes = pod_on("late", "node-1", "late") + &service("late");
     std::thread::scope(|scope| {
         let (lab, changes) = (&lab, &changes);
-        // Applied, but no agent can hear of it: this waits for them.
+        // The agents cannot receive the change; `apply` waits for them.
         let applied = scope.spawn(move || lab.verb_with_stdin(&["apply", "-f", "-"], changes));
         lab.wait_until("the new pod is reached", TIMEOUT, || {
             ["p1", "p2", "client"].iter().all(|from| reaches(lab, from, "late"))
@@ -103,7 +103,7 @@ fn lab_pods_keep_running_while_the_api_server_is_unreachable() {
         let late = lab.service("late").cluster_ips;
         assert!(late.iter().all(|ip| asks(lab, "p2", ip, 80).is_none()), "no node knows the change yet");
 
-        // A node that boots now has its last good state on its disk.
+        // A node that boots now starts from the state saved on its disk.
         lab.verb(&["node-stop", "node-2"]).succeeds();
         lab.verb(&["node-start", "node-2"]).succeeds();
         lab.wait_until("its pod is back", TIMEOUT, || reaches(lab, "p1", "p2") && reaches(lab, "p2", "p1"));
@@ -117,8 +117,7 @@ fn lab_pods_keep_running_while_the_api_server_is_unreachable() {
         let repaired = Instant::now();
         assert!(!applied.is_finished(), "the changes are still waiting");
         applied.join().unwrap().succeeds();
-        // Two agents that ask every second or so, and a packet that is sent
-        // again after a second.
+        // Agents retry about every second, and TCP retransmits after a second.
         assert!(repaired.elapsed() < Duration::from_secs(5), "in force after {:?}", repaired.elapsed());
         assert!(late.iter().all(|ip| asks(lab, "p2", ip, 80).as_deref() == Some("late")));
     });

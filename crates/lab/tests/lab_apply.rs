@@ -1,4 +1,5 @@
-//! Manifests and values: what is taken, what is refused and how it is said.
+//! Manifests and values: what is accepted and what is rejected, with which
+//! messages.
 
 use std::fs;
 use std::time::Duration;
@@ -128,7 +129,7 @@ fn lab_follows_updates_and_deletions() {
         assert_eq!(ready, replicas as usize, "{:?}", lab.pods("web-"));
     }
     let name = lab.pods("web-").iter().find(|pod| pod.ready).unwrap().name.clone();
-    // A pod whose process dies is started again.
+    // A container whose process is killed is restarted.
     let record = pod_records(&lab.paths()).into_iter().find(|record| record.name == name).unwrap();
     let process = processes(&record.cgroup)[0];
     kill(Pid::from_raw(process as i32), Signal::SIGKILL).unwrap();

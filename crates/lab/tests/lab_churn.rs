@@ -1,5 +1,5 @@
-//! Endpoints come and go all the time, 20,000 changes a minute; no connection
-//! to one that lives notices, and the tables are what they should be.
+//! Endpoint churn with 20,000 changes a minute: connections to endpoints that
+//! stay are unaffected, and the tables are correct afterwards.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -15,17 +15,18 @@ use failures::Api;
 use load::Traffic;
 use serde_json::{Value, json};
 
-/// How long; `BEELINE_CHURN_SECONDS` sets another time.
+/// Default duration in seconds; `BEELINE_CHURN_SECONDS` overrides it.
 const SECONDS: u64 = 15;
-/// One change after the other, by each of these.
+/// Number of concurrent writers.
 const WRITERS: usize = 3;
-/// Between two changes of a writer: 20,000 a minute by all of them.
+/// Interval between two changes of a writer: 20,000 a minute in total.
 const PAUSE: Duration = Duration::from_micros(60_000_000 / 20_000 * WRITERS as u64);
-/// Services whose endpoints change; the first of each writer is asked.
+/// Number of Services whose endpoints change; traffic is sent to the first
+/// Service of each writer.
 const SERVICES: usize = 60;
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
-/// One that nobody selects for: the test says who serves it.
+/// A Service without a selector: the test writes its EndpointSlices.
 fn service(number: usize) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("churn-{number}")},
         "spec": {"ports": [
@@ -48,11 +49,12 @@ fn slice(number: usize, ips: &[&str]) -> Value {
             {"name": "udp", "protocol": "UDP", "port": 9000}]})
 }
 
-/// Changes its Services in turn until the time is up. Returns how often.
+/// Changes its Services in turn until the deadline. Returns the number of
+/// changes.
 fn write(lab: &TestLab, first: usize, ips: &[String; 3], until: Instant) -> u64 {
     let api = Api::open(lab);
     let [near, far, farther] = [0, 1, 2].map(|at| ips[at].as_str());
-    // All of them live, whether they are listed or not.
+    // All pods are running, whether they are listed or not.
     let sets: [&[&str]; 5] = [&[far], &[near, far], &[far, farther], &[near], &[near, far, farther]];
     let mut changes = 0;
     let mut due = Instant::now();
@@ -110,7 +112,8 @@ fn lab_endpoint_churn_disturbs_no_connection() {
     );
     report.check();
     assert!(changes > 50 * time.as_secs(), "{changes} changes are too few for a result");
-    // The agents have compared their tables meanwhile, every ten seconds.
+    // The agents compare their tables with the desired state every ten
+    // seconds.
     for node in ["node-1", "node-2", "node-3"] {
         let metrics = lab.node(node).shell("curl -s http://127.0.0.1:9879/metrics").succeeds();
         assert!(metrics.stdout.contains("beeline_drift_total{} 0"), "{node}\n{metrics}");

@@ -1,6 +1,6 @@
-//! Clocks that jump: hours ahead, days back, as a node's do when NTP comes
-//! late or a machine was asleep. The clock is that of the lab's processes
-//! alone (libfaketime); the machine's stays as it is.
+//! Clock jumps, hours ahead or days back, as after a late NTP sync or a
+//! suspend. Only the lab's processes see them (libfaketime); the host's clock
+//! is unchanged.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -34,14 +34,14 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 ";
 
-/// What makes a process believe in another time, where it is installed.
+/// The libfaketime library, if it is installed.
 fn library() -> Option<PathBuf> {
     let directories = std::fs::read_dir("/usr/lib").ok()?.flatten();
     let mut libraries = directories.map(|directory| directory.path().join("faketime/libfaketime.so.1"));
     libraries.find(|library| library.exists())
 }
 
-/// The lab's clock is this far from the machine's, from now on.
+/// Sets the offset of the lab's clock from the host's.
 fn set(file: &Path, offset: &str) {
     let new = file.with_extension("new");
     std::fs::write(&new, offset).unwrap();
@@ -66,8 +66,8 @@ fn all_is_well(lab: &TestLab, service: &str) {
     }
 }
 
-/// A pod and a Service that come now are in force, and the pod goes again:
-/// its address, its sandbox, and the time that it is given to end.
+/// A new pod and Service take effect, and the pod is deleted: its address,
+/// sandbox and grace period are handled correctly.
 fn changes_are_made(lab: &TestLab, name: &str, years: i32) {
     let pod = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  \

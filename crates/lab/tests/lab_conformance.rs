@@ -1,5 +1,5 @@
-//! What Kubernetes' own tests of Services ask for, told as days of a cluster:
-//! docs/conformance.md names the story behind each of them.
+//! Behaviour that the Kubernetes e2e tests of Services require.
+//! docs/conformance.md lists the test function for each of them.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -35,7 +35,8 @@ fn lab_conformance_of_services_outside() {
     fixture.lab.down();
 }
 
-/// A name on the page, `lab/tests/x.rs::f`, is that of a function of ours.
+/// Names in docs/conformance.md, `lab/tests/x.rs::f`, must be those of
+/// existing functions.
 #[test]
 fn unit_every_test_of_the_conformance_page_exists() {
     let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

@@ -1,5 +1,5 @@
-//! The plugin as a real runtime calls it: containerd on a node of a lab, with
-//! an image made from scratch.
+//! The CNI plugin with containerd on a node of a lab, with an image made from
+//! scratch.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -11,7 +11,7 @@ use beeline_lab::harness::{TestLab, program};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// What the container runs: asks a server over TCP and prints the answer.
+/// The container's program: sends a request over TCP and prints the response.
 const ASK: &str = r#"
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -32,9 +32,9 @@ int main(int argc, char **argv) {
 }
 "#;
 
-/// On the node, in a mount namespace of its own: containerd with the plugin
-/// and configuration that `beeline-cni install` puts in place. What is tried
-/// is behind `ctr` in `$@`.
+/// Runs containerd on the node in a separate mount namespace, with the plugin
+/// and configuration installed by `beeline-cni install`. `$@` is the command
+/// in the container.
 const DRIVE: &str = r#"
 set -eu
 work=$1 labs=$2 socket=$3 plugin=$4; shift 4
@@ -99,7 +99,7 @@ fn lab_containerd_connects_a_container_through_the_plugin() {
     let client = answer["client"].as_str().unwrap();
     assert!(client.starts_with("10.244.1."), "an address of node-1's range: {answer}");
 
-    // containerd has called DEL when the container ended.
+    // containerd has called DEL when the container exited.
     let endpoints = Command::new(program("beeline"))
         .args(["endpoint", "list", "-o", "json", "--node", "node-1", "--name", lab.name().as_str()])
         .output()
@@ -111,8 +111,8 @@ fn lab_containerd_connects_a_container_through_the_plugin() {
     lab.down();
 }
 
-/// `PATH` with Debian's containerd, which `make test` unpacks, or with the
-/// machine's own.
+/// `PATH` with Debian's containerd, which `make test` unpacks, or that of the
+/// host.
 fn path_of_containerd() -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     if !mounts.lines().any(|line| line.split(' ').nth(4) == Some("/")) {
@@ -139,7 +139,7 @@ fn configure(work: &Path) {
     fs::write(work.join("config.toml"), config).unwrap();
 }
 
-/// An OCI image (image-spec 1.0) with one static program and nothing else.
+/// An OCI image (image-spec 1.0) with a single static program.
 fn make_image(work: &Path) {
     let (content, layout) = (work.join("content"), work.join("layout"));
     fs::create_dir_all(&content).unwrap();
@@ -169,7 +169,7 @@ fn make_image(work: &Path) {
     run(Command::new("tar").arg("-cf").args([&image, Path::new("-C"), &layout, Path::new(".")]));
 }
 
-/// Stores a blob and describes it.
+/// Stores a blob and returns its descriptor.
 fn blob(layout: &Path, bytes: &[u8], media_type: &str) -> Value {
     let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     fs::write(layout.join("blobs/sha256").join(&digest), bytes).unwrap();

@@ -1,7 +1,7 @@
-//! A lab on a control plane of processes: on Kubernetes' own programs where
-//! KUBEBUILDER_ASSETS names them, and everywhere on the embedded API as a
-//! process of its own in their target, so that the lab's way to an API server
-//! elsewhere is walked on every machine.
+//! A lab with an external control plane: the programs of Kubernetes if
+//! KUBEBUILDER_ASSETS is set, and in any case the embedded API server as a
+//! separate process, so that the code for external API servers is tested on
+//! every host.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -25,7 +25,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-/// How long what should happen may take.
+/// Timeout for expected changes.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 const SHOP: &str = "
@@ -61,7 +61,7 @@ spec:
   containers: [{name: c, image: beeline/echo, ports: [{containerPort: 8080}]}]
 ";
 
-/// `up` on the programs of this directory.
+/// Runs `up` with the control plane programs in this directory.
 fn up(lab: &TestLab, assets: &Path) -> Output {
     let mut command = Command::new(program("beeline-lab"));
     command.args(["up", "--nodes", "2", "--name", lab.name().as_str()]);
@@ -74,7 +74,7 @@ fn script(directory: &Path, name: &str, line: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Debian's etcd, as tools/lib/etcd.sh unpacks it.
+/// Debian's etcd, unpacked by tools/lib/etcd.sh.
 fn etcd() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let unpacked = root.join(".tools/etcd/usr/bin/etcd");
@@ -150,7 +150,7 @@ fn lab_reports_why_a_control_plane_does_not_start() {
     lab.down();
 }
 
-/// etcd's own word, asked in the control plane's namespace.
+/// Health of etcd, queried in the control plane's namespace.
 fn etcd_is_healthy(lab: &TestLab) {
     let netns = NetNs::open(lab.paths().netns("control-plane")).unwrap();
     let ask = || -> std::io::Result<String> {
@@ -166,7 +166,8 @@ fn etcd_is_healthy(lab: &TestLab) {
     lab.wait_until("etcd is healthy", TIMEOUT, healthy);
 }
 
-/// Controllers, scheduler, kubelets and agents work through the API server.
+/// Controllers, scheduler, kubelets and agents work with the external API
+/// server.
 fn a_day_of_a_cluster(lab: &TestLab) {
     assert!(lab.status().nodes.iter().all(|node| node.ready), "{}", lab.state());
     lab.apply(SHOP);
@@ -221,8 +222,7 @@ async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     }
 }
 
-/// The control plane's programs outlive a daemon that is killed, and `down`
-/// ends them.
+/// The control plane's programs survive a killed daemon, and `down` ends them.
 fn the_end_needs_no_daemon(lab: TestLab) {
     let record = LabRecord::read(&lab.paths()).unwrap().unwrap();
     let own = &record.others["control-plane"].cgroup;

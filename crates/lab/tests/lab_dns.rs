@@ -1,5 +1,5 @@
-//! The cluster's DNS, asked from a pod through the Service kube-dns, by both
-//! families and both protocols.
+//! Cluster DNS, queried from a pod through the Service kube-dns over both
+//! address families and both protocols.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -13,10 +13,10 @@ use beeline_lab::harness::TestLab;
 use hickory_server::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_server::proto::rr::{Name, RecordType};
 
-/// How long the server may take for one answer.
+/// Timeout of a query.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a change may take until it is told.
+/// Timeout for a change to appear in responses.
 const CHANGE: Duration = Duration::from_secs(10);
 
 const SHOP: &str = "
@@ -69,16 +69,16 @@ metadata: {name: alias}
 spec: {type: ExternalName, externalName: web.default.svc.cluster.local}
 ";
 
-/// By what a question goes.
+/// Transport of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Udp,
-    /// With this limit of an answer's size.
+    /// UDP with this EDNS payload size.
     UdpUpTo(u16),
     Tcp,
 }
 
-/// Where questions go.
+/// The resolver that is queried.
 struct Resolver<'a> {
     lab: &'a TestLab,
     server: IpAddr,
@@ -108,7 +108,7 @@ impl Resolver<'_> {
         (message, answer.len())
     }
 
-    /// The records in words, without their owners and lifetimes.
+    /// The records as text, without owner and TTL.
     fn records(&self, name: &str, kind: &str) -> BTreeSet<String> {
         let (message, _) = self.ask(name, kind);
         assert_eq!(message.metadata.response_code, ResponseCode::NoError, "{kind} {name}: {message}");
@@ -154,7 +154,7 @@ fn by_tcp(server: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// A headless Service of so many addresses that nobody has.
+/// A headless Service with this number of unused addresses.
 fn crowd(count: usize) -> String {
     let endpoints: Vec<String> =
         (0..count).map(|number| format!("{{addresses: [192.0.2.{}]}}", number + 1)).collect();
@@ -216,7 +216,7 @@ fn names_are_answered(dns: &Resolver<'_>) {
     dns.check_absent("www.example.com");
 }
 
-/// What does not fit is cut by UDP, and whole by TCP.
+/// Large responses are truncated over UDP and complete over TCP.
 fn answers_are_cut(lab: &TestLab, server: IpAddr) {
     lab.apply(&crowd(100));
     let ask = |by| Resolver { lab, server, by }.ask("crowd.default.svc.cluster.local", "A");
@@ -232,7 +232,7 @@ fn answers_are_cut(lab: &TestLab, server: IpAddr) {
     assert_eq!(firsts.len(), 3, "every address comes first at some time: {firsts:?}");
 }
 
-/// A pod more is a record more.
+/// Each additional pod adds a record.
 fn changes_are_told(lab: &TestLab, server: IpAddr) {
     let dns = Resolver { lab, server, by: By::Udp };
     let kind = if server.is_ipv6() { "AAAA" } else { "A" };

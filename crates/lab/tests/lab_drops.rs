@@ -1,5 +1,5 @@
-//! No silent drop: each has a reason, is counted exactly, and is expected with the
-//! names of pod and Service.
+//! Every drop has a reason, is counted exactly, and is reported with the names
+//! of pod and Service.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -13,16 +13,16 @@ use beeline_lab::address::Pair;
 use traffic::cluster::{Cluster, Endpoint, FAMILIES, NO_SERVICE_PORT, SERVICE_UDP_PORT, UDP_PORT};
 use traffic::frame::{self, Mac};
 
-/// Packets of each kind: few, so that all kinds together stay below the events
-/// that are expected per second (`ConfigValue::events_per_s`).
+/// Packets of each kind: few, so that all of them stay below the limit of
+/// events per second (`ConfigValue::events_per_s`).
 const PACKETS: u64 = 5;
-/// The host side of every pod's link.
+/// The host side of each pod's veth pair.
 const GATEWAY_MAC: Mac = [0x02, 0xbe, 0xe1, 0, 0, 1];
-/// In the pod range of node-1, but no pod's.
+/// An unused address in the pod CIDR of node-1.
 const NOBODY: Pair = pair([10, 244, 1, 250], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x250]);
-/// Behind a route that node-1 forbids.
+/// An address behind a prohibit route of node-1.
 const FORBIDDEN: Pair = pair([198, 51, 100, 9], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 9]);
-/// Nobody's.
+/// An unused address.
 const FOREIGN: Pair = pair([203, 0, 113, 7], [0x2001, 0xdb8, 7, 0, 0, 0, 0, 7]);
 
 const fn pair(v4: [u8; 4], v6: [u16; 8]) -> Pair {
@@ -47,7 +47,8 @@ fn lab_every_drop_is_counted_and_reported_with_names() {
             (family.of(cluster.endpoint("beta").addresses), family.of(cluster.endpoint("gamma").addresses));
         let alpha_name = Some("default/alpha");
 
-        // A pod in another's name, as a stranger, and with another's MAC.
+        // Spoofed source addresses of a pod and of a stranger, and a spoofed
+        // MAC address.
         for lie in [beta, family.of(FOREIGN)] {
             let expected = ExpectedDrop {
                 src: lie,
@@ -69,8 +70,8 @@ fn lab_every_drop_is_counted_and_reported_with_names() {
         let send = || send_frames(&frame::udp([2, 0, 0, 0, 0, 9], GATEWAY_MAC, own, gamma, UDP_PORT));
         drops(&cluster, alpha, "node-1 from_pod spoofed_mac", &expected, send);
 
-        // Nobody there: seen by the node of the sender, and by the node itself
-        // when it comes from outside.
+        // No endpoint: detected by the sender's node, and by the destination's
+        // node for packets from outside.
         let nobody = family.of(NOBODY);
         let expected =
             ExpectedDrop { src: own, dst: nobody, src_name: alpha_name, dst_name: None, service: None };
@@ -87,7 +88,7 @@ fn lab_every_drop_is_counted_and_reported_with_names() {
             send_datagrams(nobody, UDP_PORT)
         });
 
-        // A way that the node forbids.
+        // A prohibit route.
         let forbidden = family.of(FORBIDDEN);
         let expected =
             ExpectedDrop { src: own, dst: forbidden, src_name: alpha_name, dst_name: None, service: None };
@@ -95,7 +96,7 @@ fn lab_every_drop_is_counted_and_reported_with_names() {
             send_datagrams(forbidden, UDP_PORT)
         });
 
-        // Services: refused, which is expected as well.
+        // Services: rejected, which is reported as well.
         let nobodys = family.of(cluster.service_of_nobody().addresses);
         let expected = ExpectedDrop {
             src: own,
@@ -119,7 +120,7 @@ fn lab_every_drop_is_counted_and_reported_with_names() {
             send_datagrams(betas, NO_SERVICE_PORT)
         });
     }
-    // Neighbour discovery in another's name.
+    // Spoofed neighbour discovery.
     let beta = cluster.endpoint("beta").addresses.ipv4;
     let expected = ExpectedDrop {
         src: beta.into(),
@@ -133,7 +134,7 @@ fn lab_every_drop_is_counted_and_reported_with_names() {
     cluster.down();
 }
 
-/// What the last sampled drop must say.
+/// Fields of the last sampled drop.
 #[derive(Debug)]
 struct ExpectedDrop {
     src: IpAddr,
@@ -143,8 +144,8 @@ struct ExpectedDrop {
     service: Option<&'static str>,
 }
 
-/// Sends, and holds counters and events to it: exactly so many packets, for
-/// this one reason at this one hook, and nothing else dropped.
+/// Sends packets and checks counters and events: exactly this number of
+/// packets for this reason at this hook, and no other drops.
 fn drops(
     cluster: &Cluster,
     from: &Endpoint,
@@ -167,9 +168,9 @@ fn drops(
     assert_eq!(new, BTreeMap::from([(counter.to_owned(), PACKETS)]), "{expected:?}");
 }
 
-/// What `beeline drops` shows.
+/// Output of `beeline drops`.
 struct Shown {
-    /// By node, hook and reason.
+    /// Counters by node, hook and reason.
     counters: BTreeMap<String, u64>,
     recent: Vec<serde_json::Value>,
 }
@@ -185,7 +186,7 @@ impl Shown {
         Shown { counters: counters.collect(), recent: shown["recent"].as_array().unwrap().clone() }
     }
 
-    /// Is the last one expected of the node the one that is meant, with all names?
+    /// Whether the last event of the node is the expected one, with all names.
     fn is_reported(&self, counter: &str, expected: &ExpectedDrop) -> bool {
         self.recent.iter().any(|drop| {
             let text = |key: &str| drop[key].as_str();
@@ -216,7 +217,8 @@ fn send_frames(frame: &[u8]) {
 
 fn send_datagrams(to: IpAddr, port: u16) {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    // Not connected: an answer to one would be an error of the next.
+    // Not connected: an ICMP error for one datagram would be reported on the
+    // next call.
     let socket = UdpSocket::bind(any).unwrap();
     for _ in 0..PACKETS {
         socket.send_to(b"is anybody there?", SocketAddr::new(to, port)).unwrap();

@@ -1,5 +1,6 @@
-//! Bad days: broken objects, full pools and tables, agents and API servers
-//! that are away, garbage. What is broken is named; everything else works.
+//! Failures: invalid objects, exhausted pools and full tables, stopped agents,
+//! unreachable API servers, malformed traffic. The cause is reported, and
+//! everything else works.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -33,7 +34,7 @@ use failures::malformed::MalformedFrames;
 use failures::{Api, PORT, TIMEOUT, TestLabExt, connect, pod, reach, service, service_addresses};
 use load::Traffic;
 
-/// How long a released address rests.
+/// Time before a released address is reused.
 const COOLDOWN: Duration = Duration::from_secs(60);
 
 fn apply(lab: &TestLab, objects: &[Value]) {
@@ -53,7 +54,7 @@ fn lab_invalid_objects_are_reported_and_the_others_served() {
     assert!(outcome.stderr.contains("b.yaml, line 4: invalid YAML"), "{outcome}");
     let [near, far] = ["near", "far"].map(|name| lab.wait_for_pod_ready(name));
 
-    // A Service whose endpoints somebody else writes, and writes badly.
+    // A Service whose EndpointSlices are written by the test, with errors.
     let mut shop = service("shop");
     shop["spec"]["selector"] = Value::Null;
     apply(&lab, &[shop]);
@@ -103,7 +104,7 @@ fn allocate(lab: &TestLab, number: usize) -> Result<Response, ClientError> {
     })
 }
 
-/// Says why an allocation was refused.
+/// The error message of a failed allocation.
 fn refusal(answer: Result<Response, ClientError>) -> String {
     match answer {
         Err(ClientError::CallFailed(error)) if error.kind == ErrorKind::Exhausted => error.message,
@@ -122,22 +123,22 @@ fn lab_an_exhausted_pool_is_reported_and_recovers() {
     let api = Api::open(&lab);
     api.create_pod("late", "node-1");
     lab.wait_for_pod_reason("late", &["10.244.1.0/24", "no"]);
-    // Nobody else is concerned.
+    // Other nodes are not affected.
     reach(&lab.pod("first").netns(), service_addresses(&lab, "other")[0]);
     apply(&lab, &[pod("elsewhere", "node-2")]);
     assert_eq!(lab.agent_status("node-1").endpoints.len(), taken + 1, "a failed ADD leaves nothing behind");
 
-    // What is released rests before it is given again.
+    // Released addresses are not reused at once.
     for number in 0..taken {
         lab.agent_client("node-1").call(Call::Release { attachment: filler(number) }).unwrap();
     }
     assert!(refusal(allocate(&lab, 0)).contains("60 s"));
-    // Waiting is not the test's trade: the record is made older.
+    // The record is back-dated instead of waiting.
     lab.agent("node-1", AgentAction::Stop);
     let path = lab.paths().node("node-1").state().join("endpoints.json");
     let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let resting = state["addresses"]["released"].as_array_mut().unwrap();
-    // IPv6 addresses are not short, but they rest, too.
+    // IPv6 addresses are not scarce, but are not reused at once, either.
     assert_eq!(resting.len(), 2 * taken);
     for address in resting {
         address["at_ms"] = (address["at_ms"].as_u64().unwrap() - COOLDOWN.as_millis() as u64).into();
@@ -166,16 +167,16 @@ fn lab_pods_are_deleted_and_created_while_the_agent_is_stopped() {
     lab.agent("node-1", AgentAction::Stop);
     api.delete("/api/v1/namespaces/default/pods/late");
     lab.wait_for_pod_deleted("late");
-    let spool = lab.paths().node("node-1").root().join("deleted");
+    let deletion_queue = lab.paths().node("node-1").root().join("deleted");
     lab.wait_until("DEL has queued the release for the agent", TIMEOUT, || {
-        fs::read_dir(&spool).is_ok_and(|files| files.count() == 1)
+        fs::read_dir(&deletion_queue).is_ok_and(|files| files.count() == 1)
     });
     let is_there =
         |pinned: &PinnedDatapath| pinned.tables().endpoint.get(&Ip::from(late[0])).unwrap().is_some();
     assert!(is_there(&pinned()), "it is still in the tables");
     lab.agent("node-1", AgentAction::Start);
     lab.wait_until("the agent has processed the queued release", TIMEOUT, || {
-        !is_there(&pinned()) && fs::read_dir(&spool).unwrap().count() == 0
+        !is_there(&pinned()) && fs::read_dir(&deletion_queue).unwrap().count() == 0
     });
     assert_eq!(lab.agent_status("node-1").endpoints.len(), 1);
     api.create_pod("next", "node-1");
@@ -183,13 +184,13 @@ fn lab_pods_are_deleted_and_created_while_the_agent_is_stopped() {
     lab.down();
 }
 
-/// Cuts a node off from the API server, which it reaches by its own loopback:
-/// the rule must stand before the one for local addresses, which is the first.
+/// Blocks a node's connection to the API server, which it reaches through its
+/// loopback: the rule must precede the one of the local table.
 fn cut_off(lab: &TestLab, node: &str, port: u16) {
     for rule in [
         "add pref 2 lookup local".to_owned(),
         "del pref 0".to_owned(),
-        // By number: names of protocols are in a package of their own.
+        // By number: protocol names need a separate package.
         format!("add pref 1 to 127.0.0.1 ipproto 6 dport {port} prohibit"),
     ] {
         lab.node(node).shell(&format!("ip rule {rule}")).succeeds();
@@ -202,7 +203,7 @@ fn lab_a_node_starts_from_its_saved_state_without_the_api_server() {
     apply(&lab, &[pod("first", "node-1"), pod("web", "node-2"), service("web")]);
     let (api, first) = (Api::open(&lab), lab.pod("first").netns());
     let port = LabRecord::read(&lab.paths()).unwrap().unwrap().api_port;
-    // The state is written at least once a second.
+    // The state is saved at least once a second.
     std::thread::sleep(Duration::from_millis(1500));
 
     cut_off(&lab, "node-1", port);
@@ -215,12 +216,12 @@ fn lab_a_node_starts_from_its_saved_state_without_the_api_server() {
     for to in service_addresses(&lab, "web") {
         (0..20).for_each(|_| reach(&first, to));
     }
-    // Pods come, as addresses and tables are the node's own.
+    // New pods are connected: addresses and tables are local to the node.
     api.create_pod("late", "node-1");
     let late = lab.wait_for_pod_ready("late");
     late.iter().for_each(|ip| reach(&first, SocketAddr::new(*ip, PORT)));
 
-    // What happens meanwhile is made up for.
+    // Changes made in the meantime are applied.
     api.create("/api/v1/namespaces/default/services", &service("late"));
     let late = service_addresses(&lab, "late");
     lab.node("node-1").run(["ip", "rule", "del", "pref", "1"]).succeeds();
@@ -231,12 +232,12 @@ fn lab_a_node_starts_from_its_saved_state_without_the_api_server() {
     lab.down();
 }
 
-/// Packets that the program behind a pod's device dropped, by reason.
+/// Packets dropped by the program of a pod's device, by reason.
 fn dropped(pinned: &PinnedDatapath, reason: DropReason) -> u64 {
     pinned.counters().unwrap()[drop_index(hook::FROM_POD, reason as u8) as usize].packets
 }
 
-/// Random bytes, half lines and silence for the agent's socket.
+/// Sends random bytes, incomplete lines and nothing to the agent's socket.
 fn flood_agent_socket(lab: &TestLab, node: &str, ends: Instant) -> u32 {
     let path = lab.paths().node(node).socket();
     let mut kept = Vec::new();
@@ -246,7 +247,7 @@ fn flood_agent_socket(lab: &TestLab, node: &str, ends: Instant) -> u32 {
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let seed = count.wrapping_mul(0x9e37_79b9);
         let garbage: Vec<u8> = (0..seed % 5000).map(|at| (at.wrapping_mul(seed) >> 13) as u8).collect();
-        // The agent may hang up before it has read everything.
+        // The agent may close the connection before it has read everything.
         let _ = stream.write_all(&garbage);
         match count % 3 {
             0 => drop(stream),
@@ -290,7 +291,7 @@ fn lab_malformed_traffic_affects_only_its_sender() {
                 break;
             }
             sent += u64::from(malformed.send(number));
-            // A pause now and then: malformed, not a contest for the CPU.
+            // Pauses, so that the test does not compete for the CPU.
             if number % 8 == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -314,14 +315,14 @@ fn lab_malformed_traffic_affects_only_its_sender() {
     }
     assert_eq!(lab.status().nodes[0].agent_pid, agent, "the agent is the same");
     assert!(lab.status().nodes.iter().all(|node| node.ready && node.agent_ready));
-    // The sender's own honest packets pass as well.
+    // Valid packets of the same sender pass.
     for ip in lab.wait_for_pod_ready("bystander") {
         reach(&sender, SocketAddr::new(ip, PORT));
     }
     lab.down();
 }
 
-/// The node's datapath as its agent has it: opened again, nothing changes.
+/// Opens the node's datapath like its agent does; nothing changes.
 fn datapath(lab: &TestLab, node: &str) -> Datapath {
     let open = || Datapath::open(&lab.paths().node(node).bpffs());
     lab.node(node).netns().enter(open).unwrap().unwrap()
@@ -332,7 +333,7 @@ fn lab_a_full_pod_table_affects_only_new_pods_and_is_reported() {
     let lab = TestLab::up_with("full", &["--nodes", "2"]);
     apply(&lab, &[pod("first", "node-1"), pod("web", "node-2"), service("web")]);
     let mut datapath = datapath(&lab, "node-1");
-    // Addresses of the documentation (RFC 5737) and what follows them.
+    // Addresses reserved for documentation (RFC 5737) and following ones.
     let stranger = |number: u32| Ip::from_v4_word((0xc000_0200 + number).to_be());
     let fill = |datapath: &mut Datapath| {
         let numbers = 0..maps::ENDPOINT.max_entries;
@@ -361,7 +362,7 @@ fn lab_a_full_pod_table_affects_only_new_pods_and_is_reported() {
     lab.down();
 }
 
-/// A connection that nobody has: the number makes its ends.
+/// The key of an unused connection, derived from a number.
 fn connection(number: u32) -> ConntrackKey {
     ConntrackKey {
         ip_a: Ip::from_v4_word(0xc000_0201u32.to_be()),
@@ -382,7 +383,7 @@ fn lab_a_full_conntrack_table_keeps_established_connections_and_reports_drops() 
     let mut datapath = datapath(&lab, "node-1");
     let pinned = PinnedDatapath::open(&lab.paths().node("node-1").bpffs()).unwrap();
     let before = dropped(&pinned, DropReason::ConntrackFull);
-    // Those of the open connections expire last.
+    // Entries of open connections expire last.
     let expires = datapath.conntrack().unwrap().iter().map(|(_, value)| value.expires).max().unwrap();
     let alive = ConntrackValue { expires, ..ConntrackValue::default() };
     let numbers = 0..maps::CONNTRACK_TABLE.max_entries;
@@ -390,7 +391,8 @@ fn lab_a_full_conntrack_table_keeps_established_connections_and_reports_drops() 
         numbers.clone().find(|number| datapath.connections().update(&connection(*number), &alive).is_err());
     let full = full.expect("the table has connections already");
 
-    // Those that are go on; new ones without translation need no entry.
+    // Existing connections continue; new ones without translation need no
+    // entry.
     for mut stream in &kept {
         let mut back = [0; 5];
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -410,8 +412,8 @@ fn lab_a_full_conntrack_table_keeps_established_connections_and_reports_drops() 
     lab.down();
 }
 
-/// Everything of a lab is killed, hung or interrupted at once; `down` takes
-/// it away all the same, however often it was itself killed before.
+/// All processes of a lab are killed, stopped or interrupted; `down` removes
+/// the lab nevertheless, even if it was killed several times before.
 #[test]
 fn lab_down_works_whatever_was_killed() {
     let lab = TestLab::up_with("ruins", &["--nodes", "3"]);
@@ -419,11 +421,11 @@ fn lab_down_works_whatever_was_killed() {
     let record = LabRecord::read(&lab.paths()).unwrap().unwrap();
     let pids: Vec<Pid> =
         lab.status().nodes.iter().map(|node| Pid::from_raw(node.agent_pid.unwrap() as i32)).collect();
-    // One agent hangs, one dies and is started again or not, one lives on.
+    // One agent is stopped (SIGSTOP), one is killed, one keeps running.
     kill(pids[0], Signal::SIGSTOP).unwrap();
     kill(pids[1], Signal::SIGKILL).unwrap();
     assert!(record.daemon.signal(Signal::SIGKILL));
-    // A command in a pod, and a pod whose process cannot be asked to end.
+    // A command in a pod, and a pod whose process is stopped (SIGSTOP).
     let sleeper = lab.pod("first").start(["sleep", "1000"]);
     let container = processes(&pod_records(&lab.paths())[1].cgroup)[0];
     kill(Pid::from_raw(container as i32), Signal::SIGSTOP).unwrap();
@@ -435,7 +437,7 @@ fn lab_down_works_whatever_was_killed() {
         down.kill().unwrap();
         down.wait().unwrap();
     }
-    // Two at once, as somebody impatient types them.
+    // Two `down` at the same time.
     let (one, two) = std::thread::scope(|scope| {
         let other = scope.spawn(|| lab.verb(&["down"]));
         (lab.verb(&["down"]), other.join().unwrap())

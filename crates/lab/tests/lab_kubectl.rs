@@ -1,5 +1,5 @@
-//! The lab as a user of kubectl meets it: Debian's kubectl 1.20 and a current
-//! one do what people do, with nothing but KUBECONFIG.
+//! The lab with kubectl: Debian's kubectl 1.20 and a current version,
+//! configured by KUBECONFIG only.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -261,7 +261,7 @@ fn the_server_tells_of_itself(kubectl: &Kubectl) {
     kubectl.plain("cluster-info").stdout_contains("is running at");
 }
 
-/// An old kubectl sends what it generates as JSON, a current one as protobuf.
+/// An old kubectl sends generated objects as JSON, a current one as protobuf.
 fn things_are_generated(kubectl: &Kubectl) {
     for (line, created) in [
         ("deployment gen --image=beeline/echo", "deployment.apps/gen created"),
@@ -323,12 +323,13 @@ fn kinds_come_with_their_definition(kubectl: &Kubectl) {
         .stderr_contains("spec.color: Unsupported value: \"red\"")
         .stderr_contains("spec.size: Invalid value: -1");
     kubectl.plain("delete crd hives.bees.example").stdout_contains("deleted");
-    // Not by its name: an old kubectl remembers for minutes what is served.
+    // By full name: an old kubectl caches discovery for minutes.
     let gone = kubectl.plain("get --raw /apis/bees.example/v1").fails();
     gone.stderr_contains("the server could not find the requested resource");
 }
 
-/// Two Services want one address and port: it is told on the one that does not get it.
+/// Two Services with the same address and port: the problem is reported on the
+/// one that is not served.
 fn what_is_wrong_is_on_the_object(kubectl: &Kubectl) {
     let watch = kubectl.start("get events -w");
     for name in ["first", "second"] {

@@ -1,4 +1,4 @@
-//! A lab's life: born, used, crashed, interrupted, gone without a trace.
+//! Lifecycle of a lab: start, use, crash, interruption, removal.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -66,7 +66,7 @@ fn lab_starts_serves_and_leaves_nothing_behind() {
     for ip in &pods[1].ips {
         assert_eq!(answered_by(&client, ip, 8080), pods[1].name, "from a pod to a pod of another node");
         assert_eq!(answered_by(&lab.client(), ip, 8080), pods[1].name, "from outside to a pod");
-        // bash opens sockets itself (`/dev/udp`, bash(1)): no tool is needed.
+        // bash opens the sockets itself (`/dev/udp`, bash(1)).
         let echoed = |kind: &str, port: u16, line: &str| {
             let ask = format!("exec 3<>/dev/{kind}/{ip}/{port}; echo '{line}' >&3; timeout 3 head -n 1 <&3");
             client.run(["bash", "-c", &ask]).succeeds().stdout
@@ -108,7 +108,7 @@ fn lab_without_its_daemon_runs_commands_and_can_be_removed() {
     lab.down();
 }
 
-/// At every moment of an `up`, both it and the daemon are killed.
+/// Both `up` and the daemon are killed at various times during `up`.
 #[test]
 fn lab_partially_created_can_be_removed() {
     let lab = TestLab::named("half");
@@ -150,7 +150,7 @@ fn lab_interrupted_during_up_is_removed() {
 
 #[test]
 fn lab_that_fails_to_start_reports_why_and_is_removed() {
-    // An agent that cannot use the device that it is told to use.
+    // An agent that cannot use its configured device.
     let lab = TestLab::named("hopeless");
     let hopeless = ["up", "--nodes", "1", "--timeout", "5", "--set", "devices={no-such-device}"];
     let outcome = lab.verb(&hopeless).fails().stderr_contains("was removed");

@@ -1,5 +1,5 @@
-//! Everybody talks to everybody: pods, nodes, Services and the outside, over
-//! both families, with payloads from one byte to far above the MTU.
+//! Full connectivity: pods, nodes, Services and external hosts, over both
+//! address families, with payloads from one byte to far above the MTU.
 
 mod traffic;
 
@@ -15,13 +15,13 @@ use traffic::cluster::{Cluster, Endpoint};
 use traffic::matrix::{ProbePath, probes, run, ways};
 use traffic::packet::{ETHERNET_BYTES, hex};
 
-/// Probes of the whole matrix: counted, so that none gets lost.
+/// Number of probes of the complete matrix.
 const PROBES: usize = 932;
-/// Of every link.
+/// MTU of every link.
 const MTU: usize = 1500;
-/// Frames with wrong checksums that are shown.
+/// Number of frames with wrong checksums that are shown.
 const WRONG_SHOWN_MAX: usize = 5;
-/// Bytes of each of them.
+/// Number of bytes shown of each.
 const BYTES_SHOWN_MAX: usize = 160;
 
 #[test]
@@ -34,9 +34,9 @@ fn lab_full_connectivity() {
     cluster.down();
 }
 
-/// Over veth a checksum that nobody has completed is trusted, and what is too
-/// large for the wire passes whole: neither does on a real device. So with
-/// both switched off, what the uplinks send is looked at byte by byte.
+/// veth devices accept incomplete checksums and oversized GSO packets, real
+/// devices do not. With both offloads disabled, the frames sent by the uplinks
+/// are checked.
 #[test]
 fn lab_full_connectivity_without_offloads() {
     let cluster = Cluster::up("checksums");
@@ -45,8 +45,8 @@ fn lab_full_connectivity_without_offloads() {
 
     ["node-1", "node-2", "client"].iter().for_each(|host| no_offloads(cluster.endpoint(host)));
     whole_matrix_with_right_checksums(&cluster);
-    // Pods that complete their checksums themselves: the translation then
-    // changes whole sums instead of those of the pseudo-header alone.
+    // Pods that compute checksums themselves: translation then updates
+    // complete checksums instead of those of the pseudo-header.
     ["alpha", "beta", "gamma"].iter().for_each(|pod| no_offloads(cluster.endpoint(pod)));
     whole_matrix_with_right_checksums(&cluster);
     cluster.down();
@@ -73,14 +73,14 @@ fn whole_matrix_with_right_checksums(cluster: &Cluster) {
     assert!(least > Some(10), "too little was captured to say anything: {right:?}");
 }
 
-/// What the uplinks sent: the switch receives it at its ports, once.
+/// Frames sent by the uplinks, captured once at the switch ports.
 fn sent(capture: Capture) -> Vec<Frame> {
     let mut frames = capture.stop();
     frames.retain(|frame| !frame.outgoing && frame.device != "switch");
     frames
 }
 
-/// What is right, and the frames that are not, with what is wrong.
+/// Number of correct frames, and the incorrect ones with the error.
 fn judge(frames: &[Frame]) -> (Right, Vec<(&Frame, String)>) {
     let mut verifier = Verifier::default();
     let mut wrong = Vec::new();

@@ -1,5 +1,5 @@
-//! What is too big, and what has come too far: the pod is told, by its node,
-//! about what it sent itself.
+//! ICMP errors for packets that are too big or whose TTL has expired: the pod
+//! receives them from its node, quoting its own packet.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -15,9 +15,9 @@ use traffic::cluster::{
 };
 use traffic::errors::{Fragmenting, IcmpError, next_error, path_mtu, set_ttl, udp_socket};
 
-/// The MTU that the uplinks are lowered to, bytes.
+/// Reduced MTU of the uplinks in bytes.
 const LOWERED: u32 = 1400;
-/// Fits the pods' MTU of 1500, but not the uplinks'.
+/// Fits the pods' MTU of 1500, but not that of the uplinks.
 const TOO_BIG: usize = 1440;
 const STREAM_BYTES: usize = 1 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ fn lab_a_pod_has_the_mtu_of_its_nodes_uplink() {
     for family in FAMILIES {
         stream_learns_the_mtu(&cluster, alpha, family);
         for to in [cluster.target("gamma"), cluster.target("client"), cluster.service("gamma", "alpha")] {
-            // Forget what the stream has learned.
+            // Flush the path MTU that the stream has learned.
             alpha.shell("ip route flush cache && ip -6 route flush cache");
             datagram_is_refused_with_the_mtu(&cluster, alpha, &to, family);
         }
@@ -42,14 +42,14 @@ fn lab_a_pod_has_the_mtu_of_its_nodes_uplink() {
     cluster.down();
 }
 
-/// Both ends of the cable: a device drops what its peer sends too large.
+/// Both ends of the link: a device drops larger packets from its peer.
 fn lower(cluster: &Cluster, host: &str) {
     cluster.endpoint(host).shell(&format!("ip link set eth0 mtu {LOWERED}"));
     shell(&cluster.switch, &format!("ip link set {host} mtu {LOWERED}"));
 }
 
-/// Through a Service: the error quotes what the node sent on, and must come
-/// back quoting what the pod sent.
+/// Through a Service: the error quotes the translated packet and must be
+/// translated back for the pod.
 fn stream_learns_the_mtu(cluster: &Cluster, from: &Endpoint, family: Family) {
     let service = cluster.service("gamma", from.name);
     let address = SocketAddr::new(family.of(service.addresses), SERVICE_TCP_PORT);
@@ -90,7 +90,7 @@ fn datagram_is_refused_with_the_mtu(cluster: &Cluster, from: &Endpoint, to: &Tar
     assert_eq!(error.unwrap(), Some(expected), "{} -> {} ({address})", from.name, to.name);
 }
 
-/// IPv4 alone: over IPv6 only the sender fragments.
+/// IPv4 only: in IPv6 only the sender fragments.
 fn datagram_that_may_be_fragmented_arrives(from: &Endpoint, to: &Target) {
     let address = udp_address(to, Family::V4);
     let sent: Vec<u8> = (0..TOO_BIG).map(|at| (at / 3) as u8).collect();
@@ -104,7 +104,7 @@ fn datagram_that_may_be_fragmented_arrives(from: &Endpoint, to: &Target) {
     assert!(echoed[..length] == sent, "{}: {length} bytes came back, or others", to.name);
 }
 
-/// As traceroute sees it: every node on the way is a hop.
+/// As with traceroute: every node on the path is a hop.
 #[test]
 fn lab_an_expired_ttl_is_answered_with_icmp() {
     let cluster = Cluster::up("ttl");
@@ -125,8 +125,7 @@ fn lab_an_expired_ttl_is_answered_with_icmp() {
     cluster.down();
 }
 
-/// With a TTL of 1, 2, ... the hops answer in turn; with one more the
-/// destination does.
+/// With TTL 1, 2, ... each hop responds in turn, then the destination.
 fn every_hop_answers(from: &Endpoint, to: &Target, family: Family, hops: &[IpAddr]) {
     let address = udp_address(to, family);
     let (kind, code) = if address.is_ipv4() { (11, 0) } else { (3, 0) };

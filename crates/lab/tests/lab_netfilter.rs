@@ -1,5 +1,5 @@
-//! Pods' packets pass by the host's netfilter: no hook sees them, and no
-//! connection of theirs is tracked, even where rules force tracking.
+//! Pod traffic bypasses the host's netfilter: no hook sees it, and it is not
+//! tracked, even if rules enable tracking.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -14,9 +14,9 @@ use traffic::cluster::{Cluster, Endpoint, FAMILIES, UDP_PORT};
 use traffic::errors::{Fragmenting, udp_socket};
 use traffic::matrix::{host_ways, pod_ways, probes, run};
 
-/// Probes between pods, Services and the outside.
+/// Number of probes between pods, Services and external hosts.
 const POD_PROBES: usize = 518;
-/// Probes between pods and nodes.
+/// Number of probes between pods and nodes.
 const HOST_PROBES: usize = 184;
 
 const SERVICE_CIDR_IPV4: &str = "10.96.0.0/12";
@@ -37,8 +37,8 @@ fn lab_pod_traffic_bypasses_netfilter_and_its_conntrack() {
         assert!(seen.connections.is_empty(), "{}: {seen:#?}", node.name);
     }
 
-    // What is for the node itself, and what the node has to fragment, goes
-    // through its stack: the rules above would have noticed.
+    // Packets for the node itself, and those that it must fragment, pass
+    // through its stack: this shows that the rules count.
     run(&probes(host_ways(&cluster))).must_be_whole(&cluster, HOST_PROBES);
     let seen = Seen::by(nodes[0]);
     for hook in ["prerouting", "input", "output", "postrouting"] {
@@ -60,7 +60,7 @@ fn watch(node: &Endpoint) {
     for hook in HOOKS {
         rules
             .push_str(&format!("chain {hook} {{\ntype filter hook {hook} priority filter; policy accept;\n"));
-        // This alone makes the kernel track every connection that it sees.
+        // A ct expression makes the kernel track all connections.
         rules.push_str("ct state new,established,related,invalid,untracked counter\n");
         for side in ["saddr", "daddr"] {
             let ipv4 = format!("{{ {CLUSTER_CIDR_IPV4}, {SERVICE_CIDR_IPV4} }}");
@@ -74,10 +74,10 @@ fn watch(node: &Endpoint) {
     node.shell(&format!("nft -f - <<'END'\n{rules}END\n"));
 }
 
-/// What a node's netfilter knows of pods and Services.
+/// Packets and connections of pods and Services seen by a node's netfilter.
 #[derive(Debug)]
 struct Seen {
-    /// By hook.
+    /// Packets by hook.
     packets: BTreeMap<String, u64>,
     connections: Vec<String>,
 }
@@ -99,8 +99,8 @@ impl Seen {
     }
 }
 
-/// Is a pod or a Service an end of a connection, as /proc/net/nf_conntrack
-/// writes it?
+/// Whether one end of a connection in /proc/net/nf_conntrack is a pod or a
+/// Service.
 fn is_of_pods(line: &str) -> bool {
     let ranges = [CLUSTER_CIDR_IPV4, CLUSTER_CIDR_IPV6, SERVICE_CIDR_IPV4, SERVICE_CIDR_IPV6];
     let ranges = ranges.map(|range| range.parse::<IpNet>().unwrap());
@@ -109,7 +109,7 @@ fn is_of_pods(line: &str) -> bool {
     ends.any(|end| ranges.iter().any(|range| range.contains(&end)))
 }
 
-/// A datagram that may be fragmented, larger than the node's uplink takes.
+/// A datagram without the DF bit, larger than the MTU of the node's uplink.
 fn have_the_node_fragment(cluster: &Cluster) {
     let node = cluster.endpoint("node-1");
     node.shell("ip link set eth0 mtu 1400");

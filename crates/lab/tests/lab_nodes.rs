@@ -1,5 +1,5 @@
-//! Nodes as machines: their links, the network behind the router, power cuts,
-//! nodes that join and leave.
+//! Node operations: links, the network behind the router, power loss, adding
+//! and removing nodes.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -32,7 +32,7 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 ";
 
-/// A pod that stays where it is put.
+/// A pod on a fixed node.
 fn pod_on(name: &str, node: &str) -> String {
     format!(
         "
@@ -57,7 +57,7 @@ fn pod(lab: &TestLab, name: &str) -> PodStatus {
     lab.pods(name).into_iter().next().unwrap_or_else(|| panic!("there is no pod {name}"))
 }
 
-/// Both families, over TCP.
+/// Over TCP, both address families.
 fn reaches(lab: &TestLab, from: &str, to: &str) -> bool {
     let ips = pod(lab, to).ips;
     ips.len() == 2 && ips.iter().all(|ip| asks(lab, from, ip, 8080).is_some())
@@ -94,7 +94,7 @@ fn lab_link_sets_mtu_carrier_and_loss() {
 
     lab.verb(&["link", "node-2", "--loss", "30"]).succeeds();
     let lossy = ping(&["-i0.002", "-c500"]);
-    // Each way: 51 of 100 come back neither way nor the other.
+    // In each direction: 51 % of the requests get no response.
     let lost: f64 =
         lossy.stdout.split("% packet loss").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
     assert!((38.0..=64.0).contains(&lost), "{lossy}");
@@ -130,7 +130,7 @@ fn lab_a_node_behind_the_router_is_reached_through_it() {
     assert!(!routes.stdout.contains("10.244.3.0/24"), "{routes}");
     everyone_reaches_everyone(&lab);
 
-    // The packets take the router.
+    // The router forwards the packets.
     lab.router().shell("echo 0 >/proc/sys/net/ipv4/ip_forward").succeeds();
     assert!(asks(&lab, "p1", &pod(&lab, "p3").ips[0], 8080).is_none());
     assert!(asks(&lab, "p1", &pod(&lab, "p2").ips[0], 8080).is_some());
@@ -189,7 +189,7 @@ fn lab_a_node_restarts_with_its_pods_after_power_loss() {
         reaches(&lab, "stays", "falls") && reaches(&lab, "client", "falls")
     });
     lab.wait_until("the node is Ready", TIMEOUT, || node(&lab, "node-2").ready);
-    // What the sandboxes from before held has been given back.
+    // Resources of the old sandboxes have been released.
     let held = std::fs::read_to_string(files.state().join("endpoints.json")).unwrap();
     assert_eq!(held.matches("\"falls\"").count(), 1, "{held}");
     lab.down();
@@ -214,7 +214,7 @@ fn lab_a_second_uplink_is_detected_forwards_and_survives_a_reboot() {
         assert!(ping(ip), "{ip} on the second network");
     }
 
-    // The networks are two: each fails alone.
+    // The two networks are independent of each other.
     lab.verb(&["link", "node-1", "--uplink", "eth1", "--down"]).succeeds();
     assert!(!ping("172.30.2.11") && ping("172.30.0.11") && ping("172.30.2.12"));
     assert!(lab.verb(&["status"]).stdout.contains("node-1 eth1: down"));
@@ -227,8 +227,8 @@ fn lab_a_second_uplink_is_detected_forwards_and_survives_a_reboot() {
     assert!(!ping("172.30.0.11"));
     lab.verb(&["link", "node-1", "--up"]).succeeds();
     lab.wait_until("p1 is reached again", TIMEOUT, || reaches(&lab, "p2", "p1"));
-    // An administrator leads to the pods by the second network: its device
-    // takes the packets as the first one does.
+    // Pods are also reached through the second network if there is a route:
+    // its device handles packets like the first.
     lab.client().run(["ip", "route", "replace", "10.244.1.0/24", "via", "172.30.2.11"]).succeeds();
     lab.client().run(["ip", "-6", "route", "del", "fd00:10:244:1::/64"]).succeeds();
     lab.client()

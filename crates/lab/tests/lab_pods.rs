@@ -1,5 +1,5 @@
-//! Pods as Kubernetes describes them: what containers find at their start,
-//! how they live, how they end, and what they leave to read.
+//! Pod behaviour as in Kubernetes: environment, lifecycle, termination, logs
+//! and events.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -19,7 +19,7 @@ fn pod(lab: &TestLab, name: &str) -> Value {
     get(lab, &format!("/api/v1/namespaces/default/pods/{name}"))
 }
 
-/// Creates pods and does not wait for them.
+/// Creates pods without waiting for them.
 fn create(lab: &TestLab, manifests: &str) {
     for manifest in manifests.split("---\n") {
         let pod: Value = serde_saphyr::from_str(manifest).unwrap();
@@ -189,7 +189,7 @@ fn lab_pods_have_their_variables_volumes_and_files() {
     assert!(other("test -d /shared/a/part").succeeds().stdout.is_empty());
     lab.verb(&["exec", "full", "-c", "none", "--", "true"]).fails().stderr_contains("it has main, other");
 
-    // What a pod writes to a hostPath is on its node's disk, not the machine's.
+    // Files in a hostPath are on the node's disk, not on the host's.
     inside.shell("echo kept > /disk/file").succeeds();
     let disk = lab.paths().node(&status.node).disk();
     assert_eq!(std::fs::read_to_string(disk.join("var/lib/thing/file")).unwrap(), "kept\n");
@@ -271,7 +271,7 @@ spec:
   containers: [{name: main, image: "example.org/nothing:1"}]
 "#;
 
-/// Pods for which nobody should wait.
+/// Pods that never become ready.
 const WAITS: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -307,8 +307,8 @@ spec:
   containers: [{name: main, image: any, command: [sh, -c, "echo worked; exit 0"]}]
 "#;
 
-/// The endpoint of the only pod of a Service: ready, serving, terminating.
-/// As client libraries do in a pod: by the Service's name, with what is mounted.
+/// Accesses the API like client libraries in a pod: by the Service's name,
+/// with the mounted credentials.
 fn asks_the_api_as_its_account(lab: &TestLab) {
     let inside = lab.pod("full");
     let ask = |path: &str| {
@@ -358,7 +358,7 @@ fn lab_pods_follow_their_lifecycle_specification() {
         endpoint(&lab, "lives") == Some([true, true, false])
     });
 
-    // Going, it still serves; when its probe fails, it does not any more.
+    // While terminating it still serves, until its readiness probe fails.
     lab.api("/api/v1/namespaces/default/pods/lives", "-X DELETE").succeeds();
     lab.wait_until("the endpoint is terminating", Duration::from_secs(5), || {
         endpoint(&lab, "lives") == Some([false, true, true])
@@ -382,8 +382,8 @@ fn lab_pods_follow_their_lifecycle_specification() {
     lab.down();
 }
 
-/// The order to go may come at any moment of a pod's start, also between its
-/// sandbox and its first container.
+/// A pod may be deleted at any time during its start, also between sandbox
+/// creation and its first container.
 fn pods_go_that_are_deleted_while_they_start(lab: &TestLab) {
     const COUNT: usize = 24;
     for number in 0..COUNT {
@@ -498,7 +498,7 @@ spec:
     assert!(time.ends_with('Z') && time.starts_with("20"), "{stamped}");
     assert_eq!(asked("container=other&sinceTime=2999-01-01T00:00:00Z"), "");
 
-    // A follower sees what comes, and ends with the container.
+    // A follower gets new lines and ends when the container exits.
     let ends = "
 apiVersion: v1
 kind: Pod

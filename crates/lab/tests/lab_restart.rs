@@ -1,4 +1,4 @@
-//! Agents die and come back all the time; no packet notices.
+//! Agents are killed and restarted continuously without packet loss.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -16,28 +16,28 @@ use load::Traffic;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long agents die, at least, and where the machine is too busy for
-/// [`KillCounts::ENOUGH`] of them at most.
+/// Minimum duration, and maximum duration if the machine is too slow for
+/// [`KillCounts::ENOUGH`].
 const DURATION_MIN: Duration = Duration::from_secs(25);
 const DURATION_MAX: Duration = Duration::from_secs(120);
 
-/// How long an agent may take to be started and ready.
+/// Timeout for an agent to be restarted and ready.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// An agent that lived this long is started again without delay by the lab.
+/// An agent with this uptime is restarted by the lab without delay.
 const STABLE_UPTIME: Duration = Duration::from_millis(550);
 
-/// What became of one node's agents.
+/// Number of kills of a node's agent.
 #[derive(Debug, Default)]
 struct KillCounts {
-    /// Killed after they had said that they are ready.
+    /// Killed after becoming ready.
     ready: AtomicU32,
-    /// Killed while they started.
+    /// Killed during startup.
     starting: AtomicU32,
 }
 
 impl KillCounts {
-    /// Ready ones, and those that started.
+    /// Minimum number of kills when ready and during startup.
     const ENOUGH: (u32, u32) = (20, 5);
 
     fn are_enough(&self) -> bool {
@@ -71,14 +71,14 @@ impl Agent<'_> {
         self.lab.wait_until(&what, TIMEOUT, || client.call(Call::Ready).is_ok());
     }
 
-    /// Kills it until told to end: one as soon as it is ready, the next in
-    /// the middle of its start, the next after a longer life, and again.
+    /// Kills the agent until told to stop: when it is ready, during startup,
+    /// and after a longer uptime, in turn.
     fn kill_repeatedly(&self, kills: &KillCounts, ends: &AtomicBool) {
         for round in 0u64.. {
             let process = self.until_started();
             let begun = Instant::now();
             let counted = if round % 3 == 1 {
-                // The moment wanders through the start, which takes some 40 ms.
+                // The delay varies over the startup time of about 40 ms.
                 std::thread::sleep(Duration::from_millis(round * 7 % 40));
                 &kills.starting
             } else {

@@ -1,12 +1,13 @@
-//! Services from everywhere: from the nodes themselves, from a host outside
-//! the cluster, from pods to the outside; endpoints here, there, none, and in
-//! a node's network; both families.
+//! Services reached from nodes, from an external host, and from pods to
+//! external addresses; with local, remote, missing and host-network endpoints;
+//! both address families.
 
 use std::net::IpAddr;
 
 use beeline_lab::harness::{ExecTarget, Outcome, TestLab, program};
 
-/// `near` serves on node-1, `far` on node-2, `host` in node-3's own network.
+/// Backends: `near` on node-1, `far` on node-2, `host` in the host network of
+/// node-3.
 const MANIFEST: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -88,7 +89,7 @@ spec:
 "#;
 
 const CLIENT: [&str; 2] = ["172.30.0.200", "fd00:172:30::200"];
-/// What curl returns when the connection is refused, and when the time is up.
+/// Exit codes of curl for a refused connection and for a timeout.
 const REFUSED: Option<i32> = Some(7);
 const NO_ANSWER: Option<i32> = Some(28);
 
@@ -101,7 +102,7 @@ fn fetch(from: &ExecTarget<'_>, address: &str, port: u16) -> Outcome {
     from.run(["curl", "-gs", "--max-time", "2", &format!("http://{host}:{port}/")])
 }
 
-/// Who answered, and whom it saw as the client.
+/// The pod that responded, and the client address that it saw.
 fn ask(from: &ExecTarget<'_>, address: &str, port: u16) -> (String, IpAddr) {
     let outcome = fetch(from, address, port);
     assert!(outcome.is_success(), "{address} port {port} does not answer\n{outcome}");
@@ -135,8 +136,9 @@ fn lab_services_are_reached_from_nodes_and_from_outside() {
     lab.down();
 }
 
-/// A socket that no hook saw (of the kernel's own, or made before the agent):
-/// its packets are translated on their way out, or go nowhere.
+/// A socket that bypasses the socket hooks (a kernel socket, or one opened
+/// before the agent started): its packets are translated on egress or
+/// rejected.
 #[test]
 fn lab_services_are_reached_from_nodes_without_socket_hooks() {
     let lab = TestLab::up_with("past-hooks", &["--nodes", "3", "--set", "socketLB.enabled=false"]);
@@ -171,13 +173,12 @@ fn lab_services_are_reached_from_nodes_without_socket_hooks() {
     lab.down();
 }
 
-/// What `beeline` prints as JSON.
+/// JSON output of `beeline`.
 fn beeline<T: serde::de::DeserializeOwned>(lab: &TestLab, words: &str) -> T {
     lab.cli_json(&words.split(' ').collect::<Vec<_>>())
 }
 
-/// `beeline explain`: the socket first, where one is translated, then the
-/// packets that it sends.
+/// `beeline explain`: first the socket, if it is translated, then its packets.
 fn explanations_begin_with_the_socket(lab: &TestLab) {
     let explain = |words: &str| -> (Vec<(String, String)>, serde_json::Value) {
         let output: serde_json::Value = beeline(lab, &format!("explain --port 80 {words}"));
@@ -221,7 +222,7 @@ fn explanations_begin_with_the_socket(lab: &TestLab) {
     }
 }
 
-/// `beeline` shows the connections that the stories before have made.
+/// `beeline` shows the connections made by the tests above.
 fn tables_tell_what_was_translated(lab: &TestLab) {
     let table = |words: &str| -> Vec<serde_json::Value> { beeline(lab, words) };
     let mappings = table("nat list");
@@ -248,7 +249,8 @@ fn tables_tell_what_was_translated(lab: &TestLab) {
     assert!(served.iter().any(busy), "far has served: {served:#?}");
 }
 
-/// By the socket hooks: ClusterIPs, NodePorts of any node, on the loopback too.
+/// With socket hooks: ClusterIPs and NodePorts of any node, also on the
+/// loopback.
 fn nodes_reach_services(lab: &TestLab) {
     let addresses = lab.service("web").cluster_ips;
     assert_eq!(addresses.len(), 2, "both families: {addresses:?}");
@@ -299,7 +301,8 @@ fn host_network_backends_serve(lab: &TestLab) {
     }
 }
 
-/// Consistent hashing: no node knows what another has chosen.
+/// Maglev consistent hashing: all nodes choose the same backend without shared
+/// state.
 fn every_node_leads_a_client_to_one_endpoint(lab: &TestLab) {
     let client = lab.client();
     for family in [0, 1] {

@@ -1,6 +1,6 @@
-//! A day of a resolver: clients on a node and in a pod keep one UDP socket
-//! connected to a Service. Its only backend goes; they are told, connect
-//! again and reach the next.
+//! Clients on a node and in a pod keep one UDP socket connected to a Service.
+//! When its only backend is removed, their sockets are destroyed, they
+//! reconnect and reach the new backend.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -12,11 +12,11 @@ use beeline_lab::harness::{Background, ExecTarget, TestLab};
 use failures::Api;
 use serde_json::{Value, json};
 
-/// Whoever has a socket to a backend that is gone connects again within.
+/// Timeout for clients of a removed backend to reconnect.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Asks ten times a second over one connected socket and says what happens;
-/// a question that stays without an answer for 20 s is the end.
+/// Sends ten requests a second over one connected socket and prints the
+/// results; exits after 20 s without a response.
 const CLIENT: &str = r#"
 while :; do
   exec 3<>"/dev/udp/$0/53" || { sleep 0.1; continue; }
@@ -28,8 +28,8 @@ while :; do
 done
 "#;
 
-/// It answers for some seconds more when it is told to go: no error of the
-/// network's tells its clients.
+/// The backend keeps responding for some seconds after SIGTERM, so that
+/// clients get no ICMP errors.
 fn resolver(name: &str, node: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "resolver"}},
         "spec": {"nodeName": node, "terminationGracePeriodSeconds": 5, "containers": [{"name": "echo",
@@ -77,7 +77,7 @@ fn lab_sockets_of_a_removed_backend_are_destroyed() {
     });
     for client in clients {
         let outcome = client.stop(nix::sys::signal::Signal::SIGKILL);
-        // One that waits is told why, one that sends that it is connected no more.
+        // A blocked receiver gets ECONNABORTED, a sender EDESTADDRREQ.
         let output = ["connection abort", "Destination address required"];
         assert!(output.iter().any(|words| outcome.stderr.contains(words)), "the socket says so\n{outcome}");
         assert!(!outcome.stdout.contains("connected 3"), "it is reported once\n{outcome}");

@@ -1,5 +1,5 @@
-//! A node moves from kube-proxy to Beeline: connections that began through
-//! kube-proxy's rules run on, new ones are Beeline's.
+//! Migration of a node from kube-proxy to Beeline: connections established
+//! through kube-proxy's rules continue, new ones are handled by Beeline.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -36,8 +36,8 @@ const NODE: [&str; 2] = ["172.30.0.11", "fd00:172:30::11"];
 const NODE_PORT: u16 = 30080;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Says one line ten times a second over one connection, hears it again, and
-/// says so; ends when an answer stays away for five seconds.
+/// Sends a line ten times a second over one connection and prints the echoes;
+/// exits after five seconds without an echo.
 const CLIENT: &str = r#"
 exec 3<>"/dev/tcp/$0/$1" || exit 1
 while echo "line $((++lines))" >&3 && read -r -t 5 answer <&3; do
@@ -50,9 +50,9 @@ fn talk(from: &ExecTarget<'_>, address: &str, port: u16) -> Background {
     from.start(["bash", "-c", CLIENT, address, &port.to_string()])
 }
 
-/// Rules of the shape that kube-proxy's mode nftables makes: a ClusterIP and
-/// a NodePort lead to a pod, what comes from outside is masqueraded. The
-/// counter is of new connections.
+/// Rules like those of kube-proxy in nftables mode: a ClusterIP and a NodePort
+/// with one backend, and masquerading of external traffic. The counter counts
+/// new connections.
 fn rules(family: usize, service: &str, pod: &str) -> String {
     let (table, ip) = [("ip", "ip"), ("ip6", "ip6")][family];
     let target = if family == 0 { format!("{pod}:8080") } else { format!("[{pod}]:8080") };
@@ -81,14 +81,14 @@ fn lab_connections_survive_the_takeover_from_kube_proxy() {
     let pods: Vec<String> = lab.pods("web")[0].ips.iter().map(ToString::to_string).collect();
     let (node, client, asker) = (lab.node("node-1"), lab.client(), lab.pod("asker"));
 
-    // A node without Beeline's programs: the kernel forwards, kube-proxy's
+    // A node without Beeline's programs: the kernel forwards and kube-proxy's
     // rules translate.
     lab.verb(&["agent", "node-1", "stop"]).succeeds();
     let pins = lab.paths().node("node-1").bpffs();
     for path in std::fs::read_dir(&pins).unwrap().map(|entry| entry.unwrap().path()) {
         match path.is_dir() {
             true => std::fs::remove_dir_all(path).unwrap(),
-            // The kernel's own, in every bpffs.
+            // Created by the kernel in every bpffs.
             false if path.extension().is_some_and(|extension| extension == "debug") => {}
             false => std::fs::remove_file(path).unwrap(),
         }
@@ -96,7 +96,7 @@ fn lab_connections_survive_the_takeover_from_kube_proxy() {
     let ruleset: String = (0..2).map(|family| rules(family, &services[family], &pods[family])).collect();
     node.run_with_stdin(["nft", "-f", "-"], &ruleset).succeeds();
     let begun = || node.run(["nft", "list", "counters"]).succeeds().stdout;
-    // The kernel takes the programs off some time after their pins are gone.
+    // The kernel detaches the programs some time after their pins are removed.
     let sees = |from: &ExecTarget<'_>, address: &str, port: u16| {
         let before = begun();
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
@@ -121,7 +121,7 @@ fn lab_connections_survive_the_takeover_from_kube_proxy() {
     for client in &clients {
         client.wait_for("heard line 40\n", TIMEOUT);
     }
-    // New ones are Beeline's, and do not touch the rules.
+    // New connections are handled by Beeline and do not hit the rules.
     for family in 0..2 {
         talk(&client, NODE[family], NODE_PORT).wait_for("heard line 2\n", TIMEOUT);
         talk(&asker, &services[family], 80).wait_for("heard line 2\n", TIMEOUT);

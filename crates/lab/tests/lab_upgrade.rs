@@ -1,7 +1,7 @@
-//! Releases come and go under traffic: the same programs loaded anew, other
-//! layouts of the tables, and back. Every agent is stopped in between, as an
-//! upgrade does; the test then does what the next release's agent would do,
-//! and before that, what one would do that is killed on the way.
+//! Upgrades under traffic: other programs, other table layouts, and back.
+//! Every agent is stopped in between, as in an upgrade. The test then performs
+//! the startup of the next release's agent, also with processes that are
+//! killed during it.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -23,31 +23,31 @@ use beeline_lab::protocol::{Call, ask};
 use load::Traffic;
 use next_layout::{CONNECTION, VALUES, grown};
 
-/// How long releases come and go.
+/// Duration of the upgrades.
 const DURATION: Duration = Duration::from_secs(30);
 
-/// How long each of them stays.
+/// Time between two upgrades.
 const RELEASE_DURATION: Duration = Duration::from_millis(100);
 
 /// How long the last agent may take to be synced with the API server.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Tells [`lab_killed_release`] where to take over, and which of
-/// the [`releases`] it is.
+/// Environment variables of [`lab_killed_release`]: the bpffs to take over,
+/// and the index in [`releases`].
 const BPFFS_ENV: &str = "BEELINE_TEST_SWAP_BPFFS";
 const RELEASE_ENV: &str = "BEELINE_TEST_SWAP_RELEASE";
 
-/// Programs, and the layout that they have.
+/// Programs and their table layout version.
 struct Release {
     object: Vec<u8>,
     layout: u32,
 }
 
-/// The releases that a node goes through; the one after the last is that of
-/// the lab's own agent.
+/// The releases that a node runs in sequence; the last one is followed by the
+/// lab's own agent.
 fn releases() -> Vec<Release> {
     let this = Options::default().abi_version;
-    // Other bytes behind the object make it another release.
+    // Trailing bytes after the object make it a different release.
     let other = || Release { object: [EMBEDDED, &[1]].concat(), layout: this };
     let next = || Release { object: grown(EMBEDDED, VALUES), layout: this + 1 };
     let far_next = || Release { object: grown(EMBEDDED, &[VALUES, CONNECTION].concat()), layout: this + 2 };
@@ -66,16 +66,16 @@ fn take_over(
     Ok((datapath.attached(), datapath.programs()))
 }
 
-/// What happened on a node.
+/// Number of upgrades of a node.
 #[derive(Debug, Default)]
 struct Changes {
-    /// Releases that took over.
+    /// Completed upgrades.
     done: u32,
-    /// Releases that were killed while they took over.
+    /// Upgrades killed before completion.
     killed: u32,
 }
 
-/// One node, and the releases that it goes through.
+/// A node and its upgrades.
 struct Node<'a> {
     lab: &'a TestLab,
     name: &'a str,
@@ -91,7 +91,7 @@ impl Node<'_> {
         self.lab.paths().node(self.name).bpffs()
     }
 
-    /// The layouts whose tables are pinned.
+    /// Layout versions with pinned tables.
     fn layouts(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.bpffs()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -109,8 +109,8 @@ impl Node<'_> {
         opened
     }
 
-    /// A release takes over in a process of its own, which is killed after
-    /// some time. False = it was done before.
+    /// Starts an upgrade in a separate process, which is killed after some
+    /// time. Returns false if it was complete before.
     fn take_over_and_kill(&self, release: usize, after: Duration) -> bool {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "lab_killed_release"]).stdout(Stdio::null());
@@ -124,11 +124,11 @@ impl Node<'_> {
         killed
     }
 
-    /// Through every release and back to the first, again and again.
+    /// Upgrades through all releases repeatedly.
     fn change(&self, releases: &[Release], ends: &AtomicBool) -> Changes {
         let mut changes = Changes::default();
         let mut took = Duration::from_millis(500);
-        // The moment wanders through the time that it takes.
+        // The time of the kill varies over the duration of an upgrade.
         let mut moments = (1..).map(|number| f64::from(number) * 0.618 % 1.0);
         let mut kill = |release, took: Duration| {
             u32::from(self.take_over_and_kill(release, took.mul_f64(moments.next().unwrap())))
@@ -149,7 +149,7 @@ impl Node<'_> {
                 changes.done += 1;
                 std::thread::sleep(RELEASE_DURATION);
             }
-            // The agent finds what a release has begun that is given up.
+            // The agent must handle an upgrade that was started and abandoned.
             changes.killed += kill(1, took);
             self.agent(AgentAction::Start);
             changes.done += 1;
@@ -165,7 +165,7 @@ impl Node<'_> {
     }
 }
 
-/// Not a test of its own: the process that [`Node::take_over_and_kill`] kills.
+/// Not a test: the process that [`Node::take_over_and_kill`] kills.
 #[test]
 fn lab_killed_release() {
     let (Some(bpffs), Ok(which)) = (env::var_os(BPFFS_ENV), env::var(RELEASE_ENV)) else { return };
@@ -186,7 +186,8 @@ fn lab_program_and_layout_upgrades_lose_no_packet_or_connection() {
         let changers = nodes.each_ref().map(|node| scope.spawn(move || node.change(releases, ends)));
         std::thread::sleep(DURATION);
         ends.store(true, Ordering::Relaxed);
-        // What panicked has said so, and is told once the traffic has ended.
+        // Panics have been printed and are reported after the traffic has been
+        // stopped.
         changers.into_iter().map(|changer| changer.join().unwrap_or_default()).collect()
     });
     let elapsed = begun.elapsed();

@@ -1,4 +1,4 @@
-//! The verbs one by one: what they pass on, what they return, what they say.
+//! The verbs: standard input and signals, exit status, messages.
 
 use std::time::Duration;
 

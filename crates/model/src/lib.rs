@@ -58,8 +58,8 @@ pub struct Node {
     /// `ExternalIP` addresses, in the order of the status; both families.
     #[serde(default)]
     pub external_ips: Vec<IpAddr>,
-    /// The node is about to go: it is being deleted, or the cluster
-    /// autoscaler has chosen it. Load balancers are told to leave it.
+    /// The node is being deleted, or the cluster autoscaler has chosen it. Load
+    /// balancers should stop sending to it.
     #[serde(default)]
     pub leaving: bool,
 }
@@ -93,12 +93,13 @@ pub struct Pod {
     /// Ports of its containers that have a `hostPort`.
     #[serde(default)]
     pub host_ports: Vec<HostPort>,
-    /// Its sockets are left alone: packets are translated instead.
+    /// Socket translation is disabled for the pod: only its packets are
+    /// translated.
     #[serde(default)]
     pub packets_only: bool,
 }
 
-/// A port of a container that its node offers as its own.
+/// A container port with a `hostPort`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HostPort {
     /// `hostIP`; none: every address of the node.
@@ -185,7 +186,7 @@ pub struct Service {
     pub internal_local: bool,
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
-    /// Addresses in `status.loadBalancer.ingress` that the nodes answer for
+    /// Addresses in `status.loadBalancer.ingress` that the nodes serve
     /// (`ipMode: VIP`, the default).
     pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.externalIPs`.
@@ -199,7 +200,7 @@ pub struct Service {
     /// `loadBalancerSourceRanges`.
     #[serde(default)]
     pub source_ranges: SourceRanges,
-    /// Somebody else serves it: it has the label
+    /// Another proxy serves the Service: it has the label
     /// `service.kubernetes.io/service-proxy-name` or
     /// `service.kubernetes.io/headless`.
     #[serde(default)]
@@ -212,19 +213,19 @@ pub struct Service {
 /// How a backend is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Algorithm {
-    /// By chance.
+    /// At random.
     Random,
-    /// By consistent hashing of the client's address and ports.
+    /// By consistent hashing of the client's address and ports (Maglev).
     Maglev,
 }
 
 /// Who may use a load balancer. No range at all: everybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRanges {
-    /// The ranges that could be read.
+    /// The valid ranges.
     pub ranges: Vec<IpNet>,
-    /// There are others that could not: a family without any range then lets
-    /// nobody in, rather than everybody.
+    /// There were malformed ranges: a family without any valid range then
+    /// allows no client, rather than all.
     pub malformed: bool,
 }
 
@@ -339,21 +340,22 @@ impl Object {
     }
 }
 
-/// What the source tells: one change, or the bounds of a full listing.
+/// A change from the source: one object, or the start or end of a full listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// The object exists and looks like this.
     Apply(Box<Object>),
-    /// The object is gone.
+    /// The object was deleted.
     Delete(Kind, ObjectName),
     /// A full listing of the kind begins.
     ResetStart(Kind),
-    /// The full listing is complete: objects of the kind that were not
-    /// applied since its start are gone.
+    /// The full listing is complete: objects of the kind that were not applied
+    /// since its start no longer exist.
     ResetEnd(Kind),
 }
 
-/// An object, or part of one, that cannot be used. The rest works on.
+/// An object, or part of one, that cannot be used. Everything else keeps
+/// working.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Problem {
     /// Kind of the object.
@@ -367,7 +369,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Only this node has it: the others do not say the same.
+    /// The problem exists on this node only: other nodes do not report it.
     pub fn is_local(&self) -> bool {
         // A pod is watched by its own node alone.
         self.kind == Kind::Pod || self.reason.is_local()

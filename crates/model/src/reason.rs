@@ -23,7 +23,7 @@ pub enum Reason {
     ExternalIpRefused,
     /// SCTP would need another port, which its checksum forbids.
     SctpPortDiffers,
-    /// More endpoints than shares can be exact for.
+    /// Too many endpoints for an exact distribution by a Maglev table.
     TooManyEndpoints,
     /// A slice names a Service that does not exist.
     ServiceMissing,

@@ -1,5 +1,5 @@
-//! Backends by what they are: shared between Services, known by a number for
-//! as long as any slot refers to them.
+//! Backends, shared between Services. A backend keeps its id as long as a slot
+//! or an owner refers to it.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
@@ -14,8 +14,8 @@ use crate::ids::Ids;
 use crate::maglev::WeightedBackend;
 use crate::node::Nodes;
 
-/// Where packets can go. Ordered by node first, so that the backends of a
-/// node stand together.
+/// An address and port that packets are sent to. Ordered by node first, so that
+/// the backends of a node are adjacent.
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub(crate) id: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Backend {
     ip: Ip,
     port: u16,
     proto: u8,
-    /// How many owners would send it new connections.
+    /// Number of owners that send it new connections.
     active: AtomicU32,
     /// The state that was written last.
     state: AtomicU8,
@@ -34,8 +34,8 @@ impl Backend {
         Backend { id: 0, node, ip, port, proto, active: AtomicU32::new(0), state: AtomicU8::new(0) }
     }
 
-    /// Of an endpoint that is listed, but neither ready nor chosen as the
-    /// last resort, connections run on and new ones do not come.
+    /// A backend that no owner sends new connections is terminating: its
+    /// established connections continue.
     fn state(&self) -> u8 {
         match self.active.load(Memory::Relaxed) {
             0 => backend_state::TERMINATING,
@@ -43,12 +43,12 @@ impl Backend {
         }
     }
 
-    /// What stands in a slot.
+    /// Its slot value.
     pub(crate) fn slot(&self) -> SlotValue {
         SlotValue { backend: self.id, ip: self.ip, port: Port::new(self.port), ..SlotValue::default() }
     }
 
-    /// What it is for a table of shares: the same on every node.
+    /// Its identity in Maglev tables, which is the same on every node.
     pub(crate) fn weighted(&self, weight: u16) -> WeightedBackend {
         let mut identity = [0; 19];
         identity[..16].copy_from_slice(&self.ip.octets());
@@ -87,9 +87,10 @@ pub(crate) struct Backends {
     backends: BTreeSet<Arc<Backend>>,
     ids: Ids,
     adopted: HashMap<(Ip, u16, u8), Vec<(u32, u32)>>,
-    /// Let go of by some slot since the last sweep.
+    /// Released since the last [`Backends::write_changes`].
     released: Vec<Arc<Backend>>,
-    /// Whose state may have changed since the last sweep.
+    /// Backends whose state may have changed since the last
+    /// [`Backends::write_changes`].
     changed: Vec<Arc<Backend>>,
 }
 
@@ -117,7 +118,7 @@ impl Backends {
         self.adopted = HashMap::new();
     }
 
-    /// The backend, made and written if it is new.
+    /// Returns the backend. Allocates and writes it if it is new.
     pub(crate) fn get(
         &mut self,
         ip: Ip,
@@ -135,13 +136,13 @@ impl Backends {
         let id = self.adopted_id(&value).unwrap_or_else(|| self.ids.allocate());
         let backend = Arc::new(Backend { id, ..probe });
         self.backends.insert(backend.clone());
-        // Its state, too, is written by the sweep.
+        // [`Backends::write_changes`] records its state.
         self.changed.push(backend.clone());
         delta.backend.insert(id, Some(value));
         backend
     }
 
-    /// One more lists the backend.
+    /// Adds an owner that lists the backend.
     pub(crate) fn add_user(&mut self, backend: &Arc<Backend>, active: bool) {
         if active {
             backend.active.fetch_add(1, Memory::Relaxed);
@@ -149,7 +150,7 @@ impl Backends {
         }
     }
 
-    /// One less lists the backend.
+    /// Removes an owner that lists the backend.
     pub(crate) fn remove_user(&mut self, backend: Arc<Backend>, active: bool) {
         if active {
             backend.active.fetch_sub(1, Memory::Relaxed);
@@ -163,8 +164,8 @@ impl Backends {
         self.released.push(backend);
     }
 
-    /// Writes states that have changed, and removes released backends that
-    /// nothing refers to.
+    /// Writes changed states, and removes released backends that are no longer
+    /// referenced.
     pub(crate) fn write_changes(&mut self, nodes: &Nodes, delta: &mut Delta) {
         for backend in std::mem::take(&mut self.changed) {
             if backend.state.swap(backend.state(), Memory::Relaxed) != backend.state() {
@@ -172,8 +173,8 @@ impl Backends {
             }
         }
         while let Some(backend) = self.released.pop() {
-            // One reference is ours, one the set's; a second release of the
-            // same backend holds one more and comes to its turn later.
+            // Two references are left: this one and the set's. If the backend
+            // was released twice, the second release removes it.
             if Arc::strong_count(&backend) == 2 {
                 self.backends.remove(&backend);
                 self.ids.free(backend.id);
@@ -183,7 +184,7 @@ impl Backends {
         self.released.shrink_to(1024);
     }
 
-    /// The number of `node` has changed.
+    /// The id or zone of `node` changed: rewrites its backends.
     pub(crate) fn renumber(&self, node: &str, nodes: &Nodes, delta: &mut Delta) {
         let first = Backend::probe(Some(node.into()), Ip::UNSPECIFIED, 0, 0);
         let of_node = self.backends.range(Arc::new(first)..);

@@ -1,5 +1,5 @@
-//! Tables as sorted text without the numbers that were chosen on the way: two
-//! tables do the same to every packet if and only if their text is the same.
+//! Tables as sorted text without the allocated ids. Two tables have the same
+//! effect on packets if and only if their texts are equal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +15,8 @@ use beeline_sync::Contents;
 
 use crate::frontend_address::protocol_name;
 
-/// The canonical text. What nothing leads to (an orphan) and what leads to
-/// nothing (missing) have lines of their own.
+/// The canonical text. Entries that nothing refers to are listed as `orphan`,
+/// missing entries as `missing`.
 pub fn canonical(contents: &Contents) -> String {
     let mut lines: Vec<String> = Vec::new();
     nodes(contents, &mut lines);
@@ -182,7 +182,7 @@ fn backends(contents: &Contents, service: u32, value: &ServiceValue) -> Vec<Stri
     backends
 }
 
-/// The backend in a slot, which the slot may describe otherwise than its own entry.
+/// The backend in a slot, and the slot's own address if it differs.
 fn slot_text(contents: &Contents, slot: Option<&SlotValue>) -> String {
     let found = slot.and_then(|slot| Some((slot, contents.backend.get(&slot.backend)?)));
     match found {
@@ -194,7 +194,8 @@ fn slot_text(contents: &Contents, slot: Option<&SlotValue>) -> String {
     }
 }
 
-/// Who stands how often in the shares, and a sum over who stands where.
+/// Number of Maglev table entries for each backend, and a checksum of their
+/// order.
 fn maglev_table(contents: &Contents, service: u32, value: &ServiceValue) -> String {
     let (mut counts, mut order) = (BTreeMap::new(), 0_u64);
     for index in 0..value.maglev_size {
@@ -220,13 +221,13 @@ fn backend_text(contents: &Contents, backend: &BackendValue) -> String {
     format!("{ip}:{}@{}{unusual}", backend.port, node_name(contents, backend.node))
 }
 
-/// The entries of a service's slots.
+/// The slots of a service that are looked up by backend id.
 fn slots_by_backend(contents: &Contents, service: u32) -> impl Iterator<Item = (&SlotKey, &SlotValue)> {
     let key = |slot| SlotKey { service, generation: SLOT_BY_BACKEND, slot };
     contents.slot.range(key(0)..=key(u32::MAX))
 }
 
-/// Those that keep their clients and get no new ones.
+/// Backends that keep their clients and get no new ones.
 fn quiescing(contents: &Contents, service: u32) -> String {
     let slots_of =
         slots_by_backend(contents, service).filter(|(_, slot)| slot.flags & slot_flags::QUIESCING != 0);
@@ -284,8 +285,8 @@ fn orphans(
     }
 }
 
-/// Backends that no slot leads to: endpoints that terminate, that are not
-/// ready, or that are meant for others.
+/// Backends that are in no slot: endpoints that are terminating, not ready, or
+/// excluded by hints.
 fn unselected(contents: &Contents, lines: &mut Vec<String>) {
     let used: BTreeSet<u32> = contents.slot.values().map(|slot| slot.backend).collect();
     for (_, backend) in contents.backend.iter().filter(|(id, _)| !used.contains(id)) {

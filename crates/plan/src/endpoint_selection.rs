@@ -1,4 +1,8 @@
-//! Which endpoints serve a Service port: as kube-proxy chooses them.
+//! Selects the endpoints of a Service port, with the same rules as kube-proxy:
+//! readiness, traffic policy, and topology hints.
+//!
+//! Sources: KEP-1669 (terminating endpoints), KEP-2433 (zone hints) and KEP-3015
+//! (node hints).
 
 use std::sync::Arc;
 
@@ -15,14 +19,14 @@ pub(crate) struct ServiceEndpoint {
     pub(crate) port: u16,
     pub(crate) node: Option<Arc<str>>,
     pub(crate) ready: bool,
-    /// PortBackends and terminating: used while nothing is ready.
+    /// Serving and terminating: used only if no endpoint is ready.
     draining: bool,
     hints: Hints,
-    /// 1..=[`WEIGHT_MAX`]; 0: none of the new connections.
+    /// 1..=[`WEIGHT_MAX`], or 0: gets no new connections.
     pub(crate) weight: u16,
 }
 
-/// What the slices say about who should use the endpoint.
+/// Topology hints of the endpoint (`hints.forNodes`, `hints.forZones`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Hints {
     names_nodes: bool,
@@ -31,26 +35,26 @@ struct Hints {
     names_own_zone: bool,
 }
 
-/// Where packets are to be sent from: this node.
+/// This node, from which packets are sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalNode<'a> {
     pub(crate) node: &'a str,
     pub(crate) zone: Option<&'a str>,
 }
 
-/// The endpoints that serve a port, by traffic policy.
+/// The selected endpoints, by traffic policy.
 #[derive(Debug)]
 pub(crate) struct Selection {
-    /// `Cluster`, as places in the list of endpoints.
+    /// `Cluster`: indices in the list of endpoints.
     pub(crate) cluster: Vec<usize>,
-    /// `Local`: those on this node.
+    /// `Local`: endpoints on this node.
     pub(crate) local: Vec<usize>,
-    /// Somewhere there is one that could serve.
+    /// At least one endpoint in the cluster is usable.
     pub(crate) any: bool,
 }
 
-/// All endpoints of the family that the slices list for the port. Sorted,
-/// each address and port once.
+/// All endpoints of the family that the slices list for the port, sorted and
+/// without duplicate addresses and ports.
 pub(crate) fn port_endpoints<'a>(
     service: &Service,
     port: &ServicePort,
@@ -74,8 +78,8 @@ pub(crate) fn port_endpoints<'a>(
             weight: slice.weight.min(WEIGHT_MAX),
         })
         .collect();
-    // Where slices disagree about the node, one that names a node wins, the
-    // first by name: any order of the slices gives the same.
+    // If slices disagree about the node, the first node by name is used, so
+    // that the order of the slices does not matter.
     endpoints.sort_by(|a, b| {
         (a.ip, a.port, a.node.is_none(), &a.node).cmp(&(b.ip, b.port, b.node.is_none(), &b.node))
     });
@@ -111,8 +115,9 @@ fn hints(endpoint: &SliceEndpoint, local_node: LocalNode<'_>) -> Hints {
     }
 }
 
-/// Ready endpoints serve; while there is none, those that terminate but still
-/// serve do, for each policy on its own. Hints narrow the policy `Cluster`.
+/// Ready endpoints are selected. If there is none, endpoints that are serving
+/// and terminating are, separately for each policy. Hints apply to policy
+/// `Cluster` only.
 pub(crate) fn select(endpoints: &[ServiceEndpoint], local_node: LocalNode<'_>) -> Selection {
     let indices = |accept: fn(&ServiceEndpoint) -> bool| -> Vec<usize> {
         (0..endpoints.len()).filter(|at| accept(&endpoints[*at])).collect()
@@ -131,8 +136,9 @@ pub(crate) fn select(endpoints: &[ServiceEndpoint], local_node: LocalNode<'_>) -
     }
 }
 
-/// Hints count only if every ready endpoint has one and one of them is meant
-/// for this node; nodes come before zones. Otherwise everybody serves.
+/// Hints apply only if every ready endpoint has one and at least one of them is
+/// for this node or zone. Node hints come before zone hints. Otherwise all
+/// ready endpoints are selected.
 fn filter_by_hints(endpoints: &[ServiceEndpoint], ready: Vec<usize>) -> Vec<usize> {
     let hints = |at: &usize| &endpoints[*at].hints;
     let hinted = |has: fn(&Hints) -> bool, own: fn(&Hints) -> bool| {

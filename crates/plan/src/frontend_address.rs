@@ -1,5 +1,5 @@
-//! Where a Service or a pod can be reached, and who has it when several want
-//! it: any order of events gives the same answer.
+//! Frontend addresses, and which owner each is assigned to when several request
+//! it. The result does not depend on the order of events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,7 +9,7 @@ use beeline_abi::Ip;
 use beeline_abi::ip::proto;
 use beeline_model::ObjectName;
 
-/// An address, or all addresses of nodes of one family.
+/// A single address, or all node addresses of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FrontendIp {
     Exact(Ip),
@@ -25,8 +25,8 @@ impl FrontendIp {
     }
 }
 
-/// What only one can have: a port of a place. The place comes first, so that
-/// all ports of an address stand together.
+/// Address, port and protocol of a frontend; it has at most one owner. Ordered
+/// by address first, so that all ports of an address are adjacent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FrontendAddress {
     pub(crate) ip: FrontendIp,
@@ -35,7 +35,7 @@ pub(crate) struct FrontendAddress {
 }
 
 impl FrontendAddress {
-    /// The same port of all nodes.
+    /// The same port on all nodes.
     fn on_any_node(self) -> FrontendAddress {
         FrontendAddress { ip: FrontendIp::AnyNode { ipv6: self.ip.is_ipv6() }, ..self }
     }
@@ -56,8 +56,9 @@ pub(crate) fn protocol_name(number: u8) -> &'static str {
     }
 }
 
-/// Kinds of frontend. Where two candidate one address, the kind that comes first
-/// here has it: nobody's load balancer takes a ClusterIP away.
+/// Kinds of frontend. If several owners request the same address, the kind that
+/// is listed first here has precedence: a load balancer cannot take over a
+/// ClusterIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FrontendKind {
     /// `spec.clusterIPs`.
@@ -73,7 +74,7 @@ pub enum FrontendKind {
 }
 
 impl FrontendKind {
-    /// As users know it.
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             FrontendKind::ClusterIp => "ClusterIP",
@@ -85,7 +86,7 @@ impl FrontendKind {
     }
 }
 
-/// Who has frontends.
+/// The object that a frontend belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner {
     Service(Arc<ObjectName>),
@@ -101,21 +102,23 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Sorted: the first has the address.
+/// In order of precedence: the first eligible candidate is assigned the
+/// address.
 pub(crate) type Candidate = (FrontendKind, Owner);
 
-/// Who candidates which address.
+/// The owners that request each frontend address.
 #[derive(Debug, Default)]
 pub(crate) struct FrontendOwners {
     candidates: BTreeMap<FrontendAddress, Vec<Candidate>>,
-    /// Pods that want a port of this node: NodePorts keep them from it.
+    /// Pods that request a hostPort. A NodePort with the same number has
+    /// precedence.
     host_ports: BTreeMap<(u16, u8), Vec<Owner>>,
-    /// Addresses of nodes: no ClusterIP can have one.
+    /// Node addresses, which cannot be ClusterIPs.
     nodes: BTreeSet<Ip>,
 }
 
 impl FrontendOwners {
-    /// Adds a candidate. Returns everybody whose right may have changed.
+    /// Adds a candidate. Returns the owners whose assignment may have changed.
     pub(crate) fn add_candidate(&mut self, address: FrontendAddress, candidate: Candidate) -> Vec<Owner> {
         if candidate.0 == FrontendKind::HostPort {
             self.host_ports.entry((address.port, address.proto)).or_default().push(candidate.1.clone());
@@ -127,7 +130,8 @@ impl FrontendOwners {
         self.affected_owners(address)
     }
 
-    /// Takes a candidate back. Returns everybody whose right may have changed.
+    /// Removes a candidate. Returns the owners whose assignment may have
+    /// changed.
     pub(crate) fn remove_candidate(&mut self, address: FrontendAddress, candidate: &Candidate) -> Vec<Owner> {
         if candidate.0 == FrontendKind::HostPort {
             let owners = self.host_ports.entry((address.port, address.proto)).or_default();
@@ -156,8 +160,8 @@ impl FrontendOwners {
         owners
     }
 
-    /// The address has become, or is no longer, a node's. Returns everybody
-    /// who candidates a port of it.
+    /// The address became, or is no longer, a node address. Returns the owners
+    /// that request a port of it.
     pub(crate) fn set_node(&mut self, ip: Ip, is_node: bool) -> Vec<Owner> {
         let changed = if is_node { self.nodes.insert(ip) } else { self.nodes.remove(&ip) };
         if !changed {
@@ -173,7 +177,7 @@ impl FrontendOwners {
         self.nodes.contains(ip)
     }
 
-    /// Who has the address.
+    /// The candidate that the address is assigned to.
     pub(crate) fn assigned(&self, address: FrontendAddress) -> Option<&Candidate> {
         let is_node = matches!(address.ip, FrontendIp::Exact(ip) if self.is_node(&ip));
         let is_eligible = |(kind, _): &&Candidate| match kind {
@@ -184,7 +188,7 @@ impl FrontendOwners {
         self.candidates.get(&address)?.iter().find(is_eligible)
     }
 
-    /// Who keeps this candidate from the address; none: nobody.
+    /// The owner that prevents this candidate from getting the address, if any.
     pub(crate) fn conflict(&self, address: FrontendAddress, candidate: &Candidate) -> Option<&Candidate> {
         match self.assigned(address) {
             Some(assigned) if assigned == candidate => None,

@@ -1,4 +1,4 @@
-//! What `healthCheckNodePort`s answer: how many endpoints this node has.
+//! `healthCheckNodePort`: the number of ready endpoints on this node.
 
 use std::collections::HashSet;
 
@@ -7,26 +7,27 @@ use beeline_model::{ObjectName, Service, ServiceType};
 
 use crate::endpoint_selection::ServiceEndpoint;
 
-/// A Service whose load balancer asks the nodes which of them have endpoints.
+/// The health check of a Service, with which load balancers find the nodes that
+/// have endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// The Service.
     pub service: ObjectName,
     /// `healthCheckNodePort`.
     pub port: u16,
-    /// Ready endpoints on this node; those that terminate do not count.
+    /// Ready endpoints on this node, without terminating ones.
     pub local_endpoints: u32,
 }
 
-/// Only load balancers with `externalTrafficPolicy: Local` ask.
+/// Used for type LoadBalancer with `externalTrafficPolicy: Local` only.
 pub(crate) fn port(service: &Service) -> Option<u16> {
     let is_checked =
         service.service_type == ServiceType::LoadBalancer && service.external_local && !service.foreign;
     (is_checked && service.health_check_node_port != 0).then_some(service.health_check_node_port)
 }
 
-/// Counts endpoints once, however many ports they serve and in whichever
-/// family they have more addresses.
+/// Counts each endpoint once, regardless of its number of ports. For dual-stack
+/// Services the family with more addresses counts.
 #[derive(Debug, Default)]
 pub(crate) struct LocalEndpoints {
     ips: HashSet<Ip>,

@@ -1,4 +1,4 @@
-//! hostPorts: pods of this node that are reached by ports of this node.
+//! hostPorts of pods on this node.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,14 +12,14 @@ use crate::frontend_address::{FrontendAddress, FrontendIp, FrontendKind, Fronten
 use crate::service_tables::{DesiredFrontend, OwnerEntries, PortKey};
 use crate::slice::why_no_unicast;
 
-/// What of a pod matters here.
+/// The parts of a pod that matter for hostPorts.
 #[derive(Debug, PartialEq, Eq)]
 struct Spec {
     ips: Box<[Ip]>,
     ports: Box<[HostPort]>,
 }
 
-/// One address that a pod asks for, and the port behind it.
+/// A frontend address that a pod requests, and its container port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HostPortRequest {
     pub(crate) address: FrontendAddress,
@@ -28,7 +28,7 @@ pub(crate) struct HostPortRequest {
 
 #[derive(Debug, Default)]
 pub(crate) struct PodState {
-    /// None: deleted, or without hostPorts by now.
+    /// None: deleted, or without hostPorts.
     spec: Option<Spec>,
     pub(crate) requests: Vec<HostPortRequest>,
     pub(crate) entries: OwnerEntries,
@@ -56,7 +56,7 @@ impl HostPorts {
         HostPorts { enabled, node_name, pods: HashMap::new(), own_addresses: Vec::new() }
     }
 
-    /// The pod looks like this. Returns those who have to be looked at.
+    /// Applies the pod. Returns the owners to recompute.
     pub(crate) fn apply(&mut self, pod: &Pod, frontend_owners: &mut FrontendOwners) -> BTreeSet<Owner> {
         let is_local = self.enabled && pod.node.as_deref() == Some(self.node_name.as_str());
         let spec =
@@ -72,7 +72,7 @@ impl HostPorts {
         self.set(&pod.name, spec, frontend_owners)
     }
 
-    /// The pod is gone. Returns those who have to be looked at.
+    /// Removes the pod. Returns the owners to recompute.
     pub(crate) fn delete(
         &mut self,
         name: &ObjectName,
@@ -102,7 +102,8 @@ impl HostPorts {
         dirty
     }
 
-    /// This node has other addresses: its pods' ports move with them.
+    /// Sets this node's addresses, at which hostPorts are served. Returns the
+    /// owners to recompute.
     pub(crate) fn set_own_addresses(
         &mut self,
         addresses: Vec<Ip>,
@@ -118,7 +119,7 @@ impl HostPorts {
     }
 }
 
-/// Changes what the pod claims to what it asks for now.
+/// Updates the frontends that the pod requests.
 fn update_candidates(
     name: &Arc<ObjectName>,
     state: &mut PodState,
@@ -146,7 +147,7 @@ fn requested_frontends(spec: &Spec, own: &[Ip]) -> Vec<HostPortRequest> {
             Some(ip) => vec![ip.into()],
             None => own.iter().chain(&loopback).copied().collect(),
         };
-        // A pod without an address of the family cannot be reached by it.
+        // A pod cannot be reached in a family in which it has no address.
         let has_family = |ip: &Ip| spec.ips.iter().any(|pod| pod.is_v4() == ip.is_v4());
         for ip in host_ips.into_iter().filter(has_family) {
             let proto = port.protocol.number();
@@ -160,7 +161,7 @@ fn requested_frontends(spec: &Spec, own: &[Ip]) -> Vec<HostPortRequest> {
 }
 
 impl HostPortRequest {
-    /// The frontends of the address.
+    /// The table entries for this frontend.
     pub(crate) fn desired_frontends(self) -> [DesiredFrontend; 2] {
         let ipv6 = self.address.ip.is_ipv6();
         let port = PortKey { ipv6, port: self.container_port, proto: self.address.proto, local: false };

@@ -1,13 +1,14 @@
-//! Numbers that tables and connections know objects by.
+//! Allocates the ids that tables and connections use for objects.
 
 use std::collections::HashSet;
 
-/// Numbers just above the greatest adopted one may have been given to objects
-/// that vanished shortly before the agent restarted, and connections may
-/// still carry them: they are skipped.
+/// Ids just above the greatest adopted one may have belonged to objects that
+/// were removed shortly before the agent restarted, and connections may still
+/// use them. They are skipped.
 const GAP_AFTER_ADOPTION: u32 = 65_536;
 
-/// Gives out numbers from `first` on, each only once until all are used up.
+/// Allocates increasing ids from `first`; an id is reused only after a
+/// wraparound.
 #[derive(Debug)]
 pub(crate) struct Ids {
     first: u32,
@@ -21,7 +22,7 @@ impl Ids {
         Ids { first, next: first, used: HashSet::new(), adopted: HashSet::new() }
     }
 
-    /// These numbers are in the tables: they are given only to who claims them.
+    /// Reserves ids that are in the tables for the objects that they belong to.
     pub(crate) fn adopt(&mut self, ids: impl Iterator<Item = u32>) {
         self.adopted.extend(ids.filter(|id| *id >= self.first));
         self.used.extend(&self.adopted);
@@ -30,12 +31,13 @@ impl Ids {
         }
     }
 
-    /// True if the adopted number is still free: it is the caller's now.
+    /// Takes a reserved id. False if it is not reserved (any more).
     pub(crate) fn take_adopted(&mut self, id: u32) -> bool {
         self.adopted.remove(&id)
     }
 
-    /// Who has not claimed by now is gone.
+    /// Frees the reserved ids that were not taken: their objects no longer
+    /// exist.
     pub(crate) fn finish_adoption(&mut self) {
         for id in std::mem::take(&mut self.adopted) {
             self.used.remove(&id);

@@ -1,16 +1,21 @@
-//! From cluster facts to desired tables.
+//! Computes the desired tables from cluster state.
 //!
-//! [`Planner::apply`] only marks what a change touches; [`Planner::drain`]
-//! computes the marked objects anew and returns what changes in the tables,
-//! at the cost of what was touched. One bad object yields a problem, never a
-//! stop. Any order of the same changes ends in the same tables up to the
-//! numbers chosen ([`canonical`]).
+//! [`Planner::apply`] only marks what a change affects. [`Planner::drain`]
+//! recomputes the marked objects and returns the changes to the tables; its
+//! cost is proportional to what was marked. An invalid object is reported as a
+//! problem and never stops the planner. The same changes in any order result in
+//! the same tables, except for the allocated ids ([`canonical`]).
 //!
-//! An agent starts with [`Planner::adopt`], so that objects keep the numbers
-//! which pinned tables and connections know them by. Until Nodes, Services
-//! and EndpointSlices have been listed once, [`Planner::drain`] returns
-//! endpoints only: a Service whose slices are not known yet must not replace
-//! a good one.
+//! An agent starts with [`Planner::adopt`], so that objects keep the ids that
+//! the pinned tables and established connections use. Until Nodes, Services and
+//! EndpointSlices have been listed once, [`Planner::drain`] returns endpoints
+//! only: a Service whose slices are not known yet must not replace a working
+//! one.
+//!
+//! Where to look: `node` plans the node and address tables, `node::routes` the
+//! routes to other nodes; `endpoint_selection` selects the endpoints of a
+//! Service port; `service::update_tables` and `service_tables` build the tables
+//! of a Service.
 
 mod backend;
 pub mod canonical;
@@ -48,7 +53,8 @@ pub use frontend_address::FrontendKind;
 pub use health::HealthCheck;
 pub use maglev_table::MaglevConfig;
 pub use names::{FrontendName, Names};
-pub use node::{OwnNode, Route};
+pub use node::OwnNode;
+pub use node::routes::Route;
 
 use names::Pods;
 use network_namespaces::NetworkNamespaces;
@@ -56,41 +62,42 @@ use node::Nodes;
 use problems::ProblemStore;
 use service::Services;
 
-/// What the planner must know about its node.
+/// Configuration of the planner for this node.
 #[derive(Clone, Debug, Default)]
 pub struct PlanConfig {
     /// Name of this node's Node object.
     pub node_name: String,
-    /// Ranges that only Services have, if known: addresses in them that no
-    /// Service uses are dropped instead of routed.
+    /// Service CIDRs, if known. Packets to addresses in them that no Service
+    /// uses are dropped instead of routed.
     pub service_cidrs: Vec<IpNet>,
-    /// Subnets of this node's uplinks: a peer is reached directly only if its
-    /// address is in one. None: every peer is taken to be a neighbour.
+    /// Subnets of this node's uplinks. Another node gets a direct route only if
+    /// its address is in one of them. None: all nodes are assumed to be on
+    /// link.
     pub on_link: Option<Vec<IpNet>>,
-    /// Ranges outside the cluster that pods reach with their own address.
+    /// CIDRs outside the cluster to which pod traffic is not masqueraded.
     pub native_ranges: Vec<IpNet>,
-    /// Which parts of Services are on.
+    /// Which Service features are enabled.
     pub services: ServiceConfig,
 }
 
-/// Which parts of Services are on, beyond ClusterIPs. Everything else is off
-/// and named as such on the objects that ask for it.
+/// Service features beyond ClusterIPs. An object that uses a disabled feature
+/// gets a notice that names it.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceConfig {
     /// NodePorts, and the addresses of LoadBalancers.
     pub node_ports: bool,
     /// Node addresses at which NodePorts are served; empty: all.
     pub node_port_addresses: Vec<IpNet>,
-    /// Ranges of which Services may take externalIPs; none: externalIPs are
-    /// off.
+    /// CIDRs from which Services may take externalIPs. None: externalIPs are
+    /// disabled.
     pub external_ips: Option<Vec<IpNet>>,
     /// hostPorts of pods.
     pub host_ports: bool,
     /// `sessionAffinity: ClientIP`.
     pub affinity: bool,
-    /// `loadBalancerSourceRanges` count for NodePorts and externalIPs, too.
+    /// `loadBalancerSourceRanges` also apply to NodePorts and externalIPs.
     pub source_ranges_all_types: bool,
-    /// Consistent hashing and weights.
+    /// Maglev tables, for consistent hashing and weights.
     pub maglev: MaglevConfig,
 }
 
@@ -103,14 +110,14 @@ pub struct Planner {
     problem_store: ProblemStore,
     endpoints: BTreeMap<Ip, Option<EndpointValue>>,
     network_namespaces: NetworkNamespaces,
-    /// Per kind: how often a listing has begun.
+    /// For each kind: how many listings have started.
     epochs: [u32; Kind::ALL.len()],
     listed: [bool; Kind::ALL.len()],
     drained: bool,
 }
 
 impl Planner {
-    /// A planner that knows nothing yet.
+    /// A planner without any objects.
     pub fn new(config: PlanConfig) -> Planner {
         Planner {
             services: Services::new(&config.node_name, config.services.clone()),
@@ -125,14 +132,14 @@ impl Planner {
         }
     }
 
-    /// Takes over the numbers in tables that an earlier agent left. To be
-    /// called before the first [`Planner::drain`].
+    /// Adopts the ids in the tables of an earlier agent. Must be called before
+    /// the first [`Planner::drain`].
     pub fn adopt(&mut self, actual: &Contents) {
         self.nodes.adopt(actual);
         self.services.adopt(actual);
     }
 
-    /// Takes in one change from the source.
+    /// Applies one change from the source.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Apply(object) => self.apply_object(*object),
@@ -142,44 +149,44 @@ impl Planner {
         }
     }
 
-    /// A pod of this node is attached. Endpoints are not part of the model:
-    /// the agent sets all of them anew after a restart, before it prunes.
+    /// A pod of this node was attached. Endpoints are not part of the model:
+    /// after a restart the agent sets all of them again before it prunes.
     pub fn set_endpoint(&mut self, ip: IpAddr, value: EndpointValue) {
         self.endpoints.insert(ip.into(), Some(value));
         self.nodes.set_endpoint(ip.into());
     }
 
-    /// A pod of this node is gone.
+    /// A pod of this node was detached.
     pub fn remove_endpoint(&mut self, ip: IpAddr) {
         self.endpoints.insert(ip.into(), None);
         self.nodes.remove_endpoint(ip.into());
     }
 
-    /// The cookie of an attached pod's network namespace. To be set anew
-    /// after a restart, as endpoints are.
+    /// Sets the cookie of an attached pod's network namespace. Must be set
+    /// again after a restart, like endpoints.
     pub fn set_namespace(&mut self, cookie: u64, pod: ObjectName) {
         self.network_namespaces.attach(cookie, pod);
     }
 
-    /// The pod with this network namespace is gone.
+    /// The pod with this network namespace was removed.
     pub fn remove_namespace(&mut self, cookie: u64, pod: &ObjectName) {
         self.network_namespaces.detach(cookie, pod);
     }
 
-    /// The subnets of this node's uplinks have changed.
+    /// Sets the subnets of this node's uplinks.
     pub fn set_on_link(&mut self, on_link: Option<Vec<IpNet>>) {
         self.nodes.set_on_link(on_link);
     }
 
-    /// True once Nodes, Services and EndpointSlices have been listed, and
-    /// Pods where their hostPorts matter.
+    /// True once Nodes, Services and EndpointSlices have been listed, and Pods
+    /// if hostPorts are enabled.
     pub fn is_listed(&self) -> bool {
         let listed = |kind: Kind| self.listed[index(kind)];
         let pods = !self.services.serves_host_ports() || listed(Kind::Pod);
         pods && [Kind::Node, Kind::Service, Kind::EndpointSlice].into_iter().all(listed)
     }
 
-    /// What changes in the tables since the last call.
+    /// Changes to the tables since the last call.
     pub fn drain(&mut self) -> Delta {
         let mut delta = Delta { endpoint: std::mem::take(&mut self.endpoints), ..Delta::default() };
         if !self.is_listed() {
@@ -196,7 +203,7 @@ impl Planner {
         delta
     }
 
-    /// Objects, or parts of them, that cannot be used, as of the last drain.
+    /// Problems of objects, as of the last drain.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.problem_store.problems();
         if self.is_listed() && self.nodes.own().is_none() {
@@ -205,12 +212,13 @@ impl Planner {
         problems
     }
 
-    /// Parts of objects that are not served, with the object and by name.
+    /// Fields that are ignored because their feature is disabled, each with the
+    /// name of its object.
     pub fn ignored_fields(&self) -> Vec<String> {
         self.problem_store.ignored_fields()
     }
 
-    /// How many Nodes the cluster has.
+    /// Number of Nodes in the cluster.
     pub fn node_count(&self) -> usize {
         self.nodes.count()
     }
@@ -220,34 +228,34 @@ impl Planner {
         self.nodes.own()
     }
 
-    /// The cluster is about to remove this node.
+    /// The node is being deleted, or the cluster autoscaler has chosen it.
     pub fn own_node_is_leaving(&self) -> bool {
         self.nodes.own_is_leaving()
     }
 
-    /// What `healthCheckNodePort`s answer from now on, as far as it has
-    /// changed since the last call; none: nothing is to be answered.
+    /// Changed `healthCheckNodePort` servers since the last call. None: the
+    /// server is to be stopped.
     pub fn take_health_changes(&mut self) -> BTreeMap<ObjectName, Option<HealthCheck>> {
         self.services.take_health_changes()
     }
 
-    /// The native routes that this node needs: one for every PodCIDR of
-    /// every neighbour.
+    /// The native routes of this node: one for each PodCIDR of each node that
+    /// is on link.
     pub fn routes(&self) -> Vec<Route> {
         self.nodes.routes()
     }
 
-    /// Rises whenever [`Planner::routes`] or [`Planner::own_node`] may have
+    /// Increases whenever [`Planner::routes`] or [`Planner::own_node`] may have
     /// changed.
     pub fn node_revision(&self) -> u64 {
         self.nodes.revision()
     }
 
-    /// Names for addresses and numbers. Pods of other nodes are known as far
-    /// as they are endpoints of a Service.
+    /// Names of addresses and ids. Pods of other nodes are included only if
+    /// they are endpoints of a Service.
     pub fn names(&self) -> Names {
         let nodes = self.nodes.names();
-        // A pod in the host's network bears its node's address.
+        // A pod in the host network has its node's address.
         let hosts: HashSet<IpAddr> = nodes.iter().map(|(ip, _)| *ip).collect();
         let serving = self.services.pods().filter(|(ip, _)| !hosts.contains(ip));
         let mut pods: BTreeMap<IpAddr, String> = serving.map(|(ip, name)| (ip, name.to_string())).collect();

@@ -1,33 +1,34 @@
-//! Tables in which each backend stands as often as its weight says, in an
-//! order that every node finds out by itself, and that changes little when
-//! the backends do: after Eisenbud et al., "Maglev: A Fast and Reliable
+//! Maglev lookup tables. The number of entries of a backend is proportional to
+//! its weight. Every node computes the same table, and a change of the backends
+//! moves few entries. After Eisenbud et al., "Maglev: A Fast and Reliable
 //! Software Network Load Balancer" (NSDI 2016, section 3.4).
 //!
-//! Each backend walks the table on a way of its own, given by what it is
-//! (address, port, protocol), and takes the next free place when it is its
-//! turn. A backend of half the greatest weight has every second turn.
+//! Each backend has a permutation of the table indices, derived from its
+//! address, port and protocol. The backends take turns; each takes the next
+//! free index of its permutation. A backend with half the greatest weight gets
+//! every second turn.
 
-/// Places for each backend: a backend's share is off by one in a hundred at
-/// most.
+/// Minimum number of table entries per backend. Limits the deviation from the
+/// exact share to about one percent.
 const ENTRIES_PER_BACKEND: u64 = 100;
 
-/// The sizes of tables: primes (a way then meets every place), about a power
-/// of two apart, so that the size seldom changes. The last is the bound:
-/// beyond it shares are coarser.
+/// Table sizes: primes, so that each permutation covers all indices, and about
+/// a factor of two apart, so that the size seldom changes. Beyond the last one
+/// the distribution is less exact.
 const SIZES: [u32; 10] = [251, 509, 1_021, 2_039, 4_093, 8_191, 16_381, 32_749, 65_521, 131_071];
 
-/// The greatest weight: with more, building a table would take too long.
+/// The greatest weight. Bounds the time to build a table.
 pub(crate) const WEIGHT_MAX: u16 = 1_000;
 
-/// One backend: what it is, and its weight (1..=[`WEIGHT_MAX`]).
+/// The identity of a backend, and its weight (1..=[`WEIGHT_MAX`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct WeightedBackend {
     pub(crate) identity: [u8; 19],
     pub(crate) weight: u16,
 }
 
-/// The size of a table in which the backend with the least weight has its
-/// hundred places, and that is not smaller than `at_least`.
+/// The size of the table: at least `at_least`, and large enough for
+/// [`ENTRIES_PER_BACKEND`] entries of the backend with the least weight.
 pub(crate) fn table_size(backends: &[WeightedBackend], at_least: u32) -> u32 {
     let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
     let least = backends.iter().map(|backend| u64::from(backend.weight)).min().unwrap_or(1).max(1);
@@ -36,16 +37,16 @@ pub(crate) fn table_size(backends: &[WeightedBackend], at_least: u32) -> u32 {
     fits.unwrap_or(SIZES[SIZES.len() - 1])
 }
 
-/// Whether the backends are too many, or their weights too far apart, for
-/// the largest table.
+/// True if the backends are too many, or their weights too far apart, for the
+/// largest table.
 pub(crate) fn exceeds_largest_table(backends: &[WeightedBackend]) -> bool {
     let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
     let least = backends.iter().map(|backend| u64::from(backend.weight)).min().unwrap_or(1).max(1);
     ENTRIES_PER_BACKEND * total > least * u64::from(SIZES[SIZES.len() - 1])
 }
 
-/// Who stands at each place of a table of `size` (one of [`SIZES`]), as
-/// positions in `backends`, which are sorted and not empty.
+/// Builds a table of `size` (one of [`SIZES`]). Entries are indices in
+/// `backends`, which must be sorted and not empty.
 pub(crate) fn build(backends: &[WeightedBackend], size: u32, seed: &str) -> Vec<u32> {
     const EMPTY: u32 = u32::MAX;
     let mut permutations: Vec<Permutation> =
@@ -72,11 +73,12 @@ pub(crate) fn build(backends: &[WeightedBackend], size: u32, seed: &str) -> Vec<
     }
 }
 
-/// The order in which a backend prefers the places.
+/// The order in which a backend takes indices of the table.
 struct Permutation {
     index: u32,
     skip: u32,
-    /// Weight that has not brought a turn yet.
+    /// Accumulated weight. The backend gets a turn when it reaches the greatest
+    /// weight.
     credit: u16,
 }
 
@@ -92,8 +94,8 @@ impl Permutation {
     }
 }
 
-/// FNV-1a, then the finish of SplitMix64: the same on every machine and in
-/// every release.
+/// FNV-1a with the finalizer of SplitMix64. Must not change between releases,
+/// and does not depend on the machine.
 fn hash(parts: [&[u8]; 3]) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in parts.into_iter().flatten() {
@@ -170,8 +172,8 @@ mod tests {
         }
     }
 
-    /// What must move moves (the share of who goes), and little else: the
-    /// paper sees 2 % where a hundredth of the backends fails at this size.
+    /// Entries of the removed backend must move, and few others may: the paper
+    /// measures 2 % if one percent of the backends fails at this size.
     #[test]
     fn unit_removing_a_backend_moves_few_other_entries() {
         let mut rng = seeded_rng();
@@ -204,7 +206,7 @@ mod tests {
         shuffled.sort();
         assert_eq!(build(&sorted, 2_039, ""), build(&shuffled, 2_039, ""));
         assert_ne!(build(&sorted, 2_039, ""), build(&sorted, 2_039, "another"), "a seed makes another one");
-        // Written down once: releases must agree with each other.
+        // Fixed output: different releases must compute the same table.
         let fixed: Vec<WeightedBackend> =
             (1..=3).map(|n| WeightedBackend { identity: [n; 19], weight: 1 }).collect();
         let begin = &build(&fixed, 251, "")[..24];

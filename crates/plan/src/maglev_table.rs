@@ -1,6 +1,6 @@
-//! The shares of one service id: who stands at which place, and what of that
-//! is written. Needed where backends are chosen by consistent hashing, or
-//! have different weights; a change makes all of them anew.
+//! The Maglev table of one service id, in segments as they are written to the
+//! map. Needed for consistent hashing and for unequal weights. A change of the
+//! backends rebuilds the whole table.
 
 use std::sync::Arc;
 
@@ -12,30 +12,31 @@ use crate::backend::Backend;
 use crate::maglev::{self, WeightedBackend};
 use crate::problems::ProblemDetail;
 
-/// How the shares are to be made.
+/// Configuration of Maglev tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaglevConfig {
-    /// `loadBalancer.algorithm=maglev`: consistent hashing for services that
-    /// are served to the outside, unless they say otherwise.
+    /// `loadBalancer.algorithm=maglev`: external frontends use Maglev hashing
+    /// unless their Service says otherwise.
     pub external_default: bool,
-    /// The smallest table; 0: by the backends alone.
+    /// Minimum number of entries; 0: derived from the backends.
     pub size_min: u32,
-    /// Makes other tables; the same on every node.
+    /// Hash seed. Must be the same on every node.
     pub seed: String,
 }
 
-/// The current shares.
+/// The current table of a service.
 #[derive(Debug, Default)]
 pub(crate) struct MaglevTable {
     generation: u32,
-    /// Backend ids by place; what an earlier agent left counts.
+    /// Backend ids by index, including an adopted table.
     table: Box<[u32]>,
-    /// Ids and weights that the table was made of; none: an earlier agent's.
+    /// Ids and weights that the table was built from. None: the table was
+    /// adopted.
     built_from: Option<Vec<(u32, u16)>>,
 }
 
 impl MaglevTable {
-    /// What an earlier agent left of a service.
+    /// The table that an earlier agent wrote for the service.
     pub(crate) fn adopted(id: u32, value: &ServiceValue, actual: &Contents) -> MaglevTable {
         let of = |slot| SlotKey { service: id, generation: value.maglev_generation, slot };
         let segments = (value.maglev_size as usize).div_ceil(MAGLEV_SEGMENT_SIZE) as u32;
@@ -45,12 +46,13 @@ impl MaglevTable {
         MaglevTable { generation: value.maglev_generation, table: table.into(), built_from: None }
     }
 
-    /// Generation and number, as the service's value names them.
+    /// Generation and number of entries, as in `ServiceValue`.
     pub(crate) fn generation_and_size(&self) -> (u32, u32) {
         (self.generation, self.table.len() as u32)
     }
 
-    /// Makes the shares those of these backends; none: no shares.
+    /// Rebuilds the table for these backends. Without backends the table is
+    /// empty.
     pub(crate) fn update(
         &mut self,
         service: u32,
@@ -78,7 +80,7 @@ impl MaglevTable {
         self.write(service, delta);
     }
 
-    /// The service is gone.
+    /// Removes the table when its service is removed.
     pub(crate) fn remove(&self, service: u32, delta: &mut Delta) {
         delta.maglev.extend(self.segments(service).map(|(key, _)| (key, None)));
     }
@@ -96,7 +98,7 @@ impl MaglevTable {
     }
 }
 
-/// Backend ids by place.
+/// Backend ids by index.
 fn table(sorted: &[(WeightedBackend, u32)], config: &MaglevConfig) -> Box<[u32]> {
     if sorted.is_empty() {
         return Box::default();
@@ -107,11 +109,12 @@ fn table(sorted: &[(WeightedBackend, u32)], config: &MaglevConfig) -> Box<[u32]>
     indices.into_iter().map(|index| sorted[index as usize].1).collect()
 }
 
-/// What is wrong with shares of these backends.
+/// The problem of a port whose backends do not fit the largest table.
 pub(crate) fn problem(port: u16, backends: &[(Arc<Backend>, u16)]) -> Option<ProblemDetail> {
     let backend_weights: Vec<WeightedBackend> =
         backends.iter().map(|(backend, weight)| backend.weighted(*weight)).collect();
-    // Without their number: it changes often, and would make it another problem each time.
+    // Without the number of endpoints: it changes often, and each value would
+    // be another problem.
     maglev::exceeds_largest_table(&backend_weights).then(|| {
         let message = format!(
             "port {port} has too many endpoints, or weights too far apart, for the largest Maglev table: \

@@ -1,4 +1,4 @@
-//! Names for people: pods by address. (Services and nodes tell their own.)
+//! Names for display. Pods by address are kept here.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use beeline_model::{ObjectName, Pod};
 use crate::frontend_address::{FrontendKind, protocol_name};
 use crate::service_tables::PortKey;
 
-/// Names for addresses and numbers, for events and drops.
+/// Names of addresses and ids, for events and drops.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// Pods (`namespace/name`) by address.
@@ -17,10 +17,10 @@ pub struct Names {
     /// Services (`namespace/name:port`, `/UDP` if it is not TCP) by service
     /// id; pods with hostPorts (`namespace/name:containerPort`) as well.
     pub services: Vec<(u32, String)>,
-    /// Service ids that stand for the endpoints of this node alone
+    /// Service ids with only the endpoints of this node
     /// (`externalTrafficPolicy` or `internalTrafficPolicy: Local`).
     pub local_services: Vec<u32>,
-    /// What frontends are, as far as the tables do not tell it.
+    /// Kinds of frontends, which the tables do not contain.
     pub frontends: Vec<FrontendName>,
     /// Services (`namespace/name`) by address.
     pub service_addresses: Vec<(IpAddr, String)>,
@@ -28,7 +28,7 @@ pub struct Names {
     pub nodes: Vec<(IpAddr, String)>,
 }
 
-/// The kind of a frontend at an address of its own.
+/// The kind of a frontend at a single address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FrontendName {
     /// The address.
@@ -41,7 +41,7 @@ pub struct FrontendName {
     pub kind: FrontendKind,
 }
 
-/// Whom a service id stands for.
+/// The name of a service id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ServiceName {
     pub(crate) id: u32,
@@ -72,8 +72,8 @@ pub(crate) struct Pods {
 
 impl Pods {
     pub(crate) fn apply(&mut self, pod: Pod, epoch: u32) {
-        // Addresses of finished pods may belong to others; those of pods in
-        // the host's network are the node's.
+        // The address of a finished pod may belong to another pod already. Pods
+        // in the host network have their node's address.
         let named = !pod.finished && !pod.host_network;
         let ips = if named { pod.ips.into() } else { Box::default() };
         self.pods.insert(pod.name, PodFacts { ips, epoch });

@@ -1,23 +1,24 @@
-//! Which pods of this node have their sockets translated.
+//! The network namespaces of this node's pods whose sockets are translated
+//! (socket load balancing).
 
 use std::collections::{BTreeMap, HashMap};
 
 use beeline_abi::endpoint::{NamespaceValue, namespace_flags};
 use beeline_model::{ObjectName, Pod};
 
-/// What is known of the pods of a name.
+/// State of the pods with one name.
 #[derive(Debug, Default)]
 struct PodSockets {
-    /// It has its sockets translated; none: the API server has not told yet.
+    /// Socket translation is enabled. None: the Pod object is not known yet.
     enabled: Option<bool>,
-    /// Cookies of those that are attached: one may have been made anew while
-    /// the last one is taken down.
+    /// Cookies of the attached network namespaces: a new pod of the same name
+    /// may be attached before the old one is removed.
     cookies: Vec<u64>,
 }
 
-/// A pod is named by the CNI plugin, with its namespace's cookie, and by the
-/// API server, with what it wants; either may come first. What is not known to
-/// both is left alone: packets are translated always.
+/// The CNI plugin reports a pod's network namespace cookie; the API server
+/// reports whether the pod opts out. Either may come first. Sockets are
+/// translated only when both are known; packets are translated in any case.
 #[derive(Debug, Default)]
 pub(crate) struct NetworkNamespaces {
     pods: HashMap<ObjectName, PodSockets>,

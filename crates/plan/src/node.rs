@@ -1,4 +1,7 @@
-//! Nodes: the node table, the address table, native routes.
+//! Nodes: the node table, the address table and, in `routes`, the native routes
+//! to other nodes.
+
+pub(crate) mod routes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -20,47 +23,35 @@ use crate::slice::why_no_unicast;
 /// This node, as its Node object describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnNode {
-    /// Its number in the node table; 0 until the first drain after the
-    /// listing.
+    /// Its id in the node table; 0 until the first drain after the listing.
     pub id: u32,
     /// Its IPv4 address; unspecified if it has none.
     pub ipv4: Ip,
     /// Its IPv6 address; unspecified if it has none.
     pub ipv6: Ip,
-    /// Its addresses in further networks.
+    /// Its `ExternalIP` addresses.
     pub external_ips: Vec<IpAddr>,
-    /// Its PodCIDRs that no other node claims with better right.
+    /// Its PodCIDRs, without those that another node owns.
     pub pod_cidrs: Vec<IpNet>,
-}
-
-/// A native route to pods of a peer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Route {
-    /// A PodCIDR of the peer.
-    pub prefix: IpNet,
-    /// The peer's address of the same family, on one of our subnets.
-    pub next_hop: IpAddr,
-    /// The peer.
-    pub node: String,
 }
 
 #[derive(Debug)]
 struct NodeState {
     /// None: deleted since the last drain.
     spec: Option<Node>,
-    /// 0 until the first drain after it appeared.
+    /// 0 until the first drain after it was added.
     id: u32,
     /// Its zone as of the last drain.
     zone: u16,
     epoch: u32,
 }
 
-/// What has changed about nodes, as far as Services and pods go by it.
+/// Changes of nodes that affect Services and pods.
 #[derive(Debug, Default)]
 pub(crate) struct NodeChanges {
-    /// Nodes whose number or zone is another one.
+    /// Nodes with another id or zone.
     pub(crate) renumbered: Vec<String>,
-    /// Addresses that may have become, or may no longer be, a node's.
+    /// Addresses that may have become, or may no longer be, node addresses.
     pub(crate) addresses: BTreeSet<Ip>,
     /// This node has other addresses.
     pub(crate) own_addresses: bool,
@@ -73,7 +64,7 @@ pub(crate) struct Nodes {
     config: PlanConfig,
     nodes: BTreeMap<String, NodeState>,
     ids: Ids,
-    /// Node numbers by what an earlier agent knew of the node.
+    /// Node ids by the addresses and PodCIDRs in an earlier agent's tables.
     adopted: HashMap<AddressKey, u32>,
     pod_cidrs: PrefixOwners,
     addresses: BTreeMap<Ip, BTreeSet<String>>,
@@ -111,7 +102,8 @@ impl Nodes {
         let claimed = actual.address.iter().filter(|(_, value)| value.node != 0);
         self.adopted.extend(claimed.map(|(key, value)| (*key, value.node)));
         for (id, value) in &actual.node {
-            // Where two nodes claim one address, it leads to the one that has it.
+            // If two nodes have the same address, its entry refers to the
+            // owner.
             for ip in [value.ipv4, value.ipv6].into_iter().filter(|ip| !ip.is_unspecified()) {
                 self.adopted.entry(host_key(ip)).or_insert(*id);
             }
@@ -169,7 +161,8 @@ impl Nodes {
         }
     }
 
-    /// Computes what is marked. Returns what others go by.
+    /// Recomputes the marked nodes and prefixes. Returns changes that affect
+    /// Services.
     pub(crate) fn drain(&mut self, delta: &mut Delta, problem_store: &mut ProblemStore) -> NodeChanges {
         for name in std::mem::take(&mut self.dirty_nodes) {
             if self.drain_node(&name, delta) {
@@ -184,12 +177,12 @@ impl Nodes {
         std::mem::take(&mut self.changes)
     }
 
-    /// The number of a node, 0 if there is no such node.
+    /// The id of a node; 0 if it does not exist.
     pub(crate) fn id_of(&self, name: &str) -> u32 {
         self.nodes.get(name).map_or(0, |state| state.id)
     }
 
-    /// The number of a node's zone; 0 if it has none, or is not known.
+    /// The number of a node's zone; 0 if it is not known.
     pub(crate) fn zone_number(&self, name: &str) -> u16 {
         self.nodes.get(name).map_or(0, |state| state.zone)
     }
@@ -199,7 +192,7 @@ impl Nodes {
         self.own_spec()?.zone.as_deref()
     }
 
-    /// This node is about to go.
+    /// The node is being deleted, or the cluster autoscaler has chosen it.
     pub(crate) fn own_is_leaving(&self) -> bool {
         self.own_spec().is_some_and(|node| node.leaving)
     }
@@ -228,7 +221,7 @@ impl Nodes {
         Some(OwnNode { id: state.id, ipv4: value.ipv4, ipv6: value.ipv6, external_ips, pod_cidrs })
     }
 
-    /// How many Nodes there are.
+    /// Number of Nodes.
     pub(crate) fn count(&self) -> usize {
         self.specs().count()
     }
@@ -250,21 +243,6 @@ impl Nodes {
         self.revision
     }
 
-    pub(crate) fn routes(&self) -> Vec<Route> {
-        let mut routes: Vec<Route> = self
-            .specs()
-            .filter(|node| node.name != self.config.node_name)
-            .flat_map(|node| {
-                self.active_cidrs(node).into_iter().filter_map(|prefix| {
-                    let next_hop = self.next_hop(node, prefix)?;
-                    Some(Route { prefix, next_hop, node: node.name.clone() })
-                })
-            })
-            .collect();
-        routes.sort();
-        routes
-    }
-
     pub(crate) fn names(&self) -> Vec<(IpAddr, String)> {
         self.specs().flat_map(|node| usable_ips(node).into_iter().map(|ip| (ip, node.name.clone()))).collect()
     }
@@ -273,8 +251,8 @@ impl Nodes {
         self.nodes.values().filter_map(|state| state.spec.as_ref())
     }
 
-    /// Adds or removes what the node claims, and marks everything that
-    /// depends on it.
+    /// Adds the node's addresses and PodCIDRs to the indexes, or removes them,
+    /// and marks everything that depends on them.
     fn update_indexes(&mut self, name: &str, add: bool) {
         let Some(node) = self.nodes.get(name).and_then(|state| state.spec.as_ref()) else { return };
         let (ips, cidrs) = (usable_ips(node), usable_cidrs(node));
@@ -321,7 +299,7 @@ impl Nodes {
         }
     }
 
-    /// Sets or unsets the node's entry. True if its number or zone has changed.
+    /// Writes or deletes the node's entry. True if its id or zone changed.
     fn drain_node(&mut self, name: &str, delta: &mut Delta) -> bool {
         let Some(state) = self.nodes.get_mut(name) else { return false };
         let Some(node) = &state.spec else {
@@ -355,7 +333,7 @@ impl Nodes {
         is_new || moved
     }
 
-    /// What stands behind a prefix, if anybody claims it.
+    /// The value of a prefix in the address table, if it has an owner.
     fn address_value(&self, key: AddressKey) -> Option<AddressValue> {
         let own = self.config.node_name.as_str();
         let value = |kind, name: &str, identity| AddressValue {
@@ -395,20 +373,11 @@ impl Nodes {
         own.is_some_and(|node| self.active_cidrs(node).into_iter().any(|cidr| Prefix::of(cidr).contains(ip)))
     }
 
-    /// The node's PodCIDRs to which nobody has a better right.
+    /// The node's PodCIDRs, without those that another node owns.
     fn active_cidrs(&self, node: &Node) -> Vec<IpNet> {
         let mut cidrs = usable_cidrs(node);
         cidrs.retain(|cidr| self.pod_cidrs.conflict(Prefix::of(*cidr), &node.name).is_none());
         cidrs
-    }
-
-    fn next_hop(&self, node: &Node, prefix: IpNet) -> Option<IpAddr> {
-        let is_ipv6 = matches!(prefix, IpNet::V6(_));
-        let on_link = |ip: &IpAddr| match &self.config.on_link {
-            Some(subnets) => subnets.iter().any(|subnet| subnet.contains(ip)),
-            None => true,
-        };
-        usable_ips(node).into_iter().find(|ip| ip.is_ipv6() == is_ipv6 && on_link(ip))
     }
 
     fn problems_of(&self, name: &str) -> Vec<ProblemDetail> {
@@ -466,20 +435,6 @@ impl Nodes {
         );
         Some((Reason::NodeCollision, message))
     }
-
-    fn missing_route(&self, node: &Node, cidr: IpNet) -> Option<ProblemDetail> {
-        if self.next_hop(node, cidr).is_some() {
-            return None;
-        }
-        let subnets = self.config.on_link.as_deref().unwrap_or_default();
-        let subnets = subnets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ");
-        let message = format!(
-            "no direct route to its PodCIDR {cidr}: it has no InternalIP of that family on a subnet of this \
-             node's uplinks ({subnets}); packets follow the node's own routes: let the network route the \
-             PodCIDRs, or put the nodes on one subnet"
-        );
-        Some((Reason::NoDirectRoute, message))
-    }
 }
 
 fn host_key(ip: Ip) -> AddressKey {
@@ -504,7 +459,7 @@ fn node_value(node: &Node) -> NodeValue {
     NodeValue { mode: mode::NATIVE, ipv4: first(false), ipv6: first(true), ..NodeValue::default() }
 }
 
-/// Internal and external addresses, each once.
+/// Internal and external addresses, without duplicates.
 fn service_ips(node: &Node) -> Vec<Ip> {
     let ips = node.internal_ips.iter().chain(&node.external_ips);
     let mut ips: Vec<Ip> = ips.filter(|ip| why_no_unicast(**ip).is_none()).map(|ip| Ip::from(*ip)).collect();
@@ -513,8 +468,8 @@ fn service_ips(node: &Node) -> Vec<Ip> {
     ips
 }
 
-/// A number for a zone that every agent and every life of it chooses alike:
-/// FNV-1a, folded. It tells zones apart for people, nothing is chosen by it.
+/// A number for a zone that all agents compute alike, also after a restart:
+/// FNV-1a, folded to 16 bits. For display only; a collision does no harm.
 fn zone_number(name: &str) -> u16 {
     let hash =
         name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));

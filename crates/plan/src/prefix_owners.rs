@@ -1,6 +1,6 @@
-//! Who owners which prefix. Where owners overlap, the node that comes first
-//! by name has its way, on every node of the cluster and in any order of
-//! events.
+//! The nodes that announce each prefix. Where prefixes of different nodes
+//! overlap, the first node by name owns the range. All nodes of the cluster
+//! agree, in any order of events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use beeline_abi::Ip;
 use beeline_abi::address::AddressKey;
 use ipnet::IpNet;
 
-/// A prefix in the 128-bit form that both families share.
+/// A prefix in 128-bit form; IPv4 is mapped (`::ffff:0:0/96`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Prefix {
     start: u128,
@@ -52,7 +52,7 @@ fn mask(bits: u32) -> u128 {
 #[derive(Debug, Default)]
 pub(crate) struct PrefixOwners {
     owners: BTreeMap<Prefix, BTreeSet<String>>,
-    /// How many prefixes have each length: few lengths are in use.
+    /// Number of prefixes by length. Few lengths are in use.
     lengths: BTreeMap<u32, usize>,
 }
 
@@ -77,7 +77,7 @@ impl PrefixOwners {
         }
     }
 
-    /// PrefixOwners that share an address with `prefix`, itself included.
+    /// Prefixes that overlap `prefix`, including itself, with their nodes.
     pub(crate) fn overlapping(&self, prefix: Prefix) -> Vec<(Prefix, &str)> {
         let shorter = self.lengths.range(..prefix.bits).filter_map(|(bits, _)| {
             self.owners.get_key_value(&Prefix { start: prefix.start & mask(*bits), bits: *bits })
@@ -89,7 +89,7 @@ impl PrefixOwners {
             .collect()
     }
 
-    /// Who, and with what, keeps `name` from having `prefix`.
+    /// The node, and its prefix, that prevents `name` from owning `prefix`.
     pub(crate) fn conflict(&self, prefix: Prefix, name: &str) -> Option<(Prefix, &str)> {
         self.overlapping(prefix)
             .into_iter()
@@ -97,7 +97,7 @@ impl PrefixOwners {
             .min_by_key(|(_, other)| *other)
     }
 
-    /// Who has exactly this prefix.
+    /// The owner of exactly this prefix.
     pub(crate) fn owner(&self, prefix: Prefix) -> Option<&str> {
         let name = self.owners.get(&prefix)?.first()?;
         self.conflict(prefix, name).is_none().then_some(name)

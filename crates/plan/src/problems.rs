@@ -1,11 +1,11 @@
-//! What is wrong with which object, kept per object so that a change of one
-//! replaces its own words only.
+//! Problems by object, so that a change of one object replaces only its own
+//! problems.
 
 use std::collections::BTreeMap;
 
 use beeline_model::{Kind, ObjectName, Problem, Reason};
 
-/// A class of problem, and what is to be values.
+/// Reason and message of a problem.
 pub(crate) type ProblemDetail = (Reason, String);
 
 type PerObject<T> = BTreeMap<(Kind, ObjectName), Vec<T>>;
@@ -14,7 +14,8 @@ type PerObject<T> = BTreeMap<(Kind, ObjectName), Vec<T>>;
 pub(crate) struct ProblemStore {
     problems: PerObject<ProblemDetail>,
     ignored_fields: PerObject<String>,
-    /// Names of slices by the Service that they name and that is not there.
+    /// Names of slices whose Service does not exist, by the name of that
+    /// Service.
     orphaned_slices: BTreeMap<ObjectName, Vec<Box<str>>>,
 }
 
@@ -27,8 +28,8 @@ impl ProblemStore {
         set(&mut self.ignored_fields, kind, name, messages);
     }
 
-    /// These slices name a Service that is not there; none: it is, or nobody
-    /// asks for it.
+    /// Sets the slices of a Service that does not exist. Empty: the Service
+    /// exists, or has no slices.
     pub(crate) fn set_orphaned_slices(&mut self, service: &ObjectName, slices: Vec<Box<str>>) {
         match slices.is_empty() {
             true => drop(self.orphaned_slices.remove(service)),
@@ -59,7 +60,7 @@ impl ProblemStore {
         of_objects.chain(orphaned_slices).collect()
     }
 
-    /// Objects and what of them is not built.
+    /// Objects with their ignored fields.
     pub(crate) fn ignored_fields(&self) -> Vec<String> {
         self.ignored_fields
             .iter()

@@ -1,5 +1,6 @@
-//! Services and their slices: what each desired_frontends, and who serves it. Pods with
-//! hostPorts stand beside them, because they desired the same things.
+//! Services with their EndpointSlices, and pods with hostPorts, which need the
+//! same table entries. Marks what a change affects; `update_tables` rebuilds
+//! it.
 
 mod update_tables;
 
@@ -24,12 +25,12 @@ use crate::service_problems;
 use crate::service_tables::{Allocators, DesiredFrontend, OwnerEntries};
 use crate::slice::{Interner, Slice};
 
-/// Services by name; the name is kept once.
+/// A name that is shared instead of copied.
 type Name = Arc<ObjectName>;
 
 #[derive(Debug, Default)]
 struct ServiceState {
-    /// None: deleted, or not seen yet while its slices are.
+    /// None: deleted, or only its slices have been seen so far.
     spec: Option<Box<Service>>,
     epoch: u32,
     slices: Vec<(Box<str>, Slice)>,
@@ -54,7 +55,7 @@ pub(crate) struct Services {
     interner: Interner,
     health: BTreeMap<ObjectName, HealthCheck>,
     health_changes: BTreeMap<ObjectName, Option<HealthCheck>>,
-    /// Services with hints: they go by this node's zone.
+    /// Services with hints, which depend on this node's zone.
     hinted: BTreeSet<Name>,
     dirty: BTreeSet<Owner>,
 }
@@ -165,7 +166,7 @@ impl Services {
         old.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Pods by address, as far as they serve somebody.
+    /// Pods by address, as far as they are endpoints of a Service.
     pub(crate) fn pods(&self) -> impl Iterator<Item = (IpAddr, &Arc<str>)> {
         let slices = self.services.values().flat_map(|state| &state.slices);
         let endpoints = slices.flat_map(|(_, slice)| &slice.endpoints);
@@ -184,7 +185,7 @@ impl Services {
         names
     }
 
-    /// Who has which address.
+    /// Services and pods by frontend address.
     pub(crate) fn address_names(&self) -> Vec<(IpAddr, String)> {
         let mut names: BTreeMap<IpAddr, String> = BTreeMap::new();
         for (name, entries) in self.owner_entries() {
@@ -199,7 +200,7 @@ impl Services {
         names.into_iter().collect()
     }
 
-    /// Frontends that are more than a ClusterIP.
+    /// Frontends other than ClusterIPs.
     pub(crate) fn frontend_names(&self) -> Vec<FrontendName> {
         let addresses = self.owner_entries().flat_map(|(_, entries)| entries.frontend_addresses());
         let mut names: Vec<FrontendName> = addresses.filter_map(FrontendName::of).collect();
@@ -227,9 +228,9 @@ impl Services {
         self.health_changes.insert(name.clone(), check);
     }
 
-    /// Computes what is marked: first everything that goes, then everything
-    /// that comes, so that what moves from one owner to another ends up with
-    /// the new one.
+    /// Rebuilds the marked owners: first all removals, then all additions, so
+    /// that an entry that moves from one owner to another ends up with the new
+    /// one.
     pub(crate) fn drain(
         &mut self,
         changes: NodeChanges,
@@ -277,8 +278,8 @@ impl Services {
         }
     }
 
-    /// Changes what the Service claims, and marks everybody whose right to
-    /// one of the frontend_owners may have changed.
+    /// Updates the frontends that the Service requests, and marks the owners
+    /// whose assignment may have changed.
     fn update_candidates(&mut self, name: &Name, old: Option<&Service>, new: Option<&Service>) {
         let of = |service: Option<&Service>| -> BTreeSet<(FrontendAddress, FrontendKind)> {
             let requests =
@@ -320,7 +321,7 @@ impl Services {
         self.frontend_owners.assigned(address).is_some_and(|(of, by)| *of == kind && by == owner)
     }
 
-    /// Removes what the owner should no longer have.
+    /// Removes the entries that the owner should no longer have.
     fn remove_stale_entries(&mut self, owner: &Owner, delta: &mut Delta) {
         let desired_frontends = self.desired_frontends(owner);
         match owner {

@@ -1,4 +1,4 @@
-//! ServiceAddresses that frontends use, and the class of each.
+//! Addresses of frontends, and the class of each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,11 +12,11 @@ use crate::ids::Ids;
 
 #[derive(Debug, Default)]
 struct AddressState {
-    /// Number of its own; 0 = none.
+    /// Class of this address alone; 0 = none.
     class: u32,
-    /// Services that have a port of it.
+    /// Number of Services with a frontend at it.
     services: u32,
-    /// Pods that have a port of it.
+    /// Number of pods with a hostPort at it.
     pods: u32,
     /// An address of a node.
     is_node: bool,
@@ -74,14 +74,14 @@ impl ServiceAddresses {
         self.adopted = HashMap::new();
     }
 
-    /// The address has become, or is no longer, a node's.
+    /// The address became, or is no longer, a node address.
     pub(crate) fn set_node(&mut self, ip: Ip, is_node: bool, has_node_ports: bool) {
         let address = self.addresses.entry(ip).or_default();
         (address.is_node, address.has_node_ports) = (is_node, has_node_ports);
         self.dirty.insert(ip);
     }
 
-    /// One more has a port of the address. Returns its class.
+    /// Adds a user of the address. Returns its class.
     pub(crate) fn acquire(&mut self, ip: Ip, is_service: bool) -> u32 {
         self.dirty.insert(ip);
         let address = self.addresses.entry(ip).or_default();
@@ -95,7 +95,7 @@ impl ServiceAddresses {
         address.class
     }
 
-    /// One less has a port of the address.
+    /// Removes a user of the address.
     pub(crate) fn release(&mut self, ip: Ip, is_service: bool) {
         self.dirty.insert(ip);
         if let Some(address) = self.addresses.get_mut(&ip) {
@@ -103,8 +103,8 @@ impl ServiceAddresses {
         }
     }
 
-    /// Writes what has changed. An address keeps its class while it moves
-    /// from one to another within one drain.
+    /// Writes changed addresses. An address that moves from one owner to
+    /// another within one drain keeps its class.
     pub(crate) fn write_changes(&mut self, delta: &mut Delta) {
         for ip in std::mem::take(&mut self.dirty) {
             let Some(address) = self.addresses.get_mut(&ip) else { continue };

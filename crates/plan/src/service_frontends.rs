@@ -1,5 +1,6 @@
-//! What a Service asks for, by its object and this node's configuration
-//! alone: whether it gets it is decided elsewhere.
+//! The frontends that a Service requests, from its object and this node's
+//! configuration alone. Conflicts with other owners are resolved in
+//! `frontend_address`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,7 +14,7 @@ use crate::frontend_address::{FrontendAddress, FrontendIp, FrontendKind};
 use crate::service_tables::{DesiredFrontend, PortKey};
 use crate::slice::why_no_unicast;
 
-/// One address that a Service asks for, and the port that it stands for.
+/// A frontend address that a Service requests, and its Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrontendRequest {
     pub(crate) address: FrontendAddress,
@@ -22,7 +23,7 @@ pub(crate) struct FrontendRequest {
     pub(crate) port: (u16, Protocol),
 }
 
-/// Everything that the Service asks for, each address once.
+/// All frontends that the Service requests, each address once.
 pub(crate) fn requested_frontends(service: &Service, config: &ServiceConfig) -> Vec<FrontendRequest> {
     if service.service_type == ServiceType::ExternalName || service.foreign {
         return Vec::new();
@@ -61,9 +62,9 @@ pub(crate) fn requested_frontends(service: &Service, config: &ServiceConfig) -> 
 }
 
 impl FrontendRequest {
-    /// The frontends of the address. Clients inside the cluster get every
-    /// endpoint whatever the policy for outside traffic is; a ClusterIP is
-    /// for them alone and has a policy of its own.
+    /// The table entries for this frontend. Clients in the cluster use all
+    /// endpoints regardless of `externalTrafficPolicy`. A ClusterIP is internal
+    /// only and follows `internalTrafficPolicy`.
     pub(crate) fn desired_frontends(self, service: &Service, config: &ServiceConfig) -> Vec<DesiredFrontend> {
         let (port, protocol) = self.port;
         let ipv6 = self.address.ip.is_ipv6();
@@ -89,13 +90,13 @@ impl FrontendRequest {
     }
 }
 
-/// The externalIPs that the allow-list names.
+/// The externalIPs that `externalIPs.allowedCIDRs` permits.
 pub(crate) fn allowed_external_ips(service: &Service, config: &ServiceConfig) -> Vec<IpAddr> {
     let allowed = |ip: &&IpAddr| config.external_ips.iter().flatten().any(|range| range.contains(*ip));
     service.external_ips.iter().filter(allowed).copied().collect()
 }
 
-/// The addresses that can be served, each once.
+/// The usable addresses, without duplicates.
 pub(crate) fn usable(ips: &[IpAddr]) -> Vec<Ip> {
     let usable = ips.iter().filter(|ip| why_no_unicast(**ip).is_none());
     let mut ips: Vec<Ip> = usable.map(|ip| Ip::from(*ip)).collect();
@@ -104,7 +105,7 @@ pub(crate) fn usable(ips: &[IpAddr]) -> Vec<Ip> {
     ips
 }
 
-/// The ports that can be served: each number and protocol once, the first.
+/// The usable ports. Of ports with the same number and protocol, the first.
 pub(crate) fn usable_ports(service: &Service) -> Vec<&ServicePort> {
     let mut ports: Vec<&ServicePort> = Vec::with_capacity(service.ports.len());
     for port in &service.ports {

@@ -1,4 +1,4 @@
-//! What is wrong with a Service or a hostPort, in words.
+//! Problem messages for Services and hostPorts.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::problems::ProblemDetail;
 use crate::service_frontends::{FrontendRequest, allowed_external_ips};
 use crate::slice::why_no_unicast;
 
-/// Everything about a Service that cannot be used.
+/// All problems of a Service.
 pub(crate) fn problems(
     owner: &Owner,
     service: &Service,
@@ -33,7 +33,8 @@ pub(crate) fn problems(
     problems
 }
 
-/// Why the owner does not have the address that it claims; none: it has it.
+/// The reason why a requested frontend address is not assigned to the owner;
+/// none if it is.
 pub(crate) fn frontend_conflict(
     owner: &Owner,
     address: FrontendAddress,
@@ -133,7 +134,7 @@ fn unserved_external_ips(service: &Service, config: &ServiceConfig) -> Vec<Probl
     messages.map(|message| (Reason::ExternalIpRefused, message)).collect()
 }
 
-/// SCTP whose port would have to be rewritten: its checksum covers the port.
+/// The SCTP checksum covers the ports, so they cannot be rewritten.
 pub(crate) fn sctp_port_mismatch(port: u16, number: u16, target: u16) -> Option<ProblemDetail> {
     (number != target).then(|| {
         let message = format!(
@@ -144,7 +145,7 @@ pub(crate) fn sctp_port_mismatch(port: u16, number: u16, target: u16) -> Option<
     })
 }
 
-/// Parts that are switched off, by name.
+/// Fields that are ignored because their feature is disabled.
 pub(crate) fn disabled_features(service: &Service, config: &ServiceConfig) -> Vec<String> {
     if service.service_type == ServiceType::ExternalName || service.foreign {
         return Vec::new();
@@ -169,7 +170,7 @@ fn list(ips: &[IpAddr]) -> String {
     ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// An address as people write it.
+/// True for loopback addresses of either family.
 pub(crate) fn is_loopback(ip: Ip) -> bool {
     IpAddr::from(ip).is_loopback()
 }

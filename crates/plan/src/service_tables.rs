@@ -1,6 +1,7 @@
-//! What one Service or pod has in the tables: addresses, frontends, service
-//! values and their slots. Both are brought up to date here, from what they
-//! should have ([`DesiredFrontend`]) and who serves them ([`PortBackends`]).
+//! The table entries of one Service or pod: addresses, frontends, service
+//! values, slots and Maglev tables. They are updated here from the desired
+//! frontends ([`DesiredFrontend`]) and the selected backends
+//! ([`PortBackends`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,45 +22,46 @@ use crate::service_address::ServiceAddresses;
 use crate::slots::Slots;
 use crate::source_ranges::SourceSets;
 
-/// A port of a Service (or of a pod) with one choice of endpoints: one id in
-/// the service table.
+/// A port of a Service or pod with one selection of endpoints. Each has its own
+/// id in the service table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PortKey {
     pub(crate) ipv6: bool,
     pub(crate) port: u16,
     pub(crate) proto: u8,
-    /// Only endpoints of this node.
+    /// Only endpoints on this node (traffic policy `Local`).
     pub(crate) local: bool,
 }
 
-/// A frontend that its owner should have.
+/// A frontend that the owner has been assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DesiredFrontend {
     pub(crate) address: FrontendAddress,
     pub(crate) kind: FrontendKind,
     pub(crate) scope: u8,
     pub(crate) port: PortKey,
-    /// Only for clients in the owner's source ranges.
+    /// Only clients in the owner's source ranges are allowed.
     pub(crate) has_source_ranges: bool,
 }
 
-/// Who serves a port.
+/// The backends of a port.
 #[derive(Debug, Default)]
 pub(crate) struct PortBackends {
     pub(crate) backends: Vec<Arc<Backend>>,
-    /// There are endpoints, though none that may be used here.
+    /// The Service has endpoints, but none that this node may use.
     pub(crate) only_remote: bool,
     pub(crate) affinity_s: u32,
-    /// Weights, as long as `backends`.
+    /// Weights, one for each of `backends`.
     pub(crate) weights: Vec<u16>,
-    /// Choose by consistent hashing.
+    /// Select backends by Maglev hashing.
     pub(crate) consistent: bool,
-    /// Backends that clients may keep though they are not chosen.
+    /// Backends that keep their clients but get no new ones.
     pub(crate) quiescing: Vec<SlotValue>,
 }
 
 impl PortBackends {
-    /// Backends with their weights, where one is not like another.
+    /// Backends with their weights, if a Maglev table is needed; otherwise
+    /// empty.
     pub(crate) fn weighted_backends(&self) -> Vec<(Arc<Backend>, u16)> {
         let equal = self.weights.iter().min() == self.weights.iter().max();
         if equal && !self.consistent {
@@ -86,7 +88,7 @@ struct Frontend {
     value: FrontendValue,
 }
 
-/// What is programmed for one owner.
+/// The table entries of one Service or pod.
 #[derive(Debug, Default)]
 pub(crate) struct OwnerEntries {
     ports: Vec<PortState>,
@@ -94,17 +96,17 @@ pub(crate) struct OwnerEntries {
     addresses: Vec<(Ip, u32)>,
     /// Source-range sets, IPv4 and IPv6; 0 = none.
     sets: [u32; 2],
-    /// Every endpoint, chosen or not, and whether it takes new connections.
+    /// All endpoints, selected or not, and whether each takes new connections.
     pub(crate) endpoint_backends: Vec<(Arc<Backend>, bool)>,
 }
 
 impl OwnerEntries {
-    /// Service ids, their ports and whether they are for `Local`.
+    /// Service ids with their ports.
     pub(crate) fn services(&self) -> impl Iterator<Item = (u32, PortKey)> {
         self.ports.iter().map(|port| (port.slots.service, port.key))
     }
 
-    /// ServiceAddresses and ports with the kind of frontend, each once.
+    /// Frontend addresses with their kind, without duplicates.
     pub(crate) fn frontend_addresses(&self) -> BTreeSet<(FrontendAddress, FrontendKind)> {
         self.frontends.iter().map(|frontend| (frontend.address, frontend.kind)).collect()
     }
@@ -114,7 +116,7 @@ impl OwnerEntries {
     }
 }
 
-/// What an earlier agent left.
+/// State that was adopted from the tables of an earlier agent.
 #[derive(Debug, Default)]
 struct Adopted {
     frontends: HashMap<FrontendKey, u32>,
@@ -123,7 +125,8 @@ struct Adopted {
     maglev: HashMap<u32, MaglevTable>,
 }
 
-/// What all owners share.
+/// Addresses, backends, source range sets and service ids, which all owners
+/// share.
 #[derive(Debug)]
 pub(crate) struct Allocators {
     pub(crate) addresses: ServiceAddresses,
@@ -175,7 +178,7 @@ impl Allocators {
         self.adopted = Adopted::default();
     }
 
-    /// Removes what the owner should no longer have.
+    /// Removes the entries that the owner should no longer have.
     pub(crate) fn remove_stale(
         &mut self,
         entries: &mut OwnerEntries,
@@ -207,7 +210,7 @@ impl Allocators {
         }
     }
 
-    /// Adds what the owner should have, and brings its slots up to date.
+    /// Adds the missing entries of the owner and updates its slots.
     pub(crate) fn update(
         &mut self,
         entries: &mut OwnerEntries,
@@ -245,7 +248,7 @@ impl Allocators {
         entries.frontends.shrink_to_fit();
     }
 
-    /// Replaces what is known of the owner's endpoints.
+    /// Replaces the owner's list of endpoints.
     pub(crate) fn set_endpoints(
         &mut self,
         entries: &mut OwnerEntries,
@@ -302,8 +305,8 @@ impl Allocators {
         }
     }
 
-    /// Slots under the service id that one of the frontends had before a
-    /// restart, or under a new one.
+    /// Slots with the service id that one of the frontends had before a
+    /// restart, or with a new id.
     fn new_slots(
         &mut self,
         key: PortKey,
@@ -323,7 +326,8 @@ impl Allocators {
         Slots::new(self.ids.allocate())
     }
 
-    /// Removes what nobody has any more.
+    /// Removes entries that no owner uses any more, and writes changed
+    /// addresses and backends.
     pub(crate) fn write_changes(&mut self, nodes: &crate::node::Nodes, delta: &mut Delta) {
         self.addresses.write_changes(delta);
         self.sets.remove_unused(delta);

@@ -1,4 +1,4 @@
-//! EndpointSlices in the form in which they are kept: what selection needs.
+//! EndpointSlices, reduced to what endpoint selection needs.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use beeline_model::{Endpoint, EndpointSlice, Protocol, Reason};
 
 use crate::problems::ProblemDetail;
 
-/// A slice, without what is not needed.
+/// A compact EndpointSlice.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Slice {
     pub(crate) ipv6: bool,
@@ -30,23 +30,23 @@ pub(crate) struct SlicePort {
 pub(crate) struct SliceEndpoint {
     pub(crate) ip: Ip,
     pub(crate) node: Option<Arc<str>>,
-    /// `namespace/name`, for people.
+    /// `namespace/name`, for display.
     pub(crate) pod: Option<Arc<str>>,
     pub(crate) ready: bool,
-    /// PortBackends and terminating: used while nothing is ready.
+    /// Serving and terminating: used only if no endpoint is ready.
     pub(crate) draining: bool,
-    /// Who should use it; most have none.
+    /// Topology hints; most endpoints have none.
     pub(crate) hints: Option<Box<SliceHints>>,
 }
 
-/// Nodes and zones for which an endpoint is meant.
+/// Nodes and zones that should use an endpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SliceHints {
     pub(crate) nodes: Box<[Arc<str>]>,
     pub(crate) zones: Box<[Arc<str>]>,
 }
 
-/// One copy of every name of a node or pod.
+/// Shares one copy of each node and pod name.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     names: HashSet<Arc<str>>,
@@ -69,7 +69,7 @@ impl Interner {
 }
 
 impl Slice {
-    /// What of the slice can be used, and what is wrong with the rest.
+    /// The usable part of the slice, and the problems of the rest.
     pub(crate) fn compact(slice: EndpointSlice, interner: &mut Interner) -> (Slice, Vec<ProblemDetail>) {
         let mut problems = Vec::new();
         let mut ports = Vec::with_capacity(slice.ports.len());
@@ -83,7 +83,7 @@ impl Slice {
                     );
                     problems.push((Reason::PortInvalid, message));
                 }
-                // No port means all ports: nothing that a Service port could use.
+                // No port means all ports, which a Service port cannot use.
                 None => {}
                 Some(number) => {
                     ports.push(SlicePort { name: port.name.into(), protocol: port.protocol, port: number })
@@ -137,7 +137,7 @@ fn compact_hints(endpoint: &Endpoint, interner: &mut Interner) -> Option<Box<Sli
     Some(Box::new(SliceHints { nodes: all(&endpoint.node_hints), zones: all(&endpoint.zone_hints) }))
 }
 
-/// Why packets cannot be sent to the address, if they cannot.
+/// The reason why the endpoint address is unusable, if it is.
 fn why_unusable(ip: IpAddr, ipv6: bool) -> Option<&'static str> {
     match (ip, ipv6) {
         (IpAddr::V4(_), true) => Some("IPv4 in a slice of IPv6"),
@@ -146,7 +146,7 @@ fn why_unusable(ip: IpAddr, ipv6: bool) -> Option<&'static str> {
     }
 }
 
-/// Why the address cannot be that of one host or Service, if it cannot.
+/// The reason why the address is not a usable unicast address, if it is not.
 pub(crate) fn why_no_unicast(ip: IpAddr) -> Option<&'static str> {
     let link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local(),

@@ -1,4 +1,4 @@
-//! From the backends that a Service port has to those that it should have.
+//! Updates the slots of a service to its selected backends.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use beeline_sync::Delta;
 
 use crate::backend::{Backend, Backends};
 
-/// From this many slots on, a single backend more, less or other is done in
-/// place; below, a new generation costs as little.
+/// From this many slots on, a single added, removed or replaced backend is
+/// changed in place. With fewer slots a new generation costs as little.
 const IN_PLACE_MIN: usize = 8;
 
 /// The current slots of one service id.
@@ -18,11 +18,11 @@ pub(crate) struct Slots {
     pub(crate) service: u32,
     pub(crate) generation: u32,
     slots: Vec<Arc<Backend>>,
-    /// Backend ids in the order in which an earlier agent left them.
+    /// Backend ids of adopted slots, in order.
     adopted: Option<Box<[u32]>>,
-    /// Each backend has an entry that says that it is one.
+    /// Each backend also has a slot that is looked up by backend id.
     indexed_by_backend: bool,
-    /// Backends that have only that, and what their entries say.
+    /// Backends that only have a slot by backend id, with its value.
     quiescing: Box<[SlotValue]>,
 }
 
@@ -46,9 +46,10 @@ impl Slots {
         self.slots.len() as u32
     }
 
-    /// Makes `desired` (without duplicates) the backends, at the cost of the
-    /// smallest change that no packet sees half of. `quiescing`: each gets an
-    /// entry as a member, and so do these, which somebody else holds.
+    /// Changes the backends to `desired` (without duplicates). A packet sees
+    /// the old or the new backends, never a mix. `quiescing`: these backends,
+    /// and the desired ones, also get a slot by backend id; other owners keep
+    /// references to them. None: no slots by backend id.
     pub(crate) fn update(
         &mut self,
         desired: Vec<Arc<Backend>>,
@@ -105,7 +106,7 @@ impl Slots {
         }
     }
 
-    /// The Service port is gone.
+    /// Removes all slots when the Service port is removed.
     pub(crate) fn remove(mut self, backends: &mut Backends, delta: &mut Delta) {
         self.unset_all(delta);
         delta.slot.extend(self.slots_by_backend().into_keys().map(|id| (self.key_by_backend(id), None)));
@@ -126,8 +127,8 @@ impl Slots {
         self.write_all(delta);
     }
 
-    /// A new generation: written beside the old one, published by one write
-    /// of the service's value; the old one is deleted after that.
+    /// Writes a new generation beside the old one. A single write of the
+    /// service value publishes it; the old one is deleted afterwards.
     fn replace(&mut self, desired: Vec<Arc<Backend>>, backends: &mut Backends, delta: &mut Delta) {
         self.unset_all(delta);
         self.slots.drain(..).for_each(|backend| backends.release(backend));
@@ -158,7 +159,7 @@ impl Slots {
     }
 }
 
-/// The generation of slots_by_backend is nobody's slots'.
+/// Skips the generation that is reserved for slots by backend id.
 fn next(generation: u32) -> u32 {
     match generation.wrapping_add(1) {
         SLOT_BY_BACKEND => 0,

@@ -1,5 +1,5 @@
-//! Sets of source ranges. Equal sets share a number, and what a number stands
-//! for never changes: a Service changes its ranges by another number.
+//! Sets of source ranges. Equal sets share an id. The content of a set never
+//! changes: a Service with other ranges gets another id.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::ids::Ids;
 use crate::prefix_owners::Prefix;
 
-/// Prefixes in their 128-bit form, sorted, each once.
+/// Prefixes in 128-bit form, sorted, without duplicates.
 type Set = Box<[Prefix]>;
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl SourceSets {
 
     pub(crate) fn adopt(&mut self, actual: &Contents) {
         let mut sets: BTreeMap<u32, Vec<Prefix>> = BTreeMap::new();
-        // Sets that let nobody in have no entries.
+        // Sets that allow no client have no entries.
         for value in actual.frontend.values().filter(|value| value.source_ranges != 0) {
             sets.entry(value.source_ranges).or_default();
         }
@@ -55,8 +55,8 @@ impl SourceSets {
         self.adopted = HashMap::new();
     }
 
-    /// The number of the set that a family's frontends are to have; 0: they
-    /// are open to everybody.
+    /// The id of the set for the frontends of a family; 0: every client is
+    /// allowed.
     pub(crate) fn acquire(&mut self, ranges: &SourceRanges, ipv6: bool, delta: &mut Delta) -> u32 {
         let mut prefixes: Vec<Prefix> = ranges
             .ranges
@@ -64,8 +64,8 @@ impl SourceSets {
             .filter(|range| matches!(range, IpNet::V6(_)) == ipv6)
             .map(|range| Prefix::of(range.trunc()))
             .collect();
-        // As kube-proxy does it: ranges of the other family do not close this
-        // one. What cannot be read may have been meant for it, and does.
+        // As in kube-proxy, ranges of one family do not restrict the other. A
+        // malformed range may belong to either family, so it restricts both.
         if prefixes.is_empty() && !ranges.malformed {
             return 0;
         }
@@ -86,7 +86,7 @@ impl SourceSets {
         id
     }
 
-    /// One less has the set.
+    /// Releases one use of the set.
     pub(crate) fn release(&mut self, id: u32) {
         let users = self.by_id.get(&id).and_then(|set| self.sets.get_mut(set));
         if let Some((_, users)) = users {
@@ -95,7 +95,7 @@ impl SourceSets {
         }
     }
 
-    /// Removes sets that nobody has.
+    /// Removes sets that are no longer used.
     pub(crate) fn remove_unused(&mut self, delta: &mut Delta) {
         for id in std::mem::take(&mut self.released) {
             let Some(set) = self.by_id.get(&id) else { continue };

@@ -1,4 +1,5 @@
-//! Ways to the API server: tried in turn, and left when they fall silent.
+//! Connections to the API servers: tried in turn, and replaced when they are
+//! unresponsive.
 
 use std::time::Duration;
 
@@ -17,20 +18,21 @@ use tracing::{debug, info};
 
 use crate::{SourceConfig, SourceError, SourceState};
 
-/// How long one server may take to answer the first request.
+/// Timeout of the first request to a server.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a server has for its answer before the next one is asked as well.
+/// Delay before the next server is tried in parallel.
 const NEXT_SERVER_DELAY: Duration = Duration::from_millis(300);
-/// How long a connection may take to be made.
+/// Timeout for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection that carries nothing is asked after this time, and again after
-/// each [`KEEPALIVE_INTERVAL`]: so that what stands between forgets no quiet
-/// watch, and one that it has forgotten is noticed.
+/// Idle time after which TCP keepalive probes a connection, and the interval of
+/// the probes: middleboxes keep the state of an idle watch, and a dead
+/// connection is detected.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// Questions without an answer after which the kernel gives a connection up.
+/// Unanswered probes after which the kernel closes the connection.
 const KEEPALIVE_PROBES: u32 = 3;
-/// Pause after a question that was not answered; the second one decides.
+/// Delay before a failed liveness check is repeated; the second failure is
+/// final.
 const LIVENESS_RETRY: Duration = Duration::from_secs(1);
 
 /// One configuration per API server.
@@ -66,8 +68,8 @@ fn with_server(base: &Config, url: &str) -> Result<Config, SourceError> {
     Ok(config)
 }
 
-/// The first server that answers, from `first` on; none if no server does.
-/// Those after the first are asked too when it takes its time.
+/// Connects to the first server that responds, starting with `first`. The next
+/// servers are tried in parallel after a delay. `None` if no server responds.
 pub async fn connect(servers: &[Config], first: usize, state: &SourceState) -> Option<(Client, usize)> {
     let attempt = async |offset: usize| {
         tokio::time::sleep(NEXT_SERVER_DELAY * offset as u32).await;
@@ -96,20 +98,20 @@ async fn probe(config: &Config) -> Result<Client, String> {
     check_alive(&client).await.map(|()| client)
 }
 
-/// Does the server answer?
+/// Whether the server responds.
 async fn check_alive(client: &Client) -> Result<(), String> {
     match tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await {
-        // A server that refuses this request is there; the watches will say
-        // what is refused.
+        // A server that denies this request is reachable; the watches report
+        // what is denied.
         Ok(Ok(_) | Err(kube::Error::Api(_))) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no response within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }
 
-/// Returns, with the reason, once the server has twice not answered; it is
-/// asked about every `pause`. A quiet watch does not tell: a machine that
-/// hangs keeps its connections.
+/// Returns the error once two consecutive liveness checks have failed. The
+/// server is checked about every `pause`. An idle watch does not show a
+/// failure: connections to a hung machine stay open.
 pub async fn wait_until_unresponsive(client: &Client, pause: Duration) -> String {
     loop {
         tokio::time::sleep(crate::jitter(pause)).await;
@@ -123,8 +125,7 @@ pub async fn wait_until_unresponsive(client: &Client, pause: Duration) -> String
     }
 }
 
-/// A client as kube makes it, but whose connections are kept alive, or given
-/// up, by TCP.
+/// Creates a client like kube does, but with TCP keepalive and a user timeout.
 fn client(config: &Config) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
         return Client::try_from(config.clone());

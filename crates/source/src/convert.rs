@@ -1,5 +1,5 @@
-//! Kubernetes types to the model. Nothing here fails: what cannot be used is
-//! left out and told as a problem.
+//! Converts Kubernetes objects to the model. Conversion never fails: an invalid
+//! part is left out and reported as a problem.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -12,24 +12,25 @@ use k8s_openapi::api::core::v1::{ContainerPort, Namespace, Node, Pod, PodSpec, S
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use kube::core::ObjectMeta;
 
-/// The label by which an EndpointSlice names its Service.
+/// The label with the Service name of an EndpointSlice.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The label of a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-/// Labels of Services that others serve (as kube-proxy leaves them alone).
+/// Labels of Services that are handled by other proxies; kube-proxy ignores
+/// them, too.
 const FOREIGN_LABELS: [&str; 2] =
     ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
-/// The annotation of a Service that says how its backends are chosen.
+/// The annotation with the load balancing algorithm of a Service.
 const ALGORITHM_ANNOTATION: &str = "service.beeline.io/lb-algorithm";
 /// The annotation of an EndpointSlice with the weight of its endpoints.
 const WEIGHT_ANNOTATION: &str = "service.beeline.io/weight";
-/// The greatest weight.
+/// The maximum weight.
 const WEIGHT_MAX: u16 = 1_000;
 /// The taint of a node that the cluster autoscaler is about to remove.
 const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
-/// `sessionAffinityConfig.clientIP.timeoutSeconds` unless set.
+/// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_DEFAULT_S: i32 = 10_800;
-/// The longest affinity that Kubernetes allows: a day.
+/// The maximum affinity timeout that Kubernetes allows: one day.
 const AFFINITY_MAX_S: i32 = 86_400;
 
 /// Namespace and name.
@@ -98,9 +99,9 @@ pub fn pod(pod: &Pod, problems: &mut Vec<Problem>) -> Object {
     })
 }
 
-/// The annotation `beeline.io/socket-lb`: a pod whose proxy has to see the
-/// Service's address (a mesh), or whose kernel is another (a sandbox), wants
-/// its packets translated, and its sockets left alone.
+/// Reads the annotation `beeline.io/socket-lb`. With `false`, the pod's packets
+/// are translated and its sockets are not: for a proxy that needs to see the
+/// Service address (service mesh), or a pod with its own kernel (sandbox).
 fn packets_only(pod: &Pod, reporter: &mut ProblemReporter<'_>) -> bool {
     match annotation(&pod.metadata, SOCKET_LB) {
         None | Some("true") => false,
@@ -114,11 +115,11 @@ fn packets_only(pod: &Pod, reporter: &mut ProblemReporter<'_>) -> bool {
     }
 }
 
-/// Whether a pod's sockets are translated where `socketLB` does so.
+/// The annotation that disables socket load balancing for a pod.
 const SOCKET_LB: &str = "beeline.io/socket-lb";
 
-/// The ports that the pod's node offers as its own. Init containers count
-/// only if they run on beside the others (`restartPolicy: Always`).
+/// The pod's host ports. Init containers count only if they are sidecars
+/// (`restartPolicy: Always`).
 fn host_ports(spec: &PodSpec, reporter: &mut ProblemReporter<'_>) -> Vec<model::HostPort> {
     if spec.host_network == Some(true) {
         return Vec::new();
@@ -156,8 +157,8 @@ pub fn service(service: &Service, problems: &mut Vec<Problem>) -> Object {
     let service_type = service_type(spec.type_.as_deref(), &mut reporter);
     let ingress = service.status.iter().flat_map(|s| s.load_balancer.iter());
     let ingress = ingress.flat_map(|lb| lb.ingress.iter().flatten());
-    // What a proxy answers for is not short-circuited: it may speak a protocol
-    // of its own to the nodes.
+    // Addresses with `ipMode: Proxy` are not handled on the node: the load
+    // balancer may use its own protocol towards the nodes.
     let ingress_ips =
         ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_deref());
     let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
@@ -225,7 +226,7 @@ fn weight(meta: &ObjectMeta, reporter: &mut ProblemReporter<'_>) -> u16 {
     }
 }
 
-/// Kubernetes allows blanks around a range.
+/// Kubernetes allows white space around a range.
 fn source_ranges(texts: &[String], reporter: &mut ProblemReporter<'_>) -> model::SourceRanges {
     let mut read = model::SourceRanges::default();
     for text in texts {
@@ -351,7 +352,7 @@ fn endpoint(
     })
 }
 
-/// Problems of one object.
+/// Collects the problems of one object.
 struct ProblemReporter<'a> {
     kind: Kind,
     name: ObjectName,

@@ -1,10 +1,10 @@
-//! Problems become Kubernetes events on the objects that have them, so that
-//! `kubectl describe` tells what the agent's status tells.
+//! Publishes problems as Kubernetes events on the affected objects, so that
+//! `kubectl describe` shows them.
 //!
-//! Every node sees most problems, and none asks another: an event's name
-//! follows from what it says, so that the first node to write it has told for
-//! all. Nothing waits for an event, and one that cannot be written harms
-//! nobody.
+//! Most problems are seen by every node, and the nodes do not coordinate: the
+//! name of an event is derived from its content, so that only the first node
+//! creates it. Nothing waits for an event, and a failure to write one has no
+//! other effect.
 
 mod queue;
 mod write;
@@ -19,40 +19,41 @@ use tracing::{info, warn};
 
 use queue::{EventQueue, Next, Outcome};
 
-/// How long the API server may take for one event.
+/// Timeout of one write to the API server.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What has changed about the problems of objects.
+/// Changes of the problems of objects.
 #[derive(Clone, Debug, Default)]
 pub struct ProblemChanges {
-    /// Those that are no more.
+    /// Problems that are resolved.
     pub resolved: Vec<Problem>,
-    /// Those that are new; they count after those that are no more.
+    /// New problems; applied after the resolved ones.
     pub added: Vec<Problem>,
-    /// Nodes of the cluster, which all see the same.
+    /// Number of nodes of the cluster, all of which see the same cluster-wide
+    /// problems.
     pub nodes: usize,
 }
 
 impl ProblemChanges {
-    /// Nothing has changed.
+    /// Whether nothing has changed.
     pub fn is_empty(&self) -> bool {
         self.resolved.is_empty() && self.added.is_empty()
     }
 }
 
-/// What became of problems that were to be told, since the start.
+/// Counters of problems by outcome, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventCounts {
-    /// There is an event, by this node or by another.
+    /// Problems with an event, created by this node or another.
     pub published: u64,
-    /// There were too many at once.
+    /// Problems dropped because the queue was full.
     pub dropped: u64,
-    /// Attempts that failed; they are repeated, unless the API server refuses
-    /// the event itself.
+    /// Failed attempts. They are retried unless the API server rejects the
+    /// event itself.
     pub failed: u64,
 }
 
-/// Writes events about the problems that it is given.
+/// Records events about problems.
 #[derive(Debug)]
 pub struct EventRecorder {
     queue: Mutex<EventQueue>,
@@ -66,19 +67,19 @@ impl EventRecorder {
         EventRecorder { queue: Mutex::new(queue), changed: Notify::new(), forbidden: Mutex::default() }
     }
 
-    /// Takes in what has changed. Never blocks for long, keeps a bounded
-    /// number of problems and counts those that are one too many.
+    /// Applies changes. Never blocks for long; the number of queued problems is
+    /// bounded, and dropped ones are counted.
     pub fn update(&self, changes: ProblemChanges) {
         self.queue().update(Instant::now(), changes);
         self.changed.notify_one();
     }
 
-    /// What became of them.
+    /// The counters.
     pub fn counts(&self) -> EventCounts {
         self.queue().counts()
     }
 
-    /// Why no event can be written, if this server forbids it.
+    /// Why no event can be written, if the API server forbids it.
     pub fn problem(&self) -> Option<String> {
         self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -87,7 +88,7 @@ impl EventRecorder {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logged once when it begins and once when it ends.
+    /// Logs the begin and the end of the condition once each.
     fn set_forbidden(&self, why: Option<String>) {
         let mut forbidden = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*forbidden, &why) {
@@ -111,14 +112,14 @@ impl EventRecorder {
     }
 }
 
-/// Tells for ever, one event after the other, by the client of the moment.
+/// Publishes events one at a time, forever, with the current client.
 pub(crate) async fn run(
     recorder: Arc<EventRecorder>,
     mut clients: watch::Receiver<Option<Client>>,
     node: String,
 ) {
     loop {
-        // Until the first server has answered there is nobody to tell.
+        // Wait for the first connection to an API server.
         let Ok(client) = clients.wait_for(Option::is_some).await.map(|client| client.clone()) else { return };
         let next = recorder.queue().next(Instant::now());
         match (next, client) {

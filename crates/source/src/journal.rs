@@ -1,6 +1,6 @@
-//! The last good state on disk: a journal of changes, one JSON line each,
-//! rewritten when it has doubled. Writing costs O(change) and no copy of the
-//! state is kept in memory.
+//! The last known cluster state on disk: a journal of changes, one JSON line
+//! each, compacted when it has doubled in size. Writing costs O(change), and no
+//! copy of the state is kept in memory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -17,15 +17,16 @@ use tracing::warn;
 
 /// Name of the journal in the state directory.
 pub const FILE_NAME: &str = "cluster.journal";
-/// Version of the lines.
+/// Version of the file format.
 const FORMAT: u32 = 1;
-/// Lines that may wait for the disk; then the watches wait too.
+/// Lines queued for writing; then the watches block.
 const QUEUE_LINES_MAX: usize = 16_384;
-/// How long a line may stay in memory before it is written.
+/// Maximum time before a line is written.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
-/// A journal is rewritten when it is this much longer than after the last rewrite.
+/// The journal is compacted when it has doubled and grown by at least this.
 const REWRITE_SLACK_BYTES: u64 = 4 << 20;
-/// Beyond this the journal is given up: such a cluster starts from its API server.
+/// Above this size the journal is abandoned: such a cluster needs the API
+/// server at start.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Serialize, Deserialize)]
@@ -33,18 +34,18 @@ struct Header {
     beeline_journal: u32,
 }
 
-/// Why the last state cannot be used.
+/// Why the journal cannot be used.
 #[derive(Debug, Error)]
 pub enum JournalError {
-    /// The file cannot be read or written.
+    /// An I/O error.
     #[error("cannot read or write the journal {}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system error.
         error: io::Error,
     },
-    /// The file is of another format.
+    /// The file has another format.
     #[error("the file {} is not a journal of format {FORMAT}", path.display())]
     Format {
         /// The file.
@@ -52,14 +53,15 @@ pub enum JournalError {
     },
 }
 
-/// Records changes; clones write to the same file.
+/// Records changes. Clones write to the same file.
 #[derive(Clone, Debug)]
 pub struct Journal {
     lines: Option<SyncSender<Vec<u8>>>,
 }
 
 impl Journal {
-    /// Appends to the journal in this directory, or to none.
+    /// Appends to the journal in this directory; without a directory nothing is
+    /// recorded.
     pub fn open(dir: Option<&Path>) -> Journal {
         let Some(dir) = dir else { return Journal { lines: None } };
         let (lines, queue) = sync_channel(QUEUE_LINES_MAX);
@@ -72,7 +74,7 @@ impl Journal {
         Journal { lines: started.ok().map(|_| lines) }
     }
 
-    /// Records a change. A writer that has given up costs nothing.
+    /// Records a change. Does nothing if the writer has stopped.
     pub fn record(&self, change: &Change) {
         if let (Some(lines), Ok(mut line)) = (&self.lines, serde_json::to_vec(change)) {
             line.push(b'\n');
@@ -85,7 +87,7 @@ fn write_all(dir: &Path, queue: &Receiver<Vec<u8>>) -> Result<(), JournalError> 
     let path = dir.join(FILE_NAME);
     let failed = |error| JournalError::Io { path: path.clone(), error };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    // What was there is rewritten first: the end may be torn.
+    // Compact the existing journal first: its last line may be truncated.
     let mut base = rewrite(dir)?;
     let mut size = base;
     let mut out = BufWriter::with_capacity(256 << 10, append(&path).map_err(failed)?);
@@ -99,8 +101,8 @@ fn write_all(dir: &Path, queue: &Receiver<Vec<u8>>) -> Result<(), JournalError> 
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return out.flush().map_err(failed),
         }
-        // Also while lines keep coming: a journal that is only written in
-        // quiet moments would be minutes old on a busy cluster.
+        // Flush also while lines keep arriving: on a busy cluster the file
+        // would be minutes old otherwise.
         if flushed.elapsed() >= FLUSH_INTERVAL {
             out.flush().map_err(failed)?;
             flushed = Instant::now();
@@ -121,8 +123,8 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Replaces the journal by the state that it tells, in one step; returns its
-/// size. A file that cannot be used is replaced by an empty one.
+/// Replaces the journal atomically with a compacted one; returns its size in
+/// bytes. An unusable file is replaced by an empty journal.
 fn rewrite(dir: &Path) -> Result<u64, JournalError> {
     let path = dir.join(FILE_NAME);
     let changes = load(dir).unwrap_or_else(|error| {
@@ -148,8 +150,8 @@ fn rewrite(dir: &Path) -> Result<u64, JournalError> {
     write().map_err(|error| JournalError::Io { path: path.clone(), error })
 }
 
-/// The state that the journal tells, as one full listing per kind that it
-/// knows; empty if there is no journal. A torn last line is left out.
+/// The state in the journal, as one full listing per known kind; empty if there
+/// is no journal. A truncated last line is ignored.
 pub fn load(dir: &Path) -> Result<Vec<Change>, JournalError> {
     let path = dir.join(FILE_NAME);
     let failed = |error| JournalError::Io { path: path.clone(), error };
@@ -176,7 +178,7 @@ pub fn load(dir: &Path) -> Result<Vec<Change>, JournalError> {
     Ok(state.into_changes())
 }
 
-/// The changes put together.
+/// The state after all changes.
 #[derive(Default)]
 struct State {
     kinds: BTreeMap<Kind, BTreeMap<ObjectName, (Object, bool)>>,

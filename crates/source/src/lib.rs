@@ -1,15 +1,15 @@
-//! Watches the Kubernetes API and converts at the door.
+//! Watches the Kubernetes API and converts its objects to the model.
 //!
-//! [`Source::start`] gives a stream of [`Update`]s: plain model objects, in
-//! the order of the API server for each kind. A full listing is bounded by
-//! `ResetStart` and `ResetEnd`. What cannot be used becomes a
-//! [`Problem`](beeline_model::Problem) beside the change and stops nothing.
-//! No Kubernetes object is kept: each is converted and dropped.
+//! [`Source::start`] returns a stream of [`Update`]s with model objects, in the
+//! order of the API server per kind. A full listing is enclosed by `ResetStart`
+//! and `ResetEnd`. Invalid objects become a [`Problem`](beeline_model::Problem)
+//! in the update and do not stop the stream. Kubernetes objects are converted
+//! and dropped.
 //!
-//! What is wrong with an object goes back as an event on it ([`EventRecorder`]).
+//! Problems of objects are published as events on them ([`EventRecorder`]).
 //!
-//! The last good state is journalled below the state directory and told first
-//! when the API server cannot be reached at start.
+//! The last known cluster state is journalled in the state directory, and
+//! replayed if the API server is unreachable at start.
 
 mod connect;
 mod convert;
@@ -34,36 +34,36 @@ use tokio::task::JoinHandle;
 pub use crate::events::{EventCounts, EventRecorder, ProblemChanges};
 pub use crate::versions::{SyncedVersions, VersionEvent};
 
-/// Updates that may wait for the reader; the watches pause when it is full.
+/// Updates queued for the reader; the watches block when the queue is full.
 const QUEUE_UPDATES_MAX: usize = 1024;
 
-/// A pause of about this length: between a half more and a half less, so that
-/// the agents of a cluster do not all ask at once.
+/// A random duration between half and one and a half times `pause`, so that the
+/// agents of a cluster do not send requests at the same time.
 pub(crate) fn jitter(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..1.5))
 }
 
-/// What the source needs to know.
+/// Configuration of the source.
 #[derive(Clone, Debug)]
 pub struct SourceConfig {
     /// Kubeconfig file; none = the pod's service account.
     pub kubeconfig: Option<PathBuf>,
-    /// API server URLs, tried in turn; empty = the one that the kubeconfig or
-    /// the service account names.
+    /// API server URLs, tried in turn; empty = the one of the kubeconfig or the
+    /// service account.
     pub servers: Vec<String>,
     /// The node whose pods are watched.
     pub node_name: String,
-    /// Where the last good state is kept; none = nowhere.
+    /// Directory of the journal; none = no journal.
     pub state_dir: Option<PathBuf>,
-    /// How long the API server may stay out of reach at start before the last
-    /// good state is told.
+    /// How long to wait for the API server at start before the journal is
+    /// replayed.
     pub start_timeout: Duration,
-    /// How often a server that is watched is asked whether it is still there.
+    /// Interval of liveness checks of the connected server.
     pub liveness_interval: Duration,
 }
 
 impl SourceConfig {
-    /// The usual configuration of a node.
+    /// The default configuration of a node.
     pub fn new(node_name: impl Into<String>) -> SourceConfig {
         SourceConfig {
             kubeconfig: None,
@@ -90,10 +90,10 @@ pub enum SourceError {
     /// Neither kubeconfig nor service account.
     #[error("no API server is configured: {0}; set --kubeconfig, or run as a pod with a service account")]
     NoServiceAccount(String),
-    /// A server URL is none.
+    /// The server URL is invalid.
     #[error("invalid API server URL `{url}`: {error}; expected https://HOST:PORT")]
     ServerUrl {
-        /// What was written.
+        /// The URL.
         url: String,
         /// What is wrong.
         error: String,
@@ -105,30 +105,29 @@ pub enum SourceError {
 pub enum Origin {
     /// The API server.
     Live,
-    /// The journal of an earlier life of this node.
+    /// The journal of an earlier run on this node.
     Journal,
 }
 
-/// One thing that the source tells.
+/// One update of the stream.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// The change; none if the object cannot be read at all.
+    /// The change; none if the object cannot be decoded.
     pub change: Option<Change>,
-    /// Problems of the object that the change is about. They replace those
-    /// that were told about it before.
+    /// Problems of the changed object. They replace its previous ones.
     pub problems: Vec<Problem>,
-    /// What to note in [`SyncedVersions`] once the update is programmed.
+    /// To be recorded in [`SyncedVersions`] once the update is programmed.
     pub version_event: VersionEvent,
-    /// Where it comes from.
+    /// The origin of the update.
     pub origin: Origin,
 }
 
-/// State that others may read at any time.
+/// Connection state, readable at any time.
 #[derive(Debug, Default)]
 pub struct SourceState {
     connected: AtomicBool,
     failures: AtomicU64,
-    /// Bits of the kinds whose watches fail at the moment.
+    /// Bit set of the kinds whose watch currently fails.
     failing: AtomicU64,
 }
 
@@ -162,7 +161,7 @@ impl SourceState {
     }
 }
 
-/// A running source; dropping it ends the watches and the events.
+/// A running source. Dropping it stops the watches and the events.
 #[derive(Debug)]
 pub struct Source {
     state: Arc<SourceState>,
@@ -171,16 +170,16 @@ pub struct Source {
 }
 
 impl Source {
-    /// Starts watching. Fails only if the configuration is unusable: an API
-    /// server out of reach is tried again for ever.
+    /// Starts watching. Fails only if the configuration is invalid; an
+    /// unreachable API server is retried forever.
     ///
-    /// The future is boxed: the code of an unboxed one, with all its watches,
-    /// is compiled again in every crate that awaits it.
+    /// The future is boxed: otherwise its code, with all watches, is compiled
+    /// again in every crate that awaits it.
     pub fn start(
         config: SourceConfig,
     ) -> BoxFuture<'static, Result<(mpsc::Receiver<Update>, Source), SourceError>> {
         let start = async move {
-            // Another provider may have been installed already: then it is used.
+            // Fails if a provider is already installed, which is then used.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let servers = connect::servers(&config).await?;
             let state = Arc::new(SourceState::default());
@@ -194,7 +193,7 @@ impl Source {
         start.boxed()
     }
 
-    /// Who writes events about problems.
+    /// The recorder of events about problems.
     pub fn event_recorder(&self) -> Arc<EventRecorder> {
         self.recorder.clone()
     }

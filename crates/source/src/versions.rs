@@ -1,23 +1,23 @@
-//! Which objects, at which versions, have been dealt with.
+//! Which objects are programmed, and at which resource versions.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use beeline_model::{Kind, ObjectName};
 
-/// A note about one update: small, so that it can wait until the update is
-/// programmed.
+/// The version change of one update. Small, so that it can be kept until the
+/// update is programmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VersionEvent {
-    /// A listing begins.
+    /// A listing starts.
     ListStart(Kind),
-    /// The object with this hash is known at this version.
+    /// The object with this hash exists at this version.
     Applied(Kind, u64, u64),
-    /// The object with this hash is gone since this version.
+    /// The object with this hash was deleted at this version.
     Deleted(Kind, u64, u64),
     /// The listing is complete.
     ListEnd(Kind),
-    /// Nothing to note.
+    /// No change.
     None,
 }
 
@@ -27,13 +27,13 @@ impl VersionEvent {
         VersionEvent::Applied(kind, hash(name), version)
     }
 
-    /// The object is gone at this resourceVersion.
+    /// The object was deleted at this resourceVersion.
     pub fn deleted(kind: Kind, name: &ObjectName, version: u64) -> VersionEvent {
         VersionEvent::Deleted(kind, hash(name), version)
     }
 }
 
-/// The versions that were dealt with, 24 bytes or so per object.
+/// The programmed versions, about 24 bytes per object.
 #[derive(Debug, Default)]
 pub struct SyncedVersions {
     kinds: [KindVersions; Kind::ALL.len()],
@@ -41,18 +41,19 @@ pub struct SyncedVersions {
 
 #[derive(Debug, Default)]
 struct KindVersions {
-    /// Version and number of the listing that last showed the object.
+    /// Version of the object, and the number of the last listing that contained
+    /// it.
     objects: HashMap<u64, (u64, u32)>,
     /// Number of the current listing.
     listing: u32,
-    /// A listing was completed and none is running.
+    /// A listing is complete and no other one is running.
     complete: bool,
     /// The highest version of any change.
     highest: u64,
 }
 
 impl SyncedVersions {
-    /// Notes an update that has been dealt with.
+    /// Records that an update is programmed.
     pub fn record(&mut self, event: VersionEvent) {
         match event {
             VersionEvent::ListStart(kind) => {
@@ -85,16 +86,16 @@ impl SyncedVersions {
         self.kinds.iter().all(|versions| versions.complete)
     }
 
-    /// The object was dealt with at this version or a later one. Also true if
-    /// a later change of its kind was: the server tells changes in order, so
-    /// this one is over (and, if the object is not known, not for this node).
+    /// Whether the object is programmed at this version or a later one. Also
+    /// true if a later change of the same kind is: the API server sends changes
+    /// in order, so an unknown object is then not one for this node.
     pub fn at_least(&self, kind: Kind, name: &ObjectName, version: u64) -> bool {
         let versions = &self.kinds[kind as usize];
         let known = versions.objects.get(&hash(name)).is_some_and(|(known, _)| *known >= version);
         known || versions.complete && versions.highest >= version
     }
 
-    /// The object is not there.
+    /// Whether the object does not exist.
     pub fn is_deleted(&self, kind: Kind, name: &ObjectName) -> bool {
         let versions = &self.kinds[kind as usize];
         versions.complete && !versions.objects.contains_key(&hash(name))

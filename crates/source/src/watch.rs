@@ -1,4 +1,5 @@
-//! One watch per kind, all into one channel; connection and backoff.
+//! Watches every kind into one channel; handles connection failures and
+//! backoff.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -20,20 +21,20 @@ use tracing::{info, warn};
 use crate::journal::Journal;
 use crate::{Origin, SourceConfig, SourceState, Update, VersionEvent, connect, convert, journal};
 
-/// Pause after a failure: from the first to the last, doubled each time.
+/// Minimum backoff after a failure, doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// The last pause if nobody answers: short, so that what was changed meanwhile
-/// is in force soon after the server is back.
+/// Maximum backoff while no server responds: short, so that changes are
+/// programmed soon after it returns.
 const BACKOFF_MAX_UNREACHABLE: Duration = Duration::from_secs(1);
-/// The last pause if the server answers, but with an error.
+/// Maximum backoff if the server responds with an error.
 const BACKOFF_MAX_ERROR: Duration = Duration::from_secs(5);
-/// Failures in a row of one watch before another server is tried.
+/// Consecutive failures of one watch before another server is tried.
 const FAILURES_BEFORE_SWITCH: u32 = 5;
 /// Objects per page of a listing.
 const PAGE_OBJECTS: u32 = 500;
 
-/// Watches for ever; ends when nobody reads any more. `clients` is told the
-/// way to the server of the moment.
+/// Watches forever; returns when the receiver is closed. The current client is
+/// sent to `clients`.
 pub async fn run(
     config: SourceConfig,
     servers: Vec<Config>,
@@ -62,7 +63,8 @@ pub async fn run(
     }
 }
 
-/// The first server that answers; none if nobody reads any more.
+/// Connects to the first server that responds. `None` if the receiver is
+/// closed.
 async fn connect_or_closed(
     updates: &mpsc::Sender<Update>,
     servers: &[Config],
@@ -75,7 +77,7 @@ async fn connect_or_closed(
     }
 }
 
-/// The first server that answers, whenever that is.
+/// Connects to the first server that responds; retries forever.
 async fn connect_with_backoff(
     servers: &[Config],
     first: usize,
@@ -123,7 +125,7 @@ enum Ended {
     SwitchServer,
 }
 
-/// All watches; returns when one of them wants another server.
+/// Runs all watches; returns when one of them requests another server.
 async fn watch_all(client: Client, config: &SourceConfig, sink: UpdateSink, has_alternatives: bool) -> Ended {
     let all = watcher::Config::default().page_size(PAGE_OBJECTS);
     let local_pods = all.clone().fields(&format!("spec.nodeName={}", config.node_name));
@@ -165,7 +167,7 @@ async fn watch_all(client: Client, config: &SourceConfig, sink: UpdateSink, has_
         sink,
         has_alternatives,
     ));
-    // A set that is dropped aborts what is left in it.
+    // Dropping the set aborts the remaining tasks.
     let ended = tokio::select! {
         ended = tasks.join_next() => ended,
         why = connect::wait_until_unresponsive(&client, config.liveness_interval) => {
@@ -195,7 +197,7 @@ where
     watcher(Api::<Guarded<K>>::all(client), config)
 }
 
-/// Where converted objects leave this room.
+/// The destination of converted objects.
 #[derive(Clone)]
 struct UpdateSink {
     updates: mpsc::Sender<Update>,
@@ -204,7 +206,7 @@ struct UpdateSink {
 }
 
 impl UpdateSink {
-    /// False if nobody reads any more.
+    /// Returns false if the receiver is closed.
     async fn send(
         &self,
         change: Option<Change>,
@@ -218,7 +220,7 @@ impl UpdateSink {
     }
 }
 
-/// Follows one kind.
+/// Watches one kind.
 async fn watch<K: Resource>(
     kind: Kind,
     stream: impl Stream<Item = watcher::Result<Event<Guarded<K>>>> + Send,
@@ -254,8 +256,9 @@ async fn watch<K: Resource>(
     Ended::SwitchServer
 }
 
-/// Did a server that works say so? Another one would say the same (a missing
-/// right, say), and all watches would be begun anew for it.
+/// Whether a working server reported the error. Another server would report the
+/// same (for example a missing permission), and switching would restart all
+/// watches.
 fn is_server_response(error: &watcher::Error) -> bool {
     let is_client_error = |code: u16| (400..500).contains(&code);
     match error {
@@ -269,7 +272,8 @@ fn is_server_response(error: &watcher::Error) -> bool {
 }
 
 fn report_failure(kind: Kind, error: &watcher::Error, failures: u32, state: &SourceState) {
-    // An expired version is answered by a new listing: no failure of the server.
+    // An expired version is followed by a new listing and is not a failure of
+    // the server.
     if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
         return;
     }

@@ -1,5 +1,6 @@
-//! The chart and the agent's source hold together: what Helm's own library renders is applied to an
-//! API server in this process, and the source lives on what the chart's ClusterRole allows.
+//! The Helm chart and the source are consistent: the rendered chart is applied
+//! to an API server in this process, and the source runs with the permissions
+//! of the chart's ClusterRole.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and says where")]
 
@@ -31,7 +32,7 @@ struct Installation {
 }
 
 impl Installation {
-    /// None where Helm is not.
+    /// `None` if Helm is not available.
     async fn begin(values: Value) -> Option<Self> {
         let rendered = helm::render(&values)?.unwrap();
         let server = ApiServer::start(Config::default()).unwrap();
@@ -47,7 +48,8 @@ impl Installation {
         Some(installation)
     }
 
-    /// Applies one object as Helm does, strictly: a field that nobody knows is an error.
+    /// Applies one object as Helm does, with strict validation: an unknown
+    /// field is an error.
     async fn install(&self, object: &Value) {
         let kinds = self.server.api().kinds();
         let word = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
@@ -81,7 +83,7 @@ impl Installation {
         Value::clone(&self.server.api().get(kind, namespace, name).unwrap())
     }
 
-    /// What the agent's pod runs as.
+    /// The pod spec of the agent.
     fn pod_spec(&self) -> Value {
         self.object("daemonsets", "beeline-agent")["spec"]["template"]["spec"].clone()
     }
@@ -108,7 +110,7 @@ async fn client(kubeconfig: &str) -> Client {
     Client::try_from(config).unwrap()
 }
 
-/// What of `expected` is not in `stored`.
+/// The fields of `expected` that are not in `stored`.
 fn missing(expected: &Value, stored: &Value, path: &str, lost: &mut Vec<String>) {
     match (expected, stored) {
         (Value::Object(expected), Value::Object(stored)) => {
@@ -141,7 +143,7 @@ async fn unit_chart_is_accepted_whole_and_its_parts_name_each_other() {
     assert_eq!(binding["subjects"], subjects);
     installation.object("clusterroles", binding["roleRef"]["name"].as_str().unwrap());
 
-    // The file that the agent is told to read is a key of a ConfigMap that is mounted there.
+    // The file that the agent reads is a key of a ConfigMap mounted there.
     let container = &spec["containers"][0];
     let find = |list: &Value, field: &str, expected: &str| {
         list.as_array().unwrap().iter().find(|one| one[field] == expected).cloned().unwrap()
@@ -155,7 +157,8 @@ async fn unit_chart_is_accepted_whole_and_its_parts_name_each_other() {
     let settings = Settings::from_yaml(map["data"][key].as_str().unwrap()).unwrap();
     assert_eq!(settings.parse().values, Values::default());
 
-    // The DaemonSet's pods pass as well, which names classes and accounts that must exist.
+    // The pods of the DaemonSet are created; the priority class and service
+    // account that they name exist.
     let pods: Api<Pod> = Api::namespaced(installation.client.clone(), NAMESPACE);
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -210,8 +213,8 @@ async fn a_problem_becomes_an_event(installation: &Installation, source: &Source
     }
 }
 
-/// The source runs with the agent's own token: it hears of everything that it needs, tells what is
-/// wrong, and the ClusterRole gives it nothing to break things with.
+/// The source runs with the agent's own token: it receives all objects,
+/// publishes problems, and the ClusterRole grants no other writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn unit_the_charts_role_is_what_the_source_needs() {
     let Some(installation) = Installation::begin(json!({})).await else { return };

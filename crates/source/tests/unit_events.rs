@@ -1,5 +1,6 @@
-//! Events about problems against a real API server in this process: one from
-//! many nodes, objects that go, rights that are missing, a server that is away.
+//! Events about problems, with a real API server in this process: one event
+//! from many nodes, deleted objects, missing permissions, an unreachable
+//! server.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and says where")]
 
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What an older chart gave the agent: to read.
+/// Read-only permissions, as granted by older charts.
 const READER: &str = r#"
 apiVersion: v1
 kind: ServiceAccount
@@ -47,7 +48,7 @@ struct World {
     folder: tempfile::TempDir,
 }
 
-/// A node; nobody reads its updates.
+/// A node whose updates are not read.
 struct Node {
     source: Source,
     _updates: Receiver<Update>,
@@ -74,7 +75,7 @@ impl World {
         Value::clone(&self.server.api().create("services", service).unwrap())
     }
 
-    /// Events of Beeline's, oldest first.
+    /// Events published by Beeline, oldest first.
     fn events(&self) -> Vec<Value> {
         let listed = self.server.api().list("events", None, &ListOptions::default()).unwrap().items;
         let ours = listed.iter().filter(|event| event["source"]["component"] == "beeline");
@@ -137,7 +138,7 @@ async fn unit_a_problem_seen_by_every_node_is_one_event() {
     assert_eq!(event["message"], seen.message);
     assert!(event["source"]["host"].is_null(), "{event:#}");
 
-    // The Service is made anew: the event is on the new one.
+    // The Service is recreated: the event is on the new one.
     world.server.api().delete("services", "default", "web", &Default::default()).unwrap();
     let anew = world.service("web");
     let changes = ProblemChanges { resolved: vec![seen.clone()], added: vec![seen], nodes: nodes.len() };

@@ -1,6 +1,6 @@
-//! The source against a real API server in this process, over TLS on
-//! loopback: listings, changes, broken objects, interruptions, servers that
-//! come and go, and a start without any.
+//! The source with a real API server in this process, over TLS on loopback:
+//! listings, changes, invalid objects, interruptions, failing servers, and a
+//! start without a server.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and says where")]
 
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a reader of the stream knows.
+/// The state of a reader of the stream.
 #[derive(Default)]
 struct Cluster {
     objects: BTreeMap<(Kind, ObjectName), Object>,
@@ -86,7 +86,7 @@ impl Story {
         Story { server, front, cluster: Cluster::default(), updates, source, folder }
     }
 
-    /// Reads until the cluster looks as expected.
+    /// Reads until the condition holds.
     async fn until(&mut self, what: &str, expected: impl Fn(&Cluster) -> bool) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !expected(&self.cluster) {
@@ -102,8 +102,8 @@ impl Story {
         }
     }
 
-    /// Serves where it was served before, once that is free: until then a test
-    /// beside this one may have a connection there.
+    /// Serves at the same address again, once it is free: a parallel test may
+    /// still have a connection there.
     async fn serve_again(&mut self, address: SocketAddr) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let listener = loop {
@@ -121,8 +121,8 @@ impl Story {
     }
 }
 
-/// A server's machine: it may hang. Then its kernel keeps the connections and
-/// takes new ones, and nobody reads them.
+/// A proxy in front of the server that may hang: then its connections stay open
+/// and new ones are accepted, but nothing is read.
 struct Machine {
     address: SocketAddr,
     hangs: watch::Sender<bool>,
@@ -149,7 +149,7 @@ impl Machine {
                         () = serve => false,
                     };
                     if has_hung {
-                        // Its connections stay as they are.
+                        // Its connections stay open.
                         std::future::pending::<()>().await;
                     }
                 });
@@ -224,7 +224,7 @@ async fn unit_a_day_of_a_service() {
     let Object::Service(web) = &story.cluster.objects[&(Kind::Service, name.clone())] else { panic!() };
     assert_eq!(web.cluster_ips.len(), 1);
 
-    // A broken address costs that endpoint only, and is told.
+    // A broken address only affects that endpoint, and is reported.
     let lenient = api.without_validation();
     lenient.create("endpointslices", slice("hand-made", "web", &["10.244.1.5", "10.244.1.555"])).unwrap();
     story.until("the slice is there", |c| c.has(Kind::EndpointSlice, "default/hand-made")).await;
@@ -233,7 +233,7 @@ async fn unit_a_day_of_a_service() {
     assert_eq!(made.endpoints.len(), 1);
     assert!(story.cluster.problems[&key][0].message.contains("10.244.1.555"));
 
-    // An object that cannot be read at all stops nothing.
+    // An object that cannot be decoded stops nothing.
     let mut unreadable = service("odd");
     unreadable["spec"]["ports"] = json!("eighty");
     unreadable["spec"]["clusterIP"] = json!("None");
@@ -275,7 +275,7 @@ async fn unit_changes_during_an_interruption_are_synced() {
     let state = story.source.state();
     api.create("services", service("new")).unwrap();
     delete(&story.server, "services", "old");
-    // The history is lost too: a new listing must find the difference.
+    // The history is compacted too: a new listing must find the difference.
     api.compact();
     tokio::time::timeout(PATIENCE, async {
         while state.connected() {
@@ -298,7 +298,7 @@ async fn unit_changes_during_an_interruption_are_synced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unit_servers_are_tried_in_turn_and_switched_when_they_fail() {
-    // The first one is dead from the start: nobody listens there.
+    // The first server is down from the start: nothing listens there.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap();
     let dead_url = format!("https://{}", dead.local_addr().unwrap());
     drop(dead);
@@ -323,7 +323,7 @@ async fn unit_an_unresponsive_server_is_left_and_used_again_after_recovery() {
     let server = ApiServer::start(Config::default()).unwrap();
     let front = server.serve(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     let (first, second) = (Machine::before(front.address()).await, Machine::before(front.address()).await);
-    // It takes connections and never says a word.
+    // Accepts connections and never responds.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let urls = [format!("https://{}", mute.local_addr().unwrap()), first.url(), second.url()];
@@ -341,7 +341,7 @@ async fn unit_an_unresponsive_server_is_left_and_used_again_after_recovery() {
     let has = |name: &'static str| move |c: &Cluster| c.has(Kind::Service, name);
     story.until("the second sends it", has("default/served-by-the-second")).await;
 
-    // Now nobody answers, until the first is repaired.
+    // No server responds until the first one recovers.
     second.hangs.send_replace(true);
     api.create("services", service("served-by-the-first")).unwrap();
     let state = story.source.state();
@@ -373,7 +373,7 @@ async fn unit_versions_that_expire_under_load_cost_no_change() {
             delete(&story.server, "services", &format!("r{}-{number}", round - 1));
             expected.remove(&format!("default/r{}-{number}", round - 1));
         }
-        // What the watches would go on from is forgotten.
+        // The versions from which the watches would continue are compacted.
         api.compact();
         story.serve_again(address).await;
         api.create("services", service(&format!("after-{round}"))).unwrap();

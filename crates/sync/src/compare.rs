@@ -1,5 +1,5 @@
-//! The comparison of a table with what it should hold, a few entries at a
-//! time: whoever wants to write meanwhile never waits for more than those.
+//! Compares a table with its desired state, a few entries at a time, so that
+//! other writers wait for at most that many.
 
 use std::hash::Hash;
 
@@ -8,28 +8,28 @@ use beeline_abi::maps::MapKind;
 use crate::table::TableState;
 use crate::{Table, TableError};
 
-/// More keys than were believed to be there are looked at before a walk ends:
-/// a table that changes under it may send it back to its beginning.
+/// Bounds a scan of the table: changes during the scan may restart it from the
+/// first key.
 const SCANS_MAX: usize = 2;
 const KEYS_MIN: usize = 1_024;
 
-/// Where a comparison stands.
+/// Position of a comparison.
 #[derive(Debug)]
 pub(crate) enum CompareCursor<K> {
-    /// What was believed to be there and is still to be asked for.
+    /// Known entries that are still to be read.
     Known(Vec<K>),
-    /// Key after key of the table, for those that nobody knows of.
+    /// Scan of the table's keys, for entries that are not known.
     Scan { after: Option<K>, left: usize },
 }
 
 impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
-    /// Looks at entries as long as there is a budget, from where the last call
-    /// stopped. Returns how many are not as we left them; what is to be done
-    /// about them is pending. The walk is over when [`TableState::is_comparing`]
-    /// says no.
+    /// Compares up to `budget` entries, starting where the last call stopped.
+    /// Returns the number of entries that differ; corrections become pending.
+    /// The comparison is complete when [`TableState::is_comparing`] returns
+    /// false.
     pub(crate) fn compare(&mut self, table: &dyn Table<K, V>, budget: &mut usize) -> u64 {
         if self.spec.kind == MapKind::LpmTrie {
-            // A trie cannot be asked for exactly one prefix.
+            // A lookup in an LPM trie does not match a prefix exactly.
             *budget = budget.saturating_sub(self.written.len() + 1);
             return self.reread(table);
         }
@@ -56,12 +56,13 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         drift
     }
 
-    /// A comparison has begun and is not over.
+    /// A comparison has started and is not complete.
     pub(crate) fn is_comparing(&self) -> bool {
         self.cursor.is_some()
     }
 
-    /// One entry: does it differ? None: that was the last one.
+    /// Compares one entry: true if it differs. None: the comparison is
+    /// complete.
     fn step(
         &mut self,
         table: &dyn Table<K, V>,

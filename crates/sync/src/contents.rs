@@ -1,4 +1,4 @@
-//! The content of all tables as ordinary maps, and changes to it.
+//! The contents of all tables as ordinary maps, and changes to them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use beeline_abi::service::{
     ServiceAddressValue, ServiceValue, SlotKey, SlotValue, SourceRangeKey, SourceRangeValue, address_flags,
 };
 
-/// What all tables hold, or should hold.
+/// Actual or desired contents of all tables.
 #[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -28,8 +28,8 @@ pub struct Contents {
     pub source_range: BTreeMap<SourceRangeKey, SourceRangeValue>,
 }
 
-/// Changes to the desired state: a value to set, or none to unset. A key
-/// appears once, so only the last word on it counts.
+/// Changes to the desired state: a value to write, or none to delete the entry.
+/// Each key occurs once; the last change applies.
 #[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
@@ -68,8 +68,7 @@ impl Delta {
     }
 }
 
-/// One write to one table, as the log of [`crate::memory::MemoryTables`]
-/// keeps it.
+/// One write to one table, as logged by [`crate::memory::MemoryTables`].
 #[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -114,7 +113,7 @@ impl Contents {
         self.len() == 0
     }
 
-    /// Does what a logged operation did.
+    /// Applies a logged operation.
     pub fn apply_operation(&mut self, operation: Operation) {
         match operation {
             Operation::Address(key, value) => put(&mut self.address, key, value),
@@ -146,8 +145,8 @@ impl Contents {
         delta.source_range.iter().for_each(|(key, value)| put(&mut self.source_range, *key, *value));
     }
 
-    /// What a packet could stumble over: an entry whose target is missing.
-    /// Empty at every moment of a run in which no delete fails.
+    /// Entries whose target is missing, which a packet could find. Empty at any
+    /// time, unless a delete has failed.
     pub fn dangling(&self) -> Vec<String> {
         let mut found = Vec::new();
         for (key, value) in &self.address {

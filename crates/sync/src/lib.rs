@@ -1,10 +1,14 @@
-//! Desired against actual: the smallest change, in safe order.
+//! Reconciles the desired and actual contents of the tables with the smallest
+//! change, in a safe order.
 //!
-//! [`Tables`] is the set of tables that the planner writes and the packet
-//! path reads. A [`Table`] is one of them as the kernel has it, or its
-//! in-memory double. The [`Reconciler`] takes [`Delta`]s, knows what each table
-//! holds and what it should hold, and writes the difference in an order in
-//! which a packet never meets an entry whose target is missing.
+//! [`Tables`] is the set of tables that the planner fills and the packet path
+//! reads. A [`Table`] is one of them, in the kernel or in memory. The
+//! [`Reconciler`] takes [`Delta`]s, tracks the actual and desired contents of
+//! each table, and writes the difference in an order in which a packet never
+//! finds an entry whose target is missing.
+//!
+//! `reconciler` holds the order of writes across tables, `table` the state of
+//! one table, `compare` the search for drift.
 
 mod compare;
 mod contents;
@@ -30,46 +34,49 @@ use beeline_abi::service::{
 };
 use thiserror::Error;
 
-/// Why a table could not be changed or read.
+/// Why a table could not be read or changed.
 #[derive(Debug, Error)]
 pub enum TableError {
-    /// The table has no room. The entry is pending until others go.
+    /// The table is full. The entry stays outstanding until others are deleted.
     #[error("table {table} is full ({capacity} entries); the new entry is not programmed: raise its size")]
     Full {
         /// Table name.
         table: &'static str,
-        /// Its capacity.
+        /// Its capacity in entries.
         capacity: u32,
     },
-    /// The kernel refused.
+    /// The system call failed.
     #[error("table {table}: {operation} failed: {error}")]
     Kernel {
         /// Table name.
         table: &'static str,
         /// `update`, `delete`, `read`.
         operation: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         error: String,
     },
 }
 
-/// One table: update, delete and read back, all idempotent.
+/// One table. All operations are idempotent.
 pub trait Table<K, V> {
-    /// Inserts or replaces, atomically for readers.
+    /// Inserts or replaces an entry. Readers see the old or the new value.
+    /// Fails with [`TableError::Full`] if there is no room.
     fn update(&mut self, key: &K, value: &V) -> Result<(), TableError>;
-    /// Removes; removing what is not there succeeds.
+    /// Deletes an entry. Succeeds if there is none.
     fn delete(&mut self, key: &K) -> Result<(), TableError>;
-    /// The value of exactly this key; not to be asked of prefix tries.
+    /// The value of exactly this key. Not supported by LPM tries, whose lookup
+    /// returns the longest match.
     fn get(&self, key: &K) -> Result<Option<V>, TableError>;
-    /// The key after another one in the table's own order; after none, or one
-    /// that is gone, the first.
+    /// The next key in the table's own order. The first key if `key` is none or
+    /// no longer in the table.
     fn next_key(&self, key: Option<&K>) -> Result<Option<K>, TableError>;
-    /// Everything that is in the table.
+    /// All entries of the table.
     fn entries(&self) -> Result<Vec<(K, V)>, TableError>;
 }
 
-/// The tables that are synchronised. The kernel room implements it over the
-/// pinned maps; [`memory::MemoryTables`] over ordinary maps.
+/// The tables that are reconciled. `beeline-kernel` implements it for the
+/// pinned maps, [`memory::MemoryTables`] in memory. The table `maglev` is the
+/// map named `SHARE`.
 #[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 pub trait Tables {
     fn address(&mut self) -> &mut dyn Table<AddressKey, AddressValue>;

@@ -1,5 +1,5 @@
-//! The tables in ordinary memory, with limits and failures on demand: the
-//! double of the kernel's maps in tests and benchmarks.
+//! Tables in memory, with limits and injected failures. They replace the
+//! kernel's maps in tests and benchmarks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -17,11 +17,11 @@ use beeline_abi::service::{
 
 use crate::{Contents, Operation, Table, TableError, Tables};
 
-/// What the tables of one set maglev.
+/// State that all tables of a set have in common.
 #[derive(Debug, Default)]
 struct Shared {
     log: Option<Vec<Operation>>,
-    /// So many more writes succeed.
+    /// Number of further writes that succeed.
     writes_left: Option<u64>,
 }
 
@@ -40,13 +40,13 @@ pub struct MemoryTable<K, V> {
     pub capacity: u32,
     /// Content; tests may change it behind the reconciler's back.
     pub entries: BTreeMap<K, V>,
-    /// So many of the next updates are refused.
+    /// Number of updates that fail next.
     pub fail_updates: u32,
-    /// So many of the next deletes are refused.
+    /// Number of deletes that fail next.
     pub fail_deletes: u32,
-    /// Reading is refused.
+    /// Reads fail.
     pub fail_reads: bool,
-    /// Keys whose update and delete are always refused.
+    /// Keys whose updates and deletes always fail.
     pub refused: BTreeSet<K>,
     record: fn(K, Option<V>) -> Operation,
     shared: SharedCell,
@@ -77,7 +77,7 @@ impl<K: Ord + Copy, V: Copy> MemoryTable<K, V> {
         }
     }
 
-    /// Takes one write of what is left; false if nothing is left.
+    /// Consumes one of the remaining writes; false if none is left.
     fn may_write(&self) -> bool {
         match &mut lock(&self.shared).writes_left {
             None => true,
@@ -202,7 +202,7 @@ impl MemoryTables {
         }
     }
 
-    /// From now on every successful write is logged.
+    /// Starts logging every successful write.
     pub fn start_log(&mut self) {
         lock(&self.shared).log = Some(Vec::new());
     }
@@ -212,8 +212,8 @@ impl MemoryTables {
         lock(&self.shared).log.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// After so many more writes every further one is refused, as if the
-    /// agent had been killed there; none takes the limit away.
+    /// Makes all writes fail after this many more, as if the agent had been
+    /// killed there. None removes the limit.
     pub fn stop_after(&mut self, writes: Option<u64>) {
         lock(&self.shared).writes_left = writes;
     }

@@ -1,16 +1,18 @@
-//! Writes the difference between what the tables should hold and what they
-//! hold, in an order that is safe for packets:
+//! Writes the difference between the desired and the actual tables, in an order
+//! that is safe for packets:
 //!
-//! 1. Additions, from the target to what points at it: node, address,
-//!    endpoint, namespace; backend, members of services, slot, maglev, service
-//!    (this publishes the slots and shares), source range, frontend, service address. An
-//!    entry whose target is not done waits.
-//! 2. Removals, the other way round. An entry that something in the tables
-//!    still needs waits: the old slots of a service that could not be
-//!    published stay.
+//! 1. Additions, targets before the entries that refer to them: node, address,
+//!    endpoint, namespace; backend, slots by backend id, slot, Maglev segment,
+//!    service (which publishes the slots and the Maglev table), source range,
+//!    frontend, service address. An entry waits while its target is not
+//!    written.
 //!
-//! Each update costs as much as it changes. While something has failed, each
-//! flush also costs as much as there is outstanding, which the tables bound.
+//! 2. Removals, in reverse order. An entry that is still referenced waits: the
+//!    old slots of a service stay until its new slots are published.
+//!
+//! The cost of an update is proportional to its changes. While changes have
+//! failed, each flush also costs as much as there is outstanding, which the
+//! table sizes bound.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -27,20 +29,22 @@ use beeline_abi::service::{
 use crate::table::{Cause, TableState};
 use crate::{Contents, Delta, Report, SyncProblem, TableCount, Tables};
 
-/// What happens to entries that nobody used_services for.
+/// What happens to entries that are not desired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prune {
-    /// They stay: the source has not listed everything yet.
+    /// They stay: the source has not been listed in full yet.
     Keep,
     /// They are deleted.
     Delete,
 }
 
-/// How often a flush starts again because it made room or removed a cause of
-/// waiting. What is then outstanding stays for the next flush.
+/// Maximum number of passes of a flush. A pass is repeated if it made room or
+/// wrote an entry that others waited for. What remains is left for the next
+/// flush.
 const PASSES_MAX: u32 = 4;
 
-/// Desired against actual, for all tables. See the module's text.
+/// Reconciles desired and actual contents of all tables. See the module
+/// documentation.
 #[derive(Debug)]
 pub struct Reconciler {
     address: TableState<AddressKey, AddressValue>,
@@ -54,7 +58,7 @@ pub struct Reconciler {
     maglev: TableState<SlotKey, MaglevSegment>,
     backend: TableState<u32, BackendValue>,
     source_range: TableState<SourceRangeKey, SourceRangeValue>,
-    /// The table that a comparison has come to.
+    /// Index of the table that is being compared.
     compared: usize,
 }
 
@@ -64,7 +68,7 @@ impl Default for Reconciler {
     }
 }
 
-/// The same call on every table.
+/// Runs the same expression on every table.
 macro_rules! each_table {
     ($self:ident, $table:ident => $call:expr) => {{
         let $table = &mut $self.address;
@@ -92,7 +96,7 @@ macro_rules! each_table {
     }};
 }
 
-/// The same question to every table.
+/// Collects the results of the same method of every table.
 macro_rules! collect_from_tables {
     ($self:ident, $call:ident) => {
         [
@@ -112,8 +116,8 @@ macro_rules! collect_from_tables {
 }
 
 impl Reconciler {
-    /// Nothing is desired, and the tables count as empty until
-    /// [`Reconciler::resync`] has read them.
+    /// Nothing is desired, and all tables are assumed to be empty until
+    /// [`Reconciler::resync`] reads them.
     pub fn new() -> Reconciler {
         Reconciler {
             address: TableState::new(&maps::ADDRESS),
@@ -131,7 +135,7 @@ impl Reconciler {
         }
     }
 
-    /// Changes the desired state; nothing is written before the next flush.
+    /// Changes the desired state. Nothing is written before the next flush.
     pub fn submit(&mut self, delta: Delta) {
         self.address.submit(delta.address);
         self.endpoint.submit(delta.endpoint);
@@ -152,8 +156,8 @@ impl Reconciler {
         self.flush(tables)
     }
 
-    /// Writes what is pending. What fails stays outstanding and is told by
-    /// [`Reconciler::problems`].
+    /// Writes pending changes. Failed changes stay outstanding and are reported
+    /// by [`Reconciler::problems`].
     pub fn flush(&mut self, tables: &mut dyn Tables) -> Report {
         let mut report = Report::default();
         for _ in 0..PASSES_MAX {
@@ -169,20 +173,20 @@ impl Reconciler {
         report
     }
 
-    /// What failed is tried again at the next flush. To be called now and
-    /// then while there are problems.
+    /// Makes failed changes pending again for the next flush. Call it
+    /// periodically while there are problems.
     pub fn retry(&mut self) {
         each_table!(self, table => table.retry(|_| true));
     }
 
-    /// Everything in the tables that nobody used_services for is deleted at the next
-    /// flush. To be called once the source has been listed in full and all
-    /// local endpoints are set.
+    /// Deletes all entries that are not desired at the next flush. Call it once
+    /// the source has been listed in full and all local endpoints are set.
     pub fn prune(&mut self) {
         each_table!(self, table => table.prune());
     }
 
-    /// Reads the tables back, compares, and writes only the difference.
+    /// Reads all tables, compares them with the desired state, and writes the
+    /// difference.
     pub fn resync(&mut self, tables: &mut dyn Tables, prune: Prune) -> Report {
         let drift = self.address.reread(tables.address())
             + self.endpoint.reread(tables.endpoint())
@@ -201,10 +205,11 @@ impl Reconciler {
         Report { drift, ..self.flush(tables) }
     }
 
-    /// Compares some more entries of the tables with what they should hold, and
-    /// writes the difference. True: that was the last of them, the next call
-    /// begins anew. Unlike [`Reconciler::resync`], which it follows, no call
-    /// takes longer than `entries` take; only tries are read as a whole.
+    /// Compares up to `entries` entries with the desired state and writes the
+    /// difference. True: the comparison is complete, and the next call starts a
+    /// new one. Call [`Reconciler::resync`] first. Unlike it, the time of a
+    /// call is bounded by `entries`, except for LPM tries, which are read as a
+    /// whole.
     pub fn compare(&mut self, tables: &mut dyn Tables, entries: usize, prune: Prune) -> (Report, bool) {
         let (mut budget, mut drift) = (entries, 0);
         let mut finished = false;
@@ -227,8 +232,8 @@ impl Reconciler {
         (Report { drift, ..flushed }, finished)
     }
 
-    /// Of the table at hand: what differs, and whether there is more of it.
-    /// None: there is no further table.
+    /// Compares the current table: its drift, and whether there is more of it.
+    /// None: all tables have been compared.
     fn compare_one(&mut self, tables: &mut dyn Tables, budget: &mut usize) -> Option<(u64, bool)> {
         macro_rules! compare {
             ($table:ident) => {{
@@ -252,8 +257,8 @@ impl Reconciler {
         }
     }
 
-    /// What the tables hold, as far as we know: after the first resync, what
-    /// an earlier agent left. The planner adopts it.
+    /// The actual contents as far as known. After the first resync these are
+    /// the tables of an earlier agent, which the planner adopts.
     pub fn actual(&self) -> Contents {
         Contents {
             address: sorted(self.address.written()),
@@ -270,7 +275,7 @@ impl Reconciler {
         }
     }
 
-    /// What the tables should hold.
+    /// The desired contents of the tables.
     pub fn desired(&self) -> Contents {
         Contents {
             address: self.address.desired(),
@@ -287,7 +292,7 @@ impl Reconciler {
         }
     }
 
-    /// The backends that are in the table, by number.
+    /// The backends in the table, by id.
     pub fn backends(&self) -> &HashMap<u32, BackendValue> {
         self.backend.written()
     }
@@ -297,17 +302,17 @@ impl Reconciler {
         self.endpoint.is_written(&ip)
     }
 
-    /// Done, pending and failed entries of every table.
+    /// Written, pending and failed entries of every table.
     pub fn counts(&self) -> Vec<TableCount> {
         collect_from_tables!(self, count).into()
     }
 
-    /// Changes that are not done, in all tables.
+    /// Pending and failed changes in all tables.
     pub fn outstanding(&self) -> u64 {
         collect_from_tables!(self, outstanding).iter().sum()
     }
 
-    /// Why tables are not as they should be: one line per table and cause.
+    /// Problems of the tables: one per table and cause.
     pub fn problems(&self) -> Vec<SyncProblem> {
         collect_from_tables!(self, problems).concat()
     }
@@ -357,9 +362,9 @@ impl Reconciler {
             let no_service = !service.is_written(&value.service);
             no_service.then_some(maps::SERVICE.name).or(set_is_incomplete.then_some(maps::SOURCE_RANGE.name))
         });
-        // An exclusive address without any frontend refuses everything. Once
-        // one of its frontends is there it is published: the others' ports
-        // are refused then, which is better than to lose them all.
+        // An exclusive address without frontends refuses all connections. It is
+        // published as soon as one of its frontends is written: ports of
+        // missing frontends are refused until then, but the others work.
         let without_frontend = classes_without_frontend(frontend);
         service_address.write(tables.service_address(), report, |_, value| {
             let refuses =
@@ -395,7 +400,7 @@ impl Reconciler {
         slot.delete(tables.slot(), report, |key| {
             let current = service.written().get(&key.service);
             let is_used = |value: &ServiceValue| match is_by_backend(key) {
-                // Its slot may still be there as long as something is.
+                // Removals of its service or slots are outstanding.
                 true => {
                     value.has_slots_by_backend()
                         && (failed_services.contains(&key.service) || failed_slots.contains(&key.service))
@@ -418,8 +423,8 @@ impl Reconciler {
         });
     }
 
-    /// After a pass: what may succeed now becomes pending again. False if
-    /// there is no such thing.
+    /// Makes failed changes that may succeed after this pass pending again.
+    /// False if there are none.
     fn requeue_failed(&mut self, pass: &Report) -> bool {
         let freed = pass.deleted > 0;
         let moved = freed || pass.written > 0;
@@ -437,7 +442,7 @@ impl Reconciler {
     }
 }
 
-/// The entry that says that a backend serves a service.
+/// The slot of a service that is looked up by backend id.
 fn slot_by_backend(service: u32, backend: u32) -> SlotKey {
     SlotKey { service, generation: SLOT_BY_BACKEND, slot: backend }
 }
@@ -446,7 +451,7 @@ fn is_by_backend(key: &SlotKey) -> bool {
     key.generation == SLOT_BY_BACKEND
 }
 
-/// Classes whose frontends could not be written, not one of them.
+/// Address classes of which no frontend could be written.
 fn classes_without_frontend(frontend: &TableState<FrontendKey, FrontendValue>) -> HashSet<u32> {
     let mut without_frontend: HashSet<u32> = frontend.unwritten().map(|key| key.class).collect();
     if !without_frontend.is_empty() {

@@ -1,16 +1,16 @@
-//! What the reconciler did and what it could not do.
+//! Results of the reconciler.
 
-/// What one flush or resync did.
+/// Result of one flush, resync or comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Entries written.
     pub written: u64,
     /// Entries deleted.
     pub deleted: u64,
-    /// Entries that were not as we left them (resync only): what
-    /// `beeline_drift_total` counts.
+    /// Entries that were changed by others (resync and comparison only), as
+    /// counted by `beeline_drift_total`.
     pub drift: u64,
-    /// Changes that are still to be done, in all tables.
+    /// Pending and failed changes in all tables.
     pub outstanding: u64,
 }
 
@@ -23,30 +23,31 @@ impl Report {
     }
 }
 
-/// How far one table is.
+/// Number of entries of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableCount {
     /// Table name.
     pub name: &'static str,
-    /// Capacity in entries, as the layout says.
+    /// Capacity in entries.
     pub capacity: u32,
-    /// Entries that are in the table, as far as we know.
+    /// Entries in the table, as far as known.
     pub entries: u64,
-    /// Entries that should be in the table.
+    /// Entries in the desired state.
     pub desired: u64,
-    /// Changes not tried yet, or waiting for another table.
+    /// Changes not attempted yet, or waiting for another table.
     pub pending: u64,
-    /// Changes that failed (the table is full, the kernel refused).
+    /// Changes that failed (the table is full, or the kernel returned an
+    /// error).
     pub failed: u64,
 }
 
-/// Why part of a table is not as it should be.
+/// Why a table differs from its desired state.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SyncProblem {
     /// Table name.
     pub table: &'static str,
-    /// How many entries have the problem.
+    /// Number of affected entries.
     pub entries: u64,
-    /// What, why, and the next step.
+    /// The problem, its cause, and the next step.
     pub message: String,
 }

@@ -1,7 +1,6 @@
-//! What the reconciler knows about one table: what it holds, what is still to
-//! be done, and what failed. The desired state is not kept a second time: it
-//! is what the table holds, overlaid by what is outstanding, without what nobody
-//! asked for.
+//! The reconciler's state of one table: known contents, pending changes and
+//! failed changes. The desired state is not stored separately: it is the known
+//! contents with the outstanding changes applied, without leftover entries.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
@@ -11,20 +10,20 @@ use beeline_abi::maps::MapSpec;
 use crate::compare::CompareCursor;
 use crate::{Report, SyncProblem, Table, TableCount, TableError};
 
-/// Why a change is not done.
+/// Why a change failed.
 #[derive(Clone, Debug)]
 pub(crate) enum Cause {
-    /// No room.
+    /// The table is full.
     Full,
-    /// It needs an entry of this table, which is not done either.
+    /// It depends on an entry of this table, which is not written either.
     Waiting(&'static str),
-    /// The kernel refused.
+    /// The kernel returned an error.
     Refused(String),
 }
 
 #[derive(Clone, Debug)]
 struct Failed<V> {
-    /// The value to write; none = to be deleted.
+    /// The value to write; none: the entry is to be deleted.
     desired: Option<V>,
     cause: Cause,
 }
@@ -32,17 +31,17 @@ struct Failed<V> {
 #[derive(Debug)]
 pub(crate) struct TableState<K, V> {
     pub(crate) spec: &'static MapSpec,
-    /// What the table holds, as far as we know.
+    /// Contents of the table, as far as known.
     pub(crate) written: HashMap<K, V>,
     pub(crate) updates: BTreeMap<K, V>,
     pub(crate) deletes: BTreeSet<K>,
     failed: BTreeMap<K, Failed<V>>,
-    /// In the table, but not asked for (yet).
+    /// Entries in the table that are not desired (yet).
     pub(crate) leftover: HashSet<K>,
-    /// The table has been read: from now on a difference is drift.
+    /// The table has been read once: later differences are drift.
     read: bool,
     pub(crate) read_error: Option<String>,
-    /// A comparison that is not over.
+    /// The comparison in progress.
     pub(crate) cursor: Option<CompareCursor<K>>,
 }
 
@@ -77,8 +76,8 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         }
     }
 
-    /// Writes what is to be written. `missing` names the table in which an
-    /// entry that the new one needs is not done.
+    /// Writes pending updates. `missing` returns the table in which an entry
+    /// that the new one refers to is not written.
     pub(crate) fn write(
         &mut self,
         table: &mut dyn Table<K, V>,
@@ -88,7 +87,7 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         self.write_some(table, report, |_| true, missing);
     }
 
-    /// The same for those entries whose key `accept` accepts.
+    /// Like `write`, for keys that `accept` accepts.
     pub(crate) fn write_some(
         &mut self,
         table: &mut dyn Table<K, V>,
@@ -103,7 +102,7 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         for (key, value) in accepted {
             let result = match missing(&key, &value) {
                 Some(other) => Err(Cause::Waiting(other)),
-                // After one refusal for lack of room only replacements have a chance.
+                // Once the table is full, only replacements can succeed.
                 None if full && !self.written.contains_key(&key) => Err(Cause::Full),
                 None => table.update(&key, &value).map_err(Cause::from),
             };
@@ -120,8 +119,8 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         }
     }
 
-    /// Deletes what is to be deleted. `user` names the table in which an
-    /// entry still needs this one.
+    /// Performs pending deletes. `user` returns the table in which an entry
+    /// still refers to this one.
     pub(crate) fn delete(
         &mut self,
         table: &mut dyn Table<K, V>,
@@ -143,7 +142,7 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         }
     }
 
-    /// Failed changes with a cause that `again` accepts become pending.
+    /// Makes failed changes with a matching cause pending.
     pub(crate) fn retry(&mut self, is_retryable: impl Fn(&Cause) -> bool) {
         if self.failed.is_empty() {
             return;
@@ -157,7 +156,8 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         }
     }
 
-    /// Reads the table back. Returns how many entries are not as we left them.
+    /// Reads the table. Returns the number of entries that were changed by
+    /// others.
     pub(crate) fn reread(&mut self, table: &dyn Table<K, V>) -> u64 {
         let actual: HashMap<K, V> = match table.entries() {
             Ok(entries) => entries.into_iter().collect(),
@@ -185,7 +185,7 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         drift
     }
 
-    /// What nobody asked for is to be deleted.
+    /// Marks leftover entries for deletion.
     pub(crate) fn prune(&mut self) {
         self.deletes.extend(std::mem::take(&mut self.leftover));
     }
@@ -198,12 +198,12 @@ impl<K: Ord + Hash + Copy, V: PartialEq + Copy> TableState<K, V> {
         &self.written
     }
 
-    /// Keys whose change or removal is not done.
+    /// Keys of failed updates and deletes.
     pub(crate) fn failed_keys(&self) -> impl Iterator<Item = &K> {
         self.failed.keys()
     }
 
-    /// Values in the table whose change or removal is not done.
+    /// Values in the table whose update or delete failed.
     pub(crate) fn failed_values(&self) -> impl Iterator<Item = &V> {
         self.failed.keys().filter_map(|key| self.written.get(key))
     }

@@ -1,6 +1,6 @@
-//! Somebody changes the tables behind the agent's back while it goes on
-//! working: a comparison a few entries at a time finds it all, counts it once,
-//! and takes nothing for it that the agent does itself.
+//! Tables are changed by others while the agent keeps writing: an incremental
+//! comparison finds every difference, counts it once, and does not count the
+//! agent's own writes.
 
 use beeline_abi::service::{BackendValue, ServiceValue, SlotKey, SlotValue};
 use beeline_sync::memory::MemoryTables;
@@ -54,8 +54,8 @@ impl World {
         self.reconciler.apply(delta, &mut self.tables);
     }
 
-    /// One whole comparison, `entries` at a time; `between` does what else
-    /// happens. Returns the drift.
+    /// One complete comparison, `entries` at a time; `between` runs between the
+    /// steps. Returns the drift.
     fn compare(&mut self, entries: usize, mut between: impl FnMut(&mut World)) -> u64 {
         let mut drift = 0;
         for _ in 0..10_000 {
@@ -109,7 +109,7 @@ fn unit_updates_during_a_comparison_are_not_drift() {
     }
 }
 
-/// Both at once: in the end everything is as it should be.
+/// With drift and updates at once, the tables end in the desired state.
 #[test]
 fn unit_drift_and_updates_together_end_in_the_desired_tables() {
     let seed: u64 = rand::random();

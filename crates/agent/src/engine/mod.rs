@@ -1,8 +1,9 @@
 //! The agent's state and everything that changes it: cluster updates, CNI
-//! calls, the state of the host, time. One value behind one lock; blocking.
+//! calls, host changes and timers. Blocking; the caller holds it behind one
+//! lock.
 //!
-//! Whatever happens, it ends in [`Engine::sync_tables`] (plan -> sync ->
-//! tables) and, where the node itself is concerned, in [`Engine::sync_host`].
+//! Every change ends in [`Engine::sync_tables`] (plan, sync, tables) and, if
+//! the node itself is affected, in [`Engine::sync_host`].
 
 mod node;
 mod pods;
@@ -37,47 +38,48 @@ use crate::takeover::TakeOver;
 use problems::Problems;
 pub use status::AwaitedObject;
 
-/// Entries of the tables that are compared before others may go on: well below
-/// a millisecond.
+/// Table entries compared per lock acquisition: well below a millisecond.
 const COMPARE_BATCH_MAX: usize = 256;
 
-/// Why the host is looked at.
+/// Why the host is synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Something that the agent wants has changed.
+    /// The desired state has changed.
     Change,
-    /// Somebody else may have changed something: what is done is a repair.
+    /// The host may have been changed by another process: every action is
+    /// counted as a repair.
     Repair,
 }
 
-/// Everything that the engine stands on.
+/// Everything that the engine needs.
 pub struct Parts {
-    /// What the agent is told.
+    /// The agent's configuration.
     pub configuration: Configuration,
-    /// Files that outlive the agent.
+    /// State files.
     pub state: StateDir,
-    /// Where DELs wait that came while the agent was away.
-    pub spool: PathBuf,
+    /// Directory with CNI DELs that arrived while the agent was down.
+    pub deletion_queue: PathBuf,
     /// Programs and tables.
     pub datapath: Box<dyn Datapath>,
-    /// Links, routes, sysctls.
+    /// Links, routes and sysctls.
     pub host: Box<dyn Host>,
-    /// Who ends sockets to backends that are gone, if any are translated.
+    /// Destroys sockets connected to removed backends. `None` if socket load
+    /// balancing is disabled.
     pub sockets: Option<SocketDestroyer>,
     /// Cookie of the node's network namespace.
     pub netns_cookie: u64,
 }
 
-/// See the module's text.
+/// See the module documentation.
 pub struct Engine {
     configuration: Configuration,
     state: StateDir,
-    spool: PathBuf,
+    deletion_queue: PathBuf,
     datapath: Box<dyn Datapath>,
     host: Box<dyn Host>,
     sockets: Option<SocketDestroyer>,
     netns_cookie: u64,
-    /// What the programs were told last.
+    /// The configuration last published to the programs.
     published_config: Option<ConfigValue>,
     planner: Planner,
     reconciler: Reconciler,
@@ -92,14 +94,15 @@ pub struct Engine {
     take_over: TakeOver,
     node_revision: Option<u64>,
     pruned: bool,
-    /// Forwarding was seen on: off again is somebody else's doing.
+    /// Forwarding was enabled before: if it is off, another process disabled
+    /// it.
     node_sysctls_set: bool,
-    /// Table changes that the last flush could not do.
+    /// Failed table updates of the last flush.
     undone: u64,
     counts: Counts,
 }
 
-/// What the engine counts since it began.
+/// Counters since the start of the agent.
 #[derive(Clone, Debug, Default)]
 struct Counts {
     drift: u64,
@@ -108,11 +111,10 @@ struct Counts {
 }
 
 impl Engine {
-    /// Takes over what an earlier agent left and makes the node as it should
-    /// be, as far as the files on disk tell. What is right already is not
-    /// touched.
+    /// Adopts the state of the previous agent and brings the node to the
+    /// desired state as known from disk. What already matches is not touched.
     pub fn start(parts: Parts) -> anyhow::Result<Engine> {
-        let Parts { configuration, state, spool, mut datapath, host, sockets, netns_cookie } = parts;
+        let Parts { configuration, state, deletion_queue, mut datapath, host, sockets, netns_cookie } = parts;
         let resumed = datapath.config()?.flags & flags::TAKE_OVER != 0;
         let mut reconciler = Reconciler::new();
         reconciler.resync(datapath.tables(), Prune::Keep);
@@ -122,7 +124,7 @@ impl Engine {
         let mut engine = Engine {
             configuration,
             state,
-            spool,
+            deletion_queue,
             datapath,
             host,
             sockets,
@@ -148,12 +150,12 @@ impl Engine {
         engine.detect_kube_proxy();
         engine.publish_config()?;
         engine.sync_host(Cause::Change).context("cannot read the node's network configuration")?;
-        engine.read_spool();
+        engine.read_deletion_queue();
         engine.sync_tables();
         Ok(engine)
     }
 
-    /// Takes in what the source told.
+    /// Applies updates from the source.
     pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) {
         let mut version_events = Vec::new();
         for update in updates {
@@ -174,14 +176,15 @@ impl Engine {
         }
     }
 
-    /// Once a second: what does not announce itself.
+    /// Called every second: work without notifications.
     pub fn tick(&mut self) {
         self.sync_node_sysctls();
-        self.read_spool();
+        self.read_deletion_queue();
         self.report_problems(Instant::now());
     }
 
-    /// Every ten seconds: what should announce itself, in case it did not.
+    /// Called every ten seconds: checks for changes whose notifications were
+    /// missed.
     pub fn check_host(&mut self) {
         match self.datapath.repair() {
             Ok(0) => {}
@@ -200,7 +203,7 @@ impl Engine {
         }
     }
 
-    /// Every minute: is kube-proxy there, or connections of it?
+    /// Called every minute: checks for kube-proxy rules and their connections.
     pub fn check_take_over(&mut self) {
         let before = self.take_over.is_active();
         self.detect_kube_proxy();
@@ -227,9 +230,8 @@ impl Engine {
         }
     }
 
-    /// All the time, at a bounded cost: compares some more of the tables with
-    /// what they should hold, and corrects what differs. True: that was the
-    /// last of them.
+    /// Compares the next batch of table entries with the desired state and
+    /// corrects differences. Returns true at the end of a full pass.
     pub fn compare_batch(&mut self) -> bool {
         let prune = if self.pruned { Prune::Delete } else { Prune::Keep };
         let tables = self.datapath.tables();
@@ -247,7 +249,7 @@ impl Engine {
         is_finished
     }
 
-    /// Writes what the planner has computed anew.
+    /// Writes pending changes of the planner to the tables.
     fn sync_tables(&mut self) {
         let delta = self.planner.drain();
         let stale = stale_sockets::stale_backends(&delta.backend, &delta.slot, self.reconciler.backends());
@@ -257,7 +259,7 @@ impl Engine {
         self.undone = report.outstanding;
     }
 
-    /// Ends what the socket hooks have connected to these backends.
+    /// Destroys sockets that the socket hooks connected to these backends.
     fn destroy_stale_sockets(&self, stale: RemovedBackends) {
         let Some(sockets) = self.sockets.as_ref().filter(|_| !stale.is_empty()) else { return };
         let namespace = |endpoint: &Endpoint| {
@@ -271,10 +273,10 @@ impl Engine {
         sockets.destroy(stale, pods);
     }
 
-    /// The API server has told everything: what nobody asked for goes.
+    /// The initial list is complete: removes stale entries.
     fn finish_initial_sync(&mut self) {
         self.pruned = true;
-        // All of them, once, and only where sockets are translated.
+        // Copied only once, and only if socket load balancing is enabled.
         let before = self.sockets.as_ref().map(|_| self.reconciler.backends().clone());
         self.reconciler.prune();
         let report = self.reconciler.flush(self.datapath.tables());
@@ -296,18 +298,18 @@ impl Engine {
         }
     }
 
-    /// What `healthCheckNodePort`s are to answer from now on, as far as it
-    /// has changed since the last call.
+    /// Changes of the health checks served at `healthCheckNodePort`s since the
+    /// last call.
     pub fn take_health_changes(&mut self) -> BTreeMap<ObjectName, Option<HealthCheck>> {
         self.planner.take_health_changes()
     }
 
-    /// The cluster is about to remove this node.
+    /// The node is being removed from the cluster.
     pub fn node_is_leaving(&self) -> bool {
         self.planner.own_node_is_leaving()
     }
 
-    /// Has the API server told everything, and is it programmed?
+    /// The initial list from the API server is complete and programmed.
     pub fn is_synced(&self) -> bool {
         self.pruned
     }

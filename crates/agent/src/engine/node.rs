@@ -1,5 +1,4 @@
-//! This node: its uplinks, routes and sysctls, and the configuration of its
-//! programs.
+//! This node: uplinks, routes, sysctls, and the configuration of its programs.
 
 use std::net::IpAddr;
 
@@ -19,7 +18,7 @@ use crate::nat::{self, NatPorts};
 const FORWARDING: &[(&str, &str)] = &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
 
 impl Engine {
-    /// The nodes have changed: PodCIDRs, configuration, routes.
+    /// Handles changes of Nodes: pod CIDRs, configuration, routes.
     pub(super) fn sync_nodes(&mut self) {
         let own = self.planner.own_node();
         let is_new = own.is_some() && own != self.own;
@@ -33,7 +32,8 @@ impl Engine {
         if let Err(error) = self.sync_host(Cause::Change) {
             warn!("cannot read the node's network configuration: {error:#}; retrying");
         }
-        // The uplinks' subnets decide about routes: they may have changed it again.
+        // Read again: `sync_host` passes the subnets of the uplinks to the
+        // planner, which may have changed the revision.
         self.node_revision = Some(self.planner.node_revision());
     }
 
@@ -54,9 +54,9 @@ impl Engine {
         }
     }
 
-    /// Tells the programs about this node. Before the node is known, what an
-    /// earlier agent told stays. True if somebody else has changed what they
-    /// knew.
+    /// Publishes the configuration of the programs. Until this Node is known,
+    /// the values of the previous agent stay. Returns true if another process
+    /// changed the published configuration.
     pub(super) fn publish_config(&mut self) -> anyhow::Result<bool> {
         let current = self.datapath.config()?;
         let nat = self.nat_ports();
@@ -82,14 +82,14 @@ impl Engine {
         Ok(is_drift)
     }
 
-    /// The ports that translated sources get, as the host has it now.
+    /// The ports available to SNAT, given the current sysctls.
     fn nat_ports(&self) -> NatPorts {
         let values = &self.configuration.values;
         let local = self.host.sysctl(nat::LOCAL_PORTS).ok().flatten();
         nat::choose(values.nat_ports.clone(), local.as_deref(), &values.node_port_range)
     }
 
-    /// The programs' switches, as the values set them.
+    /// The configuration flags of the programs.
     fn config_flags(&self) -> u32 {
         let values = &self.configuration.values;
         let flag = |enabled: bool, flag: u32| if enabled { flag } else { 0 };
@@ -100,7 +100,8 @@ impl Engine {
             | flag(values.masquerade_ipv6, config_flags::MASQUERADE_IPV6)
     }
 
-    /// Looks at the host and does what is to be done.
+    /// Reads the host's network configuration and brings it to the desired
+    /// state.
     pub fn sync_host(&mut self, cause: Cause) -> anyhow::Result<()> {
         let observed = self.host.observe()?;
         let mut problems = Vec::new();
@@ -116,13 +117,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Can this change of the host be one that has to be put right?
+    /// Whether this change requires a sync of the host.
     pub fn needs_sync(&self, change: &Change) -> bool {
         changes::is_relevant(change, |ifindex| self.endpoints.on_device(ifindex))
     }
 
-    /// This node's addresses as Kubernetes knows them, or as an earlier agent
-    /// told the programs.
+    /// This node's addresses from its Node object, or as published by the
+    /// previous agent.
     pub(super) fn node_ips(&self) -> Vec<IpAddr> {
         let ips = match &self.own {
             Some(own) => [own.ipv4, own.ipv6],
@@ -187,7 +188,8 @@ impl Engine {
         }
     }
 
-    /// Programs on every uplink and on every committed pod, and on nothing else.
+    /// Attaches programs to every uplink and every committed pod device, and
+    /// detaches them from all other devices.
     fn sync_attachments(&mut self, observed: &Observed, cause: Cause, problems: &mut Vec<String>) {
         let attached = self.datapath.attached();
         let programs_on =
@@ -238,7 +240,7 @@ impl Engine {
         }
     }
 
-    /// Does the actions; what fails becomes a problem and is tried again.
+    /// Performs the actions. A failed action becomes a problem and is retried.
     pub(super) fn perform(&mut self, actions: &[Action], cause: Cause, problems: &mut Vec<String>) {
         for action in actions {
             match self.host.act(action) {
@@ -252,8 +254,9 @@ impl Engine {
         }
     }
 
-    /// Forwarding, with what it would switch off kept on: a device that takes
-    /// router advertisements stops to, unless it is told to go on (2).
+    /// Enables forwarding. With forwarding enabled, a device ignores router
+    /// advertisements unless `accept_ra` is 2, so that is set first on devices
+    /// that accept them.
     pub(super) fn sync_node_sysctls(&mut self) {
         let desired_sysctls: Vec<(String, String)> =
             FORWARDING.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -273,14 +276,14 @@ impl Engine {
         self.change_node_sysctls(kept.into_iter().chain(desired_sysctls).collect());
     }
 
-    /// Every device that may take router advertisements.
+    /// Devices that may accept router advertisements.
     fn uplink_names(&mut self) -> Vec<String> {
         let observed = self.host.observe().unwrap_or_default();
         let links = observed.links.iter().filter(|link| !link.loopback && !desired::is_pod_link(link));
         links.map(|link| link.name.replace('.', "/")).collect()
     }
 
-    /// Writes what differs; the values before are on disk first.
+    /// Writes sysctls that differ, after saving their previous values to disk.
     fn change_node_sysctls(&mut self, desired_sysctls: Vec<(String, String)>) {
         let mut previous = self.state.sysctls();
         let mut changes = Vec::new();
@@ -331,7 +334,7 @@ impl Engine {
         }
     }
 
-    /// Returns how many were not right.
+    /// Returns the number of changed sysctls.
     pub(super) fn set_pod_sysctls(&mut self, name: &str, ipv6: bool) -> anyhow::Result<u64> {
         let mut changed = 0;
         for (setting, value) in desired::pod_sysctls(name, ipv6) {
@@ -345,7 +348,7 @@ impl Engine {
 }
 
 fn is_set(host: &dyn crate::host::Host, name: &str, value: &str) -> bool {
-    // One that does not exist (no IPv6) cannot be set and is not missed.
+    // A sysctl that does not exist (no IPv6) counts as set.
     !matches!(host.sysctl(name), Ok(Some(is)) if is != value)
 }
 

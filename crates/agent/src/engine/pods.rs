@@ -1,4 +1,4 @@
-//! Local pods: what the CNI plugin asks for.
+//! Local pods: the calls of the CNI plugin.
 
 use std::fs;
 use std::net::IpAddr;
@@ -22,8 +22,8 @@ use crate::host::{Action, Observed};
 type ApiResult<T> = Result<T, ApiError>;
 
 impl Engine {
-    /// Takes over the attachments of an earlier agent: from disk, or, if that
-    /// cannot be used, from the datapath's table.
+    /// Loads the attachments of the previous agent from disk, or recovers them
+    /// from the endpoint table if the file is unusable.
     pub(super) fn load_endpoints(&mut self, actual: &Contents) -> anyhow::Result<()> {
         let observed = self.host.observe()?;
         let state = self.state.endpoints();
@@ -60,7 +60,7 @@ impl Engine {
         self.save_endpoints_or_warn();
     }
 
-    /// CNI ADD, first half.
+    /// CNI ADD, first half: allocates the addresses.
     pub fn allocate(&mut self, attachment: &Attachment, pod: PodReference) -> ApiResult<Allocation> {
         let is_new = self.endpoints.get(attachment).is_err();
         let endpoint = self.endpoints.allocate(attachment, pod, self.pod_mtu(), now())?;
@@ -84,8 +84,8 @@ impl Engine {
         })
     }
 
-    /// CNI ADD, second half: programs first, then the device goes up, then
-    /// the tables lead to it. What fails is undone.
+    /// CNI ADD, second half: attaches the programs, sets the device up, then
+    /// writes the table entries. Undone on failure.
     pub fn commit(&mut self, attachment: &Attachment, link: Link) -> ApiResult<()> {
         let endpoint = self.endpoints.get(attachment)?.clone();
         let device = self.device_of(&endpoint, link.host_ifindex)?;
@@ -160,7 +160,8 @@ impl Engine {
         desired::actions(&desired, &observed)
     }
 
-    /// Its entries of the tables; written by the next [`Engine::sync_tables`].
+    /// Adds the endpoint's table entries; written by the next
+    /// [`Engine::sync_tables`].
     fn program(&mut self, endpoint: &Endpoint) {
         if let Some(value) = endpoint.value() {
             endpoint.addresses.iter().for_each(|ip| self.planner.set_endpoint(*ip, value));
@@ -168,7 +169,8 @@ impl Engine {
         }
     }
 
-    /// Takes it out of the tables and off its device, and notes that.
+    /// Removes the endpoint's table entries, detaches its programs and unlinks
+    /// it.
     fn disconnect(&mut self, endpoint: &Endpoint) {
         endpoint.addresses.iter().for_each(|ip| self.planner.remove_endpoint(*ip));
         if let Some(link) = endpoint.link {
@@ -183,11 +185,13 @@ impl Engine {
         self.endpoints.unlink(&endpoint.attachment);
     }
 
-    /// CNI DEL: out of the tables first, then the device, then the address.
+    /// CNI DEL: removes the table entries, then the device, then releases the
+    /// addresses.
     pub fn release(&mut self, attachment: &Attachment) -> ApiResult<()> {
         let Ok(endpoint) = self.endpoints.get(attachment).cloned() else { return Ok(()) };
         self.disconnect(&endpoint);
-        // Usually gone already; one that stays would keep an address that is free.
+        // Usually removed already. A remaining device would keep using released
+        // addresses.
         if let Err(error) = self.host.act(&Action::DeleteLink { name: endpoint.host_interface() }) {
             return Err(internal(format!("cannot release {}: {error:#}", describe(&endpoint))));
         }
@@ -242,8 +246,8 @@ impl Engine {
         }
     }
 
-    /// Pods whose device has gone before their DEL: their entries go too, for
-    /// the index may be another device's one day.
+    /// Removes pods whose device was removed before CNI DEL: the interface
+    /// index may be reused by another device.
     pub(super) fn remove_lost_pods(&mut self, observed: &Observed) {
         self.own_addresses = observed.addresses.clone();
         let exists = |endpoint: &Endpoint, link: Link| {
@@ -269,17 +273,17 @@ impl Engine {
         }
     }
 
-    /// Releases what DEL left word of while the agent was away. A file is
-    /// taken and released under one lock, so that an ADD of the same
-    /// attachment comes before or after, never between.
-    pub(super) fn read_spool(&mut self) {
-        let Ok(files) = fs::read_dir(&self.spool) else { return };
+    /// Processes CNI DELs that arrived while the agent was down. Each file is
+    /// read and released under the engine's lock, so that an ADD of the same
+    /// attachment is ordered before or after it.
+    pub(super) fn read_deletion_queue(&mut self) {
+        let Ok(files) = fs::read_dir(&self.deletion_queue) else { return };
         for file in files.flatten().filter(|file| file.path().extension().is_some_and(|end| end == "json")) {
-            self.release_from_spool(&file.path());
+            self.release_from_deletion_queue(&file.path());
         }
     }
 
-    fn release_from_spool(&mut self, path: &Path) {
+    fn release_from_deletion_queue(&mut self, path: &Path) {
         let read = fs::read(path).map_err(anyhow::Error::from);
         match read.and_then(|bytes| Ok(serde_json::from_slice::<Attachment>(&bytes)?)) {
             Ok(attachment) => match self.release(&attachment) {
@@ -293,7 +297,7 @@ impl Engine {
         }
     }
 
-    /// The MTU of a new pod.
+    /// The MTU of a new pod, in bytes.
     pub(super) fn pod_mtu(&self) -> u32 {
         let uplinks = self.uplinks.iter().map(|uplink| uplink.mtu).min();
         self.configuration.values.mtu.or(uplinks).unwrap_or(MTU_DEFAULT)
@@ -314,7 +318,7 @@ fn object_name(endpoint: &Endpoint) -> ObjectName {
     ObjectName { namespace: endpoint.pod.namespace.clone(), name: endpoint.pod.name.clone() }
 }
 
-/// Its pod, container and interface, for messages.
+/// Pod, container and interface of the endpoint, for messages.
 fn describe(endpoint: &Endpoint) -> String {
     let Attachment { container_id, interface } = &endpoint.attachment;
     let container = match interface.is_empty() {

@@ -1,5 +1,5 @@
-//! What cannot be used or done: in words for the status and the log, and as
-//! changes for those who tell it on the objects.
+//! Problems: messages for status and log, and changes that are published as
+//! events on the objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,27 +11,27 @@ use tracing::{info, warn};
 use super::Engine;
 use crate::stale_sockets::SocketDestroyer;
 
-/// A slice may be without its Service for this long: it is listed first, or
-/// Kubernetes has yet to collect it.
+/// Grace period for an EndpointSlice without its Service: the Service may be
+/// listed later, or garbage collection is pending.
 const ORPHAN_GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// What is known about problems beside those who have them.
+/// Problems and what was logged and published about them.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
-    /// Told by the source, by object.
+    /// Problems found by the source, by object.
     from_source: BTreeMap<(Kind, ObjectName), Vec<Problem>>,
-    /// Slices without their Service, and since when.
+    /// EndpointSlices without their Service, and since when.
     orphans: BTreeMap<ObjectName, Instant>,
-    /// In the log as lasting.
+    /// Messages that were logged and not yet resolved.
     logged: BTreeSet<String>,
-    /// With those who tell them on the objects.
+    /// Problems that were published as events and not yet resolved.
     published: BTreeSet<Problem>,
-    /// To be passed on.
+    /// Changes to be published.
     changes: ProblemChanges,
 }
 
 impl Problems {
-    /// Takes in what the source says is wrong with an object.
+    /// Records the problems of an update from the source.
     pub(super) fn record(&mut self, update: &Update) {
         let about = match &update.change {
             Some(Change::Apply(object)) => Some((object.kind(), object.name())),
@@ -54,10 +54,10 @@ impl Problems {
         }
     }
 
-    /// The object is gone. One that comes in its place is another, even if it
-    /// has the same problems.
+    /// The object was deleted. A new object of the same name has its own
+    /// problems, even if they are equal.
     fn forget(&mut self, kind: Kind, name: &ObjectName) {
-        // The first reason there is, so that the set is read from here on.
+        // The least reason, as the start of the range.
         let reason = Reason::ObjectUnreadable;
         let first = Problem { kind, name: name.clone(), reason, message: String::new() };
         let of_object = |problem: &&Problem| problem.kind == kind && problem.name == *name;
@@ -77,7 +77,7 @@ impl Problems {
         }
     }
 
-    /// Is it more than a passing moment?
+    /// Whether the problem has lasted longer than its grace period.
     fn is_reportable(&self, problem: &Problem, now: Instant) -> bool {
         let is_long = |since: &Instant| now.saturating_duration_since(*since) >= ORPHAN_GRACE_PERIOD;
         problem.reason != Reason::ServiceMissing || self.orphans.get(&problem.name).is_some_and(is_long)
@@ -91,7 +91,7 @@ impl Problems {
 }
 
 impl Engine {
-    /// Everything that cannot be used or done, in words.
+    /// All problems, as messages.
     pub(super) fn problems(&self) -> BTreeSet<String> {
         self.messages(&self.object_problems(self.planner.problems(), Instant::now()))
     }
@@ -109,15 +109,14 @@ impl Engine {
             .collect()
     }
 
-    /// Problems of objects of the cluster, as the planner and the source have
-    /// found them.
+    /// Problems of cluster objects, found by the planner and the source.
     fn object_problems(&self, planned: Vec<Problem>, now: Instant) -> BTreeSet<Problem> {
         let planned = planned.into_iter().filter(|problem| self.problems.is_reportable(problem, now));
         self.problems.from_source.values().flatten().cloned().chain(planned).collect()
     }
 
-    /// Problems of this node itself, as its Node object bears them: in words
-    /// that last as long as the problem.
+    /// Problems of this node, for its Node object. Each message stays the same
+    /// while the problem lasts.
     fn node_problems(&self) -> impl Iterator<Item = Problem> {
         let host = self.host_problems.iter().map(|message| (Reason::HostNetwork, message.clone()));
         let sockets = self.sockets.iter().flat_map(SocketDestroyer::problems);
@@ -145,8 +144,8 @@ impl Engine {
         Problem { kind: Kind::Node, name, reason, message }
     }
 
-    /// Logs problems once when they come and once when they go, and passes
-    /// them on.
+    /// Logs each problem when it appears and when it is resolved, and queues
+    /// changes for publishing.
     pub(super) fn report_problems(&mut self, now: Instant) {
         let planned = self.planner.problems();
         self.problems.record_orphans(&planned, now);
@@ -158,9 +157,9 @@ impl Engine {
         self.problems.publish(self.for_objects(of_objects));
     }
 
-    /// What is told on which object: problems of this node on its own Node,
-    /// those with many others in one, or a cluster of many networks would have
-    /// an event for every pair of nodes.
+    /// The problems to publish per object. Problems of this node go to its
+    /// Node. Missing routes are summarised in one problem: otherwise there
+    /// could be an event for every pair of nodes.
     fn for_objects(&self, mut problems: BTreeSet<Problem>) -> BTreeSet<Problem> {
         let all = problems.len();
         problems.retain(|problem| problem.reason != Reason::NoDirectRoute);
@@ -174,8 +173,8 @@ impl Engine {
         problems
     }
 
-    /// What has changed about the problems of objects since the last call;
-    /// none: nothing.
+    /// Changes of the problems of objects since the last call. `None` if there
+    /// are none.
     pub fn take_problem_changes(&mut self) -> Option<ProblemChanges> {
         if self.problems.changes.is_empty() {
             return None;

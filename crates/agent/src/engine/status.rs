@@ -1,4 +1,4 @@
-//! What the engine shows: status, names, metrics, readiness, settling.
+//! The engine's status, names, metrics and readiness, and waiting for sync.
 
 use beeline_abi::ABI_VERSION;
 use beeline_api::{ApiError, ErrorKind, FrontendName, Names, ObjectVersion, Status, TableStatus};
@@ -10,7 +10,7 @@ use crate::metrics::Snapshot;
 use crate::stale_sockets::SocketDestroyer;
 
 impl Engine {
-    /// For people and tools.
+    /// The status for the CLI.
     pub fn status(&self, api_connected: bool) -> Status {
         let table = |count: beeline_sync::TableCount| TableStatus {
             name: count.name.to_lowercase(),
@@ -38,7 +38,7 @@ impl Engine {
         }
     }
 
-    /// Names of pods and services by address and number.
+    /// Names of pods and Services by address and id.
     pub fn names(&self) -> Names {
         let names = self.planner.names();
         let beeline_plan::Names { pods, services, service_addresses, nodes, local_services, frontends } =
@@ -59,7 +59,7 @@ impl Engine {
         Names { pods, services, service_addresses, nodes, devices, local_services, frontends }
     }
 
-    /// For /metrics; the caller adds what it knows itself.
+    /// The engine's part of the metrics; the caller adds its own.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             counters: self.datapath.counters().unwrap_or_default(),
@@ -96,12 +96,12 @@ impl Engine {
         }
     }
 
-    /// Everything that was listed at start is programmed.
+    /// The initial list is programmed; it may come from the journal.
     fn is_listed(&self) -> bool {
         self.planner.is_listed()
     }
 
-    /// Why pods cannot be served; none = they can.
+    /// Why pods cannot be served. `None` if they can.
     pub fn not_ready_reason(&self) -> Option<String> {
         if !self.planner.is_listed() {
             return Some("the initial list of Nodes, Services and EndpointSlices is not complete".to_owned());
@@ -118,13 +118,13 @@ impl Engine {
         None
     }
 
-    /// Are these objects programmed at these versions, and everything that
-    /// was listed at start?
+    /// Whether the initial list and these objects at these versions are
+    /// programmed.
     pub fn is_synced_with(&self, objects: &[AwaitedObject]) -> bool {
         self.pruned && self.unsynced(objects).is_none()
     }
 
-    /// Why it is not synced, in words.
+    /// Why it is not synced, as a message.
     pub fn why_not_synced(&self, objects: &[AwaitedObject]) -> String {
         match self.unsynced(objects) {
             _ if !self.pruned => "the initial list from the API server is not complete".to_owned(),
@@ -154,12 +154,12 @@ impl Engine {
 pub struct AwaitedObject {
     kind: Kind,
     name: ObjectName,
-    /// None = it must be gone.
+    /// `None`: it must be deleted.
     version: Option<u64>,
 }
 
 impl AwaitedObject {
-    /// From the wire.
+    /// Decodes the object from a call.
     pub fn parse(object: &ObjectVersion) -> Result<AwaitedObject, ApiError> {
         let invalid = |message| ApiError { kind: ErrorKind::Invalid, message };
         let kind = Kind::ALL.iter().find(|kind| format!("{kind:?}") == object.kind).copied();

@@ -1,4 +1,4 @@
-//! The engine over tables in memory and a host that is a value.
+//! The engine with tables in memory and a simulated host.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,7 +25,7 @@ use crate::endpoints::{Link, PodReference};
 use crate::host::{Action, Observed};
 use crate::options::Options;
 
-/// What outlives an engine, and what was done to it.
+/// State that outlives an engine, and a log of the actions.
 #[derive(Default)]
 struct Machine {
     tables: MemoryTables,
@@ -47,7 +47,7 @@ impl Shared {
     }
 }
 
-/// The tables are taken out while an engine owns them.
+/// The tables are moved into the engine while it runs.
 struct MemoryDatapath {
     tables: MemoryTables,
     machine: Shared,
@@ -155,7 +155,7 @@ impl Host for Shared {
     }
 }
 
-/// A node, over the lives of its agents.
+/// A node, across restarts of its agent.
 struct World {
     machine: Shared,
     directory: TempDir,
@@ -184,7 +184,7 @@ impl World {
         Engine::start(Parts {
             configuration: crate::configuration::load(&options).unwrap(),
             state: StateDir::open(self.directory.path()).unwrap(),
-            spool: self.directory.path().join("deleted"),
+            deletion_queue: self.directory.path().join("deleted"),
             datapath: Box::new(MemoryDatapath { tables, machine: self.machine.clone() }),
             host: Box::new(self.machine.clone()),
             sockets: None,
@@ -193,7 +193,7 @@ impl World {
         .unwrap()
     }
 
-    /// A host side as the plugin leaves it.
+    /// Creates the host side of a veth as the plugin does.
     fn device(&self, index: u32, attachment: &Attachment) {
         let (name, kind) = (attachment.host_interface(), "veth".to_owned());
         self.machine.lock().observed.links.push(Device { index, name, kind, ..Device::default() });
@@ -216,7 +216,7 @@ fn update(change: Change, version_event: VersionEvent, origin: Origin) -> Update
     Update { change: Some(change), problems: Vec::new(), version_event, origin }
 }
 
-/// A Service that cannot be read.
+/// A Service that cannot be decoded.
 fn broken(name: &ObjectName) -> Update {
     let problem = Problem {
         kind: Kind::Service,
@@ -227,7 +227,7 @@ fn broken(name: &ObjectName) -> Update {
     Update { change: None, problems: vec![problem], version_event: VersionEvent::None, origin: Origin::Live }
 }
 
-/// A full listing of a cluster with this node and, perhaps, a service.
+/// A full listing of a cluster with this node and optionally a Service.
 fn listing(with_service: bool, origin: Origin) -> Vec<Update> {
     let node = Node {
         name: "node-1".into(),
@@ -355,19 +355,19 @@ fn unit_only_a_live_listing_removes_stale_entries() {
 }
 
 #[test]
-fn unit_a_spooled_del_is_processed_once() {
+fn unit_a_queued_del_is_processed_once() {
     let world = World::new();
     let mut engine = world.start();
     engine.apply(listing(false, Origin::Live));
     connect(&world, &mut engine, 1).unwrap();
     connect(&world, &mut engine, 2).unwrap();
-    let spool = world.directory.path().join("deleted");
-    std::fs::create_dir(&spool).unwrap();
+    let deletion_queue = world.directory.path().join("deleted");
+    std::fs::create_dir(&deletion_queue).unwrap();
     let left = serde_json::to_vec(&attachment(1)).unwrap();
-    std::fs::write(spool.join(attachment(1).file_name()), left).unwrap();
-    std::fs::write(spool.join("garbage.json"), "{").unwrap();
+    std::fs::write(deletion_queue.join(attachment(1).file_name()), left).unwrap();
+    std::fs::write(deletion_queue.join("garbage.json"), "{").unwrap();
     engine.tick();
-    assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(&deletion_queue).unwrap().count(), 0);
     let left: Vec<_> = engine.endpoints.iter().map(|endpoint| endpoint.attachment.clone()).collect();
     assert_eq!(left, [attachment(2)]);
     engine.collect(&[]).unwrap();
@@ -405,7 +405,7 @@ fn unit_problems_are_published_once_and_again_for_a_recreated_object() {
     assert_eq!((names(&added), resolved, nodes), (vec!["ObjectUnreadable default/odd".into()], vec![], 1));
     assert!(changes(&mut engine, 2).is_empty(), "it lasts");
 
-    // Deleted and made anew between two looks: another object.
+    // Deleted and recreated between two reports: a different object.
     engine.apply([
         update(Change::Delete(Kind::Service, odd.clone()), VersionEvent::None, Origin::Live),
         broken(&odd),
@@ -416,7 +416,7 @@ fn unit_problems_are_published_once_and_again_for_a_recreated_object() {
     let end = changes(&mut engine, 4);
     assert_eq!((end.resolved.len(), end.added.len()), (1, 0));
 
-    // What concerns the node is reported on its Node, and not for every pair of nodes.
+    // Problems of the node are reported on its Node, summarised over all peers.
     for number in 2..5 {
         let node = Node {
             name: format!("node-{number}"),
@@ -464,7 +464,7 @@ fn unit_a_slice_may_be_without_its_service_for_a_moment() {
         reported[0].reason == Reason::ServiceMissing && reported[0].message.contains("default/web"),
         "{reported:?}"
     );
-    // Its Service comes and goes: the time begins anew.
+    // The Service is created and deleted: the grace period restarts.
     engine.apply(listing(true, Origin::Live));
     engine.apply([update(change, VersionEvent::None, Origin::Live)]);
     assert_eq!(added(&mut engine, 11), []);

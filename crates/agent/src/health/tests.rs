@@ -1,4 +1,4 @@
-//! Over real sockets on loopback.
+//! Tests over real sockets on loopback.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind((LOOPBACK, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// The answer's head in small letters, and its body; none: nobody listens.
+/// The response head in lower case and the body. `None` if nothing listens.
 async fn get(ip: IpAddr, port: u16, path: &str) -> Option<(String, serde_json::Value)> {
     let mut stream = TcpStream::connect((ip, port)).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
@@ -31,7 +31,7 @@ async fn get(ip: IpAddr, port: u16, path: &str) -> Option<(String, serde_json::V
     Some((head.to_lowercase(), serde_json::from_str(body).unwrap_or_default()))
 }
 
-/// Waits for somebody, or for nobody, to listen.
+/// Waits until the port is open or closed.
 async fn wait(ip: IpAddr, port: u16, listens: bool) {
     for _ in 0..500 {
         if get(ip, port, "/").await.is_some() == listens {
@@ -68,20 +68,20 @@ async fn unit_health_check_ports_report_local_endpoints() {
     assert_eq!(body, expected);
     assert_eq!(get(LOOPBACK, port, "/healthz").await.unwrap().1, expected, "whatever the path");
 
-    // The last endpoint leaves the node.
+    // The last local endpoint is removed.
     health.set_checks(check(port, 0));
     let (head, body) = get(LOOPBACK, port, "/").await.unwrap();
     assert!(head.starts_with("http/1.1 503") && head.contains("weight: 0"), "{head}");
     assert_eq!(body["localEndpoints"], 0);
 
-    // Endpoints, but an agent that does not program them.
+    // There are endpoints, but the agent is not ready.
     health.set_checks(check(port, 1));
     health.set_node(false, false);
     let (head, body) = get(LOOPBACK, port, "/").await.unwrap();
     assert!(head.starts_with("http/1.1 503"), "{head}");
     assert_eq!((&body["localEndpoints"], &body["serviceProxyHealthy"]), (&json!(1), &json!(false)));
 
-    // Another port; then no port.
+    // The port changes, then the health check is removed.
     let other = free_port();
     health.set_checks(check(other, 1));
     wait(LOOPBACK, other, true).await;
@@ -113,7 +113,7 @@ async fn unit_healthz_and_livez_report_the_node() {
     body["currentTime"].as_str().unwrap().parse::<Timestamp>().unwrap();
     assert_eq!(status("/livez").await.0, 200);
 
-    // The cluster autoscaler has chosen the node.
+    // The cluster autoscaler is removing the node.
     health.set_node(true, true);
     let (code, body) = status("/healthz").await;
     assert_eq!((code, &body["nodeEligible"]), (503, &json!(false)));
@@ -137,7 +137,7 @@ async fn unit_only_addresses_in_range_are_served() {
     wait_for_ok(chosen, port).await;
     wait_for_ok(IpAddr::V6(Ipv6Addr::LOCALHOST), port).await;
     let mut stream = TcpStream::connect((LOOPBACK, port)).await.unwrap();
-    // It may be closed before it is written to, or before it is read from.
+    // The connection may be closed before the write or before the read.
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;

@@ -1,9 +1,9 @@
-//! Which changes of the host can be ones that have to be put right. Pure.
+//! Which netlink changes require a sync of the host. Pure.
 //!
-//! What comes and goes with every pod is left out, for a look at the whole
+//! Changes that accompany every pod are filtered out, because reading the whole
 //! host costs more than the rest of a CNI call: devices that the plugin has
-//! just made or deleted, their link-local addresses and routes, and what the
-//! agent itself does.
+//! just created or deleted, their link-local addresses and routes, and changes
+//! by the agent itself.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,8 +14,8 @@ use beeline_kernel::netlink::{Change, Link, Neighbour, Route, protocol, table};
 use super::desired::is_pod_link;
 use crate::endpoints::Endpoint;
 
-/// Leaves out what a later change of the same device has overtaken: a device
-/// that was made, and then set up, is up.
+/// Drops changes that a later change of the same device supersedes: a device
+/// that was created and then set up is up.
 pub fn latest(changes: Vec<Change>) -> Vec<Change> {
     let mut seen = BTreeSet::new();
     let mut latest: Vec<Change> = changes
@@ -34,8 +34,8 @@ pub fn latest(changes: Vec<Change>) -> Vec<Change> {
     latest
 }
 
-/// Can this change be one that has to be put right? `pod_on` tells the pod
-/// that is connected by a device.
+/// Whether this change requires a sync of the host. `pod_on` returns the pod
+/// connected by a device.
 pub fn is_relevant<'a>(change: &Change, pod_on: impl Fn(u32) -> Option<&'a Endpoint>) -> bool {
     match change {
         Change::Link(link) if is_pod_link(link) => {
@@ -60,13 +60,13 @@ fn is_configured(link: &Link, pod: &Endpoint) -> bool {
     link.up && link.mac == Some(GATEWAY_MAC) && link.name == pod.host_interface()
 }
 
-/// Routes that the agent makes, or that decide about uplinks, are in the main
-/// table and lead somewhere.
+/// Routes of the agent, and routes that decide about uplinks, are in the main
+/// table and are not link-local.
 fn is_in_main_table(route: &Route) -> bool {
     route.table == table::MAIN && !is_link_local(&route.destination.addr())
 }
 
-/// A route that the agent made to a single address: it goes with the pod.
+/// A host route of the agent to a pod: removed with the pod.
 fn is_pod_route(route: &Route) -> bool {
     route.protocol == protocol::BEELINE
         && route.destination.prefix_len() == route.destination.max_prefix_len()
@@ -81,7 +81,7 @@ fn resolves_to(neighbour: &Neighbour, pod: &Endpoint) -> bool {
     neighbour.permanent && neighbour.mac.map(|mac| mac.0) == mac
 }
 
-/// The kernel makes them for every device of its own accord.
+/// The kernel adds link-local addresses and routes for every device.
 fn is_link_local(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(_) => false,
@@ -114,7 +114,7 @@ mod tests {
         }
     }
 
-    /// The device of the pod, or one like it that no pod has.
+    /// The device of the pod, or a similar one that belongs to no pod.
     fn device(index: u32) -> Link {
         let name = pod().host_interface();
         Link { index, name, kind: "veth".into(), mac: Some(GATEWAY_MAC), up: true, ..Link::default() }
@@ -198,10 +198,10 @@ mod tests {
                 Change::Address(address("172.30.0.11/24")),
                 Change::AddressDeleted(address("fd00:172::11/64")),
                 Change::Route(route("0.0.0.0/0", UPLINK, protocol::BOOT)),
-                // It takes the place of one of the agent's.
+                // Replaces a route of the agent.
                 Change::Route(route("10.244.2.0/24", UPLINK, protocol::KERNEL)),
                 Change::RouteDeleted(route("10.244.2.0/24", UPLINK, protocol::BEELINE)),
-                // One that served instead of the agent's own.
+                // A route that was used in place of the agent's own.
                 Change::RouteDeleted(route("10.244.2.0/24", UPLINK, protocol::STATIC)),
                 Change::Overrun,
             ],
@@ -215,7 +215,7 @@ mod tests {
         let other = Change::Link(uplink());
         let all = vec![down.clone(), other.clone(), up.clone()];
         assert_eq!(latest(all), [other, up.clone()]);
-        // A device that came again under the same number has gone before.
+        // A device with a reused index: the earlier one was removed.
         assert_eq!(latest(vec![up.clone(), gone.clone(), up.clone()]), [gone.clone(), up.clone()]);
         assert_eq!(latest(vec![up, gone.clone()]), [gone]);
     }

@@ -1,4 +1,4 @@
-//! What the host should look like, and the smallest change that makes it so.
+//! The desired state of the host, and the actions that lead to it.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::uplinks::Uplink;
 use super::{Action, Observed};
 
-/// What the kernel makes of an IPv6 route without a metric.
+/// The metric that the kernel gives an IPv6 route without one.
 const IPV6_PRIORITY: u32 = 1024;
 
 /// The host side of a pod's veth.
@@ -23,21 +23,21 @@ pub struct PodSide {
     pub pod_mac: Mac,
 }
 
-/// What should be.
+/// The desired state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Local pods that are committed.
+    /// Committed local pods.
     pub pods: Vec<PodSide>,
-    /// Routes to other nodes' pods.
+    /// Routes to the pod CIDRs of other nodes.
     pub routes: Vec<Route>,
-    /// This node's addresses, as Kubernetes knows them: sources for packets
-    /// of the host to its pods.
+    /// This node's addresses from its Node object: source addresses for packets
+    /// from the host to its pods.
     pub node_ips: Vec<IpAddr>,
-    /// Everything is known: routes of Beeline's that are not wanted go.
+    /// The desired state is complete: stale routes of Beeline are removed.
     pub complete: bool,
 }
 
-/// Is this the host side of some pod's veth?
+/// Whether this is the host side of a pod's veth.
 pub fn is_pod_link(link: &Link) -> bool {
     let suffix = link.name.strip_prefix("bee");
     link.kind == "veth"
@@ -54,19 +54,19 @@ pub fn pod_sysctls(name: &str, ipv6: bool) -> Vec<(String, &'static str)> {
     sysctls
 }
 
-/// The route to a peer's pods by the uplink that has the peer on its link.
+/// The route to a peer's pods over the uplink that has the peer on-link.
 pub fn node_route(prefix: IpNet, next_hop: IpAddr, uplinks: &[Uplink]) -> Option<Route> {
     let on_link = |uplink: &&Uplink| uplink.subnets.iter().any(|subnet| subnet.contains(&next_hop));
     let uplink = uplinks.iter().find(on_link)?;
     Some(as_listed(Route::new(prefix, uplink.ifindex).via(next_hop)))
 }
 
-/// What has to be done so that what is becomes what should be.
+/// The actions that change the observed into the desired state.
 pub fn actions(desired: &Desired, observed: &Observed) -> Vec<Action> {
     let mut actions = Vec::new();
     let mut desired_routes = Vec::new();
     for pod in &desired.pods {
-        // A link that is gone: the runtime will say DEL.
+        // A missing link is ignored: CNI DEL follows.
         if let Some(link) = observed.links.iter().find(|link| link.name == pod.name) {
             desired_routes.extend(pod_routes(pod, link.index, &desired.node_ips, observed));
             actions.extend(pod_link_actions(pod, link, observed));
@@ -76,7 +76,7 @@ pub fn actions(desired: &Desired, observed: &Observed) -> Vec<Action> {
     actions.extend(route_actions(&desired_routes, observed));
     if desired.complete {
         let stale = observed.routes.iter().filter(|route| is_ours(route) && !desired_routes.contains(route));
-        // One that was replaced above is not there any more.
+        // A route that was replaced above no longer exists.
         let replaced = |route: &&Route| desired_routes.iter().any(|new| replaces(new, route));
         actions.extend(
             stale.filter(|route| !replaced(route)).map(|route| Action::DeleteRoute { route: *route }),
@@ -117,7 +117,7 @@ fn pod_routes(pod: &PodSide, ifindex: u32, node_ips: &[IpAddr], observed: &Obser
     pod.addresses.iter().map(route).collect()
 }
 
-/// As the kernel tells it when it lists the route.
+/// The route as the kernel lists it.
 fn as_listed(route: Route) -> Route {
     match route.destination {
         IpNet::V4(_) => route,
@@ -135,7 +135,7 @@ fn route_actions(desired_routes: &[Route], observed: &Observed) -> Vec<Action> {
     missing.map(|route| Action::SetRoute { route: *route, name: name(route.ifindex) }).collect()
 }
 
-/// A route that somebody else made serves as well, if it leads the same way.
+/// A route of another owner is accepted if it has the same next hop and device.
 fn satisfies(actual: &Route, desired: &Route) -> bool {
     if actual.protocol == protocol::BEELINE {
         return actual == desired;
@@ -150,12 +150,12 @@ fn is_ours(route: &Route) -> bool {
     route.protocol == protocol::BEELINE && route.table == table::MAIN
 }
 
-/// `a` replaces `b` when it is set.
+/// Setting `a` replaces `b`.
 fn replaces(a: &Route, b: &Route) -> bool {
     (a.destination, a.table, a.priority) == (b.destination, b.table, b.priority)
 }
 
-/// Does to `observed` what the kernel would do.
+/// Applies the actions to `observed` as the kernel would.
 #[cfg(test)]
 pub(crate) fn perform(observed: &mut Observed, actions: &[Action]) {
     for action in actions {

@@ -1,8 +1,9 @@
-//! The node beside the datapath: links, routes, neighbours and sysctls.
+//! The node's network configuration outside the datapath: links, routes,
+//! neighbours and sysctls.
 //!
-//! [`desired`] compares what should be with what is and says what to do, and
-//! [`changes`] says when to look: both pure.
-//! [`Host`] is the edge that looks and acts.
+//! [`desired`] computes the actions from the desired and the observed state,
+//! and [`changes`] decides when a sync is needed; both are pure. [`Host`] reads
+//! the state and performs the actions.
 
 pub mod changes;
 pub mod desired;
@@ -16,20 +17,20 @@ use beeline_kernel::kube_proxy::{self, Rules};
 use beeline_kernel::netlink::{Address, Link, Neighbour, Netlink, Route};
 use beeline_kernel::sysctl;
 
-/// What is.
+/// The observed state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// Devices.
     pub links: Vec<Link>,
     /// Addresses.
     pub addresses: Vec<Address>,
-    /// Routes of every table.
+    /// Routes of all tables.
     pub routes: Vec<Route>,
     /// Neighbours.
     pub neighbours: Vec<Neighbour>,
 }
 
-/// One thing to do. The device's name is for the log.
+/// One action. The device's name is used for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are what the kernel calls them")]
 pub enum Action {
@@ -42,7 +43,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// Kind of object, as the metric `beeline_repairs_total` names it.
+    /// Kind of object, as a label value of the metric `beeline_repairs_total`.
     pub fn object(&self) -> &'static str {
         match self {
             Action::SetMac { .. } | Action::SetUp { .. } | Action::DeleteLink { .. } => "link",
@@ -74,29 +75,31 @@ impl fmt::Display for Action {
 pub trait Host: Send {
     /// Lists everything.
     fn observe(&mut self) -> anyhow::Result<Observed>;
-    /// One device by name; none if there is none.
+    /// A device by name. `None` if it does not exist.
     fn link(&mut self, name: &str) -> anyhow::Result<Option<Link>>;
-    /// Does it. What is there already, or gone already, is no error.
+    /// Performs the action. An object that already exists, or is already
+    /// removed, is no error.
     fn act(&mut self, action: &Action) -> anyhow::Result<()>;
-    /// The value of a sysctl; none if there is no such sysctl.
+    /// The value of a sysctl. `None` if it does not exist.
     fn sysctl(&self, name: &str) -> anyhow::Result<Option<String>>;
     /// Writes a sysctl.
     fn set_sysctl(&mut self, name: &str, value: &str) -> anyhow::Result<()>;
-    /// The rules that kube-proxy left.
+    /// The rules left by kube-proxy.
     fn kube_proxy_rules(&self) -> anyhow::Result<Vec<Rules>>;
-    /// How many TCP connections the host translates.
+    /// The number of TCP connections translated by the host.
     fn translated_connections(&self) -> anyhow::Result<usize>;
 }
 
-/// The network namespace in which this was opened.
+/// The network namespace in which it was opened.
 #[derive(Debug)]
 pub struct KernelHost {
     netlink: Netlink,
 }
 
 impl KernelHost {
-    /// In the network namespace of the calling thread. Sysctls are those of
-    /// whichever thread calls, so all threads of the agent stay in one.
+    /// Opens the network namespace of the calling thread. Sysctls are read and
+    /// written in the namespace of the calling thread, so all threads of the
+    /// agent must stay in the same one.
     pub fn open() -> anyhow::Result<KernelHost> {
         Ok(KernelHost { netlink: Netlink::open()? })
     }

@@ -1,5 +1,5 @@
-//! Which devices are uplinks: those that `devices` names, else those that
-//! carry a default route or a node address. Pure.
+//! Selects the uplinks: the devices named by the value `devices`, or by default
+//! the devices with a default route or a node address. Pure.
 
 use std::net::IpAddr;
 
@@ -8,23 +8,24 @@ use ipnet::IpNet;
 use super::Observed;
 use beeline_kernel::netlink::Link;
 
-/// A device that leads to other nodes and to the outside.
+/// A device towards other nodes and external networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// Index.
+    /// Interface index.
     pub ifindex: u32,
     /// Name.
     pub name: String,
-    /// Bytes.
+    /// MTU in bytes.
     pub mtu: u32,
-    /// Subnets on the link, of both families.
+    /// On-link subnets of both families.
     pub subnets: Vec<IpNet>,
 }
 
-/// Chooses the uplinks. `devices` may end with `+`, which stands for any end
-/// of a name; empty = detect. `node_ips` are the addresses of this node's
-/// Node object (`InternalIP` and `ExternalIP`), `before` the indices that were uplinks before: a detected
-/// one stays while its device exists, for a default route may flap.
+/// Selects the uplinks. An entry of `devices` may end with `+`, which matches
+/// any suffix; empty = detect. `node_ips` are the addresses of this node's Node
+/// object (`InternalIP` and `ExternalIP`). `before` are the interface indices
+/// of the current uplinks: a detected uplink stays while its device exists,
+/// because a default route may flap.
 pub fn choose(observed: &Observed, devices: &[String], node_ips: &[IpAddr], before: &[u32]) -> Vec<Uplink> {
     let chosen = |link: &&Link| {
         if !devices.is_empty() {
@@ -35,7 +36,7 @@ pub fn choose(observed: &Observed, devices: &[String], node_ips: &[IpAddr], befo
     observed.links.iter().filter(chosen).map(|link| uplink(observed, link)).collect()
 }
 
-/// Names in `devices` that no device has.
+/// Entries of `devices` that match no device.
 pub fn missing<'a>(observed: &Observed, devices: &'a [String]) -> Vec<&'a str> {
     let exists = |pattern: &str| observed.links.iter().any(|link| names(pattern, &link.name));
     devices.iter().map(String::as_str).filter(|pattern| !exists(pattern)).collect()
@@ -48,7 +49,7 @@ fn names(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Loopback, parts of bridges and bonds, and pods' devices never are.
+/// Loopback, members of bridges and bonds, and pod devices are never uplinks.
 fn can_be(link: &Link) -> bool {
     !link.loopback && link.master.is_none() && !super::desired::is_pod_link(link)
 }

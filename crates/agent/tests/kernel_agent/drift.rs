@@ -1,5 +1,5 @@
-//! Somebody else writes into the tables. The agent compares all the time,
-//! puts right what differs, and counts it.
+//! Another process writes to the tables. The agent compares them periodically,
+//! corrects differences and counts them.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use serde_json::json;
 
 use crate::world::{World, no_programs};
 
-/// Two comparisons, on a busy machine.
+/// Two comparisons on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// A load balancer with a source range and an endpoint elsewhere, and the
-/// attached pod's object: with them every table has an entry.
+/// A load balancer with a source range, an endpoint on another node, and the
+/// object of the attached pod: every table has an entry.
 fn fill(world: &World) {
     let service = json!({ "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": "web", "namespace": "default" },
@@ -35,15 +35,15 @@ fn fill(world: &World) {
     world.wait_for_sync("Pod", &pod);
     world.wait_for_sync("Service", &service);
     world.wait_for_sync("EndpointSlice", &slice);
-    // It gets its address a little later.
+    // The address is assigned later.
     world.eventually("the load balancer's address is served", || {
         let addresses = world.pinned().contents().unwrap().service_address;
         addresses.keys().any(|ip| ip.to_string().starts_with("172.30.0.22"))
     });
 }
 
-/// Changes the first entry of every table, deletes the last where there are
-/// more, and adds a stranger. Returns how many entries are wrong now.
+/// Changes the first entry of every table, deletes the last one if there are
+/// more, and adds an unknown one. Returns the number of wrong entries.
 fn spoil(datapath: &mut Datapath) -> u64 {
     let mut spoilt = 0;
     macro_rules! spoil {

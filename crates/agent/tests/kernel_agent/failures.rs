@@ -1,5 +1,4 @@
-//! What an agent meets on a bad day: no API server, damaged files, a full
-//! disk, a full pool.
+//! Failures: no API server, corrupt files, a full disk, an exhausted pool.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +36,7 @@ fn kernel_without_the_api_server_the_last_known_state_is_used() {
     assert!(!world.status().api_connected);
     let _second = world.add("second");
 
-    // What changed meanwhile is caught up.
+    // Changes made in the meantime are synced.
     world.api().delete("services", "default", "web", &Default::default()).unwrap();
     world.start_api();
     world.eventually("the service is gone", || {
@@ -83,7 +82,7 @@ fn kernel_unusable_files_are_set_aside_and_pods_stay_connected() {
     world.start_agent();
     world.until_ready();
     for file in ["endpoints.json.unusable", "sysctls.json.unusable"] {
-        // Sysctls are read only when one has to change.
+        // The sysctl file is read only if a sysctl must change.
         assert!(file.starts_with("sysctls") || world.state(file).exists(), "{file}\n{}", world.log());
     }
     assert_eq!(world.pinned().contents().unwrap(), before, "{}", world.log());
@@ -119,7 +118,7 @@ fn kernel_a_full_disk_only_fails_new_pods_and_is_reported() {
     assert!(success, "{result:#}\n{}", world.log());
 }
 
-/// A file system of one page, gone when dropped.
+/// A small tmpfs, unmounted when dropped.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {

@@ -1,4 +1,4 @@
-//! A pod's life on a good day.
+//! The lifecycle of a pod without failures.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ fn kernel_a_pod_is_added_communicates_and_is_deleted() {
     let (web, api) = (world.add("web"), world.add("api"));
     assert_eq!(web.ips, [ip("10.244.1.2"), ip("fd00:10:244:1::2")], "{}", world.log());
 
-    // To each other, to the node and back, to the outside and back.
+    // Pod to pod, pod to node and back, pod to external host and back.
     for (from, to) in [(web.ipv4(), api.ipv4()), (web.ipv6(), api.ipv6())] {
         let echo = api.namespace.echo(to);
         assert!(web.namespace.reaches(from, echo.address), "{from} -> {to}\n{}", world.log());
@@ -115,7 +115,7 @@ fn kernel_the_agent_holds_three_capabilities_and_cannot_get_more() {
         return;
     }
     let world = World::with_agent();
-    // A whole life first: what is done with these capabilities is done.
+    // A full pod lifecycle first, so that the agent has used its capabilities.
     let pod = world.add("web");
     world.delete(&pod);
     let status = std::fs::read_to_string(format!("/proc/{}/status", world.agent_pid())).unwrap();
@@ -132,8 +132,8 @@ fn kernel_the_agent_holds_three_capabilities_and_cannot_get_more() {
         assert_eq!(field(set), "0000000000000000", "{set}\n{status}");
     }
     assert_eq!(field("NoNewPrivs"), "1");
-    // CAP_SYS_ADMIN (21) is for the one thread that enters pods' namespaces,
-    // and loads no programs.
+    // Only the thread that enters the network namespaces of pods has
+    // CAP_SYS_ADMIN (21); it loads no programs.
     let also = format!("{:016x}", (1u64 << 12) | (1 << 21) | (1 << 39));
     let mut enters = 0;
     for task in std::fs::read_dir(format!("/proc/{}/task", world.agent_pid())).unwrap() {
@@ -194,7 +194,7 @@ fn kernel_drop_events_are_relayed_to_clients() {
     }
     let world = World::with_agent();
     let pod = world.add("web");
-    // A source that is not the pod's: the guard drops it.
+    // A source address that is not the pod's is dropped by the guard.
     let mut netlink = pod.namespace.netlink();
     let index = netlink.index("eth0").unwrap();
     netlink.add_address(index, "10.99.0.1/32".parse().unwrap()).unwrap();

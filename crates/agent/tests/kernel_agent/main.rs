@@ -1,5 +1,5 @@
-//! The real agent in namespaces of the test's own, with a real API server and
-//! the plugin: a pod's life, the agent's deaths, and bad days.
+//! The real agent in network namespaces of the test, with a real API server and
+//! the CNI plugin: pod lifecycle, restarts of the agent, drift and failures.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! The agent dies and comes back; nobody notices.
+//! Restarts of the agent without loss of traffic.
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
@@ -11,8 +11,8 @@ use beeline_kernel::netlink::{BpfFilter, Direction};
 
 use crate::world::{Namespace, OUTSIDE_IPS, Pod, World, no_programs};
 
-/// Sends a numbered datagram about each millisecond until told to end;
-/// returns how many were sent and which never came back.
+/// Sends a numbered datagram every millisecond until stopped; returns the
+/// number sent and the ones without a reply.
 fn flood(socket: &UdpSocket, ends: &AtomicBool) -> (u32, BTreeSet<u32>) {
     let (mut sent, mut missing, mut buffer) = (0, BTreeSet::new(), [0; 16]);
     let mut take = |missing: &mut BTreeSet<u32>| match socket.recv(&mut buffer) {
@@ -138,7 +138,7 @@ fn kernel_external_changes_to_the_host_are_restored() {
     world.eventually("forwarding is on again", || world.node.sysctl("net.ipv4.ip_forward") == "1");
     netlink.set_up(uplink, false).unwrap();
     netlink.set_up(uplink, true).unwrap();
-    // The kernel forgets IPv6 addresses of a device that goes down.
+    // The kernel removes the IPv6 addresses of a device that goes down.
     netlink.add_address(uplink, "fd00:172:30::11/64".parse().unwrap()).unwrap();
     world.eventually("the routes by the uplink are back", || {
         world.route("10.244.2.0/24").is_some() && world.route("fd00:10:244:2::/64").is_some()
@@ -167,7 +167,7 @@ fn kernel_programs_detached_by_others_are_restored() {
     }
     assert_eq!((before.len(), links.len()), (4, 4), "{before:?} {links:?}");
     for file in links {
-        // A link without pin and owner detaches.
+        // A link without a pin and without an open file descriptor is detached.
         std::fs::remove_file(file).unwrap();
     }
     assert_eq!(world.pinned().attached(), []);
@@ -178,8 +178,8 @@ fn kernel_programs_detached_by_others_are_restored() {
     assert!(metrics.contains("beeline_repairs_total{object=\"attachment\"}"), "{metrics}");
 }
 
-/// The pinned links of devices (`PROGRAM-INDEX`); those of the socket hooks
-/// are beside them, with links or without.
+/// The pinned links of devices (`PROGRAM-INDEX`). Pins of the socket hooks in
+/// the same directory are skipped.
 fn device_links(world: &World) -> Vec<std::path::PathBuf> {
     let pins = std::fs::read_dir(world.path("bpf/beeline/links")).unwrap();
     let paths = pins.flatten().map(|pin| pin.path());
@@ -190,7 +190,7 @@ fn is_of_device(path: &std::path::Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().contains('-'))
 }
 
-/// What is on both sides of a pod's device, by classifiers.
+/// The classifiers on both directions of a pod's device.
 fn filters(world: &World, pod: &Pod) -> [Vec<BpfFilter>; 2] {
     let mut netlink = world.node.netlink();
     let index = netlink.index(&pod.host_interface).unwrap();

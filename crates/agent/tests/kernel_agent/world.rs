@@ -1,5 +1,5 @@
-//! A node with the real agent on it, the outside that it is joined to, and
-//! the API server that the agent asks: all of this test alone.
+//! A node with the real agent, an external host connected to it, and an API
+//! server, all private to the test.
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 
 pub const NODE: &str = "node-1";
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// Addresses of the node and of the outside, which is node-2 as well.
+/// Addresses of the node and of the external host, which is also node-2.
 pub const NODE_IPS: [&str; 2] = ["172.30.0.11", "fd00:172:30::11"];
 pub const OUTSIDE_IPS: [&str; 2] = ["172.30.0.12", "fd00:172:30::12"];
 
-/// True, and said, if this binary was built without the eBPF programs.
+/// True if this binary was built without the eBPF programs; prints a message.
 pub fn no_programs() -> bool {
     if EMBEDDED.is_empty() {
         eprintln!("skipped: this binary holds no eBPF programs (run `make build` first)");
@@ -32,7 +32,7 @@ pub fn no_programs() -> bool {
     EMBEDDED.is_empty()
 }
 
-/// A network namespace bound to a file, gone when dropped.
+/// A network namespace bound to a file, removed when dropped.
 pub struct Namespace {
     pub netns: NetNs,
     pub path: PathBuf,
@@ -64,7 +64,7 @@ impl Namespace {
         socket
     }
 
-    /// Answers every datagram until dropped.
+    /// Echoes every datagram until dropped.
     pub fn echo(&self, ip: IpAddr) -> Echo {
         let socket = self.udp(ip);
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -81,7 +81,7 @@ impl Namespace {
         Echo { address, ends, thread: Some(thread) }
     }
 
-    /// One datagram there and back.
+    /// Sends one datagram and waits for the echo.
     pub fn reaches(&self, from: IpAddr, to: SocketAddr) -> bool {
         let socket = self.udp(from);
         let mut buffer = [0; 16];
@@ -108,7 +108,7 @@ impl Drop for Echo {
     }
 }
 
-/// A pod: a namespace that the plugin has connected.
+/// A pod: a network namespace connected by the plugin.
 pub struct Pod {
     pub namespace: Namespace,
     pub container: String,
@@ -132,7 +132,8 @@ pub struct World {
     pub outside: Namespace,
     pub node: Namespace,
     mount: Mount,
-    /// Of the node's sockets; gone after the agent, whose hooks are on it.
+    /// The cgroup of the node's sockets; removed after the agent, whose hooks
+    /// are attached to it.
     cgroup: Cgroup,
     front: Option<ServeHandle>,
     api: ApiServer,
@@ -142,7 +143,7 @@ pub struct World {
     pub node_name: String,
 }
 
-/// A mount of this test, gone when dropped.
+/// A mount, unmounted when dropped.
 struct Mount(PathBuf);
 
 struct Cgroup(PathBuf);
@@ -170,7 +171,7 @@ impl Drop for Mount {
 }
 
 impl World {
-    /// The node and its cluster; no agent yet.
+    /// The node and its cluster, without an agent.
     pub fn new() -> World {
         let directory = tempfile::Builder::new()
             .prefix(&format!("beeline-agent-{}-", std::process::id()))
@@ -202,7 +203,7 @@ impl World {
         world
     }
 
-    /// The same with an agent that is ready.
+    /// The same, with a ready agent.
     pub fn with_agent() -> World {
         let mut world = World::new();
         world.start_agent();
@@ -263,11 +264,11 @@ impl World {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        // The child is born in the namespace of the thread that starts it.
+        // The child inherits the network namespace of the thread.
         self.agent = Some(self.node.netns.enter(|| command.spawn()).unwrap().unwrap());
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill_agent(&mut self) {
         let mut agent = self.agent.take().unwrap();
         agent.kill().unwrap();
@@ -297,7 +298,7 @@ impl World {
         }
     }
 
-    /// Waits until the agent has programmed this object as it is now.
+    /// Waits until the agent has programmed the current version of this object.
     #[track_caller]
     pub fn wait_for_sync(&self, kind: &str, object: &Value) {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
@@ -326,7 +327,7 @@ impl World {
         std::fs::read_to_string(self.path("agent.log")).unwrap_or_default()
     }
 
-    /// Waits for it, and shows the agent's log if it never holds.
+    /// Waits for the condition; prints the agent's log on timeout.
     #[track_caller]
     pub fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
         let deadline = Instant::now() + PATIENCE;
@@ -336,7 +337,7 @@ impl World {
         }
     }
 
-    /// One call of the plugin, in the node.
+    /// Calls the plugin in the node's network namespace.
     pub fn plugin(&self, command: &str, container: &str, netns: &Path) -> (bool, Value) {
         let config = json!({ "cniVersion": "1.1.0", "name": "beeline", "type": "beeline-cni",
             "socket": self.path("run/agent.sock") });
@@ -359,7 +360,7 @@ impl World {
         (outcome.success, serde_json::from_str(&outcome.output).unwrap_or_default())
     }
 
-    /// A new namespace, connected.
+    /// Creates a network namespace and connects it.
     #[track_caller]
     pub fn add(&self, container: &str) -> Pod {
         let namespace = Namespace::new(self.path(container));
@@ -382,7 +383,7 @@ impl World {
         PinnedDatapath::open(&self.path("bpf/beeline")).unwrap()
     }
 
-    /// The routes that the agent made.
+    /// The routes of the agent.
     pub fn own_routes(&self) -> Vec<Route> {
         let mut routes = self.node.netlink().routes().unwrap();
         routes.retain(|route| route.protocol == beeline_kernel::netlink::protocol::BEELINE);
@@ -408,7 +409,7 @@ impl Drop for World {
     }
 }
 
-/// eth0 to eth0.
+/// Connects eth0 of both namespaces.
 fn join(node: &Namespace, outside: &Namespace) {
     let end = VethEnd { name: "eth0", mac: None };
     let veth = Veth { local: end, peer: end, mtu: 1500, peer_netns: Some(&outside.netns) };
@@ -416,7 +417,8 @@ fn join(node: &Namespace, outside: &Namespace) {
     for (namespace, ips) in [(node, NODE_IPS), (outside, OUTSIDE_IPS)] {
         let mut netlink = namespace.netlink();
         let index = netlink.index("eth0").unwrap();
-        // A node's own detection of duplicates has ended long before pods come.
+        // On a real node, duplicate address detection has finished before pods
+        // are added.
         namespace.set_sysctl("net.ipv6.conf.eth0.accept_dad", "0");
         netlink.set_up(index, true).unwrap();
         for (ip, bits) in ips.into_iter().zip([24, 64]) {

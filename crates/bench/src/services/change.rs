@@ -1,4 +1,4 @@
-//! How long after the API server's answer to a change of an EndpointSlice the
+//! Time from the API server's response to an EndpointSlice change until the
 //! first connection reaches the new endpoint.
 
 use std::io::{BufRead, BufReader};
@@ -17,8 +17,8 @@ use crate::traffic::monotonic_ns;
 const CHANGES: usize = 200;
 const PAUSE: Duration = Duration::from_millis(30);
 
-/// Prints the times. A pod connects as often as it can to the Service numbered
-/// 1, whose only endpoint changes between two.
+/// Prints the times. A pod connects repeatedly to Service 1, whose only
+/// endpoint alternates between two.
 pub fn measure(lab: &BenchLab, api: &Api, entry: &Entry, server: Ipv4Addr) -> Result<()> {
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/s-1-0";
     let change = |round: usize| api.put(path, &slice(1, 0, &[(server, PORTS[round % 2])]));

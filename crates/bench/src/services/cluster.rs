@@ -1,5 +1,5 @@
-//! Thousands of Services, made through the API as a cluster's users make
-//! them; each has three endpoints, and one of them, the hot one, has real ones.
+//! Creates thousands of Services through the API. Each has three endpoints;
+//! only those of the hot Service exist.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -14,9 +14,9 @@ use tokio::runtime::Runtime;
 
 use super::rules::{Entry, PORT};
 
-/// nodePorts that are given out: the range has 2,768.
+/// Number of Services with a nodePort: the range has 2,768.
 const NODE_PORTS_MAX: usize = 2_000;
-/// Requests under way at a time.
+/// Concurrent requests.
 const REQUESTS: usize = 16;
 
 /// The lab's API.
@@ -26,7 +26,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Of the lab whose kubeconfig this is.
+    /// Connects with the lab's kubeconfig.
     pub fn open(kubeconfig: &Path) -> Result<Api> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = runtime.block_on(async {
@@ -46,13 +46,13 @@ impl Api {
         client.request(request).await.with_context(|| format!("{method} {path}"))
     }
 
-    /// Replaces an object; returns when the last byte of the answer is there.
+    /// Replaces an object; returns when the response is complete.
     pub fn put(&self, path: &str, body: &Value) -> Result<Value> {
         self.runtime.block_on(Api::send(&self.client, "PUT", path, body))
     }
 
-    /// Makes Services with these numbers; the one numbered `hot` is served at
-    /// `server`, by its three ports.
+    /// Creates Services with these numbers. The one with the number `hot` has three
+    /// endpoints at `server`, one per port.
     pub fn add(
         &self,
         numbers: std::ops::Range<usize>,
@@ -73,7 +73,7 @@ impl Api {
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s-{number}")},
             "spec": {"type": kind, "ports": [{"port": PORT, "protocol": "TCP"}]}});
         let made = Api::send(&self.client, "POST", "/api/v1/namespaces/default/services", &service).await?;
-        // Endpoints of one address and several ports are in slices of their own.
+        // Endpoints with different ports need separate EndpointSlices.
         let apart = endpoints[0].0 == endpoints[1].0;
         let groups =
             if apart { endpoints.iter().map(|end| vec![*end]).collect() } else { vec![endpoints.to_vec()] };
@@ -91,13 +91,13 @@ impl Api {
     }
 }
 
-/// Endpoints that nobody asks: addresses of no node.
+/// Endpoints that receive no traffic: addresses that no node has.
 fn unused_endpoints(number: usize) -> [(Ipv4Addr, u16); 3] {
     let at = |end: usize| Ipv4Addr::from(0x0af5_0000 + u32::try_from(3 * number + end).unwrap_or_default());
     [0, 1, 2].map(|end| (at(end), 8080))
 }
 
-/// A slice of endpoints that share a port.
+/// An EndpointSlice whose endpoints share a port.
 pub fn slice(number: usize, at: usize, ends: &[(Ipv4Addr, u16)]) -> Value {
     let endpoints: Vec<Value> =
         ends.iter().map(|(ip, _)| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
@@ -106,7 +106,7 @@ pub fn slice(number: usize, at: usize, ends: &[(Ipv4Addr, u16)]) -> Value {
         "ports": [{"name": "", "port": ends[0].1, "protocol": "TCP"}], "endpoints": endpoints})
 }
 
-/// Waits until it holds.
+/// Waits until a condition is true; returns how long that took.
 pub fn wait_until(
     what: &str,
     limit: Duration,

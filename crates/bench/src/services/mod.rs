@@ -1,7 +1,6 @@
-//! Thousands of Services: what a new connection costs through Beeline, and
-//! through rule sets of the shape that kube-proxy writes, on nodes of one lab
-//! that differ in nothing else; how fast a change arrives; what the agent
-//! needs in memory and in time.
+//! Thousands of Services: the cost of a new connection through Beeline and
+//! through rule sets as kube-proxy writes them, on otherwise equal nodes of one
+//! lab; the latency of changes; memory and start time of the agent.
 
 mod change;
 mod cluster;
@@ -24,14 +23,14 @@ use rules::{Entry, PORT};
 
 /// Ports of the hot Service's three endpoints.
 const PORTS: [u16; 3] = [9001, 9002, 9003];
-/// The node of each way, and its client pod.
+/// The node of each proxy, and its client pod.
 const PROXIES: [(Proxy, u8, &str); 3] =
     [(Proxy::Beeline, 1, "client"), (Proxy::Nftables, 3, "client-3"), (Proxy::Iptables, 4, "client-4")];
-/// Those, the server's, and the one of the starts.
+/// The nodes of the proxies, of the server and of the agent starts.
 const NODE_COUNT: usize = 5;
-/// How long a rule set may take to be loaded.
+/// Time limit for loading a rule set.
 const LOAD_MAX: Duration = Duration::from_secs(150);
-/// With so many Services the rest is measured, too.
+/// Number of Services at which changes, memory and agent starts are measured.
 const TYPICAL: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +43,8 @@ enum Proxy {
 /// Rate, p50 and p99 of each measurement.
 type Figures = BTreeMap<(&'static str, Proxy), [Vec<f64>; 3]>;
 
-/// A lab whose first node alone has an agent, and its server's address: other
-/// agents would only take time.
+/// A lab in which only the first node has a running agent, and the address of
+/// its server. Other agents would use CPU time.
 fn lab(values: &[String]) -> Result<(BenchLab, Ipv4Addr)> {
     let mut lab = BenchLab::with_nodes(NODE_COUNT, values)?;
     PORTS.iter().try_for_each(|port| lab.start_server("server", *port))?;
@@ -56,7 +55,7 @@ fn lab(values: &[String]) -> Result<(BenchLab, Ipv4Addr)> {
     Ok((lab, server))
 }
 
-/// Prints how fast a change arrives, and how long an agent takes to start.
+/// Prints the latency of changes and the start time of an agent.
 pub fn measure_change(values: &[String]) -> Result<()> {
     let (lab, server) = lab(values)?;
     let api = Api::open(&lab.kubeconfig())?;
@@ -69,10 +68,10 @@ pub fn measure_change(values: &[String]) -> Result<()> {
     lab.down()
 }
 
-/// Prints everything, size by size.
+/// Prints all results for each number of Services.
 pub fn measure(values: &[String], sizes: &[usize], rounds: usize, millis: u64) -> Result<()> {
     let (lab, server) = lab(values)?;
-    // The nodes of the rule sets forward as the kernel does.
+    // The nodes with rule sets use kernel forwarding.
     for node in ["node-3", "node-4"] {
         Node::open(&lab, node)?.set_programs(false)?;
     }
@@ -99,7 +98,7 @@ pub fn measure(values: &[String], sizes: &[usize], rounds: usize, millis: u64) -
     lab.down()
 }
 
-/// More Services, until there are so many in the first node's tables.
+/// Adds Services and waits until the first node has programmed them.
 fn grow(
     lab: &BenchLab,
     api: &Api,
@@ -122,7 +121,7 @@ fn programmed_services(lab: &BenchLab) -> Result<usize> {
     Ok(entries.iter().filter(|(_, service)| service.slots > 0).count())
 }
 
-/// Loads both rule sets; the ways that can be measured.
+/// Loads both rule sets; returns the proxies that can be measured.
 fn load(lab: &BenchLab, entries: &[Entry]) -> Result<Vec<(Proxy, u8, &'static str)>> {
     let mut proxies = vec![PROXIES[0]];
     for (proxy, node, pod) in &PROXIES[1..] {
@@ -161,7 +160,7 @@ fn node_ip(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(172, 30, 0, 10 + node)
 }
 
-/// Each way in turn, the order rotated.
+/// Measures the proxies in rotating order.
 fn rounds_of(
     lab: &BenchLab,
     proxies: &[(Proxy, u8, &'static str)],

@@ -1,5 +1,5 @@
-//! Rule sets of the shape that kube-proxy 1.36 writes in its modes iptables
-//! and nftables: for the same Services, three endpoints each. Pure text.
+//! Rule sets as kube-proxy 1.36 writes them in iptables and nftables mode, for
+//! the same Services with three endpoints each.
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -11,18 +11,18 @@ pub struct Entry {
     pub ip: Ipv4Addr,
     /// Its nodePort, if it has one.
     pub node_port: Option<u16>,
-    /// Where its endpoints are.
+    /// Its endpoints.
     pub endpoints: [(Ipv4Addr, u16); 3],
 }
 
 /// Port of every Service.
 pub const PORT: u16 = 80;
-/// Whoever comes from elsewhere is masqueraded.
+/// Connections from other sources are masqueraded.
 const PODS: &str = "10.244.0.0/16";
 
-/// For `iptables-restore`: chains are found one rule after the other, each
-/// Service jumps to its chain, which chooses by probability. The first entry's
-/// rules stand in the middle: half of the others come before.
+/// Input for `iptables-restore`: one rule per Service jumps to the Service's
+/// chain, which selects an endpoint by probability. The rules of the first entry
+/// are in the middle, after half of the others.
 pub fn iptables(entries: &[Entry]) -> String {
     let middle = |mut list: Vec<(usize, Entry)>| {
         let half = list.len() / 2;
@@ -94,8 +94,8 @@ fn iptables_chains(text: &mut String, number: usize, entry: &Entry) {
     }
 }
 
-/// For `nft -f`: one verdict map finds the Service's chain, which chooses by a
-/// random number.
+/// Input for `nft -f`: a verdict map selects the Service's chain, which selects
+/// an endpoint by a random number.
 pub fn nftables(entries: &[Entry], node: Ipv4Addr) -> String {
     let mut text = format!(
         "table ip kube-proxy {{\n\

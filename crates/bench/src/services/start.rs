@@ -14,11 +14,11 @@ const ROUNDS: usize = 5;
 const BEGIN: &str = "for node";
 const END: &str = "synced with the API server";
 
-/// A node that nothing else is measured on.
+/// A node that no other measurement uses.
 pub const NODE: &str = "node-5";
 
-/// Prints starts with full tables, and after power cuts, when the tables are
-/// empty and the agent's state is on the disk.
+/// Prints start times with full maps, and after node restarts, when the maps are
+/// empty and the agent's state is on disk.
 pub fn measure(lab: &BenchLab) -> Result<()> {
     let stop = || run(lab.verb("agent").args([NODE, "stop"]));
     start_of(lab, &["agent", NODE, "start"])?;
@@ -53,7 +53,7 @@ fn start_of(lab: &BenchLab, verb: &[&str]) -> Result<f64> {
     Ok(time(END)? - time(BEGIN)?)
 }
 
-/// Of the day, from `2026-01-02T03:04:05.678901Z`.
+/// Seconds of the day, from `2026-01-02T03:04:05.678901Z`.
 fn seconds(line: &str) -> Option<f64> {
     let time = line.split_once('T')?.1.split_once('Z')?.0;
     let mut parts = time.split(':').map(|part| part.parse::<f64>().ok());

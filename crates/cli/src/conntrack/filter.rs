@@ -1,4 +1,4 @@
-//! Which connections a user means.
+//! Filters of the connection tracking table.
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -13,29 +13,29 @@ use crate::live::Live;
 use crate::names::{Directory, protocol};
 use crate::target::Target;
 
-/// Which connections.
+/// Filter options.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Filter {
-    /// Only those with this address
+    /// Only connections with this address
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
-    /// Only those of this pod, as client or backend
+    /// Only connections of this pod, as client or backend
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub pod: Option<String>,
-    /// Only those through this Service, or one of its ports
+    /// Only connections to this Service or Service port
     #[arg(long, value_name = "NAMESPACE/NAME[:PORT]")]
     pub service: Option<String>,
-    /// Only those of this protocol: tcp, udp, icmp, icmpv6, sctp
+    /// Only connections of this protocol: tcp, udp, icmp, icmpv6, sctp
     #[arg(long)]
     pub protocol: Option<String>,
-    /// Expired entries too, which the datapath reclaims
+    /// Include expired entries that have not been removed yet
     #[arg(long)]
     pub expired: bool,
 }
 
-/// A filter with the names that it needs.
+/// A filter with the names of one node.
 pub struct Query<'a> {
-    /// Which are meant.
+    /// The filter.
     pub filter: &'a Filter,
     /// The node's names.
     pub names: &'a Directory,
@@ -44,8 +44,8 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Refuses names that this node's agent does not know: an empty answer
-    /// would look like one.
+    /// Fails for a name that this node's agent does not know, because an empty
+    /// list would suggest that there are no connections.
     fn new(filter: &'a Filter, names: &'a Directory, now: u32) -> Result<Self> {
         if let Some(pod) = &filter.pod
             && !names.has_pod(pod)
@@ -64,7 +64,7 @@ impl<'a> Query<'a> {
         Ok(Query { filter, names, now })
     }
 
-    /// Is it one of those?
+    /// Whether the filter matches a connection.
     pub fn matches(&self, view: &View, value: &ConntrackValue) -> bool {
         let Filter { address, pod, service, protocol: wanted, expired } = self.filter;
         let addresses = view.addresses();
@@ -81,9 +81,8 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Asks every place about the connections that are meant. A name that one
-/// node does not know may be known to the next; one that nobody knows is an
-/// error.
+/// Reads the matching connections of every target. Fails if no node knows the
+/// name in the filter.
 pub fn for_each_target<T>(
     filter: &Filter,
     targets: &[Target],
@@ -109,7 +108,7 @@ pub fn for_each_target<T>(
     }
 }
 
-/// `shop/web:http` is `shop/web:http` and has `shop/web`.
+/// Whether `wanted` is the Service or the Service port `name`.
 fn is_service_or_port(name: &str, wanted: &str) -> bool {
     name == wanted || name.rsplit_once(':').is_some_and(|(service, _)| service == wanted)
 }

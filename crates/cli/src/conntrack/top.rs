@@ -1,4 +1,4 @@
-//! `beeline conntrack top`: who fills the table, and who sends most.
+//! `beeline conntrack top`: clients, servers or Services by connections or bytes.
 
 use std::collections::HashMap;
 
@@ -11,45 +11,45 @@ use super::view::View;
 use crate::names::{Directory, protocol};
 use crate::output::{Row, grouped};
 
-/// What to count, and how much of it to show.
+/// Arguments of `conntrack top`.
 #[derive(Debug, Args)]
 pub struct Top {
-    /// What the connections are counted by
+    /// Group connections by
     #[arg(long, value_enum, default_value_t = GroupBy::Client)]
     pub by: GroupBy,
-    /// What comes first
+    /// Sort by
     #[arg(long, value_enum, default_value_t = Sort::Connections)]
     pub sort: Sort,
-    /// How many lines
+    /// Maximum number of lines
     #[arg(short = 'n', long, default_value_t = 20, value_name = "LINES")]
     pub limit: usize,
     #[command(flatten)]
     pub filter: Filter,
 }
 
-/// What connections are counted by.
+/// Grouping of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum GroupBy {
-    /// Who began: the pod, or its address
+    /// Client pod or address
     Client,
-    /// Who serves: the pod, or its address
+    /// Server pod or address
     Server,
-    /// The port of a Service, or `none`
+    /// Service port, or `none`
     Service,
 }
 
-/// What comes first.
+/// Sort order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sort {
     /// Most connections
     Connections,
-    /// Most connections without an answer
+    /// Most connections without a reply
     Unanswered,
-    /// Most bytes, both directions
+    /// Most bytes in both directions
     Bytes,
 }
 
-/// A client, a server or a service on one node.
+/// A client, server or Service on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TopRow {
     node: String,
@@ -77,8 +77,8 @@ impl Row for TopRow {
     }
 }
 
-/// Counts the connections of a node. Both entries of a translated connection
-/// bring their packets, one of them the connection.
+/// Counts the connections of a node. A translated connection has two entries:
+/// it is counted once, and the packets of both entries are added up.
 pub fn count<'a>(
     node: &str,
     by: GroupBy,
@@ -116,7 +116,7 @@ fn pod_or_node(ip: std::net::IpAddr, names: &Directory) -> String {
     names.pod_or_node(ip).map_or_else(|| ip.to_string(), str::to_owned)
 }
 
-/// The first of them.
+/// Sorts the rows and keeps the first `limit`.
 pub fn sort_and_truncate(mut rows: Vec<TopRow>, sort: Sort, limit: usize) -> Vec<TopRow> {
     let weight = |row: &TopRow| match sort {
         Sort::Connections => row.connections,

@@ -1,4 +1,4 @@
-//! An entry of the connection table, read as the one who began sees it.
+//! A connection tracking entry from the client's point of view.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -11,29 +11,29 @@ use beeline_abi::ip::proto;
 use crate::live::Live;
 use crate::names::socket_address;
 
-/// An address with its port, or the identifier of an ICMP echo.
+/// Address and port, or the identifier of an ICMP echo.
 pub type AddressPort = (IpAddr, u16);
 
-/// A connection, by one of its entries. A translated connection has two: the
-/// one that its requests find, and the one that its replies find.
+/// A connection, read from one of its entries. A translated connection has two
+/// entries: one matches its requests, the other its replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// IP protocol.
     pub proto: u8,
-    /// Who began, as he calls himself.
+    /// Client, before source NAT.
     pub client: AddressPort,
-    /// Whom he asked.
+    /// Destination before NAT.
     pub original_dst: AddressPort,
-    /// Who serves: the backend, or again whom he asked.
+    /// Server: the backend, or the original destination without destination NAT.
     pub server: AddressPort,
-    /// What the server sees of the client: a node's address, or again the client's.
+    /// Source as the server sees it: the SNAT address, or the client without source NAT.
     pub snat_src: AddressPort,
-    /// The entry that replies find, of a connection that has two.
+    /// This is the reply entry of a translated connection.
     pub is_reply_entry: bool,
 }
 
 impl View {
-    /// Reads an entry. `own` are the addresses of the node whose table it is.
+    /// Reads an entry. `own` holds the addresses of the node that has the table.
     pub fn of(key: &ConntrackKey, value: &ConntrackValue, own: &HashSet<IpAddr>) -> View {
         let a = (IpAddr::from(key.ip_a), key.port_a.get());
         let b = (IpAddr::from(key.ip_b), key.port_b.get());
@@ -41,8 +41,8 @@ impl View {
         let nat = (IpAddr::from(value.nat_ip), value.nat_port.get());
         let snat = (IpAddr::from(value.snat_ip), value.snat_port.get());
         let has = |flag| value.flags & flag != 0;
-        // Without a translated destination both entries have the same flags;
-        // then the one of the replies begins at the node.
+        // Without destination NAT both entries have the same flags; the origin of
+        // the reply entry is then an address of the node.
         let is_reply_entry =
             has(flags::REPLY_SNAT) || (has(flags::SNAT) && !has(flags::DNAT) && own.contains(&origin.0));
         let other = if has(flags::SNAT) { snat } else { origin };
@@ -55,17 +55,17 @@ impl View {
         View { proto: key.proto, client, original_dst, server, snat_src, is_reply_entry }
     }
 
-    /// Is the source another one than the client's?
+    /// Whether source NAT applies.
     pub fn is_snatted(&self) -> bool {
         self.snat_src != self.client
     }
 
-    /// Every address that the connection has to do with.
+    /// All addresses of the connection, before and after NAT.
     pub fn addresses(&self) -> [IpAddr; 4] {
         [self.client.0, self.original_dst.0, self.server.0, self.snat_src.0]
     }
 
-    /// An end as people write it; the ports of ICMP are none.
+    /// Formats an address and port; the port is omitted for ICMP.
     pub fn format(&self, (ip, port): AddressPort) -> String {
         let icmp = matches!(self.proto, proto::ICMP | proto::ICMPV6);
         socket_address(ip, if icmp { 0 } else { port })

@@ -1,5 +1,5 @@
-//! `beeline explain`: the packet path's own code runs over a packet that is
-//! never sent, with the tables as they are pinned and the node's own routes.
+//! `beeline explain`: runs the datapath code natively on a simulated packet,
+//! with the pinned maps and the node's routing table. No packet is sent.
 
 mod routes;
 mod socket;
@@ -27,86 +27,86 @@ use routes::Routes;
 use steps::StepDescription;
 use tables::LiveTables;
 
-/// Nodes that a packet is followed over at most.
+/// Maximum number of hooks that a packet is traced through.
 const HOPS_MAX: usize = 4;
 /// TCP's SYN (RFC 9293).
 const SYN: u8 = 2;
 
-/// Which packet.
+/// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArguments {
-    /// Sender: a pod (`namespace/name`) or an address
+    /// Source: a pod (NAMESPACE/NAME) or an IP address
     #[arg(long, value_name = "POD|ADDRESS")]
     from: String,
-    /// Receiver: a pod (`namespace/name`) or an address (a Service's, too)
+    /// Destination: a pod (NAMESPACE/NAME) or an IP address, including Service addresses
     #[arg(long, value_name = "POD|ADDRESS")]
     to: String,
     /// Destination port
     #[arg(long, default_value_t = 80)]
     port: u16,
-    /// Source port: that of a connection that runs, or one that is free
+    /// Source port; the port of an established connection selects that connection
     #[arg(long, default_value_t = 40_000)]
     source_port: u16,
     /// Protocol
     #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
     protocol: Protocol,
-    /// Bytes behind the transport header
+    /// Payload size in bytes
     #[arg(long, default_value_t = 0)]
     size: u16,
-    /// Tell of packets that no socket hook has seen (raw sockets, the guests of gVisor and Kata, NFS)
+    /// Skip the socket hooks, as for raw sockets, gVisor and Kata guests, and NFS
     #[arg(long)]
     no_socket_lb: bool,
-    /// Where a pod has addresses of both families: take IPv6
+    /// Use the IPv6 addresses of dual-stack pods
     #[arg(short = '6', long)]
     ipv6: bool,
 }
 
-/// Protocols that can be asked about.
+/// Protocol of the simulated packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Protocol {
-    /// The first packet of a connection (SYN)
+    /// TCP SYN
     Tcp,
-    /// A datagram
+    /// UDP datagram
     Udp,
-    /// An echo request
+    /// ICMP or ICMPv6 echo request
     Icmp,
 }
 
-/// The answer.
+/// The trace.
 #[derive(Debug, Serialize)]
 struct Explanation {
     from: String,
     to: String,
     hops: Vec<Hop>,
-    /// The packet reaches a receiver, as far as these nodes can tell.
+    /// The packet reaches a receiver or leaves the selected nodes.
     delivered: bool,
-    /// Where it ends.
+    /// Where the trace ends.
     end: String,
 }
 
-/// One hook that the packet passes; before them all, the one that the socket
-/// passed when it connected.
+/// A hook on the path of the packet. The first one is the socket hook, if it
+/// translated the address.
 #[derive(Debug, Serialize)]
 struct Hop {
     node: String,
     hook: &'static str,
-    /// The device of the hook; a socket's has none: 0.
+    /// Interface index of the hook; 0 for the socket hook.
     ifindex: u32,
     steps: Vec<StepDescription>,
-    /// The counter that such a packet moves, as `beeline counters` names it.
+    /// The outcome that is counted, as `beeline counters` names it.
     outcome: Option<&'static str>,
-    /// Why it is refused, if it is.
+    /// Drop reason, if any.
     reason: Option<&'static str>,
 }
 
-/// A node with its tables open.
+/// A node with its maps opened.
 struct Node<'a> {
     target: &'a Target,
     live: Live,
     names: Directory,
 }
 
-/// Answers the question.
+/// Runs `beeline explain`.
 pub fn run(arguments: &ExplainArguments, targets: &[Target], format: Format) -> Result<ExitCode> {
     let nodes = targets.iter().map(Node::open).collect::<Result<Vec<_>>>()?;
     let explanation = explain(arguments, &nodes)?;
@@ -139,13 +139,13 @@ impl<'a> Node<'a> {
         Ok(self.is_own(ip)?.then_some(Sender::Node { netns_cookie }))
     }
 
-    /// Is it the node's own address?
+    /// Whether the address is the node's own.
     fn is_own(&self, ip: IpAddr) -> Result<bool> {
         let config = self.live.pinned().config()?;
         Ok([config.node_ipv4, config.node_ipv6].contains(&Ip::from(ip)))
     }
 
-    /// An uplink: where packets from other nodes arrive.
+    /// Interface index of an uplink.
     fn uplink(&self) -> Result<u32> {
         let attached = self.live.pinned().attached();
         let uplink = attached.iter().find(|one| one.program == beeline_abi::maps::programs::FROM_UPLINK);
@@ -155,7 +155,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Looks at every node for the one that something is about.
+/// The first node for which `probe` returns a value.
 fn find<'a, 'n, T>(
     nodes: &'n [Node<'a>],
     mut probe: impl FnMut(&Node<'a>) -> Result<Option<T>>,
@@ -168,7 +168,7 @@ fn find<'a, 'n, T>(
     Ok(None)
 }
 
-/// An address, given as such or by a pod's name.
+/// Parses an address or resolves a pod name.
 fn address(word: &str, v6: Option<bool>, nodes: &[Node<'_>]) -> Result<IpAddr> {
     if let Ok(address) = word.parse() {
         return Ok(address);
@@ -181,7 +181,7 @@ fn address(word: &str, v6: Option<bool>, nodes: &[Node<'_>]) -> Result<IpAddr> {
 }
 
 fn explain(arguments: &ExplainArguments, nodes: &[Node<'_>]) -> Result<Explanation> {
-    // An address given as such decides the family of the other.
+    // An explicit address determines the address family.
     let given = [&arguments.from, &arguments.to].into_iter().find_map(|word| word.parse::<IpAddr>().ok());
     let v6 = given.map_or(arguments.ipv6, |ip| ip.is_ipv6());
     let (from, to) = (address(&arguments.from, Some(v6), nodes)?, address(&arguments.to, Some(v6), nodes)?);
@@ -249,14 +249,13 @@ fn start<'a, 'n>(
     }
 }
 
-/// Who sends, of those that are seen from here, and the cookie of its network
-/// namespace.
+/// A sender on one of the selected nodes, with its network namespace cookie.
 enum Sender {
     Pod { netns_cookie: u64, ifindex: u32, mac: Mac },
     Node { netns_cookie: u64 },
 }
 
-/// From hook to hook, until the packet leaves what can be seen from here.
+/// Follows the packet from hook to hook until it leaves the selected nodes.
 fn follow<'a, 'n>(mut at: Start<'a, 'n>, nodes: &'n [Node<'a>], explanation: &mut Explanation) -> Result<()> {
     for _ in 0..HOPS_MAX {
         let (node, hook, ifindex, frame) = at;
@@ -275,7 +274,7 @@ fn follow<'a, 'n>(mut at: Start<'a, 'n>, nodes: &'n [Node<'a>], explanation: &mu
     Ok(())
 }
 
-/// Sends a frame through one hook, natively.
+/// Runs one hook natively on a frame.
 fn pass(node: &Node<'_>, at: u8, ifindex: u32, frame: Vec<u8>) -> Result<(Hop, Verdict, Vec<u8>, IpAddr)> {
     let mut tables = LiveTables::new(node.live.pinned());
     let mut routes = Routes::open(node.target)?;
@@ -298,7 +297,7 @@ fn pass(node: &Node<'_>, at: u8, ifindex: u32, frame: Vec<u8>) -> Result<(Hop, V
     Ok((hop, outcome.verdict, frame, outcome.context.dst_after.into()))
 }
 
-/// Whether it arrives, and where it ends.
+/// Whether the packet is delivered, and where it ends.
 fn end(node: &Node<'_>, at: u8, verdict: Verdict, to: IpAddr) -> (bool, String) {
     let name = node.names.pod_or_node(to).map_or_else(|| to.to_string(), |name| format!("{name} ({to})"));
     let label = &node.target.label;
@@ -344,7 +343,7 @@ impl ExplainArguments {
         if self.protocol == Protocol::Icmp { 0 } else { self.port }
     }
 
-    /// The socket that would ask, unless packets alone are asked about.
+    /// The connect() call of the sender; none for ICMP and if socket hooks are skipped.
     fn connect_request(&self, sender: &Sender, from: IpAddr, to: IpAddr) -> Option<socket::ConnectRequest> {
         let proto = match self.protocol {
             Protocol::Tcp => proto::TCP,

@@ -1,4 +1,4 @@
-//! The node's routes, asked as the datapath asks them (`bpf_fib_lookup`).
+//! Route lookups in the node's routing table, equivalent to `bpf_fib_lookup`.
 
 use std::net::IpAddr;
 
@@ -13,14 +13,14 @@ use nix::libc;
 
 use crate::target::Target;
 
-/// A connection to the node's kernel.
+/// A netlink socket in the node's network namespace.
 pub struct Routes {
     netlink: Netlink,
     failure: Option<anyhow::Error>,
 }
 
 impl Routes {
-    /// In the node's network namespace.
+    /// Opens the socket.
     pub fn open(target: &Target) -> Result<Routes> {
         let netlink = match &target.netns {
             Some(path) => Netlink::open_in(&NetNs::open(path)?),
@@ -30,12 +30,12 @@ impl Routes {
         Ok(Routes { netlink, failure: None })
     }
 
-    /// The first lookup that failed; the answer is then worth nothing.
+    /// The first lookup error; the result of the trace is then invalid.
     pub fn failure(self) -> Result<()> {
         self.failure.map_or(Ok(()), Err)
     }
 
-    /// The way of a packet whose largest segment has `bytes`.
+    /// Looks up the next hop for a packet whose largest segment has `bytes` bytes.
     pub fn lookup(&mut self, context: &Context, bytes: u32) -> NextHop {
         self.resolve(context, bytes).unwrap_or_else(|error| {
             self.failure.get_or_insert(error);
@@ -74,19 +74,19 @@ impl Routes {
         })
     }
 
-    /// The address that the node itself would send from.
+    /// The node's source address for a destination.
     fn source(&mut self, dst: IpAddr) -> Result<Ip> {
         let resolved = self.netlink.route_lookup(dst, None, None)?;
         Ok(resolved.source.map_or(Ip::UNSPECIFIED, Ip::from))
     }
 }
 
-/// No way.
+/// No route.
 const NO_ROUTE: NextHop =
     NextHop { route: Route::None, ifindex: 0, next_hop: Ip::UNSPECIFIED, source: Ip::UNSPECIFIED, mtu: 0 };
 
-/// What the kernel says by an error number. Without a route the node's own
-/// stack answers the sender.
+/// The route result for an error of the kernel. If there is no route, the
+/// node's network stack sends the ICMP error.
 fn route_of_error(error: &NetlinkError) -> Option<Route> {
     match error.errno()? {
         libc::ENETUNREACH => Some(Route::Host),

@@ -1,5 +1,5 @@
-//! What the socket hooks make of an address before a packet exists: the hooks'
-//! own code, over the live tables.
+//! The socket hooks, which translate an address before a packet exists: runs
+//! the code of the hooks over the live maps.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,28 +17,27 @@ use super::tables::LiveTables;
 use super::{Hop, Node};
 use crate::names::socket_address;
 
-/// Places of a Service's table that are searched for the backend of a
-/// connection that runs.
+/// Maximum number of slots or Maglev table entries that are searched for the
+/// backend of an established connection.
 const CANDIDATES_MAX: u32 = 4_096;
 
-/// A socket and what it asks for.
+/// A connect() call.
 pub struct ConnectRequest {
     /// Cookie of its network namespace.
     pub netns_cookie: u64,
-    /// Its own address and port.
+    /// Local address and port.
     pub from: SocketAddr,
-    /// The address that it names.
+    /// Address and port passed to connect().
     pub to: SocketAddr,
     /// IP protocol.
     pub proto: u8,
 }
 
-/// What a hook did, and where the socket's packets go; nowhere if the call is
-/// refused.
+/// The hook's steps, and the translated address; none if the call is rejected.
 pub type Translation = (Hop, Option<SocketAddr>);
 
-/// Asks the hooks of a node, and `nodes` for connections that run. None: they
-/// leave the address as it is.
+/// Runs the hooks of a node; established connections are looked up on `nodes`.
+/// None: the hooks do not change the address.
 pub fn translate(
     node: &Node<'_>,
     nodes: &[Node<'_>],
@@ -60,7 +59,7 @@ fn redirect(
     request: &ConnectRequest,
     tables: &mut LiveTables<'_>,
 ) -> Result<Option<Translation>> {
-    // Packets that are translated one by one have an entry under this address.
+    // A connection that is translated per packet has an entry with this address.
     if has_live_entry(node, request, request.to)? {
         return Ok(None);
     }
@@ -92,8 +91,9 @@ fn redirect(
     Ok(Some((hop(node, steps, outcome::SOCKET_TRANSLATED, None), Some(to))))
 }
 
-/// The backend of the connection that runs from the socket's port, or one that
-/// a new connection may get; whether it is the former. None: the hooks refuse.
+/// The backend of the established connection from the socket's port, or one
+/// that a new connection may get, and whether it is established. None: the
+/// hooks reject the call.
 fn backend(
     tables: &mut LiveTables<'_>,
     nodes: &[Node<'_>],
@@ -106,7 +106,7 @@ fn backend(
         tables.random = index;
         let Action::Redirect(ip, port) = socket::connect(tables, asked) else { return Ok(None) };
         let to = SocketAddr::new(IpAddr::from(ip), port.get());
-        // What a node's own sockets send is known to the node where it arrives.
+        // A connection from a node's own socket is tracked by the receiving node.
         for node in nodes {
             if has_live_entry(node, request, to)? {
                 return Ok(Some((to, true)));
@@ -117,7 +117,7 @@ fn backend(
     Ok(candidate.map(|candidate| (candidate, false)))
 }
 
-/// Whether a node's connection table has a live entry of the socket with `to`.
+/// Whether a node tracks an unexpired connection of the socket to `to`.
 fn has_live_entry(node: &Node<'_>, request: &ConnectRequest, to: SocketAddr) -> Result<bool> {
     let end = |address: SocketAddr| (Ip::from(address.ip()), Port::new(address.port()));
     let ((src, sport), (dst, dport)) = (end(request.from), end(to));

@@ -1,4 +1,4 @@
-//! The steps of a packet in words.
+//! Descriptions of the steps of a packet.
 
 use std::net::IpAddr;
 
@@ -12,25 +12,25 @@ use serde::Serialize;
 
 use crate::names::{Directory, protocol, socket_address};
 
-/// One step.
+/// A described step.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct StepDescription {
-    /// The stage of the packet path.
+    /// The datapath stage.
     pub stage: &'static str,
-    /// What it found.
+    /// Its result.
     pub text: String,
 }
 
-/// The present tick of the connection table.
+/// The present tick of the connection tracking table.
 pub fn now() -> Result<u32> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place for the answer.
+    // SAFETY: `time` is a valid timespec for the call to fill in.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     (result == 0).then_some(()).context("cannot read CLOCK_MONOTONIC")?;
     Ok(tick(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64))
 }
 
-/// A step in words.
+/// Describes a step.
 pub fn describe(step: &Step, names: &Directory) -> StepDescription {
     let (stage, text) = match *step {
         Step::Parsed { src, dst, proto } => (

@@ -1,5 +1,5 @@
-//! The pinned tables as the packet path reads them. What a packet would
-//! write stays here.
+//! The pinned maps, as the datapath reads them. Writes are kept in memory and
+//! never reach the maps.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,22 +20,22 @@ use beeline_datapath::platform::Tables;
 use beeline_datapath::socket::Sockets;
 use beeline_kernel::datapath::PinnedDatapath;
 
-/// The tables of a node, and what the packet would have written.
+/// The maps of a node, overlaid with the writes of the packet.
 pub struct LiveTables<'a> {
     pinned: &'a PinnedDatapath,
-    /// What chance says to the socket hooks, each time it is asked.
+    /// The value that the random number generator returns to the socket hooks.
     pub random: u32,
     connections: HashMap<ConntrackKey, ConntrackValue>,
     failure: RefCell<Option<anyhow::Error>>,
 }
 
 impl<'a> LiveTables<'a> {
-    /// Over the pinned tables.
+    /// Reads from pinned maps.
     pub fn new(pinned: &'a PinnedDatapath) -> LiveTables<'a> {
         LiveTables { pinned, random: 0, connections: HashMap::new(), failure: RefCell::new(None) }
     }
 
-    /// The first lookup that failed; the answer is then worth nothing.
+    /// The first lookup error; the result of the trace is then invalid.
     pub fn failure(self) -> Result<()> {
         self.failure.into_inner().map_or(Ok(()), Err)
     }
@@ -116,7 +116,7 @@ impl Sockets for LiveTables<'_> {
     fn namespace(&self, cookie: u64) -> Option<NamespaceValue> {
         self.value(self.pinned.tables().namespace.get(&cookie))
     }
-    /// Only known sockets have one, and nobody knows this one.
+    /// The simulated socket has no entry.
     fn socket(&self, _key: &SocketKey) -> Option<SocketValue> {
         None
     }

@@ -1,5 +1,5 @@
-//! A node and its pods as network namespaces of this test alone, an agent
-//! that says what the test wants, and the real plugin binary.
+//! A node and a pod as network namespaces of the test, a fake agent, and the
+//! real plugin binary.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use beeline_kernel::netlink::{Netlink, Route};
 use beeline_kernel::netns::NetNs;
 use serde_json::{Value, json};
 
-/// A network namespace bound to a file, gone when dropped.
+/// A network namespace bound to a file, removed on drop.
 pub struct Namespace {
     pub netns: NetNs,
     pub path: PathBuf,
@@ -31,7 +31,7 @@ impl Namespace {
         Netlink::open_in(&self.netns).unwrap()
     }
 
-    /// Everything that a test could have left here.
+    /// The links, addresses and routes of the namespace.
     pub fn dump(&self) -> String {
         let mut netlink = self.netlink();
         let links: Vec<_> = netlink.links().unwrap();
@@ -40,8 +40,8 @@ impl Namespace {
         format!("{}:\n{links:#?}\n{addresses:#?}\n{routes:#?}", self.path.display())
     }
 
-    /// The same once the kernel is done with the link-local address: it looks
-    /// for duplicates first, and then adds routes.
+    /// The same after duplicate address detection for the link-local address
+    /// has ended and the kernel has added its routes.
     pub fn settled(&self) -> String {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -58,7 +58,7 @@ impl Namespace {
         }
     }
 
-    /// Names of the links, without the loopback.
+    /// Names of the links except the loopback device.
     pub fn links(&self) -> Vec<String> {
         let links = self.netlink().links().unwrap();
         links.into_iter().filter(|link| !link.loopback).map(|link| link.name).collect()
@@ -71,7 +71,7 @@ impl Drop for Namespace {
     }
 }
 
-/// What the agent is to answer.
+/// How the fake agent responds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AgentBehaviour {
     #[default]
@@ -90,8 +90,8 @@ struct AgentState {
     valid: Vec<Attachment>,
 }
 
-/// Plays the agent: hands out 10.1.0.N and fd00::N, sets up the host side at
-/// Commit.
+/// A fake agent that allocates 10.1.0.N and fd00::N, and sets the host side up
+/// at Commit.
 #[derive(Clone, Default)]
 pub struct FakeAgent {
     state: Arc<Mutex<AgentState>>,
@@ -126,17 +126,17 @@ impl FakeAgent {
         self.state.lock().unwrap().calls.clone()
     }
 
-    /// The pods that addresses were asked for: namespace, name and uid.
+    /// The pods for which addresses were allocated: namespace, name and UID.
     pub fn pods(&self) -> Vec<String> {
         self.state.lock().unwrap().pods.clone()
     }
 
-    /// What the last GC called valid.
+    /// The valid attachments of the last GC.
     pub fn valid(&self) -> Vec<Attachment> {
         self.state.lock().unwrap().valid.clone()
     }
 
-    /// Attachments that hold addresses.
+    /// The number of attachments with allocated addresses.
     pub fn allocated(&self) -> usize {
         self.state.lock().unwrap().allocated.len()
     }
@@ -192,7 +192,7 @@ fn refusal(kind: ErrorKind, message: &str) -> Response {
     Response::Error(ApiError { kind, message: message.to_owned() })
 }
 
-/// What the plugin answered.
+/// The exit status and the output of the plugin.
 #[derive(Debug)]
 pub struct PluginOutput {
     pub success: bool,
@@ -215,7 +215,7 @@ impl PluginOutput {
     }
 }
 
-/// Everything that a test needs.
+/// A node, a pod, and a fake agent.
 pub struct Fixture {
     pub agent: FakeAgent,
     pub node: Namespace,
@@ -224,20 +224,20 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// With an agent that serves.
+    /// A fixture with an agent that serves all calls.
     pub fn new() -> Fixture {
         let fixture = Fixture::without_agent();
         fixture.start_agent();
         fixture
     }
 
-    /// Puts the agent on its socket.
+    /// Starts the fake agent on its socket.
     pub fn start_agent(&self) {
         let listener = UnixListener::bind(self.socket()).unwrap();
         self.agent.serve(listener, NetNs::open(&self.node.path).unwrap());
     }
 
-    /// With nobody on the socket.
+    /// A fixture without an agent.
     pub fn without_agent() -> Fixture {
         let directory = tempfile::Builder::new()
             .prefix(&format!("beeline-cni-{}-", std::process::id()))
@@ -255,14 +255,14 @@ impl Fixture {
         json!({ "cniVersion": version, "name": "beeline", "type": "beeline-cni", "socket": self.socket() })
     }
 
-    /// Runs the plugin in the node as a runtime does.
+    /// Runs the plugin in the network namespace of the node, as a runtime does.
     pub fn call(&self, command: &str, container: &str, netns: &Path, input: &str) -> PluginOutput {
         let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u";
         self.call_with(command, container, netns, arguments, input)
     }
 
-    /// The same with these `CNI_ARGS`. libcni sets every variable; those that
-    /// a command has no use for are empty.
+    /// The same with these `CNI_ARGS`. Like libcni, sets every variable; those
+    /// that a command does not use are empty.
     pub fn call_with(
         &self,
         command: &str,
@@ -284,7 +284,7 @@ impl Fixture {
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            // A plugin that fails early does not read.
+            // A plugin that fails early does not read its input.
             let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
             child.wait_with_output().unwrap()
         };
@@ -308,7 +308,7 @@ impl Fixture {
         self.call("CHECK", "c1", &self.pod.path, &config.to_string())
     }
 
-    /// Fails unless nothing of the attachment is left.
+    /// Fails if links, addresses or locks remain.
     #[track_caller]
     pub fn assert_clean(&self) {
         let clean = self.node.links().is_empty() && self.pod.links().is_empty();

@@ -1,5 +1,5 @@
-//! The plugin binary in namespaces of the test's own, with an agent that is
-//! played by the test: what a runtime sees, and what stands in the pod.
+//! The plugin binary in network namespaces of the test, with a fake agent:
+//! what a runtime sees, and what is configured in the pod.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -253,7 +253,7 @@ fn kernel_concurrent_calls_do_not_interfere() {
     let config = fixture.config("1.1.0").to_string();
     std::thread::scope(|scope| {
         for (number, pod) in pods.iter().enumerate() {
-            // Two callers per container: runtimes repeat calls that time out.
+            // Two callers per container, because runtimes repeat calls that time out.
             for _ in 0..2 {
                 let (fixture, config) = (&fixture, &config);
                 scope.spawn(move || {
@@ -273,8 +273,8 @@ fn kernel_concurrent_calls_do_not_interfere() {
     fixture.assert_clean();
 }
 
-/// What containerd 2 (go-cni) and CRI-O (ocicni) give to the plugin, both by
-/// libcni, for a list that declares what they offer.
+/// The calls of containerd (go-cni) and CRI-O (ocicni), both with libcni, for a
+/// configuration that declares all capabilities they offer.
 #[test]
 fn kernel_the_calls_of_containerd_and_cri_o_are_served() {
     const ID: &str = "3f6940ab5ab43bc522569d15b23f8c1bbde1d7678b080398506924fc01d72755";
@@ -288,7 +288,7 @@ fn kernel_the_calls_of_containerd_and_cri_o_are_served() {
     let words = |pairs: &[(&str, &str)]| -> String {
         pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(";")
     };
-    // containerd keeps them in a map: any order may come.
+    // containerd keeps the arguments in a map, so their order is random.
     let mut shuffled = kubernetes;
     shuffled.reverse();
     let annotations = json!({"kubernetes.io/config.source": "api"});
@@ -343,7 +343,7 @@ fn kernel_the_calls_of_containerd_and_cri_o_are_served() {
             let (code, message) = fixture.call_with("GC", "", no_netns, "", &bare).failure();
             assert!(code == 7 && message.contains("nothing was removed"), "{code} {message}");
         }
-        // The sandbox is gone, as after a boot, and the runtime asks twice.
+        // The sandbox no longer exists, as after a reboot, and the runtime calls twice.
         for _ in 0..2 {
             fixture.call_with("DEL", ID, no_netns, &arguments, &input).result();
         }

@@ -1,7 +1,7 @@
-//! What the running kernel makes of the embedded programs, one line each:
-//! name, instructions that the verifier walked, bytes of machine code. Loads
-//! them and attaches nothing; needs root. `cargo xtask ebpf` holds the
-//! figures against crates/ebpf/budget.txt.
+//! Loads the embedded programs, attaches none, and prints one line for each:
+//! name, number of instructions that the verifier processed, bytes of machine
+//! code. Needs root. `cargo xtask ebpf` compares the numbers with the limits in
+//! crates/ebpf/budget.txt.
 
 use std::error::Error;
 use std::path::Path;
@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Mounts of a namespace of our own end with us, whatever happens.
+    // The kernel removes the mounts of this private namespace when the process ends.
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
     mounts::make_private()?;
     let nothing: Option<&Path> = None;

@@ -1,6 +1,6 @@
-//! The `bpf(2)` commands that aya does not offer: read-only handles of pins,
-//! batches, links by device index, test runs. Each function is one command
-//! on one object; the layouts are those of linux/bpf.h as aya has them.
+//! The bpf(2) commands that aya does not offer: read-only handles of pins,
+//! batches, links by device index, test runs. Each function issues one command
+//! on one object. The structures are the bindings of linux/bpf.h in aya-obj.
 
 use std::ffi::CString;
 use std::io;
@@ -13,36 +13,39 @@ use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_
 
 use super::maps::MapDefinition;
 
-/// `BPF_F_RDONLY` of linux/bpf.h: the handle cannot change the map.
+/// `BPF_F_RDONLY` of linux/bpf.h (Linux 4.15): the handle cannot change the map.
 pub(crate) const READ_ONLY: u32 = 1 << 3;
 
-/// How a handle of a pin may be used.
+/// Access mode of the handle of a pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     ReadWrite,
 }
 
-/// What the kernel says about a link.
+/// State of a TCX link (Linux 6.6).
+#[doc(alias = "bpf_link_info")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LinkState {
-    /// Number of the program that runs.
+    /// ID of the attached program.
     pub program_id: u32,
-    /// The device; 0 = it has gone, or the link was detached.
+    /// Index of the device; 0 = the device was deleted, or the link was detached.
     pub ifindex: u32,
 }
 
-/// What the kernel says about a link to a cgroup.
+/// State of a link to a cgroup (Linux 5.7).
+#[doc(alias = "bpf_link_info")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CgroupLinkState {
-    /// Number of the program that runs.
+    /// ID of the attached program.
     pub program_id: u32,
-    /// The cgroup (the inode of its directory); 0 = it has gone, or the link was
-    /// detached.
+    /// ID of the cgroup, which is the inode of its directory; 0 = the cgroup
+    /// was removed, or the link was detached.
     pub cgroup_id: u64,
 }
 
-/// A test run of a classifier.
+/// Input of a test run of a `BPF_PROG_TYPE_SCHED_CLS` program.
+#[doc(alias = "BPF_PROG_TEST_RUN")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SkbRun<'a> {
     pub packet: &'a [u8],
@@ -51,8 +54,9 @@ pub(crate) struct SkbRun<'a> {
     pub repeat: u32,
 }
 
-/// The beginning of `struct __sk_buff` of linux/bpf.h; the kernel takes what
-/// is missing as zero.
+/// The first fields of `struct __sk_buff` of linux/bpf.h. The kernel treats
+/// the missing ones as zero.
+#[doc(alias = "__sk_buff")]
 #[repr(C)]
 struct SkbContext {
     before: [u32; 9],
@@ -60,14 +64,14 @@ struct SkbContext {
     ifindex: u32,
 }
 
-/// What came of a test run.
+/// Result of a test run.
 pub(crate) struct SkbResult {
     pub retval: u32,
     pub bytes: usize,
     pub duration_ns: u32,
 }
 
-/// `BPF_OBJ_GET`: a handle of what is pinned.
+/// `BPF_OBJ_GET` (Linux 4.4): opens a pinned object.
 pub(crate) fn open_pin(path: &Path, access: Access) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut attr = empty();
@@ -79,7 +83,7 @@ pub(crate) fn open_pin(path: &Path, access: Access) -> io::Result<OwnedFd> {
     Ok(owned(fd))
 }
 
-/// `BPF_OBJ_PIN`. The path must not exist.
+/// `BPF_OBJ_PIN` (Linux 4.4). The path must not exist.
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let mut attr = empty();
@@ -90,8 +94,8 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     call(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(|_| ())
 }
 
-/// `BPF_MAP_CREATE` of a map of maps; its elements look like `inner`. Of a
-/// long name the kernel keeps 15 bytes.
+/// `BPF_MAP_CREATE` of an array of maps (Linux 4.12) whose elements have the
+/// definition of `inner`. The name is cut to 15 bytes.
 pub(crate) fn create_map_of_maps(
     name: &str,
     definition: &MapDefinition,
@@ -114,8 +118,8 @@ pub(crate) fn create_map_of_maps(
     Ok(owned(fd))
 }
 
-/// `BPF_PROG_LOAD` of a classifier that is small enough to be written by
-/// hand: each instruction as one number, in this machine's byte order.
+/// `BPF_PROG_LOAD` of a `BPF_PROG_TYPE_SCHED_CLS` program. Each instruction is
+/// one `struct bpf_insn` as a 64-bit integer in host byte order.
 pub(crate) fn load_classifier(name: &str, instructions: &[u64]) -> io::Result<OwnedFd> {
     const LICENSE: &std::ffi::CStr = c"Dual MIT/GPL";
     let mut attr = empty();
@@ -146,8 +150,8 @@ pub(crate) fn link_state(link: BorrowedFd<'_>) -> io::Result<LinkState> {
     // SAFETY: plain data, for which all-zero is valid.
     let mut info: bpf_link_info = unsafe { zeroed() };
     read_info(link, &mut info)?;
-    // SAFETY: a TCX link fills these fields; of any other kind of link they
-    // are plain numbers too.
+    // SAFETY: the kernel fills these fields for a TCX link; for any other type
+    // of link they are integers too.
     let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
     Ok(LinkState { program_id: info.prog_id, ifindex })
 }
@@ -157,13 +161,13 @@ pub(crate) fn cgroup_link_state(link: BorrowedFd<'_>) -> io::Result<CgroupLinkSt
     // SAFETY: plain data, for which all-zero is valid.
     let mut info: bpf_link_info = unsafe { zeroed() };
     read_info(link, &mut info)?;
-    // SAFETY: such a link fills these fields; of any other kind of link they
-    // are plain numbers too.
+    // SAFETY: the kernel fills these fields for a cgroup link; for any other
+    // type of link they are integers too.
     let cgroup_id = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
     Ok(CgroupLinkState { program_id: info.prog_id, cgroup_id })
 }
 
-/// `BPF_LINK_CREATE` of a link to a cgroup, after those that are there.
+/// `BPF_LINK_CREATE` of a link to a cgroup (Linux 5.7), after existing links.
 pub(crate) fn create_cgroup_link(
     program: BorrowedFd<'_>,
     cgroup: BorrowedFd<'_>,
@@ -177,7 +181,7 @@ pub(crate) fn create_cgroup_link(
     Ok(owned(fd))
 }
 
-/// `BPF_LINK_CREATE` of a TCX link, after those that are there.
+/// `BPF_LINK_CREATE` of a TCX link (Linux 6.6), after existing links.
 pub(crate) fn create_tcx_link(
     program: BorrowedFd<'_>,
     ifindex: u32,
@@ -191,7 +195,7 @@ pub(crate) fn create_tcx_link(
     Ok(owned(fd))
 }
 
-/// `BPF_LINK_UPDATE`: every packet sees the old program or the new one.
+/// `BPF_LINK_UPDATE` (Linux 5.7): atomically replaces the program of a link.
 pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
     attr.link_update.link_fd = link.as_raw_fd() as u32;
@@ -199,17 +203,17 @@ pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     call(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(|_| ())
 }
 
-/// `BPF_LINK_DETACH`.
+/// `BPF_LINK_DETACH` (Linux 5.9).
 pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
     attr.link_detach.link_fd = link.as_raw_fd() as u32;
     call(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(|_| ())
 }
 
-/// `BPF_MAP_LOOKUP_ELEM`. False = there is no such element.
+/// `BPF_MAP_LOOKUP_ELEM`. Returns false if the key does not exist.
 ///
 /// # Safety
-/// `key` is as long as the map's keys, `value` as what the kernel copies.
+/// `key` is as long as a key of the map, `value` as the data that the kernel copies.
 pub(crate) unsafe fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
     let mut attr = element(map, key.as_ptr() as u64, value.as_mut_ptr() as u64);
     found(call(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr))
@@ -218,14 +222,14 @@ pub(crate) unsafe fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -
 /// `BPF_MAP_UPDATE_ELEM`.
 ///
 /// # Safety
-/// `key` and `value` are as long as the map's.
+/// `key` and `value` are as long as those of the map.
 pub(crate) unsafe fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
     let mut attr = element(map, key.as_ptr() as u64, value.as_ptr() as u64);
     attr.__bindgen_anon_2.flags = flags;
     call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(|_| ())
 }
 
-/// `BPF_MAP_DELETE_ELEM`. False = there was no such element.
+/// `BPF_MAP_DELETE_ELEM`. Returns false if the key does not exist.
 ///
 /// # Safety
 /// `key` is as long as the map's keys.
@@ -234,7 +238,7 @@ pub(crate) unsafe fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool>
     found(call(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr))
 }
 
-/// `BPF_MAP_GET_NEXT_KEY`. False = that was the last one.
+/// `BPF_MAP_GET_NEXT_KEY`. Returns false after the last key.
 ///
 /// # Safety
 /// `key` and `next` are as long as the map's keys.
@@ -244,13 +248,13 @@ pub(crate) unsafe fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mu
     found(call(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr))
 }
 
-/// `BPF_MAP_LOOKUP_BATCH` (since Linux 5.6): at most `count` elements from a
-/// cursor on. Returns how many came, and the outcome: success = there is
-/// more, `ENOENT` = that was all.
+/// `BPF_MAP_LOOKUP_BATCH` (Linux 5.6): reads at most `count` elements, starting
+/// at the cursor `from`. Returns the number of elements read, and success if
+/// there may be more or `ENOENT` if these were the last.
 ///
 /// # Safety
-/// `keys` and `values` hold `count` of what the kernel copies; `to` and
-/// `from` are as long as the map's keys and at least 4 bytes.
+/// `keys` and `values` have room for `count` elements; `to` and `from` are as
+/// long as a key of the map and at least 4 bytes.
 pub(crate) unsafe fn lookup_batch(
     map: BorrowedFd<'_>,
     from: Option<&[u8]>,
@@ -271,7 +275,8 @@ pub(crate) unsafe fn lookup_batch(
     (unsafe { attr.batch.count }, outcome)
 }
 
-/// `BPF_PROG_TEST_RUN` of a classifier.
+/// `BPF_PROG_TEST_RUN` (Linux 4.12; with a context, 5.2; with the device in it,
+/// 5.9) of a `BPF_PROG_TYPE_SCHED_CLS` program.
 pub(crate) fn run_skb(program: BorrowedFd<'_>, run: &SkbRun<'_>, out: &mut [u8]) -> io::Result<SkbResult> {
     let context = SkbContext { before: [0; 9], ingress_ifindex: run.ingress_ifindex, ifindex: run.ifindex };
     let mut attr = empty();
@@ -310,20 +315,20 @@ fn element(map: BorrowedFd<'_>, key: u64, value: u64) -> bpf_attr {
 }
 
 fn empty() -> bpf_attr {
-    // SAFETY: a union of plain data, for which all-zero is valid and what
-    // the kernel expects of fields that are not used.
+    // SAFETY: a union of plain data, for which all-zero is valid. The kernel
+    // requires unused fields to be zero.
     unsafe { zeroed() }
 }
 
 fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
-    // SAFETY: the attributes live across the call; what they point at is
-    // checked by each caller above.
+    // SAFETY: the attributes live across the call; each caller above ensures
+    // that the pointers in them are valid.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size_of::<bpf_attr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn owned(fd: i64) -> OwnedFd {
-    // SAFETY: a descriptor that the kernel has just made for us.
+    // SAFETY: a new descriptor that nobody else owns.
     unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
 }
 

@@ -1,7 +1,7 @@
-//! The connection tables: the one in use and, while a layout follows another
-//! one (`migrate_conntrack`), the one before it. Each is the element of an array of maps,
-//! and pinned beside it, because the array gives only the number of a map,
-//! which takes more privileges to open.
+//! The connection tables: the current one and, during a migration to another
+//! layout (`migrate_conntrack`), the previous one. Each is the element of an
+//! array of maps. It is also pinned, because the array yields only the map ID,
+//! and opening a map by ID needs CAP_SYS_ADMIN.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -20,10 +20,10 @@ use super::pins::{Pins, pin_over};
 use super::programs::load_failed;
 use super::tables::KernelTable;
 
-/// Name of the pin of the table before the one in use.
+/// Name of the pin of the previous table.
 pub(crate) const PREVIOUS_TABLE: &str = "CONNTRACK_PREVIOUS_TABLE";
 
-/// The only element of each array.
+/// Key of the only element of each array.
 const ELEMENT: [u8; 4] = [0; 4];
 
 /// The connection tables of one layout.
@@ -34,7 +34,7 @@ pub(crate) struct Conntrack {
 }
 
 impl Conntrack {
-    /// Opens what is pinned.
+    /// Opens the pinned tables.
     pub(crate) fn open(pins: &Pins, access: Access) -> Result<Conntrack, DatapathError> {
         let path = pins.table(maps::CONNTRACK_TABLE.name);
         let current = RawMap::open_existing(&path, maps::CONNTRACK_TABLE.name, access)?;
@@ -42,13 +42,13 @@ impl Conntrack {
         Ok(Conntrack { current: KernelTable::new(current), previous: previous.map(PreviousTable) })
     }
 
-    /// Makes the table in use and the arrays of tables where they are missing,
-    /// pins them and puts the one into the other; if there is a previous
-    /// table, only that one.
+    /// Creates and pins the current table and the arrays of maps if they are
+    /// missing. Puts the current table into its array; if there is a previous
+    /// table, puts only that one into its own array.
     ///
-    /// Called before the programs are loaded, because the loader would make
-    /// the array over a table with BTF, and Linux 6.1 does not take a table
-    /// without BTF for its like.
+    /// Call this before the programs are loaded. Otherwise the loader would
+    /// create the array with an inner map that has BTF, and Linux 6.1 does not
+    /// accept a table without BTF as an element of it.
     pub(crate) fn create(
         pins: &Pins,
         declared: &DeclaredMaps,
@@ -64,8 +64,8 @@ impl Conntrack {
         }
     }
 
-    /// Every connection of both tables; those of the one in use first. One
-    /// that is in both comes once.
+    /// All connections of both tables, those of the current one first. A
+    /// connection that is in both is listed once.
     pub(crate) fn entries(&self) -> Result<Vec<(ConntrackKey, ConntrackValue)>, TableError> {
         let mut entries = self.current.entries()?;
         if let Some(previous) = &self.previous {
@@ -76,7 +76,8 @@ impl Conntrack {
         Ok(entries)
     }
 
-    /// One connection, as a packet finds it: current, then previous.
+    /// Looks up a connection as the programs do: first in the current table,
+    /// then in the previous one.
     pub(crate) fn get(&self, key: &ConntrackKey) -> Result<Option<ConntrackValue>, TableError> {
         let found = self.current.get(key)?;
         match (&self.previous, found) {
@@ -86,7 +87,7 @@ impl Conntrack {
     }
 }
 
-/// The table of a layout whose values may have another size.
+/// The previous table, whose values may have another size.
 #[derive(Debug)]
 struct PreviousTable(RawMap);
 
@@ -100,7 +101,7 @@ impl PreviousTable {
     fn entries(&self) -> Result<Vec<(ConntrackKey, ConntrackValue)>, TableError> {
         let mut entries = Vec::new();
         let each = |key: &[u8], value: &[u8]| {
-            // Keys are the same in every layout that programs can read.
+            // Keys have the same size in every layout that can be migrated.
             entries.extend(ConntrackKey::read_from_bytes(key).ok().map(|key| (key, convert(value))));
         };
         self.0.read(each).map_err(|error| self.error(&error))?;
@@ -112,7 +113,7 @@ impl PreviousTable {
     }
 }
 
-/// A value as it will be in the table in use: see `migrate`.
+/// Converts a value to the current layout; see `migrate`.
 fn convert(bytes: &[u8]) -> ConntrackValue {
     let mut value = ConntrackValue::new_zeroed();
     let shared = bytes.len().min(size_of::<ConntrackValue>());
@@ -120,7 +121,7 @@ fn convert(bytes: &[u8]) -> ConntrackValue {
     value
 }
 
-/// The table in use: the pinned one, else a new one.
+/// Opens the current table, or creates it.
 fn create_table(pins: &Pins, definition: MapDefinition) -> Result<RawMap, DatapathError> {
     let name = maps::CONNTRACK_TABLE.name;
     let path = pins.table(name);
@@ -132,7 +133,8 @@ fn create_table(pins: &Pins, definition: MapDefinition) -> Result<RawMap, Datapa
     RawMap::open_checked(&path, name, Access::ReadWrite, definition)
 }
 
-/// The array of tables that look like this one: the pinned one, else a new one.
+/// Opens an array of maps whose elements have the definition of `table`, or
+/// creates it.
 fn create_array(
     pins: &Pins,
     name: &'static str,
@@ -148,8 +150,8 @@ fn create_array(
     RawMap::open_checked(&path, name, Access::ReadWrite, definition)
 }
 
-/// Puts a table into an array, unless it is there: changing the array waits
-/// for every packet that is under way (8 ms).
+/// Puts a table into an array, unless it is there already: updating the array
+/// waits for an RCU grace period (about 8 ms).
 fn ensure_element(array: &RawMap, table: &RawMap) -> Result<(), DatapathError> {
     let wanted = table.id().map_err(failed("examine", table.name()))?;
     let mut id = [0; 4];
@@ -157,14 +159,14 @@ fn ensure_element(array: &RawMap, table: &RawMap) -> Result<(), DatapathError> {
     if there && u32::from_ne_bytes(id) == wanted { Ok(()) } else { set_element(array, table) }
 }
 
-/// Puts a table into an array. Every program that ran before has ended when
-/// this returns.
+/// Puts a table into an array. When this returns, every program that was
+/// running has ended (the kernel waits for an RCU grace period).
 pub(crate) fn set_element(array: &RawMap, table: &RawMap) -> Result<(), DatapathError> {
     let fd = table.as_fd().as_raw_fd() as u32;
     array.set(&ELEMENT, &fd.to_ne_bytes(), 0).map_err(failed("write", array.name()))
 }
 
-/// Takes the table out of an array. None there is no error.
+/// Removes the table from an array. It is no error if there is none.
 pub(crate) fn clear_element(array: &RawMap) -> Result<(), DatapathError> {
     array.remove(&ELEMENT).map(|_| ()).map_err(failed("empty", array.name()))
 }

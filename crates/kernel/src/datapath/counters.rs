@@ -1,4 +1,4 @@
-//! The counters, summed over the CPUs.
+//! The packet counters, summed over all CPUs.
 
 use beeline_abi::counter::{COUNTERS, CounterValue};
 use beeline_sync::TableError;
@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 
 use super::maps::RawMap;
 
-/// Every counter, at its index as in `beeline_abi::counter`.
+/// All counters. The index is that of `beeline_abi::counter`.
 pub(crate) fn read(map: &RawMap) -> Result<Vec<CounterValue>, TableError> {
     let mut counters = vec![CounterValue::default(); COUNTERS as usize];
     let each = |key: &[u8], per_cpu: &[u8]| {

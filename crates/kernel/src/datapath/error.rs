@@ -1,4 +1,4 @@
-//! What can go wrong with the datapath, with the object and the next step.
+//! Errors of the datapath, with the object, the likely cause and the next step.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,17 +13,17 @@ use crate::netlink::NetlinkError;
 /// Why the datapath could not be opened, changed or read.
 #[derive(Debug, Error)]
 pub enum DatapathError {
-    /// This binary was built without the programs.
+    /// This binary was built without the eBPF object.
     #[error(
         "this binary was built without the eBPF programs: run `cargo xtask ebpf` and build again, or run `make build`, which does both"
     )]
     NoObject,
-    /// The object is not what this binary expects.
+    /// The object does not match the layout of this binary.
     #[error(
         "the eBPF object does not match this binary: {0}; build both from the same source (`make build`)"
     )]
     Object(String),
-    /// The directory for pins is on another file system.
+    /// The directory for pins is not on a bpffs.
     #[error(
         "{} is not on a BPF file system (bpffs), so nothing can be pinned there: mount one with `mount -t bpf bpf {0}`",
         path.display()
@@ -32,77 +32,77 @@ pub enum DatapathError {
         /// The directory.
         path: PathBuf,
     },
-    /// A mount point could not be examined.
+    /// A bpffs could not be examined or mounted.
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
-    /// A system call on an object failed.
+    /// A system call failed.
     #[error("cannot {operation} {object}: {source}{}", hint(source))]
     System {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
-        /// On what.
+        /// The object of the operation.
         object: String,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A pinned table is not what its programs expect.
+    /// A pinned table has another definition than the programs expect.
     #[error(
         "the table pinned at {} is {found}, but must be {expected}: another program may have pinned it. Drain the \
          node, remove the pin and restart the agent",
         path.display()
     )]
     MapMismatch {
-        /// Where.
+        /// Path of the pin.
         path: PathBuf,
-        /// What is there.
+        /// Definition of the pinned map.
         found: MapDefinition,
-        /// What should be.
+        /// Definition that the programs expect.
         expected: MapDefinition,
     },
-    /// The configuration in the tables says another version.
+    /// The configuration table has another ABI version than its directory.
     #[error(
         "the tables pinned in {} have layout {found}, but the directory is for layout {expected}: drain the node, \
          remove the directory and restart the agent",
         path.display()
     )]
     Version {
-        /// The directory.
+        /// The directory of the layout.
         path: PathBuf,
-        /// What the configuration says.
+        /// ABI version in the configuration table.
         found: u32,
-        /// What the directory's name says.
+        /// ABI version in the name of the directory.
         expected: u32,
     },
-    /// Nothing of this layout is pinned.
+    /// No tables of this layout are pinned.
     #[error("no datapath of layout {expected} is pinned in {}{}", path.display(), other_layouts(others))]
     NotPinned {
         /// The bpffs directory.
         path: PathBuf,
         /// The layout that this binary reads.
         expected: u32,
-        /// The layouts that are there.
+        /// The layouts that are pinned.
         others: Vec<u32>,
     },
-    /// The kernel refused a program, or aya could not prepare it.
+    /// The kernel rejected a program or map, or aya could not prepare it.
     #[error("cannot load {object}: {message}")]
     Load {
         /// `the eBPF object`, `program from_pod`.
         object: String,
-        /// The kernel's words, the end of the verifier's log included.
+        /// The error text, with the end of the verifier log.
         message: String,
     },
-    /// A table refused.
+    /// A table operation failed.
     #[error(transparent)]
     Table(#[from] TableError),
     /// A device, qdisc or filter could not be read or changed.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// There is no such program.
+    /// The datapath has no program of this name.
     #[error("there is no program {0} in the datapath")]
     NoProgram(String),
 }
 
-/// For `map_err`: an error of a system call with its object.
+/// Adds the operation and the object to the error of a system call, for `map_err`.
 pub(crate) fn failed(
     operation: &'static str,
     object: impl Into<String>,

@@ -1,4 +1,4 @@
-//! The event stream: sampled records from the ring buffer.
+//! Sampled events from the ring buffer.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
@@ -10,8 +10,8 @@ use zerocopy::FromBytes;
 use super::error::DatapathError;
 use super::programs::load_failed;
 
-/// A reader of the event stream. What one reader takes no other one sees:
-/// there should be one, the agent's.
+/// A reader of the event ring buffer (`BPF_MAP_TYPE_RINGBUF`, Linux 5.8). A
+/// record is delivered to one reader only, so only the agent should read.
 pub struct Events {
     ring: RingBuf<MapData>,
     skipped: u64,
@@ -25,8 +25,8 @@ impl Events {
         Ok(Events { ring, skipped: 0 })
     }
 
-    /// The next event, if one is there. Wait for the descriptor to become
-    /// readable and then take all there are.
+    /// The next event, or none if the buffer is empty. Poll the descriptor
+    /// until it is readable, then call this until it returns none.
     #[expect(clippy::should_implement_trait, reason = "none means none now: it is not the end")]
     pub fn next(&mut self) -> Option<Event> {
         while let Some(record) = self.ring.next() {
@@ -38,7 +38,8 @@ impl Events {
         None
     }
 
-    /// Records that another release wrote and this one does not understand.
+    /// The number of records skipped because another release wrote them in
+    /// another format.
     pub fn skipped(&self) -> u64 {
         self.skipped
     }

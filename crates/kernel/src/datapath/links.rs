@@ -1,9 +1,9 @@
-//! What is attached where.
+//! Attaching programs to devices.
 //!
-//! TCX links (Linux 6.6) are pinned, one file for each program and device,
-//! and moved to a new program by link update. Without TCX the programs are
-//! classifiers on `clsact` with one fixed priority and handle, replaced in
-//! place. Either way no packet passes by unseen while a program changes.
+//! TCX links (Linux 6.6) are pinned, one file for each program and device, and
+//! updated to a new program in place. Without TCX the programs are eBPF filters
+//! on the `clsact` qdisc with a fixed priority and handle, also replaced in
+//! place. Either way, every packet is processed by the old or the new program.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,43 +20,43 @@ use super::pins::{Pins, pin_over, unpin};
 use super::programs::Programs;
 use crate::netlink::{Direction, Netlink, NetlinkError};
 
-/// Priority and handle of our classifiers. A number that others are unlikely
-/// to have, because a kind of filter cannot share a priority with another kind.
+/// Priority and handle of our filters. Other software is unlikely to use this
+/// priority, which filters of different types cannot share.
 const PRIORITY_AND_HANDLE: (u16, u32) = (0xbee, 0xbee1);
-/// A device index that the kernel does not give.
+/// A device index that is not in use.
 const NO_DEVICE: u32 = i32::MAX as u32;
 
-/// How long a link that is on its way out is waited for.
+/// How long to wait for a link that is being detached.
 const DETACH_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 const DETACH_TRIES_MAX: u32 = 100;
 
-/// How programs are attached.
+/// How programs are attached to devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AttachMode {
-    /// By TCX links where the kernel has them, else on `clsact`.
+    /// With TCX links if the kernel supports them, otherwise on `clsact`.
     #[default]
     Auto,
-    /// By TCX links.
+    /// With TCX links (Linux 6.6).
     Tcx,
-    /// On the `clsact` qdisc.
+    /// As filters on the `clsact` qdisc (Linux 4.5).
     Clsact,
 }
 
-/// A program on a device.
+/// A program that is attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttachedProgram {
-    /// The device.
+    /// Index of the device.
     pub ifindex: u32,
-    /// The program.
+    /// Name of the program.
     pub program: &'static str,
 }
 
-/// The programs of a pod's host-side veth.
+/// The programs on the host side of a pod's veth pair.
 pub(crate) const POD: &[&str] = &[programs::FROM_POD, programs::TO_POD];
 /// The programs of an uplink.
 pub(crate) const UPLINK: &[&str] = &[programs::FROM_UPLINK, programs::TO_UPLINK];
 
-/// The side of a device that a program belongs to.
+/// The direction in which a program is attached.
 fn direction(program: &str) -> Direction {
     match program {
         programs::TO_POD | programs::TO_UPLINK => Direction::Egress,
@@ -64,21 +64,21 @@ fn direction(program: &str) -> Direction {
     }
 }
 
-/// The attachments of one datapath, in the network namespace of the thread
-/// that opened it.
+/// The programs attached to devices, in the network namespace of the thread
+/// that opened the datapath.
 #[derive(Debug)]
 pub(crate) struct Links {
     pins: Pins,
     tcx: bool,
     netlink: Mutex<Netlink>,
-    /// What should be attached.
+    /// Programs that should be attached.
     desired: BTreeSet<AttachedProgram>,
-    /// Classifiers of a life that attached on `clsact`, beside links.
+    /// Filters left by an agent that used `clsact`, to be replaced by links.
     stale_filters: BTreeSet<AttachedProgram>,
 }
 
 impl Links {
-    /// Takes over what is attached already.
+    /// Takes over the programs that are attached.
     pub(crate) fn open(
         pins: &Pins,
         attach_mode: AttachMode,
@@ -97,7 +97,7 @@ impl Links {
         Ok(Links { pins: pins.clone(), tcx, netlink: Mutex::new(netlink), desired, stale_filters })
     }
 
-    /// Attaches programs to a device, which may have them already.
+    /// Attaches programs to a device. It is no error if they are attached.
     pub(crate) fn attach(
         &mut self,
         ifindex: u32,
@@ -112,8 +112,8 @@ impl Links {
         Ok(())
     }
 
-    /// Takes every program off a device, which may be gone. Tries all and
-    /// returns the first error.
+    /// Detaches every program from a device, which may no longer exist. Tries
+    /// all and returns the first error.
     pub(crate) fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.desired.retain(|attached| attached.ifindex != ifindex);
         let mut outcome = Ok(());
@@ -127,7 +127,7 @@ impl Links {
         outcome
     }
 
-    /// What is attached now.
+    /// The attached programs.
     pub(crate) fn attached(&self) -> Vec<AttachedProgram> {
         if self.tcx {
             return list(&self.pins, None);
@@ -140,8 +140,8 @@ impl Links {
         self.netlink.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings every attachment to what it should be: running these programs,
-    /// on devices that exist. Returns how many were not.
+    /// Attaches every desired program that is not attached, and forgets those
+    /// on deleted devices. Returns the number of both.
     pub(crate) fn repair(&mut self, programs: &Programs) -> Result<usize, DatapathError> {
         let mut repaired = 0;
         let mut outcome = Ok(());
@@ -154,7 +154,7 @@ impl Links {
         outcome.map(|()| repaired)
     }
 
-    /// Moves every attachment to these programs.
+    /// Replaces every attached program by the one of the same name in `programs`.
     pub(crate) fn update_all(&mut self, programs: &Programs) -> Result<(), DatapathError> {
         self.repair(programs).map(|_| ())
     }
@@ -170,14 +170,14 @@ impl Links {
         }
     }
 
-    /// True = it was not attached.
+    /// Returns true if the program was not attached.
     fn ensure(&mut self, attached: AttachedProgram, programs: &Programs) -> Result<bool, DatapathError> {
         let changed = if self.tcx {
             self.ensure_link(attached, programs)?
         } else {
             self.ensure_filter(attached, programs).map_err(|error| without_device(error, attached))?
         };
-        // What a life left that attached the other way would run, too.
+        // A program left by the other attach mode would run in addition.
         if !self.tcx {
             self.remove_link(attached)?;
         } else if self.stale_filters.contains(&attached) {
@@ -239,8 +239,8 @@ impl Links {
         match bpf::open_pin(&path, Access::ReadWrite) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed("open the pin", path.display().to_string())(error)),
-            // At once, though others may hold the link; one without a device
-            // is detached.
+            // Detaches even if other processes hold the link. An error means
+            // that the device was deleted, and the link is detached already.
             Ok(link) => drop(bpf::detach_link(link.as_fd())),
         }
         unpin(&path)
@@ -257,8 +257,8 @@ impl Links {
     }
 }
 
-/// A link whose pin somebody has removed detaches a moment later; until then
-/// the program cannot be attached a second time.
+/// A link is detached some time after its pin is removed. Until then attaching
+/// the program again fails with `EEXIST` and is retried.
 fn create_link(program: BorrowedFd<'_>, ifindex: u32, hook: bpf_attach_type) -> io::Result<OwnedFd> {
     let mut tries = 0;
     loop {
@@ -272,8 +272,8 @@ fn create_link(program: BorrowedFd<'_>, ifindex: u32, hook: bpf_attach_type) -> 
     }
 }
 
-/// What is attached: by links, and (if asked for) by classifiers in a network
-/// namespace. What cannot be read is not listed.
+/// The programs attached by links and, with a netlink socket, by filters in its
+/// network namespace. Those that cannot be read are left out.
 pub(crate) fn list(pins: &Pins, classifiers_of: Option<&mut Netlink>) -> Vec<AttachedProgram> {
     let alive = |attached: &AttachedProgram| {
         let link = bpf::open_pin(&pins.link(attached.program, attached.ifindex), Access::ReadWrite);
@@ -285,7 +285,8 @@ pub(crate) fn list(pins: &Pins, classifiers_of: Option<&mut Netlink>) -> Vec<Att
     found.into_iter().collect()
 }
 
-/// Does this kernel know TCX links? Asked with a device that cannot exist.
+/// Whether the kernel supports TCX links, tried with a device that does not
+/// exist: a kernel with TCX returns `ENODEV`.
 fn has_tcx(programs: &Programs) -> Result<bool, DatapathError> {
     let (program, _) = programs.get(programs::FROM_POD)?;
     match bpf::create_tcx_link(program, NO_DEVICE, bpf_attach_type::BPF_TCX_INGRESS) {
@@ -294,7 +295,7 @@ fn has_tcx(programs: &Programs) -> Result<bool, DatapathError> {
     }
 }
 
-/// The pinned links of programs that this release has.
+/// The pinned links of the programs that this release knows.
 fn pinned(pins: &Pins) -> Result<BTreeSet<AttachedProgram>, DatapathError> {
     let known = |(name, ifindex): (String, u32)| {
         let program = programs::ALL.iter().find(|known| **known == name)?;
@@ -303,7 +304,7 @@ fn pinned(pins: &Pins) -> Result<BTreeSet<AttachedProgram>, DatapathError> {
     Ok(pins.pinned_links()?.into_iter().filter_map(known).collect())
 }
 
-/// Our classifiers on all devices.
+/// Our filters on all devices.
 fn filters(netlink: &mut Netlink) -> Result<BTreeSet<AttachedProgram>, NetlinkError> {
     let mut found = BTreeSet::new();
     for link in netlink.links()? {
@@ -315,7 +316,7 @@ fn filters(netlink: &mut Netlink) -> Result<BTreeSet<AttachedProgram>, NetlinkEr
     Ok(found)
 }
 
-/// Our classifier on one side of a device: name and number of the program.
+/// Our filter in one direction of a device: name and ID of the program.
 fn our_filter(
     netlink: &mut Netlink,
     ifindex: u32,
@@ -332,8 +333,8 @@ fn name(attached: AttachedProgram) -> String {
     format!("program {} on the link with index {}", attached.program, attached.ifindex)
 }
 
-/// Netlink names the qdisc or the filter; which program it was for is more
-/// to the point.
+/// Replaces an `ENODEV` error of netlink, which names the qdisc or filter, by
+/// one that names the program.
 fn without_device(error: DatapathError, attached: AttachedProgram) -> DatapathError {
     match error {
         DatapathError::Netlink(error) if error.errno() == Some(libc::ENODEV) => {

@@ -1,4 +1,4 @@
-//! A map of the kernel as bytes: its attributes, its elements.
+//! An eBPF map without types: its definition, and its elements as bytes.
 
 use std::fmt;
 use std::io;
@@ -13,28 +13,32 @@ use super::error::{DatapathError, failed};
 
 /// `BPF_F_NO_PREALLOC` of linux/bpf.h.
 const NO_PREALLOC: u32 = 1;
-/// Elements of the first batch; doubled when a bucket of a hash holds more.
+/// Elements of the first batch; doubled when a hash bucket holds more.
 const BATCH: usize = 2048;
-/// How often a reading starts again because elements went away under it.
+/// How often a read is retried after concurrent deletions.
 const TRIES: usize = 16;
 
-/// The attributes of a map, as the kernel knows them.
+/// The definition of a map: type, sizes and flags.
+///
+/// Mirrors the fields of that name in `struct bpf_map_info` (Linux 4.13).
+#[doc(alias = "bpf_map_info")]
+#[doc(alias = "bpf_map_def")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapDefinition {
     /// `enum bpf_map_type`.
     pub kind: u32,
-    /// Bytes of a key.
+    /// Size of a key, bytes.
     pub key_size: u32,
-    /// Bytes of a value.
+    /// Size of a value, bytes.
     pub value_size: u32,
-    /// Capacity in elements (bytes for a ring buffer).
+    /// Capacity, in elements (in bytes for a ring buffer).
     pub max_entries: u32,
     /// `BPF_F_*`.
     pub flags: u32,
 }
 
 impl MapDefinition {
-    /// What a table of the layout must look like.
+    /// The definition of a table of the layout.
     pub fn from_spec(spec: &MapSpec) -> MapDefinition {
         let (kind, flags) = match spec.kind {
             MapKind::Hash => (bpf_map_type::BPF_MAP_TYPE_HASH, NO_PREALLOC),
@@ -54,27 +58,27 @@ impl MapDefinition {
         }
     }
 
-    /// What an object file declares.
+    /// The definition that an object file declares.
     pub(crate) fn from_object(map: &aya_obj::Map) -> MapDefinition {
         let ring = map.map_type() == bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
         MapDefinition {
             kind: map.map_type(),
             key_size: map.key_size(),
-            // The loader sets it to 0, whatever the element type was.
+            // The loader sets it to 0, whatever the type of the elements is.
             value_size: if ring { 0 } else { map.value_size() },
             max_entries: map.max_entries(),
             flags: map.map_flags(),
         }
     }
 
-    /// A map of this definition without BTF, to be made.
+    /// A map without BTF with this definition, for creating it.
     pub(crate) fn to_map(self) -> aya_obj::Map {
         let MapDefinition { kind, key_size, value_size, max_entries, flags } = self;
         aya_obj::Map::new_from_params(kind, key_size, value_size, max_entries, flags)
     }
 
-    /// Bytes that the kernel copies for a value: of a per-CPU map one for
-    /// each possible CPU, each aligned to 8.
+    /// Bytes that a lookup copies. For a per-CPU map that is one value for each
+    /// possible CPU, each padded to 8 bytes.
     fn value_bytes(&self) -> io::Result<usize> {
         let size = self.value_size as usize;
         if self.kind != bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32 {
@@ -99,7 +103,8 @@ impl fmt::Display for MapDefinition {
     }
 }
 
-/// An open map.
+/// An open map whose keys and values are bytes.
+#[doc(alias = "bpf_map")]
 #[derive(Debug)]
 pub(crate) struct RawMap {
     name: &'static str,
@@ -109,7 +114,7 @@ pub(crate) struct RawMap {
 }
 
 impl RawMap {
-    /// Opens a pinned map. None = nothing is pinned there.
+    /// Opens a pinned map. Returns none if nothing is pinned there.
     pub(crate) fn open(
         path: &Path,
         name: &'static str,
@@ -132,7 +137,7 @@ impl RawMap {
         Ok(Some(RawMap { name, fd, definition, value_bytes }))
     }
 
-    /// The same, where the map must exist.
+    /// Opens a pinned map that must exist.
     pub(crate) fn open_existing(
         path: &Path,
         name: &'static str,
@@ -143,7 +148,7 @@ impl RawMap {
             .ok_or_else(|| failed("open", format!("the table pinned at {}", path.display()))(missing()))
     }
 
-    /// The same, where the map must also look like this.
+    /// Opens a pinned map that must exist and have this definition.
     pub(crate) fn open_checked(
         path: &Path,
         name: &'static str,
@@ -155,7 +160,8 @@ impl RawMap {
         Ok(map)
     }
 
-    /// Compares the attributes: aya and the kernel take any map for any other.
+    /// Compares the definition. Neither aya nor the kernel does so when a
+    /// pinned map is reused.
     pub(crate) fn check(&self, path: &Path, expected: MapDefinition) -> Result<(), DatapathError> {
         if self.definition == expected {
             return Ok(());
@@ -163,27 +169,27 @@ impl RawMap {
         Err(DatapathError::MapMismatch { path: path.to_owned(), found: self.definition, expected })
     }
 
-    /// Name, as in the layout.
+    /// Name of the table in the layout.
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Attributes.
+    /// Definition.
     pub(crate) fn definition(&self) -> &MapDefinition {
         &self.definition
     }
 
-    /// Bytes of a value as user space sees it.
+    /// Bytes of a value in user space, for all CPUs.
     pub(crate) fn value_bytes(&self) -> usize {
         self.value_bytes
     }
 
-    /// The kernel's number of the map.
+    /// Map ID.
     pub(crate) fn id(&self) -> io::Result<u32> {
         bpf::map_info(self.as_fd()).map(|info| info.id)
     }
 
-    /// Bytes of kernel memory, as the kernel accounts them.
+    /// Memory of the map in the kernel, bytes (`memlock` in fdinfo).
     pub(crate) fn memory_bytes(&self) -> io::Result<u64> {
         let path = format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd());
         let text = std::fs::read_to_string(path)?;
@@ -193,15 +199,15 @@ impl RawMap {
         })
     }
 
-    /// Copies the value of a key. False = there is none.
+    /// Reads the value of a key. Returns false if the key does not exist.
     pub(crate) fn get(&self, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
         self.check_lengths(key, Some(value.len()), self.value_bytes)?;
         // SAFETY: the lengths are the map's.
         unsafe { bpf::lookup(self.as_fd(), key, value) }
     }
 
-    /// Puts the key after another one into `next`; after none, or one that is
-    /// gone, the first. False = there is none.
+    /// Writes the key that follows `key` to `next`; the first key if `key` is
+    /// none or does not exist. Returns false if there is no further key.
     pub(crate) fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
         key.map_or(Ok(()), |key| self.check_lengths(key, None, 0))?;
         self.check_lengths(next, None, 0)?;
@@ -209,26 +215,26 @@ impl RawMap {
         unsafe { bpf::next_key(self.as_fd(), key, next) }
     }
 
-    /// Inserts or replaces (`flags` 0), or only inserts (`BPF_NOEXIST`).
+    /// Inserts or replaces a value (`flags` 0), or only inserts it (`BPF_NOEXIST`).
     pub(crate) fn set(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
         self.check_lengths(key, Some(value.len()), self.value_bytes)?;
         // SAFETY: the lengths are the map's.
         unsafe { bpf::update(self.as_fd(), key, value, flags) }
     }
 
-    /// Removes. False = there was none.
+    /// Removes a key. Returns false if it does not exist.
     pub(crate) fn remove(&self, key: &[u8]) -> io::Result<bool> {
         self.check_lengths(key, None, 0)?;
         // SAFETY: the length is the map's.
         unsafe { bpf::delete(self.as_fd(), key) }
     }
 
-    /// Hands every element to `each`: keys and values. What is written or
-    /// removed meanwhile may be missing, or (never in a hash that is read in
-    /// batches) come twice.
+    /// Passes the key and value of every element to `each`. Elements that are
+    /// written or removed meanwhile may be missing. They may also be passed
+    /// twice, but not if a hash is read in batches.
     pub(crate) fn read(&self, mut each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
         match self.read_batches(&mut each) {
-            // Before Linux 6.x some kinds of map have no batches.
+            // Not every type of map supports batches in every kernel.
             Err(error) if is_unsupported(&error) => self.walk(&mut each),
             other => other,
         }
@@ -251,14 +257,14 @@ impl RawMap {
             let last = match outcome {
                 Ok(()) => false,
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-                // A bucket of the hash holds more than fits.
+                // A hash bucket holds more elements than the buffer.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && count < most => {
                     count = (count * 2).min(most);
                     keys.resize(count * key_bytes, 0);
                     values.resize(count * value_bytes, 0);
                     continue;
                 }
-                // Elements went away under the reader: what came is good.
+                // Elements were removed meanwhile; those that were returned are valid.
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) && tries < TRIES => {
                     tries += 1;
                     false
@@ -277,8 +283,8 @@ impl RawMap {
         }
     }
 
-    /// Key by key. An element that goes away under the reader sends it back
-    /// to the beginning, hence the bound.
+    /// Reads key by key. If the current key is removed meanwhile, the iteration
+    /// restarts at the first key, so the number of steps is bounded.
     fn walk(&self, each: &mut impl FnMut(&[u8], &[u8])) -> io::Result<()> {
         let mut value = vec![0; self.value_bytes];
         let mut key: Option<Vec<u8>> = None;
@@ -314,7 +320,7 @@ impl AsFd for RawMap {
 }
 
 fn is_unsupported(error: &io::Error) -> bool {
-    /// `ENOTSUPP` of linux/errno.h, which user space should not see, but does.
+    /// `ENOTSUPP` of linux/errno.h: internal to the kernel, but returned by bpf(2).
     const ENOTSUPP: i32 = 524;
     [Some(ENOTSUPP), Some(libc::EOPNOTSUPP), Some(libc::EINVAL)].contains(&error.raw_os_error())
 }

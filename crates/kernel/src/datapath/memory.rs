@@ -1,4 +1,4 @@
-//! Kernel memory of the tables.
+//! Memory that the tables use in the kernel.
 
 use beeline_abi::maps;
 
@@ -8,9 +8,9 @@ use super::error::{DatapathError, failed};
 use super::maps::RawMap;
 use super::pins::Pins;
 
-/// Bytes of every pinned table, the connection tables included, as the
-/// kernel accounts them (`memlock` of fdinfo). Before Linux 6.4 that is what
-/// a full hash would take, without its overhead, however empty it is.
+/// Memory of every pinned table, including the connection tables, in bytes
+/// (`memlock` in `/proc/PID/fdinfo`). Before Linux 6.4 the kernel reports for
+/// a hash the size of a full one without overhead.
 pub(crate) fn of_pins(pins: &Pins) -> Result<Vec<(&'static str, u64)>, DatapathError> {
     let mut found = Vec::new();
     let inner = [maps::CONNTRACK_TABLE.name, conntrack::PREVIOUS_TABLE];

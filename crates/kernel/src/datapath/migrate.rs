@@ -1,12 +1,11 @@
-//! From one layout to the next: what the old tables hold is in the new ones
-//! before the first link runs a new program.
+//! Migration of the tables to another layout. The contents of the old tables
+//! are copied to the new ones before the first link runs a new program.
 //!
-//! A key that keeps its size is the same key; a value that grows gets zeroes
-//! at its end, one that shrinks loses its end. A release that changes a layout in
-//! another way brings its own conversion. Tables that packets write are
-//! shared where their layout is the same, so that both sides of the swap see
-//! everything; for connections there is a way also where it is another one
-//! (`migrate_conntrack`).
+//! Keys must keep their size. A value that grows is extended with zero bytes,
+//! one that shrinks is truncated. A release that changes a layout in any other
+//! way needs its own conversion. Tables that the programs write are shared if
+//! their definition is unchanged, so that old and new programs see the same
+//! entries. Connections are migrated even if it changed (`migrate_conntrack`).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -23,8 +22,8 @@ use super::pins::{Pins, pin_over};
 /// `BPF_NOEXIST` of linux/bpf.h.
 const ONLY_NEW: u64 = 1;
 
-/// Tables that start anew with a layout: what they hold is worth nothing a
-/// moment later, or goes another way.
+/// Tables that are not copied: their contents are short-lived, or are migrated
+/// by `migrate_conntrack`.
 const NOT_COPIED: &[&str] = &[
     maps::CONNTRACK.name,
     maps::CONNTRACK_PREVIOUS.name,
@@ -33,10 +32,11 @@ const NOT_COPIED: &[&str] = &[
     maps::EVENTS.name,
 ];
 
-/// Tables that packets write.
+/// Tables that the programs write.
 const SHARED: &[&str] = &[maps::FRAGMENT.name, maps::COUNTER.name, maps::AFFINITY.name, maps::SOCKET.name];
 
-/// Before the tables of `to` are made: shares what can be shared.
+/// Call before the tables of `to` are created. Pins the tables of `from` that
+/// can be shared for `to` as well.
 pub(crate) fn share(
     from: &Pins,
     to: &Pins,
@@ -51,7 +51,8 @@ pub(crate) fn share(
     Ok(())
 }
 
-/// Makes the tables of `to` equal to those of `from`.
+/// Copies the tables of `from` to those of `to`, and removes entries that
+/// `from` does not have.
 pub(crate) fn copy(from: &Pins, to: &Pins) -> Result<(), DatapathError> {
     for spec in maps::ALL.iter().filter(|spec| !NOT_COPIED.contains(&spec.name)) {
         let (Some(old), Some(new)) = both(from, to, spec.name)? else { continue };
@@ -61,7 +62,7 @@ pub(crate) fn copy(from: &Pins, to: &Pins) -> Result<(), DatapathError> {
     Ok(())
 }
 
-/// Copies what the new table does not have.
+/// Copies the entries that the new table does not have.
 pub(crate) fn add_missing(old: &RawMap, new: &RawMap) -> io::Result<()> {
     insert_all(old, new, ONLY_NEW, |_| {})
 }
@@ -86,11 +87,11 @@ fn copy_table(old: &RawMap, new: &RawMap, version: u32) -> io::Result<()> {
     }
     let per_cpu = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32;
     if new.definition().kind == per_cpu && old.value_bytes() != new.value_bytes() {
-        return Ok(()); // Counters of another size begin anew.
+        return Ok(()); // Counters of another size start at zero.
     }
     let is_config = new.name() == maps::CONFIG.name;
     insert_all(old, new, 0, |value| {
-        // The first word says the layout; 0 = nothing is published yet.
+        // The first word is the ABI version; 0 = no configuration was written yet.
         if is_config && value[..4] != [0; 4] {
             value[..4].copy_from_slice(&version.to_ne_bytes());
         }
@@ -107,7 +108,7 @@ fn insert_all(old: &RawMap, new: &RawMap, flags: u64, change: impl Fn(&mut [u8])
         value[..shared].copy_from_slice(&old_value[..shared]);
         change(&mut value);
         match new.set(key, &value, flags) {
-            // Known there already, or newer there.
+            // The new table has this entry, or a newer one.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => outcome = Err(error),
             Ok(()) => {}
@@ -116,7 +117,7 @@ fn insert_all(old: &RawMap, new: &RawMap, flags: u64, change: impl Fn(&mut [u8])
     outcome
 }
 
-/// What an earlier life of the new layout left behind.
+/// Removes entries left by an earlier use of the new layout.
 fn remove_others(old: &RawMap, new: &RawMap) -> io::Result<()> {
     let arrays = [bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32];
     if arrays.contains(&new.definition().kind) {
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!(shared.id().unwrap(), old.id().unwrap());
         let none = RawMap::open(&layouts.new.table(maps::COUNTER.name), "", Access::Read).unwrap();
         assert!(none.is_none(), "a table with another value size cannot be shared: {none:?}");
-        // To be copied onto itself is no harm.
+        // Copying a shared table does nothing.
         old.set(&key(1), &[1; 4], 0).unwrap();
         copy(&layouts.old, &layouts.new).unwrap();
         assert_eq!(contents(&old), [(1, vec![1; 4])]);

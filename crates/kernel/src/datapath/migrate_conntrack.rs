@@ -1,24 +1,25 @@
-//! The connections' way into a table with another layout.
+//! Migration of connections to a table with another layout.
 //!
-//! Packets go on meanwhile, and the programs at the hooks change one by one:
+//! Packets are processed during the migration, and the links are updated to
+//! the new programs one by one:
 //!
-//! 1. [`begin`]: the next layout has an empty table which is not yet in its
-//!    array, and beside it, as the previous one, the table in use. The next
-//!    programs therefore read and write that one, as do those at the hooks
-//!    that have not changed yet: all of them know every connection at once.
-//! 2. All hooks have changed, and the next layout is current: [`finish`] puts
-//!    the next table into its array. New connections go there; the others are
-//!    found in the previous one, while they are copied.
-//! 3. Every connection is in the table in use, and the previous one is let go.
+//! 1. [`begin`]: the new layout gets an empty connection table, which is not
+//!    yet in its array of maps, and the current table as its previous table.
+//!    Old and new programs both read and write the current table, so that all
+//!    of them see every connection.
+//! 2. After all links are updated and the new layout is current, [`finish`]
+//!    puts the new table into its array. New connections are created there;
+//!    existing ones are found in the previous table until they are copied.
+//! 3. When all connections are copied, the previous table is released.
 //!
-//! The pin of the previous table says that this is under way. A life that
-//! ended in the middle is made up for by the next, whichever layout it has:
-//! before the second step it begins anew, after it it finishes.
+//! The pin of the previous table marks a migration in progress. If the agent
+//! is stopped during a migration, the next start completes it, with either
+//! layout: it starts over if step 2 was not reached, and finishes otherwise.
 //!
-//! The programs work on a previous value in place. It may be larger by
-//! `VALUE_PADDING_WORDS` (what they add to it is zero), and smaller as far as they
-//! do not use its end: the kernel's verifier refuses to load them otherwise,
-//! and the old ones stay.
+//! The new programs access values of the previous table in place. A value may
+//! grow by at most `VALUE_END_WORDS`, which read as zero, and may shrink if
+//! the programs do not access its end. Otherwise the verifier rejects the new
+//! programs, and the old ones stay attached.
 
 use std::os::fd::AsFd;
 
@@ -31,15 +32,16 @@ use super::maps::{MapDefinition, RawMap};
 use super::migrate;
 use super::pins::{Pins, pin_over, unpin};
 
-/// Before the tables of `to` are made: shares the connection table if it has
-/// this definition; else returns it, to be the previous one.
+/// Call before the tables of `to` are created. Shares the connection table of
+/// `from` if it has this definition; otherwise pins it as the previous table
+/// and returns it.
 pub(crate) fn begin(
     from: &Pins,
     to: &Pins,
     definition: MapDefinition,
 ) -> Result<Option<RawMap>, DatapathError> {
     let table = maps::CONNTRACK_TABLE.name;
-    // Of an earlier life of that layout, or of one that did not get far.
+    // Left by an earlier use of that layout, or by an interrupted migration.
     for name in [maps::CONNTRACK.name, maps::CONNTRACK_PREVIOUS.name, table, PREVIOUS_TABLE] {
         unpin(&to.table(name))?;
     }
@@ -52,12 +54,11 @@ pub(crate) fn begin(
     Ok(Some(old))
 }
 
-/// After all links have changed: brings the connections over, if that is not
-/// done yet.
+/// Call after all links are updated. Copies the connections to the new table,
+/// if a migration is in progress.
 ///
-/// A packet that changes an entry in the very moment in which it is copied may
-/// change the old one alone: its next packet finds the copy, which has the
-/// lifetime and the counts of one packet before.
+/// A packet that updates an entry while it is copied may update only the old
+/// one. The copy then lacks the timeout and the counters of that one packet.
 pub(crate) fn finish(pins: &Pins) -> Result<(), DatapathError> {
     let Some(old) = RawMap::open(&pins.table(PREVIOUS_TABLE), PREVIOUS_TABLE, Access::ReadWrite)? else {
         return Ok(());
@@ -65,9 +66,9 @@ pub(crate) fn finish(pins: &Pins) -> Result<(), DatapathError> {
     let open = |name| RawMap::open_existing(&pins.table(name), name, Access::ReadWrite);
     let new = open(maps::CONNTRACK_TABLE.name)?;
     let (current, previous) = (open(maps::CONNTRACK.name)?, open(maps::CONNTRACK_PREVIOUS.name)?);
-    // Writing an array of maps waits for every program that is under way:
-    // here for the last of the old ones, who know nothing of the new table,
-    // then for the last that writes the old table.
+    // Updating an array of maps waits until all running programs have ended
+    // (an RCU grace period): first for the old programs, which do not know the
+    // new table, then for the last program that inserts into the old table.
     conntrack::set_element(&previous, &old)?;
     conntrack::set_element(&current, &new)?;
     let directory = pins.directory();
@@ -86,14 +87,14 @@ mod tests {
 
     const TABLE: &str = maps::CONNTRACK_TABLE.name;
 
-    /// What an object would declare whose connections have values of this size.
+    /// The maps of an object whose connections have values of this size.
     fn declared(value_size: u32) -> DeclaredMaps {
         let arrays = [&maps::CONNTRACK, &maps::CONNTRACK_PREVIOUS];
         let tables = arrays.map(|spec| (spec.name, MapDefinition::from_spec(spec))).into();
         DeclaredMaps { tables, conntrack: hash(value_size, 100) }
     }
 
-    /// The tables of a layout that follows another one.
+    /// Creates the tables of a layout that replaces another one.
     fn prepare(from: &Pins, to: &Pins, value_size: u32) {
         let declared = declared(value_size);
         let previous = begin(from, to, declared.conntrack).unwrap();
@@ -104,13 +105,13 @@ mod tests {
         RawMap::open_existing(&pins.table(name), name, Access::ReadWrite).unwrap()
     }
 
-    /// The number of the table in an array.
+    /// ID of the map in an array of maps.
     fn element(pins: &Pins, array: &'static str) -> Option<u32> {
         let mut id = [0; 4];
         open(pins, array).get(&[0; 4], &mut id).unwrap().then(|| u32::from_ne_bytes(id))
     }
 
-    /// Numbers of the table in use and of the one before it.
+    /// Map IDs of the current and of the previous table.
     fn elements(pins: &Pins) -> (Option<u32>, Option<u32>) {
         (element(pins, maps::CONNTRACK.name), element(pins, maps::CONNTRACK_PREVIOUS.name))
     }
@@ -150,11 +151,11 @@ mod tests {
         Conntrack::create(&layouts.old, &declared(4), None).unwrap();
         let old = open(&layouts.old, TABLE);
         (1..4).for_each(|number| old.set(&key(number), &[1; 4], 0).unwrap());
-        // A life that ended before all links had changed, then another one.
+        // Two starts that end before all links are updated.
         prepare(&layouts.old, &layouts.new, 8);
         prepare(&layouts.old, &layouts.new, 8);
         assert_eq!(elements(&layouts.new), (None, Some(old.id().unwrap())));
-        // This one ends after the first connection has been copied.
+        // A start that ends after the first connection is copied.
         let new = open(&layouts.new, TABLE);
         conntrack::set_element(&open(&layouts.new, maps::CONNTRACK.name), &new).unwrap();
         new.set(&key(1), &[9; 8], 0).unwrap();

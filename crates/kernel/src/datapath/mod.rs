@@ -1,10 +1,10 @@
-//! The datapath: programs, tables and links in the kernel, all pinned, so
-//! that they outlive the agent.
+//! The datapath in the kernel: programs, tables (eBPF maps) and links, all
+//! pinned, so that they outlive the agent.
 //!
-//! [`Datapath`] is the owner's view: it makes what is missing, attaches,
-//! writes. [`PinnedDatapath`] is a reader's view of the same pins. Where things are
-//! pinned stands in `pins`, how a layout becomes the next one in `migrate`
-//! and, for connections, in `migrate_conntrack`.
+//! [`Datapath`] is used by the agent: it creates what is missing, attaches
+//! programs and writes tables. [`PinnedDatapath`] reads the same pins. `pins`
+//! describes the paths, `migrate` the change to another table layout, and
+//! `migrate_conntrack` that of the connection table.
 
 mod bpf;
 mod conntrack;
@@ -66,31 +66,33 @@ use object::DeclaredMaps;
 use pins::Pins;
 use programs::Programs;
 
-/// How a datapath is opened.
+/// Options for opening a datapath.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// The eBPF object, aligned to 4 bytes.
     pub object: &'a [u8],
-    /// The layout that the object has.
+    /// The ABI version (table layout) of the object.
     pub abi_version: u32,
-    /// How programs are attached.
+    /// How programs are attached to devices.
     pub attach_mode: AttachMode,
 }
 
 impl Default for Options<'_> {
-    /// The programs and the layout of this binary.
+    /// The object and the ABI version of this binary.
     fn default() -> Self {
         Options { object: EMBEDDED, abi_version: ABI_VERSION, attach_mode: AttachMode::Auto }
     }
 }
 
-/// The node's datapath: maps, programs and links, all pinned below one
-/// directory. Dropping it changes nothing in the kernel.
+/// The datapath of a node: maps, programs and links, pinned below one
+/// directory. Dropping this value changes nothing in the kernel.
+///
+/// Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and Linux 6.1 or later.
 #[derive(Debug)]
 pub struct Datapath {
     pins: Pins,
     programs: Programs,
-    /// The programs were loaded, not found pinned.
+    /// The programs were loaded now; false if the pinned ones were reused.
     fresh: bool,
     links: Links,
     tables: KernelTables,
@@ -103,23 +105,24 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Opens what is pinned below `bpffs` (made if missing), checks it
-    /// against the layout of this binary, makes what is missing, loads the
-    /// embedded programs (or takes the pinned ones, if they are the same) and
-    /// moves every link to them. Attaches nothing new.
-    /// Device indices are those of the calling thread's network namespace.
+    /// Opens the datapath pinned below `bpffs`, a directory on a bpffs that is
+    /// created if missing. Checks the pinned tables against the layout of this
+    /// binary, creates missing tables, loads the embedded programs (or reuses
+    /// the pinned ones if they are the same) and updates every link to them.
+    /// Attaches no program to another device. Device indices are those of the
+    /// network namespace of the calling thread.
     pub fn open(bpffs: &Path) -> Result<Datapath, DatapathError> {
         Datapath::open_with(bpffs, &Options::default())
     }
 
-    /// The same with another object and its layout.
+    /// Like [`Datapath::open`], with another object and its ABI version.
     pub fn open_object(bpffs: &Path, object: &[u8], abi_version: u32) -> Result<Datapath, DatapathError> {
         Datapath::open_with(bpffs, &Options { object, abi_version, ..Options::default() })
     }
 
-    /// The same with every choice. When the links run with another layout,
-    /// its tables are shared or copied first; its directory stays
-    /// ([`Datapath::remove_other_layouts`]).
+    /// Like [`Datapath::open`], with options. If the links use another layout,
+    /// its tables are shared or copied first. The directory of that layout is
+    /// kept until [`Datapath::remove_other_layouts`].
     pub fn open_with(bpffs: &Path, options: &Options<'_>) -> Result<Datapath, DatapathError> {
         let declared = DeclaredMaps::parse(options.object)?;
         if options.abi_version == ABI_VERSION {
@@ -129,7 +132,7 @@ impl Datapath {
         pins.create()?;
         let current = pins.current().map(|version| pins.of_version(version));
         if let Some(current) = &current {
-            // What a life that ended in the middle has begun.
+            // A process that was stopped may have left a migration unfinished.
             migrate_conntrack::finish(current)?;
         }
         let from = current.filter(|current| current.version() != pins.version());
@@ -138,7 +141,7 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Everything that packets do not see yet: tables and programs.
+    /// Creates tables and loads programs. No packet uses them yet.
     fn prepare(
         pins: Pins,
         options: &Options<'_>,
@@ -181,8 +184,8 @@ impl Datapath {
         })
     }
 
-    /// Moves every link to the new programs, then the connections to the new
-    /// table.
+    /// Updates every link to the new programs, then moves the connections to
+    /// the new table.
     fn activate(&mut self, object: &[u8]) -> Result<(), DatapathError> {
         self.links.update_all(&self.programs)?;
         sockets::update_links(&self.pins, &self.programs)?;
@@ -191,19 +194,19 @@ impl Datapath {
         }
         self.pins.set_current()?;
         migrate_conntrack::finish(&self.pins)?;
-        // Without a handle of the previous table.
+        // Closes the handle of the previous table.
         self.conntrack = Conntrack::open(&self.pins, Access::ReadWrite)?;
         self.start_sweep()
     }
 
-    /// Lets the kernel take expired connections out of the tables from now
-    /// on, by the code of this object. The pinned table keeps its timer alive.
+    /// Starts the timer in the kernel that removes expired connections
+    /// periodically. The timer belongs to a pinned table and runs without the agent.
     fn start_sweep(&self) -> Result<(), DatapathError> {
         let packet = TestPacket::new(&[0; 64]);
         sweep::start(|| Ok(self.test_run(layout::programs::SWEEP, &packet)?.retval))
     }
 
-    /// Attaches the programs of a pod to the host side of its veth.
+    /// Attaches the programs of a pod to the host side of its veth pair.
     pub fn attach_pod(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.links.attach(ifindex, links::POD, &self.programs)
     }
@@ -213,46 +216,49 @@ impl Datapath {
         self.links.attach(ifindex, links::UPLINK, &self.programs)
     }
 
-    /// Attaches the socket hooks to a cgroup, in place of another if it was
-    /// attached to one. Returns how many were not attached.
+    /// Attaches the socket hooks to a cgroup and detaches them from any other.
+    /// Returns the number of hooks that were newly attached.
     pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<usize, DatapathError> {
         sockets::attach(&self.pins, cgroup, &self.programs)
     }
 
-    /// What the socket hooks translated, to be read by another thread.
+    /// A read-only handle of the socket table, in which the socket hooks
+    /// record their translations.
     pub fn socket_table(&self) -> Result<KernelTable<SocketKey, SocketValue>, DatapathError> {
         let path = self.pins.table(layout::SOCKET.name);
         RawMap::open_existing(&path, layout::SOCKET.name, Access::Read).map(KernelTable::new)
     }
 
-    /// Takes the socket hooks off their cgroup. None there is no error.
+    /// Detaches the socket hooks. It is no error if none are attached.
     pub fn detach_sockets(&mut self) -> Result<(), DatapathError> {
         sockets::detach(&self.pins)
     }
 
-    /// The socket hooks that are attached, by name.
+    /// Names of the attached socket hooks.
     pub fn attached_sockets(&self) -> Vec<&'static str> {
         sockets::attached(&self.pins)
     }
 
-    /// Takes every program off a device. One that is gone or has none is no error.
+    /// Detaches every program from a device. It is no error if the device does
+    /// not exist or has no programs.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.links.detach(ifindex)
     }
 
-    /// What is attached now.
+    /// The attached programs.
     pub fn attached(&self) -> Vec<AttachedProgram> {
         self.links.attached()
     }
 
-    /// Attaches again what somebody detached, and forgets what was attached
-    /// to devices that are gone. Returns the number of both.
+    /// Attaches programs that were detached by others, and forgets those on
+    /// deleted devices. Returns the number of both.
     pub fn repair(&mut self) -> Result<usize, DatapathError> {
         self.links.repair(&self.programs)
     }
 
-    /// Publishes the node's configuration; one that is there already is not
-    /// written. A packet may see words of both while it is replaced.
+    /// Writes the configuration of the node if it differs from the current
+    /// one. The update is not atomic: a program that runs meanwhile may read
+    /// fields of both.
     pub fn set_config(&mut self, config: &ConfigValue) -> Result<(), DatapathError> {
         if self.config.get(&0)?.as_ref() != Some(config) {
             self.config.write(&0, config)?;
@@ -260,54 +266,55 @@ impl Datapath {
         Ok(())
     }
 
-    /// The node's configuration; `abi_version` 0 = none is published.
+    /// The configuration of the node; `abi_version` 0 = none was written yet.
     pub fn config(&self) -> Result<ConfigValue, DatapathError> {
         Ok(self.config.get(&0)?.unwrap_or_default())
     }
 
-    /// Counters summed over the CPUs, at their index as in `beeline_abi::counter`.
+    /// Counters, summed over all CPUs. The index is that of `beeline_abi::counter`.
     pub fn counters(&self) -> Result<Vec<CounterValue>, DatapathError> {
         Ok(counters::read(&self.counter)?)
     }
 
-    /// A reader of the event stream. There should be one at a time.
+    /// A reader of the event ring buffer. There should be only one at a time.
     pub fn events(&self) -> Result<Events, DatapathError> {
         Events::open(&self.pins.table(layout::EVENTS.name))
     }
 
-    /// Every connection, of the table in use and of the one before it.
+    /// All connections, including those that are still in the previous table
+    /// during a migration.
     pub fn conntrack(&self) -> Result<Vec<(ConntrackKey, ConntrackValue)>, DatapathError> {
         Ok(self.conntrack.entries()?)
     }
 
-    /// The connection table in use. Only timeouts and ownership remove live
-    /// connections: this is for clean-up by owner and for tests.
+    /// The current connection table. Live connections may be removed only by
+    /// timeout or by their owner: use this for cleanup by the owner, and in tests.
     pub fn connections(&mut self) -> &mut KernelTable<ConntrackKey, ConntrackValue> {
         &mut self.conntrack.current
     }
 
-    /// What the sweeps of expired connections found.
+    /// Statistics of the removal of expired connections.
     pub fn sweep(&self) -> Result<SweepValue, DatapathError> {
         Ok(self.sweep.get(&0)?.unwrap_or_default())
     }
 
-    /// First fragments that wait for their followers.
+    /// First fragments whose later fragments are expected.
     pub fn fragments(&mut self) -> &mut KernelTable<FragmentKey, FragmentValue> {
         &mut self.fragments
     }
 
-    /// Clients and the backends that they keep.
+    /// Session affinity: clients and their backends.
     pub fn affinity(&mut self) -> &mut KernelTable<AffinityKey, AffinityValue> {
         &mut self.affinity
     }
 
-    /// Clients that Services let in.
+    /// Source ranges from which Services admit clients.
     pub fn source_ranges(&mut self) -> &mut KernelTable<SourceRangeKey, SourceRangeValue> {
         &mut self.tables.source_range
     }
 
-    /// Kernel memory of each table, bytes; before Linux 6.4 what it would
-    /// take if it were full.
+    /// Kernel memory of each table, bytes. Before Linux 6.4 the kernel reports
+    /// the size of a full table.
     pub fn memory_bytes(&self) -> Result<Vec<(&'static str, u64)>, DatapathError> {
         memory::of_pins(&self.pins)
     }
@@ -317,24 +324,24 @@ impl Datapath {
         self.programs.infos()
     }
 
-    /// Runs a loaded program over a packet, which is not sent.
+    /// Runs a loaded program on a packet, which is not sent (`BPF_PROG_TEST_RUN`).
     pub fn test_run(&self, program: &str, packet: &TestPacket<'_>) -> Result<TestRun, DatapathError> {
         test_run(self.programs.get(program)?.0, packet)
     }
 
-    /// Loads [`layout::programs::BASELINE`] over the same tables, for a benchmark
-    /// ([`test_run`]).
+    /// Loads [`layout::programs::BASELINE`] with the pinned tables, for benchmarks
+    /// with [`test_run`].
     pub fn load_baseline(&self) -> Result<OwnedFd, DatapathError> {
         programs::load_unpinned(Options::default().object, &self.pins, layout::programs::BASELINE)
     }
 
-    /// The tables.
+    /// The tables that the agent writes.
     pub fn tables(&self) -> &KernelTables {
         &self.tables
     }
 
-    /// Removes the directories of other layouts: call it when this one has
-    /// proved itself. Returns their numbers.
+    /// Removes the directories of other layouts. Call it when this layout is
+    /// known to work. Returns the removed ABI versions.
     pub fn remove_other_layouts(&mut self) -> Result<Vec<u32>, DatapathError> {
         let mut others = self.pins.versions()?;
         others.retain(|version| *version != self.pins.version());
@@ -343,8 +350,8 @@ impl Datapath {
     }
 }
 
-/// Holds what is pinned against what the programs expect, before aya takes
-/// any of it.
+/// Checks the pinned tables against the declarations of the object. aya would
+/// reuse a pinned map without this check.
 fn check_pinned(pins: &Pins, declared: &DeclaredMaps) -> Result<(), DatapathError> {
     for (name, expected) in &declared.tables {
         let path = pins.table(name);
@@ -359,7 +366,7 @@ fn check_pinned(pins: &Pins, declared: &DeclaredMaps) -> Result<(), DatapathErro
     check_version(pins)
 }
 
-/// The first word of the configuration says the layout.
+/// Checks the first word of the configuration, which is the ABI version.
 fn check_version(pins: &Pins) -> Result<(), DatapathError> {
     let path = pins.table(layout::CONFIG.name);
     let Some(map) = RawMap::open(&path, layout::CONFIG.name, Access::Read)? else { return Ok(()) };

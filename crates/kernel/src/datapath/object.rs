@@ -1,4 +1,4 @@
-//! The eBPF object: the one inside this binary, and what an object declares.
+//! The eBPF object embedded in this binary, and the maps that an object declares.
 
 use std::collections::HashMap;
 
@@ -9,20 +9,19 @@ use beeline_abi::maps;
 use super::error::DatapathError;
 use super::maps::MapDefinition;
 
-/// The programs that this binary was built with; empty if it was built
-/// without them.
+/// The eBPF object embedded in this binary; empty if it was built without one.
 pub const EMBEDDED: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/beeline.bpf.o"));
 
-/// What an object declares, as far as the loader decides on it.
+/// The maps that an object declares.
 pub(crate) struct DeclaredMaps {
-    /// The tables of the layout that it has, by name.
+    /// The tables of the layout, by name.
     pub tables: HashMap<&'static str, MapDefinition>,
-    /// One connection table.
+    /// The connection table: the inner map of `CONNTRACK`.
     pub conntrack: MapDefinition,
 }
 
 impl DeclaredMaps {
-    /// Reads an object.
+    /// Parses an ELF object.
     pub(crate) fn parse(object: &[u8]) -> Result<DeclaredMaps, DatapathError> {
         if object.is_empty() {
             return Err(DatapathError::NoObject);
@@ -41,7 +40,7 @@ impl DeclaredMaps {
         Ok(DeclaredMaps { tables, conntrack })
     }
 
-    /// Holds it against the layout that this binary was compiled with.
+    /// Compares it with the layout of this binary.
     pub(crate) fn check(&self) -> Result<(), DatapathError> {
         for spec in maps::ALL {
             compare(spec, self.tables[spec.name])?;

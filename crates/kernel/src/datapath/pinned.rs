@@ -1,5 +1,5 @@
-//! The pinned datapath, read only: for people's tools, also when no agent
-//! runs.
+//! Read-only access to the pinned datapath, for the command-line tools. Works
+//! without a running agent.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -26,7 +26,7 @@ use super::sockets;
 use super::tables::{KernelTable, KernelTables};
 use crate::netlink::Netlink;
 
-/// What is pinned below one bpffs directory. Its handles of maps cannot write.
+/// The datapath pinned below a bpffs directory, with read-only handles of its maps.
 #[derive(Debug)]
 pub struct PinnedDatapath {
     pins: Pins,
@@ -40,7 +40,8 @@ pub struct PinnedDatapath {
 }
 
 impl PinnedDatapath {
-    /// Opens the tables of this binary's layout.
+    /// Opens the tables with the layout of this binary. Fails with
+    /// [`DatapathError::NotPinned`] if there are none.
     pub fn open(bpffs: &Path) -> Result<PinnedDatapath, DatapathError> {
         let pins = Pins::new(bpffs, ABI_VERSION);
         if !pins.table(maps::CONFIG.name).exists() {
@@ -69,53 +70,55 @@ impl PinnedDatapath {
         })
     }
 
-    /// The tables that the agent writes. Writing fails: the handles are read-only.
+    /// The tables that the agent writes. Updates fail with `EPERM`, because the
+    /// handles are read-only.
     pub fn tables(&self) -> &KernelTables {
         &self.tables
     }
 
-    /// What those tables hold.
+    /// The contents of those tables.
     pub fn contents(&self) -> Result<Contents, DatapathError> {
         Ok(self.tables.contents()?)
     }
 
-    /// The node's configuration.
+    /// The configuration of the node.
     pub fn config(&self) -> Result<ConfigValue, DatapathError> {
         Ok(self.config.get(&0)?.unwrap_or_default())
     }
 
-    /// Counters summed over the CPUs, at their index as in `beeline_abi::counter`.
+    /// Counters, summed over all CPUs. The index is that of `beeline_abi::counter`.
     pub fn counters(&self) -> Result<Vec<CounterValue>, DatapathError> {
         Ok(counters::read(&self.counter)?)
     }
 
-    /// Every connection, of the table in use and of the one before it.
+    /// All connections, including those that are still in the previous table
+    /// during a migration.
     pub fn conntrack(&self) -> Result<Vec<(ConntrackKey, ConntrackValue)>, DatapathError> {
         Ok(self.conntrack.entries()?)
     }
 
-    /// One connection, as a packet finds it.
+    /// Looks up a connection as the programs do.
     pub fn connection(&self, key: &ConntrackKey) -> Result<Option<ConntrackValue>, DatapathError> {
         Ok(self.conntrack.get(key)?)
     }
 
-    /// What the sweeps of expired connections found.
+    /// Statistics of the removal of expired connections.
     pub fn sweep(&self) -> Result<SweepValue, DatapathError> {
         Ok(self.sweep.get(&0)?.unwrap_or_default())
     }
 
-    /// First fragments that wait for their followers.
+    /// First fragments whose later fragments are expected.
     pub fn fragments(&self) -> &KernelTable<FragmentKey, FragmentValue> {
         &self.fragments
     }
 
-    /// Clients and the backends that they keep.
+    /// Session affinity: clients and their backends.
     pub fn affinity(&self) -> &KernelTable<AffinityKey, AffinityValue> {
         &self.affinity
     }
 
-    /// What is attached: links, else classifiers on `clsact` in the network
-    /// namespace of the calling thread.
+    /// The programs attached by links; if there are none, those attached as
+    /// filters on `clsact` in the network namespace of the calling thread.
     pub fn attached(&self) -> Vec<AttachedProgram> {
         let links = links::list(&self.pins, None);
         if !links.is_empty() {
@@ -124,13 +127,13 @@ impl PinnedDatapath {
         Netlink::open().map_or(links, |mut netlink| links::list(&self.pins, Some(&mut netlink)))
     }
 
-    /// The socket hooks that are attached, by name.
+    /// Names of the attached socket hooks.
     pub fn attached_sockets(&self) -> Vec<&'static str> {
         sockets::attached(&self.pins)
     }
 
-    /// Kernel memory of each table, bytes; before Linux 6.4 what it would
-    /// take if it were full.
+    /// Kernel memory of each table, bytes. Before Linux 6.4 the kernel reports
+    /// the size of a full table.
     pub fn memory_bytes(&self) -> Result<Vec<(&'static str, u64)>, DatapathError> {
         memory::of_pins(&self.pins)
     }
@@ -146,7 +149,7 @@ impl PinnedDatapath {
         maps::programs::ALL.iter().map(read).collect()
     }
 
-    /// Runs a pinned program over a packet, which is not sent.
+    /// Runs a pinned program on a packet, which is not sent (`BPF_PROG_TEST_RUN`).
     pub fn test_run(&self, program: &str, packet: &TestPacket<'_>) -> Result<TestRun, DatapathError> {
         let path = self.pins.program(program);
         let object = format!("the program pinned at {}", path.display());

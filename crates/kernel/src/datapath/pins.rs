@@ -1,14 +1,16 @@
-//! Where things are pinned.
+//! Paths of the pins.
 //!
 //! ```text
 //! BPFFS/v1/ADDRESS ...            tables of layout 1
-//! BPFFS/v1/programs/from_pod ...  the programs over them
-//! BPFFS/v1/fingerprint -> 3b0c... what they were loaded from (a hash, not a file)
-//! BPFFS/links/from_pod-17         what is attached: unversioned, moved by link update
-//! BPFFS/current -> v1             the layout that the links run with
+//! BPFFS/v1/programs/from_pod ...  the programs that use them
+//! BPFFS/v1/fingerprint -> 3b0c... hash of the object and the tables (a dangling symbolic link)
+//! BPFFS/links/from_pod-17         link of a program to the device with index 17
+//! BPFFS/links/connect4            link of a socket hook to the cgroup
+//! BPFFS/current -> v1             the layout that the links use
 //! ```
 //!
-//! A bpffs refuses names with a dot.
+//! Names on a bpffs must not contain a dot. Links do not depend on the layout:
+//! they are kept and updated to the programs of another one.
 
 use std::fs;
 use std::io;
@@ -24,10 +26,10 @@ const CURRENT: &str = "current";
 const LINKS: &str = "links";
 const PROGRAMS: &str = "programs";
 const FINGERPRINT: &str = "fingerprint";
-/// Appended to a name while its successor is prepared.
+/// Suffix of a new pin until it is renamed over the old one.
 const NEXT: &str = "_next";
 
-/// The paths of one layout below one directory.
+/// The paths of one layout.
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
     root: PathBuf,
@@ -35,12 +37,12 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    /// Names the paths; touches nothing.
+    /// Does not access the file system.
     pub(crate) fn new(root: &Path, version: u32) -> Pins {
         Pins { root: root.to_owned(), version }
     }
 
-    /// Makes the directories that are missing.
+    /// Creates the missing directories.
     pub(crate) fn create(&self) -> Result<(), DatapathError> {
         make_directory(&self.root)?;
         if !bpffs::is_bpffs(&self.root)? {
@@ -52,7 +54,7 @@ impl Pins {
         Ok(())
     }
 
-    /// The same below the same directory for another layout.
+    /// The paths of another layout on the same bpffs.
     pub(crate) fn of_version(&self, version: u32) -> Pins {
         Pins { root: self.root.clone(), version }
     }
@@ -86,7 +88,7 @@ impl Pins {
         self.links().join(program)
     }
 
-    /// The links that are pinned: program and device.
+    /// The pinned links to devices: program and device index.
     pub(crate) fn pinned_links(&self) -> Result<Vec<(String, u32)>, DatapathError> {
         let names = names(&self.links())?;
         let parse = |name: &String| {
@@ -96,7 +98,7 @@ impl Pins {
         Ok(names.iter().filter_map(parse).collect())
     }
 
-    /// The layouts for which there are directories.
+    /// The layouts that have a directory, sorted.
     pub(crate) fn versions(&self) -> Result<Vec<u32>, DatapathError> {
         let names = names(&self.root)?;
         let mut versions: Vec<u32> =
@@ -105,12 +107,12 @@ impl Pins {
         Ok(versions)
     }
 
-    /// What the pinned programs were loaded from.
+    /// The fingerprint of the pinned programs.
     pub(crate) fn fingerprint(&self) -> Option<String> {
         fs::read_link(self.directory().join(FINGERPRINT)).ok()?.into_os_string().into_string().ok()
     }
 
-    /// Notes what the pinned programs were loaded from; none while they change.
+    /// Sets the fingerprint of the pinned programs; none while they are replaced.
     pub(crate) fn set_fingerprint(&self, fingerprint: Option<&str>) -> Result<(), DatapathError> {
         let path = self.directory().join(FINGERPRINT);
         match fingerprint {
@@ -120,33 +122,33 @@ impl Pins {
         }
     }
 
-    /// The layout that the links run with, if its directory is still there.
+    /// The layout that the links use, if its directory exists.
     pub(crate) fn current(&self) -> Option<u32> {
         let target = fs::read_link(self.root.join(CURRENT)).ok()?;
         let version = target.to_str()?.strip_prefix('v')?.parse().ok()?;
         self.of_version(version).directory().is_dir().then_some(version)
     }
 
-    /// From now on the links run with this layout.
+    /// Records that the links use this layout.
     pub(crate) fn set_current(&self) -> Result<(), DatapathError> {
         let path = self.root.join(CURRENT);
         replace(&path, |next| symlink(format!("v{}", self.version), next))
             .map_err(failed("write", path.display().to_string()))
     }
 
-    /// Removes the directory of this layout with all its pins.
+    /// Removes the directory of this layout and all pins in it.
     pub(crate) fn remove_directory(&self) -> Result<(), DatapathError> {
         let directory = self.directory();
         fs::remove_dir_all(&directory).map_err(failed("remove", directory.display().to_string()))
     }
 }
 
-/// Pins an object in the place of what may be there, at once for readers.
+/// Pins an object, atomically replacing an existing pin.
 pub(crate) fn pin_over(object: BorrowedFd<'_>, path: &Path) -> Result<(), DatapathError> {
     replace(path, |next| bpf::pin(object, next)).map_err(failed("pin", path.display().to_string()))
 }
 
-/// Removes a pin. None there is no error.
+/// Removes a pin. It is no error if there is none.
 pub(crate) fn unpin(path: &Path) -> Result<(), DatapathError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -160,7 +162,7 @@ fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Resul
     let mut next = path.as_os_str().to_owned();
     next.push(NEXT);
     let next = PathBuf::from(next);
-    // Left by a life that ended between the two steps.
+    // Left by a process that was stopped between the two steps.
     match fs::remove_file(&next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -174,7 +176,7 @@ fn make_directory(path: &Path) -> Result<(), DatapathError> {
     made.map_err(failed("create the directory", path.display().to_string()))
 }
 
-/// The names in a directory; none if there is no directory.
+/// The names in a directory; empty if the directory does not exist.
 fn names(directory: &Path) -> Result<Vec<String>, DatapathError> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -1,4 +1,4 @@
-//! The programs: loaded over the pinned tables, pinned, described.
+//! Loading, pinning and describing the eBPF programs.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -15,58 +15,66 @@ use super::error::{DatapathError, failed};
 use super::maps::RawMap;
 use super::pins::{Pins, pin_over};
 
-/// Bytes that a packet may grow by in a test run.
+/// Bytes by which a packet may grow in a test run.
 const GROWTH_BYTES_MAX: usize = 4096;
-/// Of a verifier's log the end says what is wrong.
+/// The last bytes of an error message, which hold the end of the verifier log
+/// and with it the cause.
 const LOG_BYTES_MAX: usize = 4096;
 
-/// A loaded program, described.
+/// A loaded program.
+///
+/// Mirrors fields of `struct bpf_prog_info` (`verified_insns`: Linux 5.16).
+#[doc(alias = "bpf_prog_info")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramInfo {
     /// Name.
     pub name: &'static str,
-    /// The kernel's number of it.
+    /// Program ID.
     pub id: u32,
-    /// Instructions that the verifier looked at.
+    /// Instructions that the verifier processed; 0 = unknown.
     pub verified_instructions: u32,
-    /// Bytes of machine code; 0 = the kernel interprets it.
+    /// Size of the machine code, bytes; 0 = the program is interpreted.
     pub jited_bytes: u32,
 }
 
-/// A packet for a test run. It is not sent: the program's verdict and what it
-/// made of the bytes come back. Tables and counters change as if it were real.
+/// A packet for a test run (`BPF_PROG_TEST_RUN`). It is not sent: the run
+/// returns the verdict of the program and the modified packet. The program
+/// updates tables and counters as for a real packet.
+#[doc(alias = "BPF_PROG_TEST_RUN")]
 #[derive(Clone, Copy, Debug)]
 pub struct TestPacket<'a> {
-    /// The frame, from its Ethernet header on; at least 14 bytes.
+    /// The frame, starting with the Ethernet header; at least 14 bytes.
     pub packet: &'a [u8],
-    /// Device of the hook, in the network namespace of the calling thread;
-    /// 0 or 1 = loopback.
+    /// Index of the device of the hook, in the network namespace of the calling
+    /// thread; 0 or 1 = loopback.
     pub ifindex: u32,
-    /// Device on which it arrived (`skb->ingress_ifindex`).
+    /// Index of the device on which the packet arrived (`skb->ingress_ifindex`).
     pub ingress_ifindex: u32,
-    /// How often the program runs; the packet is not restored in between.
+    /// Number of runs; the packet is not restored between them.
     pub repeat: u32,
 }
 
 impl<'a> TestPacket<'a> {
-    /// Once, on loopback.
+    /// A packet for one run on the loopback device.
     pub fn new(packet: &'a [u8]) -> TestPacket<'a> {
         TestPacket { packet, ifindex: 0, ingress_ifindex: 0, repeat: 1 }
     }
 }
 
-/// What came of a test run.
+/// The result of a test run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestRun {
-    /// What the program returned (`TC_ACT_*`, `TCX_*`).
+    /// Return value of the program (`TC_ACT_*`, `TCX_*`).
     pub retval: i32,
-    /// The frame afterwards.
+    /// The frame after the last run.
     pub data: Vec<u8>,
     /// Mean time of one run, nanoseconds.
     pub duration_ns: u32,
 }
 
-/// Runs a program (loaded or pinned) over a packet: `BPF_PROG_TEST_RUN`.
+/// Runs a program on a packet that is not sent (`BPF_PROG_TEST_RUN`, Linux
+/// 4.12; with a context, 5.2; with the device in it, 5.9).
+#[doc(alias = "BPF_PROG_TEST_RUN")]
 pub fn test_run(program: BorrowedFd<'_>, packet: &TestPacket<'_>) -> Result<TestRun, DatapathError> {
     let mut data = vec![0; packet.packet.len() + GROWTH_BYTES_MAX];
     let TestPacket { packet, ifindex, ingress_ifindex, repeat } = *packet;
@@ -76,7 +84,7 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &TestPacket<'_>) -> Result<Test
     Ok(TestRun { retval: result.retval as i32, data, duration_ns: result.duration_ns })
 }
 
-/// The loaded programs of one datapath.
+/// The loaded programs of a datapath.
 #[derive(Debug)]
 pub(crate) struct Programs {
     loaded: HashMap<&'static str, Loaded>,
@@ -89,8 +97,8 @@ struct Loaded {
 }
 
 impl Programs {
-    /// The pinned programs, if they were loaded from this object over the
-    /// tables that are pinned now: a restart then costs no verification.
+    /// The pinned programs, if they were loaded from this object with the
+    /// tables that are pinned now. A restart then needs no verification.
     pub(crate) fn reuse(object: &[u8], pins: &Pins) -> Result<Option<Programs>, DatapathError> {
         let Some(fingerprint) = fingerprint(object, pins)? else { return Ok(None) };
         if pins.fingerprint() != Some(fingerprint) {
@@ -104,8 +112,8 @@ impl Programs {
         Ok(Some(Programs { loaded }))
     }
 
-    /// Loads an object over the tables pinned at `pins`; tables that are
-    /// missing there are made and pinned.
+    /// Loads an object with the tables pinned at `pins`. Missing tables are
+    /// created and pinned.
     pub(crate) fn load(object: &[u8], pins: &Pins) -> Result<Programs, DatapathError> {
         let mut ebpf = load_maps(object, pins)?;
         let each = maps::programs::ALL.iter();
@@ -113,21 +121,21 @@ impl Programs {
         Ok(Programs { loaded: loaded.collect::<Result<_, DatapathError>>()? })
     }
 
-    /// Pins all of them in place of their predecessors, with a note from
-    /// which object they were loaded.
+    /// Pins all programs, replacing those pinned before, and the fingerprint of
+    /// the object.
     pub(crate) fn pin(&self, object: &[u8], pins: &Pins) -> Result<(), DatapathError> {
         pins.set_fingerprint(None)?;
         self.loaded.iter().try_for_each(|(name, one)| pin_over(one.fd.as_fd(), &pins.program(name)))?;
         pins.set_fingerprint(fingerprint(object, pins)?.as_deref())
     }
 
-    /// Handle and number of a program.
+    /// File descriptor and ID of a program.
     pub(crate) fn get(&self, name: &str) -> Result<(BorrowedFd<'_>, u32), DatapathError> {
         let one = self.loaded.get(name).ok_or_else(|| DatapathError::NoProgram(name.to_owned()))?;
         Ok((one.fd.as_fd(), one.info.id))
     }
 
-    /// All of them, in the order of the layout.
+    /// Descriptions of all programs, in the order of the layout.
     pub(crate) fn infos(&self) -> Vec<ProgramInfo> {
         let names = maps::programs::ALL.iter();
         names.filter_map(|name| self.loaded.get(name)).map(|one| one.info.clone()).collect()
@@ -136,7 +144,7 @@ impl Programs {
 
 fn load_maps(object: &[u8], pins: &Pins) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
-    // No type of the running kernel is used.
+    // The programs use no types of the running kernel.
     loader.btf(None);
     for spec in maps::ALL {
         loader.map_pin_path(spec.name, pins.table(spec.name));
@@ -144,8 +152,7 @@ fn load_maps(object: &[u8], pins: &Pins) -> Result<Ebpf, DatapathError> {
     loader.load(object).map_err(|error| load_failed("the eBPF object", &error))
 }
 
-/// Loads one program of the object, which no agent loads, over the pinned
-/// tables.
+/// Loads one program of the object with the pinned tables, without pinning it.
 pub(crate) fn load_unpinned(
     object: &[u8],
     pins: &Pins,
@@ -181,8 +188,8 @@ fn open_one(pins: &Pins, name: &'static str) -> Result<Option<Loaded>, DatapathE
     Ok(Some(Loaded { fd, info: describe(name, &info) }))
 }
 
-/// A hash of the object and of the kernel's numbers of the tables. None if a
-/// table is not pinned.
+/// A hash of the object and of the map IDs of the tables. None if a table is
+/// not pinned.
 fn fingerprint(object: &[u8], pins: &Pins) -> Result<Option<String>, DatapathError> {
     let mut hash = Sha256::new_with_prefix(object);
     for spec in maps::ALL.iter().chain([&maps::CONNTRACK_TABLE]) {
@@ -202,7 +209,8 @@ pub(crate) fn describe(name: &'static str, info: &aya::programs::ProgramInfo) ->
     }
 }
 
-/// The whole chain of causes; of a long one (a verifier's log) the end.
+/// An error with its chain of causes. A long text, such as a verifier log, is
+/// shortened to its end.
 pub(crate) fn load_failed(object: &str, error: &dyn Error) -> DatapathError {
     let mut message = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,5 @@
-//! The socket hooks of the node's cgroup: links, pinned like those of devices.
+//! The socket hooks (`BPF_PROG_TYPE_CGROUP_SOCK_ADDR`), attached to the root
+//! cgroup of the node by pinned links (Linux 5.7).
 //!
 //! ```text
 //! BPFFS/links/connect4 ...
@@ -18,8 +19,8 @@ use super::error::{DatapathError, failed};
 use super::pins::{Pins, pin_over, unpin};
 use super::programs::Programs;
 
-/// Sees to it that every socket hook of a cgroup runs the program of this
-/// release, and none of another cgroup does. Returns how many were attached.
+/// Attaches every socket hook to a cgroup, or updates it to these programs,
+/// and detaches it from any other cgroup. Returns how many were newly attached.
 pub(crate) fn attach(pins: &Pins, cgroup: &Path, programs: &Programs) -> Result<usize, DatapathError> {
     let directory = File::open(cgroup).map_err(failed("open the cgroup", cgroup.display().to_string()))?;
     let id = directory.metadata().map_err(failed("examine the cgroup", cgroup.display().to_string()))?.ino();
@@ -30,8 +31,8 @@ pub(crate) fn attach(pins: &Pins, cgroup: &Path, programs: &Programs) -> Result<
     Ok(attached)
 }
 
-/// Moves the hooks that are attached to the programs of this release. Those
-/// that a release before did not have wait for [`attach`].
+/// Updates the attached hooks to these programs. Hooks that an older release
+/// did not have are attached by [`attach`].
 pub(crate) fn update_links(pins: &Pins, programs: &Programs) -> Result<(), DatapathError> {
     for name in programs::SOCKETS {
         let path = pins.socket_link(name);
@@ -49,7 +50,7 @@ pub(crate) fn update_links(pins: &Pins, programs: &Programs) -> Result<(), Datap
     Ok(())
 }
 
-/// Takes every socket hook off. Tries all and returns the first error.
+/// Detaches every socket hook. Tries all and returns the first error.
 pub(crate) fn detach(pins: &Pins) -> Result<(), DatapathError> {
     let mut outcome = Ok(());
     for name in programs::SOCKETS {
@@ -58,7 +59,7 @@ pub(crate) fn detach(pins: &Pins) -> Result<(), DatapathError> {
     outcome
 }
 
-/// The hooks that are attached, by name.
+/// Names of the attached hooks.
 pub(crate) fn attached(pins: &Pins) -> Vec<&'static str> {
     let alive = |name: &&&str| {
         let link = bpf::open_pin(&pins.socket_link(name), Access::ReadWrite);
@@ -86,7 +87,7 @@ fn ensure(
                 }
                 return Ok(false);
             }
-            // Of a cgroup that has gone, or of another value of `cgroup.hostRoot`.
+            // The cgroup was removed, or `cgroup.hostRoot` was changed.
             remove(pins, name)?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

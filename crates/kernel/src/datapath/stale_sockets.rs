@@ -1,5 +1,6 @@
-//! Sockets that the hooks connected to a backend that is gone: nobody will
-//! answer them, and datagram sockets would never learn it.
+//! Sockets that the socket hooks connected to a backend that was removed. The
+//! backend no longer answers, and a UDP socket would never notice; destroying
+//! the socket makes the application connect again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -12,30 +13,30 @@ use beeline_sync::TableError;
 use super::tables::KernelTable;
 use crate::netlink::{NetlinkError, SocketDiag};
 
-/// What sockets have to leave.
+/// Backends whose sockets must be destroyed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemovedBackends {
-    /// Backends that nobody has any more, by number.
+    /// Removed backends by ID.
     pub backends: HashMap<u32, BackendValue>,
-    /// Services with a backend that serves them no longer, though perhaps
-    /// others: datagrams leave it.
+    /// Pairs of service ID and backend ID: the backend no longer serves the
+    /// Service, but may serve others. Only UDP sockets are destroyed.
     pub service_backends: HashSet<(u32, u32)>,
 }
 
 impl RemovedBackends {
-    /// Nobody has to leave.
+    /// True if no socket must be destroyed.
     pub fn is_empty(&self) -> bool {
         self.backends.is_empty() && self.service_backends.is_empty()
     }
 
-    /// Adds what another one says.
+    /// Adds the backends of `more`.
     pub fn extend(&mut self, more: RemovedBackends) {
         self.backends.extend(more.backends);
         self.service_backends.extend(more.service_backends);
     }
 
     fn includes(&self, key: &SocketKey, value: &SocketValue) -> bool {
-        // The number may have passed to another backend meanwhile.
+        // The ID may have been reused for another backend.
         let is_same = |backend: &BackendValue| {
             (backend.ip, backend.port, backend.proto) == (value.ip, value.port, key.proto)
         };
@@ -44,18 +45,18 @@ impl RemovedBackends {
     }
 }
 
-/// What is to be destroyed, in whichever network namespaces it is.
+/// Sockets to destroy, in any network namespace.
 #[derive(Debug, Default)]
 pub struct StaleSockets {
-    /// Peers of each socket, by its cookie: a cookie is never used twice.
+    /// Peers of each socket, by socket cookie. A cookie is never reused.
     peers: HashMap<u64, Vec<(u8, SocketAddr)>>,
-    /// Protocols and ports of all of them: what the kernel is asked for.
+    /// Protocol and remote port of all sockets: one sock_diag query for each.
     queries: BTreeSet<(u8, u16)>,
 }
 
 impl StaleSockets {
-    /// Reads the socket table. Costs as much as it holds (it is bounded),
-    /// whatever is gone.
+    /// Reads the whole socket table, which is bounded, and selects the sockets
+    /// of removed backends.
     pub fn find(
         table: &KernelTable<SocketKey, SocketValue>,
         removed: &RemovedBackends,
@@ -75,13 +76,13 @@ impl StaleSockets {
         stale
     }
 
-    /// Nothing is left to look for.
+    /// True if all sockets were destroyed.
     pub fn is_empty(&self) -> bool {
         self.peers.is_empty()
     }
 
-    /// Destroys those that are in the network namespace of `diag` and still
-    /// connected to the backend. Returns how many.
+    /// Destroys the sockets that are in the network namespace of `diag` and
+    /// still connected to the backend. Returns how many were destroyed.
     pub fn destroy(&mut self, diag: &mut SocketDiag) -> Result<u64, NetlinkError> {
         let mut destroyed = 0;
         for (protocol, port) in &self.queries {
@@ -99,7 +100,7 @@ impl StaleSockets {
     }
 }
 
-/// Families of sockets; one of IPv6 may be connected to an IPv4 address.
+/// Address families to query. An IPv6 socket may be connected to an IPv4 address.
 fn families(protocol: u8) -> Vec<u8> {
     match protocol {
         proto::TCP | proto::UDP => vec![libc::AF_INET as u8, libc::AF_INET6 as u8],
@@ -125,11 +126,11 @@ mod tests {
             BackendValue { ip: ip(1), port: Port::new(53), proto: proto::UDP, ..Default::default() };
         let entries = vec![
             entry(1, 7, 1, direction::FRONTEND),
-            // The way back, another backend, and one that has the number now.
+            // The reverse entry, another backend, and a backend that reuses the ID.
             entry(2, 7, 1, direction::BACKEND),
             entry(3, 8, 1, direction::FRONTEND),
             entry(4, 7, 2, direction::FRONTEND),
-            // The same backend, asked for by another service and by this one.
+            // The same backend, reached through another Service and through this one.
             entry(5, 9, 3, direction::FRONTEND),
             entry(6, 9, 3, direction::FRONTEND),
         ];

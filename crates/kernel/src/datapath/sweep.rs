@@ -1,4 +1,4 @@
-//! The start of the kernel's own sweep of expired connections.
+//! Starts the timer in the kernel that removes expired connections.
 
 use std::io;
 use std::thread;
@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use super::error::{DatapathError, failed};
 
-/// How often it is tried, and the pause before the next time.
+/// Number of attempts, and the pause between them.
 const TRIES: usize = 200;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Starts it by `run`, which answers 0 or a negative errno.
+/// Starts the timer with `run`, which returns 0 or a negative errno.
 ///
-/// Linux 6.18 takes the memory of a timer without waiting for a lock
-/// (`kmalloc_nolock`): ENOMEM there means "not in this moment", however much
-/// memory is free.
+/// Linux 6.18 allocates the timer without waiting for a lock
+/// (`kmalloc_nolock`), which can fail with `ENOMEM` although memory is free.
+/// That error is temporary and retried for one second; any other is returned.
 pub(crate) fn start(run: impl Fn() -> Result<i32, DatapathError>) -> Result<(), DatapathError> {
     let mut answer = run()?;
     for _ in 1..TRIES {
@@ -63,8 +63,8 @@ mod tests {
         assert_eq!(asked.get(), 1);
     }
 
-    /// Sockets come and go beside it: what the kernel has at hand is used up
-    /// in most moments.
+    /// Threads that create and close sockets keep the per-CPU caches of the
+    /// allocator empty most of the time.
     #[test]
     fn kernel_the_sweep_starts_however_busy_the_allocator_is() {
         if EMBEDDED.is_empty() {
@@ -84,7 +84,7 @@ mod tests {
             }
             let mut started = Ok(());
             while started.is_ok() && begun.elapsed() < Duration::from_secs(3) {
-                // A value that is written ends the timer in it.
+                // Overwriting the value cancels its timer.
                 let once = || {
                     datapath.sweep.write(&0, &SweepValue::default())?;
                     datapath.test_run(programs::SWEEP, &TestPacket::new(&[0; 64]))

@@ -1,4 +1,4 @@
-//! The tables that user space writes: typed views of the pinned maps.
+//! Typed access to the pinned maps that user space writes.
 
 use std::io;
 use std::marker::PhantomData;
@@ -18,12 +18,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::error::DatapathError;
 use super::maps::RawMap;
 
-/// Keys and values: plain bytes.
+/// Types of keys and values: plain bytes without padding.
 pub trait Plain: FromBytes + IntoBytes + Immutable {}
 impl<T: FromBytes + IntoBytes + Immutable> Plain for T {}
 
-/// A pinned map with its types. If the map's sizes are others (a layout of
-/// another release), every operation fails and says so.
+/// A pinned map with typed keys and values. If their sizes differ from those of
+/// the map (the layout of another release), every operation fails with
+/// [`TableError::Kernel`].
 #[derive(Debug)]
 pub struct KernelTable<K, V> {
     map: RawMap,
@@ -35,15 +36,16 @@ impl<K: Plain, V: Plain> KernelTable<K, V> {
         KernelTable { map, types: PhantomData }
     }
 
-    /// The value of a key; in the address table that of its longest prefix.
+    /// The value of a key; in the address table the value of the longest
+    /// matching prefix.
     pub fn get(&self, key: &K) -> Result<Option<V>, TableError> {
         let mut value = V::new_zeroed();
-        // The lengths of the map are compared on the way.
+        // `get` checks the sizes.
         let found = self.map.get(key.as_bytes(), as_bytes_mut(&mut value));
         Ok(found.map_err(|error| self.error("read", error))?.then_some(value))
     }
 
-    /// Everything that is in the table.
+    /// All entries of the table.
     pub fn entries(&self) -> Result<Vec<(K, V)>, TableError> {
         self.check_sizes().map_err(|error| self.error("read", error))?;
         let mut entries = Vec::new();
@@ -70,7 +72,7 @@ impl<K: Plain, V: Plain> KernelTable<K, V> {
     }
 
     fn error(&self, operation: &'static str, error: io::Error) -> TableError {
-        // A full hash says E2BIG, a full prefix trie ENOSPC.
+        // A full hash returns E2BIG, a full LPM trie ENOSPC.
         let full = [Some(libc::E2BIG), Some(libc::ENOSPC)].contains(&error.raw_os_error());
         if full && operation == "update" {
             return TableError::Full { table: self.map.name(), capacity: self.map.definition().max_entries };
@@ -109,7 +111,7 @@ fn as_bytes_mut<T: Plain>(value: &mut T) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
 }
 
-/// All tables that are synchronised.
+/// The tables that the agent synchronises with the desired state.
 #[expect(missing_docs, reason = "each is the table of that name in beeline_abi::maps")]
 #[derive(Debug)]
 pub struct KernelTables {
@@ -127,7 +129,7 @@ pub struct KernelTables {
 }
 
 impl KernelTables {
-    /// Opens each with `open`.
+    /// Opens each table with `open`.
     pub(crate) fn open(
         open: impl Fn(&'static MapSpec) -> Result<RawMap, DatapathError>,
     ) -> Result<KernelTables, DatapathError> {
@@ -146,7 +148,7 @@ impl KernelTables {
         })
     }
 
-    /// What all of them hold.
+    /// The contents of all tables.
     pub fn contents(&self) -> Result<Contents, TableError> {
         Ok(Contents {
             address: self.address.entries()?.into_iter().collect(),

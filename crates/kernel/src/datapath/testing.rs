@@ -1,4 +1,4 @@
-//! Two layouts without programs, for the tests of this directory.
+//! Two table layouts without programs, for the tests of this module.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(crate) fn hash(value_size: u32, max_entries: u32) -> MapDefinition {
     MapDefinition { kind, key_size: 4, value_size, max_entries, flags: 1 }
 }
 
-/// Two layouts on a bpffs that is gone when dropped.
+/// Two layouts on a bpffs that is unmounted on drop.
 pub(crate) struct TestLayouts {
     root: PathBuf,
     pub old: Pins,
@@ -39,7 +39,7 @@ impl TestLayouts {
         &self.root
     }
 
-    /// Makes a [`hash`] in a layout.
+    /// Creates a [`hash`] in a layout.
     pub(crate) fn hash(&self, pins: &Pins, name: &'static str, value_size: u32, max_entries: u32) -> RawMap {
         let made = MapData::create(hash(value_size, max_entries).to_map(), name, None).unwrap();
         pin_over(made.fd().as_fd(), &pins.table(name)).unwrap();
@@ -54,7 +54,7 @@ impl Drop for TestLayouts {
     }
 }
 
-/// Everything in a table, by the first byte of its keys.
+/// All entries of a table, sorted, with the first byte of the key.
 pub(crate) fn contents(map: &RawMap) -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
     map.read(|key, value| all.push((key[0], value.to_vec()))).unwrap();
@@ -62,7 +62,7 @@ pub(crate) fn contents(map: &RawMap) -> Vec<(u8, Vec<u8>)> {
     all
 }
 
-/// A key that begins so.
+/// A key with this first byte.
 pub(crate) fn key(number: u8) -> [u8; 4] {
     [number, 0, 0, 0]
 }

@@ -1,4 +1,4 @@
-//! Addresses of devices.
+//! IP addresses of devices.
 
 use ipnet::IpNet;
 
@@ -19,27 +19,29 @@ const TENTATIVE: u32 = 0x40;
 /// `RT_SCOPE_LINK`.
 const SCOPE_LINK: u8 = 253;
 
-/// An address of a device.
+/// An IP address of a device.
+#[doc(alias = "ifaddrmsg")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// Device.
+    /// Index of the device.
     pub ifindex: u32,
-    /// The address with the length of its on-link prefix.
+    /// The address with its prefix length.
     pub net: IpNet,
-    /// Link-local or host scope: not for other hosts.
+    /// Scope link or host: not reachable from other links.
     pub local_scope: bool,
-    /// Duplicate address detection still runs or has failed.
+    /// Duplicate address detection is in progress (`IFA_F_TENTATIVE`) or
+    /// failed (`IFA_F_DADFAILED`).
     pub unusable: bool,
 }
 
 impl Netlink {
-    /// Every address of every device.
+    /// All addresses of all devices.
     pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
         self.dump("addresses", libc::RTM_GETADDR, &[0; FIXED], parse)
     }
 
-    /// Adds an address, usable at once (no duplicate address detection). One
-    /// that is there already stays.
+    /// Adds an address without duplicate address detection (`IFA_F_NODAD`).
+    /// It is no error if the address exists.
     pub fn add_address(&mut self, ifindex: u32, net: IpNet) -> Result<(), NetlinkError> {
         let flags = request(libc::NLM_F_CREATE | libc::NLM_F_REPLACE);
         let mut message = message(libc::RTM_NEWADDR, flags, ifindex, net);
@@ -47,7 +49,7 @@ impl Netlink {
         self.change("add", || object(ifindex, net), &mut message)
     }
 
-    /// Deletes an address. None there is no error.
+    /// Deletes an address. It is no error if there is none.
     pub fn delete_address(&mut self, ifindex: u32, net: IpNet) -> Result<(), NetlinkError> {
         let mut message = message(libc::RTM_DELADDR, request(0), ifindex, net);
         ignore_missing(self.change("delete", || object(ifindex, net), &mut message))
@@ -74,7 +76,7 @@ pub(super) fn parse(payload: &[u8]) -> Option<Address> {
     let (mut ip, mut flags) = (None, u32::from(fixed[2]));
     for (kind, value) in attributes_after(payload, FIXED) {
         match kind {
-            // On a point-to-point device IFA_ADDRESS is the far end.
+            // On a point-to-point device IFA_ADDRESS is the address of the peer.
             IFA_LOCAL => ip = read_ip(value),
             IFA_ADDRESS => ip = ip.or_else(|| read_ip(value)),
             IFA_FLAGS => flags = read_u32(value)?,

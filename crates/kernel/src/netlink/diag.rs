@@ -1,5 +1,6 @@
-//! Sockets of a network namespace over `NETLINK_SOCK_DIAG`: found by what they
-//! are connected to, and destroyed (Linux's `CONFIG_INET_DIAG_DESTROY`).
+//! Sockets of a network namespace over `NETLINK_SOCK_DIAG` (sock_diag(7)):
+//! listed by their peer, and destroyed with `SOCK_DESTROY` (Linux 4.5 for TCP,
+//! 4.9 for UDP; needs `CONFIG_INET_DIAG_DESTROY`).
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -15,45 +16,46 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 /// Bytes of `struct inet_diag_sockid`.
 const ID_BYTES: usize = 48;
-/// Where it begins in `struct inet_diag_msg`.
+/// Offset of `id` in `struct inet_diag_msg`.
 const ID_OFFSET: usize = 4;
-/// States of a connection that is not over: all but `TCP_TIME_WAIT` (6),
-/// `TCP_CLOSE` (7), `TCP_LISTEN` (10) and the half-open ones (3, 12). A
-/// connected datagram socket is in `TCP_ESTABLISHED` (1).
+/// Bit mask of the TCP states of a live connection: all but `TCP_TIME_WAIT`
+/// (6), `TCP_CLOSE` (7), `TCP_LISTEN` (10), `TCP_SYN_RECV` (3) and
+/// `TCP_NEW_SYN_RECV` (12). A connected UDP socket is in `TCP_ESTABLISHED` (1).
 const CONNECTED: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
-/// A connection to the kernel's socket tables in one network namespace.
+/// A `NETLINK_SOCK_DIAG` socket in one network namespace.
 #[derive(Debug)]
 pub struct SocketDiag(Netlink);
 
 /// A connected socket.
+#[doc(alias = "inet_diag_msg")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectedSocket {
     family: u8,
     protocol: u8,
-    /// `struct inet_diag_sockid`, as the kernel gave it.
+    /// `struct inet_diag_sockid`, as the kernel returned it.
     id: [u8; ID_BYTES],
-    /// Its cookie, as `bpf_get_socket_cookie` gives it.
+    /// The socket cookie, equal to that of `bpf_get_socket_cookie`.
     pub cookie: u64,
-    /// What it is connected to; an IPv4 address also where an IPv6 socket
-    /// names it in its mapped form.
+    /// Remote address and port. An IPv4-mapped IPv6 address is given as IPv4.
     pub peer: SocketAddr,
 }
 
 impl SocketDiag {
-    /// In the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> Result<SocketDiag, NetlinkError> {
         Netlink::open_protocol(protocols::NETLINK_SOCK_DIAG).map(SocketDiag)
     }
 
-    /// In another network namespace; this thread stays where it is.
+    /// Opens a socket in another network namespace. The calling thread stays
+    /// in its own.
     pub fn open_in(netns: &NetNs) -> Result<SocketDiag, NetlinkError> {
         Netlink::open_protocol_in(netns, protocols::NETLINK_SOCK_DIAG).map(SocketDiag)
     }
 
-    /// Connected sockets of an address family (`AF_INET`, `AF_INET6`) and a
-    /// protocol (`IPPROTO_TCP`, `IPPROTO_UDP`); with `port`, those alone whose
-    /// peer has it.
+    /// The connected sockets of an address family (`AF_INET`, `AF_INET6`) and
+    /// protocol (`IPPROTO_TCP`, `IPPROTO_UDP`). `port`, in host byte order,
+    /// limits the list to sockets with this remote port.
     pub fn connected(
         &mut self,
         family: u8,
@@ -67,8 +69,10 @@ impl SocketDiag {
         })
     }
 
-    /// Destroys a socket: whoever uses it gets `ECONNABORTED`, and the other
-    /// end of a TCP connection a reset. False if it is gone already.
+    /// Destroys a socket: its process gets `ECONNABORTED`, and the peer of a
+    /// TCP connection gets a reset. Returns false if the socket no longer
+    /// exists. Fails with `EOPNOTSUPP` if the kernel cannot destroy sockets.
+    #[doc(alias = "SOCK_DESTROY")]
     pub fn destroy(&mut self, socket: &ConnectedSocket) -> Result<bool, NetlinkError> {
         let fixed = request_header(socket.family, socket.protocol, &socket.id);
         let object = || format!("socket {} connected to {}", socket.cookie, socket.peer);
@@ -80,12 +84,13 @@ impl SocketDiag {
         }
     }
 
-    /// Destroys a socket made for it: does this kernel do it? It sends
-    /// nothing.
+    /// Checks that the kernel can destroy sockets, with a UDP socket that is
+    /// connected to itself and sends nothing. See [`SocketDiag::destroy`] for
+    /// the errors.
     pub fn probe_destroy(&mut self) -> Result<(), NetlinkError> {
         let failed = |source| NetlinkError::Socket { operation: "create a test socket", source };
         let socket = UdpSocket::bind(("127.0.0.1", 0)).map_err(failed)?;
-        // Its own address: nobody else's.
+        // Connected to its own address, which no other socket uses.
         let own = socket.local_addr().map_err(failed)?;
         socket.connect(own).map_err(failed)?;
         let sockets = self.connected(libc::AF_INET as u8, libc::IPPROTO_UDP as u8, Some(own.port()))?;

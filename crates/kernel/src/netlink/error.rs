@@ -1,4 +1,4 @@
-//! What can go wrong, with the object at hand and the kernel's own words.
+//! Errors of netlink operations, with the object and the kernel's error text.
 
 use std::io;
 
@@ -7,33 +7,33 @@ use thiserror::Error;
 /// Why a netlink operation failed.
 #[derive(Debug, Error)]
 pub enum NetlinkError {
-    /// The socket itself failed.
+    /// A system call on the socket failed.
     #[error("netlink: cannot {operation}: {source}")]
     Socket {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The kernel refused the operation.
+    /// The kernel rejected the request.
     #[error("cannot {operation} {object}: {source}{}{detail}", if detail.is_empty() { "" } else { ": " })]
     Refused {
         /// Operation: `add`, `delete`, ...
         operation: &'static str,
         /// The object: `link eth0`, `route 10.0.0.0/8 via 10.1.0.1`, ...
         object: String,
-        /// What the kernel said.
+        /// The error code of the kernel.
         source: io::Error,
-        /// Its extended words, or nothing.
+        /// The text of the extended acknowledgement, or empty.
         detail: String,
     },
-    /// There is no such object.
+    /// The object does not exist.
     #[error("{object} does not exist")]
     Missing {
         /// The object.
         object: String,
     },
-    /// The answer was not understood.
+    /// The reply could not be parsed.
     #[error("cannot {operation} {object}: unexpected reply from the kernel")]
     UnexpectedReply {
         /// Operation.
@@ -44,7 +44,7 @@ pub enum NetlinkError {
 }
 
 impl NetlinkError {
-    /// The error number, if the kernel gave one.
+    /// The errno, if the kernel returned one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             NetlinkError::Socket { source, .. } | NetlinkError::Refused { source, .. } => {
@@ -55,19 +55,19 @@ impl NetlinkError {
         }
     }
 
-    /// The object, or what it refers to, is not there.
+    /// True if the object, or an object that it refers to, does not exist.
     pub fn is_missing(&self) -> bool {
         let errnos = [libc::ENODEV, libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENXIO];
         self.errno().is_some_and(|errno| errnos.contains(&errno))
     }
 
-    /// The object is there already.
+    /// True if the object already exists (`EEXIST`).
     pub fn is_exists(&self) -> bool {
         self.errno() == Some(libc::EEXIST)
     }
 }
 
-/// Makes an error about a missing object a success.
+/// Turns an error about a missing object into success.
 pub(crate) fn ignore_missing(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match result {
         Err(error) if error.is_missing() => Ok(()),

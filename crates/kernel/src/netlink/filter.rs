@@ -1,5 +1,5 @@
-//! Classifiers on the `clsact` qdisc: how programs are attached where the
-//! kernel has no TCX links (before Linux 6.6).
+//! eBPF filters (`cls_bpf` in direct-action mode) on the `clsact` qdisc (Linux
+//! 4.5), used where the kernel has no TCX links (before Linux 6.6).
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -8,7 +8,7 @@ use super::{Netlink, NetlinkError, request};
 
 /// Bytes of `struct tcmsg`.
 const FIXED: usize = 20;
-/// `TC_H_CLSACT`, and its ends `TC_H_MIN_INGRESS` and `TC_H_MIN_EGRESS`, of linux/pkt_sched.h.
+/// `TC_H_CLSACT`, and its classes `TC_H_MIN_INGRESS` and `TC_H_MIN_EGRESS`, of linux/pkt_sched.h.
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const MIN_INGRESS: u32 = 0xfff2;
@@ -25,30 +25,31 @@ const FLAG_ACT_DIRECT: u32 = 1;
 /// `ETH_P_ALL`.
 const ALL_PROTOCOLS: u16 = 3;
 
-/// The side of a device.
+/// The direction of traffic on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
-    /// What the device receives.
+    /// Packets that the device receives.
     Ingress,
-    /// What it sends.
+    /// Packets that the device sends.
     Egress,
 }
 
-/// An eBPF classifier that is attached.
+/// An attached eBPF filter (`tc filter ... bpf`).
+#[doc(alias = "cls_bpf")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BpfFilter {
-    /// Its place in the order: lower runs first.
+    /// Priority: filters with a lower number run first.
     pub priority: u16,
-    /// Its handle among those of the same priority.
+    /// Handle, unique among the filters of the same priority.
     pub handle: u32,
-    /// The name that was given with it.
+    /// `TCA_BPF_NAME`, set when the filter was added.
     pub name: String,
-    /// The kernel's number of the program.
+    /// Program ID.
     pub program_id: u32,
 }
 
 impl Netlink {
-    /// Gives a device a `clsact` qdisc. One that is there stays.
+    /// Adds a `clsact` qdisc to a device. An existing one is kept.
     pub fn add_clsact(&mut self, ifindex: u32) -> Result<(), NetlinkError> {
         let flags = request(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         let mut message = Message::new(libc::RTM_NEWQDISC, flags, &fixed(ifindex, CLSACT_HANDLE, CLSACT, 0));
@@ -60,8 +61,8 @@ impl Netlink {
         }
     }
 
-    /// Attaches a program, or replaces (at once for packets) the one with the
-    /// same priority and handle.
+    /// Attaches a program, or atomically replaces the one with the same
+    /// priority and handle.
     pub fn set_bpf_filter(
         &mut self,
         ifindex: u32,
@@ -80,7 +81,8 @@ impl Netlink {
         self.change("set", || object(ifindex, direction, name), &mut message)
     }
 
-    /// Detaches the program with this priority and handle, which must be there.
+    /// Detaches the program with this priority and handle. It is an error if
+    /// there is none.
     pub fn delete_bpf_filter(
         &mut self,
         ifindex: u32,
@@ -94,7 +96,8 @@ impl Netlink {
         self.change("delete", || object(ifindex, direction, &name), &mut message)
     }
 
-    /// The eBPF classifiers of one side of a device; none on one without `clsact`.
+    /// The eBPF filters in one direction of a device; empty if the device has
+    /// no `clsact` qdisc.
     pub fn bpf_filters(
         &mut self,
         ifindex: u32,

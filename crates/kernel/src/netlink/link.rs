@@ -1,4 +1,4 @@
-//! Devices.
+//! Network devices ("links" in rtnetlink and `ip`).
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -19,57 +19,59 @@ const INFO_DATA: u16 = 2;
 /// `IFLA_LINK_NETNSID` of linux/if_link.h.
 const LINK_NETNSID: u16 = 37;
 
-/// A device.
+/// A network device.
+#[doc(alias = "ifinfomsg")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Index.
     pub index: u32,
     /// Name.
     pub name: String,
-    /// Hardware address; none on devices that have no Ethernet.
+    /// Hardware address; none on devices without a 6-byte address.
     pub mac: Option<Mac>,
-    /// Bytes.
+    /// MTU, bytes.
     pub mtu: u32,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
     /// Has carrier (`IFF_LOWER_UP`).
     pub carrier: bool,
-    /// Sends and receives (`IFF_RUNNING`): a device that has just got its
-    /// carrier drops what it is to send until the kernel has told this.
+    /// Operational (`IFF_RUNNING`). A device that has carrier still drops
+    /// outgoing packets until this flag is set.
     pub running: bool,
     /// Loopback device.
     pub loopback: bool,
     /// `veth`, `bridge`, ...; empty for hardware and loopback.
     pub kind: String,
-    /// Index of the bridge (or other master) above it.
+    /// Index of the bridge or other master device.
     pub master: Option<u32>,
-    /// The other end of a veth, or the device below.
+    /// The peer of a veth device, or the lower device (`IFLA_LINK`).
     pub peer: Option<Peer>,
 }
 
-/// Where the other end of a veth is.
+/// The device that `IFLA_LINK` refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Index in its own namespace.
+    /// Index in the namespace of that device.
     pub index: u32,
-    /// The kernel's number of that namespace (`link-netnsid`); none = this one.
+    /// ID of that namespace (`link-netnsid` in `ip link`); none = the same namespace.
     pub netns_id: Option<u32>,
 }
 
-/// A pair of devices to make.
+/// A veth pair to create.
 #[derive(Clone, Copy, Debug)]
 pub struct Veth<'a> {
-    /// The end in the namespace of this connection.
+    /// The end in the namespace of the netlink socket.
     pub local: VethEnd<'a>,
     /// The other end.
     pub peer: VethEnd<'a>,
     /// MTU of both ends, bytes.
     pub mtu: u32,
-    /// Namespace of the other end, which is created right there; none = this one.
+    /// Namespace in which the other end is created; none = the namespace of
+    /// the netlink socket.
     pub peer_netns: Option<&'a NetNs>,
 }
 
-/// One end of a pair.
+/// One end of a veth pair.
 #[derive(Clone, Copy, Debug)]
 pub struct VethEnd<'a> {
     /// Name, at most 15 bytes.
@@ -79,12 +81,13 @@ pub struct VethEnd<'a> {
 }
 
 impl Netlink {
-    /// Every device.
+    /// All devices.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         self.dump("links", libc::RTM_GETLINK, &fixed(0, 0, 0), parse)
     }
 
-    /// The device with this name. [`NetlinkError::is_missing`] tells absence.
+    /// The device with this name. If there is none, the error satisfies
+    /// [`NetlinkError::is_missing`].
     pub fn link(&mut self, name: &str) -> Result<Link, NetlinkError> {
         let mut message = Message::new(libc::RTM_GETLINK, request(0), &fixed(0, 0, 0));
         message.string(libc::IFLA_IFNAME, name);
@@ -102,7 +105,7 @@ impl Netlink {
         self.link(name).map(|link| link.index)
     }
 
-    /// Makes a pair of veth devices, both down.
+    /// Creates a veth pair. Both ends are down.
     pub fn create_veth(&mut self, veth: &Veth<'_>) -> Result<(), NetlinkError> {
         let mut message = new_link();
         end(&mut message, &veth.local, veth.mtu);
@@ -121,7 +124,7 @@ impl Netlink {
         self.change("create", object, &mut message)
     }
 
-    /// Makes a bridge, down.
+    /// Creates a bridge, which is down. `mtu` is in bytes.
     pub fn create_bridge(&mut self, name: &str, mtu: u32) -> Result<(), NetlinkError> {
         let mut message = new_link();
         message.string(libc::IFLA_IFNAME, name).u32(libc::IFLA_MTU, mtu);
@@ -131,14 +134,14 @@ impl Netlink {
         self.change("create", || format!("bridge {name}"), &mut message)
     }
 
-    /// Deletes a device by name. None there is no error.
+    /// Deletes a device by name. It is no error if there is none.
     pub fn delete_link(&mut self, name: &str) -> Result<(), NetlinkError> {
         let mut message = Message::new(libc::RTM_DELLINK, request(0), &fixed(0, 0, 0));
         message.string(libc::IFLA_IFNAME, name);
         ignore_missing(self.change("delete", || format!("link {name}"), &mut message))
     }
 
-    /// Deletes a device by index. None there is no error.
+    /// Deletes a device by index. It is no error if there is none.
     pub fn delete_link_by_index(&mut self, index: u32) -> Result<(), NetlinkError> {
         let mut message = Message::new(libc::RTM_DELLINK, request(0), &fixed(index, 0, 0));
         ignore_missing(self.change("delete", || format!("link with index {index}"), &mut message))
@@ -163,17 +166,17 @@ impl Netlink {
         self.set(index, "set the MAC of", |message| message.bytes(libc::IFLA_ADDRESS, &mac.0))
     }
 
-    /// Puts a device under a bridge, or takes it out.
+    /// Adds a device to a bridge, or removes it (`None`).
     pub fn set_master(&mut self, index: u32, master: Option<u32>) -> Result<(), NetlinkError> {
         self.set(index, "set the master of", |message| message.u32(libc::IFLA_MASTER, master.unwrap_or(0)))
     }
 
-    /// Renames a device (which some kernels want to be down).
+    /// Renames a device. Before Linux 6.2 the device must be down.
     pub fn rename(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
         self.set(index, "rename", |message| message.string(libc::IFLA_IFNAME, name))
     }
 
-    /// Moves a device into another namespace, where it is down.
+    /// Moves a device into another namespace. The device is down afterwards.
     pub fn move_to(&mut self, index: u32, netns: &NetNs) -> Result<(), NetlinkError> {
         let fd = netns.as_fd().as_raw_fd() as u32;
         self.set(index, "move", |message| message.u32(libc::IFLA_NET_NS_FD, fd))

@@ -1,7 +1,8 @@
-//! Netlink messages as bytes: written and read.
+//! Encoding and decoding of netlink messages (netlink(7)). Integers are in
+//! host byte order unless the attribute says otherwise.
 //!
-//! An attribute of a length or kind that this crate does not know is passed
-//! over, never an error: newer kernels say more than we ask.
+//! Attributes with an unknown type or length are skipped and are never an
+//! error, because newer kernels add attributes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,14 +16,14 @@ const NESTED: u16 = 1 << 15;
 /// Without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
 const KIND_MASK: u16 = 0x3fff;
 
-/// A request under construction.
+/// A request that is being built.
 #[derive(Debug)]
 pub struct Message {
     bytes: Vec<u8>,
 }
 
 impl Message {
-    /// A message of a kind (`RTM_*`) with flags (`NLM_F_*`) and the fixed
+    /// A message of a type (`RTM_*`) with flags (`NLM_F_*`) and the fixed
     /// header of its family (`struct ifinfomsg`, `struct rtmsg`, ...).
     pub fn new(kind: u16, flags: u16, fixed: &[u8]) -> Message {
         let mut bytes = vec![0; HEADER];
@@ -42,19 +43,19 @@ impl Message {
         self.raw(value)
     }
 
-    /// Appends a number.
+    /// Appends a 32-bit integer.
     pub fn u32(&mut self, kind: u16, value: u32) -> &mut Message {
         self.bytes(kind, &value.to_ne_bytes())
     }
 
-    /// Appends a string with its terminator.
+    /// Appends a string and its terminating zero byte.
     pub fn string(&mut self, kind: u16, value: &str) -> &mut Message {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.bytes(kind, &bytes)
     }
 
-    /// Appends an address: 4 or 16 bytes.
+    /// Appends an IP address: 4 or 16 bytes, in network byte order.
     pub fn ip(&mut self, kind: u16, ip: IpAddr) -> &mut Message {
         match ip {
             IpAddr::V4(v4) => self.bytes(kind, &v4.octets()),
@@ -62,7 +63,7 @@ impl Message {
         }
     }
 
-    /// Appends an attribute that holds others.
+    /// Appends a nested attribute (`NLA_F_NESTED`), filled by `fill`.
     pub fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Message)) -> &mut Message {
         let start = self.bytes.len();
         self.bytes(kind | NESTED, &[]);
@@ -72,14 +73,14 @@ impl Message {
         self
     }
 
-    /// Appends bytes that are no attribute.
+    /// Appends bytes without an attribute header.
     pub fn raw(&mut self, bytes: &[u8]) -> &mut Message {
         self.bytes.extend_from_slice(bytes);
         self.pad();
         self
     }
 
-    /// The whole message, numbered.
+    /// Sets length and sequence number and returns the whole message.
     pub fn finish(&mut self, sequence: u32) -> &[u8] {
         let length = self.bytes.len() as u32;
         self.bytes[0..4].copy_from_slice(&length.to_ne_bytes());
@@ -92,20 +93,21 @@ impl Message {
     }
 }
 
-/// A message that came in.
+/// A received message.
+#[doc(alias = "nlmsghdr")]
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
     /// `RTM_*` or `NLMSG_*`.
     pub kind: u16,
     /// `NLM_F_*`.
     pub flags: u16,
-    /// The request that it answers.
+    /// Sequence number of the request.
     pub sequence: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub payload: &'a [u8],
 }
 
-/// The messages of one datagram. Ends at the first that is cut short.
+/// The messages of one datagram. Stops at the first truncated one.
 pub fn received(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let header = datagram.get(..HEADER)?;
@@ -121,7 +123,7 @@ pub fn received(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
     })
 }
 
-/// The attributes in `bytes`: kind (flags removed) and value.
+/// The attributes in `bytes`: type (without flags) and value.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = read_u16(bytes)? as usize;
@@ -132,28 +134,28 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The attributes that follow a fixed header of `fixed` bytes.
+/// The attributes after a fixed header of `fixed` bytes.
 pub fn attributes_after(payload: &[u8], fixed: usize) -> impl Iterator<Item = (u16, &[u8])> {
     attributes(payload.get(fixed..).unwrap_or_default())
 }
 
-/// The first two bytes as a number.
+/// The first two bytes as an integer.
 pub fn read_u16(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.first_chunk()?))
 }
 
-/// The first four bytes as a number.
+/// The first four bytes as an integer.
 pub fn read_u32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.first_chunk()?))
 }
 
-/// The text before the terminator.
+/// The text before the terminating zero byte.
 pub fn read_string(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// An address of 4 or 16 bytes.
+/// An IP address of 4 or 16 bytes.
 pub fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(Ipv4Addr::from(*bytes.first_chunk::<4>()?).into()),
@@ -162,7 +164,7 @@ pub fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// An Ethernet address.
+/// A MAC address of 6 bytes.
 pub fn read_mac(bytes: &[u8]) -> Option<Mac> {
     (bytes.len() == 6).then(|| bytes.first_chunk::<6>().map(|octets| Mac(*octets)))?
 }

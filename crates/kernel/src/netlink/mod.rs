@@ -1,10 +1,10 @@
-//! Links, addresses, routes and neighbours over rtnetlink, sockets over
-//! socket diagnosis, blocking.
+//! Blocking netlink sockets: links, addresses, routes, neighbours and tc
+//! filters over rtnetlink(7), sockets over sock_diag(7).
 //!
-//! A [`Netlink`] speaks to the network namespace in which it was opened,
-//! whichever thread uses it later. The message format is fixed ABI and small,
-//! so it is written here ([`message`]) rather than taken from a crate whose
-//! strict parsers refuse what newer kernels add.
+//! A [`Netlink`] belongs to the network namespace in which it was opened,
+//! whichever thread uses it later. The message format is a stable kernel ABI
+//! and small, so it is implemented here ([`message`]) instead of with a crate
+//! whose strict parsers reject attributes that newer kernels add.
 
 mod address;
 mod diag;
@@ -33,12 +33,12 @@ pub use watch::{Change, Watch};
 use crate::netns::{NetNs, NetNsError};
 use message::{HEADER, Message, Received, attributes, read_string, read_u32, received};
 
-/// The largest datagram that the kernel makes of a dump.
+/// The largest datagram that the kernel sends in a dump, bytes.
 const DATAGRAM_BYTES_MAX: usize = 64 << 10;
-/// How often an interrupted dump is tried again.
+/// How often a dump is attempted while changes interrupt it.
 const DUMP_TRIES: usize = 8;
 
-/// A connection to netlink in one network namespace.
+/// A `NETLINK_ROUTE` socket in one network namespace.
 #[derive(Debug)]
 pub struct Netlink {
     socket: Socket,
@@ -47,12 +47,13 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// In the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> Result<Netlink, NetlinkError> {
         Netlink::open_protocol(protocols::NETLINK_ROUTE)
     }
 
-    /// In another network namespace; this thread stays where it is.
+    /// Opens a socket in another network namespace. The calling thread stays
+    /// in its own.
     pub fn open_in(netns: &NetNs) -> Result<Netlink, NetlinkError> {
         Netlink::open_protocol_in(netns, protocols::NETLINK_ROUTE)
     }
@@ -63,7 +64,8 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0)).map_err(socket_failed("connect a socket"))?;
         socket.set_ext_ack(true).map_err(socket_failed("enable extended acknowledgements"))?;
         socket.set_cap_ack(true).map_err(socket_failed("enable capped acknowledgements"))?;
-        // Without it the kernel ignores the filters of dumps (since Linux 4.20).
+        // NETLINK_GET_STRICT_CHK (Linux 4.20): without it the kernel ignores
+        // the filter attributes of dump requests.
         socket.set_netlink_get_strict_chk(true).map_err(socket_failed("enable strict checking"))?;
         Ok(Netlink { socket, sequence: 0, buffer: vec![0; DATAGRAM_BYTES_MAX] })
     }
@@ -88,8 +90,8 @@ impl Netlink {
         self.exchange(operation, &object, message, |_| {}).map(|_| ())
     }
 
-    /// Sends a request and hands every message of the answer to `each`.
-    /// `Ok(false)` = a dump that was interrupted by a change.
+    /// Sends a request and passes every message of the reply to `each`.
+    /// Returns false if a change interrupted a dump (`NLM_F_DUMP_INTR`).
     fn exchange(
         &mut self,
         operation: &'static str,
@@ -119,8 +121,9 @@ impl Netlink {
         }
     }
 
-    /// Lists everything of a kind. Tried again when something changed while
-    /// the kernel was listing.
+    /// Lists all objects of a kind. A dump that a change interrupts is
+    /// repeated, at most [`DUMP_TRIES`] times; the last result is returned
+    /// even if it was interrupted.
     pub(crate) fn dump<T>(
         &mut self,
         objects: &'static str,
@@ -140,7 +143,7 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Asks for one object.
+    /// Requests one object.
     fn get<T>(
         &mut self,
         object: impl Fn() -> String,
@@ -159,7 +162,7 @@ impl AsRawFd for Netlink {
     }
 }
 
-/// Flags of a request that changes something.
+/// The flags of a request with an acknowledgement.
 pub(crate) fn request(flags: i32) -> u16 {
     (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16
 }
@@ -173,7 +176,7 @@ enum Outcome {
 fn outcome(answer: Received<'_>) -> Outcome {
     match i32::from(answer.kind) {
         libc::NLMSG_ERROR | libc::NLMSG_DONE => {
-            // A DONE without a body and an ERROR with code 0 are success.
+            // NLMSG_DONE without a payload and NLMSG_ERROR with code 0 mean success.
             let code = read_u32(answer.payload).unwrap_or(0) as i32;
             if code >= 0 {
                 return Outcome::Done;
@@ -184,8 +187,9 @@ fn outcome(answer: Received<'_>) -> Outcome {
     }
 }
 
-/// The kernel's own words, after the code and (in an error) the header of
-/// the request, which is capped.
+/// The error text of an extended acknowledgement (`NETLINK_EXT_ACK`, Linux
+/// 4.12). It follows the error code and, in `NLMSG_ERROR`, the header of the
+/// request; `NETLINK_CAP_ACK` omits the rest of the request.
 fn extended_error(answer: Received<'_>) -> String {
     /// `NLMSGERR_ATTR_MSG` of linux/netlink.h.
     const MESSAGE: u16 = 1;

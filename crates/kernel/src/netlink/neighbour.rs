@@ -1,4 +1,4 @@
-//! Neighbours: which hardware address an IP address has on a link.
+//! Neighbour entries (ARP and NDP): the hardware address of an IP address on a link.
 
 use std::net::IpAddr;
 
@@ -17,25 +17,26 @@ const NDA_LLADDR: u16 = 2;
 const PERMANENT: u16 = 0x80;
 
 /// A neighbour entry.
+#[doc(alias = "ndmsg")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Neighbour {
-    /// Device.
+    /// Index of the device.
     pub ifindex: u32,
-    /// Address.
+    /// IP address.
     pub ip: IpAddr,
     /// Hardware address, if known.
     pub mac: Option<Mac>,
-    /// Never expires and is never asked for.
+    /// The entry never expires and is not resolved again (`NUD_PERMANENT`).
     pub permanent: bool,
 }
 
 impl Netlink {
-    /// Every neighbour of every device.
+    /// All neighbour entries of all devices.
     pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
         self.dump("neighbours", libc::RTM_GETNEIGH, &[0; FIXED], parse)
     }
 
-    /// Adds or replaces a permanent neighbour.
+    /// Adds or replaces a permanent neighbour entry.
     pub fn set_neighbour(&mut self, ifindex: u32, ip: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
         let flags = request(libc::NLM_F_CREATE | libc::NLM_F_REPLACE);
         let mut message = message(libc::RTM_NEWNEIGH, flags, ifindex, ip);
@@ -43,7 +44,7 @@ impl Netlink {
         self.change("set", || object(ifindex, ip), &mut message)
     }
 
-    /// Deletes a neighbour. None there is no error.
+    /// Deletes a neighbour entry. It is no error if there is none.
     pub fn delete_neighbour(&mut self, ifindex: u32, ip: IpAddr) -> Result<(), NetlinkError> {
         let mut message = message(libc::RTM_DELNEIGH, request(0), ifindex, ip);
         ignore_missing(self.change("delete", || object(ifindex, ip), &mut message))

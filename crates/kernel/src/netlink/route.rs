@@ -1,5 +1,5 @@
-//! Routes, and the question that user space asks instead of the kernel's
-//! own FIB helper: how would this packet go?
+//! Routes, and route lookups (`ip route get`), the user-space counterpart of
+//! the eBPF helper `bpf_fib_lookup`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,45 +30,51 @@ const RTAX_MTU: u16 = 2;
 const ONLINK: u32 = 4;
 const CLONED: u32 = 0x200;
 
-/// Who made a route (`rtm_protocol`, shown by `ip route` as `proto`).
+/// The origin of a route (`rtm_protocol`, `proto` in `ip route`).
 pub mod protocol {
-    /// Beeline. A number that no program registered in iproute2's list has.
+    /// Added by Beeline. No program in iproute2's list of protocols has this number.
     pub const BEELINE: u8 = 190;
-    /// The kernel itself.
+    /// Added by the kernel.
+    #[doc(alias = "RTPROT_KERNEL")]
     pub const KERNEL: u8 = 2;
-    /// Set at boot.
+    /// Added during boot; also the default of `ip route add`.
+    #[doc(alias = "RTPROT_BOOT")]
     pub const BOOT: u8 = 3;
-    /// Set by an administrator.
+    /// Added by an administrator.
+    #[doc(alias = "RTPROT_STATIC")]
     pub const STATIC: u8 = 4;
 }
 
-/// Numbers of routing tables.
+/// IDs of routing tables.
 pub mod table {
-    /// Where routes stand unless said otherwise.
+    /// The default table for routes.
+    #[doc(alias = "RT_TABLE_MAIN")]
     pub const MAIN: u32 = 254;
-    /// The kernel's own: addresses of this machine.
+    /// The table that the kernel maintains, with the local and broadcast addresses.
+    #[doc(alias = "RT_TABLE_LOCAL")]
     pub const LOCAL: u32 = 255;
 }
 
-/// What a route does with a packet.
+/// Type of a route (`rtm_type`, `RTN_*`).
+#[doc(alias = "rtm_type")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RouteKind {
-    /// Sends it on.
+    /// Forwarded to the next hop.
     #[default]
     Unicast,
-    /// Takes it in.
+    /// Delivered to this host.
     Local,
-    /// To all on the link.
+    /// Sent as a link-layer broadcast.
     Broadcast,
-    /// Multicast.
+    /// Sent as multicast.
     Multicast,
-    /// Drops it.
+    /// Dropped silently.
     Blackhole,
-    /// Answers unreachable.
+    /// Dropped with ICMP host unreachable.
     Unreachable,
-    /// Answers prohibited.
+    /// Dropped with ICMP administratively prohibited.
     Prohibit,
-    /// Any other (`RTN_*`).
+    /// Any other `RTN_*`.
     Other(u8),
 }
 
@@ -100,15 +106,16 @@ impl RouteKind {
     }
 }
 
-/// How far a route's destinations are.
+/// Scope of a route (`rtm_scope`, `RT_SCOPE_*`): the distance to its destinations.
+#[doc(alias = "rtm_scope")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// Anywhere.
+    /// Anywhere (`RT_SCOPE_UNIVERSE`).
     #[default]
     Global,
     /// On the link.
     Link,
-    /// On this machine.
+    /// On this host.
     Host,
 }
 
@@ -131,34 +138,35 @@ impl Scope {
 }
 
 /// A route.
+#[doc(alias = "rtmsg")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
-    /// Where to; `0.0.0.0/0` and `::/0` are the default routes.
+    /// Destination; `0.0.0.0/0` and `::/0` are the default routes.
     pub destination: IpNet,
     /// Next hop; none = the destination is on the link.
     pub gateway: Option<IpAddr>,
-    /// Device; 0 = the kernel finds it by the gateway.
+    /// Index of the output device; 0 = the kernel selects it by the gateway.
     pub ifindex: u32,
-    /// Source that this machine takes for its own packets.
+    /// Preferred source address for packets of this host.
     pub source: Option<IpAddr>,
     /// MTU metric, bytes.
     pub mtu: Option<u32>,
-    /// The gateway is on the link though no prefix says so.
+    /// The gateway is treated as on-link even if no route covers it (`RTNH_F_ONLINK`).
     pub onlink: bool,
-    /// Scope (IPv4 only; IPv6 knows none).
+    /// Scope (IPv4 only).
     pub scope: Scope,
-    /// Who made it; see [`protocol`].
+    /// Origin; see [`protocol`].
     pub protocol: u8,
-    /// Table; see [`table`].
+    /// ID of the table; see [`table`].
     pub table: u32,
-    /// Metric; 0 = the kernel's default (IPv6: 1024).
+    /// Metric; 0 = the kernel's default (1024 for IPv6).
     pub priority: u32,
-    /// What it does.
+    /// Type.
     pub kind: RouteKind,
 }
 
 impl Route {
-    /// A route of Beeline's in the main table.
+    /// A unicast route in the main table with the protocol of Beeline.
     pub fn new(destination: IpNet, ifindex: u32) -> Route {
         Route {
             destination: destination.trunc(),
@@ -175,17 +183,17 @@ impl Route {
         }
     }
 
-    /// The default route of the gateway's family.
+    /// The default route of the gateway's address family.
     pub fn default_via(gateway: IpAddr, ifindex: u32) -> Route {
         Route::new(default_destination(gateway), ifindex).via(gateway)
     }
 
-    /// With a next hop.
+    /// Sets the next hop.
     pub fn via(self, gateway: IpAddr) -> Route {
         Route { gateway: Some(gateway), ..self }
     }
 
-    /// With link scope: the destination is on the link.
+    /// Sets link scope: the destination is on the link.
     pub fn on_link(self) -> Route {
         Route { scope: Scope::Link, ..self }
     }
@@ -204,25 +212,25 @@ impl fmt::Display for Route {
     }
 }
 
-/// How the kernel would route a packet.
+/// The result of a route lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResolvedRoute {
-    /// What happens.
+    /// Type of the route.
     pub kind: RouteKind,
-    /// Device, or 0.
+    /// Index of the output device, or 0.
     pub ifindex: u32,
-    /// Next hop; none = the destination itself.
+    /// Next hop; none = the destination is on the link.
     pub gateway: Option<IpAddr>,
-    /// Source that this machine would take.
+    /// Source address that this host would use.
     pub source: Option<IpAddr>,
-    /// MTU of the route or a learned path MTU; none = the device's.
+    /// MTU of the route or the learned path MTU, bytes; none = the MTU of the device.
     pub mtu: Option<u32>,
-    /// Table that held the route.
+    /// ID of the table that has the route.
     pub table: u32,
 }
 
 impl Netlink {
-    /// Every route of every table, cached ones excepted.
+    /// All routes of all tables, without cached ones.
     pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
         let mut found = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -233,33 +241,35 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Adds a route; one to the same destination that is there is an error
-    /// ([`NetlinkError::is_exists`]).
+    /// Adds a route. If a route to the same destination exists, the error
+    /// satisfies [`NetlinkError::is_exists`].
     pub fn add_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         let flags = request(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         self.change("add", || format!("route {route}"), &mut message(libc::RTM_NEWROUTE, flags, route))
     }
 
-    /// Adds a route or replaces the one to the same destination.
+    /// Adds a route, or replaces the one to the same destination.
     pub fn replace_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         let flags = request(libc::NLM_F_CREATE | libc::NLM_F_REPLACE);
         self.change("set", || format!("route {route}"), &mut message(libc::RTM_NEWROUTE, flags, route))
     }
 
-    /// Deletes a route. None there is no error.
+    /// Deletes a route. It is no error if there is none.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         let mut message = message(libc::RTM_DELROUTE, request(0), route);
         ignore_missing(self.change("delete", || format!("route {route}"), &mut message))
     }
 
-    /// `ip route get`: how a packet of this machine to `destination` goes.
+    /// Looks up the route for a packet that this host sends (`ip route get`).
+    /// The errors are those of [`Netlink::route_lookup`].
     pub fn route_to(&mut self, destination: IpAddr) -> Result<ResolvedRoute, NetlinkError> {
         self.route_lookup(destination, None, None)
     }
 
-    /// The same for a packet with a source, and (forwarded) from a device.
-    /// No route is an error with `ENETUNREACH`; a blackhole `EINVAL`,
-    /// unreachable `EHOSTUNREACH`, prohibit `EACCES`.
+    /// Looks up the route for a packet with a source address and, if it is
+    /// forwarded, the index of its input device. Fails with `ENETUNREACH` if
+    /// there is no route, `EINVAL` for a blackhole route, `EHOSTUNREACH` for
+    /// an unreachable route and `EACCES` for a prohibit route.
     pub fn route_lookup(
         &mut self,
         destination: IpAddr,
@@ -310,7 +320,7 @@ fn message(kind: u16, flags: u16, route: &Route) -> Message {
     let mut message = Message::new(kind, flags, &fixed);
     message.ip(RTA_DST, route.destination.addr()).u32(RTA_TABLE, route.table);
     match route.gateway {
-        // An IPv4 destination behind an IPv6 next hop (RFC 5549).
+        // An IPv4 destination with an IPv6 next hop (RFC 8950; `RTA_VIA`, Linux 5.2).
         Some(IpAddr::V6(gateway)) if v4 => {
             let mut via = (libc::AF_INET6 as u16).to_ne_bytes().to_vec();
             via.extend(gateway.octets());
@@ -338,7 +348,7 @@ fn message(kind: u16, flags: u16, route: &Route) -> Message {
     message
 }
 
-/// A route that is configured rather than cached.
+/// Parses a route; none if it is a cached one (`RTM_F_CLONED`).
 pub(super) fn parse(payload: &[u8]) -> Option<Route> {
     let cloned = read_u32(payload.get(8..)?)? & CLONED != 0;
     if cloned { None } else { parse_any(payload) }
@@ -387,7 +397,7 @@ fn hop_attribute(route: &mut Route, kind: u16, value: &[u8]) {
     }
 }
 
-/// Of several next hops the first is told: `struct rtnexthop` and attributes.
+/// Takes the first next hop of a multipath route: `struct rtnexthop` and attributes.
 fn first_hop(route: &mut Route, value: &[u8]) {
     let length = read_u16(value).map_or(0, usize::from);
     let Some(hop) = value.get(..length).filter(|hop| hop.len() >= 8) else { return };

@@ -1,4 +1,5 @@
-//! What changes, as the kernel tells it.
+//! Notifications of changes to links, addresses, routes and neighbours
+//! (rtnetlink multicast groups, as in `ip monitor`).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -14,33 +15,34 @@ use crate::netns::NetNs;
 
 /// `RTNLGRP_*` of linux/rtnetlink.h: link, neighbour, and per family address and route.
 const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
-/// A burst of changes this large is held by the kernel before it is lost.
+/// Size of the receive buffer. The kernel drops notifications beyond it.
 const RECEIVE_BUFFER_BYTES: u32 = 4 << 20;
 
-/// One change.
+/// A change notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A device is new or different.
+    /// A device was added or changed.
     Link(Link),
-    /// A device has gone.
+    /// A device was deleted.
     LinkDeleted(Link),
-    /// An address is new or different.
+    /// An address was added or changed.
     Address(Address),
-    /// An address has gone.
+    /// An address was deleted.
     AddressDeleted(Address),
-    /// A route is new or different.
+    /// A route was added or changed.
     Route(Route),
-    /// A route has gone.
+    /// A route was deleted.
     RouteDeleted(Route),
-    /// A neighbour is new or different.
+    /// A neighbour entry was added or changed.
     Neighbour(Neighbour),
-    /// A neighbour has gone.
+    /// A neighbour entry was deleted.
     NeighbourDeleted(Neighbour),
-    /// Changes were lost: list everything again.
+    /// The receive buffer overran (`ENOBUFS`) and notifications were lost:
+    /// list all objects again.
     Overrun,
 }
 
-/// A subscription to the changes of one network namespace.
+/// A subscription to the changes in one network namespace.
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,
@@ -48,11 +50,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// In the network namespace of the calling thread.
+    /// Subscribes in the network namespace of the calling thread.
     pub fn open() -> Result<Watch, NetlinkError> {
         let mut socket = Socket::new(protocols::NETLINK_ROUTE).map_err(socket_failed("open a socket"))?;
         socket.bind_auto().map_err(socket_failed("bind a socket"))?;
-        // Refused beyond the system's limit: then bursts are lost earlier, and told.
+        // Best effort: with a smaller buffer an overrun comes earlier and is reported.
         let _ = socket.set_rx_buf_sz(RECEIVE_BUFFER_BYTES);
         for group in GROUPS {
             socket.add_membership(group).map_err(socket_failed("subscribe to changes"))?;
@@ -61,7 +63,7 @@ impl Watch {
         Ok(Watch { socket, buffer: vec![0; DATAGRAM_BYTES_MAX] })
     }
 
-    /// In another network namespace.
+    /// Subscribes in another network namespace.
     pub fn open_in(netns: &NetNs) -> Result<Watch, NetlinkError> {
         netns.enter(Watch::open).map_err(|error| NetlinkError::Socket {
             operation: "open a socket in a namespace",
@@ -69,8 +71,8 @@ impl Watch {
         })?
     }
 
-    /// Waits for changes, at most so long (forever without a limit), and
-    /// returns those that are there; none after the time is up.
+    /// Waits until changes are pending and returns them. Returns an empty list
+    /// after `limit`; without a limit it waits forever.
     pub fn wait(&mut self, limit: Option<Duration>) -> Result<Vec<Change>, NetlinkError> {
         let limit =
             limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
@@ -80,7 +82,7 @@ impl Watch {
         }
     }
 
-    /// The changes that are there, without waiting.
+    /// Returns the pending changes without waiting.
     pub fn take_pending(&mut self) -> Result<Vec<Change>, NetlinkError> {
         let mut changes = Vec::new();
         loop {
@@ -104,7 +106,7 @@ impl AsRawFd for Watch {
 
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the socket, which self owns.
+        // SAFETY: self owns the socket, so the descriptor stays open while it is borrowed.
         unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
     }
 }

@@ -1,5 +1,5 @@
-//! One layout follows another one, forwards and back, while connections are
-//! open and new ones come; also half, and after an interruption.
+//! Upgrades and downgrades of the table layout while connections are open and
+//! new ones are created; also partial and interrupted ones.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,16 +15,16 @@ use crate::topology::{FAMILIES, PORT, SERVICE_PORT, Topology};
 use crate::traffic::{EchoStream, exchange_datagram};
 use crate::{at, send_traffic_until};
 
-/// Connections of each kind and family: enough to meet both backends.
+/// Connections of each type and family: enough to reach both backends.
 const STREAMS: usize = 6;
-/// How long layouts come and go under traffic.
+/// How long layouts change under traffic.
 const CHANGING: Duration = Duration::from_secs(2);
 
 fn next_layout() -> Vec<u8> {
     grown(EMBEDDED, &[VALUES, CONNECTION].concat())
 }
 
-/// Connections through the Service and from outside, in both families.
+/// Opens connections through the Service and from outside, in both families.
 fn open_streams(topology: &Topology, streams: &mut Vec<EchoStream>) {
     for f in &FAMILIES {
         for _ in 0..STREAMS {
@@ -40,7 +40,7 @@ fn exchange_on_all(streams: &mut [EchoStream]) {
     streams.iter_mut().for_each(|stream| stream.exchange(2000));
 }
 
-/// Whether the loader's connection table is of this binary's layout.
+/// Whether the connection table has the layout of this binary.
 fn is_this_layout(topology: &Topology) -> bool {
     topology.datapath().conntrack().is_ok()
 }
@@ -66,7 +66,7 @@ fn kernel_connections_are_known_to_hooks_of_both_layouts() {
             exchange_on_all(&mut streams);
             open_streams(&topology, &mut streams);
             drop(link);
-            // The next life completes it.
+            // The next start completes the update.
             topology.restart(&options);
             assert_eq!(is_this_layout(&topology), options.abi_version == ABI_VERSION);
             exchange_on_all(&mut streams);
@@ -96,7 +96,7 @@ fn kernel_an_interrupted_layout_upgrade_can_be_abandoned() {
     exchange_on_all(&mut streams);
     assert_eq!(topology.datapath().remove_other_layouts().unwrap(), [ABI_VERSION + 1]);
     exchange_on_all(&mut streams);
-    // And the next time it gets there.
+    // The next upgrade succeeds.
     topology.restart(&next);
     exchange_on_all(&mut streams);
 }

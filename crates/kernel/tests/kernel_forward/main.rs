@@ -1,6 +1,6 @@
-//! Real packets through the attached programs, in both families and by every
-//! way to attach: pod to pod, to a Service, to a pod of another node, to the
-//! outside and back, while the loader comes and goes.
+//! Real packets through the attached programs, in both families and with every
+//! attach mode: pod to pod, to a Service, to a pod on another node, to the
+//! outside and back, also while the programs are replaced.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
@@ -23,16 +23,16 @@ use support::{attach_modes, no_programs};
 use topology::{FAMILIES, Family, PORT, SERVICE_PORT, Topology};
 use traffic::{EchoStream, exchange_datagram, ping};
 
-/// One byte, a full packet, and several fragments.
+/// Sizes of UDP datagrams: one byte, a full packet, and several fragments.
 const DATAGRAMS: [usize; 3] = [1, 1400, 5000];
-/// Many segments each way.
+/// Size of a TCP stream: many segments in each direction.
 const STREAM: usize = 1 << 20;
 
 fn at(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
 
-/// Everything that two ends can say to each other.
+/// Exchanges datagrams and a stream with an echo server.
 fn exchange_all(topology: &Topology, to: SocketAddr) {
     DATAGRAMS.iter().for_each(|bytes| exchange_datagram(&topology.pod, to, *bytes));
     EchoStream::open(&topology.pod, to).exchange(STREAM);
@@ -43,7 +43,7 @@ fn pod_reaches_everything(topology: &Topology, f: &Family) {
         ping(&topology.pod, ip.parse().unwrap());
         exchange_all(topology, at(ip, PORT));
     }
-    // One backend is here, the other on the other node.
+    // One backend is on this node, one on the other node.
     for _ in 0..8 {
         exchange_datagram(&topology.pod, at(f.service, SERVICE_PORT), 100);
     }
@@ -74,7 +74,7 @@ fn kernel_packets_travel_in_both_families() {
         }
         let moved = topology.moved_since(&before);
         println!("{attach_mode:?}: {moved:#?}");
-        // Each way is the programs' own, not the host's.
+        // The programs forwarded the packets, not the host.
         for (at, what) in [
             (hook::FROM_POD, outcome::TO_LOCAL_POD),
             (hook::FROM_POD, outcome::TO_UPLINK),
@@ -121,8 +121,9 @@ fn kernel_a_restart_loses_no_packet_on_any_path() {
     }
 }
 
-/// Single datagrams (a lost one is a failure), one long connection and many
-/// short ones, through the Service and to the outside. Returns the rounds.
+/// Sends single datagrams (a lost one is a failure), and uses one long
+/// connection and many short ones, through the Service and to the outside.
+/// Returns the number of rounds.
 fn send_traffic_until(topology: &Topology, f: &Family, done: &AtomicBool) -> u32 {
     let mut rounds = 0;
     let mut long = EchoStream::open(&topology.pod, at(f.service, SERVICE_PORT));

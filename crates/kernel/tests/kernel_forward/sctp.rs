@@ -1,5 +1,5 @@
-//! SCTP (RFC 9260), where the kernel has its sockets: Debian's stock kernels
-//! have them in a module.
+//! SCTP (RFC 9260), if the kernel has SCTP sockets. Debian's stock kernels have
+//! them in a module.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -14,11 +14,11 @@ use crate::support::{attach_modes, no_programs};
 use crate::topology::{FAMILIES, SCTP_PORT, Topology};
 use crate::traffic::{EchoServer, TIMEOUT, serve_streams};
 
-/// Questions that show a random choice: one of two stays unseen once in 2^15.
+/// Enough requests to reach both of two random backends, except once in 2^15 runs.
 const REQUESTS: usize = 16;
 
-/// A socket of the style of TCP's (RFC 6458 section 4), at an address: an
-/// association of a socket at any address names all of them to its peer.
+/// A one-to-one style socket (RFC 6458 section 4), bound to one address: a
+/// socket bound to the wildcard address announces all addresses to its peer.
 fn socket_at(at: SocketAddr) -> io::Result<OwnedFd> {
     let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: takes numbers and returns one.
@@ -32,17 +32,17 @@ fn socket_at(at: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Answers each association with the own address.
+/// Starts a server that sends its own address on each association.
 fn sctp_server_at(netns: &NetNs, at: SocketAddr) -> EchoServer {
     let listener = netns.enter(|| {
         let socket = socket_at(at)?;
         listen(&socket, Backlog::new(8)?)?;
-        // The calls on it are those of TCP's.
+        // One-to-one style sockets use the same system calls as TCP.
         io::Result::Ok(TcpListener::from(socket))
     });
     let listener = listener.unwrap().unwrap_or_else(|error| panic!("SCTP at {at}: {error}"));
     let own = move |mut stream: TcpStream| {
-        // An association that breaks is the other end's complaint.
+        // The client reports a broken association.
         let _ = stream.write_all(at.to_string().as_bytes());
     };
     let mut answering = EchoServer::default();
@@ -50,7 +50,7 @@ fn sctp_server_at(netns: &NetNs, at: SocketAddr) -> EchoServer {
     answering
 }
 
-/// Who answers.
+/// Returns the address of the server that replies.
 #[track_caller]
 fn request(from: &NetNs, own: IpAddr, to: SocketAddr) -> String {
     let answer = from.enter(|| {
@@ -65,7 +65,8 @@ fn request(from: &NetNs, own: IpAddr, to: SocketAddr) -> String {
     answer.unwrap().unwrap_or_else(|error| panic!("SCTP to {to}: {error}"))
 }
 
-/// The backend is here or on the other node; the port is the Service's.
+/// The backends are on this node and on the other one, with the same port as
+/// the Service.
 #[test]
 fn kernel_sctp_reaches_the_backends_of_a_service() {
     if no_programs() {

@@ -1,6 +1,5 @@
-//! A node with two pods and a Service, and beyond its uplink another node
-//! with a pod of its own. The node's kernel knows routes and neighbours as
-//! the agent makes them.
+//! A node with two pods and a Service, and behind its uplink another node with
+//! one pod. The node has the routes and neighbour entries that the agent adds.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,12 +26,13 @@ use ipnet::IpNet;
 use crate::support::{POD_MAC, TestNetNs, TestNode, options_for, veth};
 use crate::traffic::{EchoServer, echo_server_at};
 
-/// Where everybody listens.
+/// Port of the echo servers.
 pub const PORT: u16 = 7000;
-/// The Service's port, and its backends'.
+/// Port of the Service, and of its backends.
 pub const SERVICE_PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
-/// The Service's port for SCTP, and its backends': it cannot change.
+/// SCTP port of the Service and its backends. It is the same, because SCTP
+/// ports are not translated.
 pub const SCTP_PORT: u16 = 3868;
 
 const OTHER_POD_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x78]);
@@ -45,15 +45,16 @@ pub struct Family {
     pub other_pod: &'static str,
     pub far_pod: &'static str,
     pub node: &'static str,
-    /// The other node, to which everything else is outside.
+    /// The other node.
     pub outside: &'static str,
     pub service: &'static str,
-    /// Prefixes of pods here, of pods there, of the node's link, of Services.
+    /// Prefixes of the pods on this node, of those on the other node, of the
+    /// uplink, and of the Services.
     pods: &'static str,
     far_pods: &'static str,
     link_bits: u8,
     services: &'static str,
-    /// Where this family's backends are numbered from.
+    /// The first backend ID of this family.
     first_backend: u32,
 }
 
@@ -86,7 +87,7 @@ pub const FAMILIES: [Family; 2] = [
     },
 ];
 
-/// Everything, gone when dropped.
+/// The whole topology, removed on drop.
 pub struct Topology {
     pub pod: TestNetNs,
     pub other_pod: TestNetNs,
@@ -105,7 +106,7 @@ fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-/// The node's IPv6 address on its uplink comes with the test's own.
+/// Sets sysctls in a network namespace.
 fn set(netns: &NetNs, settings: &[(&str, &str)]) {
     let set = || settings.iter().for_each(|(name, value)| sysctl::set(name, value).unwrap());
     netns.enter(set).unwrap();
@@ -138,7 +139,7 @@ impl Topology {
         Topology { pod, other_pod, outside, node, ifindices: [pod_ifindex, other], bpffs, datapath }
     }
 
-    /// Answers at every address, and where the Service leads.
+    /// Starts echo servers at every address, and at the backends of the Service.
     pub fn listen(&self) -> Vec<EchoServer> {
         let mut listeners = Vec::new();
         for f in &FAMILIES {
@@ -153,7 +154,7 @@ impl Topology {
         listeners
     }
 
-    /// The loader ends; another one begins, with these programs.
+    /// Opens the datapath again with these options, as a restarted agent does.
     pub fn restart(&self, options: &Options<'_>) {
         let opened = self.node.enter(|| Datapath::open_with(&self.bpffs, options)).unwrap();
         let mut datapath = self.datapath.lock().unwrap();
@@ -161,17 +162,17 @@ impl Topology {
         assert_eq!(datapath.attached().len(), 2 * self.ifindices.len() + 2, "{:?}", datapath.attached());
     }
 
-    /// The same, and it may fail.
+    /// Like [`Topology::restart`], but may fail.
     pub fn try_restart(&self, options: &Options<'_>) -> Result<(), DatapathError> {
         self.node.enter(|| Datapath::open_with(&self.bpffs, options).map(drop)).unwrap()
     }
 
-    /// The loader that runs.
+    /// The open datapath.
     pub fn datapath(&self) -> MutexGuard<'_, Datapath> {
         self.datapath.lock().unwrap()
     }
 
-    /// Keeps the links of a program from being moved to another one.
+    /// Makes updates of the links of a program fail until the result is dropped.
     pub fn block_link_update(&self, program: &str) -> BlockedLinks {
         let links = self.bpffs.join("links");
         let held = self.datapath().attached().into_iter().filter(|attached| attached.program == program);
@@ -188,7 +189,7 @@ impl Topology {
         self.datapath.lock().unwrap().counters().unwrap()
     }
 
-    /// The counters that moved since, by name, in packets.
+    /// The counters that increased since `before`: name and packets.
     pub fn moved_since(&self, before: &[CounterValue]) -> BTreeMap<String, u64> {
         let moved = self.counters().into_iter().zip(before).enumerate();
         let moved = moved.map(|(index, (now, then))| (index as u32, now.packets - then.packets));
@@ -196,14 +197,14 @@ impl Topology {
     }
 }
 
-/// Links whose pins are out of reach until this is dropped.
+/// Links whose pins are moved away until this is dropped.
 pub struct BlockedLinks {
     links: PathBuf,
     names: Vec<String>,
 }
 
 impl BlockedLinks {
-    /// Where each pin belongs, and where it is kept.
+    /// The path of each pin, and the path to which it is moved.
     fn paths(&self) -> impl Iterator<Item = (PathBuf, PathBuf)> {
         self.names.iter().map(|name| (self.links.join(name), self.links.join(format!("kept_{name}x"))))
     }
@@ -227,7 +228,7 @@ fn name(index: u32) -> String {
     format!("{at} dropped {}", reason.map_or("for no known reason", DropReason::name))
 }
 
-/// Both ends of the uplink; the other node holds its pod's address itself.
+/// Configures both ends of the uplink. The other node has the address of its pod itself.
 fn join_nodes(f: &Family, node: &NetNs, uplink: u32, outside: &NetNs) {
     let mut here = Netlink::open_in(node).unwrap();
     let mut there = Netlink::open_in(outside).unwrap();
@@ -240,7 +241,7 @@ fn join_nodes(f: &Family, node: &NetNs, uplink: u32, outside: &NetNs) {
     there.replace_route(&Route::new(net(f.pods), eth0).via(ip(f.node))).unwrap();
 }
 
-/// A pod's address, its way out, and the node's way in.
+/// Configures the address and default route of a pod, and the route of the node to it.
 fn connect(address: &str, node: &NetNs, host: u32, pod: &NetNs, pod_mac: Mac) {
     let address = ip(address);
     let gateway: IpAddr = if address.is_ipv4() { GATEWAY_IPV4.into() } else { GATEWAY_IPV6.into() };
@@ -255,7 +256,7 @@ fn connect(address: &str, node: &NetNs, host: u32, pod: &NetNs, pod_mac: Mac) {
     netlink.set_neighbour(host, address, pod_mac).unwrap();
 }
 
-/// The tables, as the agent would write them.
+/// Writes the tables as the agent does.
 fn fill(datapath: &mut Datapath, pods: [(u32, Mac); 2]) {
     datapath.set_config(&ConfigValue { node: 1, ..ConfigValue::defaults() }).unwrap();
     for f in &FAMILIES {
@@ -278,7 +279,7 @@ fn fill(datapath: &mut Datapath, pods: [(u32, Mac); 2]) {
     }
 }
 
-/// One Service in each family, with one backend here and one there.
+/// One Service in each family, with one backend on each node.
 fn fill_service(datapath: &mut Datapath, f: &Family) {
     let class = CLASS + f.first_backend;
     fill_port(datapath, f, 0, (SERVICE_PORT, TARGET_PORT), &[proto::TCP, proto::UDP]);
@@ -287,7 +288,7 @@ fn fill_service(datapath: &mut Datapath, f: &Family) {
     datapath.service_address().update(&Ip::from(ip(f.service)), &value).unwrap();
 }
 
-/// A port of it, whose numbers (of service and backends) begin so much later.
+/// Adds a port to the Service. `from` is added to the service ID and backend IDs.
 fn fill_port(datapath: &mut Datapath, f: &Family, from: u32, ports: (u16, u16), protocols: &[u8]) {
     let (class, service) = (CLASS + f.first_backend, SERVICE + f.first_backend + from);
     let backends = [f.other_pod, f.far_pod];

@@ -1,5 +1,5 @@
-//! What two ends say to each other: pings, datagrams, streams, each checked
-//! byte by byte; and listeners that answer the same.
+//! Test traffic: ICMP echo, UDP datagrams and TCP streams, with replies checked
+//! byte by byte; and the echo servers.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use beeline_kernel::netns::NetNs;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-/// An answer that takes longer is lost. An emulated machine is slow.
+/// A reply that takes longer counts as lost. Emulated machines are slow.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 const ECHO_BYTES: usize = 56;
 
@@ -19,7 +19,7 @@ fn pattern(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|at| (at % 251) as u8).collect()
 }
 
-/// One ICMP echo there and back.
+/// Sends one ICMP echo request and checks the reply.
 #[track_caller]
 pub fn ping(from: &NetNs, to: IpAddr) {
     let (family, protocol, request) = match to {
@@ -35,7 +35,7 @@ pub fn ping(from: &NetNs, to: IpAddr) {
     assert!([0, 129].contains(&answer[0]) && answer[8..] == pattern(ECHO_BYTES), "ping {to}: {answer:02x?}");
 }
 
-/// One datagram there and back.
+/// Sends one UDP datagram to an echo server and checks the reply.
 #[track_caller]
 pub fn exchange_datagram(from: &NetNs, to: SocketAddr, bytes: usize) {
     let message = pattern(bytes);
@@ -49,7 +49,7 @@ pub fn exchange_datagram(from: &NetNs, to: SocketAddr, bytes: usize) {
 
 fn exchange(socket: &UdpSocket, to: SocketAddr, message: &[u8]) -> std::io::Result<Vec<u8>> {
     socket.set_read_timeout(Some(TIMEOUT))?;
-    // What is connected takes answers from that address alone.
+    // A connected socket receives only from this address.
     socket.connect(to)?;
     socket.send(message)?;
     let mut answer = vec![0; 1 << 16];
@@ -58,7 +58,7 @@ fn exchange(socket: &UdpSocket, to: SocketAddr, message: &[u8]) -> std::io::Resu
     Ok(answer)
 }
 
-/// A TCP connection to a listener of [`echo_server_at`].
+/// A TCP connection to a server of [`echo_server_at`].
 pub struct EchoStream {
     to: SocketAddr,
     stream: TcpStream,
@@ -73,7 +73,7 @@ impl EchoStream {
         EchoStream { to, stream }
     }
 
-    /// So many bytes there and the same back.
+    /// Sends `bytes` bytes and checks the reply.
     #[track_caller]
     pub fn exchange(&mut self, bytes: usize) {
         let message = pattern(bytes);
@@ -89,14 +89,14 @@ impl EchoStream {
     }
 }
 
-/// Answers datagrams and connections until dropped.
+/// A server that runs until it is dropped.
 #[derive(Default)]
 pub struct EchoServer {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Listens there with what it hears.
+/// Starts a server that echoes UDP datagrams and TCP streams.
 pub fn echo_server_at(netns: &NetNs, at: SocketAddr) -> EchoServer {
     let (udp, tcp) = netns
         .enter(|| (UdpSocket::bind(at).unwrap(), TcpListener::bind(at).unwrap()))
@@ -108,7 +108,7 @@ pub fn echo_server_at(netns: &NetNs, at: SocketAddr) -> EchoServer {
 }
 
 impl EchoServer {
-    /// Does some work on a thread of its own, until told that it is to end.
+    /// Runs `work` on a new thread. It must return when the flag is set.
     pub fn spawn(&mut self, work: impl FnOnce(&AtomicBool) + Send + 'static) {
         let stop = self.stop.clone();
         self.threads.push(thread::spawn(move || work(&stop)));
@@ -119,7 +119,7 @@ impl Drop for EchoServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // Its panic has been printed.
+            // A panic of the thread was printed already.
             drop(thread.join());
         }
     }
@@ -137,7 +137,7 @@ fn echo_datagrams(socket: &UdpSocket, stop: &AtomicBool) {
     }
 }
 
-/// Each by a thread of its own, which ends with the other side's end.
+/// Serves each connection on its own thread, which ends when the peer closes it.
 pub fn serve_streams(
     listener: &TcpListener,
     stop: &AtomicBool,
@@ -155,7 +155,7 @@ pub fn serve_streams(
 fn echo_stream(stream: &TcpStream) {
     stream.set_nonblocking(false).unwrap();
     let (mut from, mut to) = (stream, stream);
-    // A connection that breaks is the other end's complaint.
+    // The client reports a broken connection.
     let _ = std::io::copy(&mut from, &mut to);
     let _ = stream.shutdown(Shutdown::Both);
 }

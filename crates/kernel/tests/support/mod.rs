@@ -1,5 +1,5 @@
-//! What the tests of this crate share: namespaces that are gone afterwards.
-//! Every name holds the process id, so tests may run beside each other.
+//! Shared fixtures: namespaces and mounts that are removed on drop. All names
+//! contain the process ID, so tests can run in parallel.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
@@ -18,26 +18,26 @@ use beeline_kernel::sysctl;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A path in the temporary directory that no other test has.
+/// A unique path in the temporary directory.
 pub fn unique_path(word: &str) -> PathBuf {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     std::env::temp_dir().join(format!("beeline-test-{}-{number}-{word}", std::process::id()))
 }
 
-/// A network namespace of the test, removed when dropped.
+/// A network namespace of the test, removed on drop.
 pub struct TestNetNs {
     netns: NetNs,
     path: PathBuf,
 }
 
 impl TestNetNs {
-    /// Makes one.
+    /// Creates a namespace.
     pub fn new(word: &str) -> TestNetNs {
         let path = unique_path(word);
         TestNetNs { netns: NetNs::create_bound(&path).unwrap(), path }
     }
 
-    /// Where it is bound.
+    /// The path on which it is mounted.
     pub fn path(&self) -> &PathBuf {
         &self.path
     }
@@ -59,7 +59,7 @@ impl Drop for TestNetNs {
     }
 }
 
-/// A bpffs of the test, gone with all its pins when dropped.
+/// A bpffs of the test, unmounted on drop.
 pub struct TestBpffs {
     path: PathBuf,
 }
@@ -92,7 +92,7 @@ impl Drop for TestBpffs {
     }
 }
 
-/// True (and said) if this binary was built without the eBPF programs.
+/// Returns true, and prints that the test is skipped, if no eBPF object is embedded.
 pub fn no_programs() -> bool {
     let empty = EMBEDDED.is_empty();
     if empty {
@@ -101,20 +101,20 @@ pub fn no_programs() -> bool {
     empty
 }
 
-/// Whether this kernel is of that version or newer.
+/// Whether the running kernel has this version or a newer one.
 pub fn kernel_is(version: (u32, u32)) -> bool {
     let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
     (numbers.next(), numbers.next()) >= (Some(version.0), Some(version.1))
 }
 
-/// Whether this kernel has TCX links, by its version: what the datapath finds
-/// by trying is held against it.
+/// Whether the running kernel has TCX links, by its version. The tests compare
+/// the detection of the datapath with this.
 pub fn has_tcx() -> bool {
     kernel_is((6, 6))
 }
 
-/// Every way to attach that this kernel has.
+/// The attach modes that the running kernel supports.
 pub fn attach_modes() -> Vec<AttachMode> {
     let mut all = vec![AttachMode::Tcx, AttachMode::Clsact];
     all.retain(|one| *one != AttachMode::Tcx || has_tcx());
@@ -124,7 +124,7 @@ pub fn attach_modes() -> Vec<AttachMode> {
     all
 }
 
-/// The programs of this binary, attached in that way.
+/// The options for the embedded programs with this attach mode.
 pub fn options_for(attach_mode: AttachMode) -> Options<'static> {
     Options { attach_mode, ..Options::default() }
 }
@@ -145,8 +145,8 @@ pub struct TestNode {
 pub const POD_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x77]);
 
 impl TestNode {
-    /// Makes namespaces and devices, all up, with addresses on the uplink's
-    /// two ends: 10.1.0.1 (node) and 10.1.0.2 (outside).
+    /// Creates namespaces and devices, which are up. The two ends of the uplink
+    /// have the addresses 10.1.0.1 (node) and 10.1.0.2 (outside).
     pub fn new() -> TestNode {
         let (netns, pod, outside) =
             (TestNetNs::new("node"), TestNetNs::new("pod"), TestNetNs::new("outside"));
@@ -167,18 +167,18 @@ impl TestNode {
         self.open_with(&Options::default())
     }
 
-    /// The same with options.
+    /// Opens the datapath inside the node, with options.
     pub fn open_with(&self, options: &Options<'_>) -> Datapath {
         let opened = self.netns.enter(|| Datapath::open_with(&self.bpffs, options)).unwrap();
         opened.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What is attached, as a reader of the pins sees it.
+    /// The attached programs, as a reader of the pins sees them.
     pub fn attached(&self) -> Vec<AttachedProgram> {
         self.netns.enter(|| PinnedDatapath::open(&self.bpffs).unwrap().attached()).unwrap()
     }
 
-    /// The attach_modes of a node with one pod and one uplink.
+    /// All programs of a node with one pod and one uplink.
     pub fn all_attached(&self) -> Vec<AttachedProgram> {
         let pod = |program| AttachedProgram { ifindex: self.pod_ifindex, program };
         vec![
@@ -190,7 +190,8 @@ impl TestNode {
     }
 }
 
-/// A pair of devices between two namespaces, up; returns the index here.
+/// Creates a veth pair between two namespaces, with both ends up. Returns the
+/// index of the end in `here`.
 pub fn veth(here: &NetNs, (name, mac): (&str, Mac), there: &NetNs, (far_name, far_mac): (&str, Mac)) -> u32 {
     let mut near = Netlink::open_in(here).unwrap();
     let mut far = Netlink::open_in(there).unwrap();
@@ -202,7 +203,7 @@ pub fn veth(here: &NetNs, (name, mac): (&str, Mac), there: &NetNs, (far_name, fa
     })
     .unwrap();
     for (netlink, netns, device) in [(&mut near, here, name), (&mut far, there, far_name)] {
-        // A node has looked for duplicates of its address long before pods come.
+        // Duplicate address detection would delay the test.
         let dad = format!("net.ipv6.conf.{device}.accept_dad");
         netns.enter(|| sysctl::set(&dad, "0")).unwrap().unwrap();
         for device in ["lo", device] {

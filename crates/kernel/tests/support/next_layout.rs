@@ -1,19 +1,19 @@
-//! A layout that does not exist: this one's object with larger values.
-//! The tests of the lab use it, too.
+//! A fictitious next layout: the embedded object with larger values. The tests
+//! of the lab use it too.
 
 #![allow(clippy::unwrap_used, reason = "a failing test ends here")]
 
-/// How the type information (`struct btf_header` of linux/btf.h) of an object
-/// begins: magic, version 1, no flags, a header of 24 bytes.
+/// The first bytes of the BTF section of an object (`struct btf_header` of
+/// linux/btf.h): magic, version 1, no flags, header length 24.
 const BTF_HEADER: [u8; 8] = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0];
 
-/// Kinds of type (`BTF_KIND_*`).
+/// `BTF_KIND_STRUCT`.
 const STRUCT: u32 = 4;
 
-/// Bytes that a value grows by.
+/// Bytes by which a value grows.
 const MORE: u32 = 8;
 
-/// What every table that user space writes holds.
+/// Value types of the tables that user space writes.
 pub const VALUES: &[&str] = &[
     "AddressValue",
     "BackendValue",
@@ -27,12 +27,11 @@ pub const VALUES: &[&str] = &[
     "SlotValue",
 ];
 
-/// What the connection tables hold.
+/// Value type of the connection tables.
 pub const CONNECTION: &[&str] = &["ConntrackValue"];
 
-/// The object with more bytes at the end of the values of these types. The
-/// loader makes its tables as large as the type information says, and the
-/// programs use the first bytes as before.
+/// The object with larger values of these types. The loader takes the sizes
+/// of the tables from BTF; the programs access the same bytes as before.
 pub fn grown(object: &[u8], types: &[&str]) -> Vec<u8> {
     let mut object = object.to_vec();
     let header = object.windows(BTF_HEADER.len()).position(|bytes| *bytes == BTF_HEADER);
@@ -64,7 +63,7 @@ fn kind(info: u32) -> u32 {
     info >> 24 & 0x1f
 }
 
-/// Bytes of a type's description (`struct btf_type` and what follows it).
+/// Length of a type description (`struct btf_type` and the data that follows it), bytes.
 fn bytes(info: u32) -> usize {
     let members = (info & 0xffff) as usize;
     12 + match kind(info) {

@@ -1,5 +1,5 @@
-//! One `beeline-agent` per node, started again when it dies, as a DaemonSet
-//! would.
+//! One `beeline-agent` process per node, restarted when it exits, like a
+//! container of a DaemonSet.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,22 +20,22 @@ use crate::log_tail::last_line;
 use crate::paths::NodePaths;
 use crate::spawn;
 
-/// The first pause before an agent is started again, and the longest.
+/// Minimum and maximum restart backoff of an agent.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// An agent that ran this long starts again without the pause growing.
+/// Uptime of an agent after which the backoff is reset.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_millis(500);
 
-/// Where an agent serves metrics and health, inside its node.
+/// Address of the agent's HTTP server (metrics and health) inside the node.
 const HTTP: &str = "127.0.0.1:9879";
 
-/// An agent that was started this often and is not ready will not be.
+/// After this many starts without becoming ready the agent is given up.
 const STARTS_MAX: u32 = 5;
 
-/// How long an agent may take to end when it is asked to.
+/// Time between SIGTERM and SIGKILL.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What an agent is started with.
+/// Configuration of an agent process.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
     /// The program.
@@ -50,12 +50,12 @@ pub struct AgentConfig {
     pub cgroup: PathBuf,
 }
 
-/// What is known of an agent's process.
+/// State of an agent's process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AgentState {
-    /// Its process, while it runs.
+    /// Process ID, if it is running.
     pub pid: Option<u32>,
-    /// How often it was started.
+    /// Number of starts.
     pub starts: u32,
 }
 
@@ -67,7 +67,7 @@ pub struct Agent {
     supervisor: AbortHandle,
 }
 
-/// What can be done to an agent.
+/// Actions on an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum AgentAction {
@@ -93,7 +93,8 @@ impl Agent {
         &self.config.node
     }
 
-    /// Ends it and its supervisor as a power failure does.
+    /// Ends the agent and its supervisor without a shutdown, like a power
+    /// failure.
     pub fn power_off(&self) {
         self.enabled.send_replace(false);
         self.supervisor.abort();
@@ -104,25 +105,25 @@ impl Agent {
         self.config.paths.socket()
     }
 
-    /// Is it meant to run?
+    /// Whether the agent is supposed to run.
     pub fn enabled(&self) -> bool {
         *self.enabled.borrow()
     }
 
-    /// Its process.
+    /// State of its process.
     pub fn state(&self) -> AgentState {
         *self.state.lock().expect("nobody panics while holding the lock")
     }
 
-    /// Does it answer that pods can be served? The error says why not.
+    /// Asks the agent whether it is ready; the error is the reason why not.
     pub async fn ready(&self) -> Result<()> {
         let client = Client::new(self.socket()).with_timeout(Duration::from_secs(2));
         let asked = tokio::task::spawn_blocking(move || client.call(Call::Ready)).await?;
         asked.map(|_| ()).map_err(Into::into)
     }
 
-    /// Waits until it is ready. One that ends again and again is given up
-    /// before the time is up.
+    /// Waits until the agent is ready. Returns an error early if it keeps
+    /// exiting.
     pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let begin = Instant::now();
         let starts_before = self.state().starts;
@@ -147,7 +148,7 @@ impl Agent {
         )
     }
 
-    /// Stops, starts or kills it; returns once that has happened.
+    /// Performs an action and waits until it is complete.
     pub async fn act(&self, action: AgentAction) -> Result<String> {
         let node = &self.config.node;
         match action {
@@ -210,7 +211,7 @@ async fn supervise(config: AgentConfig, mut enabled: watch::Receiver<bool>, stat
     }
 }
 
-/// Waits for the agent's end; true if it was asked to end.
+/// Waits until the agent exits; true if it was asked to stop.
 async fn run_until(node: &str, child: &mut Child, enabled: &mut watch::Receiver<bool>) -> bool {
     tokio::select! {
         status = child.wait() => {
@@ -231,7 +232,7 @@ async fn run_until(node: &str, child: &mut Child, enabled: &mut watch::Receiver<
     true
 }
 
-/// Waits until the agent is asked to end; a lab that ends asks too.
+/// Waits until the agent is asked to stop, or the lab shuts down.
 async fn disabled(enabled: &mut watch::Receiver<bool>) {
     let _ = enabled.wait_for(|enabled| !*enabled).await;
 }

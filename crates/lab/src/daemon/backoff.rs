@@ -1,8 +1,8 @@
-//! Doubling pauses. Pure.
+//! Exponential backoff. Pure.
 
 use std::time::Duration;
 
-/// Doubling pauses.
+/// Exponential backoff that doubles from a minimum to a maximum.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     next: Duration,
@@ -11,7 +11,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts at `min`, ends at `max`.
+    /// Starts at `min` and doubles up to `max`.
     pub fn new(min: Duration, max: Duration) -> Backoff {
         Backoff { next: min, min, max }
     }
@@ -23,7 +23,7 @@ impl Backoff {
         pause
     }
 
-    /// Starts again.
+    /// Starts again at the minimum.
     pub fn reset(&mut self) {
         self.next = self.min;
     }

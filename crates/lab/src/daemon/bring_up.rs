@@ -1,4 +1,4 @@
-//! From nothing to nodes that are Ready.
+//! Creates a lab and waits until its nodes are Ready.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
@@ -21,7 +21,7 @@ use crate::programs::Programs;
 use crate::record::{HostRecord, LabRecord, LabSpec};
 use crate::{cgroup, topology};
 
-/// Builds a lab; its directory and its daemon's cgroup exist already.
+/// Creates a lab; its directory and its daemon's cgroup already exist.
 pub async fn bring_up(
     name: &LabName,
     shape: LabSpec,
@@ -64,7 +64,8 @@ pub async fn bring_up(
     Ok(lab)
 }
 
-/// Makes the Node objects, and tells the hosts outside the way to the pods.
+/// Creates the Node objects, and the routes to the pods on the hosts outside
+/// the cluster.
 async fn register_nodes(
     client: &Client,
     paths: &LabPaths,
@@ -87,8 +88,8 @@ fn elapsed(begin: Instant) -> String {
     format!("{:.1} s", begin.elapsed().as_secs_f32())
 }
 
-/// Makes the cgroups and the record, before anything that would have to be
-/// found again; and listens for the API on this machine.
+/// Creates the cgroups and the record before anything that needs the record to
+/// be cleaned up, and opens the API server's listener on the host's loopback.
 fn first_record(name: &LabName, paths: &LabPaths, shape: &LabSpec) -> Result<(LabRecord, TcpListener)> {
     let cgroup = cgroup::lab_cgroup(name, paths)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")?;

@@ -1,4 +1,4 @@
-//! From a container of a pod's specification to a running process.
+//! Starts the process of a container.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,39 +22,39 @@ use crate::cri_log::{self, LogWriter};
 use crate::mount_namespace::MountNamespace;
 use crate::{echo, spawn};
 
-/// The image that is built into the lab.
+/// The built-in image.
 const ECHO_IMAGE: &str = "beeline/echo";
 
-/// How long the built-in image may take until its ports listen.
+/// Timeout for the built-in image to listen on its ports.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long output may still come after a container's end: somebody else may
-/// hold its pipes open.
+/// Time to wait for remaining output after the container has exited: other
+/// processes may hold its pipes open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a container runs.
+/// The program of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     path: PathBuf,
     arguments: Vec<String>,
-    /// It tells when its ports listen.
+    /// It notifies when it listens on its ports.
     notifies_ready: bool,
 }
 
 impl Program {
-    /// A program that somebody names.
+    /// A program given by its command line.
     pub fn of(words: &[String]) -> Result<Program> {
         let (first, rest) = words.split_first().context("the command is empty")?;
         Ok(Program { path: first.into(), arguments: rest.to_vec(), notifies_ready: false })
     }
 
-    /// Does it tell when it is ready?
+    /// Whether it notifies when it is ready.
     pub fn notifies_ready(&self) -> bool {
         self.notifies_ready
     }
 }
 
-/// Finds the program of a container, or says why there is none.
+/// Finds the program of a container; the error says why there is none.
 pub fn program(
     container: &Container,
     images: &BTreeMap<String, PathBuf>,
@@ -100,23 +100,23 @@ fn short_image(image: &str) -> &str {
     image.strip_prefix("docker.io/").unwrap_or(image)
 }
 
-/// Where a container's processes run, and what they find there.
+/// Namespaces, cgroup and environment of a container's processes.
 #[derive(Clone)]
 pub struct ExecContext {
     /// Network namespace.
     pub netns: PathBuf,
     /// Cgroup.
     pub cgroup: PathBuf,
-    /// Mounts and host name.
+    /// Mount namespace and UTS namespace.
     pub mount_ns: Arc<MountNamespace>,
     /// Working directory.
     pub directory: String,
-    /// Variables.
+    /// Environment variables.
     pub environment: Arc<Environment>,
 }
 
 impl ExecContext {
-    /// A command that is about to run there.
+    /// A command that will run in this context.
     pub fn command(&self, program: &Program, inherit: Option<OwnedFd>) -> Result<Command> {
         let mut command = Command::new(&program.path);
         command
@@ -140,7 +140,7 @@ impl ExecContext {
     }
 }
 
-/// A container's process and its log.
+/// A running container's process and its log.
 pub struct Running {
     /// The process.
     pub child: Child,
@@ -149,7 +149,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for the rest of the output; the log is complete then.
+    /// Waits for the remaining output, then marks the log as complete.
     pub async fn finish_log(&mut self) {
         let all = async { while self.readers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, all).await;
@@ -160,8 +160,8 @@ impl Running {
     }
 }
 
-/// Starts the program, with its output going to a new log; one that tells is
-/// waited for until it is ready.
+/// Starts the program with a new log. A program that notifies is awaited until
+/// it is ready.
 pub async fn start(program: &Program, exec: &ExecContext, log: &Path) -> Result<Running> {
     let writer = LogWriter::create(log, cri_log::LOG_BYTES_MAX);
     let writer = writer.with_context(|| format!("cannot write the log {}", log.display()))?;
@@ -196,7 +196,7 @@ pub async fn start(program: &Program, exec: &ExecContext, log: &Path) -> Result<
     Ok(running)
 }
 
-/// Keeps what comes out of a pipe.
+/// Copies the output of a pipe to the log.
 async fn copy_to_log(stream: &'static str, mut pipe: impl AsyncRead + Unpin, log: Arc<Mutex<LogWriter>>) {
     let mut lines = cri_log::Lines::default();
     let mut buffer = vec![0; 4096];
@@ -212,7 +212,7 @@ async fn copy_to_log(stream: &'static str, mut pipe: impl AsyncRead + Unpin, log
     lines.finish(write);
 }
 
-/// Waits for one byte; the end of the pipe without one is a failed start.
+/// Waits for one byte; end of file without one means that the start failed.
 async fn wait_until_ready(mut pipe: File) -> Result<()> {
     let read = tokio::task::spawn_blocking(move || pipe.read(&mut [0]));
     match tokio::time::timeout(READY_TIMEOUT, read).await {
@@ -222,7 +222,7 @@ async fn wait_until_ready(mut pipe: File) -> Result<()> {
     }
 }
 
-/// The last line that a container printed.
+/// The last line of a container's log.
 pub fn last_line(log: &Path) -> String {
     let words = cri_log::tail_text(log, 1, 1024);
     if words.is_empty() { "it produced no output".into() } else { words }

@@ -1,5 +1,6 @@
-//! The lab's control plane: the embedded API, or the programs of Kubernetes
-//! that `KUBEBUILDER_ASSETS` names. The rest of the lab sees no difference.
+//! The lab's control plane: the embedded API server, or the programs of
+//! Kubernetes in the directory of `KUBEBUILDER_ASSETS`. The rest of the lab
+//! treats both alike.
 
 mod external;
 mod forward;
@@ -25,24 +26,24 @@ use external::External;
 
 pub use external::check_assets;
 
-/// What answers as the Kubernetes API.
+/// The implementation of the Kubernetes API.
 pub enum ControlPlane {
-    /// In this process.
+    /// The API server embedded in this process.
     Embedded(Box<ApiServer>),
-    /// In processes of their own.
+    /// kube-apiserver and etcd as separate processes.
     External(Box<External>),
 }
 
-/// A listener that leads to the API, until it is stopped.
+/// A listener of the API server, open until it is stopped.
 pub enum ApiListener {
-    /// The API itself listens.
+    /// The embedded API server accepts connections itself.
     Served(ServeHandle),
-    /// Connections are passed on.
+    /// Connections are forwarded to kube-apiserver.
     Forwarded(AbortHandle),
 }
 
 impl ApiListener {
-    /// Closes the listener and every connection that came through it.
+    /// Closes the listener and every connection accepted from it.
     pub fn stop(&self) {
         match self {
             ApiListener::Served(handle) => handle.stop(),
@@ -52,10 +53,10 @@ impl ApiListener {
 }
 
 impl ControlPlane {
-    /// Starts it: on this machine's loopback, on the loopback of the client
-    /// and the router (same port, so that one kubeconfig works everywhere) and
-    /// on the control plane's own addresses. The nodes' loopbacks come with
-    /// them.
+    /// Starts the control plane. It listens on the host's loopback, on the
+    /// loopback of the client and the router (with the same port, so that one
+    /// kubeconfig works everywhere) and on the control plane's own addresses.
+    /// The listeners on the nodes' loopbacks are added with the nodes.
     pub async fn start(
         record: &LabRecord,
         listener: TcpListener,
@@ -85,7 +86,7 @@ impl ControlPlane {
         Ok((api, client))
     }
 
-    /// Lets a listener, which may be in any namespace, lead to the API.
+    /// Serves the API on a listener, which may be in any network namespace.
     pub fn serve(&self, listener: TcpListener) -> Result<ApiListener> {
         match self {
             ControlPlane::Embedded(server) => Ok(ApiListener::Served(server.serve(listener)?)),
@@ -101,7 +102,7 @@ impl ControlPlane {
         }
     }
 
-    /// How progress calls it.
+    /// Name of the control plane in progress messages.
     pub fn describe(&self) -> String {
         match self {
             ControlPlane::Embedded(_) => "Kubernetes API".into(),
@@ -109,7 +110,7 @@ impl ControlPlane {
         }
     }
 
-    /// Its programs that do not run, and why.
+    /// Programs of the control plane that are not running, with the reason.
     pub fn problems(&self) -> Vec<String> {
         match self {
             ControlPlane::Embedded(_) => Vec::new(),
@@ -125,12 +126,12 @@ impl ControlPlane {
     }
 }
 
-/// The embedded API also shows what containers printed.
+/// The embedded API server also serves container logs.
 fn embedded(paths: &LabPaths) -> Result<Config> {
     Ok(Config { pod_logs: Some(LogSource(Arc::new(LabLogs::new(paths.clone())))), ..config()? })
 }
 
-/// What the embedded API and the lab's controllers are told.
+/// Configuration of the embedded API server and the lab's controllers.
 fn config() -> Result<Config> {
     let ranges = |texts: [&str; 2]| texts.map(str::parse::<IpNet>).into_iter().collect::<Result<Vec<_>, _>>();
     Ok(Config {

@@ -1,7 +1,7 @@
-//! The cluster's DNS as a part of the lab: a server in the control plane's
-//! namespace, and the Service in front of it, so that a pod's question takes
-//! the way of any other packet to a Service. A lab whose DNS fails comes up
-//! and says so.
+//! Cluster DNS of the lab: a server in the control plane's namespace, and a
+//! Service in front of it, so that DNS queries of pods take the normal Service
+//! path. If the server fails, the lab starts without DNS and reports the
+//! problem in its status.
 
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::dns::{self, NAMESPACE, PORT, SERVICE, SharedFacts, Sockets};
 use crate::netdev;
 use crate::protocol::DnsStatus;
 
-/// The pause before what failed is tried again.
+/// Delay before a retry.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The running DNS server.
@@ -34,7 +34,7 @@ pub struct ClusterDns {
     problems: Mutex<Problems>,
 }
 
-/// Why it does not answer: each part has its own reason.
+/// Problems, by component.
 #[derive(Default)]
 struct Problems {
     server: Option<String>,
@@ -42,7 +42,8 @@ struct Problems {
 }
 
 impl ClusterDns {
-    /// Starts the server in this namespace; it runs until the daemon ends.
+    /// Starts the server in this network namespace; it runs until the daemon
+    /// exits.
     pub fn start(client: Client, netns: PathBuf) -> Arc<ClusterDns> {
         let own = ClusterDns { client, netns, facts: Default::default(), problems: Default::default() };
         let own = Arc::new(own);
@@ -52,8 +53,8 @@ impl ClusterDns {
         own
     }
 
-    /// Makes the Service and its EndpointSlices, before anything else can
-    /// take its addresses. What fails is tried again beside the lab's life.
+    /// Creates the Service and its EndpointSlices before any other object can
+    /// take its addresses. Failures are retried in the background.
     pub async fn publish(self: &Arc<Self>) {
         if self.try_publish().await {
             return;
@@ -66,7 +67,7 @@ impl ClusterDns {
         });
     }
 
-    /// For people.
+    /// State for `status`.
     pub fn status(&self) -> DnsStatus {
         let problems = self.problems();
         let all = [&problems.server, &problems.service].into_iter().flatten();
@@ -103,7 +104,7 @@ impl ClusterDns {
     }
 }
 
-/// Both protocols on both addresses of the control plane.
+/// UDP and TCP sockets on both addresses of the control plane.
 fn bind(netns: &Path) -> Result<Sockets> {
     let namespace = NetNs::open(netns)?;
     let listen = |ip: IpAddr| -> Result<(UdpSocket, TcpListener)> {
@@ -159,7 +160,8 @@ fn service() -> Value {
     })
 }
 
-/// The server is no pod: the slices have no selector to come from.
+/// The server is not a pod: the EndpointSlices have no selector and are
+/// created here.
 fn slice(address: IpAddr) -> Value {
     let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
     json!({

@@ -1,4 +1,4 @@
-//! Do the EndpointSlices show what the pods are? Pure.
+//! Compares EndpointSlices with the pods. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use super::rollout::Progress;
 use super::status;
 
-/// Compares every Service of a namespace that has a selector.
+/// Checks every Service of a namespace that has a selector.
 pub fn progress(services: &[Service], pods: &[Pod], slices: &[EndpointSlice]) -> Progress {
     for service in services {
         let Some(selector) = selector(service) else { continue };
@@ -36,7 +36,8 @@ fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
     (spec.type_.as_deref() != Some("ExternalName")).then_some(selector)
 }
 
-/// Addresses of a family of the pods that are selected, ready and stay.
+/// Addresses of one family of the selected pods that are ready and not
+/// terminating.
 fn addresses(pods: &[Pod], selector: &BTreeMap<String, String>, family: &str) -> BTreeSet<String> {
     let selected = pods.iter().filter(|pod| {
         let labels = pod.labels();

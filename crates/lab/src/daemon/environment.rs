@@ -1,5 +1,5 @@
-//! A container's environment out of its specification and what it refers to.
-//! Pure.
+//! The environment of a container, from its specification and the objects that
+//! it references. Pure.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::objects::{Objects, Reference};
 /// Variables by name.
 pub type Environment = BTreeMap<String, String>;
 
-/// The ConfigMaps and Secrets that a container's variables come from.
+/// The ConfigMaps and Secrets that the variables of a container reference.
 pub fn references(container: &Container) -> Vec<Reference> {
     let mut found = Vec::new();
     for source in container.env_from.iter().flatten() {
@@ -28,8 +28,8 @@ pub fn references(container: &Container) -> Vec<Reference> {
     found
 }
 
-/// The environment of a container. Later ones win: what the lab sets, the
-/// Services, `envFrom`, `env`.
+/// The environment of a container. Order of precedence, lowest first:
+/// variables set by the lab, Services, `envFrom`, `env`.
 pub fn environment(
     container: &Container,
     facts: &PodFacts,
@@ -48,7 +48,8 @@ pub fn environment(
         let Some(data) = needed(data, optional)? else { continue };
         for (key, value) in data {
             let name = format!("{prefix}{key}");
-            // The system's own limits; Kubernetes skips such keys as well.
+            // Not valid as environment variable names; the kubelet skips such
+            // keys, too.
             if !name.is_empty() && !name.contains(['=', '\0']) {
                 result.insert(name, String::from_utf8_lossy(&value).into_owned());
             }
@@ -82,7 +83,7 @@ fn own_variables(facts: &PodFacts) -> Environment {
     .into()
 }
 
-/// None: it is optional and absent.
+/// None if the reference is optional and missing.
 fn from_source(
     source: &EnvVarSource,
     container: &Container,
@@ -107,7 +108,7 @@ fn from_source(
     Err(anyhow!("its valueFrom must be one of fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef"))
 }
 
-/// What is optional may be absent.
+/// Turns a missing optional reference into none.
 pub fn needed<T>(found: Result<T>, optional: Option<bool>) -> Result<Option<T>> {
     match found {
         Err(_) if optional == Some(true) => Ok(None),
@@ -115,8 +116,8 @@ pub fn needed<T>(found: Result<T>, optional: Option<bool>) -> Result<Option<T>> 
     }
 }
 
-/// The variables that tell of Services: those of the pod's namespace, and
-/// `kubernetes` always.
+/// The variables for Services: those of the pod's namespace, and always
+/// `kubernetes`.
 pub fn of_services<'a>(
     services: impl IntoIterator<Item = &'a Service>,
     namespace: &str,
@@ -126,7 +127,8 @@ pub fn of_services<'a>(
         service.namespace().as_deref() == Some("default") && service.name_any() == "kubernetes"
     };
     let near = |service: &&Service| links && service.namespace().as_deref() == Some(namespace);
-    // One of the pod's own namespace wins over the API's.
+    // A Service of the pod's namespace takes precedence over
+    // default/kubernetes.
     let (ours, others): (Vec<&Service>, Vec<&Service>) =
         services.into_iter().filter(|one| near(one) || api(one)).partition(near);
     let mut result = Environment::new();

@@ -1,5 +1,5 @@
-//! The files that every pod has of its own: `/etc/hosts`, `/etc/hostname` and
-//! `/etc/resolv.conf`. Containers see them mounted from the pod's directory.
+//! The files `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a pod.
+//! They are bind-mounted from the pod's directory into its containers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::dns::resolv_conf::resolv_conf;
 use crate::dns::{self, DOMAIN};
 use crate::mount_namespace::BindMount;
 
-/// The longest host name that the system knows.
+/// The maximum length of a host name on Linux.
 const HOSTNAME_BYTES_MAX: usize = 63;
 
-/// The name by which a pod calls itself.
+/// The host name of a pod.
 pub fn hostname(pod: &Pod, node: &str) -> String {
     let spec = pod.spec.clone().unwrap_or_default();
     if spec.host_network == Some(true) {
@@ -38,7 +38,8 @@ pub fn write(directory: &Path, pod: &Pod, node: &str, ips: &[String]) -> Result<
     write("resolv.conf", &resolv_conf(pod, &dns::addresses()))
 }
 
-/// Shows the files to a container, except those that it mounts itself.
+/// The bind mounts of these files, except those that the container mounts
+/// itself.
 pub fn binds(directory: &Path, others: &[BindMount]) -> Vec<BindMount> {
     let own = ["hosts", "hostname", "resolv.conf"].map(|file| BindMount {
         source: directory.join(file),

@@ -1,5 +1,5 @@
-//! Events about pods. Written in the background, so that no pod waits for
-//! them; what happens again raises a count.
+//! Events about pods. They are written in the background, so that pods do not
+//! wait for them; a repeated event increments its count.
 
 use std::collections::HashMap;
 
@@ -13,13 +13,13 @@ use tokio::sync::mpsc;
 
 use crate::record::PodRecord;
 
-/// Events that wait to be written; more are dropped, as Kubernetes does.
+/// Queue length of events; further events are dropped, as in Kubernetes.
 const QUEUE_MAX: usize = 1024;
 
-/// Events whose repetition is noticed.
+/// Number of events for which repetition is detected.
 const REMEMBERED_MAX: usize = 1024;
 
-/// Something that is worth telling.
+/// An event that has not been written yet.
 #[derive(Clone, Debug)]
 struct PendingEvent {
     involved: InvolvedObject,
@@ -29,7 +29,7 @@ struct PendingEvent {
     message: String,
 }
 
-/// The pod that it happened to.
+/// The pod that the event is about.
 #[derive(Clone, Debug)]
 struct InvolvedObject {
     namespace: String,
@@ -38,26 +38,26 @@ struct InvolvedObject {
     node: String,
 }
 
-/// Takes events and writes them.
+/// Records events.
 #[derive(Clone)]
 pub struct Recorder {
     sender: mpsc::Sender<PendingEvent>,
 }
 
 impl Recorder {
-    /// Begins to write.
+    /// Starts the writer.
     pub fn start(client: Client) -> Recorder {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(write_all(client, receiver));
         Recorder { sender }
     }
 
-    /// Something is as it should be.
+    /// Records a Normal event.
     pub fn normal(&self, pod: &PodRecord, field: Option<&str>, reason: &'static str, message: String) {
         self.record(pod, field, false, reason, message);
     }
 
-    /// Something is not.
+    /// Records a Warning event.
     pub fn warning(&self, pod: &PodRecord, field: Option<&str>, reason: &'static str, message: String) {
         tracing::warn!("{}/{}: {reason}: {message}", pod.namespace, pod.name);
         self.record(pod, field, true, reason, message);

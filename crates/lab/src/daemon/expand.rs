@@ -1,7 +1,8 @@
-//! `$(NAME)` in commands, arguments and variables, as Kubernetes has it. Pure.
+//! `$(NAME)` references in commands, arguments and variables, expanded as in
+//! Kubernetes. Pure.
 
-/// Replaces `$(NAME)` by what `lookup` knows of NAME. What it does not know
-/// stays as it is written; `$$` is one `$`, so that `$$(NAME)` can be written.
+/// Replaces `$(NAME)` with the result of `lookup`. Unknown references are left
+/// unchanged; `$$` becomes `$`, so `$$(NAME)` is an escaped reference.
 pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! What a pod may ask about itself: fields and resources. Pure.
+//! Downward API: fields and resources of a pod. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
-/// A pod and where it runs.
+/// A pod and its node.
 #[derive(Clone, Debug, Default)]
 pub struct PodFacts {
-    /// The pod as the API has it.
+    /// The Pod object.
     pub pod: Pod,
     /// Its node.
     pub node: String,
@@ -18,21 +18,21 @@ pub struct PodFacts {
     pub host_ips: Vec<String>,
     /// `status.podIPs`.
     pub pod_ips: Vec<String>,
-    /// What a node has, for containers without limits.
+    /// Capacity of a node, the default for containers without limits.
     pub capacity: NodeCapacity,
 }
 
-/// The resources of a node.
+/// Capacity of a node.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NodeCapacity {
-    /// Processors.
+    /// Number of CPUs.
     pub cpus: u64,
-    /// Memory.
+    /// Memory in bytes.
     pub memory_bytes: u64,
 }
 
 impl NodeCapacity {
-    /// This one.
+    /// The capacity of this host.
     pub fn of_this_host() -> NodeCapacity {
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -43,7 +43,7 @@ impl NodeCapacity {
 }
 
 impl PodFacts {
-    /// The value of a `fieldRef` of a variable.
+    /// The value of a `fieldRef` of an environment variable.
     pub fn variable(&self, path: &str) -> Result<String> {
         let spec = self.pod.spec.as_ref();
         Ok(match path {
@@ -62,7 +62,7 @@ impl PodFacts {
         })
     }
 
-    /// The value of a `fieldRef` of a file.
+    /// The value of a `fieldRef` of a volume file.
     pub fn file(&self, path: &str) -> Result<String> {
         match path {
             "metadata.labels" => Ok(lines(self.pod.labels())),
@@ -91,7 +91,8 @@ impl PodFacts {
         })
     }
 
-    /// The value of a `resourceFieldRef`; `own` is the container that asks.
+    /// The value of a `resourceFieldRef`; `own` is the container that
+    /// references it.
     pub fn resource(&self, field: &ResourceFieldSelector, own: Option<&Container>) -> Result<String> {
         let spec = self.pod.spec.as_ref();
         let named = |name: &str| {
@@ -118,22 +119,22 @@ impl PodFacts {
             _ => 0.0,
         });
         let divisor = field.divisor.as_ref().map(quantity).transpose()?.filter(|divisor| *divisor > 0.0);
-        // A thousandth of rounding: 0.1 + 0.2 must not become one more.
+        // Tolerance for floating point: 0.1 + 0.2 must not be rounded up.
         Ok(((value / divisor.unwrap_or(1.0) - 1e-9).ceil().max(0.0) as u64).to_string())
     }
 }
 
-/// A map as Kubernetes writes it into a file.
+/// A map in the format of downwardAPI volume files.
 fn lines(map: &BTreeMap<String, String>) -> String {
     map.iter().map(|(key, value)| format!("{key}={value:?}\n")).collect::<String>().trim_end().to_owned()
 }
 
-/// The number behind a quantity.
+/// The numeric value of a quantity.
 fn quantity(quantity: &Quantity) -> Result<f64> {
     let text = quantity.0.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let (digits, suffix) = match text.parse::<f64>() {
-        // 1e3 is a number with an exponent, 1E one with a suffix.
+        // 1e3 has an exponent, 1E has the suffix exa.
         Ok(number) => return Ok(number),
         Err(_) => (digits, &text[digits.len()..]),
     };

@@ -1,5 +1,5 @@
-//! Asking a container: what probes and lifecycle hooks do. The network is
-//! used from the node, as a kubelet does; commands run inside.
+//! Handlers of probes and lifecycle hooks. Network connections are made from
+//! the node, as a kubelet does; commands run in the container.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -21,19 +21,19 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::container::{ExecContext, Program};
 
-/// The most of an answer that is looked at.
+/// Maximum number of response bytes that are read.
 const ANSWER_BYTES_MAX: usize = 10 << 10;
 
-/// How to ask.
+/// What a probe or hook does.
 #[derive(Clone, Debug)]
 pub enum Handler {
-    /// A command that must succeed.
+    /// Run a command that must exit with 0.
     Command(Vec<String>),
-    /// A request that must be answered by 200 to 399.
+    /// Send an HTTP GET request that must return status 200 to 399.
     Http {
-        /// Over TLS; nobody looks at the certificate.
+        /// HTTPS; the certificate is not verified.
         tls: bool,
-        /// Who is asked; none is the pod.
+        /// Host; default: the pod's IP.
         host: Option<String>,
         /// Port.
         port: u16,
@@ -42,19 +42,19 @@ pub enum Handler {
         /// Headers.
         headers: Vec<(String, String)>,
     },
-    /// A port that must take connections.
+    /// Connect to a TCP port.
     Tcp {
-        /// Who is asked; none is the pod.
+        /// Host; default: the pod's IP.
         host: Option<String>,
         /// Port.
         port: u16,
     },
-    /// Nothing but time.
+    /// Sleep.
     Sleep(Duration),
 }
 
 impl Handler {
-    /// Of a probe.
+    /// The handler of a probe.
     pub fn from_probe(probe: &Probe, container: &Container) -> Result<Handler> {
         if probe.grpc.is_some() {
             bail!("grpc probes are not implemented: use exec, httpGet or tcpSocket");
@@ -63,7 +63,7 @@ impl Handler {
         Handler::from_actions(exec.as_ref(), http.as_ref(), tcp.as_ref(), container).context("invalid probe")
     }
 
-    /// Of a lifecycle hook.
+    /// The handler of a lifecycle hook.
     pub fn from_hook(hook: &LifecycleHandler, container: &Container) -> Result<Handler> {
         if let Some(sleep) = &hook.sleep {
             return Ok(Handler::Sleep(Duration::from_secs(sleep.seconds.try_into().unwrap_or(0))));
@@ -100,7 +100,7 @@ impl Handler {
     }
 }
 
-/// A port by number or by name.
+/// Resolves a port given by number or by name.
 fn port(port: &IntOrString, container: &Container) -> Result<u16> {
     let number = match port {
         IntOrString::Int(number) => *number,
@@ -119,19 +119,19 @@ fn port(port: &IntOrString, container: &Container) -> Result<u16> {
         .with_context(|| format!("{number} is not a valid port"))
 }
 
-/// Who is asked, and from where.
+/// The container that a handler runs against.
 #[derive(Clone)]
 pub struct HandlerTarget {
-    /// Where commands run.
+    /// Context of commands.
     pub exec: ExecContext,
-    /// The pod's address.
+    /// The pod's IP.
     pub ip: Option<IpAddr>,
     /// The network namespace of the node.
     pub node: PathBuf,
 }
 
 impl HandlerTarget {
-    /// Asks, and waits for the answer at most so long.
+    /// Runs a handler with a timeout.
     pub async fn run_handler(&self, handler: &Handler, timeout: Duration) -> Result<()> {
         let answer = async {
             match handler {
@@ -191,8 +191,8 @@ impl HandlerTarget {
         Ok(self.address(host, port)?.to_string())
     }
 
-    /// Connects from the node: a socket belongs to the namespace that it was
-    /// made in.
+    /// Connects from the node: a socket belongs to the network namespace in
+    /// which it was created.
     async fn connect(&self, host: Option<&str>, port: u16) -> Result<TcpStream> {
         let address = self.address(host, port)?;
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -231,7 +231,7 @@ async fn get(
     let answered = async {
         let response = response?;
         let status = response.status().as_u16();
-        // Too long an answer is as good as a whole one.
+        // A body that is too long is cut off and does not make the probe fail.
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         if (200..400).contains(&status) {

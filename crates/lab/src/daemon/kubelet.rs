@@ -1,7 +1,7 @@
-//! The part of a kubelet that the lab needs: pods that are scheduled to its
-//! node become namespaces and processes. One watch per node, one worker per
-//! pod; all of them end with the task that runs the kubelet, and leave what
-//! they made as a power failure would.
+//! A minimal kubelet: pods scheduled to its node become namespaces and
+//! processes. There is one watch per node and one worker per pod. All of them
+//! end with the kubelet's task and leave their namespaces and processes
+//! behind, like a power failure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -20,9 +20,9 @@ use super::shared::Shared;
 use crate::paths::LabPaths;
 use crate::record::pod_records;
 
-/// What the workers of a node share.
+/// State shared by the workers of a node.
 pub struct Kubelet {
-    /// The API.
+    /// API client.
     pub client: Client,
     /// The lab's files.
     pub paths: LabPaths,
@@ -32,13 +32,13 @@ pub struct Kubelet {
     pub node: RwLock<KubeletNode>,
     /// Local programs by image.
     pub images: BTreeMap<String, PathBuf>,
-    /// The program behind the built-in image: this one.
+    /// The program of the built-in image: this executable.
     pub own: PathBuf,
-    /// What the kubelets of the lab share.
+    /// State shared by all kubelets of the lab.
     pub shared: Arc<Shared>,
 }
 
-/// A node, as its kubelet sees it.
+/// The node of a kubelet.
 #[derive(Clone, Debug)]
 pub struct KubeletNode {
     /// Its addresses, IPv4 first.
@@ -47,23 +47,24 @@ pub struct KubeletNode {
     pub netns: PathBuf,
     /// The cgroup of its pods.
     pub pods_cgroup: PathBuf,
-    /// Its network plugin.
+    /// The CNI plugin.
     pub plugin: Plugin,
 }
 
 impl Kubelet {
-    /// Its node as it is now.
+    /// The current state of the node.
     pub fn current_node(&self) -> KubeletNode {
         self.node.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The node has other addresses from now on; pods that run keep theirs.
+    /// Sets new node addresses; running pods keep the old ones in their
+    /// status.
     pub fn readdress(&self, addresses: Vec<String>) {
         self.node.write().unwrap_or_else(PoisonError::into_inner).addresses = addresses;
     }
 }
 
-/// What a worker is told: the pod as it is, or that it is gone.
+/// Desired state of a pod: the Pod object, or none if it was deleted.
 pub type DesiredPod = Option<Arc<Pod>>;
 
 struct Running {
@@ -78,7 +79,7 @@ impl Drop for Running {
     }
 }
 
-/// Watches pods and runs them, for as long as the daemon lives.
+/// Watches pods and runs them for as long as the daemon runs.
 pub async fn run(kubelet: Arc<Kubelet>) {
     forget_sandboxes(&kubelet).await;
     let api: Api<Pod> = Api::all(kubelet.client.clone());
@@ -108,8 +109,8 @@ pub async fn run(kubelet: Arc<Kubelet>) {
     }
 }
 
-/// After a reboot: the sandboxes that the runtime remembers are gone; the
-/// plugin is told so (DEL without a namespace), as container runtimes do.
+/// After a reboot the recorded sandboxes no longer exist. Calls DEL without a
+/// network namespace for each, as container runtimes do.
 async fn forget_sandboxes(kubelet: &Kubelet) {
     let records = pod_records(&kubelet.paths).into_iter().filter(|record| record.node == kubelet.name);
     let node = kubelet.current_node();
@@ -136,9 +137,10 @@ fn update_pod(kubelet: &Arc<Kubelet>, pods: &mut HashMap<(String, String), Runni
             let _ = running.desired.send(Some(pod));
             running
         }
-        // It has been removed here and will be from the API.
+        // It was removed here; its Pod object is about to be deleted.
         Some(running) if running.uid == uid => running,
-        // The one of the same name has to be gone first: they share a directory.
+        // The old pod with this name must be removed first: both use the same
+        // directory.
         before => start(kubelet, uid, pod, before),
     };
     pods.insert(key, running);
@@ -158,8 +160,8 @@ fn start(kubelet: &Arc<Kubelet>, uid: String, pod: Arc<Pod>, before: Option<Runn
 }
 
 fn forget(pods: &mut HashMap<(String, String), Running>, key: &(String, String)) {
-    // The entry stays until a pod of the same name comes or the worker ends:
-    // its task must be awaited then.
+    // The entry stays until a pod with the same name is created or the worker
+    // ends, because its task must be awaited in that case.
     if let Some(running) = pods.get(key) {
         let _ = running.desired.send(None);
     }

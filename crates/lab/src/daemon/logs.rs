@@ -1,4 +1,4 @@
-//! Pods' logs for the API.
+//! Container logs, served through the API.
 
 use std::path::PathBuf;
 
@@ -49,7 +49,8 @@ fn read(path: PathBuf, options: LogOptions, follow: bool) -> BoxStream<'static, 
         if begun {
             tokio::time::sleep(FOLLOW_PAUSE).await;
         }
-        // A log is bounded and in memory as a rule: this does not wait long.
+        // Logs are bounded and usually in the page cache, so this does not
+        // block for long.
         let (bytes, ended) = reader.read_more().ok()?;
         let next = (follow && !ended).then_some((reader, true));
         Some((Bytes::from(bytes), next))

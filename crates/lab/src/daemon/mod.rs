@@ -1,5 +1,5 @@
-//! The process behind a lab: the API, the nodes' agents, their pods, and the
-//! socket for the verbs.
+//! The daemon of a lab: the API server, the agents of the nodes, their pods,
+//! and the socket for the verbs.
 
 pub mod agents;
 mod backoff;
@@ -62,28 +62,28 @@ pub struct Lab {
     client: Client,
     programs: Programs,
     dns: Arc<ClusterDns>,
-    /// What exists.
+    /// Record of what exists.
     record: RwLock<LabRecord>,
-    /// The agents of the nodes that have power.
+    /// Agents of the nodes that are powered on.
     agents: RwLock<BTreeMap<String, Arc<Agent>>>,
-    /// Held by whoever changes nodes or links.
+    /// Serializes changes of nodes and links.
     node_set: tokio::sync::Mutex<NodeSet>,
-    /// What the kubelets share.
+    /// State shared by the kubelets.
     pods: Arc<shared::Shared>,
 }
 
 impl Lab {
-    /// The agents of the nodes that have power.
+    /// Agents of the nodes that are powered on.
     fn agents(&self) -> BTreeMap<String, Arc<Agent>> {
         self.agents.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What exists.
+    /// A copy of the record.
     fn record(&self) -> LabRecord {
         self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what exists, here and in its file.
+    /// Changes the record, in memory and on disk.
     fn change_record(&self, change: impl FnOnce(&mut LabRecord)) -> Result<()> {
         let mut record = self.record.write().unwrap_or_else(PoisonError::into_inner);
         change(&mut record);
@@ -91,12 +91,12 @@ impl Lab {
     }
 }
 
-/// Runs a lab until it is killed. Progress and the outcome go to standard
-/// output, one [`Line`] each, until it is ready; its agents may take `timeout`
-/// for that.
+/// Runs a lab until it is killed. Writes progress and the result to standard
+/// output, one [`Line`] each, until the lab is ready. `timeout` limits the
+/// time for the agents to become ready.
 pub fn run(name: &LabName, shape: LabSpec, timeout: Duration) -> Result<()> {
-    // A lab of many pods has many pipes; without the right to raise the limit
-    // it is smaller.
+    // Many pods need many pipes. Without the privilege to raise the limit,
+    // labs are limited in size.
     let _ = crate::process::raise_file_limit();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
@@ -125,7 +125,7 @@ fn report_progress(text: &str) {
     write_line(&Line::Progress(text.to_owned()));
 }
 
-/// Writes a line to whoever started the daemon; that process may be gone.
+/// Writes a line to the process that started the daemon; it may have exited.
 fn write_line(line: &Line) {
     use std::io::Write;
     let text = serde_json::to_string(line).unwrap_or_default();

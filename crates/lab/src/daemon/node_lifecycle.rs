@@ -1,8 +1,8 @@
-//! What a control plane does about a node that it does not hear of, sooner
-//! than Kubernetes would: the node becomes NotReady (Kubernetes: after 40 s),
-//! its pods count as not ready, and then they are evicted (Kubernetes: after
-//! the 300 s that pods tolerate by default). Tolerations are not read; the
-//! pods of DaemonSets stay.
+//! The node lifecycle controller for nodes that are down, faster than that of
+//! Kubernetes: the node becomes NotReady (Kubernetes: after 40 s), its pods
+//! become not ready, and are then evicted (Kubernetes: after the default
+//! toleration of 300 s). Tolerations are ignored; pods of DaemonSets are not
+//! evicted.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use serde_json::json;
 
 use super::nodes;
 
-/// How long a node's pods stay after it has become NotReady.
+/// Time between NotReady and the eviction of the node's pods.
 pub const EVICT_AFTER: Duration = Duration::from_secs(5);
 
-/// The taint of a node that nobody hears of.
+/// Taint of an unreachable node.
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
-/// Runs from the moment on when a node has lost its power, until it is heard
-/// of again.
+/// Marks a node unreachable and evicts its pods, each after a delay. Aborted
+/// when the node is started again.
 pub async fn mark_unreachable(client: Client, node: String) {
     tokio::time::sleep(nodes::NOT_READY_AFTER).await;
     log_error(set_unreachable(&client, &node).await);
@@ -30,13 +30,13 @@ pub async fn mark_unreachable(client: Client, node: String) {
     log_error(evict(&client, &node).await);
 }
 
-/// Takes back what [`mark_unreachable`] has said of the node.
+/// Reverts [`mark_unreachable`].
 pub async fn mark_reachable(client: &Client, node: &str) -> Result<()> {
     taint(client, node, false).await
 }
 
-/// Deletes a Node object and, as nobody will tell that they have ended, the
-/// pods that are bound to it.
+/// Deletes a Node object and force-deletes the pods bound to it, whose kubelet
+/// can no longer confirm their termination.
 pub async fn delete_node(client: &Client, node: &str) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     ignore_not_found(nodes.delete(node, &DeleteParams::default()).await.map(|_| ()))
@@ -44,7 +44,7 @@ pub async fn delete_node(client: &Client, node: &str) -> Result<()> {
     delete(client, &on_node(client, node).await?, &DeleteParams::default().grace_period(0)).await
 }
 
-/// The pods that are bound to a node: namespace and name.
+/// The pods bound to a node: namespace and name.
 pub async fn pods_of(client: &Client, node: &str) -> Result<Vec<(String, String)>> {
     let pods = on_node(client, node).await?;
     Ok(pods.iter().map(|pod| (pod.namespace().unwrap_or_default(), pod.name_any())).collect())

@@ -1,5 +1,5 @@
-//! The nodes as machines: their running, their cables, those that join and
-//! leave. One operation at a time.
+//! Operations on nodes: power on and off, link changes, adding and removing
+//! nodes. One operation runs at a time.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -26,21 +26,21 @@ use crate::protocol::NodeAction;
 use crate::record::{HostRecord, LabRecord, write_json, write_whole};
 use crate::{cgroup, mounts, topology};
 
-/// How long the agent of a node that starts may take.
+/// Timeout for the agent of a starting node.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What of a node's directory is on its disk; the rest is gone without power.
+/// Entries of a node's directory that survive a power-off.
 const DISK: [&str; 5] = ["state", "disk", "values.yaml", "cni.json", "agent.log"];
 
-/// What runs on the nodes, and what is done about those that are off.
+/// The nodes that are running, and the pending lifecycle tasks of the others.
 #[derive(Default)]
 pub struct NodeSet {
     running: BTreeMap<String, RunningNode>,
-    /// What the control plane does about nodes that it does not hear of.
+    /// Lifecycle controller tasks of nodes that are down.
     unreachable: BTreeMap<String, AbortHandle>,
 }
 
-/// A node that has power: what the daemon runs for it.
+/// A node that is powered on.
 struct RunningNode {
     agent: Arc<Agent>,
     kubelet: Arc<Kubelet>,
@@ -52,19 +52,19 @@ impl Drop for RunningNode {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
         self.agent.power_off();
-        // Its socket would keep the node's namespace.
+        // Its socket would keep the node's network namespace alive.
         self.api.stop();
     }
 }
 
-/// The agent of a node that must exist and have power.
+/// The agent of an existing node that is powered on.
 pub fn agent(lab: &Lab, node: &str) -> Result<Arc<Agent>> {
     number(lab, node)?;
     let agent = lab.agents().remove(node);
     agent.with_context(|| format!("{node} and its agent are powered off; start the node with node-start"))
 }
 
-/// Makes the cgroups of a node; hands back its record.
+/// Creates the cgroups of a node and returns its record.
 pub fn node_record(paths: &LabPaths, lab_cgroup: &Path, node: &str, addresses: Pair) -> Result<HostRecord> {
     let cgroup = lab_cgroup.join(node);
     for part in ["agent", "pods", "host"] {
@@ -84,7 +84,7 @@ pub async fn start_all(lab: &Lab, timeout: Duration) -> Result<()> {
     try_join_all(ready).await.map(|_| ())
 }
 
-/// Stops, starts, adds or removes a node; returns once that has happened.
+/// Performs an operation on a node and waits until it is complete.
 pub async fn act(lab: &Lab, node: &str, action: NodeAction) -> Result<String> {
     let mut node_set = lab.node_set.lock().await;
     let begin = Instant::now();
@@ -103,7 +103,7 @@ pub async fn act(lab: &Lab, node: &str, action: NodeAction) -> Result<String> {
     Ok(format!("{node} {done} ({:.1} s)", begin.elapsed().as_secs_f32()))
 }
 
-/// Changes a node's cable.
+/// Changes a link of a node.
 pub async fn change_link(lab: &Lab, node: &str, uplink: &str, change: &link::Change) -> Result<String> {
     let node_set = lab.node_set.lock().await;
     let number = number(lab, node)?;
@@ -219,7 +219,7 @@ async fn remove(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> {
     })
 }
 
-/// The number of a node that must exist.
+/// The number of an existing node.
 fn number(lab: &Lab, node: &str) -> Result<u32> {
     let record = lab.record();
     let number = address::node_number(node).filter(|_| record.nodes.contains_key(node));
@@ -229,7 +229,7 @@ fn number(lab: &Lab, node: &str) -> Result<u32> {
     })
 }
 
-/// The number of a device that must be one of the node's uplinks.
+/// The number of an existing uplink of a node.
 fn uplink_number(record: &LabRecord, node: &str, device: &str) -> Result<u32> {
     let all = 0..record.links.get(node).map_or(0, |links| links.len() as u32);
     let found = all.clone().find(|number| address::uplink(*number) == device);
@@ -248,7 +248,8 @@ async fn pod_ranges(lab: &Lab, node: &str) -> Result<Vec<ipnet::IpNet>> {
     Ok(object.as_ref().map(nodes::cidrs).unwrap_or_default())
 }
 
-/// Switches a node on whose namespace stands, and waits until it is Ready.
+/// Powers on a node whose network namespace exists, and waits until it is
+/// Ready.
 async fn boot(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> {
     let mut running = power_on(lab, node)?;
     let ready = become_ready(lab, &mut running, START_TIMEOUT).await;
@@ -268,7 +269,8 @@ async fn become_ready(lab: &Lab, running: &mut RunningNode, timeout: Duration) -
     ready
 }
 
-/// Starts what runs on a node: its agent, its kubelet, its way to the API.
+/// Starts what runs on a node: agent, kubelet, and the API listener on its
+/// loopback.
 fn power_on(lab: &Lab, node: &str) -> Result<RunningNode> {
     let record = lab.record();
     let (host, files) = (&record.nodes[node], lab.paths.node(node));
@@ -322,8 +324,7 @@ fn texts(addresses: &[IpAddr]) -> Vec<String> {
     addresses.iter().map(ToString::to_string).collect()
 }
 
-/// Everything of the node that is not on its disk is gone, at once, and
-/// nobody was asked.
+/// Removes everything of the node that is not on its disk, without a shutdown.
 async fn power_off(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> {
     let pods = node_lifecycle::pods_of(&lab.client, node).await?;
     let pods: Vec<PodPaths> = pods.iter().map(|(namespace, name)| lab.paths.pod(namespace, name)).collect();
@@ -332,7 +333,8 @@ async fn power_off(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> 
     let (files, cgroup) = (lab.paths.node(node), lab.record().nodes[node].cgroup.clone());
     let (number, uplinks, paths) = (number(lab, node)?, lab.record().uplinks(), lab.paths.clone());
     on_thread(move || {
-        // Processes first: they would see the rest vanish.
+        // Kill the processes first: they would notice that the rest
+        // disappears.
         cgroup::remove(&cgroup)?;
         topology::unplug(&paths, number, uplinks)?;
         pods.iter().try_for_each(remove_pod_sandbox)?;
@@ -343,7 +345,8 @@ async fn power_off(lab: &Lab, node_set: &mut NodeSet, node: &str) -> Result<()> 
     .with_context(|| format!("cannot power off {node}"))
 }
 
-/// Its namespace goes; its record and logs stay, as a runtime keeps them.
+/// Removes the network namespace; the record and logs stay, as with a
+/// container runtime.
 fn remove_pod_sandbox(pod: &PodPaths) -> Result<()> {
     unmount_below(pod.root())?;
     remove_if_there(&pod.netns())
@@ -376,7 +379,7 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Blocking work, away from the runtime's threads.
+/// Runs blocking work outside the async runtime's threads.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.context("a worker thread panicked")?
 }

@@ -1,4 +1,4 @@
-//! The Node objects: what a kubelet tells the API about its machine.
+//! Node objects: the part of a kubelet that reports its node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use tokio::time::Instant;
 use super::agents::Agent;
 use crate::address::Pair;
 
-/// How long the API may take to give a node its pod ranges.
+/// Timeout for the allocation of podCIDRs.
 const POD_CIDRS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often an agent is asked whether it is ready.
+/// Interval of readiness checks of an agent.
 const READY_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long an agent may be away until its node is not Ready.
+/// Time without a ready agent after which a node becomes NotReady.
 pub const NOT_READY_AFTER: Duration = Duration::from_secs(2);
 
-/// Creates the Node object; `addresses` by uplink.
+/// Creates the Node object; `addresses` is indexed by uplink.
 pub async fn register(client: &Client, name: &str, addresses: Vec<Pair>) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let node: Node = serde_json::from_value(json!({
@@ -52,12 +52,12 @@ pub async fn register(client: &Client, name: &str, addresses: Vec<Pair>) -> Resu
     patch_status(client, name, status).await
 }
 
-/// Tells that a node has other addresses now.
+/// Updates the addresses in the node's status.
 pub async fn write_addresses(client: &Client, name: &str, addresses: &[Pair]) -> Result<()> {
     patch_status(client, name, json!({"addresses": shown_addresses(name, addresses)})).await
 }
 
-/// Tells whether pods can run.
+/// Sets the Ready condition.
 pub async fn write_ready(client: &Client, name: &str, ready: Result<(), &str>) -> Result<()> {
     let condition = match ready {
         Ok(()) => ready_condition("True", "KubeletReady", "the agent is ready"),
@@ -66,14 +66,15 @@ pub async fn write_ready(client: &Client, name: &str, ready: Result<(), &str>) -
     patch_status(client, name, json!({"conditions": [condition]})).await
 }
 
-/// Tells that nobody has heard of the node, as the node controller does.
+/// Sets the Ready condition to Unknown, as the node lifecycle controller does.
 pub async fn write_unknown(client: &Client, name: &str) -> Result<()> {
     let condition = ready_condition("Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.");
     patch_status(client, name, json!({"conditions": [condition]})).await
 }
 
-/// Peers and the API know a node by its InternalIPs, one per family; further
-/// networks are reported as a cloud's node controller tells them.
+/// Peers and the API server use InternalIPs, one per family. Addresses of
+/// additional networks are listed as ExternalIP, as a cloud's node controller
+/// does.
 fn shown_addresses(name: &str, addresses: &[Pair]) -> Vec<serde_json::Value> {
     let shown = addresses.iter().enumerate().flat_map(|(uplink, pair)| {
         let kind = if uplink == 0 { "InternalIP" } else { "ExternalIP" };
@@ -99,9 +100,9 @@ async fn patch_status(client: &Client, name: &str, status: serde_json::Value) ->
     Ok(())
 }
 
-/// Keeps a node's Ready condition as its agent's readiness, for as long as
-/// the daemon lives. A restart of the agent that is over within
-/// [`NOT_READY_AFTER`] does not show. `reported` is what the condition is now.
+/// Updates a node's Ready condition from its agent's readiness for as long as
+/// the daemon runs. Restarts of the agent shorter than [`NOT_READY_AFTER`] are
+/// ignored. `reported` is the current value of the condition.
 pub async fn follow(client: Client, agent: Arc<Agent>, mut reported: bool) {
     let mut last_ready = Instant::now();
     loop {
@@ -124,7 +125,7 @@ pub async fn follow(client: Client, agent: Arc<Agent>, mut reported: bool) {
     }
 }
 
-/// Waits until all these nodes have their pod ranges.
+/// Waits until all these nodes have podCIDRs.
 pub async fn pod_cidrs(client: &Client, names: &[String]) -> Result<BTreeMap<String, Vec<IpNet>>> {
     let nodes: Api<Node> = Api::all(client.clone());
     let deadline = tokio::time::Instant::now() + POD_CIDRS_TIMEOUT;
@@ -142,7 +143,7 @@ pub async fn pod_cidrs(client: &Client, names: &[String]) -> Result<BTreeMap<Str
     }
 }
 
-/// Its pod ranges.
+/// The podCIDRs of a node.
 pub fn cidrs(node: &Node) -> Vec<IpNet> {
     let texts = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
     texts.iter().filter_map(|text| text.parse().ok()).collect()

@@ -1,4 +1,4 @@
-//! The ConfigMaps and Secrets that pods refer to.
+//! ConfigMaps and Secrets that pods reference.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use kube::{Api, Client};
 /// A ConfigMap or a Secret of the pod's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
-    /// A Secret?
+    /// Whether it is a Secret.
     pub secret: bool,
     /// Its name.
     pub name: String,
@@ -30,7 +30,7 @@ impl Reference {
 /// Values by key.
 pub type Data = BTreeMap<String, Vec<u8>>;
 
-/// What was found of the objects that somebody refers to.
+/// The referenced objects that were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
     namespace: String,
@@ -38,7 +38,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Reads them from the API.
+    /// Reads them from the API server.
     pub async fn read(client: &Client, namespace: &str, wanted: Vec<Reference>) -> Result<Objects> {
         let mut objects = Objects { namespace: namespace.to_owned(), ..Objects::default() };
         for reference in wanted {
@@ -50,7 +50,7 @@ impl Objects {
         Ok(objects)
     }
 
-    /// What was found of one: nothing, or its data.
+    /// Inserts the data of an object; none if the object does not exist.
     pub fn insert(&mut self, reference: Reference, data: Option<Data>) {
         self.found.insert(reference, data);
     }

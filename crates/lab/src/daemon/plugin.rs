@@ -1,4 +1,4 @@
-//! Calling the CNI plugin as a container runtime does.
+//! Calls the CNI plugin as a container runtime does.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,10 +13,10 @@ use tokio::process::Command;
 use crate::record::PodRecord;
 use crate::spawn;
 
-/// How long the plugin may take.
+/// Timeout of a plugin call.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A pod's interface, as the runtime names it to the plugin.
+/// Parameters that identify a pod's sandbox to the plugin.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     /// `CNI_CONTAINERID`.
@@ -32,7 +32,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// The sandbox of a pod that has a record.
+    /// The sandbox of a recorded pod.
     pub fn of(record: &PodRecord) -> Sandbox {
         Sandbox {
             container_id: record.container_id.clone(),
@@ -44,7 +44,7 @@ impl Sandbox {
     }
 }
 
-/// The plugin of one node.
+/// The CNI plugin of a node.
 #[derive(Clone, Debug)]
 pub struct Plugin {
     /// The program.
@@ -53,7 +53,7 @@ pub struct Plugin {
     pub socket: PathBuf,
     /// The node's network namespace.
     pub netns: PathBuf,
-    /// The node's cgroup for what the runtime starts.
+    /// The cgroup of processes that the runtime starts on the node.
     pub cgroup: PathBuf,
 }
 
@@ -77,12 +77,12 @@ struct ErrorResult {
 }
 
 impl Plugin {
-    /// The network configuration that the plugin reads.
+    /// The network configuration passed to the plugin.
     pub fn config(&self) -> serde_json::Value {
         json!({"cniVersion": "1.1.0", "name": "beeline", "type": "beeline-cni", "socket": self.socket})
     }
 
-    /// ADD; hands back the pod's addresses.
+    /// ADD; returns the pod's IP addresses.
     pub async fn add(&self, sandbox: &Sandbox) -> Result<Vec<String>> {
         let output = self.call("ADD", sandbox).await?;
         let result: AddResult = serde_json::from_slice(&output).with_context(|| {
@@ -109,7 +109,8 @@ impl Plugin {
         let mut input = child.stdin.take().context("cannot open the plugin's standard input")?;
         let config = self.config().to_string();
         let run = async {
-            // A plugin that fails early does not read: its answer says why.
+            // A plugin that fails early does not read its input; its output
+            // has the reason.
             let _ = input.write_all(config.as_bytes()).await;
             drop(input);
             child.wait_with_output().await

@@ -1,4 +1,4 @@
-//! One pod's life: sandbox, containers, status, removal.
+//! Pod worker: sandbox, containers, status, removal.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::paths::PodPaths;
 use crate::record::{PodRecord, write_json};
 use crate::{cgroup, mounts, netdev};
 
-/// The first pause before a sandbox is tried again, and the longest.
+/// Minimum and maximum backoff of sandbox creation.
 const SANDBOX_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// How often a call to the API is tried.
+/// Number of attempts of an API call.
 const API_ATTEMPTS: u32 = 5;
 
 /// Runs one pod.
@@ -38,15 +38,15 @@ pub struct Worker {
     pub kubelet: Arc<Kubelet>,
     /// Its node.
     pub node: KubeletNode,
-    /// The pod as it was when it came.
+    /// The pod when the worker was started.
     pub pod: Arc<Pod>,
-    /// The pod as it is.
+    /// The desired state of the pod.
     pub desired: watch::Receiver<DesiredPod>,
     /// Its files.
     pub paths: PodPaths,
-    /// What exists of it.
+    /// Record of the pod.
     pub record: PodRecord,
-    /// What is known of its run.
+    /// State of its containers.
     pub run: Run,
     written: Option<PodStatus>,
 }
@@ -81,7 +81,7 @@ impl Worker {
         Api::namespaced(self.kubelet.client.clone(), &self.record.namespace)
     }
 
-    /// What all kubelets share.
+    /// State shared by all kubelets.
     pub fn shared(&self) -> Arc<Shared> {
         self.kubelet.shared.clone()
     }
@@ -102,7 +102,8 @@ impl Worker {
     }
 }
 
-/// How long a pod has left, once it is to go.
+/// The remaining grace period of a pod that is to be terminated; none for
+/// others.
 pub fn remaining_grace(desired: &DesiredPod) -> Option<Duration> {
     let Some(pod) = desired else { return Some(Duration::ZERO) };
     pod.meta().deletion_timestamp.as_ref()?;
@@ -113,7 +114,7 @@ pub fn remaining_grace(desired: &DesiredPod) -> Option<Duration> {
     ))
 }
 
-/// Its containers, the one that is meant when nobody says which first.
+/// Its containers, the default container first.
 fn known_containers(pod: &Pod) -> Vec<String> {
     let default = pod.annotations().get("kubectl.kubernetes.io/default-container").cloned();
     let spec = pod.spec.clone().unwrap_or_default();
@@ -123,7 +124,7 @@ fn known_containers(pod: &Pod) -> Vec<String> {
     names
 }
 
-/// Lives one pod's life.
+/// Runs a pod until it is removed.
 pub async fn run(mut worker: Worker) {
     if worker.run.completed_before_reboot(&worker.pod, now()) {
         write_status(&mut worker).await;
@@ -139,7 +140,7 @@ pub async fn run(mut worker: Worker) {
     remove(&worker).await;
 }
 
-/// Tries until the sandbox stands; none if the pod is to go before.
+/// Retries until the sandbox exists; none if the pod is terminated before.
 async fn make_sandbox(worker: &mut Worker) -> Option<Vec<String>> {
     let mut backoff = Backoff::new(SANDBOX_BACKOFF.0, SANDBOX_BACKOFF.1);
     loop {
@@ -161,7 +162,8 @@ async fn make_sandbox(worker: &mut Worker) -> Option<Vec<String>> {
     }
 }
 
-/// Waits until the pod is to go; hands back how long it has left.
+/// Waits until the pod is to be terminated; returns its remaining grace
+/// period.
 async fn until_terminating(desired: &mut watch::Receiver<DesiredPod>) -> Duration {
     let terminating = desired.wait_for(|desired| remaining_grace(desired).is_some()).await;
     terminating.ok().and_then(|desired| remaining_grace(&desired)).unwrap_or_default()
@@ -180,7 +182,7 @@ async fn try_sandbox(worker: &Worker) -> Result<Vec<String>> {
     let sandbox = worker.sandbox();
     let added = worker.node.plugin.add(&sandbox).await;
     if added.is_err() {
-        // The runtime's duty after a failed ADD (CNI 1.1, section 2).
+        // The runtime must call DEL after a failed ADD (CNI 1.1, section 2).
         let _ = worker.node.plugin.delete(&sandbox).await;
     }
     drop(bound);
@@ -194,7 +196,7 @@ fn write_files(worker: &Worker, addresses: &[String]) -> Result<()> {
     write_json(&worker.paths.record(), &worker.record)
 }
 
-/// Takes everything of the pod away, then the object.
+/// Removes everything of the pod, then the Pod object.
 async fn remove(worker: &Worker) {
     let gone = cgroup_removal(worker).await;
     if !host_network(&worker.pod) && worker.record.netns.exists() {
@@ -228,7 +230,7 @@ fn report(result: Result<()>) {
     }
 }
 
-/// Tells the API that nothing is left of the pod.
+/// Deletes the Pod object once nothing is left of the pod.
 async fn finalise(worker: &Worker) {
     let preconditions = Preconditions { uid: Some(worker.record.uid.clone()), resource_version: None };
     let parameters = DeleteParams {
@@ -239,7 +241,7 @@ async fn finalise(worker: &Worker) {
     for _ in 0..API_ATTEMPTS {
         match worker.pods().delete(&worker.record.name, &parameters).await {
             Ok(_) => return,
-            // Gone, or another pod of that name stands there.
+            // Deleted, or replaced by another pod of the same name.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return,
             Err(error) => tracing::warn!("cannot delete the Pod object {}: {error}", worker.record.name),
         }
@@ -247,7 +249,7 @@ async fn finalise(worker: &Worker) {
     }
 }
 
-/// Writes the status if it differs from what was written last.
+/// Writes the status if it has changed since the last write.
 pub async fn write_status(worker: &mut Worker) {
     let status = worker.run.status(worker.written.as_ref(), &now());
     if worker.written.as_ref() == Some(&status) {
@@ -266,7 +268,7 @@ pub async fn write_status(worker: &mut Worker) {
     worker.written = Some(status);
 }
 
-/// Blocking work, away from the runtime's threads.
+/// Runs blocking work outside the async runtime's threads.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.context("a worker thread panicked")?
 }
@@ -275,7 +277,7 @@ fn host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
 }
 
-/// Now, as the API writes it.
+/// The current time in the API's format.
 pub fn now() -> Time {
     Time(Timestamp::now())
 }

@@ -1,5 +1,5 @@
-//! The containers of a pod: in which order they start and end, and what is
-//! updated about them.
+//! The containers of a pod: order of start and termination, and status
+//! updates.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::pod_status::{ContainerKind, containers};
 use super::supervise::{self, ContainerConfig, ContainerEvent};
 use super::volumes::{self, Volumes};
 
-/// Those that run, by their number.
+/// The running containers, by index.
 struct PodContainers {
     kinds: Vec<ContainerKind>,
     next: usize,
@@ -25,7 +25,7 @@ struct PodContainers {
     changes: mpsc::Sender<(usize, ContainerEvent)>,
 }
 
-/// Runs the containers until the pod is to go and they have ended.
+/// Runs the containers until the pod is to be terminated and all have exited.
 pub async fn run(worker: &mut Worker, facts: PodFacts) {
     let (changes, mut changed) = mpsc::channel(16);
     let kinds = containers(&worker.pod).into_iter().map(|(kind, _)| kind).collect();
@@ -39,7 +39,7 @@ pub async fn run(worker: &mut Worker, facts: PodFacts) {
     let _refresher = AbortOnDrop(refresher);
     loop {
         running.advance(worker, &facts, deadline);
-        // Also one that was updated to go before anything of it had started.
+        // Also if the pod was terminated before any container started.
         if deadline.is_some() && running.stops.is_empty() {
             return;
         }
@@ -56,7 +56,7 @@ pub async fn run(worker: &mut Worker, facts: PodFacts) {
                 deadline = earlier_deadline(deadline, left.map(|left| Instant::now() + left));
             }
         }
-        // What has ended has updated so: that comes first.
+        // Handle the events of an exited container first.
         while let Ok((index, change)) = changed.try_recv() {
             record_event(worker, index, change);
         }
@@ -64,7 +64,7 @@ pub async fn run(worker: &mut Worker, facts: PodFacts) {
     }
 }
 
-/// A pod that is to go may be updated to hurry, never to take longer.
+/// The deadline of a terminating pod can be shortened, never extended.
 fn earlier_deadline(before: Option<Instant>, now: Option<Instant>) -> Option<Instant> {
     match (before, now) {
         (Some(before), Some(now)) => Some(before.min(now)),
@@ -77,7 +77,8 @@ fn record_event(worker: &mut Worker, index: usize, change: ContainerEvent) {
 }
 
 impl PodContainers {
-    /// Starts or stops whom the state of the others lets.
+    /// Starts or stops the containers that may start or stop in the current
+    /// state.
     fn advance(&mut self, worker: &Worker, facts: &PodFacts, deadline: Option<Instant>) {
         if deadline.is_some() || worker.run.finished() {
             let own = Instant::now() + grace(&worker.pod);
@@ -101,8 +102,7 @@ impl PodContainers {
         });
     }
 
-    /// Those that the pod is there for first, then the sidecars, the last one
-    /// first.
+    /// Stops the app containers first, then the sidecars in reverse order.
     fn stop(&mut self, deadline: Instant) {
         let sidecar = |index: &usize| self.kinds[*index] == ContainerKind::Sidecar;
         let others = self.stops.keys().copied().filter(|index| !sidecar(index)).collect::<Vec<_>>();
@@ -120,7 +120,7 @@ impl PodContainers {
     }
 }
 
-/// How long the pod may take to end.
+/// The grace period of a pod.
 pub fn grace(pod: &Pod) -> Duration {
     let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
     Duration::from_secs(own.unwrap_or(30).try_into().unwrap_or(0))
@@ -137,7 +137,8 @@ fn container_config(worker: &Worker, facts: &PodFacts, index: usize) -> Containe
         restart_policy: match kind {
             ContainerKind::App => policy,
             ContainerKind::Sidecar => "Always".into(),
-            // One that has done its work is done, whatever the policy.
+            // Init containers that succeeded are not restarted, whatever the
+            // policy.
             ContainerKind::Init if policy == "Never" => policy,
             ContainerKind::Init => "OnFailure".into(),
         },
@@ -164,7 +165,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Brings the volumes up to date when what they show changes.
+/// Updates projected volumes when their sources change.
 async fn refresh_volumes(
     shared: std::sync::Arc<super::shared::Shared>,
     volumes: Volumes,

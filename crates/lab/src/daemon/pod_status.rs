@@ -1,4 +1,4 @@
-//! A pod's status out of what happened to its containers. Pure.
+//! Pod status, computed from container events. Pure.
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
@@ -8,25 +8,25 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::supervise::ContainerEvent;
 
-/// What a container is to its pod.
+/// The kind of a container in its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerKind {
-    /// It ends before the next one begins.
+    /// Init container: exits before the next container starts.
     Init,
-    /// An init container that goes on (`restartPolicy: Always`).
+    /// Sidecar: an init container with `restartPolicy: Always`.
     Sidecar,
-    /// What the pod is there for.
+    /// App container.
     App,
 }
 
 impl ContainerKind {
-    /// Does readiness mean something to it?
+    /// Whether readiness applies to it.
     pub fn serves(self) -> bool {
         self != ContainerKind::Init
     }
 }
 
-/// The containers of a pod in the order in which they start.
+/// The containers of a pod in start order.
 pub fn containers(pod: &Pod) -> Vec<(ContainerKind, Container)> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let kind = |container: &Container| match container.restart_policy.as_deref() {
@@ -37,13 +37,13 @@ pub fn containers(pod: &Pod) -> Vec<(ContainerKind, Container)> {
     first.chain(spec.containers.iter().map(|one| (ContainerKind::App, one.clone()))).collect()
 }
 
-/// What is known of a pod's run.
+/// The state of a pod on its node.
 #[derive(Clone, Debug)]
 pub struct Run {
     started: Time,
     host_ips: Vec<String>,
     pod_ips: Vec<String>,
-    /// Why the pod has no sandbox yet, if an attempt failed.
+    /// Why sandbox creation failed last, if it did.
     sandbox_error: Option<String>,
     containers: Vec<ContainerRun>,
 }
@@ -63,9 +63,9 @@ struct ContainerRun {
 }
 
 impl Run {
-    /// A pod that a node has just accepted.
+    /// A pod that its node has just accepted.
     pub fn new(pod: &Pod, host_ips: Vec<String>, now: Time) -> Run {
-        // None, unless its node has been started anew.
+        // Only present after a restart of the node.
         let before = |name: &str| status_of(pod, name).filter(|status| has_begun(status));
         let all = containers(pod);
         let waits = if all.iter().any(|(kind, _)| *kind != ContainerKind::App) {
@@ -89,8 +89,8 @@ impl Run {
         Run { started: now, host_ips, pod_ips: Vec::new(), sandbox_error: None, containers }
     }
 
-    /// Has the pod ended for good before its node was started anew? One that
-    /// is not to be restarted has, whatever it did then.
+    /// Whether the pod completed before its node was restarted. Pods with
+    /// `restartPolicy: Never` are not started again.
     pub fn completed_before_reboot(&mut self, pod: &Pod, now: Time) -> bool {
         let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
         let ended = matches!(
@@ -107,7 +107,7 @@ impl Run {
             Some(state.terminated.as_ref()?.exit_code)
         };
         for index in 0..self.containers.len() {
-            // As the kubelet has it where it cannot know: killed.
+            // Exit code unknown: killed, as the kubelet reports it.
             let exit_code = exit_code(&self.containers[index].name).unwrap_or(137);
             self.containers[index].starts -= i32::from(self.containers[index].starts > 0);
             let change = ContainerEvent::Ended { exit_code, message: String::new(), last: true };
@@ -116,18 +116,18 @@ impl Run {
         true
     }
 
-    /// The number of a container's next run.
+    /// The number of a container's next instance, counted from 0.
     pub fn next_run(&self, index: usize) -> i32 {
         self.containers.get(index).map_or(0, |container| container.starts)
     }
 
-    /// The sandbox stands and has these addresses.
+    /// The sandbox exists and has these addresses.
     pub fn sandbox_ready(&mut self, pod_ips: Vec<String>) {
         self.pod_ips = pod_ips;
         self.sandbox_error = None;
     }
 
-    /// The sandbox, or something before it, could not be made.
+    /// Creating the sandbox or the volumes failed.
     pub fn sandbox_failed(&mut self, message: String) {
         for container in &mut self.containers {
             container.state = waiting(CREATING, &message);
@@ -135,7 +135,7 @@ impl Run {
         self.sandbox_error = Some(message);
     }
 
-    /// Something happened to a container.
+    /// Applies a container event.
     pub fn apply_event(&mut self, index: usize, change: ContainerEvent, now: Time) {
         let Some(container) = self.containers.get_mut(index) else { return };
         match change {
@@ -149,7 +149,7 @@ impl Run {
             ContainerEvent::Started => container.started = true,
             ContainerEvent::Ready(ready) => container.ready = ready,
             ContainerEvent::Ended { exit_code, message, last } => {
-                // It may end before anybody could have seen it run.
+                // It may exit before Running was reported.
                 container.starts += i32::from(container.state.running.is_none());
                 let ended = ended(exit_code, message, &container.id, &container.state, now);
                 container.state = ended.clone();
@@ -160,7 +160,7 @@ impl Run {
         }
     }
 
-    /// May the container after this one begin?
+    /// Whether the container after this one may start.
     pub fn allows_next(&self, index: usize) -> bool {
         self.containers.get(index).is_some_and(|container| match container.kind {
             ContainerKind::Init => container.finished == Some(0),
@@ -169,13 +169,13 @@ impl Run {
         })
     }
 
-    /// Has an init container failed for good?
+    /// Whether an init container failed permanently.
     pub fn init_failed(&self) -> bool {
         let mut inits = self.containers.iter().filter(|container| container.kind == ContainerKind::Init);
         inits.any(|container| container.finished.is_some_and(|exit_code| exit_code != 0))
     }
 
-    /// Nothing that the pod is there for will run again.
+    /// Whether no app container will run again.
     pub fn finished(&self) -> bool {
         let mut app_containers = self.app_containers().peekable();
         self.init_failed()
@@ -194,7 +194,8 @@ impl Run {
         })
     }
 
-    /// The status to write; `previous` keeps the times of what did not change.
+    /// The status to write; `previous` provides the transition times of
+    /// unchanged conditions.
     pub fn status(&self, previous: Option<&PodStatus>, now: &Time) -> PodStatus {
         let serving = self.containers.iter().filter(|container| container.kind.serves());
         let all_ready = serving.clone().all(ContainerRun::is_ready);
@@ -260,7 +261,7 @@ impl Run {
         }
     }
 
-    /// Why a condition does not hold.
+    /// The reason of a condition that is false.
     fn not_yet(&self, kind: &str) -> Option<String> {
         if self.sandbox_error.is_some() || self.finished() {
             return self.sandbox_error.clone();
@@ -280,17 +281,17 @@ impl Run {
     }
 }
 
-/// The state of a container that has not begun.
+/// State of a container that has not started.
 const CREATING: &str = "ContainerCreating";
 
-/// What the API knows of a container.
+/// The status of a container in the Pod object.
 fn status_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
     let lists = [&status.init_container_statuses, &status.container_statuses];
     lists.into_iter().flatten().flatten().find(|status| status.name == name)
 }
 
-/// Did the container ever start?
+/// Whether the container ever started.
 fn has_begun(status: &ContainerStatus) -> bool {
     let begun = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
     [&status.state, &status.last_state].into_iter().flatten().any(begun)
@@ -309,7 +310,7 @@ impl ContainerRun {
             image_id: self.image.clone(),
             container_id: (!self.id.is_empty()).then(|| self.id.clone()),
             ready: match self.kind {
-                // An init container is ready once it has done its work.
+                // An init container is ready after it has succeeded.
                 ContainerKind::Init => self.finished == Some(0),
                 _ => self.is_ready(),
             },
@@ -338,7 +339,8 @@ fn ended(exit_code: i32, message: String, id: &str, before: &ContainerState, now
         container_id: (!id.is_empty()).then(|| id.to_owned()),
         started_at: match &before.running {
             Some(running) => running.started_at.clone(),
-            // It ended before anybody could see it run: it began at about that time.
+            // It exited before Running was reported: the start time is
+            // approximate.
             None => Some(now.clone()),
         },
         finished_at: Some(now),

@@ -1,23 +1,23 @@
-//! When a container is probed, and what the answers make of it. Pure: time
-//! comes in as the time since the container started.
+//! Probe schedule and thresholds. Pure: time is given as the time since the
+//! container started.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
 
-/// What a probe decides.
+/// Kind of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeKind {
-    /// Whether the others may begin; a failure ends the container.
+    /// Startup: delays the other probes; failure restarts the container.
     Startup,
-    /// Whether the container goes on; a failure ends it.
+    /// Liveness: failure restarts the container.
     Liveness,
-    /// Whether it takes part in Services.
+    /// Readiness: whether the pod is an endpoint of Services.
     Readiness,
 }
 
 impl ProbeKind {
-    /// As events name it.
+    /// Name in events.
     pub fn word(self) -> &'static str {
         match self {
             ProbeKind::Startup => "Startup",
@@ -27,7 +27,7 @@ impl ProbeKind {
     }
 }
 
-/// A probe in progress.
+/// State of a probe.
 #[derive(Clone, Debug)]
 pub struct Prober {
     period: Duration,
@@ -40,8 +40,7 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Begins now; the specification's delay counts from the container's
-    /// start.
+    /// Starts now; `initialDelaySeconds` counts from the container's start.
     pub fn new(probe: &Probe, now: Duration) -> Prober {
         let seconds = |value: Option<i32>, default: i32| {
             Duration::from_secs(u64::try_from(value.unwrap_or(default)).unwrap_or_default())
@@ -59,15 +58,14 @@ impl Prober {
         }
     }
 
-    /// When to ask next.
+    /// Time of the next probe.
     pub fn due(&self) -> Duration {
         self.due
     }
 
-    /// Takes the answer to a question that was due; hands back the verdict if
-    /// it is another one now.
+    /// Records a probe result; returns the new state if it has changed.
     pub fn answered(&mut self, success: bool, now: Duration) -> Option<bool> {
-        // In step with the first question, whatever an answer took.
+        // The schedule does not shift with the duration of a probe.
         while self.due <= now {
             self.due += self.period;
         }
@@ -101,7 +99,7 @@ mod tests {
         Prober::new(&probe, Duration::ZERO)
     }
 
-    /// `+` and `-` are answers; the verdicts come out, `.` where none is new.
+    /// Takes results as `+` and `-`; returns the state changes, `.` for none.
     fn verdicts(mut prober: Prober, answers: &str) -> String {
         let verdict = |answer: char| {
             let now = prober.due();

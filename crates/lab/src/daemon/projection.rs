@@ -1,5 +1,5 @@
-//! The files of volumes that show objects and fields: configMap, secret,
-//! downwardAPI, projected. Pure.
+//! Files of projected volumes: configMap, secret, downwardAPI, projected.
+//! Pure.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -11,15 +11,15 @@ use super::environment::needed;
 use super::facts::PodFacts;
 use super::objects::{Data, Objects, Reference};
 
-/// The permissions of a file where nobody says otherwise.
+/// The default file mode.
 const MODE: i32 = 0o644;
 
 /// A file of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProjectedFile {
-    /// What is in it.
+    /// Content.
     pub bytes: Vec<u8>,
-    /// Its permissions.
+    /// Mode bits.
     pub mode: u32,
 }
 
@@ -29,7 +29,7 @@ pub type Files = BTreeMap<String, ProjectedFile>;
 /// The tokens of a volume, by their path in it.
 pub type Tokens = BTreeMap<String, String>;
 
-/// Does the volume show objects or fields?
+/// Whether the volume projects objects or fields.
 pub fn is_projection(volume: &Volume) -> bool {
     volume.config_map.is_some()
         || volume.secret.is_some()
@@ -37,7 +37,7 @@ pub fn is_projection(volume: &Volume) -> bool {
         || volume.projected.is_some()
 }
 
-/// The ConfigMaps and Secrets that a volume shows.
+/// The ConfigMaps and Secrets that a volume references.
 pub fn references(volume: &Volume) -> Vec<Reference> {
     let mut found: Vec<Reference> = Vec::new();
     found.extend(volume.config_map.iter().map(|one| Reference::config_map(&one.name)));
@@ -51,7 +51,7 @@ pub fn references(volume: &Volume) -> Vec<Reference> {
     found
 }
 
-/// The tokens that a volume shows.
+/// The service account tokens that a volume projects.
 pub fn tokens(volume: &Volume) -> Vec<ServiceAccountTokenProjection> {
     let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
     sources.filter_map(|source| source.service_account_token.clone()).collect()
@@ -143,7 +143,7 @@ fn add(files: &mut Files, path: &str, bytes: Vec<u8>, mode: i32) -> Result<()> {
     Ok(())
 }
 
-/// Paths stay in their volume and away from its own names.
+/// Paths must stay in their volume and not clash with its internal names.
 pub fn check_path(path: &str) -> Result<()> {
     let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !plain || path.starts_with("..") {

@@ -1,5 +1,4 @@
-//! Has a workload come to be what it was asked to be? Pure; as
-//! `kubectl rollout status` decides it.
+//! Rollout status of workloads, as `kubectl rollout status` computes it. Pure.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -7,17 +6,17 @@ use kube::ResourceExt;
 
 use super::status;
 
-/// A container that crashed this often will not come up by waiting.
+/// After this many restarts a container is considered failed.
 const RESTARTS_MAX: i32 = 3;
 
-/// How far something is.
+/// Progress of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// All is as asked.
+    /// Complete.
     Done,
-    /// Not yet; what it waits for.
+    /// Not complete; the reason.
     Pending(String),
-    /// It will not come by waiting; why.
+    /// Failed permanently; the reason.
     Failed(String),
 }
 
@@ -51,7 +50,7 @@ pub fn daemon_set(object: &DaemonSet, pods: &[Pod]) -> Progress {
     progress(done, wanted, pods)
 }
 
-/// A pod on its own. One that has done its work is as good as one that runs.
+/// A standalone pod: complete when it is ready or has succeeded.
 pub fn pod(object: &Pod) -> Progress {
     let succeeded = phase(object) == "Succeeded";
     progress(succeeded || status::is_ready(object), 1, std::slice::from_ref(object))
@@ -73,7 +72,8 @@ fn progress(done: bool, wanted: i32, pods: &[Pod]) -> Progress {
     }
 }
 
-/// Its program is missing, or it ended for good, or it crashes again and again.
+/// Whether the image is missing, the pod failed, or a container keeps
+/// crashing.
 fn has_failed(pod: &Pod) -> bool {
     let containers = pod.status.iter().flat_map(|status| {
         status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())

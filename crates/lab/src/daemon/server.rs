@@ -1,5 +1,5 @@
-//! The daemon's socket: one call per connection, as [`crate::protocol`] has
-//! it. For root alone.
+//! The daemon's socket: one call per connection, see [`crate::protocol`].
+//! Accessible to root only.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,10 +15,10 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::{Lab, node_operations, status, wait_for_sync};
 use crate::protocol::{Call, Line, Manifest};
 
-/// The longest request, in bytes: manifests come in whole.
+/// Maximum size of a request in bytes; manifests are sent inline.
 const REQUEST_BYTES_MAX: u64 = 64 << 20;
 
-/// Binds the socket. It is moved to its path once its permissions hold.
+/// Binds the socket; it is renamed to its final path after its mode is set.
 pub fn listen(path: &Path) -> Result<UnixListener> {
     let draft = path.with_extension("new");
     let bind = || -> std::io::Result<UnixListener> {
@@ -30,7 +30,7 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
     bind().with_context(|| format!("cannot create the socket {}", path.display()))
 }
 
-/// Serves for as long as the daemon lives.
+/// Serves for as long as the daemon runs.
 pub async fn serve(lab: Arc<Lab>, listener: UnixListener) -> Result<()> {
     loop {
         match listener.accept().await {
@@ -65,7 +65,7 @@ async fn connection(lab: &Lab, stream: UnixStream) -> Result<()> {
     let (progress, mut lines) = unbounded_channel();
     let work = async {
         let answer = answer(lab, call, &progress).await;
-        // The last sender: the loop below ends once all is sent.
+        // The last sender: the loop below ends when everything is sent.
         let _ = progress.send(answer.unwrap_or_else(|error| Line::Error(format!("{error:#}"))));
         drop(progress);
     };
@@ -96,11 +96,11 @@ async fn answer(lab: &Lab, call: Call, progress: &UnboundedSender<Line>) -> Resu
     }
 }
 
-/// Applies what can be applied and waits for it; what cannot is one error.
-/// What is taken and has not its full effect is noted.
+/// Applies all valid objects and waits for them; the invalid ones are combined
+/// in one error. New notices of the agents are reported.
 async fn apply(lab: &Lab, manifests: &[Manifest], progress: &UnboundedSender<Line>) -> Result<Line> {
     let report = |text: String| {
-        // Nobody listens any more: the work goes on.
+        // The client may have disconnected; the work continues.
         let _ = progress.send(Line::Progress(text));
     };
     let known = status::notes(lab).await;

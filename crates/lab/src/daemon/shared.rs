@@ -1,6 +1,5 @@
-//! What the kubelets of a lab have in common: one watch of Services, one of
-//! ConfigMaps and Secrets, one writer of events, one file system to begin
-//! with.
+//! State shared by the kubelets of a lab: watches of Services, ConfigMaps and
+//! Secrets, the event recorder, and the mount namespace template.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,34 +20,34 @@ use super::facts::NodeCapacity;
 use super::objects::Reference;
 use crate::mount_namespace::MountNamespace;
 
-/// Sandboxes that are made at the same time.
+/// Maximum number of sandboxes created concurrently.
 const SANDBOXES_AT_ONCE: usize = 8;
 
-/// Changes that a slow pod may be behind; one that is further behind looks at
+/// Channel capacity of changes; a receiver that lags further behind refreshes
 /// everything.
 const CHANGES_MAX: usize = 1024;
 
-/// How long a pod waits until the Services are known.
+/// Timeout for the first list of Services.
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a ConfigMap or Secret is known by: namespace and reference.
+/// Key of a ConfigMap or Secret: namespace and reference.
 pub type Changed = (String, Reference);
 
 /// Services by namespace and name.
 #[derive(Default)]
 struct Services {
     known: HashMap<(Option<String>, String), Service>,
-    /// These are all of them.
+    /// The initial list is complete.
     complete: bool,
 }
 
-/// What all kubelets share.
+/// State shared by all kubelets.
 pub struct Shared {
-    /// Bounds the sandboxes that are made at once, on all nodes.
+    /// Limits concurrent sandbox creation on all nodes.
     pub sandboxes: Semaphore,
-    /// Writes events.
+    /// Event recorder.
     pub events: Recorder,
-    /// The resources of this machine, which are those of every node.
+    /// The capacity of this host, which is reported for every node.
     pub capacity: NodeCapacity,
     client: Client,
     mount_ns: OnceCell<MountNamespace>,
@@ -74,18 +73,18 @@ impl Shared {
         })
     }
 
-    /// The API.
+    /// API client.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// What the file system of every container begins with.
+    /// The mount namespace from which those of containers are made.
     pub async fn mount_ns(&self) -> Result<&MountNamespace> {
         let make = || async { tokio::task::spawn_blocking(MountNamespace::template).await? };
         self.mount_ns.get_or_try_init(make).await.context("cannot create mount namespaces for containers")
     }
 
-    /// The variables that tell of Services.
+    /// The environment variables for Services.
     pub async fn services(&self, namespace: &str, links: bool) -> Result<Environment> {
         let mut receiver = self.services.clone();
         let listed =
@@ -94,7 +93,7 @@ impl Shared {
         Ok(environment::of_services(services.known.values(), namespace, links))
     }
 
-    /// The changes of ConfigMaps and Secrets from now on.
+    /// Changes of ConfigMaps and Secrets from now on.
     pub async fn changes(&self) -> broadcast::Receiver<Changed> {
         let receiver = self.changes.subscribe();
         let begin = || async {
@@ -106,8 +105,8 @@ impl Shared {
     }
 }
 
-/// Thousands of Services may come one by one: each changes what is known in
-/// its place. While they are listed again, those known before stay.
+/// Each event updates the map in place, since there may be thousands of
+/// Services. During a relist the previous state stays visible.
 async fn follow_services(client: Client, sender: watch::Sender<Services>) {
     let key = |service: &Service| (service.namespace(), service.name_any());
     let mut events = watcher::watcher(Api::<Service>::all(client), watcher::Config::default()).boxed();
@@ -145,12 +144,12 @@ where
             continue;
         };
         let reference = Reference { secret, name: object.name_any() };
-        // Nobody may be listening.
+        // There may be no receiver.
         let _ = changes.send((object.namespace().unwrap_or_default(), reference));
     }
 }
 
-/// The next event; a watch that breaks begins anew.
+/// The next event; a failed watch is restarted.
 async fn next<K>(
     events: &mut (impl futures::Stream<Item = watcher::Result<Event<K>>> + Unpin),
 ) -> Option<Event<K>> {

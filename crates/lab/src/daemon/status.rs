@@ -1,4 +1,4 @@
-//! The state of everything, for `status`.
+//! State of the lab, for `status`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use super::Lab;
 use super::agents::Agent;
 use crate::protocol::{NodeStatus, PodStatus, ServiceStatus, Status};
 
-/// How long an agent may take to tell its state.
+/// Timeout of a status call to an agent.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The label that names an EndpointSlice's Service.
+/// Label of an EndpointSlice that names its Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Asks the API and the agents.
+/// Queries the API server and the agents.
 pub async fn status(lab: &Lab) -> Result<Status> {
     let all = ListParams::default();
     let (nodes, pods, services, slices) = (
@@ -74,7 +74,7 @@ async fn node(lab: &Lab, object: &Node) -> NodeStatus {
     }
 }
 
-/// What an agent says of itself; the error is for people.
+/// Status of an agent; the error is a message for the user.
 async fn ask(agent: &Agent) -> Result<beeline_api::Status, String> {
     if !agent.enabled() {
         return Err("the agent is stopped".into());
@@ -88,8 +88,7 @@ async fn ask(agent: &Agent) -> Result<beeline_api::Status, String> {
     }
 }
 
-/// What the agents cannot use or do not serve yet; those that do not answer
-/// say nothing here.
+/// Problems and not implemented settings reported by the agents that respond.
 pub async fn notes(lab: &Lab) -> BTreeSet<String> {
     let agents = lab.agents();
     let reported = join_all(agents.values().map(|agent| ask(agent))).await;
@@ -121,8 +120,8 @@ pub fn is_ready(pod: &Pod) -> bool {
     conditions.clone().any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
-/// Why a pod is not ready: what its containers wait for or ended with, or why
-/// it has no node.
+/// Why a pod is not ready: the waiting or terminated state of its containers,
+/// or why it is not scheduled.
 pub fn reason(pod: &Pod) -> Option<String> {
     if is_ready(pod) {
         return None;
@@ -168,7 +167,7 @@ fn service(object: &Service, slices: &[EndpointSlice]) -> ServiceStatus {
 pub fn ready_endpoints(service: &Service, slices: &[EndpointSlice]) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for slice in slices.iter().filter(|slice| belongs(slice, service)) {
-        // `ready` left out means true.
+        // `ready` defaults to true.
         let ready = |conditions: &Option<k8s_openapi::api::discovery::v1::EndpointConditions>| {
             conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
         };
@@ -183,7 +182,7 @@ pub fn ready_endpoints(service: &Service, slices: &[EndpointSlice]) -> BTreeMap<
     found
 }
 
-/// Is it a slice of this Service?
+/// Whether the slice belongs to the Service.
 pub fn belongs(slice: &EndpointSlice, service: &Service) -> bool {
     slice.namespace() == service.namespace() && slice.labels().get(SERVICE_NAME) == Some(&service.name_any())
 }

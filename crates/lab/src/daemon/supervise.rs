@@ -1,5 +1,5 @@
-//! Keeping a container running: started, probed, ended and started again as
-//! its pod says.
+//! Runs a container: start, probes, termination, and restarts according to its
+//! restart policy.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,103 +31,103 @@ use crate::paths::PodPaths;
 use crate::process::ProcessId;
 use crate::record::{PodRecord, write_json};
 
-/// The pauses before a container is started again.
+/// Minimum and maximum restart backoff.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// A container that ran this long starts again without the pause growing.
+/// Uptime after which the backoff is reset.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(10);
 
-/// A program that has no probes and does not tell when it is ready is taken
-/// to be so after this time, if it has not failed by then.
+/// A program without probes that does not notify its readiness is considered
+/// ready after this time unless it has failed.
 const ASSUME_READY_AFTER: Duration = Duration::from_millis(100);
 
-/// What a container gets after its preStop hook, whatever that took.
+/// Minimum time after a preStop hook, as in the kubelet.
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
-/// A bound for hooks, beyond every grace period.
+/// Timeout of hooks, longer than any grace period.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(86_400);
 
-/// How much a container may say at its end, and how much of its log is taken
-/// instead.
+/// Maximum size of a termination message, and the number of lines and bytes
+/// taken from the log instead.
 const TERMINATION_BYTES_MAX: usize = 4096;
 const TERMINATION_LOG: (usize, usize) = (80, 2048);
 
-/// What happened to a container.
+/// Events of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContainerEvent {
-    /// It cannot be started, or waits to be started again.
+    /// It failed to start, or waits for a restart.
     Waiting {
-        /// One word.
+        /// Reason in CamelCase.
         reason: String,
-        /// A sentence.
+        /// Message.
         message: String,
     },
-    /// It runs.
+    /// It is running.
     Running {
-        /// Its name among all that ever ran.
+        /// Container ID.
         id: String,
     },
-    /// Its startup probe, if it has one, has succeeded.
+    /// Its startup probe, if any, has succeeded.
     Started,
-    /// It is ready, or is not any more.
+    /// Its readiness changed.
     Ready(bool),
-    /// It ended.
+    /// It exited.
     Ended {
-        /// As a shell would report it.
+        /// Exit code; 128 + number for a signal.
         exit_code: i32,
-        /// What it says about it.
+        /// Termination message.
         message: String,
-        /// It will not be started again.
+        /// It will not be restarted.
         last: bool,
     },
 }
 
-/// Everything that a container needs to run.
+/// Configuration of a container.
 pub struct ContainerConfig {
-    /// Its number in the pod.
+    /// Index in the pod.
     pub index: usize,
     /// Its specification.
     pub spec: Container,
-    /// As events name it.
+    /// Field path for events.
     pub field: String,
-    /// Does it serve, so that readiness means something?
+    /// Whether readiness applies to it.
     pub serves: bool,
-    /// When it is started again: the pod's `restartPolicy`, or its own.
+    /// Restart policy: the pod's, or the container's own.
     pub restart_policy: String,
-    /// How long it may take to end.
+    /// Grace period.
     pub grace: Duration,
-    /// The number of its first run.
+    /// Number of the first instance, counted from 0.
     pub first_run: i32,
     /// The pod.
     pub facts: PodFacts,
-    /// The pod on this machine.
+    /// Record of the pod.
     pub record: PodRecord,
     /// The pod's files.
     pub paths: PodPaths,
     /// The pod's volumes.
     pub volumes: Volumes,
-    /// The API.
+    /// API client.
     pub client: kube::Client,
-    /// What the kubelets share.
+    /// State shared by the kubelets.
     pub shared: Arc<Shared>,
     /// Local programs by image.
     pub images: BTreeMap<String, PathBuf>,
-    /// The program behind the built-in image.
+    /// The program of the built-in image.
     pub own: PathBuf,
     /// The network namespace of the node.
     pub node: PathBuf,
 }
 
-/// The order to end: until when.
+/// Order to stop, with the deadline.
 pub type StopDeadline = watch::Receiver<Option<Instant>>;
 
-/// Why a container cannot start.
+/// Why a container failed to start.
 struct Failure {
     reason: &'static str,
     message: String,
 }
 
-/// A container that runs.
+/// A running container.
 struct RunningContainer {
     running: Running,
     target: HandlerTarget,
@@ -135,7 +135,7 @@ struct RunningContainer {
     notifies_ready: bool,
 }
 
-/// Runs a container until its policy lets it rest or it is told to stop.
+/// Runs a container until its restart policy ends it or it is told to stop.
 pub async fn run(
     config: ContainerConfig,
     changes: mpsc::Sender<(usize, ContainerEvent)>,
@@ -171,7 +171,7 @@ pub async fn run(
 
 impl ContainerConfig {
     async fn send_event(&self, changes: &mpsc::Sender<(usize, ContainerEvent)>, change: ContainerEvent) {
-        // Nobody listens any more once the pod is being removed.
+        // The receiver is gone when the pod is being removed.
         let _ = changes.send((self.index, change)).await;
     }
 
@@ -254,7 +254,7 @@ impl ContainerConfig {
         Ok(environment)
     }
 
-    /// Makes the container's cgroup and what it sees of the file system.
+    /// Creates the container's cgroup and mount namespace.
     async fn exec_context(&self, environment: Environment) -> anyhow::Result<ExecContext> {
         let files = self.paths.container(&self.spec.name);
         std::fs::create_dir_all(files.staging()).context("cannot create the container's directory")?;
@@ -290,7 +290,7 @@ impl ContainerConfig {
         })
     }
 
-    /// Until it has ended, by itself or because it has to.
+    /// Runs the started container until it exits.
     async fn run_until_exit(
         &self,
         container: &mut RunningContainer,
@@ -316,7 +316,7 @@ impl ContainerConfig {
                 return exit_code(status.ok());
             }
         } else if let Ok(Some(status)) = container.running.child.try_wait() {
-            // One that has failed at once was never ready.
+            // One that exited at once was never ready.
             return exit_code(Some(status));
         }
         self.send_event(changes, ContainerEvent::Running { id: container_id() }).await;
@@ -403,8 +403,9 @@ impl ContainerConfig {
         target.run_handler(&Handler::from_hook(hook, &self.spec)?, timeout).await
     }
 
-    /// The preStop hook, SIGTERM, and SIGKILL when the time is up. With
-    /// `grace` it ends on its own account, and sooner if the pod has to.
+    /// preStop hook, SIGTERM, and SIGKILL after the grace period. With `grace`
+    /// the container is restarted on its own; termination of the pod can
+    /// shorten that time.
     async fn terminate(
         &self,
         container: &mut RunningContainer,
@@ -441,8 +442,7 @@ impl ContainerConfig {
         exit_code(container.running.child.wait().await.ok())
     }
 
-    /// Takes away what is left of a container that has ended; hands back what
-    /// it said.
+    /// Cleans up after an exited container; returns its termination message.
     async fn clean_up(&self, mut container: RunningContainer, run: i32, exit_code: i32) -> String {
         let cgroup = container.target.exec.cgroup.clone();
         let removed = tokio::task::spawn_blocking(move || cgroup::remove(&cgroup)).await;
@@ -462,8 +462,8 @@ impl ContainerConfig {
     }
 }
 
-/// Waits until a container must be killed: when its own time is up, or the
-/// pod's, which may become shorter; but not before `not_before`.
+/// Waits until the container must be killed: at its own deadline or the pod's,
+/// whichever is first, but not before `not_before`.
 async fn time_is_up(stop: &mut StopDeadline, own: Option<Instant>, not_before: Instant) {
     loop {
         let pods = *stop.borrow_and_update();
@@ -479,13 +479,13 @@ async fn time_is_up(stop: &mut StopDeadline, own: Option<Instant>, not_before: I
         };
         tokio::select! {
             () = sleep => return,
-            // The pod's worker is gone: so is the reason to run.
+            // The pod's worker is gone, so the container must stop.
             changed = stop.changed() => if changed.is_err() { return },
         }
     }
 }
 
-/// What a probe has to tell.
+/// Result of a probe.
 struct ProbeUpdate {
     kind: ProbeKind,
     verdict: Option<bool>,
@@ -531,7 +531,7 @@ impl Probes {
         }
     }
 
-    /// A container that is to end is asked only whether it still serves.
+    /// A terminating container is only probed for readiness.
     fn keep_readiness(&mut self) {
         self.others.drain(..).for_each(|task| task.abort());
     }
@@ -576,10 +576,10 @@ fn restarts(policy: &str, exit_code: i32) -> bool {
     }
 }
 
-/// 64 random hexadecimal digits, as container runtimes use.
+/// A container ID: 64 random hexadecimal digits, as container runtimes use.
 pub fn container_id() -> String {
     let mut bytes = [0; 32];
-    // Fails on no supported kernel; zeroes would still be one valid name.
+    // Does not fail on supported kernels; an ID of zeros would still be valid.
     let _ = std::fs::File::open("/dev/urandom")
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

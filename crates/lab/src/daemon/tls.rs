@@ -1,4 +1,4 @@
-//! TLS to whoever answers: probes trust every certificate, as Kubernetes'.
+//! TLS for probes; certificates are not verified, as in Kubernetes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Begins TLS on a connection.
+/// Starts TLS on a connection.
 pub async fn wrap(stream: TcpStream) -> Result<TlsStream<TcpStream>> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let peer = stream.peer_addr().context("the connection was closed")?.ip();

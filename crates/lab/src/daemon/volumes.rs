@@ -1,5 +1,5 @@
-//! A pod's volumes on disk: made before its containers, kept up to date while
-//! it lives.
+//! Volumes of a pod on disk: created before its containers, updated while it
+//! runs.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -21,21 +21,20 @@ use super::objects::{Objects, Reference};
 use super::projection::{self, Files, Tokens};
 use crate::mount_namespace::BindMount;
 
-/// How long a token is valid where nobody says otherwise.
+/// Default lifetime of a token.
 const TOKEN_SECONDS: i64 = 3600;
 
-/// Where the volumes of one pod are.
+/// Directories of a pod's volumes.
 #[derive(Clone, Debug)]
 pub struct Volumes {
     /// The directory of the pod's volumes.
     pub directory: PathBuf,
-    /// What `hostPath` means: the disk of the pod's node.
+    /// Root of `hostPath` volumes: the disk of the pod's node.
     pub disk: PathBuf,
 }
 
 impl Volumes {
-    /// Makes every volume of a pod, or brings those up to date that show
-    /// something.
+    /// Creates every volume of a pod, and updates projected volumes.
     pub async fn make(&self, client: &Client, facts: &PodFacts) -> Result<()> {
         for volume in facts.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
             let made = self.make_one(client, facts, volume).await;
@@ -68,8 +67,8 @@ impl Volumes {
         )
     }
 
-    /// A host path is below the node's own directory, never the machine's: what
-    /// a pod writes there must not outlive the lab.
+    /// Host paths are below the node's directory, never on the host itself:
+    /// what a pod writes there is removed with the lab.
     fn make_host_path(&self, source: &HostPathVolumeSource) -> Result<()> {
         let path = self.host_path(&source.path)?;
         let kind = source.type_.as_deref().unwrap_or_default();
@@ -111,7 +110,7 @@ impl Volumes {
         Ok(self.disk.join(relative))
     }
 
-    /// What a container mounts, and where.
+    /// The bind mounts of a container.
     pub fn binds(
         &self,
         volumes: &[Volume],
@@ -143,8 +142,9 @@ impl Volumes {
     }
 }
 
-/// The part of a volume that a subPath names: made as a directory if it is not
-/// there, and never outside the volume, whatever links lie in it.
+/// Resolves a subPath in a volume and creates it as a directory if it is
+/// missing. The result is never outside the volume, whatever symbolic links it
+/// contains.
 fn inside(volume: &Path, sub_path: &str, must_exist: bool) -> Result<PathBuf> {
     let wanted = volume.join(sub_path);
     if !must_exist && wanted.symlink_metadata().is_err() {
@@ -158,8 +158,8 @@ fn inside(volume: &Path, sub_path: &str, must_exist: bool) -> Result<PathBuf> {
     Ok(found)
 }
 
-/// Writes the files of a volume as Kubernetes does: into a fresh directory, to
-/// which one link is then moved. A reader sees the old files or the new ones.
+/// Writes the files of a volume atomically, as Kubernetes does: into a new
+/// directory, to which a symbolic link is then switched.
 fn write_files(volume: &Path, files: &Files) -> Result<()> {
     let failed = || format!("cannot write {}", volume.display());
     fs::create_dir_all(volume).with_context(failed)?;
@@ -190,7 +190,7 @@ fn write_files(volume: &Path, files: &Files) -> Result<()> {
     Ok(())
 }
 
-/// One link per file or directory at the top of the volume.
+/// Symbolic links for the top-level entries of the volume.
 fn update_links(volume: &Path, files: &Files) -> std::io::Result<()> {
     let top: std::collections::BTreeSet<&str> =
         files.keys().filter_map(|path| path.split('/').next()).collect();
@@ -210,7 +210,7 @@ fn update_links(volume: &Path, files: &Files) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Are the files there as they should be, and no others?
+/// Whether the directory contains exactly these files.
 fn holds(directory: &Path, files: &Files) -> bool {
     let same = |(path, file): (&String, &projection::ProjectedFile)| {
         let path = directory.join(path);
@@ -242,7 +242,7 @@ async fn request_token(
         spec: Some(TokenRequestSpec {
             audiences: token.audience.clone().map(|audience| vec![audience]),
             expiration_seconds: Some(token.expiration_seconds.unwrap_or(TOKEN_SECONDS)),
-            // The API binds a token to a pod that names its account.
+            // The token is bound to the pod.
             bound_object_ref: named.then_some(pod),
         }),
         ..TokenRequest::default()
@@ -258,20 +258,20 @@ async fn request_token(
     answer.status.and_then(|status| status.token).context("the API server returned no token")
 }
 
-/// Does a change of an object concern a pod's volumes?
+/// Whether a change of this object affects the pod's volumes.
 pub fn shows(volumes: &[Volume], reference: &Reference) -> bool {
     volumes.iter().flat_map(projection::references).any(|one| one == *reference)
 }
 
-/// When the pod's tokens must be fetched again, if it has any: at four fifths
-/// of their life.
+/// When the pod's tokens must be renewed, if it has any: at 80 % of their
+/// lifetime.
 pub fn token_pause(volumes: &[Volume]) -> Option<Duration> {
     let lives = volumes.iter().flat_map(projection::tokens);
     let shortest = lives.map(|token| token.expiration_seconds.unwrap_or(TOKEN_SECONDS)).min()?;
     Some(Duration::from_secs(shortest.max(0) as u64 * 4 / 5).max(Duration::from_secs(1)))
 }
 
-/// Do volumes show the pod's own fields?
+/// Whether volumes project fields of the pod.
 pub fn show_fields(volumes: &[Volume]) -> bool {
     let projected = |volume: &Volume| {
         let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());

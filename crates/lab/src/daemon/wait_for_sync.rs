@@ -1,5 +1,5 @@
-//! Waiting until what was applied is there: the pods run, the EndpointSlices
-//! show them, and every agent has programmed both.
+//! Waits until applied objects are in effect: the pods run, the EndpointSlices
+//! list them, and every agent has programmed both.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use super::agents::Agent;
 use super::rollout::{self, Progress};
 use super::{Lab, endpoints};
 
-/// How long everything that was applied may take.
+/// Timeout for all applied objects.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long the agents of a new lab may take to know of each other.
+/// Timeout for the agents of a new lab to program each other's nodes.
 const NODES_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The first pause between two looks, and the longest.
+/// Minimum and maximum polling interval.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
-/// Waits until what was applied is programmed; the error says what is not,
-/// and why.
+/// Waits until the applied objects are programmed; the error lists what is
+/// not, with the reason.
 pub async fn objects(lab: &Lab, applied: &[Applied], report: &(dyn Fn(String) + Sync)) -> Result<()> {
     let deadline = Instant::now() + TIMEOUT;
     let mut problems = Vec::new();
@@ -56,7 +56,7 @@ pub async fn nodes(lab: &Lab) -> Result<()> {
     agents(lab, &BTreeSet::new(), deadline, &|text| tracing::info!("{text}")).await
 }
 
-/// Looks again and again until it is done, has failed or the time is up.
+/// Polls until it is done, has failed or has timed out.
 async fn until<F: Future<Output = Result<Progress>>>(
     deadline: Instant,
     mut look: impl FnMut() -> F,
@@ -75,9 +75,9 @@ async fn until<F: Future<Output = Result<Progress>>>(
     }
 }
 
-/// Something applied that makes pods.
+/// An applied object that creates pods.
 struct Workload {
-    /// As messages call it.
+    /// Name in messages.
     name: String,
     kind: WorkloadKind,
     key: (String, String),
@@ -133,7 +133,7 @@ impl Workload {
     }
 }
 
-/// Do the EndpointSlices of a namespace show its pods?
+/// Compares the EndpointSlices of a namespace with its pods.
 async fn endpoints_of(lab: &Lab, namespace: &str) -> Result<Progress> {
     let all = ListParams::default();
     let services = Api::<Service>::namespaced(lab.client.clone(), namespace);
@@ -143,7 +143,8 @@ async fn endpoints_of(lab: &Lab, namespace: &str) -> Result<Progress> {
     Ok(endpoints::progress(&services.items, &pods.items, &slices.items))
 }
 
-/// Waits until every agent has programmed what these namespaces hold now.
+/// Waits until every agent has programmed the current objects of these
+/// namespaces.
 async fn agents(
     lab: &Lab,
     namespaces: &BTreeSet<&str>,
@@ -173,7 +174,7 @@ async fn agents(
     if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
 }
 
-/// Asks one agent; one that dies meanwhile is asked again.
+/// Asks one agent; retries if the agent exits meanwhile.
 async fn ask(agent: &Agent, objects: Vec<ObjectVersion>, deadline: Instant) -> Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
@@ -192,8 +193,8 @@ async fn ask(agent: &Agent, objects: Vec<ObjectVersion>, deadline: Instant) -> R
     }
 }
 
-/// The newest object of each kind. The API tells the changes of a kind in
-/// order: who has seen the newest has seen all.
+/// The newest object of each kind. Changes of a kind are delivered in order,
+/// so an agent that has seen the newest has seen all of them.
 struct Newest {
     everywhere: Vec<ObjectVersion>,
     pods: Vec<(String, ObjectVersion)>,
@@ -219,8 +220,8 @@ impl Newest {
         Ok(Newest { everywhere, pods })
     }
 
-    /// What the agent of a node must have seen. It knows of no other node's
-    /// pods.
+    /// The objects that the agent of a node must have seen. It does not watch
+    /// the pods of other nodes.
     fn for_node(&self, node: &str) -> Vec<ObjectVersion> {
         let own = self.pods.iter().filter(|(pod_node, _)| pod_node == node).map(|(_, pod)| pod.clone());
         self.everywhere.iter().cloned().chain(own).collect()

@@ -1,4 +1,4 @@
-//! Facts and a question in, an answer out. Pure.
+//! Computes the response to a DNS query. Pure.
 
 use std::net::IpAddr;
 
@@ -10,38 +10,38 @@ use super::facts::{EndpointFacts, Facts, Key, PortFacts};
 use super::question::{Question, question};
 use super::{DOMAIN, NAMESPACE, SERVICE};
 
-/// Seconds for which an answer holds.
+/// TTL of records in seconds.
 const TTL_S: u32 = 5;
 
-/// Seconds for which the version holds.
+/// TTL of the version record in seconds.
 const VERSION_TTL_S: u32 = 28800;
 
-/// The version of the specification that is followed.
+/// The implemented version of the specification.
 const VERSION: &str = "1.1.0";
 
-/// Names that stand for names are followed so often.
+/// Maximum length of a CNAME chain.
 const ALIASES_MAX: usize = 8;
 
-/// An answer, without its framing.
+/// Content of a DNS response.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
-    /// Whether the name exists.
+    /// Whether the name exists (no NXDOMAIN).
     pub code: ResponseCode,
-    /// The records that were asked for.
+    /// Answer section.
     pub answers: Vec<Record>,
-    /// Records that will be asked for next.
+    /// Additional section.
     pub additionals: Vec<Record>,
-    /// For "no such name" and "no such record": where the zone begins.
+    /// Authority section (SOA) of negative responses.
     pub start_of_authority: Option<Record>,
-    /// Is it a name of this cluster?
+    /// Whether the name is in a zone of this cluster.
     pub authoritative: bool,
 }
 
-/// What a name has: none if there is no such name, else every record that
-/// could be asked for there.
+/// Records of a name: none if it does not exist, otherwise all records of the
+/// requested type.
 type Found = Option<Vec<RData>>;
 
-/// Answers. `name` is as it was asked, so that its case comes back.
+/// Answers a query. `name` keeps the case of the query.
 pub fn answer(facts: &Facts, name: &Name, kind: RecordType) -> Answer {
     let mut answer = Answer { authoritative: true, ..Answer::default() };
     let mut owner = name.clone();
@@ -76,8 +76,8 @@ pub fn answer(facts: &Facts, name: &Name, kind: RecordType) -> Answer {
     answer
 }
 
-/// Nobody here knows such names; a cluster's name that stands for one is told
-/// as far as it goes.
+/// A name outside the cluster does not exist; the CNAME that leads to it is
+/// still returned.
 fn outside(mut answer: Answer) -> Answer {
     if answer.answers.is_empty() {
         answer.authoritative = false;
@@ -119,7 +119,7 @@ fn find(facts: &Facts, question: &Question, kind: RecordType) -> Found {
 fn service(facts: &Facts, key: &Key, kind: RecordType) -> Found {
     let service = facts.service(key)?;
     if let Some(target) = &service.external_name {
-        // A name that cannot be a name has no records.
+        // A name that is not valid in DNS has no records.
         let alias = Name::from_ascii(format!("{}.", target.trim_end_matches('.')));
         return Some(alias.into_iter().map(|name| RData::CNAME(CNAME(name))).collect());
     }
@@ -128,13 +128,13 @@ fn service(facts: &Facts, key: &Key, kind: RecordType) -> Found {
     } else {
         service.cluster_ips.iter().map(address_record).collect()
     };
-    // All its ports, for those who do not know their names.
+    // All ports, for clients that do not know their names.
     let all_ports = Some(()).filter(|()| kind == RecordType::SRV);
     let all_ports = all_ports.and_then(|()| ports(facts, key, &|_| true)).into_iter().flatten();
     Some(addresses.into_iter().chain(all_ports).collect())
 }
 
-/// None where there is nothing.
+/// None if it is empty.
 fn some(found: Vec<RData>) -> Found {
     Some(found).filter(|found| !found.is_empty())
 }
@@ -151,13 +151,13 @@ fn endpoint_addresses(facts: &Facts, key: &Key, wanted: impl Fn(&str) -> bool) -
     addresses.into_iter().map(address_record).collect()
 }
 
-/// An endpoint's addresses under their names.
+/// An endpoint's addresses with their names.
 fn named(endpoint: &EndpointFacts) -> impl Iterator<Item = (String, &IpAddr)> {
     endpoint.addresses.iter().map(|address| (endpoint.name_of(address), address))
 }
 
-/// The SRV records of a Service's named ports that are wanted; none where no
-/// such port is.
+/// The SRV records of a Service's matching named ports; none if there is no
+/// such port.
 fn ports(facts: &Facts, key: &Key, wanted: &dyn Fn(&PortFacts) -> bool) -> Found {
     let service = facts.service(key)?;
     let wanted = |port: &&PortFacts| !port.name.is_empty() && wanted(port);
@@ -171,7 +171,7 @@ fn ports(facts: &Facts, key: &Key, wanted: &dyn Fn(&PortFacts) -> bool) -> Found
             found.extend(named(endpoint).map(|(name, _)| srv(port, below_service(&name, key))));
         }
     }
-    // Both families of one hostname are one target.
+    // Both address families of a hostname share one target.
     found.sort_by_cached_key(ToString::to_string);
     found.dedup();
     some(found)
@@ -181,7 +181,7 @@ fn srv(port: &PortFacts, target: Name) -> RData {
     RData::SRV(SRV::new(0, 100, port.number, target))
 }
 
-/// The names of an address.
+/// PTR records of an address.
 fn owners(facts: &Facts, address: &IpAddr) -> Found {
     if let Some(key) = facts.service_at(address) {
         return Some(vec![RData::PTR(PTR(service_name(key)))]);
@@ -190,7 +190,7 @@ fn owners(facts: &Facts, address: &IpAddr) -> Found {
     some(names.iter().map(|(name, key)| RData::PTR(PTR(below_service(name, key)))).collect())
 }
 
-/// The addresses of the targets of SRV records.
+/// The addresses of SRV targets, for the additional section.
 fn targets(facts: &Facts, answers: &[Record]) -> Vec<Record> {
     let mut names: Vec<&Name> = answers
         .iter()
@@ -227,12 +227,12 @@ fn below_service(label: &str, (namespace, name): &Key) -> Name {
     domain_name(&format!("{label}.{name}.{namespace}.svc.{DOMAIN}."))
 }
 
-/// Names of objects are labels; one that is not has no name to be told.
+/// Object names become DNS labels; invalid ones have no records.
 fn domain_name(text: &str) -> Name {
     Name::from_ascii(text).unwrap_or_else(|_| Name::root())
 }
 
-/// Of the zone in which the name is: the cluster's own, or one of addresses.
+/// The zone of a name: the cluster domain or a reverse zone.
 fn start_of_authority(name: &Name) -> Option<Record> {
     let zones = [DOMAIN, "in-addr.arpa", "ip6.arpa"];
     let zone = zones.into_iter().find(|zone| domain_name(&format!("{zone}.")).zone_of(name))?;

@@ -1,5 +1,5 @@
-//! What of the cluster's objects the answers are made of. A change costs what
-//! changes.
+//! The cluster state from which DNS queries are answered. An update costs time
+//! proportional to the change.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -8,43 +8,43 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice};
 use kube::ResourceExt;
 
-/// The label that names an EndpointSlice's Service.
+/// Label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Namespace and name.
 pub type Key = (String, String);
 
-/// Everything that is known.
+/// All known objects.
 #[derive(Debug, Default)]
 pub struct Facts {
     namespaces: BTreeSet<String>,
     services: HashMap<Key, ServiceFacts>,
     slices: HashMap<Key, SliceFacts>,
-    /// The slices of a Service.
+    /// EndpointSlices by Service.
     slices_of: HashMap<Key, BTreeSet<Key>>,
-    /// The Service that has a cluster address.
+    /// Services by cluster IP.
     by_cluster_ip: HashMap<IpAddr, Key>,
-    /// The slices that hold an address.
+    /// EndpointSlices by endpoint address.
     by_endpoint_ip: HashMap<IpAddr, BTreeSet<Key>>,
 }
 
 /// A Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceFacts {
-    /// Its cluster addresses; none if it is headless.
+    /// Its cluster IPs; empty if it is headless.
     pub cluster_ips: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<PortFacts>,
-    /// The name that it stands for.
+    /// `externalName`.
     pub external_name: Option<String>,
-    /// Names of endpoints that are not ready are told, too.
+    /// `publishNotReadyAddresses`.
     pub tells_not_ready: bool,
 }
 
 /// A port of a Service or of its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortFacts {
-    /// Its name, perhaps empty.
+    /// Its name, which may be empty.
     pub name: String,
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
@@ -65,21 +65,21 @@ pub struct SliceFacts {
 pub struct EndpointFacts {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its own name, if it has one.
+    /// Its hostname, if it has one.
     pub hostname: Option<String>,
-    /// Takes new connections.
+    /// Ready condition.
     pub ready: bool,
 }
 
 impl ServiceFacts {
-    /// Has it no address of its own?
+    /// Whether it has no cluster IP.
     pub fn is_headless(&self) -> bool {
         self.cluster_ips.is_empty() && self.external_name.is_none()
     }
 }
 
 impl EndpointFacts {
-    /// The name of one of its addresses: its own, or one made of the address.
+    /// The name of an address: its hostname, or one derived from the address.
     pub fn name_of(&self, address: &IpAddr) -> String {
         let made = || address.to_string().replace(['.', ':'], "-");
         self.hostname.clone().unwrap_or_else(made)
@@ -87,17 +87,17 @@ impl EndpointFacts {
 }
 
 impl Facts {
-    /// A namespace exists.
+    /// Adds a namespace.
     pub fn apply_namespace(&mut self, name: &str) {
         self.namespaces.insert(name.to_owned());
     }
 
-    /// A namespace is gone.
+    /// Removes a namespace.
     pub fn delete_namespace(&mut self, name: &str) {
         self.namespaces.remove(name);
     }
 
-    /// A Service is new or has changed.
+    /// Adds or updates a Service.
     pub fn apply_service(&mut self, object: &Service) {
         let key = key_of(object);
         self.delete_service(&key);
@@ -108,7 +108,7 @@ impl Facts {
         self.services.insert(key, facts);
     }
 
-    /// A Service is gone.
+    /// Removes a Service.
     pub fn delete_service(&mut self, key: &Key) {
         for address in self.services.remove(key).into_iter().flat_map(|facts| facts.cluster_ips) {
             if self.by_cluster_ip.get(&address) == Some(key) {
@@ -117,7 +117,7 @@ impl Facts {
         }
     }
 
-    /// An EndpointSlice is new or has changed.
+    /// Adds or updates an EndpointSlice.
     pub fn apply_slice(&mut self, object: &EndpointSlice) {
         let key = key_of(object);
         self.delete_slice(&key);
@@ -129,7 +129,7 @@ impl Facts {
         self.slices.insert(key, facts);
     }
 
-    /// An EndpointSlice is gone.
+    /// Removes an EndpointSlice.
     pub fn delete_slice(&mut self, key: &Key) {
         let Some(facts) = self.slices.remove(key) else { return };
         forget(&mut self.slices_of, &facts.service, key);
@@ -138,23 +138,22 @@ impl Facts {
         }
     }
 
-    /// Does this namespace exist?
+    /// Whether this namespace exists.
     pub fn has_namespace(&self, name: &str) -> bool {
         self.namespaces.contains(name)
     }
 
-    /// The Service of this name.
+    /// The Service with this name.
     pub fn service(&self, key: &Key) -> Option<&ServiceFacts> {
         self.services.get(key)
     }
 
-    /// The Service that has this address.
+    /// The Service with this cluster IP.
     pub fn service_at(&self, address: &IpAddr) -> Option<&Key> {
         self.by_cluster_ip.get(address)
     }
 
-    /// The endpoints of a Service that are told, each with the ports of its
-    /// slice.
+    /// The published endpoints of a Service, each with the ports of its slice.
     pub fn endpoints(&self, key: &Key) -> impl Iterator<Item = (&EndpointFacts, &[PortFacts])> {
         let not_ready_too = self.services.get(key).is_some_and(|service| service.tells_not_ready);
         let slices = self.slices_of.get(key).into_iter().flatten();
@@ -163,8 +162,8 @@ impl Facts {
         all.filter(move |(endpoint, _)| endpoint.ready || not_ready_too)
     }
 
-    /// The headless Services that tell an endpoint of this address, and its
-    /// names there.
+    /// The headless Services with an endpoint at this address, with its names
+    /// there.
     pub fn names_at(&self, address: &IpAddr) -> BTreeSet<(String, &Key)> {
         let slices = self.by_endpoint_ip.get(address).into_iter().flatten();
         let services: BTreeSet<&Key> =
@@ -184,7 +183,7 @@ pub fn key_of<K: ResourceExt>(object: &K) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// Takes one out of a set of many; an empty set goes.
+/// Removes a key from the set of `of`; drops the set when it is empty.
 fn forget<K: std::hash::Hash + Eq>(sets: &mut HashMap<K, BTreeSet<Key>>, of: &K, key: &Key) {
     if let Some(set) = sets.get_mut(of) {
         set.remove(key);
@@ -201,7 +200,7 @@ fn service(object: &Service) -> ServiceFacts {
     let ports = spec.ports.iter().flatten();
     let is_external = spec.type_.as_deref() == Some("ExternalName");
     ServiceFacts {
-        // "None" is no address.
+        // "None" is not an address.
         cluster_ips: addresses.filter_map(|text| text.parse().ok()).collect(),
         ports: ports.filter_map(|one| port(&one.name, &one.protocol, Some(one.port))).collect(),
         external_name: spec.external_name.filter(|_| is_external),
@@ -209,7 +208,7 @@ fn service(object: &Service) -> ServiceFacts {
     }
 }
 
-/// None for one that belongs to no Service.
+/// None for a slice without a Service.
 fn slice(object: &EndpointSlice) -> Option<SliceFacts> {
     let name = object.labels().get(SERVICE_NAME)?.clone();
     let ports = object.ports.iter().flatten();
@@ -224,7 +223,7 @@ fn endpoint(object: &ApiEndpoint) -> EndpointFacts {
     EndpointFacts {
         addresses: object.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
         hostname: object.hostname.clone().filter(|name| !name.is_empty()),
-        // `ready` left out means true.
+        // `ready` defaults to true.
         ready: object.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true),
     }
 }

@@ -1,14 +1,14 @@
-//! The cluster's DNS, as Kubernetes' DNS specification 1.1.0 has it.
+//! Cluster DNS according to the Kubernetes DNS specification 1.1.0.
 //!
-//! Reads top-down: `watch` keeps [`facts`] of the API's objects; a question
-//! ([`question`]) is answered out of them ([`answer`]); `serve` speaks the
-//! protocol. [`resolv_conf`] is the other end: what a pod is told about it.
+//! Module order: `watch` keeps the [`facts`] in sync with the API server; a
+//! query is parsed ([`question`]) and answered ([`answer`]); `serve`
+//! implements the protocol. [`resolv_conf`] is the resolver configuration of
+//! pods.
 //!
-//! Where the specification leaves room, CoreDNS as kubeadm configures it is
-//! followed, with two differences. Answers live for 5 s instead of 30, because
-//! labs change. And there is no world outside the cluster: a name that is not
-//! the cluster's does not exist (NXDOMAIN), at once, instead of being asked for
-//! at a server that cannot be reached.
+//! Where the specification leaves a choice, the behaviour is that of CoreDNS
+//! as configured by kubeadm, with two differences: the TTL is 5 s instead of
+//! 30 s, and there is no upstream server. Names outside the cluster get
+//! NXDOMAIN.
 
 mod answer;
 mod facts;
@@ -29,20 +29,20 @@ use crate::address::service_addresses;
 /// The cluster's domain.
 pub const DOMAIN: &str = "cluster.local";
 
-/// The namespace of the Service.
+/// Namespace of the Service.
 pub const NAMESPACE: &str = "kube-system";
 
-/// The Service, as every cluster calls it.
+/// Name of the Service, as in every cluster.
 pub const SERVICE: &str = "kube-dns";
 
 /// The port of DNS.
 pub const PORT: u16 = 53;
 
-/// Which address of a range of Services is the DNS server's, as kubeadm has
+/// Index of the DNS server's address in the Service CIDR, as kubeadm assigns
 /// it.
 const TENTH: u32 = 10;
 
-/// The cluster addresses of the Service, in the order in which they are asked.
+/// The cluster IPs of the Service, in the order of resolv.conf.
 pub fn addresses() -> Vec<IpAddr> {
     service_addresses(TENTH)
 }

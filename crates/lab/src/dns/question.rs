@@ -1,4 +1,4 @@
-//! What a name asks for. Pure; knows no objects.
+//! Parses the name of a query. Pure.
 
 use std::net::IpAddr;
 
@@ -6,14 +6,14 @@ use hickory_server::proto::rr::{LowerName, Name};
 
 use super::DOMAIN;
 
-/// The meaning of a name.
+/// What a name refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// The domain itself.
+    /// The cluster domain itself.
     Domain,
-    /// The version of the specification.
+    /// `dns-version`.
     Version,
-    /// `svc` or `pod`, which hold names and have no records.
+    /// `svc` or `pod`: empty non-terminals.
     Branch,
     /// A namespace, below `svc` or `pod`.
     Namespace(String),
@@ -60,15 +60,15 @@ pub enum Question {
         /// Its address.
         address: IpAddr,
     },
-    /// Whose address is it?
+    /// Reverse lookup of an address.
     Address(IpAddr),
-    /// Nothing that this cluster could have.
+    /// A name in the cluster domain that cannot exist.
     Nothing,
-    /// A name of somebody else's.
+    /// A name outside the cluster domain.
     Outside,
 }
 
-/// Understands a name, in whatever case it is written.
+/// Parses a name, ignoring case.
 pub fn question(name: &LowerName) -> Question {
     let name = Name::from(name.clone());
     let labels: Vec<String> = name.iter().map(|label| String::from_utf8_lossy(label).into_owned()).collect();
@@ -122,7 +122,7 @@ fn pod_address(label: &str) -> Option<IpAddr> {
     ipv4.or_else(|_| label.replace('-', ":").parse().map(IpAddr::V6)).ok()
 }
 
-/// A whole address; a part of one is nobody's.
+/// Parses a complete reverse name; partial ones do not match.
 fn reverse(name: &Name) -> Question {
     let network = name.parse_arpa_name().ok();
     let whole = network.filter(|network| network.prefix_len() == network.max_prefix_len());

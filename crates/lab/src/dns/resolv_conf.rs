@@ -1,4 +1,4 @@
-//! The `/etc/resolv.conf` of a pod, as a kubelet decides it. Pure.
+//! The `/etc/resolv.conf` of a pod, as the kubelet generates it. Pure.
 
 use std::net::IpAddr;
 
@@ -7,12 +7,12 @@ use kube::ResourceExt;
 
 use super::DOMAIN;
 
-/// What resolvers read of each (kubelet and glibc alike).
+/// Limits of the kubelet and glibc.
 const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
 const SEARCH_BYTES_MAX: usize = 2048;
 
-/// What a resolver is told.
+/// Resolver configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Resolver {
     nameservers: Vec<String>,
@@ -20,8 +20,8 @@ struct Resolver {
     options: Vec<(String, Option<String>)>,
 }
 
-/// The text for a pod; `cluster_dns` are the addresses of the cluster's DNS
-/// server, in the order in which they are asked.
+/// The file content for a pod; `cluster_dns` are the cluster DNS addresses in
+/// order.
 pub fn resolv_conf(pod: &Pod, cluster_dns: &[IpAddr]) -> String {
     let mut resolver = match policy(pod) {
         Policy::Cluster => cluster(&pod.namespace().unwrap_or_default(), cluster_dns),
@@ -37,7 +37,7 @@ pub fn resolv_conf(pod: &Pod, cluster_dns: &[IpAddr]) -> String {
     resolver.text()
 }
 
-/// `dnsPolicy`, decided.
+/// Applies `dnsPolicy`.
 enum Policy {
     Cluster,
     Node,
@@ -64,8 +64,8 @@ fn cluster(namespace: &str, cluster_dns: &[IpAddr]) -> Resolver {
     }
 }
 
-/// The nodes of a lab have no resolver of their own. A kubelet whose node has
-/// none names its loopback, where nobody answers: questions fail at once.
+/// The nodes of a lab have no resolver. As in a kubelet without one, the
+/// loopback addresses are used, where queries fail at once.
 fn node() -> Resolver {
     Resolver {
         nameservers: vec!["127.0.0.1".to_owned(), "::1".to_owned()],
@@ -82,7 +82,7 @@ fn add(list: &mut Vec<String>, more: Vec<String>) {
     }
 }
 
-/// The pod's own value of an option wins.
+/// The pod's value of an option takes precedence.
 fn set(options: &mut Vec<(String, Option<String>)>, option: PodDNSConfigOption) {
     let Some(name) = option.name.filter(|name| !name.is_empty()) else { return };
     match options.iter_mut().find(|(known, _)| *known == name) {
@@ -92,7 +92,7 @@ fn set(options: &mut Vec<(String, Option<String>)>, option: PodDNSConfigOption) 
 }
 
 impl Resolver {
-    /// Leaves out what resolvers would not read.
+    /// Drops entries beyond the limits.
     fn fit(&mut self) {
         self.nameservers.truncate(NAMESERVERS_MAX);
         self.searches.truncate(SEARCHES_MAX);

@@ -1,4 +1,4 @@
-//! The protocol: UDP with truncation, TCP, EDNS.
+//! DNS server: UDP with truncation, TCP, EDNS.
 
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use super::answer::{Answer, answer};
 use super::watch::SharedFacts;
 
-/// The largest answer by UDP, bytes: what crosses every network whole. A
-/// client that wants more asks again by TCP.
+/// Maximum UDP response in bytes, which avoids fragmentation. Clients retry
+/// larger ones over TCP.
 const UDP_BYTES_MAX: u16 = 1232;
 
-/// The smallest limit that a client may set, bytes.
+/// Minimum UDP response limit in bytes.
 const UDP_BYTES_MIN: u16 = 512;
 
-/// A TCP connection on which nobody asks is closed.
+/// Idle timeout of TCP connections.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 
-/// Answers of one TCP connection that wait to be taken.
+/// Maximum number of queued responses of a TCP connection.
 const TCP_ANSWERS_MAX: usize = 32;
 
-/// Where questions come in, of either family.
+/// Listening sockets of both families.
 #[derive(Debug, Default)]
 pub struct Sockets {
     /// UDP.
@@ -37,7 +37,7 @@ pub struct Sockets {
     pub tcp: Vec<TcpListener>,
 }
 
-/// Serves until a socket fails, which is the error, or it is dropped.
+/// Serves until a socket fails (the error) or the future is dropped.
 pub async fn serve(sockets: Sockets, facts: Arc<SharedFacts>) -> Result<()> {
     let mut server = Server::new(Handler { facts, turn: AtomicUsize::new(0) });
     for socket in sockets.udp {
@@ -54,7 +54,7 @@ pub async fn serve(sockets: Sockets, facts: Arc<SharedFacts>) -> Result<()> {
 
 struct Handler {
     facts: Arc<SharedFacts>,
-    /// Which of several addresses comes first this time.
+    /// Rotation of address records.
     turn: AtomicUsize,
 }
 
@@ -74,7 +74,7 @@ impl RequestHandler for Handler {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = answer.code;
         metadata.authoritative = answer.authoritative;
-        // What it does not know nobody here does: there is nothing to refer to.
+        // There is no upstream server, so no recursion and no referral.
         metadata.recursion_available = true;
         let soa: Vec<&Record> = answer.start_of_authority.iter().collect();
         let message = builder.build(metadata, &answer.answers, [], soa, &answer.additionals);
@@ -106,7 +106,7 @@ impl Handler {
         if query.query_class() != DNSClass::IN {
             return error(ResponseCode::Refused);
         }
-        // Until the objects have been listed no name may be said not to exist.
+        // Before the initial list is complete, NXDOMAIN would be wrong.
         self.look_up(query).unwrap_or_else(|| error(ResponseCode::ServFail))
     }
 

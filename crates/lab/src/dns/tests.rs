@@ -1,5 +1,4 @@
-//! A cluster of a few objects, and what is answered about it: text in, text
-//! out.
+//! DNS responses for a small set of objects, as text.
 
 use std::str::FromStr;
 
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use super::answer::answer;
 use super::facts::Facts;
 
-/// Namespaces, Services and EndpointSlices of a small shop.
+/// Namespaces, Services and EndpointSlices of the tests.
 fn shop() -> Facts {
     let mut facts = Facts::default();
     ["default", "shop", "kube-system"].iter().for_each(|name| facts.apply_namespace(name));
@@ -60,9 +59,9 @@ fn slice(name: &str, service: &str, family: &str, endpoints: Value) -> EndpointS
     .unwrap()
 }
 
-/// The answer in lines: its code if it is not "no error", its records without
-/// the domain's name, `SOA` where the zone's beginning is told, `+` before
-/// what will be asked next.
+/// A response as lines: its code unless it is NOERROR, its records without the
+/// cluster domain, `SOA` for the authority section, `+` before additional
+/// records.
 fn asked(facts: &Facts, name: &str, kind: &str) -> String {
     let name = Name::from_ascii(format!("{name}.")).unwrap();
     let found = answer(facts, &name, RecordType::from_str(kind).unwrap());
@@ -164,7 +163,7 @@ fn unit_addresses_have_ptr_records() {
     check(&shop, "50.0.96.10.in-addr.arpa", "PTR", &["50.0.96.10.in-addr.arpa. PTR web.shop.svc"]);
     check(&shop, "7.1.244.10.in-addr.arpa", "PTR", &["7.1.244.10.in-addr.arpa. PTR db-0.db.shop.svc"]);
     check(&shop, "8.2.244.10.in-addr.arpa", "PTR", &["8.2.244.10.in-addr.arpa. PTR 10-244-2-8.db.shop.svc"]);
-    // Endpoints of a Service with an address are known by nothing.
+    // Endpoints of a Service with a cluster IP have no PTR records.
     check(&shop, "9.1.244.10.in-addr.arpa", "PTR", &["NXDomain", "SOA in-addr.arpa."]);
     check(&shop, "244.10.in-addr.arpa", "PTR", &["NXDomain", "SOA in-addr.arpa."]);
     let web = "0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa";
@@ -229,7 +228,7 @@ fn unit_any_order_of_changes_ends_in_the_same_answers() {
     facts.apply_slice(&db);
     let both = ["db.shop.svc A 10.244.1.7", "db.shop.svc A 10.244.2.8"];
     check(&facts, "db.shop.svc.cluster.local", "A", &both);
-    // The slice goes over to another Service.
+    // The slice moves to another Service.
     facts.apply_service(&service("web", json!({"clusterIP": "None"})));
     facts.apply_slice(&slice("db-1", "web", "IPv4", db_endpoints()));
     check(&facts, "db.shop.svc.cluster.local", "A", NO_NAME);
@@ -239,7 +238,7 @@ fn unit_any_order_of_changes_ends_in_the_same_answers() {
         "A",
         &both.map(|line| line.replace("db.", "web.")).each_ref().map(String::as_str),
     );
-    // An address goes over to another Service before its owner is gone.
+    // The address moves to another Service before its owner is deleted.
     facts.apply_service(&service("one", json!({"clusterIP": "10.96.0.1"})));
     facts.apply_service(&service("two", json!({"clusterIP": "10.96.0.1"})));
     facts.delete_service(&("shop".into(), "one".into()));

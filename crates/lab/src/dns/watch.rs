@@ -1,4 +1,4 @@
-//! Keeps the facts as the API has them: one watch per kind.
+//! Keeps the facts in sync with the API server: one watch per kind.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -15,13 +15,13 @@ use serde::de::DeserializeOwned;
 
 use super::facts::{Facts, Key, key_of};
 
-/// The pause after a watch that broke.
+/// Delay after a failed watch.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Kinds that are watched.
+/// Number of watched kinds.
 const KINDS: usize = 3;
 
-/// The facts, and whether they are all there yet.
+/// The facts, and whether the initial lists are complete.
 #[derive(Debug, Default)]
 pub struct SharedFacts {
     facts: RwLock<Facts>,
@@ -29,7 +29,7 @@ pub struct SharedFacts {
 }
 
 impl SharedFacts {
-    /// Looks at the facts; none until every kind has been listed once.
+    /// Reads the facts; none until every kind has been listed.
     pub(super) fn read<T>(&self, look: impl FnOnce(&Facts) -> T) -> Option<T> {
         let complete = self.listed.load(Ordering::Acquire) >= KINDS;
         complete.then(|| look(&self.facts.read().unwrap_or_else(PoisonError::into_inner)))
@@ -40,7 +40,7 @@ impl SharedFacts {
     }
 }
 
-/// Follows the API for as long as it is polled.
+/// Watches the API server for as long as it is polled.
 pub async fn watch(client: Client, facts: &SharedFacts) {
     let namespaces = follow::<Namespace>(
         Api::all(client.clone()),

@@ -1,4 +1,5 @@
-//! Who is chosen: by client, by node, by zone; by family.
+//! Backend selection: session affinity, traffic policies, topology hints,
+//! address families.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -96,7 +97,7 @@ pub fn run(fixture: &Fixture) {
     ip_families_and_policies(fixture);
 }
 
-/// By ClusterIP from a pod, by NodePort from outside; both families.
+/// By ClusterIP from a pod, by NodePort from outside; both address families.
 fn session_affinity_holds(fixture: &Fixture) {
     let (asker, client) = (fixture.lab.pod("asker"), fixture.lab.client());
     for address in fixture.lab.service("sticky").cluster_ips {
@@ -107,8 +108,8 @@ fn session_affinity_holds(fixture: &Fixture) {
     }
 }
 
-/// Datagrams of many ports of one pod, packet by packet: the connection table
-/// tells who got them.
+/// Datagrams from many ports of one pod, translated packet by packet. The
+/// conntrack table shows the backends.
 fn session_affinity_holds_over_udp(fixture: &Fixture) {
     for (family, address) in fixture.lab.service("sticky").cluster_ips.iter().enumerate() {
         let asker = fixture.lab.pod("asker");
@@ -131,8 +132,8 @@ fn session_affinity_times_out(fixture: &Fixture) {
     let (asker, client, address) =
         (fixture.lab.pod("asker"), fixture.lab.client(), fixture.cluster_ip("sticky"));
     fixture.patch_service("sticky", json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}));
-    // The tables count in ticks of about a second, and keep a client rather
-    // too long. Half of the pauses lead to the other endpoint.
+    // Timeouts have a resolution of about a second and are rounded up. Half of
+    // the attempts after the timeout select the other endpoint.
     let moves = |target: &ExecTarget<'_>, address: &str, port: u16| {
         let first = ask(target, address, port);
         (0..16).any(|_| {
@@ -156,8 +157,8 @@ fn session_affinity_is_switched(fixture: &Fixture) {
     assert_eq!(responders(&asker, &address, 80), responders(&asker, &address, 80), "and the same");
 }
 
-/// `internalTrafficPolicy: Local`, for pods and nodes, before pods in networks
-/// of their own and in the node's.
+/// `internalTrafficPolicy: Local`, for clients in pods and on nodes, with
+/// backends in pod and host networks.
 fn internal_traffic_policy_local(fixture: &Fixture) {
     let (asker, host, far) =
         (fixture.lab.pod("asker"), fixture.lab.pod("host-asker"), fixture.lab.pod("asker-3"));
@@ -176,7 +177,8 @@ fn internal_traffic_policy_local(fixture: &Fixture) {
     }
 }
 
-/// What a controller makes of `trafficDistribution` and of topology: hints.
+/// EndpointSlice hints, which a controller sets for `trafficDistribution` and
+/// topology.
 fn topology_hints_select_zones_and_nodes(fixture: &Fixture) {
     for (node, zone) in [("node-1", "a"), ("node-2", "b"), ("node-3", "b")] {
         let label = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
@@ -202,26 +204,28 @@ fn topology_hints_select_zones_and_nodes(fixture: &Fixture) {
         (fixture.lab.pod("asker"), fixture.lab.node("node-2"), fixture.lab.pod("asker-3"));
     let address = fixture.cluster_ip("hinted");
 
-    // PreferClose and PreferSameZone: each keeps to its zone.
+    // PreferClose and PreferSameZone: clients use endpoints of their zone.
     fixture.apply(&slice(&[(0, true, zone("a")), (1, true, zone("b"))]).to_string());
     fixture.eventually_answers(&one, &address, 80, &["zoned-1"]);
     fixture.eventually_answers(&two, &address, 80, &["zoned-2"]);
     fixture.eventually_answers(&three, &address, 80, &["zoned-2"]);
-    // A zone without an endpoint goes to all.
+    // A zone without an endpoint uses all endpoints.
     fixture.apply(&slice(&[(0, true, zone("a")), (1, true, zone("a"))]).to_string());
     fixture.eventually_answers(&three, &address, 80, &["zoned-1", "zoned-2"]);
 
-    // PreferSameNode: the node's own; a node without one keeps to its zone.
+    // PreferSameNode: clients use endpoints of their node, without one those
+    // of the zone.
     fixture.apply(&slice(&[(0, true, both("b", "node-1")), (1, true, both("b", "node-2"))]).to_string());
     fixture.eventually_answers(&one, &address, 80, &["zoned-1"]);
     fixture.eventually_answers(&two, &address, 80, &["zoned-2"]);
     fixture.eventually_answers(&three, &address, 80, &["zoned-1", "zoned-2"]);
-    // The node's own is not ready any more: the rest serves.
+    // The node's endpoint is no longer ready: the others are used.
     fixture.apply(&slice(&[(0, true, both("a", "node-1")), (1, false, both("b", "node-2"))]).to_string());
     fixture.eventually_answers(&two, &address, 80, &["zoned-1"]);
 }
 
-/// The same, asked of the Service: the controller writes the hints.
+/// The same with `trafficDistribution` in the Service; the controller writes
+/// the hints.
 fn traffic_distribution_is_honoured(fixture: &Fixture) {
     let (one, two, three) =
         (fixture.lab.pod("asker"), fixture.lab.node("node-2"), fixture.lab.pod("asker-3"));
@@ -237,12 +241,12 @@ fn traffic_distribution_is_honoured(fixture: &Fixture) {
         fixture.apply(&service(json!(distribution)).to_string());
         fixture.eventually_answers(&one, &address, 80, &["zoned-1"]);
         fixture.eventually_answers(&two, &address, 80, &["zoned-2"]);
-        // Its node has none: the other one of its zone.
+        // Its node has no endpoint: the other one of its zone is used.
         fixture.eventually_answers(&three, &address, 80, &["zoned-2"]);
     }
 }
 
-/// Addresses of the families that were asked for, in their order, and each is
+/// Cluster IPs of the requested families in the requested order, all of them
 /// served.
 fn ip_families_and_policies(fixture: &Fixture) {
     let cases: [(&str, Value, &[bool]); 5] = [

@@ -1,6 +1,6 @@
-//! Clients outside: load balancers, external IPs, NodePorts, health checks,
-//! updates under traffic. The client has routes to the addresses, as a
-//! network gives them that announces them.
+//! External clients: load balancers, external IPs, NodePorts, health checks,
+//! updates under traffic. The client has routes to the addresses, as a network
+//! to which they are announced would have.
 
 use std::time::{Duration, Instant};
 
@@ -65,8 +65,8 @@ pub fn run(fixture: &Fixture) {
     rolling_updates_lose_no_request(fixture);
 }
 
-/// The address of a Service of type LoadBalancer, towards which the client now
-/// goes by this node.
+/// The address of a Service of type LoadBalancer, which the client then routes
+/// via this node.
 fn balanced(fixture: &Fixture, name: &str, node: u8) -> String {
     let ip = |fixture: &Fixture| {
         let service = fixture.service(name);
@@ -83,8 +83,8 @@ fn route(fixture: &Fixture, address: &str, node: u8) {
     fixture.lab.client().shell(&line).succeeds();
 }
 
-/// ClusterIP, NodePort, LoadBalancer, other ports, and back; TCP and UDP side
-/// by side on one port.
+/// Type changes ClusterIP, NodePort, LoadBalancer and back, port changes; TCP
+/// and UDP on the same port.
 fn types_and_ports_change(fixture: &Fixture) {
     let (client, asker) = (fixture.lab.client(), fixture.lab.pod("asker"));
     let datagrams = Datagrams::from(&client, 0);
@@ -104,11 +104,11 @@ fn types_and_ports_change(fixture: &Fixture) {
     let address = balanced(fixture, "lb", 3);
     fixture.eventually_answers(&client, &address, 80, &["lb-1", "lb-2"]);
     fixture.eventually("UDP as well", || datagrams.answered(&address, 80));
-    // From pods too, and the NodePort and the ClusterIP have stayed.
+    // Also from pods; NodePort and ClusterIP are unchanged.
     fixture.eventually_answers(&asker, &address, 80, &["lb-1", "lb-2"]);
     assert!(datagram_answered(&asker, &address, 80) && datagram_answered(&asker, &cluster_ip, 80));
     assert_eq!(responders(&client, "172.30.0.13", tcp), set(&["lb-1", "lb-2"]));
-    // Whatever node the packets come to.
+    // Through any node.
     for node in [1, 2] {
         route(fixture, &address, node);
         assert_eq!(responders(&client, &address, 80), set(&["lb-1", "lb-2"]), "through node-{node}");
@@ -163,7 +163,7 @@ fn load_balancer_source_ranges_are_enforced(fixture: &Fixture) {
     fixture.eventually_answers(&client, &address, 80, &["lb-1", "lb-2"]);
 }
 
-/// With either policy, and switched off and on.
+/// With both traffic policies, enabled and disabled.
 fn session_affinity_at_load_balancers(fixture: &Fixture) {
     let client = fixture.lab.client();
     let third = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lb-3", "labels": {"app": "lb"}},
@@ -200,7 +200,7 @@ fn node_ports_can_be_disabled(fixture: &Fixture) {
     fixture.delete("/api/v1/namespaces/default/services/bare");
 }
 
-/// An external IP that is no node's, from a pod and from outside.
+/// An external IP that is not a node address, from a pod and from outside.
 fn external_ips_need_no_node_address(fixture: &Fixture) {
     let (client, asker) = (fixture.lab.client(), fixture.lab.pod("asker"));
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "external"}, "spec": {
@@ -212,8 +212,8 @@ fn external_ips_need_no_node_address(fixture: &Fixture) {
     fixture.delete("/api/v1/namespaces/default/services/external");
 }
 
-/// `externalTrafficPolicy: Local`: the client's address is kept, a node
-/// without endpoints drops, and its health check tells the load balancer.
+/// `externalTrafficPolicy: Local`: the client's address is preserved, a node
+/// without endpoints drops packets, and its health check fails.
 fn a_node_without_endpoints_drops_and_says_so(fixture: &Fixture) {
     let client = fixture.lab.client();
     let address = balanced(fixture, "local", 1);
@@ -234,12 +234,12 @@ fn a_node_without_endpoints_drops_and_says_so(fixture: &Fixture) {
     route(fixture, &address, 3);
     assert_eq!(ask(&client, &address, 80), Answer::Silence);
     assert_eq!(health(3), "503");
-    // Pods and nodes reach it anywhere.
+    // Pods and nodes reach it on any node.
     for target in [fixture.lab.node("node-3"), fixture.lab.pod("asker")] {
         fixture.eventually_answers(&target, &address, 80, &["lb-1", "lb-2"]);
     }
 
-    // Policy Cluster: all nodes serve, none asks for health.
+    // Policy Cluster: all nodes serve, and there is no health check.
     fixture.patch_service("local", json!({"externalTrafficPolicy": "Cluster"}));
     fixture.eventually_answers(&client, &address, 80, &["lb-1", "lb-2"]);
     fixture.eventually_answers(&client, "172.30.0.13", node_port, &["lb-1", "lb-2"]);
@@ -254,8 +254,8 @@ fn a_node_without_endpoints_drops_and_says_so(fixture: &Fixture) {
     fixture.eventually("the health check is back", || health(1) == "200" && health(3) == "503");
     fixture.eventually_answer(&client, &address, 80, &Answer::Silence);
 
-    // The only endpoint of the node terminates: it still serves, and the
-    // load balancer is told to look elsewhere.
+    // The only endpoint of the node is terminating: it still serves, and the
+    // health check fails.
     let ends = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lb-ends", "labels": {"app": "lb"}},
         "spec": {"nodeName": "node-3", "terminationGracePeriodSeconds": 30, "containers": [{"name": "echo",
             "image": "beeline/echo", "ports": [{"containerPort": 8080}, {"containerPort": 7000, "protocol": "UDP"}],
@@ -269,8 +269,8 @@ fn a_node_without_endpoints_drops_and_says_so(fixture: &Fixture) {
     fixture.eventually("it is gone", || fixture.lab.pods("lb-ends").is_empty());
 }
 
-/// A client of one port that keeps asking a load balancer; servers on the same
-/// node and on others.
+/// A client with a fixed port sends to a load balancer address continuously;
+/// backends on the same node and on others.
 fn udp_continues_when_servers_are_replaced(fixture: &Fixture) {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "cycle"}, "spec": {
         "type": "LoadBalancer", "selector": {"app": "cycle"},
@@ -291,8 +291,8 @@ fn udp_continues_when_servers_are_replaced(fixture: &Fixture) {
     }
 }
 
-/// No connection fails while a Deployment is rolled over: the old pods serve
-/// until nobody is sent to them any more.
+/// No connection fails during a rolling update: old pods serve until no new
+/// connections are sent to them.
 fn rolling_updates_lose_no_request(fixture: &Fixture) {
     let deployment = |round: u32| {
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "rolls"}, "spec": {

@@ -1,4 +1,4 @@
-//! The lab of these stories, and short words for what they do with it.
+//! The lab of the conformance tests, and helpers.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -7,32 +7,32 @@ use std::time::Duration;
 use beeline_lab::harness::{ExecTarget, Outcome, TestLab};
 use serde_json::{Value, json};
 
-/// How long a change may take to be seen.
+/// Timeout for a change to take effect.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// Questions that show a random choice: one of two endpoints stays unseen once
-/// in 2^23.
+/// Number of requests that show a random choice: the probability that one of
+/// two endpoints is never chosen is 2^-23.
 pub const MANY: usize = 24;
-/// What curl returns when the connection is refused, and when the time is up.
+/// Exit codes of curl for a refused connection and for a timeout.
 const REFUSED: Option<i32> = Some(7);
 const NO_ANSWER: Option<i32> = Some(28);
 
-/// What came of a question.
+/// Result of a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
-    /// An echo's pod answered.
+    /// A response of this pod.
     Pod(String),
-    /// Refused at once.
+    /// Connection refused.
     Refused,
-    /// Nothing came.
+    /// No response.
     Silence,
 }
 
-/// Asks once over TCP.
+/// Sends one request over TCP.
 pub fn ask(from: &ExecTarget<'_>, address: &str, port: u16) -> Answer {
     answered(&fetch(from, address, port))
 }
 
-/// Who answered, and whom it saw as the client.
+/// The pod that responded, and the client address that it saw.
 pub fn who(from: &ExecTarget<'_>, address: &str, port: u16) -> (String, IpAddr) {
     let outcome = fetch(from, address, port);
     let answer: Value = serde_json::from_str(&outcome.stdout)
@@ -41,7 +41,7 @@ pub fn who(from: &ExecTarget<'_>, address: &str, port: u16) -> (String, IpAddr) 
     (answer["pod"].as_str().unwrap().to_owned(), client.to_canonical())
 }
 
-/// Who answers to many questions, all at once.
+/// All pods that respond to a number of requests.
 pub fn responders(from: &ExecTarget<'_>, address: &str, port: u16) -> BTreeSet<String> {
     let url = url(address, port);
     let line = format!(
@@ -76,17 +76,17 @@ fn answered(outcome: &Outcome) -> Answer {
     }
 }
 
-/// A pod's answer.
+/// A response of this pod.
 pub fn pod(name: &str) -> Answer {
     Answer::Pod(name.to_owned())
 }
 
-/// Names as a set.
+/// A set of names.
 pub fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// The lab, and the API behind it.
+/// The lab and its API server.
 pub struct Fixture {
     pub lab: TestLab,
     server: String,
@@ -108,7 +108,7 @@ impl Fixture {
         self.lab.apply(manifests);
     }
 
-    /// A request to the API; its answer.
+    /// Sends a request to the API server; returns the response.
     pub fn api(&self, method: &str, path: &str, body: &Value) -> Value {
         let url = format!("{}{path}", self.server);
         let token = format!("Authorization: Bearer {}", self.token);
@@ -124,14 +124,14 @@ impl Fixture {
         serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}\n{outcome}"))
     }
 
-    /// Changes an object; the object.
+    /// Patches an object; returns it.
     pub fn patch(&self, path: &str, change: Value) -> Value {
         let answer = self.api("PATCH", path, &change);
         assert_ne!(answer["kind"], "Status", "{path} {change}: {answer}");
         answer
     }
 
-    /// Changes a Service's spec.
+    /// Patches the spec of a Service.
     pub fn patch_service(&self, name: &str, spec: Value) -> Value {
         self.patch(&service_path(name), json!({"spec": spec}))
     }
@@ -149,18 +149,18 @@ impl Fixture {
         self.get(&service_path(name))
     }
 
-    /// The first address of a Service.
+    /// The ClusterIP of a Service.
     pub fn cluster_ip(&self, name: &str) -> String {
         let service = self.service(name);
         service["spec"]["clusterIP"].as_str().unwrap_or_else(|| panic!("{service}")).to_owned()
     }
 
-    /// Waits until something holds.
+    /// Waits until a condition holds.
     pub fn eventually(&self, what: &str, holds: impl FnMut() -> bool) {
         self.lab.wait_until(what, TIMEOUT, holds);
     }
 
-    /// Waits until everybody of them and nobody else answers.
+    /// Waits until exactly these pods respond.
     pub fn eventually_answers(&self, from: &ExecTarget<'_>, address: &str, port: u16, names: &[&str]) {
         let mut seen = BTreeSet::new();
         let deadline = std::time::Instant::now() + TIMEOUT;
@@ -173,7 +173,7 @@ impl Fixture {
         panic!("{address} port {port}: {seen:?} answer instead of {names:?}");
     }
 
-    /// Waits for this answer.
+    /// Waits for this result.
     pub fn eventually_answer(&self, from: &ExecTarget<'_>, address: &str, port: u16, expected: &Answer) {
         let mut last = None;
         let deadline = std::time::Instant::now() + TIMEOUT;
@@ -200,14 +200,14 @@ fn service_path(name: &str) -> String {
     format!("/api/v1/namespaces/default/services/{name}")
 }
 
-/// A client of one port that asks over UDP, past the socket hooks: what it
-/// sends is translated packet by packet, and keeps its conntrack entry.
+/// A UDP client with a fixed port whose packets bypass the socket hooks: they
+/// are translated packet by packet and keep their conntrack entry.
 pub struct Datagrams {
     socket: UdpSocket,
 }
 
 impl Datagrams {
-    /// In the namespace of a target.
+    /// Opens the socket in the network namespace of a target.
     pub fn from(target: &ExecTarget<'_>, family: usize) -> Datagrams {
         let any = ["0.0.0.0:0", "[::]:0"][family];
         let socket = target.netns().enter(|| UdpSocket::bind(any)).unwrap().unwrap();
@@ -215,20 +215,20 @@ impl Datagrams {
         Datagrams { socket }
     }
 
-    /// Does the echo come back?
+    /// Whether the echo is received.
     pub fn answered(&self, address: &str, port: u16) -> bool {
         let to = SocketAddr::new(address.parse().unwrap(), port);
         let mut buffer = [0; 16];
-        // An error is that of a datagram before (nobody listens any more).
+        // An error belongs to an earlier datagram (port unreachable).
         self.socket.send_to(b"question", to).is_ok()
             && self.socket.recv_from(&mut buffer).is_ok_and(|(length, _)| &buffer[..length] == b"question")
     }
 }
 
-/// Does a datagram come back that bash sends? From nodes and pods of the
-/// host's network through the socket hooks.
+/// Whether a datagram sent by bash is echoed. On nodes and in host-network
+/// pods the socket hooks apply.
 pub fn datagram_answered(from: &ExecTarget<'_>, address: &str, port: u16) -> bool {
-    // `read` would take the datagram byte by byte, and lose all but the first.
+    // `read` would read one byte and lose the rest of the datagram.
     let line = format!(
         "exec 3<>/dev/udp/{address}/{port}; echo question >&3; \
          timeout 1 dd bs=64 count=1 <&3 2>/dev/null | grep -q question"

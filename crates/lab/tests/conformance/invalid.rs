@@ -1,6 +1,7 @@
-//! A segment that belongs to a connection and to no place in it: trackers that
-//! call it invalid let it pass untranslated, the client answers the stranger
-//! with a reset, and the connection ends (kubernetes/kubernetes#74839).
+//! A TCP segment far outside the window of its connection. Connection tracking
+//! that marks it invalid passes it on untranslated, the client answers the
+//! unknown peer with a reset, and the connection fails
+//! (kubernetes/kubernetes#74839).
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,12 +14,12 @@ use super::fixture::Fixture;
 
 const PORT: u16 = 9_999;
 const WAIT: Duration = Duration::from_secs(5);
-/// Control bits of TCP (RFC 9293 section 3.1).
+/// TCP control bits (RFC 9293 section 3.1).
 const ACK: u8 = 0x10;
 const RST: u8 = 0x04;
 
-/// Past the socket hooks, so that packets are translated; the server is on
-/// another node, then on the client's.
+/// Without socket hooks, so that packets are translated; the server is on
+/// another node, then on the client's node.
 pub fn connections_survive_invalid_segments(fixture: &Fixture) {
     for name in ["two", "one"] {
         fixture.patch(
@@ -49,10 +50,10 @@ fn play(fixture: &Fixture, name: &str) {
     let (from, to) = (far.local_addr().unwrap(), seen);
     let raw =
         server.enter(|| socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Tcp));
-    // The calls on it are those of a socket of datagrams.
+    // Raw sockets support the same calls as UDP sockets.
     let raw = UdpSocket::from(raw.unwrap().unwrap());
     for (number, flags) in [(1_u32, ACK), (2, RST | ACK), (3, ACK)] {
-        // Far from every window.
+        // Far outside every window.
         let segment = segment(from, to, number.wrapping_mul(0x4000_0000).wrapping_add(0x1000_0000), flags);
         let before = replies(fixture, name);
         raw.send_to(&segment, SocketAddr::new(to.ip(), 0)).unwrap();
@@ -61,7 +62,8 @@ fn play(fixture: &Fixture, name: &str) {
     }
 }
 
-/// Packets of the server that the client's node has translated back.
+/// Packets of the server for which the client's node has reversed the
+/// translation.
 fn replies(fixture: &Fixture, name: &str) -> u64 {
     let service = format!("default/boom-{name}");
     let words = ["conntrack", "list", "--service", &service, "--node", "node-1"];
@@ -70,7 +72,7 @@ fn replies(fixture: &Fixture, name: &str) -> u64 {
     flows.map(|row| row["packets_reply"].as_u64().unwrap()).sum()
 }
 
-/// Both ends hear each other.
+/// Exchanges data in both directions.
 fn exchange(near: &mut TcpStream, far: &mut TcpStream, when: &str) {
     let mut once = |from: bool| -> std::io::Result<()> {
         let (from, to) = if from { (&mut *near, &mut *far) } else { (&mut *far, &mut *near) };
@@ -82,7 +84,7 @@ fn exchange(near: &mut TcpStream, far: &mut TcpStream, when: &str) {
     }
 }
 
-/// A TCP header with four bytes behind it (RFC 9293 section 3.1).
+/// A TCP header with four bytes of data (RFC 9293 section 3.1).
 fn segment(from: SocketAddr, to: SocketAddr, sequence: u32, flags: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(from.port().to_be_bytes());
@@ -103,7 +105,7 @@ fn v4(ip: IpAddr) -> Ipv4Addr {
     }
 }
 
-/// Over pseudo-header and segment (RFC 9293 section 3.1).
+/// Checksum of pseudo-header and segment (RFC 9293 section 3.1).
 fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
     let pseudo = [from.octets(), to.octets(), [0, 6, 0, segment.len() as u8]].concat();
     let words = pseudo.chunks(2).chain(segment.chunks(2));

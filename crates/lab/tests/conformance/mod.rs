@@ -1,4 +1,4 @@
-//! Stories by what they are about.
+//! Conformance tests by topic.
 
 pub mod backend_selection;
 pub mod external;

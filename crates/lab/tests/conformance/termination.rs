@@ -1,5 +1,4 @@
-//! Endpoints that are not ready, terminate, are gone, and are followed by
-//! others.
+//! Endpoints that are not ready, terminating, deleted or replaced.
 
 use serde_json::{Value, json};
 
@@ -83,8 +82,8 @@ fn create(fixture: &Fixture, pod: &Value) {
     assert_eq!(answer["kind"], "Pod", "{answer}");
 }
 
-/// A client that asks all the time while nobody is ready yet is served once
-/// somebody is, on the port that it has had all along.
+/// A client that sends continuously from one port before any endpoint is ready
+/// is served once one is.
 fn unready_endpoints_become_ready(fixture: &Fixture) {
     let probe = json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/conformance-never"]}, "periodSeconds": 1}});
     let mut server = echo("cycle-0", "cycle", "node-1", probe);
@@ -106,7 +105,7 @@ fn unready_endpoints_become_ready(fixture: &Fixture) {
     fixture.delete_pod("cycle-0");
 }
 
-/// A client of a fixed port, and where it asks.
+/// A client with a fixed port, and its destination.
 struct Client {
     what: &'static str,
     socket: Datagrams,
@@ -122,8 +121,8 @@ impl Client {
 
 const LOCAL_CLIENT: &str = "the local policy's client";
 
-/// From a pod by ClusterIP, with both policies, and from outside by NodePort;
-/// both families. Past the socket hooks.
+/// From a pod by ClusterIP with both policies, and from outside by NodePort;
+/// both address families, without socket hooks.
 fn clients(fixture: &Fixture) -> Vec<Client> {
     let mut clients = Vec::new();
     let (asker, outside) = (fixture.lab.pod("asker"), fixture.lab.client());
@@ -142,8 +141,8 @@ fn clients(fixture: &Fixture) -> Vec<Client> {
     clients
 }
 
-/// The server goes, another comes: the same clients are served, on the same
-/// ports, so that what was remembered of the first must not hold them.
+/// A backend is replaced: the same clients are served from the same ports, so
+/// stale conntrack entries must not keep them.
 fn udp_continues_when_servers_are_replaced(fixture: &Fixture) {
     let addresses = fixture.lab.service("cycle").cluster_ips;
     let askers = clients(fixture);
@@ -165,9 +164,10 @@ fn udp_continues_when_servers_are_replaced(fixture: &Fixture) {
     }
 }
 
-/// The number behind the NodePort changes under a client that keeps asking.
+/// The targetPort of a NodePort Service changes while a client sends
+/// continuously.
 fn udp_continues_when_the_target_port_changes(fixture: &Fixture) {
-    // Another Service, cycle-near, keeps the old number in use.
+    // Another Service, cycle-near, keeps using the old targetPort.
     let server = fixture.lab.pods("cycle-3")[0].ips.clone();
     let mut askers = clients(fixture);
     askers.retain(|client| client.what != LOCAL_CLIENT);
@@ -187,12 +187,13 @@ fn udp_continues_when_the_target_port_changes(fixture: &Fixture) {
     }
 }
 
-/// Conntrack entries of the Service `cycle`, on all nodes.
+/// Conntrack entries of the Service `cycle` on all nodes.
 fn connections(fixture: &Fixture) -> String {
     fixture.lab.cli(&["conntrack", "list", "--service", "default/cycle"]).succeeds().stdout
 }
 
-/// Ready ones first; with none, those that still serve while they terminate.
+/// Ready endpoints are preferred; without any, terminating endpoints that
+/// still serve are used.
 fn terminating_endpoints_are_the_fallback(fixture: &Fixture) {
     let slow = json!({"lifecycle": {"preStop": {"exec": {"command": ["sleep", "25"]}}}});
     let mut ends = echo("ends", "ending", "node-1", slow);
@@ -204,10 +205,12 @@ fn terminating_endpoints_are_the_fallback(fixture: &Fixture) {
     fixture.eventually_answers(&asker, &address, 80, &["ends", "stays"]);
 
     fixture.delete("/api/v1/namespaces/default/pods/ends");
-    // One is ready elsewhere: whoever may leave the node goes there.
+    // An endpoint on another node is ready: clients that may leave the node
+    // use it.
     fixture.eventually_answers(&asker, &address, 80, &["stays"]);
     fixture.eventually_answers(&client, "172.30.0.11", 30402, &["stays"]);
-    // Who must stay on the node falls back to the one that terminates.
+    // Clients that must stay on the node fall back to the terminating
+    // endpoint.
     fixture.eventually_answer(&asker, &near, 80, &pod("ends"));
     fixture.eventually_answer(&client, "172.30.0.11", 30403, &pod("ends"));
 
@@ -221,8 +224,8 @@ fn terminating_endpoints_are_the_fallback(fixture: &Fixture) {
     fixture.api("DELETE", "/api/v1/namespaces/default/pods/ends", &force);
 }
 
-/// With `publishNotReadyAddresses`: not ready, and terminating; without it
-/// neither.
+/// With `publishNotReadyAddresses` not ready and terminating endpoints are
+/// used; without it neither is.
 fn unready_addresses_are_published(fixture: &Fixture) {
     let never = json!({
         "readinessProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1},
@@ -242,7 +245,7 @@ fn unready_addresses_are_published(fixture: &Fixture) {
     fixture.eventually_answer(&asker, &address, 80, &Answer::Refused);
 }
 
-/// Such as one that was evicted.
+/// For example pods that were evicted.
 fn finished_pods_are_not_endpoints(fixture: &Fixture) {
     let mut ended =
         echo("failed-1", "failed", "node-2", json!({"image": "any", "command": ["sh", "-c", "exit 3"]}));

@@ -1,4 +1,4 @@
-//! Services that change: ports, types, endpoints, names.
+//! Service updates: ports, types, endpoints, names.
 
 use serde_json::json;
 
@@ -71,7 +71,7 @@ pub fn run(fixture: &Fixture) {
     endpoint_slices_are_merged(fixture);
 }
 
-/// Named target ports that are other numbers in other pods, two ports.
+/// Named target ports with different numbers in different pods; two ports.
 fn several_ports_and_endpoints(fixture: &Fixture) {
     let (asker, addresses) = (fixture.lab.pod("asker"), fixture.lab.service("web").cluster_ips);
     assert_eq!(addresses.len(), 2, "one of each family");
@@ -84,7 +84,7 @@ fn several_ports_and_endpoints(fixture: &Fixture) {
         }
         assert_eq!(ask(&asker, address, 82), Answer::Refused);
     }
-    // An endpoint goes and comes back.
+    // An endpoint is removed and added again.
     for (app, names) in [("other", &["one"] as &[&str]), ("web", &["one", "two"])] {
         fixture.patch("/api/v1/namespaces/default/pods/two", json!({"metadata": {"labels": {"app": app}}}));
         addresses.iter().for_each(|address| fixture.eventually_answers(&asker, address, 80, names));
@@ -111,7 +111,7 @@ fn a_pod_reaches_itself_through_its_service(fixture: &Fixture) {
     assert_eq!(ask(&fixture.lab.pod("one"), &address, 80), pod("one"));
 }
 
-/// A restartable init container serves a port that the Service names.
+/// A sidecar serves a port that the Service selects by name.
 fn a_sidecar_serves(fixture: &Fixture) {
     let address = fixture.cluster_ip("itself");
     fixture.eventually_answer(&fixture.lab.pod("asker"), &address, 84, &pod("one"));
@@ -123,8 +123,8 @@ fn two_protocols_share_a_port(fixture: &Fixture) {
     assert!(datagram_answered(&asker, &address, 80), "UDP beside TCP");
 }
 
-/// One of several Services goes, the others stay; it comes back with the
-/// address that it had.
+/// One of several Services is deleted, the others are unaffected; it is
+/// recreated with the same address.
 fn services_are_recreated(fixture: &Fixture) {
     let (asker, address) = (fixture.lab.pod("asker"), fixture.cluster_ip("itself"));
     let object = fixture.service("itself");
@@ -192,7 +192,7 @@ fn services_of_another_proxy_are_ignored(fixture: &Fixture) {
     }
 }
 
-/// Without a selector; ports and addresses in several slices.
+/// Without a selector; ports and addresses in several EndpointSlices.
 fn endpoint_slices_are_merged(fixture: &Fixture) {
     let ips = ["one", "two"].map(|name| fixture.lab.pods(name)[0].ips[0].clone());
     let slice = |name: &str, ports: serde_json::Value, ip: &str| {

@@ -1,5 +1,5 @@
-//! Bad objects of every kind, and the events that tell what is wrong with
-//! each: one per problem, whatever the number of nodes.
+//! Invalid objects of every kind, and the events about them: one per problem,
+//! whatever the number of nodes.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use super::{Api, TIMEOUT, TestLabExt, pod};
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 const PODS: &str = "/api/v1/namespaces/default/pods";
-/// What the lab's agents may serve, and what not.
+/// Configuration of the lab's agents.
 pub const SETTINGS: [&str; 4] =
     ["--set", "externalIPs.enabled=true", "--set", "externalIPs.allowedCIDRs=198.51.100.0/24"];
-/// A few looks of an agent at its problems.
+/// Several intervals of an agent's problem reports.
 const LOOKS: Duration = Duration::from_secs(3);
 
-/// Object and reason of every event that is to be, and words of it.
+/// Object, reason and part of the message of each expected event.
 const EXPECTED: [(&str, &str, &str); 9] = [
     (
         "Service second",
@@ -46,7 +46,7 @@ fn slice(name: &str, service: &str, address: &str) -> Value {
     })
 }
 
-/// Makes everything that is wrong.
+/// Creates the invalid objects.
 pub fn create_invalid_objects(lab: &TestLab, api: &Api) -> Instant {
     let at = |ip: &str| json!({"externalIPs": [ip], "ports": [{"port": 80}]});
     api.create(SLICES, &slice("stray", "nobody", "10.244.1.200"));
@@ -78,7 +78,7 @@ pub fn create_invalid_objects(lab: &TestLab, api: &Api) -> Instant {
     begin
 }
 
-/// Beeline's events.
+/// Events of Beeline.
 fn beeline_events(api: &Api) -> Vec<Value> {
     let mut events = api.list("/api/v1/namespaces/default/events");
     events.retain(|event| event["source"]["component"] == "beeline");
@@ -97,22 +97,22 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Is there an event of this object with this reason and these words?
+/// The events of this object with this reason and these words.
 fn found<'a>(events: &'a [Value], (object, reason, words): (&str, &str, &str)) -> Vec<&'a Value> {
     let mut found = events_of(events, object);
     found.retain(|event| event["reason"] == reason && text(&event["message"]).contains(words));
     found
 }
 
-/// Events that a node's agent knows of, its own and others'.
+/// Number of events known to a node's agent, including those of other agents.
 fn known_to(lab: &TestLab, node: &str) -> u64 {
     let page = lab.node(node).run(["curl", "-s", "http://127.0.0.1:9879/metrics"]).succeeds().stdout;
     let line = page.lines().find(|line| line.starts_with("beeline_object_events_total{outcome=\"told\"}"));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
-/// Every problem is told, once for all nodes, on the object that has it; what
-/// is repaired is not told any more.
+/// Every problem is reported once for all nodes, on its object; resolved
+/// problems are no longer reported.
 pub fn check(lab: &TestLab, api: &Api) {
     lab.wait_until("every problem is reported", TIMEOUT, || {
         let events = beeline_events(api);
@@ -138,7 +138,7 @@ pub fn check(lab: &TestLab, api: &Api) {
     let bad = |name: &&str| EXPECTED.iter().any(|(object, ..)| object.ends_with(&format!(" {name}")));
     assert!(names.iter().all(bad), "no events about other objects: {names:?}");
 
-    // Repaired: each of the two has what it asks for.
+    // Both objects are repaired.
     api.patch(&format!("{SERVICES}/second"), &json!({"spec": {"externalIPs": ["198.51.100.8"]}}));
     api.create(SERVICES, &service("nobody", json!({"ports": [{"port": 80}]})));
     lab.wait_until("the status lists no problem of these objects", TIMEOUT, || {

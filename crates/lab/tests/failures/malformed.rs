@@ -1,4 +1,4 @@
-//! Frames that no honest pod sends, straight to its device.
+//! Malformed and spoofed frames, sent directly to a pod's device.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,27 +6,28 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-/// The MAC address of every pod's gateway.
+/// MAC address of every pod's gateway.
 const GATEWAY: [u8; 6] = [0x02, 0xbe, 0xe1, 0, 0, 1];
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
 
-/// A maker of malformed in a pod.
+/// Generates and sends malformed frames in a pod.
 pub struct MalformedFrames {
     socket: OwnedFd,
     random: u64,
-    /// The pod's.
+    /// MAC address of the pod.
     pub mac: [u8; 6],
-    /// The pod's.
+    /// IP addresses of the pod.
     pub ips: [IpAddr; 2],
-    /// Those of somebody else.
+    /// IP addresses of another pod.
     pub others: [IpAddr; 2],
 }
 
 impl MalformedFrames {
-    /// On the device with this index in the calling thread's namespace.
+    /// Opens a packet socket on the device with this index in the network
+    /// namespace of the calling thread.
     pub fn open(
         ifindex: u32,
         mac: [u8; 6],
@@ -49,8 +50,8 @@ impl MalformedFrames {
         Ok(MalformedFrames { socket, random: 0x6a75_6e6b, mac, ips, others })
     }
 
-    /// Sends one frame; the numbers go through every kind. A frame that the
-    /// pod's own kernel refuses is none.
+    /// Sends one frame; consecutive numbers cover every kind. Returns false if
+    /// the pod's kernel rejects it.
     pub fn send(&mut self, number: u64) -> bool {
         let frame = self.frame(number);
         nix::unistd::write(&self.socket, &frame).is_ok()
@@ -92,7 +93,7 @@ impl MalformedFrames {
                 frame(GATEWAY, [2, 0, 0, 0, 0, 9], IPV4, &packet)
             }
             10 => {
-                // "I am that other pod" (RFC 826: Ethernet, IPv4, request).
+                // ARP spoofing (RFC 826: Ethernet, IPv4, request).
                 let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 1];
                 packet.extend(self.mac);
                 packet.extend(other4.octets());
@@ -101,7 +102,7 @@ impl MalformedFrames {
                 self.reframed(ARP, &packet)
             }
             _ => {
-                // A whole packet, cut somewhere.
+                // A truncated packet.
                 let mut packet = self.ipv6(own6, other6, &rest);
                 packet.truncate(self.below(60) as usize);
                 self.reframed(IPV6, &packet)
@@ -113,8 +114,8 @@ impl MalformedFrames {
         frame(GATEWAY, self.mac, kind, packet)
     }
 
-    /// A header that says what is true of the addresses and the length, most
-    /// of the time, and of nothing else.
+    /// An IPv4 header with random fields; addresses and length are usually
+    /// correct.
     fn ipv4(&mut self, from: Ipv4Addr, to: Ipv4Addr, rest: &[u8]) -> Vec<u8> {
         let words = 5 + if self.below(4) == 0 { self.below(11) } else { 0 };
         let said = if self.below(4) == 0 { self.next() as u16 } else { 20 + rest.len() as u16 };
@@ -131,7 +132,7 @@ impl MalformedFrames {
         header
     }
 
-    /// The same with any chain of headers behind it.
+    /// The same for IPv6, with random extension headers.
     fn ipv6(&mut self, from: Ipv6Addr, to: Ipv6Addr, rest: &[u8]) -> Vec<u8> {
         let said = if self.below(4) == 0 { self.next() as u16 } else { rest.len() as u16 };
         let next = [0, 6, 17, 43, 44, 50, 51, 58, 59, 60, 135, 255][self.below(12) as usize];
@@ -144,7 +145,7 @@ impl MalformedFrames {
         header
     }
 
-    /// A number that follows from those before (xorshift64).
+    /// Pseudo-random number (xorshift64).
     fn next(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

@@ -1,5 +1,5 @@
-//! What the stories of bad days share: objects by the API, probes between
-//! pods, the agents' answers.
+//! Helpers of the failure tests: objects created through the API, probes
+//! between pods, agent status.
 
 #![allow(dead_code, reason = "not every test crate uses all of it")]
 
@@ -18,13 +18,13 @@ use beeline_lab::protocol::{self, PodStatus};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
-/// The port that echoes in every pod of [`pod`].
+/// The echo port of the pods of [`pod`].
 pub const PORT: u16 = 8080;
 
-/// How long what should happen may take.
+/// Timeout for expected changes.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// An echo on a node, labelled with its name.
+/// An echo pod on a node, labelled with its name.
 pub fn pod(name: &str, node: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -37,7 +37,7 @@ pub fn pod(name: &str, node: &str) -> Value {
     })
 }
 
-/// A Service of both families on port 80 before the pods of this name.
+/// A dual-stack Service on port 80 that selects the pods with this name.
 pub fn service(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
@@ -50,7 +50,7 @@ pub fn service(name: &str) -> Value {
     })
 }
 
-/// The lab's API, asked directly: what `apply` waits for is not waited for.
+/// Direct access to the lab's API server, without the waiting of `apply`.
 pub struct Api {
     runtime: tokio::runtime::Runtime,
     client: kube::Client,
@@ -69,7 +69,7 @@ impl Api {
         Api { runtime, client }
     }
 
-    /// Creates an object, whether it is valid or not.
+    /// Creates an object without validation.
     pub fn create(&self, path: &str, object: &Value) -> Value {
         let request = http::Request::post(path)
             .header("content-type", "application/json")
@@ -87,7 +87,7 @@ impl Api {
         self.send(http::Request::delete(path).body(Vec::new()).unwrap());
     }
 
-    /// Changes an object by a merge patch.
+    /// Applies a merge patch.
     pub fn patch(&self, path: &str, patch: &Value) {
         let request = http::Request::patch(path).header("content-type", "application/merge-patch+json");
         self.send(request.body(serde_json::to_vec(patch).unwrap()).unwrap());
@@ -106,7 +106,7 @@ impl Api {
     }
 }
 
-/// What the stories ask of a lab.
+/// Extensions of [`TestLab`].
 pub trait TestLabExt {
     fn agent(&self, node: &str, action: AgentAction);
     fn agent_client(&self, node: &str) -> Client;
@@ -146,7 +146,7 @@ impl TestLabExt for TestLab {
         ips.try_into().expect("one address of each family")
     }
 
-    /// Its status tells why it does not run, in these words.
+    /// Waits until the pod is not ready for a reason with these words.
     fn wait_for_pod_reason(&self, name: &str, words: &[&str]) {
         self.wait_until(&format!("pod {name} reports {words:?}"), TIMEOUT, || {
             let status = self.pod_status(name);
@@ -158,20 +158,20 @@ impl TestLabExt for TestLab {
         self.wait_until(&format!("pod {name} is gone"), TIMEOUT, || self.pod_status(name).is_none());
     }
 
-    /// What `beeline` prints, however it ends.
+    /// The output of `beeline`, whatever its exit status.
     fn beeline(&self, words: &[&str]) -> String {
         let outcome = self.cli(words);
         outcome.stdout + &outcome.stderr
     }
 }
 
-/// The Service's addresses on port 80.
+/// Addresses of a Service on port 80.
 pub fn service_addresses(lab: &TestLab, name: &str) -> Vec<SocketAddr> {
     let ips = lab.service(name).cluster_ips;
     ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 80)).collect()
 }
 
-/// One connection to an echo and a few bytes there and back.
+/// Connects to an echo and exchanges a few bytes.
 pub fn connect(from: &NetNs, to: SocketAddr) -> std::io::Result<()> {
     let work = || {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
@@ -189,7 +189,7 @@ pub fn connect(from: &NetNs, to: SocketAddr) -> std::io::Result<()> {
     from.enter(work).unwrap()
 }
 
-/// The same, and it must succeed.
+/// The same; fails the test on errors.
 #[track_caller]
 pub fn reach(from: &NetNs, to: SocketAddr) {
     connect(from, to).unwrap_or_else(|error| panic!("{to}: {error}"));

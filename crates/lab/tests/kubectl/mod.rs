@@ -1,4 +1,5 @@
-//! kubectl as a test runs it: one program, one namespace, a home of its own.
+//! Runs kubectl in tests: one version, one namespace, a separate home
+//! directory.
 
 use std::fmt;
 use std::io::Write;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use beeline_lab::harness::TestLab;
 use tempfile::TempDir;
 
-/// The programs that there are; those that are missing are said to be.
+/// The available versions; prints which ones are missing.
 pub fn all() -> Vec<Program> {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/kubectl");
     let known = [("debian", "debian/usr/bin/kubectl"), ("current", "current/kubectl")];
@@ -26,14 +27,14 @@ pub fn all() -> Vec<Program> {
     found
 }
 
-/// A kubectl.
+/// A kubectl program.
 pub struct Program {
     name: &'static str,
     path: PathBuf,
 }
 
 impl Program {
-    /// It, used for one lab.
+    /// Prepares it for a lab.
     pub fn of_lab(self, lab: &TestLab) -> Kubectl {
         let kubeconfig = lab.verb(&["kubeconfig"]).succeeds().stdout.trim().to_owned();
         let (home, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -41,7 +42,7 @@ impl Program {
     }
 }
 
-/// kubectl, used by one person for one lab.
+/// A kubectl configured for a lab.
 pub struct Kubectl {
     program: PathBuf,
     namespace: String,
@@ -51,7 +52,7 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// Where its manifests are: `DIR` in command lines.
+    /// Directory of its manifests, `DIR` in command lines.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -61,34 +62,36 @@ impl Kubectl {
         self.reading(line, "")
     }
 
-    /// Runs a command line that is about no namespace. `NS` is the name of its own.
+    /// Runs a command line without a namespace; `NS` is replaced by the name
+    /// of its namespace.
     pub fn plain(&self, line: &str) -> Said {
         self.finish(self.command(line, &[]), line, "")
     }
 
-    /// The same in its namespace, with something on standard input.
+    /// The same in its namespace, with standard input.
     pub fn reading(&self, line: &str, input: &str) -> Said {
         self.finish(self.command(line, &["--namespace", &self.namespace]), line, input)
     }
 
-    /// A manifest of its namespace.
+    /// The manifest of its namespace.
     pub fn namespace_manifest(&self) -> String {
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {}}}\n", self.namespace)
     }
 
-    /// Whether it is a current one, which sends the built-in kinds that it makes itself as protobuf.
+    /// Whether it is a current version, which sends built-in kinds that it
+    /// generates as protobuf.
     pub fn is_current(&self) -> bool {
         self.program.ends_with("current/kubectl")
     }
 
-    /// Edits an object by a script of sed.
+    /// Edits an object with a sed script.
     pub fn edit(&self, script: &str, line: &str) -> Said {
         let mut command = self.command(line, &["--namespace", &self.namespace]);
         command.env("KUBE_EDITOR", format!("sed -i '{script}'"));
         self.finish(command, line, "")
     }
 
-    /// As somebody with another token.
+    /// The same with another token.
     pub fn with_token(&self, token: &str, line: &str) -> Said {
         let text = std::fs::read_to_string(&self.kubeconfig).unwrap();
         let lines = text.lines().map(|line| match line.find("token:") {
@@ -102,7 +105,7 @@ impl Kubectl {
         self.finish(command, line, "")
     }
 
-    /// Starts a command line that goes on until it is dropped.
+    /// Starts a command line in the background until it is dropped.
     pub fn start(&self, line: &str) -> Running {
         let mut command = self.command(line, &["--namespace", &self.namespace]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
@@ -134,7 +137,7 @@ impl Kubectl {
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_owned();
-        // On a thread: a program that does not read must not hold up the test.
+        // In a thread: a program that does not read must not block the test.
         std::thread::spawn(move || stdin.write_all(input.as_bytes()));
         let output = child.wait_with_output().unwrap();
         Said {
@@ -147,7 +150,7 @@ impl Kubectl {
     }
 }
 
-/// What a command line came to.
+/// Result of a command line.
 pub struct Said {
     line: String,
     namespace: String,
@@ -157,7 +160,7 @@ pub struct Said {
 }
 
 impl Said {
-    /// Fails the test unless standard output holds these words.
+    /// Fails the test unless standard output contains these words.
     #[track_caller]
     pub fn stdout_contains(&self, words: &str) -> &Self {
         let words = words.replace("NS", &self.namespace);
@@ -165,19 +168,19 @@ impl Said {
         self
     }
 
-    /// How many lines it said.
+    /// Number of output lines.
     pub fn lines(&self) -> usize {
         self.stdout.lines().count()
     }
 
-    /// Fails the test if standard output holds these words.
+    /// Fails the test if standard output contains these words.
     #[track_caller]
     pub fn stdout_lacks(&self, words: &str) -> &Self {
         assert!(!self.stdout.contains(words), "did not expect {words:?} in the output\n{self}");
         self
     }
 
-    /// Fails the test unless standard error holds these words.
+    /// Fails the test unless standard error contains these words.
     #[track_caller]
     pub fn stderr_contains(&self, words: &str) -> &Self {
         assert!(self.stderr.contains(words), "expected {words:?} in the output on standard error\n{self}");
@@ -198,7 +201,7 @@ impl fmt::Display for Said {
     }
 }
 
-/// A command line that goes on.
+/// A command line running in the background.
 pub struct Running {
     line: String,
     child: Child,
@@ -206,7 +209,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until it has said these words.
+    /// Waits until the output contains these words.
     #[track_caller]
     pub fn wait_for(&self, words: &str, patience: Duration) {
         let end = Instant::now() + patience;

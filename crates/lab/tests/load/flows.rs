@@ -1,4 +1,4 @@
-//! The flows.
+//! Traffic flows.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -13,14 +13,14 @@ use nix::sys::socket::{
 
 use super::{Flow, FlowStats, TIMEOUT};
 
-/// Time between two echoes, and between two rounds of a stream.
+/// Interval of echo requests and of stream rounds.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Time between two connections, and between two datagrams.
+/// Interval of connections and of datagrams.
 const LONG_PAUSE: Duration = Duration::from_millis(10);
 
-/// Keeps a pacer without catching up: a machine that was busy is not made
-/// busier.
+/// Waits for an interval. Missed intervals are not made up for, so that a busy
+/// machine is not loaded further.
 struct Pacer(Instant, Duration);
 
 impl Pacer {
@@ -34,14 +34,14 @@ impl Pacer {
     }
 }
 
-/// Bytes that differ from host to host, from `start` on.
+/// Pseudo-random bytes that depend on `start`.
 fn content(start: u64, length: usize) -> Vec<u8> {
     let word = |index: u64| (index ^ start).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
     let words = (0..).flat_map(word);
     start.to_be_bytes().into_iter().chain(words).take(length).collect()
 }
 
-/// Segments that this connection has sent again in its life.
+/// Number of retransmitted segments of this connection.
 pub fn retransmitted(stream: BorrowedFd<'_>) -> u64 {
     // SAFETY: tcp_info is plain numbers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -61,15 +61,15 @@ pub fn retransmitted(stream: BorrowedFd<'_>) -> u64 {
     info.tcpi_total_retrans.into()
 }
 
-/// ICMP echoes, one per [`PAUSE`] whether they are answered or not.
+/// ICMP echo requests, one per [`PAUSE`] whether or not they are answered.
 pub struct Pings {
     pub to: IpAddr,
-    /// Identifier of its echoes.
+    /// ICMP identifier.
     pub number: u16,
 }
 
-/// Types of echo request and reply (RFC 792, RFC 4443), and the bytes before
-/// the ICMP header in what a raw socket reads.
+/// ICMP types of echo request and reply (RFC 792, RFC 4443), and the length of
+/// the header that a raw socket returns before them.
 fn echo_types(to: IpAddr) -> (u8, u8, usize) {
     if to.is_ipv4() { (8, 0, 20) } else { (128, 129, 0) }
 }
@@ -83,27 +83,28 @@ impl Pings {
         let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20))?;
         connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(self.to, 0)))?;
-        // The calls on it are those of a socket of datagrams.
+        // Raw sockets support the same calls as UDP sockets.
         let socket = UdpSocket::from(socket);
         socket.set_nonblocking(true)?;
         Ok(socket)
     }
 
-    /// Numbers beyond 16 bits stand in the content; its length varies.
+    /// The full 64-bit number is in the payload, whose length varies.
     fn request(&self, number: u64) -> Vec<u8> {
         let mut message = vec![echo_types(self.to).0, 0, 0, 0];
         message.extend((0xbe00 | self.number).to_be_bytes());
         message.extend((number as u16).to_be_bytes());
         message.extend(content(number, 8 + (number % 1400) as usize));
         if self.to.is_ipv4() {
-            // For ICMPv6 the kernel does it.
+            // The kernel computes the checksum of ICMPv6.
             let sum = checksum(&message);
             message[2..4].copy_from_slice(&sum.to_be_bytes());
         }
         message
     }
 
-    /// The number of the echo that is answered; none if it is something else.
+    /// The number of the request that this packet answers; none for other
+    /// packets.
     fn answer(&self, packet: &[u8]) -> Option<u64> {
         let (_, reply, header) = echo_types(self.to);
         let message = packet.get(header..)?;
@@ -132,7 +133,7 @@ impl Flow for Pings {
         let mut missing: BTreeMap<u64, Instant> = BTreeMap::new();
         let mut buffer = vec![0; 65536];
         let mut last = None;
-        // After the last echo its answer is waited for.
+        // Waits for outstanding replies after the last request.
         while last.is_none_or(|last: Instant| !missing.is_empty() && last.elapsed() < TIMEOUT) {
             if ends.load(Ordering::Relaxed) {
                 last = last.or(Some(Instant::now()));
@@ -179,7 +180,7 @@ fn open_stream(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One round: bytes there and, the same, back.
+/// One round: sends data and checks that it is echoed.
 fn exchange(mut stream: &TcpStream, number: u64, length: usize) -> io::Result<()> {
     let bytes = content(number, length);
     stream.write_all(&bytes)?;
@@ -188,7 +189,7 @@ fn exchange(mut stream: &TcpStream, number: u64, length: usize) -> io::Result<()
     if back == bytes { Ok(()) } else { Err(io::Error::other("the response differs from the request")) }
 }
 
-/// Ends a connection from this side and waits for the other's end.
+/// Closes a connection from this side and waits for the peer to close it.
 fn finish(mut stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     match stream.read(&mut [0; 16])? {
@@ -197,7 +198,7 @@ fn finish(mut stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// One connection that never rests.
+/// One TCP connection with continuous traffic.
 pub struct Stream {
     pub to: SocketAddr,
 }
@@ -215,7 +216,7 @@ impl Flow for Stream {
         let mut pacer = Pacer::new(PAUSE);
         while !ends.load(Ordering::Relaxed) {
             let (asked, number) = (Instant::now(), stats.probes);
-            // From one byte to several segments of the largest size.
+            // From one byte to several segments of maximum size.
             let length = 1 + (number * 379 % 16000) as usize;
             if let Err(error) = exchange(&stream, number, length) {
                 stats.error(format!("failed in round {number} after {:?}: {error}", asked.elapsed()));
@@ -234,7 +235,7 @@ impl Flow for Stream {
     }
 }
 
-/// Connections, one after the other, each for one round.
+/// Consecutive connections with one round each.
 pub struct NewConnections {
     pub to: SocketAddr,
 }
@@ -267,7 +268,7 @@ impl Flow for NewConnections {
     }
 }
 
-/// Datagrams, each answered before the next.
+/// Datagrams, each sent after the response to the previous one.
 pub struct Datagrams {
     pub to: SocketAddr,
     /// How many are sent from one socket before the next socket is opened.

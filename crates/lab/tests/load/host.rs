@@ -1,5 +1,5 @@
-//! A network namespace that traffic starts or ends in, and what its kernel
-//! counts.
+//! A network namespace in which traffic starts or ends, and its kernel
+//! counters.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,18 +9,17 @@ use beeline_kernel::netns::NetNs;
 use beeline_kernel::sysctl;
 use beeline_lab::harness::TestLab;
 
-/// Settings under which TCP sends again what was lost, and only that: by
-/// default a segment whose answer is late by a few milliseconds (the program
-/// at the other end has not had the CPU) is sent again on suspicion. Losses
-/// are still found, a second later. Where the kernel has no such setting, a
-/// very busy machine may fail the test.
+/// Settings with which TCP retransmits only lost segments. By default it may
+/// also retransmit a segment whose acknowledgement is late by a few
+/// milliseconds, for example because the peer had no CPU time. Losses are
+/// still detected after a second. On kernels without these settings the test
+/// may fail on a very busy machine.
 const TCP_SYSCTLS: &[(&str, &str)] = &[
     ("net.ipv4.tcp_early_retrans", "0"), // No tail loss probes.
     ("net.ipv4.tcp_rto_min_us", "1000000"),
 ];
 
-/// Counters that tell what became of packets: `/proc/net/snmp` and
-/// `/proc/net/netstat`.
+/// Counters from `/proc/net/snmp` and `/proc/net/netstat` that are shown.
 const COUNTERS: &[&str] = &[
     "Tcp.RetransSegs",
     "Tcp.AttemptFails",
@@ -51,7 +50,7 @@ const COUNTERS: &[&str] = &[
     "TcpExt.TCPChallengeACK",
 ];
 
-/// A host with its addresses, IPv4 first.
+/// A network namespace with its addresses, IPv4 first.
 pub struct TestHost {
     pub name: String,
     pub netns: Arc<NetNs>,
@@ -82,7 +81,7 @@ impl TestHost {
         self.netns.enter(|| TCP_SYSCTLS.iter().for_each(set)).unwrap();
     }
 
-    /// What has been counted since this host was opened.
+    /// Counters that have changed since this host was opened.
     pub fn changes(&self) -> Vec<(String, u64)> {
         let now = counters(&self.netns);
         let change = |name: &&str| {
@@ -94,13 +93,14 @@ impl TestHost {
 }
 
 fn counters(netns: &NetNs) -> BTreeMap<String, u64> {
-    // `/proc/net` is that of the process; this is the thread's.
+    // `/proc/net` belongs to the process's namespace; this one to the
+    // thread's.
     let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
     let text = netns.enter(|| read("snmp") + &read("netstat")).unwrap();
     parse(&text)
 }
 
-/// Lines come in pairs: `Tcp: NAME NAME ...` and `Tcp: 1 2 ...`.
+/// Pairs of lines: `Tcp: NAME NAME ...` and `Tcp: 1 2 ...`.
 fn parse(text: &str) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     let lines: Vec<&str> = text.lines().collect();

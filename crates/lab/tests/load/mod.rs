@@ -1,8 +1,8 @@
-//! Traffic through a lab that notices every loss: pings, TCP streams, new
-//! connections, datagrams, each flow on a thread of its own. Every flow asks
-//! and waits for its answer before it goes on (or, for pings, sends one per
-//! millisecond), so that nothing is lost by a slow machine: what is missing
-//! at the end was lost on the way.
+//! Traffic through a lab that detects every loss: pings, TCP streams, new
+//! connections, datagrams, with one thread per flow. Every flow waits for a
+//! response before it continues (pings are sent at a fixed rate), so a slow
+//! machine causes no losses: what is missing at the end was lost in the
+//! network.
 
 #![allow(dead_code, reason = "not every test crate uses all of it")]
 
@@ -24,11 +24,11 @@ use flows::{Datagrams, NewConnections, Pings, Stream};
 use host::TestHost;
 use servers::Servers;
 
-/// A caller and a server on node-1, servers on node-2 and node-3, and the
-/// Service in front of the servers, which the client outside asks by its
-/// nodePort. The client serves as well, for pods that reach the outside. The
-/// pods only give their network: the test listens there itself, to see both
-/// ends of every connection.
+/// A client and a server pod on node-1, servers on node-2 and node-3, and a
+/// Service for the servers, which the external client reaches by its nodePort.
+/// The external client is a server, too, for pods that connect to external
+/// hosts. The pods only provide network namespaces: the test itself opens the
+/// sockets, to see both ends of every connection.
 const MANIFESTS: &str = "
 apiVersion: v1
 kind: Pod
@@ -62,16 +62,15 @@ spec:
     - {name: udp, protocol: UDP, port: 80, targetPort: 9000, nodePort: 30900}
 ";
 
-/// Ports of the Service and of the pods behind it.
+/// Ports of the Service and its backends.
 const SERVICE_PORT: u16 = 80;
 const SERVER_PORT: u16 = 9000;
 const NODE_PORT: u16 = 30900;
 
-/// How long an answer may take before it counts as lost: far longer than a
-/// busy machine lets one wait.
+/// Timeout of a response, far longer than delays on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the connections may take to end before the counters are read.
+/// Time for connections to close before the counters are read.
 const CLOSE_WAIT: Duration = Duration::from_millis(1500);
 
 /// Datagrams that the client outside sends from one source port. The node
@@ -85,16 +84,17 @@ const CLOSE_WAIT: Duration = Duration::from_millis(1500);
 /// the same backend. A later change is to bring back one port per datagram.
 const OUTSIDE_PER_SOCKET: u64 = 10;
 
-/// What one flow saw.
+/// Results of a flow.
 #[derive(Default)]
 struct FlowStats {
-    /// Questions answered: echoes, rounds of a stream, connections, datagrams.
+    /// Number of responses: echoes, rounds of a stream, connections,
+    /// datagrams.
     probes: u64,
-    /// The longest time until an answer.
+    /// The longest response time.
     slowest: Duration,
-    /// Segments that TCP sent again, as its sockets tell.
+    /// Number of segments retransmitted by TCP.
     retransmitted: u64,
-    /// What went wrong, in words.
+    /// Error messages.
     errors: Vec<String>,
 }
 
@@ -105,29 +105,29 @@ impl FlowStats {
     }
 
     fn error(&mut self, text: impl fmt::Display) {
-        // The first few tell what there is to tell.
+        // Only the first errors are kept.
         if self.errors.len() < 20 {
             self.errors.push(text.to_string());
         }
     }
 }
 
-/// The kinds of flow.
+/// Kinds of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// ICMP echoes, one per millisecond.
+    /// ICMP echo requests, one per millisecond.
     Ping,
-    /// An open TCP connection that never rests.
+    /// A TCP connection with continuous traffic.
     Stream,
-    /// TCP connections, one after the other.
+    /// Consecutive TCP connections.
     Connect,
-    /// UDP exchanges.
+    /// UDP requests and responses.
     Datagram,
 }
 
-/// One flow: from where, to what.
+/// A flow from one host to a destination.
 trait Flow: Send + Sync + 'static {
-    /// Runs inside the host that it starts from, until told to end.
+    /// Runs in the network namespace of its source host until told to stop.
     fn run(&self, ends: &AtomicBool) -> FlowStats;
 }
 
@@ -137,7 +137,7 @@ struct Running {
     thread: JoinHandle<FlowStats>,
 }
 
-/// Ends every flow when it is dropped, also by a test that fails.
+/// Stops every flow when it is dropped, also by a failing test.
 #[derive(Default)]
 struct StopOnDrop(Arc<AtomicBool>);
 
@@ -147,7 +147,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Traffic that runs.
+/// Running traffic.
 pub struct Traffic {
     begun: Instant,
     ends: StopOnDrop,
@@ -157,7 +157,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Makes the pods and the Service, and starts every flow.
+    /// Creates the pods and the Service, and starts all flows.
     pub fn start(lab: &TestLab) -> Traffic {
         lab.apply(MANIFESTS);
         let pods = ["caller", "near", "far", "farther"].map(|name| TestHost::of_pod(lab, name));
@@ -178,7 +178,7 @@ impl Traffic {
         traffic
     }
 
-    /// Every flow of one address family (0 = IPv4).
+    /// Starts the flows of one address family (0 = IPv4).
     fn start_family(&mut self, family: usize, service: IpAddr) {
         let ips: Vec<IpAddr> = self.hosts.iter().map(|host| host.ips[family]).collect();
         let nodes = [1, 2].map(|number| address::node(number).addresses()[family]);
@@ -219,7 +219,7 @@ impl Traffic {
         self.run(Kind::Datagram, client, nodes[1], Datagrams { to: at, per_socket: OUTSIDE_PER_SOCKET });
     }
 
-    /// The caller asks one more address, with the same ports as the Service.
+    /// Adds flows to one more Service address with the same ports.
     pub fn add_service_flows(&mut self, address: IpAddr) {
         let to = SocketAddr::new(address, SERVICE_PORT);
         self.run(Kind::Stream, 0, address, Stream { to });
@@ -239,7 +239,7 @@ impl Traffic {
         self.running.push(Running { kind, name: format!("{kind:?} {} -> {to}", host.name), thread });
     }
 
-    /// Ends every flow and tells what became of them.
+    /// Stops every flow and returns the results.
     pub fn stop(self) -> Report {
         let elapsed = self.begun.elapsed();
         drop(self.ends);
@@ -258,7 +258,7 @@ impl Traffic {
     }
 }
 
-/// What became of the traffic.
+/// Results of all flows.
 pub struct Report {
     elapsed: Duration,
     flows: Vec<(Kind, String, FlowStats)>,
@@ -268,13 +268,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// All questions asked in flows of this kind.
+    /// Number of responses in flows of this kind.
     fn probes(&self, kind: Kind) -> u64 {
         self.flows.iter().filter(|(of, _, _)| *of == kind).map(|(_, _, stats)| stats.probes).sum()
     }
 
-    /// Fails the test if anything was lost, sent again, refused or wrong, or
-    /// if there was too little traffic to tell.
+    /// Fails the test if anything was lost, retransmitted, refused or wrong,
+    /// or if there was too little traffic for a result.
     pub fn check(&self) {
         let flows = self
             .flows
@@ -287,7 +287,7 @@ impl Report {
         assert!(errors.is_empty(), "{}\n{self}", errors.join("\n"));
     }
 
-    /// Segments that were sent again, as sockets and namespaces tell.
+    /// Retransmitted segments, by socket and by network namespace.
     fn retransmits(&self) -> Vec<String> {
         let by_socket = self.flows.iter().map(|(_, name, stats)| (name.as_str(), stats.retransmitted));
         let by_socket = by_socket.chain([("the servers", self.served.retransmitted)]);
@@ -299,7 +299,7 @@ impl Report {
         retransmits.map(|(who, count)| format!("{who}: {count} segments were retransmitted")).collect()
     }
 
-    /// Flows that asked less than a tenth of what an idle machine lets them.
+    /// Flows with less than a tenth of the rate of an idle machine.
     fn too_slow(&self) -> Vec<String> {
         let least = |kind| match kind {
             Kind::Ping | Kind::Stream => 100.0,

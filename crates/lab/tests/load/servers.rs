@@ -1,4 +1,4 @@
-//! The other ends: TCP and UDP echoes in the pods behind the Service.
+//! TCP and UDP echo servers in the pods of the Service.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -18,13 +18,13 @@ use super::{FlowStats, SERVER_PORT, TIMEOUT};
 pub struct Servers {
     ends: Arc<AtomicBool>,
     stats: Arc<Mutex<FlowStats>>,
-    /// Where each TCP server listens, to wake it.
+    /// Addresses of the TCP servers, to wake them up.
     listeners: Vec<(Arc<beeline_kernel::netns::NetNs>, SocketAddr)>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Servers {
-    /// Listens in every host on both protocols and families.
+    /// Starts servers for both protocols and families in every host.
     pub fn start(hosts: &[TestHost]) -> Servers {
         let mut servers = Servers {
             ends: Arc::default(),
@@ -47,7 +47,7 @@ impl Servers {
         servers
     }
 
-    /// Ends them and tells what they saw.
+    /// Stops the servers and returns their results.
     pub fn stop(self) -> FlowStats {
         self.ends.store(true, Ordering::Relaxed);
         for (netns, address) in &self.listeners {
@@ -85,7 +85,7 @@ fn accept(listener: &TcpListener, ends: &AtomicBool, stats: &Arc<Mutex<FlowStats
 
 fn echo_stream(mut stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    // Longer than clients wait: they tell first.
+    // Longer than the clients' timeout, so that clients report errors first.
     stream.set_read_timeout(Some(TIMEOUT * 2))?;
     let mut buffer = vec![0; 65536];
     loop {

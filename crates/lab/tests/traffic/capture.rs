@@ -1,4 +1,4 @@
-//! What travels through a namespace, seen by a packet socket on every device.
+//! Captures the packets of a network namespace with a packet socket.
 
 use std::io::Result;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,21 +16,21 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::packet::describe;
 
-/// Room for what has not been read yet.
+/// Receive buffer size.
 const QUEUE_BYTES: usize = 256 << 20;
 const FRAME_BYTES_MAX: usize = 70_000;
-/// How often the end is looked for.
+/// Interval at which the stop flag is checked.
 const TICK_MS: i64 = 20;
 
-/// A frame as it passed a device.
+/// A captured frame.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Name of the target.
+    /// Name of the network namespace.
     pub target: String,
     pub device: String,
-    /// Since the capture began.
+    /// Time since the start of the capture.
     pub at: Duration,
-    /// Sent by the device; else received by it.
+    /// Sent by the device; otherwise received.
     pub outgoing: bool,
     pub bytes: Vec<u8>,
 }
@@ -55,21 +55,20 @@ struct Captured {
 }
 
 impl Capture {
-    /// Every frame from now on in these namespaces.
+    /// Starts captures in these network namespaces.
     pub fn start<'a>(begun: Instant, places: impl IntoIterator<Item = (&'a str, &'a NetNs)>) -> Capture {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = places.into_iter().map(|(name, netns)| {
             let socket = netns.enter(packet_socket).unwrap().unwrap();
             let netns = NetNs::open(netns.name()).unwrap();
             let (name, stop) = (name.to_owned(), stop.clone());
-            // Names of devices are looked up inside.
+            // Device names are resolved inside the namespace.
             std::thread::spawn(move || netns.enter(|| read(&socket, &name, begun, &stop)).unwrap())
         });
         Capture { threads: threads.collect(), stop }
     }
 
-    /// All that was seen, by time; fails the test if the socket had to leave
-    /// something out.
+    /// All captured frames by time; fails the test if the socket dropped any.
     pub fn stop(self) -> Vec<Frame> {
         self.stop.store(true, Ordering::Relaxed);
         let mut frames = Vec::new();
@@ -95,7 +94,7 @@ fn read(socket: &OwnedFd, target: &str, begun: Instant, stop: &AtomicBool) -> Ca
     let mut frames = Vec::new();
     let mut buffer = vec![0; FRAME_BYTES_MAX];
     loop {
-        // Asked before reading: what came before the end is read in any case.
+        // Checked before reading: frames before the stop are read in any case.
         let last = stop.load(Ordering::Relaxed);
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
             Ok((length, Some(from))) => frames.push(Frame {
@@ -108,7 +107,7 @@ fn read(socket: &OwnedFd, target: &str, begun: Instant, stop: &AtomicBool) -> Ca
             Ok((_, None)) => unreachable!("packet sockets report the device"),
             Err(nix::Error::EAGAIN) if last => break,
             Err(nix::Error::EAGAIN | nix::Error::EINTR) => {}
-            // A device of the namespace has gone down; the others go on.
+            // A device of the namespace is down; the others continue.
             Err(nix::Error::ENETDOWN) => {}
             Err(errno) => panic!("{target}: cannot capture: {errno}"),
         }
@@ -121,7 +120,7 @@ fn device_name(index: usize) -> String {
     name.unwrap_or_else(|_| format!("device {index}"))
 }
 
-/// How many frames found no room in the queue.
+/// Number of frames dropped for lack of buffer space.
 fn missed(socket: &OwnedFd) -> u32 {
     let mut statistics = [0_u32; 2]; // struct tpacket_stats: packets, drops
     let mut length = size_of_val(&statistics) as libc::socklen_t;

@@ -1,12 +1,11 @@
-//! Are the checksums of captured frames right? By computation over the bytes
-//! alone; fragments are put together first.
+//! Verifies the checksums of captured frames, after reassembly of fragments.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::traffic::packet::{Fragment, ICMP, ICMPV6, IpPacket, TCP, UDP, internet_checksum, sum, u16_at};
 
-/// What was found right.
+/// Number of correct packets.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Right {
     pub ipv4_headers: usize,
@@ -14,11 +13,11 @@ pub struct Right {
     pub udp: usize,
     pub icmp: usize,
     pub icmpv6: usize,
-    /// Of those, how many came in fragments.
+    /// Number of these that were fragmented.
     pub reassembled: usize,
 }
 
-/// Takes frames in the order in which they passed one point.
+/// Takes the frames of one capture point in order.
 #[derive(Default)]
 pub struct Verifier {
     pub right: Right,
@@ -41,7 +40,7 @@ struct Parts {
 }
 
 impl Verifier {
-    /// Says what is wrong with a frame, or with the packet that it completes.
+    /// Checks a frame, or the packet that it completes.
     pub fn take(&mut self, frame: &[u8]) -> Result<(), String> {
         let Some(packet) = IpPacket::of_frame(frame) else { return Ok(()) };
         if packet.src.is_ipv4() {
@@ -60,7 +59,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// Packets of which a fragment is missing.
+    /// Packets with missing fragments.
     pub fn incomplete(&self) -> usize {
         self.fragments.len()
     }
@@ -94,7 +93,7 @@ impl Parts {
     }
 }
 
-/// The header that an ICMP error quotes has a checksum of its own.
+/// The IP header quoted in an ICMP error has its own checksum.
 fn quoted(message: &[u8]) -> Result<(), String> {
     match (message[0], message.get(8..28)) {
         (3 | 11 | 12, Some(header)) => zero("quoted IPv4 header", sum(header)),
@@ -102,7 +101,7 @@ fn quoted(message: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The sum over something with its right checksum is zero.
+/// The sum over data that includes a correct checksum is zero.
 fn zero(what: &str, sum: u64) -> Result<(), String> {
     match internet_checksum(sum) {
         0 => Ok(()),
@@ -114,7 +113,7 @@ fn zero(what: &str, sum: u64) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    /// A DNS question, as captured: IPv4, UDP.
+    /// A captured DNS query: IPv4, UDP.
     const FRAME: &str = "02bee10000010242ac1e00c80800\
         4500003412340000401125250af401020af40203\
         9c40003500205a4b00112233445566778899aabbccddeeff0011223344556677";
@@ -123,7 +122,7 @@ mod tests {
         let digits: Vec<u8> = FRAME.bytes().filter(u8::is_ascii_hexdigit).collect();
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
         let mut frame: Vec<u8> = digits.chunks(2).map(byte).collect();
-        // The sums are set here: what is tested is that changes are noticed.
+        // Set the checksums here: the test is about changed bytes.
         frame[24..26].fill(0);
         let header = internet_checksum(sum(&frame[14..34]));
         frame[24..26].copy_from_slice(&header.to_be_bytes());
@@ -139,7 +138,8 @@ mod tests {
         let mut verifier = Verifier::default();
         verifier.take(&frame()).unwrap();
         assert_eq!(verifier.right, Right { ipv4_headers: 1, udp: 1, ..Right::default() });
-        // From the identification on: lengths and protocol lead elsewhere.
+        // Starting at the identification field: length and protocol would
+        // change the parsing.
         for at in (18..20).chain(22..23).chain(24..frame().len()) {
             let mut frame = frame();
             frame[at] ^= 0x10;

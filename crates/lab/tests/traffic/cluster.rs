@@ -1,5 +1,6 @@
-//! Two nodes, three pods, a Service before each, one before all of them, one
-//! before nobody; echoes on the nodes and on the client as well.
+//! A cluster of two nodes and three pods, with a Service for each pod, one for
+//! all pods and one without endpoints; echo servers on the nodes and the
+//! client as well.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::Command;
@@ -9,18 +10,19 @@ use beeline_kernel::netns::NetNs;
 use beeline_lab::address::{CLIENT, Pair};
 use beeline_lab::harness::{Background, ExecTarget, TestLab, program};
 
-/// What every echo listens on.
+/// Port of the echo servers.
 pub const TCP_PORT: u16 = 8080;
 pub const UDP_PORT: u16 = 7000;
-/// What the Services listen on: other numbers, so that ports are translated.
+/// Ports of the Services; they differ, so that ports are translated.
 pub const SERVICE_TCP_PORT: u16 = 80;
 pub const SERVICE_UDP_PORT: u16 = 53;
-/// The first Service's nodePorts, TCP and UDP, and then the next one's.
+/// NodePorts of the first Service, TCP and UDP; the other Services use the
+/// following ones.
 pub const FIRST_NODE_PORT: u16 = 30_080;
-/// What no Service listens on.
+/// A port that no Service has.
 pub const NO_SERVICE_PORT: u16 = 81;
 
-/// Whom a pod that is its own backend sees as the client.
+/// The client address seen by a pod that is its own backend (hairpin).
 const HAIRPIN: Pair =
     Pair { ipv4: Ipv4Addr::new(169, 254, 42, 1), ipv6: Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0xbee1, 1) };
 
@@ -43,7 +45,7 @@ impl Family {
         }
     }
 
-    /// Bytes of the IP header.
+    /// Length of the IP header in bytes.
     pub fn header_bytes(self) -> usize {
         match self {
             Family::V4 => 20,
@@ -60,13 +62,13 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Runs a shell's command line inside the network namespace alone.
+    /// Runs a shell command line in the network namespace only.
     pub fn shell(&self, line: &str) -> String {
         shell(&self.netns, line)
     }
 }
 
-/// Where probes go.
+/// Destination of a probe.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub name: String,
@@ -76,26 +78,26 @@ pub struct Target {
     pub answers: Answers,
 }
 
-/// What is expected there.
+/// Expected result.
 #[derive(Clone, Debug)]
 pub enum Answers {
-    /// An echo, in a pod of one of these names (none: not in a pod), which
+    /// A response of an echo in one of these pods (empty: not in a pod), which
     /// sees this client.
     Echo { pods: Vec<&'static str>, client: Client },
-    /// A refusal, at once.
+    /// Connection refused, at once.
     Refusal,
 }
 
-/// Whom the other end sees as its client.
+/// Client address that the backend sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// The one who asked.
+    /// The sender's address.
     Sender,
-    /// A stand-in: a pod that is its own backend must not see itself.
+    /// The hairpin address: a pod that is its own backend.
     Hairpin,
-    /// Either: the backend is chosen at random and may be the sender.
+    /// Either one: the backend is chosen at random and may be the sender.
     SenderOrHairpin,
-    /// The node that was asked: answers have to come back through it.
+    /// The address of the node: responses must return through it.
     Node(Pair),
 }
 
@@ -131,8 +133,8 @@ impl Target {
     }
 }
 
-/// Stands until [`Cluster::down`], or until it is dropped by a failing test,
-/// which then shows the lab's state.
+/// Exists until [`Cluster::down`], or until it is dropped by a failing test,
+/// which then prints the lab's state.
 pub struct Cluster {
     endpoints: Vec<Endpoint>,
     echoes: Vec<Background>,
@@ -172,25 +174,25 @@ impl Cluster {
             .unwrap_or_else(|| panic!("there is no {name}"))
     }
 
-    /// The echo of a pod, a node or the client.
+    /// The echo server of a pod, a node or the client.
     pub fn target(&self, name: &str) -> Target {
         Target::endpoint(self.endpoint(name))
     }
 
-    /// The Service before one pod, as `sender` should find it.
+    /// The Service for one pod, with the result that `sender` should get.
     pub fn service(&self, pod: &'static str, sender: &str) -> Target {
         let client = if pod == sender { Client::Hairpin } else { Client::Sender };
         let answers = Answers::Echo { pods: vec![pod], client };
         self.service_target(&format!("to-{pod}"), answers)
     }
 
-    /// The Service before all pods.
+    /// The Service for all pods.
     pub fn service_of_all(&self) -> Target {
         let pods = PODS.iter().map(|(pod, _)| *pod).collect();
         self.service_target("to-all", Answers::Echo { pods, client: Client::SenderOrHairpin })
     }
 
-    /// The Service before one pod at the nodePort of a node, for the outside.
+    /// The nodePort of a pod's Service at a node, for external clients.
     pub fn node_port(&self, pod: &'static str, node: &str) -> Target {
         let at = PODS.iter().position(|(name, _)| *name == pod).unwrap();
         let addresses = self.endpoint(node).addresses;
@@ -204,12 +206,12 @@ impl Cluster {
         }
     }
 
-    /// The Service that has no endpoints.
+    /// The Service without endpoints.
     pub fn service_of_nobody(&self) -> Target {
         self.service_target("to-nobody", Answers::Refusal)
     }
 
-    /// A port that the Service before a pod lacks.
+    /// A port that a pod's Service does not have.
     pub fn service_without_port(&self, pod: &str) -> Target {
         let found = self.service_target(&format!("to-{pod}"), Answers::Refusal);
         Target {
@@ -245,7 +247,7 @@ impl Cluster {
     }
 }
 
-/// Runs a shell's command line inside a namespace; fails the test if it fails.
+/// Runs a shell command line in a namespace; fails the test on errors.
 pub fn shell(netns: &NetNs, line: &str) -> String {
     let run = || Command::new("sh").args(["-c", line]).output().unwrap();
     let output = netns.enter(run).unwrap();

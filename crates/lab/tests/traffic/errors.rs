@@ -1,5 +1,5 @@
-//! ICMP errors as the sender's socket gets them (`IP_RECVERR`, ip(7)): the
-//! kernel hands one over only if what it quotes is what the socket sent.
+//! ICMP errors as received by the sender's socket (`IP_RECVERR`, ip(7)): the
+//! kernel delivers them only if they quote a packet of the socket.
 
 use std::io::{Error, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -11,28 +11,28 @@ use nix::cmsg_space;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 
-/// How long an error may take on a busy machine.
+/// Timeout of an error on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// May a packet be fragmented on its way? `IP_PMTUDISC_DONT` and `_DO`.
+/// Whether a packet may be fragmented: `IP_PMTUDISC_DONT` and `_DO`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmenting {
     Allowed,
     Forbidden,
 }
 
-/// An error that came by ICMP or ICMPv6.
+/// An ICMP or ICMPv6 error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
     pub kind: u8,
     pub code: u8,
-    /// For a packet that is too big, the MTU.
+    /// MTU, for packets that are too big.
     pub info: u32,
-    /// Who sent it.
+    /// Source address.
     pub from: IpAddr,
 }
 
-/// A datagram socket of the calling thread's namespace.
+/// Opens a UDP socket in the network namespace of the calling thread.
 pub fn udp_socket(to: SocketAddr, fragmenting: Fragmenting) -> UdpSocket {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).unwrap();
@@ -52,7 +52,7 @@ pub fn udp_socket(to: SocketAddr, fragmenting: Fragmenting) -> UdpSocket {
     socket
 }
 
-/// Sets TTL or hop limit of what the socket sends.
+/// Sets the TTL or hop limit of a socket.
 pub fn set_ttl(socket: &UdpSocket, ttl: u8) {
     let (level, name) = match socket.peer_addr().unwrap() {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
@@ -61,7 +61,7 @@ pub fn set_ttl(socket: &UdpSocket, ttl: u8) {
     set_option(socket, level, name, ttl.into()).unwrap();
 }
 
-/// What a connected socket takes for the path's MTU.
+/// The path MTU of a connected socket.
 pub fn path_mtu(socket: &impl AsRawFd, v6: bool) -> u32 {
     let (level, name) =
         if v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
@@ -90,12 +90,12 @@ fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) ->
     if result == 0 { Ok(()) } else { Err(Error::last_os_error()) }
 }
 
-/// The next error that came from the network; none if none comes in time.
+/// The next ICMP error; none after the timeout.
 pub fn next_error(socket: &UdpSocket) -> Option<IcmpError> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
         let left = deadline.checked_duration_since(Instant::now())?;
-        // The queue of errors is told by POLLERR, which is always waited for.
+        // POLLERR signals the error queue and is always polled for.
         let mut waited = [PollFd::new(socket.as_fd(), PollFlags::empty())];
         poll(&mut waited, PollTimeout::try_from(left.as_millis() as u32).unwrap()).unwrap();
         if let Some(error) = queued_error(socket) {

@@ -1,5 +1,5 @@
-//! Frames made by hand, as no kernel would send them, and a packet socket to
-//! send them.
+//! Builds frames that no kernel would send, and sends them with a packet
+//! socket.
 
 use std::io::{Error, Result};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +15,7 @@ pub type Mac = [u8; 6];
 const PAYLOAD: &[u8] = b"who am I?";
 const SOURCE_PORT: u16 = 40_000;
 
-/// A datagram with a few bytes; source and destination of one family.
+/// A short UDP datagram; source and destination have the same family.
 pub fn udp(mac_src: Mac, mac_dst: Mac, src: IpAddr, dst: IpAddr, port: u16) -> Vec<u8> {
     let length = (8 + PAYLOAD.len()) as u16;
     let mut frame = [mac_dst, mac_src].concat();
@@ -40,7 +40,7 @@ pub fn udp(mac_src: Mac, mac_dst: Mac, src: IpAddr, dst: IpAddr, port: u16) -> V
     frame
 }
 
-/// Ethertype and header.
+/// EtherType and IP header.
 fn ipv4_header(src: Ipv4Addr, dst: Ipv4Addr, payload_bytes: u16) -> Vec<u8> {
     let mut header = vec![0x45, 0];
     header.extend((20 + payload_bytes).to_be_bytes());
@@ -51,7 +51,7 @@ fn ipv4_header(src: Ipv4Addr, dst: Ipv4Addr, payload_bytes: u16) -> Vec<u8> {
     [vec![0x08, 0x00], header].concat()
 }
 
-/// An ARP announcement (RFC 5227 section 1.1): `ip` is mine.
+/// An ARP announcement (RFC 5227 section 1.1) of `ip`.
 pub fn arp(mac: Mac, ip: Ipv4Addr) -> Vec<u8> {
     let mut frame = [[0xff; 6], mac].concat();
     frame.extend([0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, 1]);
@@ -62,7 +62,7 @@ pub fn arp(mac: Mac, ip: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-/// Sends a frame out of a device of the calling thread's namespace.
+/// Sends a frame on a device of the calling thread's network namespace.
 pub fn send(device: &str, frame: &[u8]) -> Result<()> {
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
     let address = libc::sockaddr_ll {

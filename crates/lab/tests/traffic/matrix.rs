@@ -1,4 +1,4 @@
-//! Who talks to whom, and how: the list of all probes, and their run.
+//! The list of all connectivity probes, and their execution.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -9,18 +9,19 @@ use super::capture::{Capture, Frame};
 use super::cluster::{Answers, Cluster, Endpoint, FAMILIES, Family, Target};
 use super::probe::{Probe, Question};
 
-/// Frames of a captured failure that are shown.
+/// Number of frames shown of a failure's capture.
 const FRAMES_SHOWN_MAX: usize = 120;
-/// A place gives up after so many failures: each may take seconds.
+/// A sender stops after this many failures: each may take seconds.
 const FAILURES_MAX: usize = 8;
 
-/// From a pod, a node or the client to one of these or a Service.
+/// A probe's source (pod, node or client) and destination (the same or a
+/// Service).
 pub struct ProbePath<'a> {
     pub from: &'a Endpoint,
     pub to: Target,
 }
 
-/// All ways, with pods at either end unless they are named otherwise.
+/// All paths; both ends are pods unless stated otherwise.
 pub fn ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
     let mut ways = pod_ways(cluster);
     ways.extend(host_ways(cluster));
@@ -28,8 +29,8 @@ pub fn ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
     ways
 }
 
-/// Nodes to Services, past the socket hooks, since this test's threads are in
-/// no cgroup of a node; nodePorts.
+/// Nodes to Services without socket hooks, because the threads of this test
+/// are in no node's cgroup; NodePorts.
 fn translated_ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
     let way = |from: &str, to| ProbePath { from: cluster.endpoint(from), to };
     vec![
@@ -44,8 +45,8 @@ fn translated_ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
     ]
 }
 
-/// The ways that never leave Beeline's path: pod to pod, to Service, to and
-/// from the outside.
+/// Paths that are entirely handled by Beeline: between pods, Services and
+/// external hosts.
 pub fn pod_ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
     let way = |from: &str, to| ProbePath { from: cluster.endpoint(from), to };
     vec![
@@ -77,7 +78,7 @@ pub fn host_ways(cluster: &Cluster) -> Vec<ProbePath<'_>> {
     ]
 }
 
-/// Every question to everybody.
+/// All probes.
 pub fn probes<'a>(ways: Vec<ProbePath<'a>>) -> Vec<Probe<'a>> {
     let mut probes = Vec::new();
     for ProbePath { from, to } in ways {
@@ -89,8 +90,8 @@ pub fn probes<'a>(ways: Vec<ProbePath<'a>>) -> Vec<Probe<'a>> {
     probes
 }
 
-/// From one byte to far above the MTU of 1500, and on both sides of the edge
-/// where datagrams begin to be fragmented.
+/// From one byte to far above the MTU of 1500, including both sides of the
+/// fragmentation threshold.
 fn questions(to: &Target, family: Family) -> Vec<Question> {
     let edge = 1500 - family.header_bytes() - 8;
     let small = [1, 100, 1400, edge];
@@ -100,8 +101,8 @@ fn questions(to: &Target, family: Family) -> Vec<Question> {
         let mut questions = vec![Question::TcpRefused];
         match family {
             Family::V4 => questions.extend(datagrams().map(Question::UdpRefused)),
-            // A fragmented datagram over IPv6 is dropped and counted: packets
-            // with extension headers are not answered.
+            // A fragmented IPv6 datagram is dropped and counted: packets with
+            // extension headers are not answered.
             Family::V6 => questions.extend(small.map(Question::UdpRefused)),
         }
         return questions;
@@ -110,14 +111,14 @@ fn questions(to: &Target, family: Family) -> Vec<Question> {
     questions.extend(datagrams().map(Question::Tcp));
     questions.extend(datagrams().map(Question::Udp));
     questions.extend([4000, 60_000].map(Question::UdpSegments));
-    // A Service has ports; ICMP has none.
+    // Services have ports; ICMP has none.
     if !to.is_service() {
         questions.extend(small.into_iter().chain(large).map(Question::Ping));
     }
     questions
 }
 
-/// What came of all probes.
+/// Results of all probes.
 pub struct Report<'a> {
     pub asked: usize,
     pub elapsed: Duration,
@@ -129,8 +130,7 @@ struct Failure<'a> {
     error: String,
 }
 
-/// Asks all questions: at each target one after the other, the places beside
-/// each other.
+/// Runs all probes: sequentially for each sender, senders in parallel.
 pub fn run<'a>(probes: &[Probe<'a>]) -> Report<'a> {
     let begun = Instant::now();
     let mut places: Vec<&str> = probes.iter().map(|probe| probe.from.name).collect();
@@ -170,8 +170,8 @@ fn run_at_place<'a>(probes: Vec<(usize, &Probe<'a>)>) -> (usize, Vec<Failure<'a>
 }
 
 impl Report<'_> {
-    /// Fails the test unless every question was asked and answered as
-    /// expected; then the first failure is tried once more, for a capture.
+    /// Fails the test unless every probe had the expected result; the first
+    /// failure is repeated with a capture.
     pub fn must_be_whole(&self, cluster: &Cluster, probes: usize) {
         if self.failures.is_empty() {
             assert_eq!(self.asked, probes, "the matrix has another size");
@@ -185,7 +185,8 @@ impl Report<'_> {
     }
 }
 
-/// Asks once more with a capture at the sender, in all nodes and on the switch.
+/// Repeats a probe with captures at the sender, on all nodes and on the
+/// switch.
 fn again(cluster: &Cluster, probe: &Probe<'_>) -> String {
     let hosts = ["node-1", "node-2", "client"].map(|name| (name, &cluster.endpoint(name).netns));
     let ends = ["alpha", "beta", "gamma"].map(|name| (name, &cluster.endpoint(name).netns));

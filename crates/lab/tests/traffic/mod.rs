@@ -1,7 +1,6 @@
-//! Traffic for the tests of whole packets' ways: a small cluster
-//! ([`cluster`]), probes through it ([`probe`], [`matrix`]) that this process
-//! makes itself with sockets inside the lab's namespaces, and captures of
-//! what travelled ([`capture`], [`packet`]).
+//! Connectivity tests: a small cluster ([`cluster`]), probes ([`probe`],
+//! [`matrix`]) sent by the test process with sockets in the lab's network
+//! namespaces, and captures ([`capture`], [`packet`]).
 
 #![allow(dead_code, reason = "not every test crate uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]

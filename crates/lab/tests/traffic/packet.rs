@@ -1,4 +1,4 @@
-//! Reading packets for people and for sums.
+//! Parses packets for display and checksum verification.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,15 +9,15 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
 
-/// The sum of 16-bit words in network byte order; an odd byte counts as the
-/// upper half of its word (RFC 1071).
+/// Sum of 16-bit words in network byte order; an odd last byte is the upper
+/// half of its word (RFC 1071).
 pub fn sum(bytes: &[u8]) -> u64 {
     let words =
         bytes.chunks(2).map(|word| u64::from(word[0]) << 8 | word.get(1).map_or(0, |low| u64::from(*low)));
     words.sum()
 }
 
-/// The checksum of a sum (RFC 1071): 0 if the sum held a right one.
+/// The checksum of a sum (RFC 1071): 0 if it includes a correct checksum.
 pub fn internet_checksum(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -35,24 +35,24 @@ pub struct IpPacket<'a> {
     pub src: IpAddr,
     pub dst: IpAddr,
     pub ttl: u8,
-    /// What is behind the header and, of IPv6, behind a fragment header.
+    /// Data after the IP header and, in IPv6, after a fragment header.
     pub proto: u8,
     pub header: &'a [u8],
     pub payload: &'a [u8],
     pub fragment: Option<Fragment>,
 }
 
-/// The frag_off of a fragment.
+/// Fragment fields of the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
     pub id: u32,
-    /// Bytes.
+    /// Offset in bytes.
     pub offset: usize,
     pub more: bool,
 }
 
 impl<'a> IpPacket<'a> {
-    /// From a frame; none if it is no IP packet or cut short.
+    /// Parses a frame; none if it is not an IP packet or is truncated.
     pub fn of_frame(frame: &'a [u8]) -> Option<IpPacket<'a>> {
         IpPacket::parse(frame.get(ETHERNET_BYTES..)?, u16_at(frame, 12))
     }
@@ -65,8 +65,8 @@ impl<'a> IpPacket<'a> {
         }
     }
 
-    /// The sum of the pseudo-header (RFC 9293 section 3.1, RFC 8200 section
-    /// 8.1) for a transport packet of `length` bytes.
+    /// Sum of the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1)
+    /// for a transport packet of `length` bytes.
     pub fn pseudo_sum(&self, length: usize) -> u64 {
         let addresses = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => sum(&src.octets()) + sum(&dst.octets()),
@@ -98,8 +98,8 @@ fn ipv4(bytes: &[u8]) -> Option<IpPacket<'_>> {
     })
 }
 
-/// A hop-by-hop header (multicast listener reports have one) and a fragment
-/// header are stepped over; others the lab's hosts do not send.
+/// Skips a hop-by-hop header (used by multicast listener reports) and a
+/// fragment header; the lab's hosts send no others.
 fn ipv6(bytes: &[u8]) -> Option<IpPacket<'_>> {
     let header = bytes.get(..40)?;
     let mut payload = bytes.get(40..40 + u16_at(header, 4) as usize)?;
@@ -127,7 +127,7 @@ fn ipv6(bytes: &[u8]) -> Option<IpPacket<'_>> {
     })
 }
 
-/// One line about a frame.
+/// One-line summary of a frame.
 pub fn describe(frame: &[u8]) -> String {
     let Some(packet) = IpPacket::of_frame(frame) else {
         return format!("ethertype 0x{:04x}, {} bytes", u16_at(frame, 12), frame.len());
@@ -159,7 +159,7 @@ fn ports(packet: &IpPacket<'_>, text: &mut String) -> std::fmt::Result {
     write!(text, " TCP {sport} > {dport} {}", set.join("+"))
 }
 
-/// Bytes as `tcpdump -x` prints them, at most so many.
+/// Hex dump in the format of `tcpdump -x`, limited in length.
 pub fn hex(bytes: &[u8], bytes_max: usize) -> String {
     let lines = bytes[..bytes.len().min(bytes_max)].chunks(16).zip((0..).step_by(16));
     lines

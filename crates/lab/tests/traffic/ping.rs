@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 echo (RFC 792, RFC 4443 section 4) by raw sockets.
+//! ICMP and ICMPv6 echo (RFC 792, RFC 4443 section 4) with raw sockets.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr};
@@ -17,8 +17,8 @@ const HEADER_BYTES: usize = 8;
 /// Larger than any packet.
 const BUFFER_BYTES: usize = 70_000;
 
-/// Sends one request from the calling thread's namespace and waits for its
-/// reply; returns what came back behind the header.
+/// Sends one request from the network namespace of the calling thread and
+/// waits for its reply; returns the payload of the reply.
 pub fn ping(to: IpAddr, id: u16, payload: &[u8], timeout: Duration) -> Result<Vec<u8>> {
     let socket = raw_socket(to)?;
     connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(to, 0)))?;
@@ -28,7 +28,7 @@ pub fn ping(to: IpAddr, id: u16, payload: &[u8], timeout: Duration) -> Result<Ve
     loop {
         let left = deadline.checked_duration_since(Instant::now());
         let left = left.ok_or_else(|| Error::new(ErrorKind::TimedOut, "no reply"))?;
-        // Zero would mean without end.
+        // Zero would disable the timeout.
         let left = TimeVal::microseconds((left.as_micros() as i64).max(1));
         setsockopt(&socket, sockopt::ReceiveTimeout, &left)?;
         let length = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
@@ -50,8 +50,8 @@ fn raw_socket(to: IpAddr) -> Result<OwnedFd> {
     Ok(socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?)
 }
 
-/// The kernel fills in the checksum of ICMPv6, whose pseudo-header needs the
-/// source address; that of ICMP is ours.
+/// The kernel computes the checksum of ICMPv6, whose pseudo-header includes
+/// the source address; that of ICMP is computed here.
 fn request(to: IpAddr, id: u16, payload: &[u8]) -> Vec<u8> {
     let kind = if to.is_ipv4() { 8 } else { 128 };
     let mut message = vec![kind, 0, 0, 0];
@@ -65,7 +65,8 @@ fn request(to: IpAddr, id: u16, payload: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The payload, if this is the reply. IPv4 gives its header as well.
+/// The payload of the matching reply. For IPv4 raw sockets include the IP
+/// header.
 fn reply(from: IpAddr, id: u16, bytes: &[u8]) -> Option<&[u8]> {
     let (kind, message) = match from {
         IpAddr::V4(_) => (0, bytes.get((*bytes.first()? & 0x0f) as usize * 4..)?),

@@ -1,5 +1,5 @@
-//! One question and what is wrong with its answer. Contents are compared;
-//! nothing is tried twice.
+//! A single probe and the check of its result. Contents are compared; nothing
+//! is retried.
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
@@ -11,29 +11,29 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::cluster::{Answers, Client, Endpoint, Family, Target};
 use super::ping::ping;
 
-/// How long an answer may take on a busy machine.
+/// Timeout of a response on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// "At once".
+/// Time limit for immediate refusals.
 const REFUSAL_MAX: Duration = Duration::from_millis(100);
-/// Payload of a datagram that the kernel cuts from a larger send.
+/// Payload size of UDP segmentation offload.
 const UDP_SEGMENT_BYTES: usize = 1300;
 
-/// What is asked; sizes are bytes of payload.
+/// Kind of a probe; sizes are payload bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// A stream that is echoed, then closed by both ends.
+    /// A TCP stream that is echoed and then closed by both ends.
     Tcp(usize),
-    /// A datagram that is echoed.
+    /// A UDP datagram that is echoed.
     Udp(usize),
-    /// Datagrams sent as one segmentation-offload packet (`UDP_SEGMENT`).
+    /// UDP datagrams sent as one segmentation offload packet (`UDP_SEGMENT`).
     UdpSegments(usize),
     /// ICMP or ICMPv6 echo.
     Ping(usize),
-    /// Who answers, and whom does it see? By HTTP.
+    /// An HTTP request whose response names the pod and the client address.
     Who,
-    /// A connection that must be refused.
+    /// A TCP connection that must be refused.
     TcpRefused,
-    /// A datagram that must be refused.
+    /// A UDP datagram that must be refused.
     UdpRefused(usize),
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Question {
     }
 }
 
-/// A question from one target to another.
+/// A probe from one target to another.
 #[derive(Clone)]
 pub struct Probe<'a> {
     pub from: &'a Endpoint,
@@ -68,8 +68,8 @@ impl fmt::Display for Probe<'_> {
 }
 
 impl Probe<'_> {
-    /// Asks from the calling thread's namespace. `number` makes contents
-    /// differ from probe to probe.
+    /// Runs in the network namespace of the calling thread. `number` makes
+    /// payloads unique.
     pub fn ask(&self, number: usize) -> Result<(), String> {
         let bytes = |size| payload(size, number);
         match self.question {
@@ -99,7 +99,7 @@ impl Probe<'_> {
     fn tcp(&self, payload: &[u8]) -> Result<(), String> {
         let stream = self.connect()?;
         let mut echoed = Vec::new();
-        // Two threads: neither end may wait for the other's full buffers.
+        // Two threads, since both buffers may fill up.
         let (sent, received) = std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
                 (&stream).write_all(payload)?;
@@ -137,8 +137,7 @@ impl Probe<'_> {
         setsockopt(&socket, sockopt::UdpGsoSegment, &(UDP_SEGMENT_BYTES as i32)).unwrap();
         socket.send(payload).map_err(|error| format!("cannot send: {error}"))?;
         let mut buffer = [0; UDP_SEGMENT_BYTES + 1];
-        // In any order: an echo that is moved to another CPU in between
-        // overtakes itself, as UDP may.
+        // In any order: UDP echoes may be reordered between CPUs.
         let mut expected: Vec<&[u8]> = payload.chunks(UDP_SEGMENT_BYTES).collect();
         for number in 1..=expected.len() {
             let length = socket.recv(&mut buffer);
@@ -207,7 +206,7 @@ fn refused(result: std::io::Result<&str>, begun: Instant) -> Result<(), String> 
     }
 }
 
-/// Bytes that look like no other probe's, and not like HTTP.
+/// Bytes that differ between probes and do not look like HTTP.
 fn payload(size: usize, number: usize) -> Vec<u8> {
     let mut state = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let bytes = std::iter::repeat_with(|| {

@@ -1,5 +1,5 @@
-//! Brings what an owner has in step with what it desired_frontends: who serves each of
-//! its ports, and what it is told about the rest.
+//! Rebuilds the table entries of a Service or pod: selects the backends of each
+//! of its ports, and collects its problems.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Services {
         problem_store.set_orphaned_slices(name, orphaned_slices);
     }
 
-    /// Brings frontends and slots of a Service up to date.
+    /// Updates the frontends and slots of a Service.
     fn update_entries(
         &mut self,
         state: &mut ServiceState,
@@ -112,8 +112,9 @@ impl Services {
         self.set_health(&spec.name, check);
     }
 
-    /// A Service says how it chooses, or the configuration does for what is
-    /// served to the outside: other nodes have to choose the same.
+    /// The Service's annotation decides. Without one, the configured default
+    /// applies to external frontends, because all nodes must select the same
+    /// backend there.
     fn is_consistent(&self, spec: &Service, key: PortKey, desired_frontends: &[DesiredFrontend]) -> bool {
         let is_external =
             || desired_frontends.iter().any(|desired| desired.port == key && desired.scope == SCOPE_EXTERNAL);
@@ -123,7 +124,8 @@ impl Services {
         }
     }
 
-    /// Who serves one port of one family, for each policy that is in use.
+    /// Selects the backends of one port and family, for each traffic policy in
+    /// use.
     fn select_backends(
         &mut self,
         keys: [Option<PortKey>; 2],
@@ -217,8 +219,8 @@ struct SelectedBackends {
     endpoint_backends: Vec<(Arc<Backend>, bool)>,
 }
 
-/// Ready, but not `chosen` (places in order): hints or a weight of 0 keep new
-/// clients away, and those that are there may stay.
+/// Ready backends that are not in `chosen` (sorted indices). Hints or a weight
+/// of 0 keep new clients away from them; existing clients stay.
 fn quiescing(
     chosen: &[usize],
     endpoints: &[ServiceEndpoint],
@@ -230,7 +232,8 @@ fn quiescing(
     rest.map(|at| endpoint_backends[at].slot()).collect()
 }
 
-/// A frontend whose port SCTP would have to be translated from: the same one on every node.
+/// SCTP needs equal ports, on every node: reports a frontend port that differs
+/// from its target port.
 fn sctp_problem(
     port: u16,
     desired_frontends: &[DesiredFrontend],

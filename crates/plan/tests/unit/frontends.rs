@@ -1,12 +1,12 @@
-//! Frontends beyond the ClusterIP, as text: who is reached where, from
-//! inside and from outside, and who is lines what when two want the same.
+//! Frontends other than ClusterIPs, as text: internal and external frontends,
+//! and conflicts between owners.
 
 use beeline_model::Kind;
 use beeline_plan::{PlanConfig, ServiceConfig};
 
 use crate::world::*;
 
-/// Two nodes of two zones, and a Service `web` with a pod on each.
+/// Two nodes in two zones, and a Service `web` with a pod on each.
 fn two_nodes() -> World {
     let mut world = World::listed();
     for n in [1, 2] {
@@ -49,10 +49,11 @@ fn unit_a_node_port_is_served_at_every_node() {
         "frontend nodes(IPv6) 30080/TCP external -> refused".to_owned(),
     ];
     check(&world, "frontend", &all);
-    // One choice of endpoints, one id per family.
+    // One selection of endpoints, so one id per family.
     assert_eq!(world.tables.contents().service.len(), 2);
 
-    // A node more costs its own addresses, however many Services there are.
+    // Another node costs its own addresses, regardless of the number of
+    // Services.
     for n in 0..50 {
         world.apply(service(&format!("s{n}"), &format!("10.96.1.{n}"), &format!("x:80+{}", 31_000 + n)));
     }
@@ -104,7 +105,7 @@ fn unit_internal_and_external_traffic_policies_are_independent() {
     assert!(names.services.iter().all(|(_, name)| name == "default/web:80"), "{names:?}");
     assert_eq!(names.local_services.len(), 1);
 
-    // The policy for the inside is about the ClusterIP alone.
+    // The internal policy applies to the ClusterIP only.
     web.internal_local = true;
     world.apply(web.clone());
     check(&world, "frontend", &frontends(LOCAL, &both, LOCAL));
@@ -114,15 +115,15 @@ fn unit_internal_and_external_traffic_policies_are_independent() {
     web.external_local = true;
     world.apply(web.clone());
 
-    // The last local pod terminates: outside clients fall back to it, while
-    // those of the cluster have a ready one.
+    // The last local pod is terminating: external clients fall back to it,
+    // internal clients use a ready one.
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1!draining 10.244.2.5@node-2"));
     check(&world, "frontend", &frontends(LOCAL, REMOTE, LOCAL));
-    // It no longer serves: dropped, because another node has a pod.
+    // It no longer serves: dropped, because another node has an endpoint.
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1!dead 10.244.2.5@node-2"));
     check(&world, "frontend", &frontends("dropped", REMOTE, "dropped"));
     world.check("unselected", "unselected 10.244.1.5:8080@172.30.0.11(terminating)/TCP");
-    // Nobody anywhere: refused.
+    // No endpoint on any node: refused.
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1!dead 10.244.2.5@node-2!not-ready"));
     check(&world, "frontend", &frontends("refused", "refused", "refused"));
 }
@@ -135,7 +136,7 @@ fn unit_terminating_backends_are_used_only_without_ready_ones() {
     world.apply(slice("alias-4", "alias", "http:8080", "10.244.1.5@node-1"));
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1!draining 10.244.2.5@node-2"));
     check(&world, "frontend 10.96.0.10", &[format!("frontend 10.96.0.10 80/TCP -> {REMOTE}")]);
-    // Another Service still sends to it.
+    // Another Service still uses it.
     check(&world, "frontend 10.96.0.11", &[format!("frontend 10.96.0.11 80/TCP -> {LOCAL}")]);
     world.apply(slice("alias-4", "alias", "http:8080", "10.244.1.5@node-1!draining"));
     check(&world, "frontend 10.96.0.11", &[format!("frontend 10.96.0.11 80/TCP -> {LOCAL}")]);
@@ -164,12 +165,12 @@ fn unit_load_balancer_source_ranges() {
         ]
     };
     let from4 = " from 10.0.0.0/8,192.168.7.0/24";
-    // As kube-proxy: ranges of one family do not close the other.
+    // As in kube-proxy, ranges of one family do not restrict the other.
     check_lb(&world, &frontends(from4, ""));
     world.check("service address 192.0.2.1", "service address 192.0.2.1 exclusive");
     world.check("frontend nodes 30080/TCP external", &format!("frontend nodes 30080/TCP external -> {both}"));
 
-    // Equal sets are one set, also after a restart.
+    // Equal sets share an id, also after a restart.
     world.apply(balanced(service("other", "10.96.0.11", "x:80"), "192.0.2.2", "192.168.7.0/24 10.0.0.0/8"));
     let sets: Vec<u32> = world.tables.contents().frontend.values().map(|value| value.source_ranges).collect();
     assert_eq!(sets.iter().filter(|set| **set == 1).count(), 4, "{sets:?}");
@@ -177,7 +178,7 @@ fn unit_load_balancer_source_ranges() {
     world.delete(Kind::Service, "other");
     assert_eq!(world.tables.contents().source_range.len(), 2);
 
-    // What cannot be read closes a family for which nothing else is named.
+    // A malformed range closes a family that has no valid range.
     world.apply(balanced(web(), ips, "10.0.0.0/33 fd00::/8"));
     check_lb(&world, &frontends(" from none", " from fd00::/8"));
     world.apply(balanced(web(), ips, "10.0.0.0/33 0.0.0.0/0"));
@@ -189,7 +190,8 @@ fn unit_load_balancer_source_ranges() {
     // Without nodePorts.
     world.apply(balanced(service("web", "10.96.0.10", "http:80"), "192.0.2.1", ""));
     world.check("frontend nodes", "");
-    // A headless Service, one for another proxy and one of another type have none.
+    // Headless Services, and Services of another proxy or type, have no
+    // frontends.
     let mut foreign = balanced(web(), ips, "");
     foreign.foreign = true;
     world.apply(foreign);
@@ -265,7 +267,7 @@ fn unit_a_frontend_address_has_one_owner() {
     world.apply(at("b", "10.96.0.2", "x:80+30080"));
     world.apply(at("a", "10.96.0.1", "x:80+30081 u:80+30080/UDP"));
     world.apply(at("c", "10.96.0.3", "x:81+30080"));
-    // A ClusterIP is nobody else's, whatever the name.
+    // A ClusterIP has precedence over a load balancer, whatever the names are.
     world.apply(balanced(service("aa", "10.96.0.4", "x:80"), "10.96.0.1", ""));
     world.apply(slice("a-1", "a", "x:1 u:1/UDP", "10.0.0.1"));
     world.apply(slice("b-1", "b", "x:2", "10.0.0.2"));
@@ -304,7 +306,8 @@ fn unit_a_frontend_address_has_one_owner() {
              is not reachable there; give one of the two another nodePort",
         ]
     );
-    // The winner goes: the next has it in the same step.
+    // The owner is deleted: the next candidate gets the address in the same
+    // step.
     world.delete(Kind::Service, "a");
     world.check("frontend 192.0.2.1 80/TCP external", "frontend 192.0.2.1 80/TCP external -> 10.0.0.2:2@-");
     world.check(
@@ -329,7 +332,8 @@ fn unit_a_node_address_cannot_be_a_cluster_ip() {
           of nodes"
         ]
     );
-    // A load balancer may be a node: its ports are added to the node's.
+    // A load balancer address may be a node address: it adds its ports to the
+    // node's.
     world.apply(balanced(service("web", "10.96.0.10", "http:80+30080"), "172.30.0.12", ""));
     world.check(
         "service address 172",
@@ -340,10 +344,10 @@ fn unit_a_node_address_cannot_be_a_cluster_ip() {
         "frontend 172.30.0.12 80/TCP external",
         &format!("frontend 172.30.0.12 80/TCP external -> {LOCAL} {REMOTE}"),
     );
-    // The node goes, and the address is the Services'.
+    // The node is deleted, and the address belongs to Services only.
     world.delete(Kind::Node, "node-2");
     world.check("service address 172.30.0.12", "service address 172.30.0.12 exclusive");
-    // By now a ClusterIP may be there, and comes before a load balancer.
+    // Now it can be a ClusterIP, which has precedence over a load balancer.
     world.check("frontend 172.30.0.12", "frontend 172.30.0.12 80/TCP -> refused");
     world.delete(Kind::Service, "bad");
     world.check(
@@ -385,7 +389,7 @@ fn unit_host_ports_are_this_nodes_ports() {
          service address 172.30.0.11 own ports node
          service address 172.30.0.12 node",
     );
-    // The same port by another protocol or at another address is another's.
+    // The same port with another protocol or address does not conflict.
     world.apply(host_pod("q", "10.244.1.8", "8080>1/UDP 172.30.0.11:9000>2"));
     world.apply(host_pod("r", "10.244.1.9", "127.0.0.1:9000>3"));
     assert_eq!(world.problems(), Vec::<String>::new());
@@ -398,7 +402,7 @@ fn unit_host_ports_are_this_nodes_ports() {
         "frontend 172.30.0.11 9000/TCP external -> 10.244.1.8:2@172.30.0.11",
     );
 
-    // What a Service or another pod has is not given away.
+    // Conflicts with a Service or with another pod.
     world.apply(host_pod("a", "10.244.1.10", "127.0.0.1:8080>9"));
     world.apply(service("web", "10.96.0.10", "http:80+9000"));
     assert_eq!(
@@ -417,7 +421,7 @@ fn unit_host_ports_are_this_nodes_ports() {
     world.delete(Kind::Pod, "a");
     assert_eq!(world.problems(), Vec::<String>::new());
 
-    // The node gets another address, the pods end.
+    // The node's address changes, and the pods finish.
     world.apply(node("node-1", "172.30.0.99", "10.244.1.0/24"));
     world.check("frontend 172.30.0.99 9000/TCP external", "");
     world.check(
@@ -447,7 +451,7 @@ fn unit_affinity_writes_slots_by_backend_first() {
     };
     check(&world, "frontend", &[format!("frontend 10.96.0.10 80/TCP -> {LOCAL} {REMOTE} affinity 60 s")]);
     assert_eq!(slots_by_backend(&world), 2);
-    // The order of every single write is checked by the world.
+    // `World::flush` checks the order of every single write.
     let many = |from: u32, to: u32| (from..to).map(|n| format!("10.1.0.{n}")).collect::<Vec<_>>().join(" ");
     for (from, to) in [(1, 20), (1, 21), (2, 21), (3, 22), (7, 30), (7, 9)] {
         world.apply(slice("web-4", "web", "http:8080", &many(from, to)));
@@ -482,7 +486,7 @@ fn unit_hints_narrow_the_choice_as_kube_proxy_does() {
     check("10.0.0.1#a%node-2 10.0.0.2#b%node-2", one);
     check("10.0.0.1#a%node-1 10.0.0.2#b", one);
     check("10.0.0.1#a 10.0.0.2#b!not-ready", one);
-    // The zone's endpoint is not ready: every ready one serves.
+    // The zone's endpoint is not ready: all ready endpoints are selected.
     check("10.0.0.1!not-ready#a 10.0.0.2#b", two);
     check("10.0.0.1!draining#a 10.0.0.2!draining#b", &both);
 
@@ -500,7 +504,7 @@ fn unit_hints_narrow_the_choice_as_kube_proxy_does() {
     assert!(zones[0] == 0 && zones[1] != 0, "{zones:?}");
 }
 
-/// Zones of the backends on node-1 (which has none by now) and node-2.
+/// Zones of the backends on node-1, which has no zone now, and node-2.
 fn two_nodes_zones(world: &mut World) -> Vec<u16> {
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1 10.244.2.5@node-2"));
     let backends = world.tables.contents().backend;

@@ -1,4 +1,5 @@
-//! Full tables and refused writes: what is in works on, what is not says so.
+//! Full tables and failed writes: existing entries stay in effect, and missing
+//! ones are reported.
 
 use crate::world::*;
 
@@ -28,10 +29,10 @@ fn unit_a_full_slot_table_keeps_the_old_backends() {
                 .starts_with("table SLOT: 1 entries are not programmed: the table is full (3")),
         "{problems:?}"
     );
-    // Others work on as far as there is room.
+    // Other Services are programmed as far as there is room.
     world.apply(service("third", "10.96.0.12", "x:80"));
     assert_eq!(world.text("frontend 10.96.0.12"), "frontend 10.96.0.12 80/TCP -> refused");
-    // Room appears, and what waited goes ahead without being asked.
+    // Once there is room, waiting changes are written.
     world.tables.slot.capacity = 4;
     world.reconciler.retry();
     assert_eq!(world.flush().outstanding, 0);
@@ -69,7 +70,7 @@ fn unit_a_service_that_is_not_programmed_has_no_address() {
     let frontends = counts.iter().find(|count| count.name == "FRONTEND").unwrap();
     assert_eq!((frontends.desired, frontends.pending, frontends.failed), (1, 1, 0), "it waits");
 
-    // Of two ports one finds room: the address is published for its sake.
+    // There is room for one of two ports: the address is published for it.
     world.tables.service.capacity = 1;
     world.apply(service("a", "10.96.0.10", "x:80 y:81"));
     world.reconciler.retry();

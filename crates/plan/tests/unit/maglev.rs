@@ -1,4 +1,4 @@
-//! Consistent hashing and weights, as the tables show them.
+//! Maglev tables: consistent hashing and weights.
 
 use beeline_model::{Algorithm, Kind};
 use beeline_plan::{MaglevConfig, PlanConfig, ServiceConfig};
@@ -19,14 +19,14 @@ fn maglev() -> MaglevConfig {
     MaglevConfig { external_default: true, ..MaglevConfig::default() }
 }
 
-/// The lines of the Service's frontends behind their backends: who has how
-/// many shares, and the sum over who stands where.
+/// The Maglev table of a frontend's service as text: number of entries per
+/// backend, and a checksum of their order.
 fn maglev_table(world: &World, frontend: &str) -> String {
     let text = world.text(frontend);
     text.split_once(" maglev table ").map(|(_, table)| table.to_owned()).unwrap_or_default()
 }
 
-/// Shares of each backend in the order of the text.
+/// Number of entries of each backend, in the order of the text.
 fn counts(text: &str) -> Vec<u32> {
     let (counts, _) = text.split_once(" order ").expect(text);
     counts.split(", ").map(|part| part.rsplit_once(' ').expect(part).1.parse().expect(part)).collect()
@@ -46,7 +46,7 @@ fn unit_external_frontends_use_maglev_tables_by_default() {
         counted.iter().sum::<u32>() == 509 && counted.iter().all(|n| (168..=171).contains(n)),
         "{counted:?}"
     );
-    // Both have one choice of endpoints, so one table.
+    // Both have the same selection of endpoints, so they share a table.
     assert_eq!(
         maglev_table(&world, "frontend 10.96.0.10"),
         maglev_table(&world, "frontend nodes 30080/TCP external")
@@ -54,7 +54,7 @@ fn unit_external_frontends_use_maglev_tables_by_default() {
     assert_eq!(maglev_table(&world, "frontend 10.96.0.11"), "", "internal frontends have no Maglev table");
     assert_eq!(world.tables.contents().maglev.len(), 16);
 
-    // A Service decides for itself.
+    // The Service's annotation overrides the default.
     db.algorithm = Some(Algorithm::Maglev);
     world.apply(db.clone());
     assert_eq!(counts(&maglev_table(&world, "frontend 10.96.0.11")).len(), 3);
@@ -63,7 +63,7 @@ fn unit_external_frontends_use_maglev_tables_by_default() {
     world.apply(web);
     assert_eq!(maglev_table(&world, "frontend 10.96.0.10"), "");
 
-    // What has not changed costs nothing; a table goes with its Service.
+    // No change, no writes. A table is removed with its Service.
     let report = world.apply(db);
     assert_eq!((report.written, report.deleted), (0, 0));
     world.delete(Kind::Service, "db");
@@ -79,7 +79,8 @@ fn unit_every_node_computes_the_same_table() {
         let mut parts =
             vec![slice("web-1", "web", "http:8080", slots[0]), slice("web-2", "web", "http:8080", slots[1])];
         if node != "node-1" {
-            // Others learn of them in another order, and had others before.
+            // Other nodes see the slices in another order, and had other
+            // backends before.
             parts.reverse();
             world.apply(slice("web-0", "web", "http:8080", "10.244.9.9@node-3"));
         }
@@ -121,7 +122,7 @@ fn unit_slices_have_weights() {
     assert!((counted[0], counted[1]) == (919, 102) || (counted[0], counted[1]) == (918, 103), "{text}");
     assert!(!text.contains("maglev"), "entries are chosen at random: {text}");
 
-    // Of weight 0 no new connection comes; those that it has run on.
+    // Weight 0: no new connections; established ones continue.
     canary.weight = 0;
     world.apply(canary.clone());
     world.check("frontend", "frontend 10.96.0.10 80/TCP -> 10.244.1.5:8080@172.30.0.11");
@@ -132,8 +133,8 @@ fn unit_slices_have_weights() {
     assert_eq!(world.problems(), [""; 0]);
 }
 
-/// A table that is to be replaced stays until the new one is there: a full
-/// table of shares leaves the old choice in place.
+/// The old table is used until the new one is complete: if the map is full, the
+/// old selection stays in effect.
 #[test]
 fn unit_a_table_is_published_only_when_it_is_complete() {
     let mut world = with(maglev(), "node-1");

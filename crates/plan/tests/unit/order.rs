@@ -1,6 +1,6 @@
-//! Any order of the same events ends in the same tables up to numbers: with
-//! noise on the way, crashes after any write, and writes that fail.
-//! `BEELINE_SEED=N` runs one seed again.
+//! The same events in any order result in the same tables, except for ids: with
+//! redundant events, crashes after any write, and failed writes.
+//! `BEELINE_SEED=N` repeats one seed.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::world::*;
 
-/// Parts of the tables that some of the random clusters must have.
+/// Text that the random clusters must produce at least once.
 const MUST_BE_SEEN: [&str; 11] = [
     "frontend nodes ",
     "frontend nodes(IPv6) ",
@@ -27,10 +27,10 @@ const MUST_BE_SEEN: [&str; 11] = [
     "SCTP",
 ];
 
-/// What has happened to each object so far; none: deleted.
+/// The current version of each object that exists.
 type Facts = BTreeMap<(Kind, ObjectName), Object>;
 
-/// Tells the seed when a run fails.
+/// Prints the seed if a run fails.
 struct Seed(u64);
 
 impl Drop for Seed {
@@ -48,9 +48,9 @@ fn seeds(count: u64) -> Vec<u64> {
     }
 }
 
-/// A random version of one of few objects, so that they meet: shared
-/// ClusterIPs, overlapping PodCIDRs, slices without Service and nodes that
-/// come late.
+/// A random version of one of a few objects, so that conflicts occur: shared
+/// ClusterIPs, overlapping PodCIDRs, slices without a Service, and nodes that
+/// appear late.
 fn random_object(rng: &mut StdRng) -> Object {
     match rng.random_range(0..12) {
         0..2 => Object::Node(random_node(rng)),
@@ -75,8 +75,8 @@ fn random_node(rng: &mut StdRng) -> beeline_model::Node {
     node
 }
 
-/// Pods of this node whose hostPorts meet each other, NodePorts and load
-/// balancers.
+/// Pods of this node whose hostPorts conflict with each other, NodePorts and
+/// load balancers.
 fn random_pod(rng: &mut StdRng) -> beeline_model::Pod {
     let n = rng.random_range(0..3);
     let ips = ["", "10.244.1.1", "10.244.1.2 fd00:10:244:1::2"][rng.random_range(0..3)];
@@ -155,7 +155,7 @@ fn key(object: &Object) -> (Kind, ObjectName) {
     (object.kind(), object.name())
 }
 
-/// Changes of random objects, and the facts after them.
+/// Changes of random objects, and the objects that exist after them.
 fn history(rng: &mut StdRng, length: usize) -> (Vec<Change>, Facts) {
     let mut facts = Facts::new();
     let mut changes = Vec::new();
@@ -172,7 +172,7 @@ fn history(rng: &mut StdRng, length: usize) -> (Vec<Change>, Facts) {
     (changes, facts)
 }
 
-/// Another order in which every object still has its own history.
+/// Shuffles the changes; the order of each object's own changes is kept.
 fn reorder(changes: &[Change], rng: &mut StdRng) -> Vec<Change> {
     let mut histories: BTreeMap<(Kind, ObjectName), Vec<Change>> = BTreeMap::new();
     for change in changes.iter().rev() {
@@ -197,7 +197,7 @@ fn listing(facts: &Facts) -> Vec<Object> {
     facts.values().cloned().collect()
 }
 
-/// The tables of an agent that sees the facts once, all at a time.
+/// The tables of an agent that lists all objects at once.
 fn expected(facts: &Facts) -> String {
     let mut world = World::new();
     world.list(&listing(facts));
@@ -206,9 +206,9 @@ fn expected(facts: &Facts) -> String {
     text
 }
 
-/// Whether every number in the tables leads back to one object: not so where
-/// nodes claim the same addresses, or where slices put one address on
-/// different nodes which do not exist.
+/// True if each id in the tables identifies one object. Not so if nodes have
+/// the same addresses, or if slices assign one address to different nodes that
+/// do not exist.
 fn can_be_told_apart(world: &World) -> bool {
     let backends = world.tables.contents().backend;
     let mut targets: Vec<_> =

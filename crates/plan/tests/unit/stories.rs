@@ -1,4 +1,4 @@
-//! Days of Services and Nodes, as text.
+//! The lifecycles of Services and Nodes, as text.
 use beeline_model::{Change, Kind, Namespace, Object, Pod, ServiceType};
 use beeline_plan::PlanConfig;
 use beeline_sync::Prune;
@@ -11,7 +11,8 @@ fn unit_a_day_of_a_service() {
     world.apply(lab_node(1));
     world.apply(lab_node(2));
 
-    // Morning: the Service comes first; it refuses until a pod is ready.
+    // Morning: the Service is created first. It refuses connections until a pod
+    // is ready.
     world.apply(service("web", "10.96.0.10 fd00:10:96::a", "http:80"));
     world
         .check("frontend", "frontend 10.96.0.10 80/TCP -> refused\nfrontend fd00:10:96::a 80/TCP -> refused");
@@ -23,7 +24,7 @@ fn unit_a_day_of_a_service() {
     ));
     world.check("frontend 10", "frontend 10.96.0.10 80/TCP -> refused");
 
-    // Pods become ready, one family after the other.
+    // Pods become ready, first in IPv4, then in IPv6.
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1 10.244.2.5@node-2!not-ready"));
     world.check("frontend 10", "frontend 10.96.0.10 80/TCP -> 10.244.1.5:8080@172.30.0.11");
     world.apply(slice("web-6", "web", "http:8080", "fd00:10:244:2::5@node-2"));
@@ -40,7 +41,7 @@ fn unit_a_day_of_a_service() {
         "frontend 10.96.0.10 80/TCP -> 10.244.1.5:8080@172.30.0.11 10.244.2.6:8080@172.30.0.12",
     );
 
-    // Evening: everything terminates; what still serves is the last resort.
+    // Evening: all pods are terminating. Those that are still serving are used.
     world.apply(slice("web-4", "web", "http:8080", "10.244.1.5@node-1!draining"));
     world.apply(slice("web-4b", "web", "http:8080", "10.244.2.6@node-2!dead"));
     world.check("frontend 10", "frontend 10.96.0.10 80/TCP -> 10.244.1.5:8080@172.30.0.11");
@@ -244,7 +245,7 @@ fn unit_invalid_input_is_reported_and_the_rest_works() {
     ];
     assert_eq!(world.problems(), expected);
 
-    // The causes go, and so do the problems.
+    // Once the causes are fixed, the problems are cleared.
     world.apply(node("node-2", "172.30.0.12", "10.244.2.0/24"));
     world.delete(Kind::Node, "node-3");
     world.delete(Kind::Node, "node-4");
@@ -283,7 +284,7 @@ fn unit_a_cluster_ip_moves_to_another_service_in_one_step() {
     world.apply(service("b", "10.96.0.10", "x:80"));
     world.apply(slice("b-1", "b", "x:1", "10.0.0.1"));
     world.apply(slice("a-1", "a", "x:2", "10.0.0.2"));
-    // "a" comes before "b" by name: it takes the address, without a gap.
+    // "a" sorts before "b": it gets the address, without interruption.
     world.apply(service("a", "10.96.0.10", "x:80"));
     world.check("frontend", "frontend 10.96.0.10 80/TCP -> 10.0.0.2:2@-");
     world.planner.apply(Change::Delete(Kind::Service, named("a")));
@@ -423,8 +424,8 @@ fn unit_names_of_pods_and_other_kinds() {
     world.apply(Object::Pod(pod));
     assert!(world.planner.names().pods.is_empty());
 
-    // Pods of other nodes are known by what they serve; who bears a node's
-    // address is that node.
+    // Pods of other nodes are known as endpoints only. A node's address is
+    // named after the node.
     let mut serving = slice("web-1", "web", "http:8080", "10.244.2.7 172.30.0.11");
     serving.endpoints[0].pod = Some(named("web-2"));
     serving.endpoints[1].pod = Some(named("web-3"));
@@ -445,7 +446,7 @@ fn unit_sockets_of_pods_are_translated_unless_disabled() {
     let pod = |name: &str, packets_only: bool| {
         Object::Pod(Pod { packets_only, ..host_pod(name, "10.244.1.5", "") })
     };
-    // The plugin is first, then the API server is; whichever.
+    // The CNI plugin or the API server may report a pod first.
     world.planner.set_namespace(7, named("late"));
     assert_eq!(sockets(&mut world), [], "the Pod object is not known yet");
     world.apply(pod("late", false));
@@ -457,7 +458,7 @@ fn unit_sockets_of_pods_are_translated_unless_disabled() {
     world.apply(pod("mesh", false));
     world.apply(pod("early", true));
     assert_eq!(sockets(&mut world), [7, 9], "the setting may change");
-    // Made anew under its name, before the last one is taken down.
+    // Recreated with the same name, before the old pod is removed.
     world.planner.set_namespace(17, named("late"));
     assert_eq!(sockets(&mut world), [7, 9, 17]);
     world.planner.remove_namespace(7, &named("late"));

@@ -18,7 +18,7 @@ pub struct World {
     pub tables: MemoryTables,
     /// What the tables held when the log was read last.
     replayed: Contents,
-    /// Writes are made to fail: an address may outlive its frontends.
+    /// Writes fail: an address may remain without its frontends.
     pub hostile: bool,
     config: PlanConfig,
 }
@@ -50,7 +50,7 @@ impl World {
         World::with(config())
     }
 
-    /// A fresh node that is configured in another way.
+    /// A fresh node with this configuration.
     pub fn with(config: PlanConfig) -> World {
         let mut tables = MemoryTables::new();
         tables.start_log();
@@ -71,7 +71,7 @@ impl World {
         world
     }
 
-    /// The agent dies and another starts on the same tables.
+    /// The agent is killed, and another one starts with the same tables.
     pub fn restart(&mut self) {
         self.planner = Planner::new(self.config.clone());
         self.reconciler = Reconciler::new();
@@ -111,7 +111,7 @@ impl World {
         self.flush()
     }
 
-    /// Flushes and checks every step on the way.
+    /// Flushes, and checks the tables after each write.
     pub fn flush(&mut self) -> Report {
         let report = self.reconciler.flush(&mut self.tables);
         for operation in self.tables.take_log() {
@@ -123,7 +123,7 @@ impl World {
         report
     }
 
-    /// Tables as text, only the lines that begin with `what`.
+    /// The tables as text: only the lines that begin with `what`.
     pub fn text(&self, what: &str) -> String {
         let text = canonical(&self.tables.contents());
         text.lines().filter(|line| line.starts_with(what)).collect::<Vec<_>>().join("\n")
@@ -138,7 +138,7 @@ impl World {
         assert!(!whole.contains("orphan") && !whole.contains("missing"), "{whole}");
     }
 
-    /// Without slices that a story leaves behind.
+    /// All problems except slices without a Service.
     pub fn problems(&self) -> Vec<String> {
         self.planner
             .problems()
@@ -149,7 +149,7 @@ impl World {
             .collect()
     }
 
-    /// Slices whose Service is not there.
+    /// Slices whose Service does not exist.
     pub fn orphaned_slices(&self) -> Vec<String> {
         let problems = self.planner.problems().into_iter();
         let orphaned_slices = problems.filter(|problem| problem.reason == Reason::ServiceMissing);
@@ -174,7 +174,7 @@ pub fn named(name: &str) -> ObjectName {
     ObjectName::new(namespace, name)
 }
 
-/// Any object; lets `apply` take each kind as it is.
+/// Any object, so that `apply` accepts every kind.
 pub struct Fact(pub Object);
 
 impl From<Node> for Fact {
@@ -250,7 +250,7 @@ pub fn service(name: &str, ips: &str, ports: &str) -> Service {
     }
 }
 
-/// Makes a load balancer of a Service.
+/// Turns a Service into type LoadBalancer.
 pub fn balanced(mut service: Service, ips: &str, ranges: &str) -> Service {
     service.service_type = ServiceType::LoadBalancer;
     service.load_balancer_ips = ips.split_whitespace().map(ip).collect();

@@ -1,5 +1,5 @@
-//! Which problem is to be told when: bounded, limited, spread over the nodes.
-//! Pure: time comes in, what to do comes out.
+//! The queue of problems to publish: bounded, rate limited, and spread over the
+//! nodes. Pure: time is an argument.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,62 +11,64 @@ use tracing::debug;
 
 use super::{EventCounts, ProblemChanges};
 
-/// Problems that are kept. One more takes the place of the one that was told
-/// longest ago, which is then not repeated; if none was told yet, it is
-/// dropped and counted.
+/// Maximum number of queued problems. A further one replaces the problem that
+/// was published longest ago, which is then not repeated. If none was published
+/// yet, the new one is dropped and counted.
 pub(super) const PROBLEMS_MAX: usize = 512;
-/// Events that a node may write at once...
+/// Events that a node may write in a burst.
 pub(super) const BURST: u32 = 25;
-/// ...and then one in each of these.
+/// Interval after which one more event may be written.
 pub(super) const REFILL_INTERVAL: Duration = Duration::from_secs(5);
-/// A problem of the whole cluster is published within this time for each node that
-/// may tell it...
+/// A cluster-wide problem is published after a random delay of up to this time
+/// per node,
 const JITTER_PER_NODE: Duration = Duration::from_millis(20);
-/// ...and within this.
+/// and up to this time in total.
 const JITTER_MAX: Duration = Duration::from_secs(60);
-/// Kubernetes keeps an event for an hour: whoever wrote it repeats it then,
+/// Kubernetes keeps an event for an hour. The node that wrote it repeats it
+/// after this time,
 pub(super) const REPEAT_INTERVAL: Duration = Duration::from_secs(3600);
-/// and the others look later whether somebody did, at some time in the span.
+/// and the other nodes check later, with a random delay, whether it still
+/// exists.
 pub(super) const RECHECK: Duration = Duration::from_secs(3720);
 const RECHECK_JITTER: Duration = Duration::from_secs(300);
-/// After a failure: the first pause, and the last, doubled each time.
+/// Backoff after a failure, doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// Without the right to write events it is tried as rarely as this.
+/// Retry interval if the API server forbids writing events.
 pub(super) const FORBIDDEN_RETRY: Duration = Duration::from_secs(600);
 
-/// What came of an attempt to write an event.
+/// The outcome of an attempt to write an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// This node wrote it, for the time of this number.
+    /// Written by this node; how often so far.
     Created(i32),
-    /// It is there already.
+    /// The event already exists.
     AlreadyExists,
-    /// The object, or its namespace, is not there any more.
+    /// The object, or its namespace, does not exist.
     ObjectDeleted,
-    /// This node may not.
+    /// The agent is not permitted to write events.
     Forbidden(String),
-    /// The API server does not take this event, now or later.
+    /// The API server rejects this event permanently.
     Invalid(String),
-    /// It may work another time.
+    /// Temporary failure.
     Failed(String),
 }
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Write the event; the number says how often this node wrote it before.
+    /// Write the event; the number is how often this node wrote it before.
     Publish(Problem, i32),
-    /// Nothing before this time has passed, unless problems change.
+    /// Nothing is due before this time, unless problems change.
     Wait(Duration),
-    /// Nothing at all.
+    /// The queue is empty.
     Idle,
 }
 
 #[derive(Debug)]
 struct Entry {
     due: Instant,
-    /// There is an event.
+    /// An event exists.
     published: bool,
     /// How often this node wrote it.
     written: i32,
@@ -77,7 +79,7 @@ pub(super) struct EventQueue {
     entries: BTreeMap<Problem, Entry>,
     tokens: u32,
     refilled: Instant,
-    /// Nothing is tried before.
+    /// No attempt is made before this time.
     resume: Instant,
     backoff: Duration,
     counts: EventCounts,
@@ -149,7 +151,7 @@ impl EventQueue {
         }
     }
 
-    /// A right to write, or how long it takes until there is one.
+    /// Takes a token of the rate limit, or returns the time until there is one.
     fn take_token(&mut self, now: Instant) -> Result<(), Duration> {
         while self.tokens < BURST && now >= self.refilled + REFILL_INTERVAL {
             self.tokens += 1;
@@ -167,7 +169,8 @@ impl EventQueue {
         }
     }
 
-    /// What came of [`Next::Publish`]. The problem may be gone meanwhile.
+    /// Records the outcome of [`Next::Publish`]. The problem may be resolved in
+    /// the meantime.
     pub(super) fn report(&mut self, now: Instant, problem: &Problem, outcome: Outcome) {
         match outcome {
             Outcome::Created(written) => self.mark_published(problem, written, now + REPEAT_INTERVAL),

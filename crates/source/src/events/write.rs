@@ -1,4 +1,4 @@
-//! One event, as Kubernetes takes it.
+//! Writes one event.
 
 use beeline_model::{Kind, Problem};
 use k8s_openapi::api::core::v1::{Event, EventSource, Namespace, Node, ObjectReference, Pod, Service};
@@ -13,16 +13,16 @@ use serde_json::json;
 
 use super::queue::Outcome;
 
-/// Who tells.
+/// The reporting component.
 const COMPONENT: &str = "beeline";
-/// Where events about objects without a namespace live.
+/// The namespace of events about cluster-scoped objects.
 const CLUSTER_NAMESPACE: &str = "default";
-/// Bytes of an event's name: Kubernetes' limit.
+/// Maximum length of an object name in Kubernetes, in bytes.
 const NAME_BYTES_MAX: usize = 253;
-/// Bytes of the words: Kubernetes' own components keep to this.
+/// Maximum length of the message, in bytes, as in Kubernetes' own components.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// Writes the event about the problem, or repeats it if this node wrote it
+/// Writes the event about the problem, or updates it if this node wrote it
 /// `written` times before.
 pub(super) async fn write(client: &Client, node: &str, problem: &Problem, written: i32) -> Outcome {
     match try_write(client, node, problem, written).await {
@@ -41,7 +41,7 @@ async fn try_write(client: &Client, node: &str, problem: &Problem, written: i32)
         let name = event.metadata.name.as_deref().unwrap_or_default();
         let patch = json!({"count": written + 1, "lastTimestamp": event.last_timestamp});
         match events.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            // Its time was over: it is written anew.
+            // The event has expired: create it again.
             Err(Error::Api(status)) if status.code == 404 => {}
             other => return other.map(|_| Outcome::Created(written + 1)),
         }
@@ -54,7 +54,7 @@ async fn try_write(client: &Client, node: &str, problem: &Problem, written: i32)
     }
 }
 
-/// Of the object that has the problem; none: it is not there any more.
+/// The uid of the object with the problem. `None` if the object does not exist.
 async fn uid(client: &Client, problem: &Problem) -> Result<Option<String>, Error> {
     let (kind, namespace) = (resource(problem.kind), problem.name.namespace.as_str());
     let objects: Api<DynamicObject> = match namespace {
@@ -75,7 +75,7 @@ fn resource(kind: Kind) -> ApiResource {
     }
 }
 
-/// What a refusal means for the event.
+/// Maps an error of the API server to an outcome.
 fn outcome_of_error(status: &Status) -> Outcome {
     let mut causes = status.details.iter().flat_map(|details| &details.causes);
     let terminating = causes.any(|cause| cause.reason == "NamespaceTerminating")
@@ -89,13 +89,14 @@ fn outcome_of_error(status: &Status) -> Outcome {
     }
 }
 
-/// The event about a problem of the object with this uid; with the host, if
-/// only that one has it.
+/// The event about a problem of the object with this uid. `host` is set for
+/// problems that only this node sees.
 fn event(problem: &Problem, uid: &str, host: Option<&str>, now: Timestamp) -> Event {
     let kind = resource(problem.kind);
     let of = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
     let namespace = of(&problem.name.namespace);
-    // kubectl looks for events about a Node as the kubelet writes them.
+    // For Nodes, kubectl expects the Node name as uid, as the kubelet writes
+    // it.
     let reference_uid = if problem.kind == Kind::Node { &problem.name.name } else { uid };
     Event {
         metadata: ObjectMeta {
@@ -124,7 +125,7 @@ fn event(problem: &Problem, uid: &str, host: Option<&str>, now: Timestamp) -> Ev
     }
 }
 
-/// The same on every node that says the same about the same object.
+/// The same on every node for the same content and object.
 fn event_name(problem: &Problem, uid: &str, host: Option<&str>) -> String {
     let mut hash = Context::new(&SHA256);
     for part in [uid, problem.reason.name(), &problem.message, host.unwrap_or_default()] {
@@ -143,7 +144,7 @@ fn truncate_message(message: &str) -> String {
     }
 }
 
-/// The beginning of the text, whole characters.
+/// The beginning of the text, cut at a character boundary.
 fn truncate(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {

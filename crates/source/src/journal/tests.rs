@@ -19,7 +19,7 @@ fn names(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Records changes as a life of the agent would, and ends it.
+/// Records changes like one run of the agent, and stops.
 fn write_journal(dir: &Path, changes: &[Change]) {
     fs::create_dir_all(dir).unwrap();
     let (lines, queue) = sync_channel(QUEUE_LINES_MAX);
@@ -42,7 +42,7 @@ fn unit_the_state_survives_restarts_and_a_truncated_last_line() {
     assert_eq!(names(&dir), ["a", "b", "c"]);
     write_journal(&dir, &[Change::Delete(kind, ObjectName::cluster("b"))]);
     assert_eq!(names(&dir), ["a", "c"]);
-    // A listing that was cut off takes nothing away.
+    // An incomplete listing removes nothing.
     write_journal(&dir, &[Change::ResetStart(kind), namespace("d")]);
     assert_eq!(names(&dir), ["a", "c", "d"]);
     write_journal(&dir, &[Change::ResetStart(kind), namespace("d"), Change::ResetEnd(kind)]);

@@ -1,6 +1,6 @@
-//! Kubernetes' own control plane: etcd and kube-apiserver, and where they are
-//! present kube-controller-manager and kube-scheduler. What is not present the
-//! lab's controllers do, over HTTP.
+//! The control plane of Kubernetes: etcd, kube-apiserver and, if present,
+//! kube-controller-manager and kube-scheduler. The lab's own controllers, as
+//! HTTP clients, replace those that are missing.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -20,20 +20,20 @@ use crate::address::{self, API_PORT, CONTROL_PLANE};
 use crate::paths::LabPaths;
 use crate::record::LabRecord;
 
-/// How long the API server may take until it is ready.
+/// Timeout for the API server to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A program that has ended this often will not come up.
+/// After this many exits a program is given up.
 const ENDS_MAX: u32 = 5;
 
-/// The pause between two questions whether it is ready.
+/// Interval of readiness checks.
 const READY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Where etcd listens, inside the control plane's namespace.
+/// Address of etcd in the control plane's namespace.
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
 
-/// A control plane of processes.
+/// A control plane of separate processes.
 pub struct External {
     assets: PathBuf,
     directory: PathBuf,
@@ -44,7 +44,7 @@ pub struct External {
     remote: OnceLock<Arc<RemoteApi>>,
 }
 
-/// Says what is missing of a directory that should hold a control plane.
+/// Checks that a directory contains the required programs.
 pub fn check_assets(assets: &Path) -> Result<()> {
     for name in ["etcd", "kube-apiserver"] {
         if !is_program(&assets.join(name)) {
@@ -82,7 +82,7 @@ impl External {
         Ok(external)
     }
 
-    /// Waits for the API server, then starts who works through it.
+    /// Waits for the API server, then starts its clients.
     pub async fn begin(&self, client: Client) -> Result<()> {
         self.wait_ready(&client).await?;
         let url = format!("https://{}:{API_PORT}", CONTROL_PLANE.ipv4);
@@ -101,17 +101,17 @@ impl External {
         Ok(())
     }
 
-    /// The directory of the programs.
+    /// Directory of the programs.
     pub fn assets(&self) -> &Path {
         &self.assets
     }
 
-    /// Lets a listener lead to the API server.
+    /// Forwards connections of a listener to the API server.
     pub fn forward(&self, listener: TcpListener) -> Result<AbortHandle> {
         forward::start(listener, &self.netns, SocketAddr::new(CONTROL_PLANE.ipv4.into(), API_PORT))
     }
 
-    /// Applies a manifest; the API server is ready by then.
+    /// Applies a manifest; the API server must be ready.
     pub fn apply(&self, source: &str, text: &str) -> ApplyReport {
         match self.remote.get() {
             Some(remote) => remote.api().apply(source, text),
@@ -119,12 +119,12 @@ impl External {
         }
     }
 
-    /// A kubeconfig for the API server under this URL.
+    /// A kubeconfig for the API server at this URL.
     pub fn kubeconfig(&self, url: &str) -> String {
         self.credentials.kubeconfig(url)
     }
 
-    /// The programs that do not run.
+    /// The programs that are not running.
     pub fn problems(&self) -> Vec<String> {
         self.processes
             .lock()
@@ -171,11 +171,12 @@ impl External {
         is_program(&self.assets.join(program))
     }
 
-    /// What nobody else does.
+    /// Controllers that no program of this control plane runs.
     fn own_duties(&self) -> BTreeSet<Duty> {
         let of = [(Duty::ControllerManager, "kube-controller-manager"), (Duty::Scheduler, "kube-scheduler")];
         let missing = of.into_iter().filter(|(_, program)| !self.has(program)).map(|(role, _)| role);
-        // A cloud's controller manager, which gives addresses to load balancers, is not among the programs.
+        // There is no cloud-controller-manager, so the lab always assigns load
+        // balancer addresses.
         missing.chain([Duty::LoadBalancers]).collect()
     }
 
@@ -208,7 +209,7 @@ impl External {
             format!("--listen-peer-urls={ETCD_PEER}"),
             format!("--initial-advertise-peer-urls={ETCD_PEER}"),
             format!("--initial-cluster=default={ETCD_PEER}"),
-            // A lab that was lost is made anew: no disk has to be waited for.
+            // A lab that is lost is created again: durability is not needed.
             "--unsafe-no-fsync=true".to_owned(),
         ]
     }
@@ -232,7 +233,8 @@ impl External {
             format!("--service-account-signing-key-file={}", self.file("service-account.key")),
         ];
         if !self.has("kube-controller-manager") {
-            // Nobody would make the accounts, nor take the taints away again.
+            // Without a controller manager nothing creates the service
+            // accounts or removes the taints.
             arguments.push("--disable-admission-plugins=ServiceAccount,TaintNodesByCondition".to_owned());
         }
         arguments
@@ -245,7 +247,8 @@ impl External {
             format!("--authorization-kubeconfig={}", self.file("kubeconfig")),
             "--bind-address=127.0.0.1".to_owned(),
             "--leader-elect=false".to_owned(),
-            // The lab itself tells of nodes that are gone; they renew no leases.
+            // The nodes renew no leases; the lab itself marks nodes that are
+            // down.
             "--controllers=*,-nodelifecycle".to_owned(),
             "--allocate-node-cidrs=true".to_owned(),
             format!("--cluster-cidr={},{}", address::CLUSTER_CIDR_IPV4, address::CLUSTER_CIDR_IPV6),
@@ -272,8 +275,8 @@ fn service_ranges() -> String {
     format!("{},{}", address::SERVICE_CIDR_IPV4, address::SERVICE_CIDR_IPV6)
 }
 
-/// The addresses under which the API server is known: the control plane's own
-/// and those of the Service `kubernetes`.
+/// The addresses in the API server's certificate: the control plane's own and
+/// those of the Service `kubernetes`.
 fn certified() -> Vec<IpAddr> {
     CONTROL_PLANE.addresses().into_iter().chain(address::service_addresses(1)).collect()
 }

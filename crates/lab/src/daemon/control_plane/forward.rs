@@ -1,4 +1,4 @@
-//! Connections from any namespace to the API server in the control plane's.
+//! Forwards connections from any network namespace to the API server.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::netdev;
 
-/// How long the API server may take to accept.
+/// Timeout for connecting to the API server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Passes connections on until it is aborted; they end with it.
+/// Forwards connections until it is aborted, which also closes them.
 pub fn start(listener: std::net::TcpListener, netns: &Path, target: SocketAddr) -> Result<AbortHandle> {
     listener.set_nonblocking(true)?;
     let listener =
@@ -47,7 +47,7 @@ async fn run(listener: TcpListener, netns: PathBuf, target: SocketAddr) {
 async fn pass(mut near: TcpStream, netns: PathBuf, target: SocketAddr) -> Result<()> {
     let far = tokio::task::spawn_blocking(move || connect(&netns, target)).await??;
     let mut far = TcpStream::from_std(far)?;
-    // Small answers must not wait for the acknowledgement of the one before.
+    // Disable Nagle's algorithm for small responses.
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     tokio::io::copy_bidirectional(&mut near, &mut far).await?;

@@ -1,5 +1,5 @@
-//! A program of the control plane, started again when it ends. It runs in the
-//! lab's cgroup, so that `down` finds it without this process's help.
+//! A control plane program, restarted when it exits. It runs in the lab's
+//! cgroup, so that `down` finds it without this process.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -14,20 +14,20 @@ use crate::daemon::backoff::Backoff;
 use crate::log_tail::last_line;
 use crate::spawn;
 
-/// The first pause before it is started again, and the longest.
+/// Minimum and maximum restart backoff.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// A program that ran this long starts again without the pause growing.
+/// Uptime after which the backoff is reset.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(10);
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// The file.
+    /// Path of the executable.
     pub path: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// What it prints.
+    /// Log file.
     pub log: PathBuf,
     /// Its network namespace.
     pub netns: PathBuf,
@@ -35,7 +35,7 @@ pub struct Program {
     pub cgroup: PathBuf,
 }
 
-/// A program that is kept running.
+/// A supervised program.
 pub struct Process {
     state: Arc<Mutex<State>>,
 }
@@ -47,19 +47,19 @@ struct State {
 }
 
 impl Process {
-    /// Starts it, for as long as the daemon lives.
+    /// Starts the program and restarts it for as long as the daemon runs.
     pub fn start(program: Program) -> Process {
         let state = Arc::new(Mutex::new(State::default()));
         tokio::spawn(keep_running(program, state.clone()));
         Process { state }
     }
 
-    /// Why it does not run just now.
+    /// Why it is not running at the moment.
     pub fn problem(&self) -> Option<String> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
-    /// How often it has ended.
+    /// Number of exits.
     pub fn ends(&self) -> u32 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).ends
     }

@@ -29,7 +29,8 @@ impl Node {
         Node { queue: EventQueue::new(now, seed), start: now, now }
     }
 
-    /// Works until a time, counted from the start. Returns who was told when.
+    /// Runs until a time relative to the start. Returns the times of the
+    /// attempts.
     fn work_until(
         &mut self,
         end: Duration,
@@ -69,7 +70,7 @@ fn unit_a_burst_is_published_at_once_and_the_rest_at_a_steady_rate() {
         assert_eq!(*at, REFILL_INTERVAL * (number as u32 + 1 - BURST), "event {number}");
     }
     assert_eq!(node.queue.counts(), EventCounts { published: 100, ..EventCounts::default() });
-    // After a rest there is a burst again, and no more than that.
+    // After a pause a new burst is allowed.
     node.queue.update(node.now, appear((100..200).map(problem), 0));
     let published = node.work_until(31 * MINUTE, created);
     assert_eq!(published.iter().filter(|at| **at == 30 * MINUTE).count(), BURST as usize);
@@ -80,7 +81,7 @@ fn unit_the_queue_is_bounded_and_counts_what_it_drops() {
     let mut node = Node::new(2);
     node.queue.update(node.now, appear((0..PROBLEMS_MAX + 7).map(problem), 1));
     assert_eq!((node.queue.entries.len(), node.queue.counts().dropped), (PROBLEMS_MAX, 7));
-    // What was told makes room, what was not does not.
+    // Published problems are evicted for new ones, others are not.
     node.work_until(MINUTE, created);
     let published = node.queue.counts().published as usize;
     assert!((BURST as usize..PROBLEMS_MAX).contains(&published), "{published}");
@@ -103,7 +104,7 @@ fn unit_a_cluster_publishes_once_and_spreads_attempts_over_time() {
             .collect();
         tries.sort();
         assert!(*tries.last().unwrap() <= longest, "{nodes} nodes: {tries:?}");
-        // A tenth of the time sees about a tenth of the attempts.
+        // A tenth of the time has about a tenth of the attempts.
         if nodes >= 100 {
             let spread = Duration::from_millis(20 * nodes as u64).min(MINUTE);
             let early = tries.iter().filter(|at| **at < spread / 10).count();
@@ -155,7 +156,7 @@ fn unit_resolved_problems_are_not_published() {
     assert_eq!(published, [problem(0), problem(2)]);
     let again = node.work_until(REPEAT_INTERVAL + MINUTE, created);
     assert_eq!(again.len(), 1, "the object of the first is gone");
-    // An object that came anew has its problem anew.
+    // A recreated object has its problem again.
     let changes = ProblemChanges { resolved: vec![problem(2)], ..appear([problem(2)], 0) };
     node.queue.update(node.now, changes);
     assert_eq!(node.queue.next(node.now), Next::Publish(problem(2), 0));

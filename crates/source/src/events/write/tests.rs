@@ -18,7 +18,7 @@ fn name(problem: &Problem, uid: &str, host: Option<&str>) -> String {
 fn unit_every_node_gives_the_same_event_the_same_name() {
     let web = problem(Kind::Service, "shop", "web");
     assert_eq!(name(&web, "1", None), name(&web, "1", None));
-    // The name outlives this build: nodes of two releases agree.
+    // The name must stay stable: nodes of two releases use the same one.
     assert_eq!(name(&web, "1", None), "web.e77410df8554a139");
     let said = Problem { message: "something else".to_owned(), ..web.clone() };
     let sorted = Problem { reason: Reason::PortInvalid, ..web.clone() };
@@ -45,7 +45,7 @@ fn unit_an_event_references_its_object_and_its_reporting_node() {
     assert_eq!(of_all.source.as_ref().unwrap().host, None, "all nodes say it");
     assert_eq!(of_all.reason.as_deref(), Some("FrontendCollision"));
 
-    // As the kubelet writes them, or kubectl does not find them.
+    // As the kubelet writes them; kubectl does not find them otherwise.
     let of_node = event(&problem(Kind::Node, "", "node-2"), "8", Some("node-1"), now);
     let involved = &of_node.involved_object;
     assert_eq!(of_node.metadata.namespace.as_deref(), Some("default"));
@@ -78,7 +78,7 @@ fn unit_rejected_events_and_deleted_objects_are_distinguished() {
     }
 }
 
-/// An hour of an event, without the hour.
+/// Repetition and expiry of an event, without waiting an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn unit_repeated_events_raise_the_count_and_expired_events_are_recreated() {
     use beeline_apiserver::{ApiServer, Config};
