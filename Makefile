@@ -1,13 +1,16 @@
-# Every target: look at the machine, install what is missing, build, run.
-# The chores themselves live in xtask (`cargo xtask --help`).
+# Every target checks the machine, installs missing packages, builds and runs.
+# The chores themselves are in xtask (`cargo xtask help`).
 #
-#   make demo                 three nodes, two Deployments, a Service: see it work
+#   make demo                 a lab of three nodes with two Deployments and a Service, and its traffic
 #   make test                 every test; without root: PURE=1 make test
 #   make test-kernels         the kernel tests on Debian's stock 6.1 and 6.12, in QEMU
-#   make build                the binaries, under target/release
-#   make bench ARGS="..."     our own benchmarks
-#   make fuzz                 the fuzz targets, a minute each, where cargo-fuzz is present
-#   make docs                 write the generated pages of docs/ again
+#   make build                the binaries, in target/release
+#   make bench ARGS="..."     the benchmarks
+#   make fuzz                 the fuzz targets, one minute each (needs cargo-fuzz)
+#   make docs                 regenerate the generated pages
+#   make ebpf                 the eBPF programs, compared with crates/ebpf/budget.txt
+#   make preflight            check the machine only
+#   make clean                remove what was built
 
 .PHONY: demo test build bench docs fuzz ebpf test-kernels preflight clean help
 

@@ -1,16 +1,17 @@
 #!/bin/bash
-# From a bare machine to `cargo xtask CHORE`: looks at the machine, says what
-# is coming, installs what is missing, builds the build's own tools, and hands
-# over. Called by the Makefile: tools/bootstrap.sh CHORE [ARGS]...
+# From a fresh machine to `cargo xtask CHORE`: checks the machine, announces
+# downloads and duration, installs missing packages, builds the tools of the
+# build and runs the chore. The Makefile calls it:
+# tools/bootstrap.sh CHORE [ARGS]...
 #
-# cargo runs as the user who called; only apt and the lab ask for root, once,
-# before the long build.
+# cargo runs as the calling user. Only apt and the lab need root, which is asked
+# for once, before the long build.
 set -euo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-# The machine's own tools answer in English, so that their answers can be read.
+# The output of the system's tools is parsed: it has to be in English.
 export LC_ALL=C.UTF-8
 
 chore=${1:?usage: tools/bootstrap.sh CHORE [ARGS]...}
@@ -29,7 +30,7 @@ pure=${PURE:-0}
 
 main() {
     run_as_owner_of_tree "$@"
-    trap give_tree_back EXIT
+    trap restore_owner EXIT
     decide_what_is_needed
     preflight
     [ "$chore" = preflight ] && exit 0
@@ -37,14 +38,14 @@ main() {
     preflight_as_root
     step packages install_packages
     preflight_of_devices
-    choose_cargo || stop "No Rust ${rust_minimum} or newer after the installation" \
+    choose_cargo || stop "there is no Rust ${rust_minimum} or newer after the installation" \
         "Install Rust from https://rustup.rs, or Debian's cargo-web and rustc-web, and try again."
     step "build tools" install_build_tools
     export BEELINE_STEPS_BEFORE=$steps_done
     "$cargo" xtask "$chore" "$@"
 }
 
-# Sets: needs_ebpf, needs_lab, needs_root (empty means no), steps_total.
+# Sets needs_ebpf, needs_lab, needs_root (empty means no) and steps_total.
 decide_what_is_needed() {
     needs_ebpf=yes needs_lab='' needs_root=''
     case $chore in
@@ -76,7 +77,7 @@ install_build_tools() {
     [ "$chore" != test ] || [ -z "$needs_lab" ] || install_containerd
     [ "$chore" != test ] || [ -z "$needs_lab" ] || install_etcd
     [ "$chore" != test ] || [ -z "$needs_lab" ] || install_kubectl
-    "$cargo" build --quiet --locked --release --package xtask
+    "$cargo" build --locked --release --package xtask
 }
 
 main "$@"

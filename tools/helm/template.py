@@ -1,6 +1,6 @@
 """Renders a chart with Helm's own library: template.py CHART [VALUES_AS_JSON].
 
-Prints {"template": "text"} as JSON, or ends with 1 and Helm's message.
+Prints {"template": "text"} as JSON, or exits with 1 and Helm's message.
 """
 
 import json

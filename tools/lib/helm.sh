@@ -1,5 +1,5 @@
-# Helm's library, with which the tests render the chart. It is large and only
-# they need it: without it they are skipped, and say so.
+# Helm's library, with which the tests render the chart. Without it they print
+# `skipped:`.
 
 install_helm_library() {
     [ -d .tools/helm ] && return 0
@@ -8,6 +8,6 @@ install_helm_library() {
         --requirement tools/helm/requirements.txt; then
         mv .tools/helm.new .tools/helm
     else
-        echo "Helm's library could not be had: the chart's tests will be skipped."
+        echo "skipped: Helm's library cannot be downloaded; the tests of the chart will be skipped"
     fi
 }

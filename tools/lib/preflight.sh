@@ -1,9 +1,9 @@
-# The look at the machine, under five seconds: what it cannot do, why that is
-# needed, what to do about it; then what is coming.
+# Checks the machine, in less than five seconds. Each problem says what is
+# missing, what needs it and what to do. Then announces download and duration.
 
 kernel_minimum=6.1
 disk_mb_minimum=6000
-packages_mb=300 crates_mb=40 minutes_of_one_core=16
+packages_mb=300 crates_mb=40
 
 problems=()
 
@@ -16,32 +16,32 @@ preflight() {
     check_disk
     check_network
     stop_at_problems
-    say_what_is_coming
+    announce
 }
 
-# What only root can try; the bootstrap asks for root first.
+# The checks that need root.
 preflight_as_root() {
     [ -n "$needs_lab" ] || return 0
     check_capabilities
     stop_at_problems
 }
 
-# What only an installed `ip` can try.
+# The checks that need `ip`, which may have just been installed.
 preflight_of_devices() {
     [ -n "$needs_lab" ] || return 0
     check_device veth "type veth peer name bl-other" CONFIG_VETH "pods"
-    check_device bridge "type bridge" CONFIG_BRIDGE "the lab's switch"
+    check_device bridge "type bridge" CONFIG_BRIDGE "the lab's network"
     stop_at_problems
 }
 
 check_device() {
     as_root unshare --net ip link add bl-probe $2 2>/dev/null ||
-        problem "The kernel makes no $1 device" "$4" "Use a kernel with $3 (as a module: modprobe $1)."
+        problem "The kernel has no $1 devices" "$4" "Use a kernel with $3 (as a module: modprobe $1)."
 }
 
 stop_at_problems() {
     [ ${#problems[@]} -gt 0 ] || return 0
-    printf 'This machine cannot do all of `make %s` yet:\n\n' "$chore" >&2
+    printf 'This machine cannot run `make %s` yet:\n\n' "$chore" >&2
     printf '%s\n' "${problems[@]}" >&2
     exit 1
 }
@@ -67,8 +67,8 @@ check_kernel() {
         problem "/sys/kernel/btf/vmlinux is missing" "loading eBPF programs" "Use a kernel with CONFIG_DEBUG_INFO_BTF=y, and mount /sys (mount -t sysfs sys /sys)."
     [ -e /proc/sys/kernel/unprivileged_bpf_disabled ] ||
         problem "There is no bpf system call, or /proc is not mounted" "the datapath" "Use a kernel with CONFIG_BPF_SYSCALL=y."
-    check_filesystem bpf "keeping the datapath alive without its agent" CONFIG_BPF_SYSCALL
-    check_filesystem cgroup2 "giving each node of the lab its own hooks" CONFIG_CGROUPS
+    check_filesystem bpf "keeping the datapath loaded without its agent" CONFIG_BPF_SYSCALL
+    check_filesystem cgroup2 "attaching socket programs to each node of the lab" CONFIG_CGROUPS
     [ -e /proc/self/ns/net ] ||
         problem "There are no network namespaces" "the lab's nodes and pods" "Use a kernel with CONFIG_NET_NS=y."
 }
@@ -78,12 +78,12 @@ check_filesystem() {
         problem "The kernel has no $1 file system" "$2" "Use a kernel with $3=y."
 }
 
-# Root of a container is often root in name only.
+# In a container, root often lacks capabilities.
 check_capabilities() {
     as_root unshare --net true 2>/dev/null ||
-        problem "Root may not make network namespaces here" "the lab's nodes and pods" "In a container: run it privileged (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF)."
+        problem "Root cannot create network namespaces" "the lab's nodes and pods" "In a container: run it privileged (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF)."
     as_root sh -c 'd=$(mktemp -d) && trap "rmdir $d" EXIT && mount -t bpf bpf "$d" && umount "$d"' 2>/dev/null ||
-        problem "Root may not mount a bpf file system here" "keeping the datapath alive without its agent" "In a container: run it privileged (CAP_SYS_ADMIN)."
+        problem "Root cannot mount a bpf file system" "keeping the datapath loaded without its agent" "In a container: run it privileged (CAP_SYS_ADMIN)."
 }
 
 check_disk() {
@@ -94,20 +94,20 @@ check_disk() {
         problem "$free_mb MB are free in $top" "the build ($disk_mb_minimum MB)" "Free some space, or clone to another disk."
 }
 
-# Asked only when something has to be fetched, and not behind a proxy, which
-# apt and cargo find by themselves.
+# Only when there is something to download, and not behind a proxy, which is
+# left to apt and cargo.
 check_network() {
     local site
     [ -z "${https_proxy:-}${HTTPS_PROXY:-}${http_proxy:-}${ALL_PROXY:-}" ] || return 0
     if [ ${#missing_packages[@]} -gt 0 ]; then
         command -v apt-get >/dev/null 2>&1 || {
-            problem "There is no apt-get" "installing ${missing_packages[*]}" "Install their like with your system's own tool."
+            problem "There is no apt-get" "installing ${missing_packages[*]}" "Install the equivalent packages of your system."
             return 0
         }
         site=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | head -n 1 | sed 's,^[a-z]*://,,; s,/.*,,')
         reachable "${site:-deb.debian.org}" 80 "installing ${missing_packages[*]}"
     fi
-    crates_are_here || cargo_has_a_mirror || reachable index.crates.io 443 "the Rust libraries that Beeline builds on"
+    crates_are_here || cargo_has_a_mirror || reachable index.crates.io 443 "the crates that Beeline depends on"
 }
 
 cargo_has_a_mirror() { grep -qs replace-with "${CARGO_HOME:-$HOME/.cargo}"/config "${CARGO_HOME:-$HOME/.cargo}"/config.toml; }
@@ -119,17 +119,35 @@ reachable() {
         problem "$host does not answer on port $port" "$3" "Check the network; behind a proxy set http_proxy and https_proxy."
 }
 
-say_what_is_coming() {
+announce() {
     local download=0 cores minutes
     [ ${#missing_rust[@]} -gt 0 ] && download=$((download + packages_mb))
     crates_are_here || download=$((download + crates_mb))
     if [ $download -eq 0 ] && [ -x target/release/beeline ]; then
-        echo "Everything is here: nothing to download."
+        echo "Nothing to download."
         return 0
     fi
     cores=$(nproc)
-    minutes=$(((minutes_of_one_core + cores - 1) / cores + 1))
+    minutes=$(wall_minutes "$cores")
     case $download in 0) download="no download" ;; *) download="a download of about $download MB" ;; esac
-    echo "Coming: $download, up to 4 GB of disk, about $minutes minutes on $cores cores."
+    echo "First run: $download, up to 4 GB of disk, up to $minutes minutes on $cores cores."
     [ ${#missing_packages[@]} -eq 0 ] || echo "Packages to install: ${missing_packages[*]}"
+}
+
+# wall_minutes CORES: how long a first run of the chore may take. Measured on two
+# cores: the CPU minutes of its compilers, and the minutes of what one core or a
+# clock decides (downloads; the tests themselves). Compilers keep the cores busy
+# for four fifths of the time; a chain of crates that wait for each other takes
+# four minutes on any number of cores.
+wall_minutes() {
+    local cores=$1 cpu other=2 compile
+    case $chore in
+    demo | build | bench | docs | preflight) cpu=26 ;;
+    test) cpu=46 other=14 ;;
+    test-kernels) cpu=14 other=8 ;;
+    *) cpu=6 ;;
+    esac
+    compile=$(((cpu * 5 + 4 * cores - 1) / (4 * cores)))
+    [ $compile -ge 4 ] || compile=4
+    echo $((compile + other))
 }

@@ -1,4 +1,4 @@
-# Who runs what: cargo as the owner of the tree, apt and the lab as root.
+# Users: cargo runs as the owner of the repository, apt and the lab as root.
 
 am_root() { [ "$(id -u)" -eq 0 ]; }
 
@@ -8,8 +8,8 @@ as_root() {
     if am_root; then "$@"; else sudo -n "$@"; fi
 }
 
-# `sudo make demo` in a user's tree: go back to being that user, so that cargo
-# finds the user's toolchain and the tree stays the user's.
+# `sudo make demo` in a user's repository: continues as that user, so that cargo
+# finds the user's toolchain and new files belong to the user.
 run_as_owner_of_tree() {
     local owner
     owner=$(stat -c %u "$top")
@@ -17,9 +17,9 @@ run_as_owner_of_tree() {
     exec sudo -u "#$owner" -H --preserve-env=CI,PURE,NO_COLOR "$top/tools/bootstrap.sh" "$chore" "$@"
 }
 
-# Root in somebody else's tree (a container with a mounted folder): what was
-# made here becomes the owner's.
-give_tree_back() {
+# Root in a user's repository (a container with a mounted folder): the files
+# that root created are given to the owner.
+restore_owner() {
     local owner group
     [ -n "${sudo_keeper:-}" ] && kill "$sudo_keeper" 2>/dev/null
     owner=$(stat -c %u "$top") group=$(stat -c %g "$top")
@@ -29,12 +29,12 @@ give_tree_back() {
     return 0
 }
 
-# Asks for the password once and keeps the answer valid during the build.
+# Asks for the password once and keeps sudo's credentials valid during the build.
 ask_for_root() {
     am_root && return 0
     if ! sudo -n true 2>/dev/null; then
         echo "Root is needed for ${root_reason}; cargo runs as $(id -un)."
-        sudo -v || stop "sudo did not give root" "Run as root, or as a user who may use sudo."
+        sudo -v || stop "sudo was refused" "Run as root, or as a user who may use sudo."
     fi
     while sleep 50 && kill -0 $$ 2>/dev/null; do sudo -n true || exit 0; done </dev/null >/dev/null 2>&1 &
     sudo_keeper=$!

@@ -1,5 +1,5 @@
-# How the bootstrap talks: numbered steps with elapsed time, a log for each,
-# and problems that say what to do. `cargo xtask` goes on in the same form.
+# Output of the bootstrap: numbered steps with elapsed time and a log for each,
+# and errors that say what to do. `cargo xtask` continues in the same form.
 
 steps_done=0
 steps_total=0
@@ -13,38 +13,47 @@ stop() {
 
 # step NAME COMMAND...: runs COMMAND with its output in a log.
 step() {
-    local name=$1 log started status ticker=''
+    local name=$1 log started status ticker
     shift
     steps_done=$((steps_done + 1))
     mkdir -p "$logs"
     log=$logs/$steps_done-${name// /-}.log
     started=$SECONDS
-    if [ -t 1 ]; then
-        tick "$name" "$started" &
-        ticker=$!
-    fi
-    # A subshell of its own, and not inside a condition: else `set -e` would
-    # not hold in it.
+    tick "$name" "$started" "$log" &
+    ticker=$!
+    # In a subshell, and not in a condition, where `set -e` has no effect.
     set +e
     (set -e && "$@") >"$log" 2>&1 </dev/null
     status=$?
     set -e
-    [ -z "$ticker" ] || stop_ticking "$ticker"
+    stop_ticking "$ticker"
     step_line "$name" "$started"
     [ $status -eq 0 ] || step_failed "$name" "$log"
 }
 
+# tick NAME STARTED LOG: on a terminal one line that is rewritten, else a line
+# every quarter of a minute; with the last line of the log, which says what is
+# being installed or compiled.
 tick() {
-    while kill -0 $$ 2>/dev/null; do
-        printf '\r%s' "$(step_line "$1" "$2")"
-        sleep 0.2
+    local interval=15 before='' after='\n'
+    if [ -t 1 ]; then
+        interval=0.5 before='\r' after='\033[K'
+    fi
+    while sleep $interval </dev/null >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+        printf "$before%s%s$after" "$(step_line "$1" "$2")" "$(last_line "$3")"
     done
+}
+
+last_line() {
+    local line
+    line=$(tail -c 400 "$1" 2>/dev/null | tr '\r' '\n' | tr -cd '[:print:]\n' | sed 's/^ *//' | grep . | tail -n 1) || true
+    printf '%s' "${line:+, ${line:0:60}}"
 }
 
 stop_ticking() {
     kill "$1" 2>/dev/null || true
     wait "$1" 2>/dev/null || true
-    printf '\r'
+    [ ! -t 1 ] || printf '\r\033[K'
 }
 
 step_line() {

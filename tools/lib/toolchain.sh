@@ -1,5 +1,5 @@
-# The two toolchains: one for user space (any Rust that is new enough), one for
-# the eBPF programs (docs/decisions/0003).
+# The two toolchains: one for user space (any Rust of the minimum version or
+# newer), one for the eBPF programs (docs/decisions/0003).
 
 rust_minimum=1.88
 llvm=22
@@ -9,7 +9,7 @@ bpf_target=bpfel-unknown-none
 # newer_or_equal 1.95.0 1.88
 newer_or_equal() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 
-# Sets `cargo` to the user's own, else Debian's; fails when none is new enough.
+# Sets `cargo` to the user's, else Debian's; fails when none is new enough.
 choose_cargo() {
     local candidate version
     for candidate in "$(command -v cargo || true)" "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" /usr/bin/cargo; do
@@ -24,14 +24,14 @@ choose_cargo() {
     return 1
 }
 
-# Debian's compiler brings a built `core` for eBPF.
+# Debian's compiler has a prebuilt `core` for eBPF.
 debian_has_ebpf_core() {
     local dir
     dir=$(/usr/bin/rustc --print target-libdir --target $bpf_target 2>/dev/null) || return 1
     compgen -G "$dir/libcore-*.rlib" >/dev/null
 }
 
-# A rustup nightly with its sources builds `core` itself.
+# A nightly of rustup builds `core` from its sources.
 nightly_has_sources() {
     local sysroot
     command -v rustup >/dev/null 2>&1 || return 1
@@ -49,7 +49,7 @@ find_bpf_linker() {
 
 build_bpf_linker() {
     find_bpf_linker && return 0
-    # bpf-linker reads what the compiler writes: both need the same LLVM.
+    # bpf-linker reads the bitcode of the compiler: both need the same LLVM.
     if debian_has_ebpf_core; then
         LLVM_PREFIX=/usr/lib/llvm-$llvm "$cargo" install bpf-linker@$bpf_linker_version --locked \
             --no-default-features --features llvm-$llvm --root .tools
@@ -65,8 +65,8 @@ crates_stamp() {
 
 crates_are_here() { [ "$(crates_stamp)" = "$(cat .tools/crates-fetched 2>/dev/null)" ]; }
 
-# Every build is --locked, and what cargo says then helps nobody: a lock file
-# that was not committed with its Cargo.toml stops here, by name.
+# Every build is --locked. A lock file that does not match its Cargo.toml stops
+# the run here, with a message that is clearer than cargo's.
 check_lock_files() {
     local lock manifest answer offline=''
     crates_are_here && offline=--offline
@@ -76,17 +76,17 @@ check_lock_files() {
         answer=$("$cargo" update --quiet --workspace --locked $offline --manifest-path "$manifest" 2>&1) && continue
         case $answer in
         *"cannot update the lock file"*)
-            stop "$lock does not fit the Cargo.toml files" \
-                "Whoever changed a Cargo.toml committed it without $lock, or the other way round. To mend it:
+            stop "$lock does not match the Cargo.toml files" \
+                "A Cargo.toml was committed without $lock, or the other way round. To fix it:
     cargo metadata --format-version 1 --manifest-path $manifest >/dev/null
     git add $lock   # and the Cargo.toml files, in one commit"
             ;;
         esac
-        # Anything else (no network, say) is told by the fetch that follows.
+        # Other errors, such as a missing network, are reported by the fetch that follows.
     done
 }
 
-# Everything that any chore will want, so that the next run works offline.
+# Fetches the crates of every chore, so that later runs need no network.
 fetch_crates() {
     local host
     crates_are_here && return 0
