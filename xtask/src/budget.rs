@@ -1,5 +1,5 @@
-//! The size budget of the eBPF programs, kept in crates/ebpf/budget.txt: a
-//! program that grows does so knowingly.
+//! The size budget of the eBPF programs, in crates/ebpf/budget.txt: a program
+//! that exceeds it fails the build.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,45 +11,45 @@ use anyhow::{Context, Result, bail};
 use crate::elf::Size;
 use crate::paths;
 
-/// The kernel's limits; we mean to stay under a quarter of them.
+/// The kernel's limits. Programs are meant to stay below a quarter of them.
 const STACK_BYTES_MAX: u64 = 512;
 const VERIFIED_MAX: u64 = 1_000_000;
-/// Another compiler than the recorded one may differ by this much.
+/// Tolerance when the compiler is not the recorded one.
 const OTHER_COMPILER_PERCENT: u64 = 10;
-/// Another kernel's verifier walks other paths.
+/// Further tolerance when the kernel is not the recorded one: its verifier prunes differently.
 const OTHER_KERNEL_PERCENT: u64 = 25;
 
 const HEADER: &str = "\
-# What each eBPF program may cost. The build fails when one costs more; to let
-# it, record today's costs as root: cargo xtask ebpf --accept
+# The maximum size of each eBPF program. The build fails when one exceeds it. To
+# record the present sizes, as root: cargo xtask ebpf --accept
 #
-# name, instructions and bytes of stack as they stand in the object
-# (subprograms included), instructions that the kernel's verifier walked.
+# name, instructions and bytes of stack in the object (subprograms included),
+# instructions that the kernel's verifier processed.
 ";
 
-/// What was measured.
+/// Measured sizes.
 #[derive(Default)]
 pub struct Costs {
-    /// Of the object.
+    /// The compiler of the object.
     pub compiler: String,
-    /// By program.
+    /// By name of the program.
     pub sizes: BTreeMap<String, Size>,
-    /// Empty where nobody was root to load them.
+    /// Major and minor version of the kernel; empty if the programs were not loaded.
     pub kernel: String,
-    /// By program.
+    /// By name of the program; empty if they were not loaded, which needs root.
     pub loaded: BTreeMap<String, Loaded>,
 }
 
-/// What the kernel made of a program.
+/// A program in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// Instructions that the verifier walked.
+    /// Instructions that the verifier processed.
     pub verified: u64,
-    /// Bytes of machine code; 0 = interpreted.
+    /// Bytes of machine code; 0 if it is interpreted.
     pub machine_bytes: u64,
 }
 
-/// The recorded costs.
+/// The recorded sizes.
 #[derive(Default)]
 pub struct Budget {
     compiler: String,
@@ -59,7 +59,7 @@ pub struct Budget {
 
 struct Row {
     size: Size,
-    /// None: nobody was root when it was recorded.
+    /// None if it was recorded without root.
     verified: Option<u64>,
 }
 
@@ -68,13 +68,13 @@ impl Budget {
         paths::ebpf_crate().join("budget.txt")
     }
 
-    /// Reads the file; an absent one is an empty budget.
+    /// Reads the file. A missing one is an empty budget.
     pub fn read() -> Result<Self> {
         let path = Self::path();
         if !path.exists() {
             return Ok(Self::default());
         }
-        let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("{} is not a budget", path.display()))
     }
 
@@ -93,8 +93,8 @@ impl Budget {
         Ok(budget)
     }
 
-    /// The text that records these costs; what was not measured now stays as
-    /// it was where the program did not change.
+    /// The file's text for these sizes. A verifier count that was not measured
+    /// is kept if the program's size is unchanged.
     fn record(&self, costs: &Costs) -> String {
         let kernel = if costs.loaded.is_empty() { &self.kernel } else { &costs.kernel };
         let mut text = format!("{HEADER}\ncompiler: {}\nkernel: {kernel}\n", costs.compiler);
@@ -108,65 +108,59 @@ impl Budget {
         text
     }
 
-    /// Records these costs.
+    /// Records these sizes.
     pub fn accept(&self, costs: &Costs) -> Result<()> {
         let path = Self::path();
-        fs::write(&path, self.record(costs)).with_context(|| format!("{} cannot be written", path.display()))
+        fs::write(&path, self.record(costs)).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// What grew, one sentence each.
-    pub fn complaints(&self, costs: &Costs) -> Vec<String> {
-        let slack = if self.compiler == costs.compiler { 0 } else { OTHER_COMPILER_PERCENT };
-        let sizes = costs.sizes.iter().filter_map(|(name, size)| self.of_object(name, size, slack));
-        let slack = if self.kernel == costs.kernel { slack } else { slack + OTHER_KERNEL_PERCENT };
+    /// Programs over their budget, one sentence each.
+    pub fn problems(&self, costs: &Costs) -> Vec<String> {
+        let tolerance = if self.compiler == costs.compiler { 0 } else { OTHER_COMPILER_PERCENT };
+        let sizes = costs.sizes.iter().filter_map(|(name, size)| self.of_object(name, size, tolerance));
+        let tolerance =
+            if self.kernel == costs.kernel { tolerance } else { tolerance + OTHER_KERNEL_PERCENT };
         let loaded = costs.loaded.iter();
-        let loaded = loaded.filter_map(|(name, loaded)| self.of_kernel(name, loaded.verified, slack));
+        let loaded = loaded.filter_map(|(name, loaded)| self.of_kernel(name, loaded.verified, tolerance));
         sizes.chain(loaded).collect()
     }
 
-    fn of_object(&self, name: &str, size: &Size, slack_percent: u64) -> Option<String> {
+    fn of_object(&self, name: &str, size: &Size, tolerance_percent: u64) -> Option<String> {
         let Some(Row { size: budget, .. }) = self.rows.get(name) else {
             return Some(format!("{name} has no budget yet ({} instructions)", size.instructions));
         };
-        grew(name, "instructions", budget.instructions, size.instructions, slack_percent)
-            .or_else(|| grew(name, "bytes of stack", budget.stack_bytes, size.stack_bytes, slack_percent))
+        grew(name, "instructions", budget.instructions, size.instructions, tolerance_percent)
+            .or_else(|| grew(name, "bytes of stack", budget.stack_bytes, size.stack_bytes, tolerance_percent))
     }
 
-    fn of_kernel(&self, name: &str, verified: u64, slack_percent: u64) -> Option<String> {
+    fn of_kernel(&self, name: &str, verified: u64, tolerance_percent: u64) -> Option<String> {
         if verified > VERIFIED_MAX / 4 {
             return Some(format!(
-                "{name} takes {verified} verified instructions, over a quarter of the kernel's limit"
+                "the verifier processed {verified} instructions of {name}, over a quarter of the kernel's limit"
             ));
         }
         let budget = self.rows.get(name)?.verified?;
-        grew(name, "verified instructions", budget, verified, slack_percent)
+        grew(name, "verified instructions", budget, verified, tolerance_percent)
     }
 }
 
 impl Row {
     fn parse(line: &str) -> Result<(String, Self)> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [name, instructions, stack, verified] = words[..] else { bail!("it has not 4 words") };
+        let [name, instructions, stack, verified] = words[..] else { bail!("it does not have 4 fields") };
         let size = Size { instructions: instructions.parse()?, stack_bytes: stack.parse()? };
         let verified = if verified == "-" { None } else { Some(verified.parse()?) };
         Ok((name.to_owned(), Self { size, verified }))
     }
 }
 
-fn grew(name: &str, what: &str, from: u64, to: u64, slack_percent: u64) -> Option<String> {
-    (to > from + from * slack_percent / 100).then(|| format!("{name} grew from {from} to {to} {what}"))
+fn grew(name: &str, what: &str, from: u64, to: u64, tolerance_percent: u64) -> Option<String> {
+    (to > from + from * tolerance_percent / 100).then(|| format!("{name} grew from {from} to {to} {what}"))
 }
 
 impl Costs {
-    /// Prints them.
-    pub fn tell(&self) {
-        print!("{}", self.table());
-        if self.loaded.is_empty() {
-            println!("      not held against the verifier: loading the programs needs root");
-        }
-    }
-
-    fn table(&self) -> String {
+    /// The sizes as a table.
+    pub fn table(&self) -> String {
         let mut text = format!(
             "      {:<16} {:>12} {:>8} {:>10} {:>14}\n",
             "program", "instructions", "stack", "verified", "machine code"
@@ -175,7 +169,7 @@ impl Costs {
             let loaded = self.loaded.get(name);
             let shown = |value: fn(&Loaded) -> u64| loaded.map_or("-".to_owned(), |it| value(it).to_string());
             let note = if size.stack_bytes > STACK_BYTES_MAX / 4 {
-                "  over a quarter of the kernel's stack"
+                "  over a quarter of the kernel's limit for the stack"
             } else {
                 ""
             };
@@ -188,6 +182,9 @@ impl Costs {
                 shown(|it| it.machine_bytes)
             )
             .expect("writing to a string cannot fail");
+        }
+        if self.loaded.is_empty() {
+            text += "      skipped: the verifier's count (loading the programs needs root)\n";
         }
         text
     }
@@ -216,42 +213,42 @@ mod tests {
     }
 
     #[test]
-    fn unit_growth_is_a_complaint_and_shrinking_is_not() {
-        assert!(budget().complaints(&costs(100)).is_empty());
-        assert!(budget().complaints(&costs(90)).is_empty());
-        assert_eq!(budget().complaints(&costs(101)), ["from_pod grew from 100 to 101 instructions"]);
+    fn unit_growth_is_a_problem_and_shrinking_is_not() {
+        assert!(budget().problems(&costs(100)).is_empty());
+        assert!(budget().problems(&costs(90)).is_empty());
+        assert_eq!(budget().problems(&costs(101)), ["from_pod grew from 100 to 101 instructions"]);
     }
 
     #[test]
-    fn unit_the_verifiers_work_is_part_of_the_budget() {
-        assert!(budget().complaints(&loaded(5_000)).is_empty());
+    fn unit_the_verifiers_count_is_part_of_the_budget() {
+        assert!(budget().problems(&loaded(5_000)).is_empty());
         assert_eq!(
-            budget().complaints(&loaded(5_001)),
+            budget().problems(&loaded(5_001)),
             ["from_pod grew from 5000 to 5001 verified instructions"]
         );
-        let limit = budget().complaints(&loaded(250_001));
+        let limit = budget().problems(&loaded(250_001));
         assert!(limit[0].contains("over a quarter of the kernel's limit"), "{limit:?}");
     }
 
     #[test]
-    fn unit_another_compiler_or_kernel_has_some_slack() {
+    fn unit_another_compiler_or_kernel_has_some_tolerance() {
         let other = |instructions| Costs { compiler: "d".into(), ..costs(instructions) };
-        assert!(budget().complaints(&other(110)).is_empty());
-        assert_eq!(budget().complaints(&other(111)).len(), 1);
+        assert!(budget().problems(&other(110)).is_empty());
+        assert_eq!(budget().problems(&other(111)).len(), 1);
         let elsewhere = |verified| Costs { kernel: "l".into(), ..loaded(verified) };
-        assert!(budget().complaints(&elsewhere(6_250)).is_empty());
-        assert_eq!(budget().complaints(&elsewhere(6_251)).len(), 1);
+        assert!(budget().problems(&elsewhere(6_250)).is_empty());
+        assert_eq!(budget().problems(&elsewhere(6_251)).len(), 1);
     }
 
     #[test]
     fn unit_a_new_program_needs_a_budget() {
-        assert_eq!(Budget::default().complaints(&costs(5)), ["from_pod has no budget yet (5 instructions)"]);
+        assert_eq!(Budget::default().problems(&costs(5)), ["from_pod has no budget yet (5 instructions)"]);
     }
 
     #[test]
     fn unit_what_is_recorded_is_read_back_and_a_stale_count_is_not_kept() {
         let recorded = Budget::parse(&Budget::default().record(&loaded(7_000))).expect("it parses");
-        assert!(recorded.complaints(&loaded(7_000)).is_empty());
+        assert!(recorded.problems(&loaded(7_000)).is_empty());
         let kept = Budget::parse(&recorded.record(&costs(100))).expect("it parses");
         assert_eq!(kept.rows["from_pod"].verified, Some(7_000));
         let changed = Budget::parse(&recorded.record(&costs(120))).expect("it parses");

@@ -1,5 +1,5 @@
-//! What a clone would get: the last commit, not the tree at hand. Work that
-//! is not committed yet is no fault, so it is said, not refused.
+//! Notes on the last commit: what a clone of it would lack. Uncommitted work is
+//! no error, so these are printed and do not fail the tests.
 
 use std::fs;
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::{paths, process};
 /// Of the workspace and of the eBPF crate.
 const LOCK_FILES: [&str; 2] = ["Cargo.lock", "crates/ebpf/Cargo.lock"];
 
-/// How many file names a sentence bears.
+/// Maximum file names in one sentence.
 const NAMES_MAX: usize = 5;
 
-/// What a clone of the last commit would lack, one sentence each. Nothing
-/// where there is no git or no commit.
+/// What a clone of the last commit would lack, one sentence each. Empty
+/// without git or without a commit.
 pub fn notes() -> Vec<String> {
     let mut notes = Vec::new();
     notes.extend(uncommitted().and_then(|files| sentence(&files)));
@@ -32,31 +32,31 @@ fn sentence(files: &[String]) -> Option<String> {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    (!files.is_empty()).then(|| format!("these tests saw what is not committed: {shown}{more}"))
+    (!files.is_empty()).then(|| format!("the tests ran with uncommitted changes: {shown}{more}"))
 }
 
-/// Files that differ from the last commit or are unknown to git.
+/// Files that differ from the last commit, and untracked files.
 fn uncommitted() -> Option<Vec<String>> {
     let text = git(&["status", "--porcelain", "--untracked-files=normal"])?;
     Some(text.lines().filter_map(|line| line.get(3..)).map(str::to_owned).collect())
 }
 
-/// Every build is `--locked`: a commit whose lock file misses a dependency of
-/// its manifests cannot be built by anybody.
+/// Every build is `--locked`: a commit whose lock file lacks a dependency of
+/// its manifests cannot be built.
 fn lock_files_fit() -> Result<()> {
     let Some(commit) = git(&["rev-parse", "--verify", "--quiet", "HEAD"]) else { return Ok(()) };
     let copy = paths::top().join("target/committed");
     let exported = export(commit.trim(), &copy);
     let fit = exported.and_then(|()| LOCK_FILES.iter().try_for_each(|lock| fits(&copy, lock)));
-    let removed = fs::remove_dir_all(&copy).with_context(|| format!("{} stays behind", copy.display()));
+    let removed = fs::remove_dir_all(&copy).with_context(|| format!("cannot remove {}", copy.display()));
     fit.and(removed)
 }
 
 fn export(commit: &str, copy: &Path) -> Result<()> {
     if copy.exists() {
-        fs::remove_dir_all(copy).with_context(|| format!("{} cannot be removed", copy.display()))?;
+        fs::remove_dir_all(copy).with_context(|| format!("cannot remove {}", copy.display()))?;
     }
-    fs::create_dir_all(copy).with_context(|| format!("{} cannot be made", copy.display()))?;
+    fs::create_dir_all(copy).with_context(|| format!("cannot create {}", copy.display()))?;
     let archive = copy.join("tree.tar");
     let top = paths::top();
     let mut git = Command::new("git");
@@ -64,33 +64,32 @@ fn export(commit: &str, copy: &Path) -> Result<()> {
     run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(copy))
 }
 
-/// cargo alone knows what a manifest asks for; without the network it answers
-/// from what was fetched.
+/// Asks cargo whether the lock file satisfies the manifests, without network.
 fn fits(copy: &Path, lock: &str) -> Result<()> {
     let manifest = copy.join(lock).with_file_name("Cargo.toml");
     let mut cargo = process::cargo();
     cargo
         .args(["update", "--quiet", "--workspace", "--locked", "--offline", "--manifest-path"])
         .arg(manifest);
-    let output = cargo.output().context("cargo cannot be started")?;
+    let output = cargo.output().context("cannot start cargo")?;
     if String::from_utf8_lossy(&output.stderr).contains("cannot update the lock file") {
         bail!(
-            "the committed {lock} does not fit the committed Cargo.toml files, so that no clone can be \
-             built: commit them together"
+            "the committed {lock} does not match the committed Cargo.toml files, so a clone cannot be built: \
+             commit them together"
         );
     }
     Ok(())
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?} cannot be started"))?;
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }
 
-/// What git prints; none without git, or where this is no checkout.
+/// The output of git; none without git or outside of a checkout.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").current_dir(paths::top()).args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())

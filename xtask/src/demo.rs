@@ -27,7 +27,7 @@ struct Lab {
 /// `cargo xtask demo`.
 pub fn chore() -> Result<()> {
     let mut steps = Steps::new(4);
-    binaries::step(&mut steps)?;
+    binaries::steps(&mut steps)?;
     let lab = Lab { name: "default".to_owned() };
     let reused = steps.run("lab", |log| lab.up(log))?;
     if reused {
@@ -38,7 +38,7 @@ pub fn chore() -> Result<()> {
     println!("\n$ ./beeline lab status");
     lab.run(&["status"]).status().context("beeline cannot be started")?;
     let failed = scenes::play(&lab, &cast, &mut stdout().lock())?;
-    process::give_tree_back()?;
+    process::restore_owner()?;
     say_what_next(&cast);
     if failed > 0 {
         bail!(
@@ -50,7 +50,7 @@ pub fn chore() -> Result<()> {
 }
 
 /// Plays it for the tests, in a lab of its own that is gone afterwards.
-pub fn rehearse(name: &str, log: &Log) -> Result<()> {
+pub fn check(name: &str, log: &Log) -> Result<()> {
     let lab = Lab { name: name.to_owned() };
     let played = lab.up(log).and_then(|_| {
         lab.apply(log)?;

@@ -1,13 +1,13 @@
-//! The generated pages below docs/: each is printed by a program that knows,
-//! and a test of that program's room fails while the page says otherwise. The
-//! links of all pages are tested here.
+//! The generated pages: each is printed by a program, and a test in that
+//! program's crate fails while the committed page differs. The tests here
+//! follow the links of all pages.
 
 use anyhow::Result;
 
 use crate::steps::{Log, Steps};
 use crate::{binaries, paths, process};
 
-/// Program, the arguments that print the page, the page.
+/// Program, arguments that print the page, path of the page.
 const PAGES: &[(&str, &[&str], &str)] = &[
     ("beeline-agent", &["--print-metrics-doc"], "docs/metrics.md"),
     ("beeline", &["docs", "drop-reasons"], "docs/drop-reasons.md"),
@@ -18,7 +18,7 @@ const PAGES: &[(&str, &[&str], &str)] = &[
 /// `cargo xtask docs`.
 pub fn chore() -> Result<()> {
     let mut steps = Steps::new(3);
-    binaries::step(&mut steps)?;
+    binaries::steps(&mut steps)?;
     steps.run("generated pages", |log| PAGES.iter().try_for_each(|page| write(page, log)))
 }
 
@@ -35,7 +35,7 @@ mod tests {
 
     use super::*;
 
-    /// Every page of the repository, what is built left out.
+    /// Every page of the repository outside of build output.
     fn pages(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("it is a folder").flatten() {
             let (path, name) = (entry.path(), entry.file_name());
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_every_link_between_pages_leads_somewhere() {
+    fn unit_every_link_between_pages_has_a_target() {
         let mut found = Vec::new();
         pages(paths::top(), &mut found);
         assert!(found.len() > 10, "{found:?}");
@@ -63,7 +63,11 @@ mod tests {
             for link in links(&text).filter(|link| !link.contains("://")) {
                 let file = link.split('#').next().unwrap_or_default();
                 let target = page.parent().expect("it is in a folder").join(file);
-                assert!(file.is_empty() || target.exists(), "{}: {link} leads nowhere", page.display());
+                assert!(
+                    file.is_empty() || target.exists(),
+                    "{}: the target of the link {link} does not exist",
+                    page.display()
+                );
             }
         }
     }

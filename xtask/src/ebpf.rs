@@ -1,5 +1,5 @@
-//! The eBPF programs: built for the kernel, put where `kernel` embeds them
-//! from, measured, and held against their budget.
+//! The eBPF programs: builds the object that the `kernel` crate embeds, measures
+//! its programs and compares them with their budget.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use crate::budget::{Budget, Costs, Loaded};
 use crate::steps::{Log, Steps};
-use crate::toolchain::Toolchain;
-use crate::{elf, paths, process};
+use crate::toolchain::{TARGET, Toolchain};
+use crate::{compile, elf, paths, process};
 
-/// Of the `kernel` crate: loads the embedded programs and prints what the
-/// kernel made of them.
+/// Binary of the `kernel` crate that loads the embedded programs and prints
+/// their sizes in the kernel.
 pub const LOADER: &str = "beeline-programs";
 
 /// `cargo xtask ebpf`.
@@ -40,7 +40,7 @@ pub fn chore(accept: bool) -> Result<()> {
         }
         Ok(())
     })?;
-    costs.tell();
+    print!("{}", costs.table());
     if accept {
         return Budget::read()?.accept(&costs);
     }
@@ -52,11 +52,13 @@ pub fn step(steps: &mut Steps) -> Result<Costs> {
     steps.run("eBPF programs", build)
 }
 
-/// Asks the kernel, as root, what it makes of the programs in the loader,
-/// which is built.
+/// Loads the programs, which needs root and the built loader, and adds their
+/// sizes in the kernel.
 pub fn load(costs: &mut Costs) -> Result<()> {
     let loader = paths::binary(LOADER);
-    let output = process::as_root(loader).output().context("the loader of the programs cannot be started")?;
+    let output = process::as_root(loader)
+        .output()
+        .context("cannot start beeline-programs, which loads the eBPF programs")?;
     if !output.status.success() {
         bail!("the kernel refused the programs: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -65,31 +67,33 @@ pub fn load(costs: &mut Costs) -> Result<()> {
     Ok(())
 }
 
-/// Fails when a program is over its budget.
+/// Fails when a program exceeds its budget.
 pub fn check(costs: &Costs) -> Result<()> {
-    let complaints = Budget::read()?.complaints(costs);
-    if complaints.is_empty() {
+    let problems = Budget::read()?.problems(costs);
+    if problems.is_empty() {
         return Ok(());
     }
     bail!(
-        "the eBPF programs are over their budget: {}. If that is meant, record it: cargo xtask ebpf --accept",
-        complaints.join("; ")
+        "the eBPF programs are over their budget: {}. If that is intended, record it: cargo xtask ebpf --accept",
+        problems.join("; ")
     )
 }
 
 fn parse(lines: &str) -> Result<BTreeMap<String, Loaded>> {
     let program = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [name, verified, machine_bytes] = words[..] else { bail!("the loader printed {line:?}") };
+        let [name, verified, machine_bytes] = words[..] else {
+            bail!("the output of beeline-programs has an unexpected line {line:?}")
+        };
         let loaded = Loaded { verified: verified.parse()?, machine_bytes: machine_bytes.parse()? };
         Ok((name.to_owned(), loaded))
     };
     lines.lines().map(program).collect()
 }
 
-/// `6.1`, as far as it matters to the verifier.
+/// Major and minor version of the running kernel: `6.1`.
 fn kernel() -> Result<String> {
-    let output = Command::new("uname").arg("-r").output().context("uname cannot be started")?;
+    let output = Command::new("uname").arg("-r").output().context("cannot start uname")?;
     let release = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(release.trim().splitn(3, '.').take(2).collect::<Vec<_>>().join("."))
 }
@@ -97,13 +101,12 @@ fn kernel() -> Result<String> {
 fn build(log: &Log) -> Result<Costs> {
     let toolchain = Toolchain::find()?;
     let mut cargo = toolchain.cargo_build();
-    cargo.args(["--locked", "--message-format=json-render-diagnostics"]);
-    let messages = process::output(&mut cargo, log)?;
+    let total = compile::total(&paths::ebpf_crate(), &["--target", TARGET], compile::Kind::Binaries);
+    let messages = compile::run(cargo.arg("--locked"), total, log)?;
     process::refuse_warnings(log)?;
-    let object = executable(&messages).context("the eBPF crate built no program")?;
-    let bytes = fs::read(&object).with_context(|| format!("{} cannot be read", object.display()))?;
-    let sizes =
-        elf::program_sizes(&bytes).with_context(|| format!("{} cannot be measured", object.display()))?;
+    let object = executable(&messages).context("the build of the eBPF crate has no executable")?;
+    let bytes = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let sizes = elf::program_sizes(&bytes).with_context(|| format!("cannot measure {}", object.display()))?;
     process::write_if_changed(&paths::ebpf_object(), &bytes)?;
     Ok(Costs { compiler: toolchain.version, sizes, ..Costs::default() })
 }
@@ -118,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_the_loaders_lines_are_read() {
+    fn unit_the_output_of_the_loader_is_parsed() {
         let loaded = parse("from_pod 183423 27252\nto_pod 5 0\n").expect("it parses");
         assert_eq!(loaded["from_pod"], Loaded { verified: 183_423, machine_bytes: 27_252 });
         assert!(parse("from_pod 5\n").is_err());

@@ -1,5 +1,5 @@
-//! Reads as much of an eBPF object as its sizes need: functions, their
-//! instructions and stack, and who calls whom.
+//! Parses what the sizes of eBPF programs depend on in an ELF object: functions,
+//! their instructions and stack, and the call graph.
 
 use std::collections::BTreeMap;
 
@@ -23,10 +23,10 @@ const SECTION_TYPE_SYMBOLS: u32 = 2;
 const SECTION_TYPE_RELOCATIONS: u32 = 9;
 const SYMBOL_TYPE_FUNCTION: u8 = 2;
 
-/// A program's size, subprograms that it reaches included.
+/// Size of a program and of the subprograms that it calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
-    /// Instructions that the kernel loads.
+    /// Number of instructions that the kernel loads.
     pub instructions: u64,
     /// The deepest chain of frames, in bytes.
     pub stack_bytes: u64,
@@ -69,8 +69,8 @@ struct Instruction {
 struct Object {
     sections: Vec<Section>,
     functions: Vec<Function>,
-    /// (section, offset in it) of a call -> (section, offset) of the callee's
-    /// symbol.
+    /// Call (section, offset in bytes) to symbol of the callee (section, offset
+    /// in bytes).
     relocations: BTreeMap<(usize, u64), (usize, u64)>,
 }
 
@@ -109,11 +109,11 @@ impl Object {
         for section in self.sections.iter().filter(|section| section.kind == SECTION_TYPE_RELOCATIONS) {
             let symbols = self.sections.get(section.link).context("relocations without symbols")?;
             for index in 0..section.size / 16 {
-                let place = section.offset + index * 16;
-                let symbol = usize::try_from(u64_at(bytes, place + 8)? >> 32)?;
+                let offset = section.offset + index * 16;
+                let symbol = usize::try_from(u64_at(bytes, offset + 8)? >> 32)?;
                 let symbol = read_symbol(bytes, symbols.offset, symbol)?;
                 self.relocations
-                    .insert((section.info, u64_at(bytes, place)?), (symbol.section, symbol.value));
+                    .insert((section.info, u64_at(bytes, offset)?), (symbol.section, symbol.value));
             }
         }
         Ok(())
@@ -123,7 +123,7 @@ impl Object {
         self.sections.get(section).is_some_and(|section| section.flags & SECTION_EXECUTABLE != 0)
     }
 
-    /// Subprograms stand in `.text`, programs in sections named after their hook.
+    /// Subprograms are in `.text`, programs in sections named after their hook.
     fn is_program(&self, function: &Function) -> bool {
         self.sections[function.section].name != ".text"
     }
@@ -134,16 +134,16 @@ impl Object {
         Ok(Size { instructions: reached.values().sum(), stack_bytes })
     }
 
-    /// Adds the function and all below it to `reached`; returns the deepest
-    /// stack from here.
+    /// Adds the function and all it calls to `reached`; returns the depth of the
+    /// stack in bytes.
     fn walk(
         &self,
         function: &Function,
         reached: &mut BTreeMap<(usize, u64), u64>,
         depth: usize,
     ) -> Result<u64> {
-        // The kernel's own bound on nested frames.
-        ensure!(depth < 8, "{} is called through more than 8 frames", function.name);
+        // MAX_CALL_FRAMES of the kernel's verifier.
+        ensure!(depth < 8, "the call chain to {} has more than 8 frames", function.name);
         reached.insert((function.section, function.start), function.instructions.len() as u64);
         let mut deepest = 0;
         for callee in self.callees(function)? {
@@ -159,22 +159,22 @@ impl Object {
     }
 
     fn callee(&self, function: &Function, index: u64, call: &Instruction) -> Result<&Function> {
-        let place = function.start + index * INSTRUCTION_BYTES as u64;
+        let offset = function.start + index * INSTRUCTION_BYTES as u64;
         let relative = i64::from(call.immediate) + 1;
-        let (section, target) = match self.relocations.get(&(function.section, place)) {
+        let (section, target) = match self.relocations.get(&(function.section, offset)) {
             Some((section, value)) => {
                 (*section, i64::try_from(*value)? + relative * INSTRUCTION_BYTES as i64)
             }
-            None => (function.section, i64::try_from(place)? + relative * INSTRUCTION_BYTES as i64),
+            None => (function.section, i64::try_from(offset)? + relative * INSTRUCTION_BYTES as i64),
         };
         let found =
             self.functions.iter().find(|other| other.section == section && other.start as i64 == target);
-        found.with_context(|| format!("{} calls something at {target} that is no function", function.name))
+        found.with_context(|| format!("{} calls offset {target}, which is not a function", function.name))
     }
 }
 
 impl Function {
-    /// The lowest address below the frame pointer that it touches.
+    /// Bytes of stack: the lowest offset from the frame pointer that is accessed.
     fn frame_bytes(&self) -> u64 {
         let mut lowest = 0;
         let mut frame_copies = [false; 16];
@@ -201,7 +201,7 @@ impl Instruction {
         self.opcode == OPCODE_CALL && self.source == SOURCE_LOCAL_CALL
     }
 
-    /// Where below the frame pointer it reaches (0 or negative).
+    /// The offset from the frame pointer that it accesses (0 or negative), in bytes.
     fn frame_offset(&self, frame_copies: &[bool; 16]) -> i64 {
         let base = match self.opcode & 7 {
             CLASS_LOAD => self.source,
@@ -231,13 +231,13 @@ struct Symbol {
 }
 
 fn read_symbol(bytes: &[u8], table: usize, index: usize) -> Result<Symbol> {
-    let place = table + index * 24;
+    let offset = table + index * 24;
     Ok(Symbol {
-        name: u32_at(bytes, place)? as usize,
-        kind: slice(bytes, place + 4, 1)?[0] & 0xf,
-        section: usize::from(u16_at(bytes, place + 6)?),
-        value: u64_at(bytes, place + 8)?,
-        size: u64_at(bytes, place + 16)?,
+        name: u32_at(bytes, offset)? as usize,
+        kind: slice(bytes, offset + 4, 1)?[0] & 0xf,
+        section: usize::from(u16_at(bytes, offset + 6)?),
+        value: u64_at(bytes, offset + 8)?,
+        size: u64_at(bytes, offset + 16)?,
     })
 }
 
@@ -250,15 +250,15 @@ fn read_sections(bytes: &[u8]) -> Result<Vec<Section>> {
         .collect()
 }
 
-fn read_section(bytes: &[u8], place: usize, names: usize) -> Result<Section> {
+fn read_section(bytes: &[u8], offset: usize, names: usize) -> Result<Section> {
     Ok(Section {
-        name: text(bytes, names + u32_at(bytes, place)? as usize)?,
-        kind: u32_at(bytes, place + 4)?,
-        flags: u64_at(bytes, place + 8)?,
-        offset: usize::try_from(u64_at(bytes, place + 0x18)?)?,
-        size: usize::try_from(u64_at(bytes, place + 0x20)?)?,
-        link: u32_at(bytes, place + 0x28)? as usize,
-        info: u32_at(bytes, place + 0x2c)? as usize,
+        name: text(bytes, names + u32_at(bytes, offset)? as usize)?,
+        kind: u32_at(bytes, offset + 4)?,
+        flags: u64_at(bytes, offset + 8)?,
+        offset: usize::try_from(u64_at(bytes, offset + 0x18)?)?,
+        size: usize::try_from(u64_at(bytes, offset + 0x20)?)?,
+        link: u32_at(bytes, offset + 0x28)? as usize,
+        info: u32_at(bytes, offset + 0x2c)? as usize,
     })
 }
 
@@ -271,21 +271,21 @@ fn slice(bytes: &[u8], start: usize, length: usize) -> Result<&[u8]> {
 }
 
 fn text(bytes: &[u8], start: usize) -> Result<String> {
-    let rest = bytes.get(start..).context("a name lies outside the object")?;
-    let end = rest.iter().position(|byte| *byte == 0).context("a name has no end")?;
+    let rest = bytes.get(start..).context("a name is outside of the object")?;
+    let end = rest.iter().position(|byte| *byte == 0).context("a name is not terminated")?;
     Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
 }
 
-fn u16_at(bytes: &[u8], place: usize) -> Result<u16> {
-    Ok(u16::from_le_bytes(slice(bytes, place, 2)?.try_into()?))
+fn u16_at(bytes: &[u8], offset: usize) -> Result<u16> {
+    Ok(u16::from_le_bytes(slice(bytes, offset, 2)?.try_into()?))
 }
 
-fn u32_at(bytes: &[u8], place: usize) -> Result<u32> {
-    Ok(u32::from_le_bytes(slice(bytes, place, 4)?.try_into()?))
+fn u32_at(bytes: &[u8], offset: usize) -> Result<u32> {
+    Ok(u32::from_le_bytes(slice(bytes, offset, 4)?.try_into()?))
 }
 
-fn u64_at(bytes: &[u8], place: usize) -> Result<u64> {
-    Ok(u64::from_le_bytes(slice(bytes, place, 8)?.try_into()?))
+fn u64_at(bytes: &[u8], offset: usize) -> Result<u64> {
+    Ok(u64::from_le_bytes(slice(bytes, offset, 8)?.try_into()?))
 }
 
 #[cfg(test)]
@@ -298,20 +298,20 @@ mod tests {
     }
 
     #[test]
-    fn unit_frame_is_the_lowest_byte_touched() {
+    fn unit_the_frame_extends_to_the_lowest_byte_accessed() {
         let store = [0x7b, 0x1a, 0xf0, 0xff, 0, 0, 0, 0]; // *(u64 *)(r10 - 16) = r1
         assert_eq!(function(&[store]).frame_bytes(), 16);
     }
 
     #[test]
-    fn unit_frame_sees_a_pointer_made_from_the_frame_pointer() {
+    fn unit_the_frame_includes_what_a_copy_of_its_pointer_reaches() {
         let copy = [0xbf, 0xa2, 0, 0, 0, 0, 0, 0]; // r2 = r10
         let add = [0x07, 0x02, 0, 0, 0xd8, 0xff, 0xff, 0xff]; // r2 += -40
         assert_eq!(function(&[copy, add]).frame_bytes(), 40);
     }
 
     #[test]
-    fn unit_something_else_is_refused() {
+    fn unit_other_bytes_are_an_error() {
         assert!(program_sizes(b"not an object").is_err());
         assert!(program_sizes(b"\x7fELF\x02\x01").is_err());
     }

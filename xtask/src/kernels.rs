@@ -1,6 +1,6 @@
-//! `make test-kernels`: the kernel tests inside Debian's stock kernels, in
-//! QEMU without hardware help. Nothing is installed: kernels, QEMU and
-//! busybox are unpacked below target/kernels. No root is needed.
+//! `make test-kernels`: the kernel tests in Debian's stock kernels, booted in
+//! QEMU without KVM. Kernels, QEMU and busybox are unpacked in target/kernels
+//! and not installed. It needs no root.
 
 mod initramfs;
 mod machine;
@@ -12,13 +12,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::steps::{Log, Steps};
 use crate::test::{Needs, Outcome, Program};
-use crate::{ebpf, process};
+use crate::{compile, ebpf, process};
 use machine::{Machine, Report};
 
-/// The oldest kernel that Beeline supports, and one with TCX links.
+/// The minimum kernel version, and one with TCX links (6.6 or newer).
 const SERIES: [&str; 2] = ["6.1", "6.12"];
 
-/// The packages whose kernel tests run there.
+/// Packages with kernel tests.
 const PACKAGES: [&str; 1] = ["beeline-kernel"];
 
 /// `cargo xtask test-kernels`.
@@ -29,9 +29,9 @@ pub fn chore() -> Result<()> {
     let machines = steps.run("kernels and QEMU", |log| fetch(&programs, log))?;
     let mut failed = Vec::new();
     for machine in &machines {
-        // The other kernels are tried even so.
+        // A failure does not keep the other kernels from running.
         match steps.run(&format!("Linux {}", machine.series), |log| machine.run(&programs, log)) {
-            Ok(report) => say(machine, &report),
+            Ok(report) => print(machine, &report),
             Err(error) => failed.push(format!("{error:#}")),
         }
     }
@@ -40,11 +40,11 @@ pub fn chore() -> Result<()> {
 
 fn build(log: &Log) -> Result<Vec<Program>> {
     let mut cargo = process::cargo();
-    cargo.args(["test", "--locked", "--release", "--no-run", "--message-format=json-render-diagnostics"]);
+    cargo.args(["test", "--locked", "--release", "--no-run"]);
     for package in PACKAGES {
         cargo.args(["--package", package]);
     }
-    let mut programs = Program::read_all(&process::output(&mut cargo, log)?)?;
+    let mut programs = Program::read_all(&compile::run(&mut cargo, None, log)?)?;
     for program in &mut programs {
         program.tests.retain(|test| Needs::of(test) == Some(Needs::Kernel));
     }
@@ -58,14 +58,14 @@ fn fetch(programs: &[Program], log: &Log) -> Result<Vec<Machine>> {
     let machine = |series: &&'static str| {
         let kernel = packages::kernel(series, log)?;
         let initramfs = initramfs::build(&kernel, &busybox, programs, log)
-            .with_context(|| format!("the initial file system for Linux {series} cannot be made"))?;
+            .with_context(|| format!("cannot build the initramfs for Linux {series}"))?;
         Ok(Machine { series, qemu: qemu.clone(), image: kernel.image, initramfs })
     };
     SERIES.iter().map(machine).collect()
 }
 
-/// One line for a kernel; below it what the tests did not try there.
-fn say(machine: &Machine, report: &Report) {
+/// One line for the kernel; below it what the tests skipped there.
+fn print(machine: &Machine, report: &Report) {
     let each: Vec<String> =
         report.outcomes.iter().map(|one| format!("{} {}", one.name, one.count("passed"))).collect();
     let (series, release, passed) = (machine.series, &report.release, report.passed());

@@ -1,5 +1,5 @@
-//! What tests leave on a machine when they go wrong: compared before and
-//! after. Other tests, and people's labs, may come and go meanwhile.
+//! The leak check: compares what a lab creates on the machine before and after
+//! the tests. Other runs and labs may start and end in between.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,16 +12,16 @@ use anyhow::{Context, Result};
 
 use crate::process;
 
-/// The last processes of a lab may still be on their way out.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last processes of a lab may take to exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Everything on the machine that a lab makes, one line each.
+/// The objects on the machine of the kinds that a lab creates, one line each.
 pub struct Snapshot {
     lines: BTreeSet<String>,
 }
 
 impl Snapshot {
-    /// Looks now.
+    /// Takes a snapshot of the machine.
     pub fn take() -> Result<Self> {
         let mut lines = BTreeSet::new();
         for (what, folder) in [("network namespace", "/run/netns"), ("link", "/sys/class/net")] {
@@ -33,13 +33,13 @@ impl Snapshot {
         Ok(Self { lines })
     }
 
-    /// What is there now, was not then, and is of the run with this number.
+    /// Objects that appeared since the snapshot and belong to the run with this ID.
     pub fn leaks_since(&self, run: &str) -> Result<Vec<String>> {
         let leaks = self.new_lines(run)?;
         if leaks.is_empty() {
             return Ok(leaks);
         }
-        thread::sleep(PATIENCE);
+        thread::sleep(EXIT_TIMEOUT);
         self.new_lines(run)
     }
 
@@ -50,8 +50,8 @@ impl Snapshot {
     }
 }
 
-/// A lab's name, a cgroup's and the temporary folder hold the number of their
-/// run. Links and named namespaces hold none, but nobody's test makes any in
+/// The names of labs, cgroups and temporary folders contain the ID of their
+/// run. Those of links and named namespaces do not, but no test creates any in
 /// the machine's own namespace.
 fn may_be_of(line: &str, run: &str) -> bool {
     line.contains(run) || line.starts_with("link ") || line.starts_with("network namespace ")
@@ -62,36 +62,36 @@ fn names(folder: impl AsRef<Path>) -> impl Iterator<Item = String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
-/// Root's folder: looked into as root.
+/// Names of labs; their folder is readable by root only.
 fn labs() -> Result<Vec<String>> {
     let mut find = process::as_root("find");
     find.args(["/run/beeline-lab", "-mindepth", "1", "-maxdepth", "1", "-printf", "%f\n"])
         .stderr(Stdio::null());
-    let output = find.output().context("find cannot be started")?;
+    let output = find.output().context("cannot start find")?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }
 
-/// Mounts that hold namespaces, pins and cgroups, and the cgroups themselves.
+/// Mounts of namespaces, pins and cgroups, and the cgroups themselves.
 fn mounts() -> Result<Vec<String>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo cannot be read")?;
+    let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     let mut lines = Vec::new();
     for line in text.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let kind = right.split(' ').next().unwrap_or_default();
-        let place = left.split(' ').nth(4).unwrap_or_default();
+        let mount_point = left.split(' ').nth(4).unwrap_or_default();
         if ["bpf", "nsfs", "cgroup2"].contains(&kind) {
-            lines.push(format!("mount of {kind} at {place}"));
+            lines.push(format!("mount of {kind} at {mount_point}"));
         }
         if kind == "cgroup2" {
-            let groups = names(place).filter(|name| name.starts_with("beeline"));
-            lines.extend(groups.map(|name| format!("cgroup {place}/{name}")));
+            let groups = names(mount_point).filter(|name| name.starts_with("beeline"));
+            lines.extend(groups.map(|name| format!("cgroup {mount_point}/{name}")));
         }
     }
     Ok(lines)
 }
 
-/// By name and command line: an agent that was restarted beside the tests is
-/// the same one.
+/// Identified by command line, not by PID: an agent of another lab that was
+/// restarted in the meantime is the same process.
 fn processes() -> BTreeSet<String> {
     names("/proc").filter_map(|id| beeline_process(&id)).collect()
 }
@@ -111,22 +111,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_what_others_leave_is_no_leak_of_this_run() {
-        for mine in [
+    fn unit_objects_of_other_runs_are_no_leaks() {
+        for own in [
             "mount of nsfs at /run/beeline-lab/tab12cd-1-1-story/netns/client",
             "cgroup /sys/fs/cgroup/beeline-test-ab12cd-7",
             "link bee0123456789ab",
             "network namespace x",
             "process beeline-agent --state /tmp/beeline-run-ab12cd/tmp/x",
         ] {
-            assert!(may_be_of(mine, "ab12cd"), "{mine}");
+            assert!(may_be_of(own, "ab12cd"), "{own}");
         }
-        for theirs in [
+        for other in [
             "lab state /run/beeline-lab/default",
             "mount of bpf at /run/beeline-lab/t000001-1-1-story/nodes/node-1/bpf",
             "process beeline-lab daemon --name t000001-1-1-story",
         ] {
-            assert!(!may_be_of(theirs, "ab12cd"), "{theirs}");
+            assert!(!may_be_of(other, "ab12cd"), "{other}");
         }
     }
 }

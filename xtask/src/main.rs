@@ -1,11 +1,12 @@
-//! Every chore of the repository, one command each: `cargo xtask CHORE`.
+//! The chores of the repository, one command each: `cargo xtask CHORE`.
 //!
-//! The Makefile's targets of the same names come here after they installed
-//! what is missing; a developer whose machine has everything calls these.
+//! The Makefile's targets of the same names install missing packages first and
+//! then run these.
 
 mod binaries;
 mod budget;
 mod committed;
+mod compile;
 mod demo;
 mod docs;
 mod ebpf;
@@ -25,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 /// The chores of the repository.
 #[derive(Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "xtask", bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     chore: Chore,
@@ -33,35 +34,35 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Build the eBPF programs and hold them against their budget.
+    /// Build the eBPF programs and compare their sizes with crates/ebpf/budget.txt.
     Ebpf {
-        /// Record today's sizes as the budget.
+        /// Record the present sizes as the budget.
         #[arg(long)]
         accept: bool,
     },
-    /// Build the binaries under target/release, eBPF programs included.
+    /// Build the eBPF programs and the binaries in target/release.
     Build,
-    /// Bring a lab up, apply examples/hello and show it at work.
+    /// Start a lab with three nodes, apply examples/hello and show its traffic.
     Demo,
-    /// Run every test; without root only the pure ones (PURE=1: and be content).
+    /// Run every test; those that need root are skipped with PURE=1.
     Test {
-        /// Only the tests whose name holds this.
+        /// Run only the tests whose names contain this.
         filter: Option<String>,
     },
-    /// Run our own benchmarks; the arguments go to `beeline-bench`.
+    /// Run the benchmarks; the arguments are those of `beeline-bench`.
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Fuzz the packet path (needs cargo-fuzz and a nightly compiler).
+    /// Run the fuzz targets (needs cargo-fuzz and a nightly toolchain).
     Fuzz {
-        /// How long, for each target.
+        /// How long to run each target, in seconds.
         #[arg(default_value_t = 60)]
         seconds: u64,
     },
-    /// Write the generated pages below docs/ again.
+    /// Regenerate the generated pages in docs/ and charts/.
     Docs,
-    /// Load, attach and forward on stock kernels in QEMU.
+    /// Run the kernel tests on Debian's stock kernels in QEMU.
     TestKernels,
 }
 

@@ -1,5 +1,5 @@
-//! The toolchain for the eBPF programs: takes what it finds and says which
-//! (docs/decisions/0003). The bootstrap installs the first kind.
+//! The toolchain for the eBPF programs: Debian's if it is installed, else
+//! rustup's nightly (docs/decisions/0003). The bootstrap installs the former.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,23 +11,23 @@ use crate::paths;
 /// The target of every eBPF program.
 pub const TARGET: &str = "bpfel-unknown-none";
 
-/// A compiler that can build `core` or has it, and a linker for it.
+/// A compiler with `core` for eBPF, prebuilt or from source, and a linker.
 pub struct Toolchain {
     compiler: Compiler,
     linker: PathBuf,
-    /// Compiler and LLVM version, as the budget records them.
+    /// Versions of the compiler and of its LLVM, as the budget records them.
     pub version: String,
 }
 
 enum Compiler {
-    /// Debian's: brings a built `core` for eBPF.
+    /// Debian's, with a prebuilt `core` for eBPF.
     Debian,
-    /// rustup's nightly with rust-src: builds `core` each time it is missing.
+    /// rustup's nightly with rust-src, which builds `core` from source.
     Nightly,
 }
 
 impl Toolchain {
-    /// The first that works.
+    /// The first toolchain that works.
     pub fn find() -> Result<Self> {
         let linker = find_linker()?;
         for compiler in [Compiler::Debian, Compiler::Nightly] {
@@ -42,12 +42,12 @@ impl Toolchain {
         )
     }
 
-    /// `cargo build` for the eBPF crate, arguments to be added.
+    /// `cargo build` for the eBPF crate; the caller adds arguments.
     pub fn cargo_build(&self) -> Command {
         let mut cargo = self.compiler.cargo();
         cargo.current_dir(paths::ebpf_crate());
         cargo.env("CARGO_ENCODED_RUSTFLAGS", self.flags().join("\x1f"));
-        // What the outer cargo set for user space must not reach this build.
+        // Settings for user space do not apply to this build.
         for name in ["RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"] {
             cargo.env_remove(name);
         }
@@ -64,7 +64,7 @@ impl Toolchain {
             "-Cdebuginfo=2".to_owned(),
             linker,
             "-Clink-arg=--btf".to_owned(),
-            // Else small copies become calls of byte loops.
+            // Without it, small copies become calls of functions that copy byte by byte.
             "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         ]
     }
@@ -82,7 +82,7 @@ impl Compiler {
         match self {
             Self::Debian => {
                 let mut cargo = Command::new("/usr/bin/cargo");
-                // Debian's is a stable compiler; aya-ebpf uses unstable features.
+                // Debian's compiler is a stable release, but aya-ebpf uses unstable features.
                 cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
                 cargo
             }
@@ -99,7 +99,7 @@ impl Compiler {
             Self::Debian => Command::new("/usr/bin/rustc"),
             Self::Nightly => nightly_rustc(),
         };
-        let text = stdout(command.arg("-vV")).context("the eBPF compiler does not tell its version")?;
+        let text = stdout(command.arg("-vV")).context("cannot read the version of the eBPF compiler")?;
         let field =
             |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").to_owned();
         Ok(format!("rustc {} LLVM {}", field("release: "), field("LLVM version: ")))

@@ -1,8 +1,8 @@
 #!/bin/sh
-# The only process of the machine: mounts what every system has, runs the
-# test programs one after the other, and switches off. What the tests print
-# goes to the second serial port, each program's part under a line
-# `=== NAME`, ended by `=== status NUMBER`.
+# The init process of the machine: mounts the usual file systems, runs the test
+# programs one after the other and powers off. Their output goes to the second
+# serial port: for each program a line `=== NAME`, its output, and a line
+# `=== status NUMBER`.
 export PATH=/bin:/sbin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -19,11 +19,11 @@ cd /tmp
 for list in /tests/*.list; do
     program=${list%.list}
     echo "=== $(basename "$program")"
-    # One at a time: emulated, the machine has no time to spare.
+    # One test at a time: an emulated machine is slow enough for timeouts.
     "$program" --test-threads=1 --show-output --exact $(cat "$list")
     echo "=== status $?"
 done
 echo "=== end"
-# The port's buffer is emptied by an emulated clock.
+# The serial port's buffer is drained by an emulated clock.
 sleep 1
 poweroff -f

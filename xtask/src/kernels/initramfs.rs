@@ -1,6 +1,5 @@
-//! The file system that a kernel boots into: busybox, the modules that
-//! networks are made of, the test programs with their libraries, and
-//! `init.sh`, which runs them.
+//! The initramfs of a machine: busybox, network modules, the test programs
+//! with their libraries, and `init.sh`, which runs them.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -16,13 +15,13 @@ use crate::test::Program;
 
 const INIT: &str = include_str!("init.sh");
 
-/// Made by nobody else: mount points, and what every system has.
+/// Mount points and the other folders of the root file system.
 const FOLDERS: [&str; 10] = ["bin", "sbin", "proc", "sys", "dev", "run", "tmp", "root", "etc", "tests"];
 
-/// Packs everything into one file beside the kernel.
+/// Writes the initramfs to the folder of the kernel; returns its path.
 pub fn build(kernel: &Kernel, busybox: &Path, programs: &[Program], log: &Log) -> Result<PathBuf> {
-    let place = kernel.image.parent().context("a kernel lies in a folder")?;
-    let (root, packed) = (place.join("root"), place.join("initramfs"));
+    let folder = kernel.image.parent().context("the path of the kernel has no folder")?;
+    let (root, packed) = (folder.join("root"), folder.join("initramfs"));
     let _ = fs::remove_dir_all(&root);
     for folder in FOLDERS {
         fs::create_dir_all(root.join(folder))?;
@@ -45,23 +44,23 @@ fn add_busybox(root: &Path, busybox: &Path, log: &Log) -> Result<()> {
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         symlink("/bin/busybox", root.join("bin").join(applet))?;
     }
-    // The kernel asks here for what it lacks: `veth`, `sch_ingress`, ...
+    // The kernel loads modules through it: `veth`, `sch_ingress`, ...
     symlink("/bin/busybox", root.join("sbin/modprobe"))?;
     Ok(())
 }
 
 fn add_modules(root: &Path, kernel: &Kernel, busybox: &Path, log: &Log) -> Result<()> {
-    let place = root.join("lib/modules");
-    fs::create_dir_all(&place)?;
-    process::run(Command::new("cp").arg("-r").arg(&kernel.modules).arg(&place), log)?;
+    let folder = root.join("lib/modules");
+    fs::create_dir_all(&folder)?;
+    process::run(Command::new("cp").arg("-r").arg(&kernel.modules).arg(&folder), log)?;
     let mut unpack = Command::new("find");
-    unpack.arg(&place).args(["-name", "*.ko.xz", "-exec"]).arg(busybox).args(["unxz", "{}", "+"]);
+    unpack.arg(&folder).args(["-name", "*.ko.xz", "-exec"]).arg(busybox).args(["unxz", "{}", "+"]);
     process::run(&mut unpack, log)?;
     process::run(Command::new(busybox).args(["depmod", "-b"]).arg(root).arg(&kernel.release), log)
 }
 
-/// A test program without its symbols, what it is linked with, and the
-/// names of its tests.
+/// Adds a stripped test program, its shared libraries and the names of its
+/// tests.
 fn add_program(root: &Path, program: &Program, log: &Log) -> Result<()> {
     let file = root.join("tests").join(program.name.replace(' ', "-"));
     process::run(Command::new("strip").arg("-o").arg(&file).arg(&program.path), log)?;
@@ -69,8 +68,8 @@ fn add_program(root: &Path, program: &Program, log: &Log) -> Result<()> {
     let libraries = process::output(Command::new("ldd").arg(&program.path), log)?;
     for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
         let copy = root.join(library.trim_start_matches('/'));
-        fs::create_dir_all(copy.parent().context("a library lies in a folder")?)?;
-        fs::copy(library, copy).with_context(|| format!("{library} cannot be copied"))?;
+        fs::create_dir_all(copy.parent().context("the path of a library has no folder")?)?;
+        fs::copy(library, copy).with_context(|| format!("cannot copy {library}"))?;
     }
     Ok(())
 }

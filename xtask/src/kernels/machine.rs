@@ -1,4 +1,4 @@
-//! A machine in QEMU, and what its second serial port tells.
+//! A virtual machine in QEMU, and the test results from its second serial port.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -12,11 +12,11 @@ use crate::process;
 use crate::steps::Log;
 use crate::test::{Outcome, Program};
 
-/// A run that takes longer hangs: an emulated machine is ten times slower.
+/// Timeout of a run: emulated, the tests take ten times as long.
 const SECONDS_MAX: u32 = 1800;
 const MEGABYTES: &str = "512";
 
-/// A kernel with all it needs.
+/// A kernel and what it boots with.
 pub struct Machine {
     /// `6.1`.
     pub series: &'static str,
@@ -25,32 +25,34 @@ pub struct Machine {
     pub initramfs: PathBuf,
 }
 
-/// What ran there.
+/// What ran in a machine.
 #[derive(Debug)]
 pub struct Report {
-    /// As `uname -r` says it, inside.
+    /// The output of `uname -r` in the machine.
     pub release: String,
     pub outcomes: Vec<Outcome>,
 }
 
 impl Machine {
-    /// Boots it and waits for its end. An error = it did not run everything,
-    /// or not everything passed.
+    /// Boots the machine and waits until it powers off.
+    ///
+    /// # Errors
+    ///
+    /// A test failed or did not run.
     pub fn run(&self, programs: &[Program], log: &Log) -> Result<Report> {
-        let told = self.initramfs.with_file_name("told");
-        let ended = process::run(&mut self.command(&told), log);
-        let text = String::from_utf8_lossy(&fs::read(&told).unwrap_or_default()).replace('\r', "");
+        let serial = self.initramfs.with_file_name("serial");
+        let ended = process::run(&mut self.command(&serial), log);
+        let text = String::from_utf8_lossy(&fs::read(&serial).unwrap_or_default()).replace('\r', "");
         fs::write(log.path(), fs::read_to_string(log.path()).unwrap_or_default() + &text)
-            .context("the step's log cannot be written")?;
-        ended.with_context(|| {
-            format!("Linux {} did not come to its end within {SECONDS_MAX} s", self.series)
-        })?;
-        let report = Report::read(&text).with_context(|| format!("Linux {} stopped halfway", self.series))?;
+            .context("cannot write the step's log")?;
+        ended.with_context(|| format!("Linux {} did not power off within {SECONDS_MAX} s", self.series))?;
+        let report = Report::read(&text)
+            .with_context(|| format!("Linux {} did not run every test program", self.series))?;
         report.check(programs)?;
         Ok(report)
     }
 
-    fn command(&self, told: &Path) -> Command {
+    fn command(&self, serial: &Path) -> Command {
         let mut command = self.qemu.command(SECONDS_MAX);
         command
             .args(["-machine", "pc", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", MEGABYTES])
@@ -61,13 +63,13 @@ impl Machine {
             .arg("-initrd")
             .arg(&self.initramfs)
             .args(["-serial", "stdio", "-serial"])
-            .arg(format!("file:{}", told.display()));
+            .arg(format!("file:{}", serial.display()));
         command
     }
 }
 
 impl Report {
-    /// From what the machine told; see `init.sh`.
+    /// Parses the output of the second serial port; see `init.sh`.
     fn read(text: &str) -> Result<Self> {
         let mut parts = text.split("\n=== ");
         let first = parts.next().unwrap_or_default();
@@ -77,29 +79,33 @@ impl Report {
         for part in parts {
             match (part.strip_prefix("status "), begun.take()) {
                 (Some(status), Some((name, output))) => {
-                    let code = status.trim().parse::<i32>().context("a program's status is no number")?;
+                    let code = status
+                        .trim()
+                        .parse::<i32>()
+                        .context("the exit status of a test program is not a number")?;
                     outcomes.push(Outcome::read(name, ExitStatus::from_raw(code << 8), output.to_owned()));
                 }
                 (None, None) if part.trim() == "end" => return Ok(Self { release, outcomes }),
                 (None, None) => begun = Some(part.split_once('\n').unwrap_or((part, ""))),
-                _ => bail!("{:?} is out of order", part.lines().next()),
+                _ => bail!("unexpected line {:?}", part.lines().next()),
             }
         }
-        bail!("it went down in {}", begun.map_or("between two programs", |(name, _)| name))
+        bail!("it ended during {}", begun.map_or("the start of a program", |(name, _)| name))
     }
 
     fn check(&self, programs: &[Program]) -> Result<()> {
         if let Some(outcome) = self.outcomes.iter().find(|outcome| !outcome.passed) {
             bail!("{}: {}\n{}", outcome.name, outcome.closing_line, outcome.failures());
         }
-        let (there, here) = (self.passed(), programs.iter().map(|one| one.tests.len() as u64).sum::<u64>());
-        if there != here {
-            bail!("{there} tests passed of {here}");
+        let (passed, expected) =
+            (self.passed(), programs.iter().map(|one| one.tests.len() as u64).sum::<u64>());
+        if passed != expected {
+            bail!("{passed} of {expected} tests passed");
         }
         Ok(())
     }
 
-    /// Tests that passed.
+    /// Number of tests that passed.
     pub fn passed(&self) -> u64 {
         self.outcomes.iter().map(|outcome| outcome.count("passed")).sum()
     }
@@ -109,23 +115,23 @@ impl Report {
 mod tests {
     use super::*;
 
-    const TOLD: &str = "=== release 6.1.0\n=== kernel-a\nrunning 2 tests\nskipped: no TCX\n\
+    const SERIAL: &str = "=== release 6.1.0\n=== kernel-a\nrunning 2 tests\nskipped: no TCX\n\
         test result: ok. 2 passed; 0 failed; 0 ignored\n\n=== status 0\n=== end\n";
 
     #[test]
-    fn unit_what_a_machine_told_is_read() {
-        let report = Report::read(TOLD).unwrap();
+    fn unit_the_serial_output_is_parsed() {
+        let report = Report::read(SERIAL).unwrap();
         assert_eq!((report.release.as_str(), report.passed()), ("6.1.0", 2));
         assert_eq!(report.outcomes[0].skipped().collect::<Vec<_>>(), ["skipped: no TCX"]);
-        report.check(&[]).expect_err("two tests passed that nobody asked for");
+        report.check(&[]).expect_err("two tests passed, and none was expected");
     }
 
     #[test]
-    fn unit_a_failure_or_an_early_end_is_no_success() {
-        let failed = TOLD.replace("status 0", "status 101");
+    fn unit_a_failure_or_an_early_end_is_an_error() {
+        let failed = SERIAL.replace("status 0", "status 101");
         assert!(Report::read(&failed).unwrap().check(&[]).unwrap_err().to_string().contains("kernel-a"));
         for end in ["=== status", "=== end"] {
-            let short = &TOLD[..TOLD.find(end).unwrap()];
+            let short = &SERIAL[..SERIAL.find(end).unwrap()];
             assert!(Report::read(short).is_err(), "{short}");
         }
         assert!(Report::read("").is_err());

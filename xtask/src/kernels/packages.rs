@@ -1,5 +1,4 @@
-//! What the chore takes from Debian's archive: packages, downloaded and
-//! unpacked below target/kernels, never installed.
+//! Debian packages, downloaded and unpacked in target/kernels, not installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,26 +9,26 @@ use anyhow::{Context, Result, bail};
 use crate::steps::Log;
 use crate::{paths, process};
 
-/// A kernel, unpacked.
+/// An unpacked kernel.
 pub struct Kernel {
-    /// What boots.
+    /// The kernel image.
     pub image: PathBuf,
     /// `lib/modules/RELEASE`.
     pub modules: PathBuf,
-    /// As `uname -r` says it.
+    /// The output of `uname -r`.
     pub release: String,
 }
 
-/// How QEMU is called.
+/// QEMU, installed or unpacked.
 #[derive(Clone)]
 pub struct Qemu {
     program: PathBuf,
-    /// Where it was unpacked; none if it is installed.
+    /// The folder it was unpacked in; none if it is installed.
     unpacked: Option<PathBuf>,
 }
 
-/// The parts of a kernel package that are of use: the rest are hundreds of
-/// megabytes of drivers.
+/// The files of a kernel package that the tests need. The others are hundreds
+/// of megabytes of drivers.
 const KERNEL_PARTS: [&str; 6] = [
     "./boot/vmlinuz-*",
     "./*lib/modules/*/modules.*",
@@ -55,64 +54,64 @@ pub fn kernel(series: &str, log: &Log) -> Result<Kernel> {
             update(log)?;
             newest(series, log)?.with_context(|| {
                 format!(
-                    "apt knows no stock kernel {series} (linux-image-{series}.*-amd64): Debian 12 has it in \
-                     bookworm and bookworm-security; are both in the sources below /etc/apt?"
+                    "apt finds no stock kernel {series} (linux-image-{series}.*-amd64). Debian 12 has it in \
+                     bookworm and bookworm-security: check the sources in /etc/apt"
                 )
             })?
         }
     };
-    let place = unpack(&name, std::slice::from_ref(&name), &KERNEL_PARTS, log)?;
+    let folder = unpack(&name, std::slice::from_ref(&name), &KERNEL_PARTS, log)?;
     let release = name.trim_start_matches("linux-image-").to_owned();
-    let image = place.join("boot").join(format!("vmlinuz-{release}"));
-    let found = ["lib/modules", "usr/lib/modules"].map(|parent| place.join(parent).join(&release));
+    let image = folder.join("boot").join(format!("vmlinuz-{release}"));
+    let found = ["lib/modules", "usr/lib/modules"].map(|parent| folder.join(parent).join(&release));
     let modules = found.into_iter().find(|path| path.is_dir());
-    let modules = modules.with_context(|| format!("package {name} has no modules of {release}"))?;
+    let modules = modules.with_context(|| format!("the package {name} contains no modules of {release}"))?;
     Ok(Kernel { image, modules, release })
 }
 
-/// A static busybox: shell, tools and modprobe of the machine.
+/// A static busybox: the shell, tools and modprobe of the machine.
 pub fn busybox(log: &Log) -> Result<PathBuf> {
-    let place = unpack("busybox", &["busybox-static".to_owned()], &[], log)?;
-    let found = ["bin/busybox", "usr/bin/busybox"].map(|path| place.join(path));
-    found.into_iter().find(|path| path.exists()).context("package busybox-static has no busybox")
+    let folder = unpack("busybox", &["busybox-static".to_owned()], &[], log)?;
+    let found = ["bin/busybox", "usr/bin/busybox"].map(|path| folder.join(path));
+    found.into_iter().find(|path| path.exists()).context("the package busybox-static contains no busybox")
 }
 
-/// The installed QEMU, else one unpacked with the libraries that it lacks
-/// here. Installing it could remove what its owner has (another version's
-/// qemu-utils, say).
+/// The installed QEMU, else one that is unpacked with the libraries that this
+/// machine lacks. Installing it could remove packages of the user (qemu-utils
+/// of another version, for example).
 pub fn qemu(log: &Log) -> Result<Qemu> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut installed = std::env::split_paths(&path).map(|folder| folder.join(QEMU));
     if let Some(program) = installed.find(|program| program.exists()) {
         return Ok(Qemu { program, unpacked: None });
     }
-    let place = folder().join("qemu");
-    if !is_complete(&place) {
+    let unpacked = folder().join("qemu");
+    if !is_complete(&unpacked) {
         let names = or_after_update(log, missing_for_qemu)?;
         unpack("qemu", &names, &[], log)?;
     }
-    Ok(Qemu { program: place.join("usr/bin").join(QEMU), unpacked: Some(place) })
+    Ok(Qemu { program: unpacked.join("usr/bin").join(QEMU), unpacked: Some(unpacked) })
 }
 
 impl Qemu {
-    /// The command, ended after so many seconds; arguments to be added.
+    /// The command with a timeout; the caller adds arguments.
     pub fn command(&self, seconds_max: u32) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=5", &seconds_max.to_string(), "nice"]).arg(&self.program);
-        if let Some(place) = &self.unpacked {
-            let libraries = place.join(LIBRARIES);
-            // Some packages still have theirs below /lib, which is a link elsewhere.
-            let path = format!("{}:{}", libraries.display(), place.join(OLD_LIBRARIES).display());
+        if let Some(folder) = &self.unpacked {
+            let libraries = folder.join(LIBRARIES);
+            // Some packages install to /lib, which is a symbolic link on a running system.
+            let path = format!("{}:{}", libraries.display(), folder.join(OLD_LIBRARIES).display());
             command.env("LD_LIBRARY_PATH", path).env("QEMU_MODULE_DIR", libraries.join("qemu"));
             for firmware in ["qemu", "seabios"] {
-                command.arg("-L").arg(place.join("usr/share").join(firmware));
+                command.arg("-L").arg(folder.join("usr/share").join(firmware));
             }
         }
         command
     }
 }
 
-/// Names of packages: what an installation of QEMU would install.
+/// The packages that apt would install for QEMU.
 fn missing_for_qemu(log: &Log) -> Result<Vec<String>> {
     let mut apt = Command::new("apt-get");
     apt.args(["-s", "install", "--no-install-recommends", "qemu-system-x86"]);
@@ -129,37 +128,37 @@ fn newest(series: &str, log: &Log) -> Result<Option<String>> {
     Ok(names.max_by_key(|name| numbers(name)).map(str::to_owned))
 }
 
-/// What versions are compared by: 6.1.0-9 is older than 6.1.0-56.
+/// The numbers in a version, for comparison: 6.1.0-9 is older than 6.1.0-56.
 fn numbers(name: &str) -> Vec<u64> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
-/// Packages side by side in target/kernels/NAME, unless they are there; of
-/// their files those that match (all if there is no pattern).
+/// Unpacks packages into target/kernels/NAME unless that has been done; only
+/// the files that match a pattern, or all if there is none.
 fn unpack(name: &str, packages: &[String], parts: &[&str], log: &Log) -> Result<PathBuf> {
-    let place = folder().join(name);
-    if is_complete(&place) {
-        return Ok(place);
+    let unpacked = folder().join(name);
+    if is_complete(&unpacked) {
+        return Ok(unpacked);
     }
-    let _ = fs::remove_dir_all(&place);
-    let downloads = place.join("downloads");
-    fs::create_dir_all(&downloads).with_context(|| format!("{} cannot be made", downloads.display()))?;
+    let _ = fs::remove_dir_all(&unpacked);
+    let downloads = unpacked.join("downloads");
+    fs::create_dir_all(&downloads).with_context(|| format!("cannot create {}", downloads.display()))?;
     or_after_update(log, |log| {
         let mut apt = Command::new("apt-get");
         process::run(apt.arg("download").args(packages).current_dir(&downloads), log)
     })?;
-    for package in fs::read_dir(&downloads).context("the downloads cannot be listed")? {
-        extract(&package.context("the downloads cannot be listed")?.path(), parts, &place, log)?;
+    for package in fs::read_dir(&downloads).context("cannot list the downloads")? {
+        extract(&package.context("cannot list the downloads")?.path(), parts, &unpacked, log)?;
     }
-    fs::remove_dir_all(&downloads).context("the downloads cannot be removed")?;
-    fs::write(place.join(COMPLETE), "").context("the packages cannot be marked as complete")?;
-    Ok(place)
+    fs::remove_dir_all(&downloads).context("cannot remove the downloads")?;
+    fs::write(unpacked.join(COMPLETE), "").context("cannot mark the packages as complete")?;
+    Ok(unpacked)
 }
 
 const COMPLETE: &str = ".complete";
 
-fn is_complete(place: &Path) -> bool {
-    place.join(COMPLETE).exists()
+fn is_complete(folder: &Path) -> bool {
+    folder.join(COMPLETE).exists()
 }
 
 fn extract(package: &Path, parts: &[&str], into: &Path, log: &Log) -> Result<()> {
@@ -176,7 +175,7 @@ fn extract(package: &Path, parts: &[&str], into: &Path, log: &Log) -> Result<()>
     process::run(&mut shell, log)
 }
 
-/// Package lists that are missing or old are read anew, which needs root.
+/// Runs `work`; if it fails, updates the package lists, which needs root, and tries again.
 fn or_after_update<T>(log: &Log, work: impl Fn(&Log) -> Result<T>) -> Result<T> {
     work(log).or_else(|_| {
         update(log)?;
@@ -186,9 +185,9 @@ fn or_after_update<T>(log: &Log, work: impl Fn(&Log) -> Result<T>) -> Result<T> 
 
 fn update(log: &Log) -> Result<()> {
     if !process::may_become_root() {
-        bail!("the package lists are missing or old: as root, run apt-get update");
+        bail!("the package lists are missing or outdated: run apt-get update as root");
     }
-    process::run(process::as_root("apt-get").arg("update"), log).context("the package lists cannot be read")
+    process::run(process::as_root("apt-get").arg("update"), log).context("cannot update the package lists")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The test programs that cargo built, and the tests of one that run together.
+//! Test executables, and the tests of one executable that run together.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::Outcome;
 use crate::process;
 use crate::steps::Log;
 
-/// A batch that takes longer hangs.
+/// Timeout of a batch.
 const SECONDS_MAX: &str = "900";
 
 /// What a test needs of the machine.
@@ -23,7 +23,7 @@ pub enum Needs {
 }
 
 impl Needs {
-    /// By the name after its modules; none if that does not tell.
+    /// From the last segment of the test's path; none if it has no known prefix.
     pub fn of(test: &str) -> Option<Self> {
         let name = test.rsplit("::").next()?;
         let prefixes = [("unit_", Self::Nothing), ("kernel_", Self::Kernel), ("lab_", Self::Lab)];
@@ -31,18 +31,18 @@ impl Needs {
     }
 }
 
-/// A program full of tests.
+/// A test executable.
 pub struct Program {
-    /// `package target`, as people know it.
+    /// `package target`.
     pub name: String,
     pub path: PathBuf,
-    /// Where it runs.
+    /// Its working directory: that of the package.
     pub folder: PathBuf,
     pub tests: Vec<String>,
 }
 
 impl Program {
-    /// From what cargo printed, in the order of the names.
+    /// Reads cargo's messages; sorted by name.
     pub fn read_all(messages: &str) -> Result<Vec<Self>> {
         let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let mut programs: Vec<Self> = messages.filter_map(|message| Self::read(&message)).collect();
@@ -66,13 +66,13 @@ impl Program {
 
     fn list(&self) -> Result<Vec<String>> {
         let output = Command::new(&self.path).args(["--list", "--format", "terse"]).output();
-        let output = output.with_context(|| format!("{} cannot be started", self.path.display()))?;
+        let output = output.with_context(|| format!("cannot start {}", self.path.display()))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
     }
 }
 
-/// Tests of one program that need the same.
+/// Tests of one program with the same needs.
 pub struct Batch {
     pub name: String,
     pub needs: Needs,
@@ -82,33 +82,33 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// These tests of that program.
+    /// These tests of this program.
     pub fn new(program: &Program, needs: Needs, tests: Vec<String>) -> Self {
         let Program { name, path, folder, .. } = program;
         Self { name: name.clone(), needs, tests, path: path.clone(), folder: folder.clone() }
     }
 
-    /// Runs them, with these variables; what they print goes to the log.
+    /// Runs the tests with these environment variables, with their output in the log.
     pub fn run(&self, log: &Log, environment: &[String]) -> Result<Outcome> {
         let result = self.command(environment).output();
-        let result = result.with_context(|| format!("{} cannot be started", self.path.display()))?;
+        let result = result.with_context(|| format!("cannot start {}", self.path.display()))?;
         let output =
             format!("{}{}", String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
         log.file()?
             .write_all(format!("== {}\n{output}\n", self.name).as_bytes())
-            .context("the step's log cannot be written")?;
+            .context("cannot write the step's log")?;
         Ok(Outcome::read(&self.name, result.status, output))
     }
 
-    /// Root's where it needs root.
+    /// As root if the tests need it.
     fn command(&self, environment: &[String]) -> Command {
         let mut command = match self.needs {
             Needs::Nothing => Command::new("env"),
             Needs::Kernel | Needs::Lab => process::as_root("env"),
         };
-        // sudo would keep neither TMPDIR nor PATH.
+        // sudo keeps neither TMPDIR nor PATH.
         command.args(environment).args(["timeout", "--kill-after=10", SECONDS_MAX]).arg(&self.path);
-        // What a passing test says about parts that it skipped is looked for.
+        // The lines of passing tests that begin with `skipped:` are shown.
         command.args(["--show-output", "--exact"]).args(&self.tests);
         if self.needs == Needs::Lab {
             command.arg("--test-threads=1");
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_the_last_part_of_the_name_counts() {
+    fn unit_the_last_segment_of_the_path_says_what_a_test_needs() {
         assert_eq!(Needs::of("tests::unit_a"), Some(Needs::Nothing));
         assert_eq!(Needs::of("kernel_a"), Some(Needs::Kernel));
         assert_eq!(Needs::of("day::lab_a"), Some(Needs::Lab));

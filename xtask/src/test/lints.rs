@@ -1,21 +1,23 @@
-//! Formatting and lints, each where the toolchain has the tool.
+//! Formatting and lints, with the tools that the toolchain has.
 
 use anyhow::Result;
 
 use crate::process;
 use crate::steps::Steps;
 
-/// Of the workspace, and of the eBPF crate beside it. Its lints want its own
-/// toolchain; rustc's warnings about it stop its build.
+/// Tools and their arguments, for the workspace and for the eBPF crate. clippy
+/// does not run for the latter: it would need that crate's toolchain. The
+/// warnings of its compiler fail its build.
 const CHECKS: [(&str, &[&str]); 3] = [
     ("fmt", &["--all", "--check"]),
     ("fmt", &["--manifest-path", "crates/ebpf/Cargo.toml", "--check"]),
     ("clippy", &["--locked", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]),
 ];
 
-/// What failed; the tests run nevertheless.
+/// Runs every check whose tool is installed.
 pub fn check(steps: &mut Steps) -> Result<()> {
-    let (present, absent): (Vec<_>, Vec<_>) = CHECKS.into_iter().partition(|(tool, _)| has(tool));
+    let (present, absent): (Vec<_>, Vec<_>) =
+        CHECKS.into_iter().partition(|(tool, _)| process::has_cargo_command(tool));
     let result = steps.run("lints", |log| {
         present
             .iter()
@@ -23,10 +25,6 @@ pub fn check(steps: &mut Steps) -> Result<()> {
     });
     let mut tools: Vec<&str> = absent.iter().map(|(tool, _)| *tool).collect();
     tools.dedup();
-    tools.iter().for_each(|tool| println!("      cargo {tool} did not run: this toolchain does not have it"));
+    tools.iter().for_each(|tool| println!("      skipped: cargo {tool} (the toolchain does not have it)"));
     result
-}
-
-fn has(tool: &str) -> bool {
-    process::cargo().args([tool, "--version"]).output().is_ok_and(|output| output.status.success())
 }

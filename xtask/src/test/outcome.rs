@@ -1,31 +1,31 @@
-//! What came of a batch of tests.
+//! The outcome of a batch of tests.
 
 use std::process::ExitStatus;
 
-/// A batch, run.
+/// The outcome of a batch.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Of the batch.
+    /// The name of the batch.
     pub name: String,
-    /// Every test of it passed.
+    /// Whether every test passed.
     pub passed: bool,
-    /// The runner's last word.
+    /// The line `test result: ...`.
     pub closing_line: String,
     output: String,
 }
 
 impl Outcome {
-    /// From what the batch printed.
+    /// Parses the output of the batch.
     pub fn read(name: &str, status: ExitStatus, output: String) -> Self {
         let closing = output.lines().rev().find(|line| line.starts_with("test result:"));
         let closing_line = match closing {
             Some(line) => line.to_owned(),
-            None => format!("ended with {status} before its closing line"),
+            None => format!("ended with {status} before the line of the result"),
         };
         Self { name: name.to_owned(), passed: status.success(), closing_line, output }
     }
 
-    /// The part of the output that tells what went wrong.
+    /// The part of the output that is about failed tests.
     pub fn failures(&self) -> &str {
         self.output.find("\nfailures:\n").map_or(&self.output, |start| &self.output[start..])
     }
@@ -37,7 +37,7 @@ impl Outcome {
         words.nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 
-    /// What tests say they did not try.
+    /// The lines in which tests say what they skipped.
     pub fn skipped(&self) -> impl Iterator<Item = &str> {
         self.output.lines().filter(|line| line.starts_with("skipped:"))
     }
@@ -50,20 +50,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_the_closing_line_is_counted_and_skips_are_found() {
+    fn unit_the_counts_and_skipped_lines_are_found() {
         let output = "running\nskipped: no bridge\n\
             test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; finished in 1s\n";
         let outcome = Outcome::read("p", ExitStatus::from_raw(0), output.to_owned());
         assert!(outcome.passed);
-        assert_eq!((outcome.count("passed"), outcome.count("ignored"), outcome.count("lost")), (12, 3, 0));
+        assert_eq!((outcome.count("passed"), outcome.count("ignored"), outcome.count("unknown")), (12, 3, 0));
         assert_eq!(outcome.skipped().collect::<Vec<_>>(), ["skipped: no bridge"]);
     }
 
     #[test]
-    fn unit_a_program_that_dies_has_failed() {
+    fn unit_a_program_that_is_killed_has_failed() {
         let outcome = Outcome::read("p", ExitStatus::from_raw(9), "test a ... ".to_owned());
         assert!(!outcome.passed && outcome.count("passed") == 0);
-        assert!(outcome.closing_line.contains("before its closing line"), "{}", outcome.closing_line);
+        assert!(outcome.closing_line.contains("before the line of the result"), "{}", outcome.closing_line);
         assert_eq!(outcome.failures(), "test a ... ");
     }
 }

@@ -1,5 +1,5 @@
-//! One run of the tests, told from others that go on beside it: by a number in
-//! the names of its labs and cgroups, and by a temporary folder of its own.
+//! One run of the tests. Its ID in the names of its labs and cgroups, and a
+//! temporary folder of its own, separate it from concurrent runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,24 +7,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-use super::bare;
+use super::minimal_path;
 use crate::leaks::Snapshot;
 use crate::process;
 
-/// Tells the tests the number of their run.
+/// The environment variable with the ID of the run.
 const VARIABLE: &str = "BEELINE_TEST_RUN";
 
 /// A run of the tests.
 pub struct Run {
     id: String,
     folder: PathBuf,
-    /// `PATH` of the tests; none = as it is.
+    /// `PATH` of the tests; none leaves it unchanged.
     path: Option<PathBuf>,
     before: Snapshot,
 }
 
 impl Run {
-    /// Makes its folder, and looks at the machine.
+    /// Creates the folder of the run and takes a snapshot of the machine.
     pub fn begin() -> Result<Run> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let id =
@@ -32,24 +32,26 @@ impl Run {
         let folder = std::env::temp_dir().join(format!("beeline-run-{id}"));
         let (temporary, commands) = (folder.join("tmp"), folder.join("bin"));
         for folder in [&folder, &temporary, &commands] {
-            fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            fs::create_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
-        let path = match bare::fill(&commands)? {
+        let path = match minimal_path::fill(&commands)? {
             Some(_) => Some(commands),
             None => {
-                println!("      note: no dpkg: the tests see every tool of this machine");
+                println!(
+                    "      skipped: the minimal PATH (there is no dpkg): the tests see every command of this machine"
+                );
                 None
             }
         };
         Ok(Run { id, folder, path, before: Snapshot::take()? })
     }
 
-    /// A name for a lab that is this run's.
+    /// The name of a lab of this run.
     pub fn lab(&self, purpose: &str) -> String {
         format!("{}-{purpose}", self.id)
     }
 
-    /// What its tests find in their environment, `NAME=VALUE`.
+    /// Environment variables of the tests, `NAME=VALUE`.
     pub fn environment(&self) -> Vec<String> {
         let mut variables =
             vec![format!("{VARIABLE}={}", self.id), format!("TMPDIR={}", self.folder.join("tmp").display())];
@@ -57,7 +59,7 @@ impl Run {
         variables
     }
 
-    /// What it has left on the machine; its folder goes.
+    /// Removes the folder of the run; returns what the run left on the machine.
     pub fn end(self) -> Result<Vec<String>> {
         let leaks = self.before.leaks_since(&self.id)?;
         let mut remove = process::as_root("rm");

@@ -1,6 +1,6 @@
-//! A `PATH` as on a newcomer's machine: what every Debian has, and what the
-//! bootstrap installs, with everything that these depend on. A test that needs
-//! another tool fails here too, and not only there.
+//! A `PATH` with the commands of a minimal Debian and of the packages that the
+//! bootstrap installs. A test that needs another command fails on every
+//! machine, not only on a fresh one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,16 +11,15 @@ use anyhow::{Context, Result};
 
 use crate::paths;
 
-/// dpkg's own records.
+/// dpkg's database.
 const DPKG: &str = "/var/lib/dpkg";
-/// Where commands lie.
+/// Folders with commands.
 const FOLDERS: [&str; 4] = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
-/// What a newcomer has, or the tree would not be there and nobody would have
-/// called the bootstrap.
-const BROUGHT: [&str; 3] = ["apt", "git", "make"];
+/// Packages that are needed before the bootstrap can run.
+const PREREQUISITES: [&str; 3] = ["apt", "git", "make"];
 
-/// Fills a folder with links to those commands; how many there are. None on a
-/// machine without dpkg.
+/// Fills a folder with symbolic links to those commands and returns their
+/// number. None on a machine without dpkg.
 pub fn fill(folder: &Path) -> Result<Option<usize>> {
     let Ok(status) = fs::read_to_string(Path::new(DPKG).join("status")) else { return Ok(None) };
     let script = paths::top().join("tools/lib/packages.sh");
@@ -28,15 +27,15 @@ pub fn fill(folder: &Path) -> Result<Option<usize>> {
     let packages = Packages::parse(&status).closure(&declared(&script));
     let commands = commands(&files_of(&packages));
     for (name, path) in &commands {
-        symlink(path, folder.join(name)).with_context(|| format!("cannot link {name:?}"))?;
+        symlink(path, folder.join(name)).with_context(|| format!("cannot create a link to {name:?}"))?;
     }
     Ok(Some(commands.len()))
 }
 
-/// The packages that the bootstrap may install: `want_command COMMAND
-/// PACKAGE...`, and those that are put into one of its lists.
+/// The packages that the bootstrap may install: those of `want_command COMMAND
+/// PACKAGE...`, and those that it appends to one of its lists.
 fn declared(script: &str) -> BTreeSet<String> {
-    let mut packages: BTreeSet<String> = BROUGHT.map(str::to_owned).into();
+    let mut packages: BTreeSet<String> = PREREQUISITES.map(str::to_owned).into();
     for line in script.lines().map(str::trim) {
         if let Some(words) = line.strip_prefix("want_command ") {
             packages.extend(words.split(' ').skip(1).map(str::to_owned));
@@ -55,17 +54,18 @@ fn is_name(word: &str) -> bool {
         && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
 }
 
-/// What is installed.
+/// The installed packages.
 #[derive(Default)]
 struct Packages {
+    /// Essential and required ones.
     basic: BTreeSet<String>,
-    needs: BTreeMap<String, Vec<String>>,
-    /// Who stands in for a package's name.
+    depends: BTreeMap<String, Vec<String>>,
+    /// Installed packages that provide a virtual one.
     providers: BTreeMap<String, Vec<String>>,
 }
 
 impl Packages {
-    /// From dpkg's status file.
+    /// Parses dpkg's status file.
     fn parse(status: &str) -> Packages {
         let mut packages = Packages::default();
         for paragraph in status.split("\n\n") {
@@ -80,8 +80,8 @@ impl Packages {
             if field("Essential") == "yes" || field("Priority") == "required" {
                 packages.basic.insert(name.to_owned());
             }
-            let needs = names(field("Depends")).chain(names(field("Pre-Depends"))).collect();
-            packages.needs.insert(name.to_owned(), needs);
+            let depends = names(field("Depends")).chain(names(field("Pre-Depends"))).collect();
+            packages.depends.insert(name.to_owned(), depends);
             for provided in names(field("Provides")) {
                 packages.providers.entry(provided).or_default().push(name.to_owned());
             }
@@ -89,15 +89,15 @@ impl Packages {
         packages
     }
 
-    /// The basic packages and these, with all that they need.
+    /// The basic packages and `wanted`, with their dependencies.
     fn closure(&self, wanted: &BTreeSet<String>) -> BTreeSet<String> {
         let mut open: Vec<&String> = self.basic.iter().chain(wanted).collect();
         let mut found = BTreeSet::new();
         while let Some(name) = open.pop() {
-            if let Some(needs) = self.needs.get(name)
+            if let Some(depends) = self.depends.get(name)
                 && found.insert(name.clone())
             {
-                open.extend(needs);
+                open.extend(depends);
             } else if !found.contains(name) {
                 let real = self.providers.get(name).into_iter().flatten();
                 open.extend(real.filter(|name| !found.contains(*name)));
@@ -107,13 +107,13 @@ impl Packages {
     }
 }
 
-/// `a (>= 1) | b, c:any` names a, b and c: of alternatives, what is installed.
+/// The names in `a (>= 1) | b, c:any`: a, b and c. Alternatives that are not installed do no harm.
 fn names(field: &str) -> impl Iterator<Item = String> + '_ {
     let words = field.split([',', '|']).filter_map(|part| part.split_whitespace().next());
     words.map(|word| word.split(':').next().unwrap_or_default().to_owned())
 }
 
-/// Their files, links resolved.
+/// Canonical paths of their files in the folders with commands.
 fn files_of(packages: &BTreeSet<String>) -> BTreeSet<PathBuf> {
     let lists = fs::read_dir(Path::new(DPKG).join("info")).into_iter().flatten().flatten();
     let mut files = BTreeSet::new();
@@ -130,8 +130,8 @@ fn files_of(packages: &BTreeSet<String>) -> BTreeSet<PathBuf> {
     files
 }
 
-/// Each command that is one of these files, or a link to one, such as the
-/// alternatives of Debian.
+/// Commands that are one of these files or a symbolic link to one, such as
+/// Debian's alternatives.
 fn commands(files: &BTreeSet<PathBuf>) -> BTreeMap<std::ffi::OsString, PathBuf> {
     let mut commands = BTreeMap::new();
     for folder in FOLDERS {
@@ -153,21 +153,21 @@ mod tests {
     }
 
     #[test]
-    fn unit_the_bootstrap_declares_what_it_installs() {
+    fn unit_the_packages_of_the_bootstrap_are_found() {
         let script = "    want_command cc gcc libc6-dev\n  missing_packages+=(python3-pip)\nmissing_rust+=(llvm-$llvm-dev)\n\
                       choose || missing_rust+=(cargo-web rustc-web)\nmissing_packages+=(\"${missing_rust[@]}\")";
         let expected = ["apt", "cargo-web", "gcc", "git", "libc6-dev", "make", "python3-pip", "rustc-web"];
         assert_eq!(declared(script), set(&expected));
         let real = fs::read_to_string(paths::top().join("tools/lib/packages.sh")).unwrap();
         assert!(declared(&real).is_superset(&set(&["iproute2", "tcpdump", "gcc"])), "{:?}", declared(&real));
-        // One behind a condition on its line would not be read; only the benchmarks' may hide.
+        // A want_command after a condition on the same line is not found; only those of the benchmarks may be.
         let mut lines = real.lines().map(str::trim);
         let hidden = lines.find(|line| line.contains(" want_command ") && !line.contains("!= bench"));
-        assert_eq!(hidden, None, "give it a line of its own");
+        assert_eq!(hidden, None, "put it on a line of its own");
     }
 
     #[test]
-    fn unit_a_package_comes_with_all_that_it_needs() {
+    fn unit_a_package_comes_with_its_dependencies() {
         let installed = "Status: install ok installed\n";
         let status = format!(
             "Package: base\nEssential: yes\n{installed}Pre-Depends: libc\n\n\
