@@ -1,9 +1,13 @@
-//! `make demo`: a lab, examples/hello on it, and packets on every way that a
-//! packet can take.
+//! `make demo`: a lab with examples/hello, and its traffic explained: an HTTP
+//! request, every kind of flow, a refused connection, a killed agent.
 
-mod cast;
-mod scene;
-mod scenes;
+mod agent;
+mod counters;
+mod devices;
+mod flow;
+mod http;
+mod objects;
+mod sections;
 
 use std::io::stdout;
 use std::process::{Command, Stdio};
@@ -13,12 +17,12 @@ use serde_json::Value;
 
 use crate::steps::{Log, Steps};
 use crate::{binaries, paths, process};
-use cast::Cast;
+use objects::Objects;
 
 const EXAMPLE: &str = "examples/hello";
 const NODES: &str = "3";
 
-/// The lab that it is played in.
+/// A lab.
 #[derive(Clone)]
 struct Lab {
     name: String,
@@ -31,35 +35,35 @@ pub fn chore() -> Result<()> {
     let lab = Lab { name: "default".to_owned() };
     let reused = steps.run("lab", |log| lab.up(log))?;
     if reused {
-        println!("      a lab was up already; it is used as it is");
+        println!("      the lab `default` is up already and is used as it is");
     }
-    steps.run("examples/hello", |log| lab.apply(log))?;
-    let cast = Cast::find(&lab.status()?)?;
+    steps.run(EXAMPLE, |log| lab.apply(log))?;
+    let objects = Objects::find(&lab.status()?)?;
     println!("\n$ ./beeline lab status");
-    lab.run(&["status"]).status().context("beeline cannot be started")?;
-    let failed = scenes::play(&lab, &cast, &mut stdout().lock())?;
+    lab.run(&["status"]).status().context("cannot start beeline")?;
+    let failed = sections::show(&lab, &objects, &mut stdout().lock())?;
     process::restore_owner()?;
-    say_what_next(&cast);
+    print_next_steps(&objects);
     if failed > 0 {
         bail!(
-            "{failed} of the ways above failed; start with ./beeline drops and ./beeline status, then the \
-             agents' logs below /run/beeline-lab/default/nodes"
+            "{failed} of the sections above failed. See ./beeline status, ./beeline drops and the agents' logs \
+             (/run/beeline-lab/default/nodes/NODE/agent.log)"
         );
     }
     Ok(())
 }
 
-/// Plays it for the tests, in a lab of its own that is gone afterwards.
+/// The same in a lab of its own, which is removed at the end, as a test.
 pub fn check(name: &str, log: &Log) -> Result<()> {
     let lab = Lab { name: name.to_owned() };
-    let played = lab.up(log).and_then(|_| {
+    let shown = lab.up(log).and_then(|_| {
         lab.apply(log)?;
-        scenes::play(&lab, &Cast::find(&lab.status()?)?, &mut log.file()?)
+        sections::show(&lab, &Objects::find(&lab.status()?)?, &mut log.file()?)
     });
     let down = process::run(&mut lab.run(&["down"]), log);
-    match played? {
+    match shown? {
         0 => down,
-        failed => bail!("{failed} of the demo's ways failed"),
+        failed => bail!("{failed} of the demo's sections failed"),
     }
 }
 
@@ -75,10 +79,11 @@ impl Lab {
     fn beeline(&self, verbs: &[&str]) -> Command {
         let mut command = process::as_root(paths::binary("beeline"));
         command.current_dir(paths::top()).args(verbs).args(["--name", &self.name]);
+        command.stdin(Stdio::null());
         command
     }
 
-    /// Returns whether it was up already.
+    /// Starts the lab; returns whether it was up already.
     fn up(&self, log: &Log) -> Result<bool> {
         if self.status().is_ok() {
             return Ok(true);
@@ -92,26 +97,59 @@ impl Lab {
     }
 
     fn status(&self) -> Result<Value> {
-        let mut command = self.run(&["status", "-o", "json"]);
-        let output = command.stdin(Stdio::null()).output().context("beeline cannot be started")?;
-        if !output.status.success() {
-            bail!("no lab is up: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        serde_json::from_slice(&output.stdout).context("`beeline lab status -o json` printed no JSON")
+        json(&mut self.run(&["status", "-o", "json"]))
     }
 }
 
-fn say_what_next(cast: &Cast) {
-    println!(
-        "\nThe lab stays up. Try:\n\
-         \x20   ./beeline lab status\n\
-         \x20   ./beeline lab exec {} -- curl -s http://{}/\n\
-         \x20   ./beeline lab node {} -- ip route\n\
-         \x20   ./beeline lab agent {} kill      # packets go on without it\n\
-         \x20   ./beeline lab down",
-        cast.caller.name,
-        cast.service.first().map_or("hello", String::as_str),
-        cast.caller.node,
-        cast.caller.node,
-    );
+/// Runs a command that prints JSON.
+fn json(command: &mut Command) -> Result<Value> {
+    let output = command.output().with_context(|| format!("cannot start {}", process::name(command)))?;
+    if !output.status.success() {
+        bail!("{}: {}", process::name(command), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("the output of {} is not JSON", process::name(command)))
+}
+
+/// The elements of an array; of any other value, none.
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// A string; of any other value, `-`.
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+fn print_next_steps(objects: &Objects) {
+    let pod = &objects.client.name;
+    let service = objects.service.first().map_or("ADDRESS", String::as_str);
+    let rows = [
+        ("./beeline status".to_owned(), "agents, tables, problems"),
+        (format!("./beeline explain --from default/{pod} --to {service} --port 80"), "the path of a packet"),
+        ("./beeline drops".to_owned(), "dropped packets, with cause and remedy; -f follows"),
+        ("./beeline service list".to_owned(), "Services as the datapath has them"),
+        (format!("./beeline lab exec {pod} -- curl -s http://hello/"), "a command in a pod"),
+        (kubectl(), "the lab's Kubernetes API"),
+        ("./beeline lab down".to_owned(), "removes the lab"),
+    ];
+    println!("\nThe lab stays up. Look around:");
+    rows.iter().for_each(|(command, purpose)| println!("    {command:<66}  # {purpose}"));
+    if !is_installed("kubectl") {
+        println!(
+            "kubectl is not installed here; any release works, also Debian's package kubernetes-client."
+        );
+    }
+}
+
+/// The kubeconfig contains a token, so only root can read it.
+fn kubectl() -> String {
+    let sudo = if process::am_root() { "" } else { "sudo " };
+    format!("{sudo}KUBECONFIG=$(./beeline lab kubeconfig) kubectl get pods -o wide")
+        .replace("sudo K", "sudo env K")
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }

@@ -1,13 +1,16 @@
-//! Who plays: all read from the lab's status, nothing is assumed.
+//! The pods and the Service of the demo, from the lab's status.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// A caller, a server beside it, one elsewhere, and the Service before both.
-pub struct Cast {
-    pub caller: Pod,
+use super::list;
+
+/// A client, a server on its node, one on another node, and their Service.
+pub struct Objects {
+    pub client: Pod,
     pub same_node: Pod,
     pub other_node: Pod,
+    /// Cluster IPs of the Service `hello`.
     pub service: Vec<String>,
 }
 
@@ -18,22 +21,22 @@ pub struct Pod {
     pub addresses: Vec<String>,
 }
 
-impl Cast {
-    /// Finds them in what `beeline lab status -o json` printed.
+impl Objects {
+    /// Finds them in the output of `beeline lab status -o json`.
     pub fn find(status: &Value) -> Result<Self> {
         let pods: Vec<Pod> = ours(&status["pods"]).filter_map(Pod::read).collect();
         let of = |app: &str| pods.iter().filter(|pod| pod.name.starts_with(app)).cloned().collect::<Vec<_>>();
-        let (callers, servers) = (of("caller-"), of("hello-"));
-        let beside = |caller: &Pod| servers.iter().find(|server| server.node == caller.node).cloned();
-        let elsewhere = |caller: &Pod| servers.iter().find(|server| server.node != caller.node).cloned();
+        let (clients, servers) = (of("caller-"), of("hello-"));
+        let same_node = |client: &Pod| servers.iter().find(|server| server.node == client.node).cloned();
+        let other_node = |client: &Pod| servers.iter().find(|server| server.node != client.node).cloned();
         let found =
-            callers.iter().find_map(|caller| Some((caller.clone(), beside(caller)?, elsewhere(caller)?)));
-        let (caller, same_node, other_node) = found.context(
-            "no pod of `caller` stands beside one pod of `hello` and apart from another: see ./beeline lab status",
+            clients.iter().find_map(|client| Some((client.clone(), same_node(client)?, other_node(client)?)));
+        let (client, same_node, other_node) = found.context(
+            "no pod of `caller` has a pod of `hello` on its own node and one on another: see ./beeline lab status",
         )?;
         let service = ours(&status["services"]).find(|service| service["name"] == "hello");
-        let service = service.context("the Service `hello` is not in the lab's status")?;
-        Ok(Self { caller, same_node, other_node, service: texts(&service["clusterIPs"]) })
+        let service = service.context("the lab has no Service `hello`")?;
+        Ok(Self { client, same_node, other_node, service: texts(&service["clusterIPs"]) })
     }
 }
 
@@ -44,14 +47,9 @@ impl Pod {
     }
 }
 
-/// What stands in the namespace of the example.
+/// Objects in the namespace of the example.
 fn ours(value: &Value) -> impl Iterator<Item = &Value> {
     list(value).filter(|object| object["namespace"] == "default")
-}
-
-/// The elements of an array; of anything else, none.
-pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
 }
 
 fn texts(value: &Value) -> Vec<String> {
@@ -68,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_the_caller_has_one_server_beside_it_and_one_elsewhere() {
+    fn unit_the_client_has_one_server_on_its_node_and_one_on_another() {
         let service = json!({ "namespace": "default", "name": "hello", "clusterIPs": ["10.96.0.7"] });
         let other = json!({ "namespace": "other", "name": "hello-z", "node": "node-1", "ips": [] });
         let status = json!({
@@ -76,15 +74,15 @@ mod tests {
                 pod("hello-b", "node-2")],
             "services": [service],
         });
-        let cast = Cast::find(&status).expect("everybody is there");
-        let names = [cast.caller.name, cast.same_node.name, cast.other_node.name];
+        let objects = Objects::find(&status).expect("every object exists");
+        let names = [objects.client.name, objects.same_node.name, objects.other_node.name];
         assert_eq!(names, ["caller-b", "hello-a", "hello-b"]);
-        assert_eq!(cast.service, ["10.96.0.7"]);
+        assert_eq!(objects.service, ["10.96.0.7"]);
     }
 
     #[test]
-    fn unit_who_is_missing_is_named() {
-        let error = Cast::find(&json!({ "pods": [pod("caller-a", "node-1")] })).err();
+    fn unit_a_missing_object_is_named() {
+        let error = Objects::find(&json!({ "pods": [pod("caller-a", "node-1")] })).err();
         assert!(error.is_some_and(|error| error.to_string().contains("`hello`")));
     }
 }
