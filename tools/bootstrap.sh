@@ -51,7 +51,7 @@ decide_what_is_needed() {
     case $chore in
     demo) steps_after=4 needs_lab=yes ;;
     bench) steps_after=2 needs_lab=yes ;;
-    test) steps_after=7 needs_lab=yes ;;
+    test) steps_after=8 needs_lab=yes ;;
     build) steps_after=2 ;;
     ebpf) steps_after=2 ;;
     test-kernels) steps_after=5 ;;
@@ -60,7 +60,7 @@ decide_what_is_needed() {
     *) steps_after=1 needs_ebpf='' ;;
     esac
     if [ "$chore" = test ] && { [ "$pure" = 1 ] || ! may_become_root; }; then
-        needs_ebpf='' needs_lab='' steps_after=3
+        needs_ebpf='' needs_lab='' steps_after=4
     fi
     steps_total=$((steps_after + 2))
     find_missing_packages

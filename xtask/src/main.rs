@@ -19,6 +19,7 @@ mod process;
 mod steps;
 mod test;
 mod toolchain;
+mod words;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,8 @@ enum Chore {
     Docs,
     /// Run the kernel tests on Debian's stock kernels in QEMU.
     TestKernels,
+    /// Find retired words in the repository (the list: xtask/src/words.txt).
+    Words,
 }
 
 fn main() -> ExitCode {
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Chore::Fuzz { seconds } => fuzz::chore(seconds),
         Chore::Docs => docs::chore(),
         Chore::TestKernels => kernels::chore(),
+        Chore::Words => words::chore(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ mod run;
 use anyhow::{Result, bail};
 
 use crate::steps::{Log, Steps};
-use crate::{binaries, committed, compile, demo, ebpf, fuzz, paths, process};
+use crate::{binaries, committed, compile, demo, ebpf, fuzz, paths, process, words};
 use batch::Batch;
 pub use batch::{Needs, Program};
 pub use outcome::Outcome;
@@ -21,10 +21,11 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
     let pure_is_enough = std::env::var("PURE").is_ok_and(|value| value == "1");
     let as_root = !pure_is_enough && process::may_become_root();
     let fuzzing = fuzz::is_present();
-    let own = if as_root { 6 + usize::from(filter.is_none()) } else { 3 };
+    let own = if as_root { 7 + usize::from(filter.is_none()) } else { 4 };
     let mut steps = Steps::new(own + usize::from(fuzzing));
     let mut failed = Vec::new();
     let message = |result: Result<()>| result.err().map(|error| format!("{error:#}"));
+    failed.extend(message(words::check(&mut steps)));
     if as_root {
         failed.extend(message(ebpf::check(&binaries::steps(&mut steps)?)));
     }
