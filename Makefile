@@ -9,15 +9,16 @@
 #   make fuzz                 the fuzz targets, one minute each (needs cargo-fuzz)
 #   make docs                 regenerate the generated pages
 #   make ebpf                 the eBPF programs, compared with crates/ebpf/budget.txt
+#   make deny                 licences, duplicates and advisories of the dependencies (needs cargo-deny)
 #   make preflight            check the machine only
 #   make clean                remove what was built
 
-.PHONY: demo test build bench docs fuzz ebpf test-kernels preflight clean help
+.PHONY: demo test build bench docs fuzz ebpf deny test-kernels preflight clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
-demo test build bench docs fuzz ebpf test-kernels preflight:
+demo test build bench docs fuzz ebpf deny test-kernels preflight:
 	@tools/bootstrap.sh $@ $(ARGS)
 
 clean:

@@ -57,6 +57,7 @@ decide_what_is_needed() {
     test-kernels) steps_after=5 ;;
     docs) steps_after=3 ;;
     fuzz) steps_after=1 needs_ebpf='' ;;
+    deny) steps_after=0 needs_ebpf='' ;;
     *) steps_after=1 needs_ebpf='' ;;
     esac
     if [ "$chore" = test ] && { [ "$pure" = 1 ] || ! may_become_root; }; then

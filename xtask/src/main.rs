@@ -8,6 +8,7 @@ mod budget;
 mod committed;
 mod compile;
 mod demo;
+mod deny;
 mod docs;
 mod ebpf;
 mod elf;
@@ -65,6 +66,8 @@ enum Chore {
     Docs,
     /// Run the kernel tests on Debian's stock kernels in QEMU.
     TestKernels,
+    /// Check licences, duplicates, sources and advisories of the dependencies (needs cargo-deny).
+    Deny,
     /// Find retired words in the repository (the list: xtask/src/words.txt).
     Words,
 }
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Chore::Fuzz { seconds } => fuzz::chore(seconds),
         Chore::Docs => docs::chore(),
         Chore::TestKernels => kernels::chore(),
+        Chore::Deny => deny::chore(),
         Chore::Words => words::chore(),
     };
     match result {

@@ -10,7 +10,7 @@ mod run;
 use anyhow::{Result, bail};
 
 use crate::steps::{Log, Steps};
-use crate::{binaries, committed, compile, demo, ebpf, fuzz, paths, process, words};
+use crate::{binaries, committed, compile, demo, deny, ebpf, fuzz, paths, process, words};
 use batch::Batch;
 pub use batch::{Needs, Program};
 pub use outcome::Outcome;
@@ -32,6 +32,7 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
     let (programs, warnings) = steps.run("test executables", build)?;
     failed.extend(message(warnings));
     failed.extend(message(lints::check(&mut steps)));
+    failed.extend(message(deny::check()));
     let (batches, misnamed) = batches(&programs, filter);
     failed.extend(misnamed);
     let (pure, with_root): (Vec<_>, Vec<_>) =
