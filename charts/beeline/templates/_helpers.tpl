@@ -1,4 +1,4 @@
-{{/* What every object of the installation bears. */}}
+{{/* Labels of every object. */}}
 {{- define "beeline.labels" -}}
 app.kubernetes.io/name: beeline
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -7,7 +7,7 @@ app.kubernetes.io/part-of: beeline
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{/* What the agent's pods are found by: never changes. */}}
+{{/* The selector of the agent's pods, which must not change. */}}
 {{- define "beeline.selector" -}}
 app.kubernetes.io/name: beeline
 app.kubernetes.io/component: agent
@@ -17,7 +17,7 @@ app.kubernetes.io/component: agent
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* The agent's values: what is not for the chart alone, then extraConfig. */}}
+{{/* The agent's values: all but those that only the chart reads, overridden by extraConfig. */}}
 {{- define "beeline.config" -}}
 {{- $own := omit .Values "global" "image" "imagePullSecrets" "resources" "tolerations" "nodeSelector" "affinity" "priorityClassName" "updateStrategy" "podAnnotations" "podLabels" "extraArgs" "extraEnv" "extraConfig" "cni" -}}
 {{- $cni := pick .Values.cni "chainingMode" "customConf" -}}
@@ -26,7 +26,7 @@ app.kubernetes.io/component: agent
 {{- toYaml (mergeOverwrite (deepCopy $own) (deepCopy .Values.extraConfig)) -}}
 {{- end }}
 
-{{/* True if sockets of pods are translated: those to backends that are gone are ended. */}}
+{{/* True if sockets of pods are translated; the agent then ends those whose backend is gone. */}}
 {{- define "beeline.podSockets" -}}
 {{- and (eq (toString .Values.socketLB.enabled) "true") (eq (toString .Values.socketLB.hostNamespaceOnly) "false") -}}
 {{- end }}

@@ -5,9 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use beeline_abi::maps::CONNTRACK_TABLE;
-use beeline_kernel::datapath::AttachMode;
-use beeline_plan::{MaglevConfig, PlanConfig, ServiceConfig};
+use beeline_kernel::datapath::Attachment;
+use beeline_plan::{PlanConfig, ServiceConfig, ShareConfig};
 use beeline_source::SourceConfig;
 use beeline_values::{ParsedValues, Settings, Values};
 use tracing::{info, warn};
@@ -24,7 +23,7 @@ pub struct Configuration {
     pub node_name: String,
     /// The values.
     pub values: Values,
-    /// Deprecated value names that were accepted.
+    /// Deprecated names that were accepted.
     pub notices: Vec<String>,
     /// Values that are set but not implemented, with what is used instead.
     pub not_implemented: Vec<String>,
@@ -36,17 +35,10 @@ pub fn load(options: &Options) -> anyhow::Result<Configuration> {
         !options.node_name.is_empty(),
         "the node name is missing; set --node-name or NODE_NAME to the name shown by `kubectl get nodes`"
     );
-    let ParsedValues { values, notices, mut not_implemented } = match &options.values {
+    let ParsedValues { values, notices, not_implemented } = match &options.values {
         Some(path) => read(path)?.parse(),
         None => Settings::default().parse(),
     };
-    let capacity = CONNTRACK_TABLE.max_entries;
-    if values.conntrack_capacity != capacity {
-        let requested = values.conntrack_capacity;
-        not_implemented.push(format!(
-            "bpf.ctTcpMax={requested} is not implemented: the conntrack table has {capacity} entries"
-        ));
-    }
     Ok(Configuration { node_name: options.node_name.clone(), values, notices, not_implemented })
 }
 
@@ -137,6 +129,15 @@ mod tests {
         assert_eq!(servers(&values(&["k8sServiceHost=fd00::1"])), ["https://[fd00::1]:443"]);
         let several = values(&["k8s.apiServerURLs=https://a:1 https://b:2", "k8sServiceHost=10.0.0.1"]);
         assert_eq!(servers(&several), ["https://a:1", "https://b:2"]);
+    }
+
+    /// The schema, which knows no tables, says what capacity the table has.
+    #[test]
+    fn unit_the_schema_knows_the_capacity_of_the_connection_table() {
+        let capacity = beeline_abi::maps::CONNTRACK_TABLE.max_entries.to_string();
+        assert_eq!(beeline_values::schema::find("bpf.ctTcpMax").unwrap().default, capacity);
+        let messages = Settings::from_set(&["bpf.ctTcpMax=65536"]).unwrap().parse().not_implemented;
+        assert!(messages[0].contains(&format!("bpf.ctTcpMax={capacity} is used instead")), "{messages:?}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Does a value fit its type? Texts that spell a value of the type are taken
-//! as that value, as charts do.
+//! Checks a value against its type. A text that spells a value of the type is
+//! converted, as Helm charts do.
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -10,9 +10,9 @@ use serde_json::Value;
 use crate::ValueError;
 use crate::schema::{Key, Kind};
 
-/// The value in its proper type, or what was expected.
+/// The value in its type, or an error.
 pub fn check(key: &Key, value: &Value) -> Result<Value, ValueError> {
-    let fitted = match key.kind {
+    let checked = match key.kind {
         Kind::Bool => boolean(value),
         Kind::Integer(min, max) => integer(value, min, max),
         Kind::Text => text(value).map(Value::String),
@@ -24,14 +24,14 @@ pub fn check(key: &Key, value: &Value) -> Result<Value, ValueError> {
         Kind::Ports => text(value).filter(|t| t.is_empty() || port_range(t).is_some()).map(Value::String),
         Kind::Any => Some(value.clone()),
     };
-    fitted.ok_or_else(|| ValueError::WrongType {
+    checked.ok_or_else(|| ValueError::WrongType {
         key: key.name,
         value: to_text(value),
         expected: expected(key.kind),
     })
 }
 
-/// How a value looks to the user who wrote it.
+/// The value as the user wrote it.
 pub fn to_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -54,7 +54,7 @@ fn expected(kind: Kind) -> String {
     }
 }
 
-/// `30000-32767`, or with a comma, as Cilium has it.
+/// `30000-32767`, or `30000,32767` as Cilium writes it.
 pub(crate) fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once(['-', ','])?;
     let (first, last): (u16, u16) = (first.trim().parse().ok()?, last.trim().parse().ok()?);

@@ -1,9 +1,9 @@
-//! Spellings of earlier releases, of the agent's flags and of common habit:
-//! accepted with a notice, never silently.
+//! Deprecated names and words: those of earlier Cilium releases, flags of
+//! Cilium's agent, and common misspellings. Each is accepted with a notice.
 
 use serde_json::Value;
 
-/// Names that became another name.
+/// Deprecated name, current name.
 const RENAMED: &[(&str, &str)] = &[
     ("ipv4.nativeRoutingCIDR", "ipv4NativeRoutingCIDR"),
     ("ipv6.nativeRoutingCIDR", "ipv6NativeRoutingCIDR"),
@@ -66,7 +66,7 @@ const RENAMED: &[(&str, &str)] = &[
     ("bgp.enabled", "bgpControlPlane.enabled"),
 ];
 
-/// Words of a value (its name, the old word) that became another.
+/// Name of a value, deprecated word, current word.
 const WORDS: &[(&str, &str, &str)] = &[
     ("kubeProxyReplacement", "strict", "true"),
     ("kubeProxyReplacement", "probe", "true"),
@@ -77,16 +77,16 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("ipam.mode", "hostscope", "kubernetes"),
 ];
 
-/// What an old spelling means today: pairs of name and value, and the notice.
+/// The current names and values of a deprecated setting.
 pub struct Translation {
-    /// Today's names and values.
+    /// Current names and values.
     pub values: Vec<(String, Value)>,
-    /// What to tell the user.
+    /// The message for the user.
     pub notice: String,
 }
 
-/// Today's spelling of a name that is not in the schema; none if it is no old
-/// spelling. A group (`ipv4: {...}`) is never one: the caller goes into it.
+/// The current setting for a deprecated name; none if the name is not
+/// deprecated. A mapping (`ipv4: {...}`) is a group and never deprecated.
 pub fn name(name: &str, value: &Value) -> Option<Translation> {
     if value.is_object() {
         return None;
@@ -98,34 +98,34 @@ pub fn name(name: &str, value: &Value) -> Option<Translation> {
         }
         _ => {}
     }
-    let (_, today) = RENAMED.iter().find(|(old, _)| *old == name)?;
-    Some(renamed(name, today, value.clone()))
+    let (_, current) = RENAMED.iter().find(|(old, _)| *old == name)?;
+    Some(renamed(name, current, value.clone()))
 }
 
-/// Today's form of a value that an earlier release wrote differently.
+/// The current word for a deprecated one.
 pub fn value(name: &str, value: &Value) -> Option<(Value, String)> {
     let text = value.as_str()?;
-    let (_, _, today) = WORDS.iter().find(|(of, old, _)| *of == name && *old == text)?;
-    let notice = format!("{name}={text} is an old spelling: taken as {name}={today}");
-    Some((Value::String((*today).to_owned()), notice))
+    let (_, _, current) = WORDS.iter().find(|(of, old, _)| *of == name && *old == text)?;
+    let notice = format!("{name}={text} is deprecated: use {name}={current}");
+    Some((Value::String((*current).to_owned()), notice))
 }
 
-/// What an earlier release wrote as this value.
+/// The deprecated words of a value.
 pub fn words(name: &str) -> impl Iterator<Item = &'static str> {
     WORDS.iter().filter(move |(of, _, _)| *of == name).map(|(_, old, _)| *old)
 }
 
-/// Every old name, for the chart's schema.
+/// Every deprecated name, for the chart's schema.
 pub fn dotted_names() -> impl Iterator<Item = &'static str> {
     names().chain(["tunnel", "k8s-api-server", "k8sApiServer"])
 }
 
-/// Every old name, for suggestions.
+/// Every deprecated name, for suggestions.
 pub fn names() -> impl Iterator<Item = &'static str> {
     RENAMED.iter().map(|(old, _)| *old)
 }
 
-/// `tunnel=disabled|vxlan|geneve` was routing mode and protocol in one.
+/// `tunnel=disabled|vxlan|geneve` set both routing mode and protocol.
 fn tunnel(value: &Value) -> Translation {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let text_value = |s: &str| Value::String(s.to_owned());
@@ -136,14 +136,14 @@ fn tunnel(value: &Value) -> Translation {
             ("tunnelProtocol".to_owned(), text_value(protocol)),
         ],
     };
-    let today: Vec<String> =
+    let current: Vec<String> =
         values.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
-    Translation { notice: format!("tunnel={text} is an old spelling: taken as {}", today.join(" ")), values }
+    Translation { notice: format!("tunnel={text} is deprecated: use {}", current.join(" ")), values }
 }
 
-fn renamed(old: &str, today: &str, value: Value) -> Translation {
+fn renamed(old: &str, current: &str, value: Value) -> Translation {
     Translation {
-        notice: format!("{old} is an old spelling: taken as {today}"),
-        values: vec![(today.to_owned(), value)],
+        notice: format!("{old} is deprecated: use {current}"),
+        values: vec![(current.to_owned(), value)],
     }
 }

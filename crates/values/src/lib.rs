@@ -7,11 +7,10 @@
 //! assert_eq!(parsed.values.mtu, Some(1450));
 //! ```
 //!
-//! Names are those that Cilium's users know. Unknown names are refused with
-//! the nearest known one, old spellings are accepted with a notice, and what
-//! is accepted but not built yet is said by name.
+//! The names are Cilium's. An unknown name is an error that suggests the
+//! nearest known one, a deprecated name is accepted with a notice, and a
+//! setting that is not implemented is accepted with a message that names it.
 
-pub mod built;
 pub mod chart;
 mod check;
 mod deprecated;
@@ -27,24 +26,24 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::schema::{Key, Support};
-pub use crate::values::{LoadBalancerMode, RoutingMode, Values};
+pub use crate::values::Values;
 
-/// What is wrong with one value.
+/// Why a value cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ValueError {
-    /// Not `name=value`.
+    /// It is not of the form `name=value`.
     #[error("`{text}` is not a setting: write NAME=VALUE, for example routingMode=native")]
     Syntax {
         /// What was written.
         text: String,
     },
-    /// The file is not YAML, or no mapping.
+    /// The file is not YAML, or not a mapping.
     #[error("the values are not a YAML mapping: {error}")]
     Yaml {
-        /// What the parser said.
+        /// The parser's message.
         error: String,
     },
-    /// No such name.
+    /// There is no value of this name.
     #[error("unknown value `{name}`{}", suggestion(nearest))]
     Unknown {
         /// What was written.
@@ -52,22 +51,22 @@ pub enum ValueError {
         /// The nearest known name.
         nearest: Option<&'static str>,
     },
-    /// A group was given a value.
+    /// The name is a group of values, and was given a value.
     #[error("`{name}` is a group, not a value: set one of {members}")]
     Group {
         /// What was written.
         name: String,
-        /// What the group holds.
+        /// The values of the group.
         members: String,
     },
-    /// The value does not fit.
+    /// The value has another type, or is out of range.
     #[error("{key}={value}: expected {expected}")]
     WrongType {
         /// The name.
         key: &'static str,
         /// What was written.
         value: String,
-        /// What would fit.
+        /// What the type accepts.
         expected: String,
     },
 }
@@ -76,7 +75,7 @@ fn suggestion(nearest: &Option<&'static str>) -> String {
     nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
 }
 
-/// Everything that is wrong, one line each.
+/// Every value that cannot be used, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValuesError(pub Vec<ValueError>);
 
@@ -89,26 +88,26 @@ impl fmt::Display for ValuesError {
 
 impl std::error::Error for ValuesError {}
 
-/// What a user has set, under today's names and in the proper types.
+/// What a user has set, under current names and in the right types.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     set: BTreeMap<&'static str, Value>,
     notices: Vec<String>,
 }
 
-/// Settings with their meaning.
+/// Typed values, and messages about settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParsedValues {
-    /// Typed, defaults filled in.
+    /// The values, with defaults.
     pub values: Values,
-    /// Old spellings that were accepted.
+    /// Deprecated names and words that were accepted, and what to write instead.
     pub notices: Vec<String>,
-    /// What is accepted but not built yet, and what happens instead.
+    /// Settings that are not implemented, and what is used instead.
     pub not_implemented: Vec<String>,
 }
 
 impl Settings {
-    /// From a values file.
+    /// Reads a values file.
     pub fn from_yaml(text: &str) -> Result<Settings, ValuesError> {
         let wrong = |error: String| ValuesError(vec![ValueError::Yaml { error }]);
         let root = match text.lines().all(|line| line.trim().is_empty() || line.trim().starts_with('#')) {
@@ -123,30 +122,30 @@ impl Settings {
         reader.finish()
     }
 
-    /// From `--set` arguments, each in Helm's syntax; later ones win.
+    /// Reads `--set` arguments, each in Helm's syntax; later ones override earlier ones.
     pub fn from_set<T: AsRef<str>>(arguments: &[T]) -> Result<Settings, ValuesError> {
         let mut reader = Reader::default();
         for argument in arguments {
             match set::pairs(argument.as_ref()) {
-                Ok(pairs) => pairs.into_iter().for_each(|(name, value)| reader.any(&name, value)),
+                Ok(pairs) => pairs.into_iter().for_each(|(name, value)| reader.set(&name, value)),
                 Err(error) => reader.errors.push(error),
             }
         }
         reader.finish()
     }
 
-    /// What `other` sets replaces what is set here; its `null` takes a value back.
+    /// Overrides the settings with those of `other`; `null` unsets a value.
     pub fn merge(&mut self, other: Settings) {
         self.notices.extend(other.notices);
         self.set.extend(other.set);
     }
 
-    /// One setting by its name; none if it is not set.
+    /// The setting of this name, if it is set.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.set.get(name).filter(|value| !value.is_null())
     }
 
-    /// The settings with their meaning.
+    /// Types the settings and fills in defaults.
     pub fn parse(&self) -> ParsedValues {
         ParsedValues {
             values: Values::from_settings(self),
@@ -155,7 +154,7 @@ impl Settings {
         }
     }
 
-    /// The settings as a values file, under today's names.
+    /// The settings as a values file, under current names.
     pub fn to_yaml(&self) -> String {
         let mut out = String::new();
         for (name, value) in self.set.iter().filter(|(_, value)| !value.is_null()) {
@@ -173,25 +172,26 @@ impl Settings {
     }
 }
 
-/// The message for a setting that does not have its full effect.
+/// The message for a setting that is not implemented.
 fn not_implemented(key: &Key, value: &Value) -> Option<String> {
-    let shown = check::to_text(value);
-    match key.built {
+    let (name, text) = (key.name, check::to_text(value));
+    match key.support {
         Support::Full => None,
-        Support::Only(words, _) if words.contains(&shown.as_str()) => None,
-        Support::Only(_, instead) => {
-            Some(format!("{}={shown} is accepted but not built yet: {instead}", key.name))
+        _ if text == key.default => None,
+        Support::Chart => Some(format!("{name}={text} is read by the chart only, and is ignored here")),
+        Support::Only(words, _) if words.contains(&text.as_str()) => None,
+        Support::Only(words, meaning) => {
+            let meaning = if meaning.is_empty() { String::new() } else { format!(" ({meaning})") };
+            let used = words[0];
+            Some(format!("{name}={text} is not implemented: ignored, {name}={used} is used instead{meaning}"))
         }
-        Support::Chart if shown == key.default => None,
-        Support::Chart => Some(format!("{}={shown} is for the chart, and has no effect here", key.name)),
-        Support::Ignored(_) if shown == "false" || shown == key.default && key.kind != schema::Kind::Bool => {
-            None
+        Support::Ignored(reason) => {
+            Some(format!("{name}={text} is not implemented: ignored, because {reason}"))
         }
-        Support::Ignored(missing) => Some(format!("{}={shown} is accepted, but: {missing}", key.name)),
     }
 }
 
-/// Collects settings and everything that is wrong with them.
+/// Collects settings and errors.
 #[derive(Default)]
 struct Reader {
     settings: Settings,
@@ -206,34 +206,34 @@ impl Reader {
     fn group(&mut self, prefix: &str, members: Map<String, Value>) {
         for (name, value) in members {
             let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
-            self.any(&name, value);
+            self.set(&name, value);
         }
     }
 
-    fn any(&mut self, name: &str, value: Value) {
+    fn set(&mut self, name: &str, value: Value) {
         if let Some(key) = schema::find(name) {
-            return self.known(key, value);
+            return self.set_key(key, value);
         }
-        if let Some(today) = deprecated::name(name, &value) {
-            self.settings.notices.push(today.notice);
-            return today.values.into_iter().for_each(|(name, value)| self.any(&name, value));
+        if let Some(current) = deprecated::name(name, &value) {
+            self.settings.notices.push(current.notice);
+            return current.values.into_iter().for_each(|(name, value)| self.set(&name, value));
         }
         if let Some(rest) = name.strip_prefix("global.").filter(|rest| !rest.is_empty()) {
-            self.settings.notices.push(format!("{name} is an old spelling: taken as {rest}"));
-            return self.any(rest, value);
+            self.settings.notices.push(format!("{name} is deprecated: use {rest}"));
+            return self.set(rest, value);
         }
         self.not_a_value(name, value);
     }
 
-    fn known(&mut self, key: &'static Key, value: Value) {
+    fn set_key(&mut self, key: &'static Key, value: Value) {
         if value.is_null() {
             self.settings.set.insert(key.name, value);
             return;
         }
         let value = match deprecated::value(key.name, &value) {
-            Some((today, notice)) => {
+            Some((current, notice)) => {
                 self.settings.notices.push(notice);
-                today
+                current
             }
             None => value,
         };
@@ -243,7 +243,7 @@ impl Reader {
         }
     }
 
-    /// A group to go into, a path below a free-form value, or an error.
+    /// The name is a group, a path below a free-form value, or unknown.
     fn not_a_value(&mut self, name: &str, value: Value) {
         let members: Vec<&str> = schema::group(name).map(|key| key.name).collect();
         match value {
@@ -253,7 +253,7 @@ impl Reader {
                 self.errors.push(ValueError::Group { name: name.to_owned(), members: members.join(", ") })
             }
             value => match free_form(name) {
-                Some((key, rest)) => self.below(key, rest, value),
+                Some((key, rest)) => self.set_path(key, rest, value),
                 None => self
                     .errors
                     .push(ValueError::Unknown { name: name.to_owned(), nearest: nearest::nearest(name) }),
@@ -262,7 +262,7 @@ impl Reader {
     }
 
     /// `image.tag=x` sets one part of the free-form value `image`.
-    fn below(&mut self, key: &'static Key, rest: &str, value: Value) {
+    fn set_path(&mut self, key: &'static Key, rest: &str, value: Value) {
         let mut slot = self.settings.set.entry(key.name).or_insert_with(|| Value::Object(Map::new()));
         for part in rest.split('.') {
             if !slot.is_object() {

@@ -1,10 +1,10 @@
-//! The nearest known name, for messages about unknown ones.
+//! The known name that is nearest to an unknown one, for error messages.
 
 use crate::{deprecated, schema};
 
-/// The known name that a misspelt one most likely means. Compared without
-/// regard to case, and also by the part after the last dot alone, because
-/// people forget the group.
+/// The known name that a misspelt one most likely means. Case is ignored. The
+/// part after the last dot is also compared alone, because people forget the
+/// group.
 pub fn nearest(unknown: &str) -> Option<&'static str> {
     let wanted = unknown.to_lowercase();
     let known = schema::KEYS.iter().map(|key| key.name).chain(deprecated::names());
@@ -15,20 +15,20 @@ pub fn nearest(unknown: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-/// Distance to a name as a whole, or (one step further) to its last part.
+/// Edit distance to the whole name, or to its last part plus one.
 fn distance_to(wanted: &str, name: &str) -> usize {
     let name = name.to_lowercase();
     let whole = distance(wanted, &name);
     let last = |s: &str| s.rsplit('.').next().unwrap_or_default().to_owned();
     let (wanted_last, name_last) = (last(wanted), last(&name));
     if wanted_last.len() < 6 {
-        // `enabled`-like words end half of all names.
+        // Short last parts (`mode`) are common to many names.
         return whole;
     }
     whole.min(distance(&wanted_last, &name_last) + 1)
 }
 
-/// Edits (insert, delete, replace, swap of neighbours) from one text to the other.
+/// Edit distance with transpositions (Damerau-Levenshtein, optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];

@@ -1,5 +1,5 @@
 //! `--set` in Helm's syntax: `a.b=c,d=e`, escapes with `\`, lists `{a,b}`,
-//! `null` to take a value back.
+//! `null` to unset a value.
 
 use serde_json::Value;
 

@@ -26,8 +26,7 @@ fn unit_chart_without_values_is_the_agent_without_values() {
     let parsed = agents_settings(&objects).parse();
     assert_eq!(parsed.values, Values::default());
     assert_eq!(parsed.notices, Vec::<String>::new());
-    let said = Settings::from_set(&["kubeProxyReplacement=true"]).unwrap().parse().not_implemented;
-    assert_eq!(parsed.not_implemented, said, "no other default may be answered with a notice");
+    assert_eq!(parsed.not_implemented, Vec::<String>::new(), "every default is implemented");
 
     let settings = agents_settings(&objects);
     for name in chart::chart_only() {
@@ -78,7 +77,7 @@ fn unit_chart_hands_a_cilium_users_values_to_the_agent() {
         "autoDirectNodeRoutes": true,
         "ipv4NativeRoutingCIDR": "10.0.0.0/8",
         "devices": ["eth0", "eth1"],
-        "bpf": {"ctTcpMax": 65536},
+        "bpf": {"natPortRange": "50000-59999"},
         "extraConfig": {"debug.enabled": true},
         "image": {"repository": "registry.local/beeline", "tag": "v1"},
         "cni": {"exclusive": false, "binPath": "/var/lib/cni/bin"},
@@ -94,7 +93,7 @@ fn unit_chart_hands_a_cilium_users_values_to_the_agent() {
         "k8sServicePort=6443",
         "ipv4NativeRoutingCIDR=10.0.0.0/8",
         "devices={eth0,eth1}",
-        "bpf.ctTcpMax=65536",
+        "bpf.natPortRange=50000-59999",
         "debug.enabled=true",
         "prometheus.port=9990",
     ])
@@ -114,7 +113,7 @@ fn unit_chart_hands_a_cilium_users_values_to_the_agent() {
 }
 
 #[test]
-fn unit_chart_refuses_what_nobody_knows() {
+fn unit_chart_refuses_unknown_names_and_wrong_types() {
     for (values, told) in [
         (json!({"rooutingMode": "native"}), "rooutingMode"),
         (json!({"bpf": {"masqurade": true}}), "masqurade"),
