@@ -31,7 +31,7 @@ use crate::server::{Config, Duty};
 use crate::store::{Watch, WatchEvent};
 use crate::{Api, ApiError, Kinds, WatchOptions};
 
-pub(crate) use bootstrap::bootstrap;
+pub(crate) use bootstrap::{bootstrap, first_addresses};
 
 /// How long what failed waits for its next try.
 const TICK: Duration = Duration::from_millis(500);

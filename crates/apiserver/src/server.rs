@@ -147,7 +147,7 @@ impl ApiServer {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let certificate = match &config.certificate {
             Some(given) => given.clone(),
-            None => tls::generate(&config.control_plane_addresses)
+            None => tls::generate(&certified_addresses(&config))
                 .map_err(|error| StartError::Certificate(error.to_string()))?,
         };
         let tls = tls::server(&certificate).map_err(|error| StartError::Certificate(error.to_string()))?;
@@ -208,6 +208,13 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|task| task.abort());
     }
+}
+
+/// Addresses by which clients reach the server: the control plane's own, and
+/// those of the Service `kubernetes`.
+fn certified_addresses(config: &Config) -> Vec<IpAddr> {
+    let service = controllers::first_addresses(&config.service_cidrs);
+    config.control_plane_addresses.iter().copied().chain(service).collect()
 }
 
 pub(crate) fn random_token() -> String {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::server::{Config, StartError};
@@ -33,7 +34,7 @@ pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
         let object = json!({"metadata": {"name": name}, "value": value, "description": about});
         create("priorityclasses", object)?;
     }
-    create("services", kubernetes_service())?;
+    create("services", kubernetes_service(config))?;
     let Some(port) = config.control_plane_port else { return Ok(()) };
     for (family, name) in [(false, "kubernetes"), (true, "kubernetes-ipv6")] {
         let addresses: Vec<IpAddr> = config
@@ -49,16 +50,27 @@ pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-fn kubernetes_service() -> Value {
+/// As in Kubernetes, it has the first address of each range of cluster IPs.
+fn kubernetes_service(config: &Config) -> Value {
+    let addresses: Vec<IpAddr> = first_addresses(&config.service_cidrs).collect();
     json!({
         "metadata": {
             "name": "kubernetes", "namespace": "default",
             "labels": {"component": "apiserver", "provider": "kubernetes"},
         },
         "spec": {
+            "clusterIP": addresses.first(), "clusterIPs": addresses,
             "ipFamilyPolicy": "PreferDualStack",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
         },
+    })
+}
+
+/// The first address of each range, after the network's own.
+pub(crate) fn first_addresses(ranges: &[IpNet]) -> impl Iterator<Item = IpAddr> {
+    ranges.iter().map(|range| match range.network() {
+        IpAddr::V4(network) => IpAddr::V4((u32::from(network) + 1).into()),
+        IpAddr::V6(network) => IpAddr::V6((u128::from(network) + 1).into()),
     })
 }
 

@@ -43,6 +43,14 @@ impl Controllers {
     }
 }
 
+#[test]
+fn unit_kubernetes_has_the_first_address_of_each_range() {
+    let (api, _) = cluster();
+    let service = api.get("services", "default", "kubernetes").unwrap();
+    assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
+    assert_eq!(service["spec"]["clusterIPs"], json!(["10.96.0.1", "fd00:10:96::1"]));
+}
+
 fn add_node(api: &Api, name: &str) {
     let status = json!({"conditions": [{"type": "Ready", "status": "True"}]});
     api.create("nodes", json!({"metadata": {"name": name}, "status": status})).unwrap();
