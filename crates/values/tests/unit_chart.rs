@@ -114,7 +114,7 @@ fn unit_chart_hands_a_cilium_users_values_to_the_agent() {
 
 #[test]
 fn unit_chart_refuses_unknown_names_and_wrong_types() {
-    for (values, told) in [
+    for (values, expected) in [
         (json!({"rooutingMode": "native"}), "rooutingMode"),
         (json!({"bpf": {"masqurade": true}}), "masqurade"),
         (json!({"routingMode": "bridge"}), "routingMode"),
@@ -123,7 +123,7 @@ fn unit_chart_refuses_unknown_names_and_wrong_types() {
     ] {
         let Some(answer) = render(&values) else { return };
         let error = answer.expect_err(&format!("{values} must be refused"));
-        assert!(error.contains(told), "{values}: {error}");
+        assert!(error.contains(expected), "{values}: {error}");
     }
 }
 
