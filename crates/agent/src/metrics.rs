@@ -403,6 +403,40 @@ mod tests {
         );
     }
 
+    /// Metrics of a page, each with the labels that stand in braces behind it.
+    fn named(page: &str) -> impl Iterator<Item = (&str, &str)> {
+        page.match_indices("beeline_").map(|(at, _)| {
+            let rest = &page[at..];
+            let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
+            let labels = rest[end..].strip_prefix('{').and_then(|labels| labels.split('}').next());
+            (&rest[..end], labels.unwrap_or_default())
+        })
+    }
+
+    #[test]
+    fn unit_every_metric_and_label_that_a_page_names_exists() {
+        let top = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let exported = encode(everything()).unwrap();
+        let mut pages = vec![format!("{top}/README.md"), format!("{top}/CHANGELOG.md")];
+        let docs = std::fs::read_dir(format!("{top}/docs")).unwrap().flatten();
+        pages.extend(
+            docs.map(|entry| entry.path().display().to_string()).filter(|path| path.ends_with(".md")),
+        );
+        let mut count = 0;
+        for page in pages {
+            let text = std::fs::read_to_string(&page).unwrap();
+            for (metric, labels) in named(&text) {
+                assert!(METRICS.iter().any(|known| full_name(known) == metric), "{page}: no metric {metric}");
+                for label in labels.split(',').filter(|label| !label.is_empty()) {
+                    let has = |line: &str| line.starts_with(metric) && line.contains(label.trim());
+                    assert!(exported.lines().any(has), "{page}: {metric} has no label {label}");
+                }
+                count += 1;
+            }
+        }
+        assert!(count > METRICS.len(), "only {count} metrics were found");
+    }
+
     #[test]
     fn unit_every_documented_metric_is_exported() {
         let text = encode(everything()).unwrap();

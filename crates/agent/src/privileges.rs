@@ -69,3 +69,25 @@ fn raise_open_files() {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The pages that say what the agent may do name these capabilities and no other.
+    #[test]
+    fn unit_the_documentation_names_the_capabilities() {
+        let kept = KEPT.iter().chain(OF_SOCKETS).map(|(capability, _)| capability.to_string());
+        let kept: BTreeSet<String> = kept.collect();
+        for page in ["SECURITY.md", "docs/operate.md"] {
+            let path = format!("{}/../../{page}", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(path).expect("the page is there");
+            let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+            let named: BTreeSet<String> =
+                words.filter(|word| word.starts_with("CAP_")).map(str::to_owned).collect();
+            assert_eq!(named, kept, "{page}");
+        }
+    }
+}
