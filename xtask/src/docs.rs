@@ -53,6 +53,71 @@ mod tests {
         text.split("](").skip(1).filter_map(|rest| rest.split(')').next())
     }
 
+    /// The rows of the crates in ARCHITECTURE.md: name, what it knows.
+    fn rooms(page: &str) -> Vec<(String, String)> {
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
+        let cells = rows.map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>());
+        let room = |cell: &str| cell.split('`').next().unwrap_or_default().to_owned();
+        cells.map(|cells| (room(&cells[0]), cells.last().cloned().unwrap_or_default())).collect()
+    }
+
+    /// Our crates that a crate depends on.
+    fn dependencies(manifest: &str) -> Vec<String> {
+        let section = manifest.split("\n[dependencies]\n").nth(1).unwrap_or_default();
+        let lines = section.lines().take_while(|line| !line.starts_with('['));
+        let names = lines.filter_map(|line| line.strip_prefix("beeline-")?.split([' ', '.']).next());
+        names.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn unit_architecture_says_which_crate_knows_which() {
+        let page = fs::read_to_string(paths::top().join("ARCHITECTURE.md")).expect("it is readable");
+        let rooms = rooms(&page);
+        assert!(rooms.len() > 15, "{rooms:?}");
+        for (room, knows) in rooms.iter().filter(|(room, _)| room != "xtask") {
+            let manifest = paths::top().join("crates").join(room).join("Cargo.toml");
+            let manifest = fs::read_to_string(&manifest).unwrap_or_else(|error| panic!("{room}: {error}"));
+            let named =
+                knows.split('`').skip(1).step_by(2).filter(|name| rooms.iter().any(|(room, _)| room == name));
+            let mut named: Vec<&str> = named.collect();
+            let mut actual = dependencies(&manifest);
+            named.sort_unstable();
+            actual.sort_unstable();
+            assert_eq!(named, actual, "ARCHITECTURE.md, what `{room}` knows");
+        }
+        for entry in fs::read_dir(paths::top().join("crates")).expect("it is a folder").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            assert!(rooms.iter().any(|(room, _)| *room == name), "ARCHITECTURE.md has no row for {name}");
+        }
+    }
+
+    /// Each step of the picture of the packet's path is a module of the datapath.
+    #[test]
+    fn unit_the_steps_of_a_packet_are_modules() {
+        for page in ["README.md", "ARCHITECTURE.md"] {
+            let text = fs::read_to_string(paths::top().join(page)).expect("it is readable");
+            let picture = text.lines().find(|line| line.trim().starts_with("pod --> tc -->")).expect(page);
+            let steps: Vec<&str> = picture.trim().split(" --> ").collect();
+            let steps = &steps[2..steps.len() - 1];
+            for step in steps.iter().chain(&["reject"]) {
+                let module = paths::top().join(format!("crates/datapath/src/{step}.rs"));
+                assert!(module.exists(), "{page}: there is no module `{step}`");
+            }
+        }
+    }
+
+    /// Headings as GitHub links to them, and marks of HTML.
+    fn anchors(text: &str) -> impl Iterator<Item = String> {
+        let slug = |heading: &str| {
+            let kept = heading.to_lowercase().replace(' ', "-");
+            kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect::<String>()
+        };
+        let headings = text.lines().filter(|line| line.starts_with('#'));
+        let headings = headings.map(move |line| slug(line.trim_start_matches('#').trim()));
+        let marks = text.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        headings.chain(marks.map(str::to_owned))
+    }
+
     #[test]
     fn unit_every_link_between_pages_has_a_target() {
         let mut found = Vec::new();
@@ -62,10 +127,17 @@ mod tests {
             let text = fs::read_to_string(&page).expect("it is readable");
             for link in links(&text).filter(|link| !link.contains("://")) {
                 let file = link.split('#').next().unwrap_or_default();
-                let target = page.parent().expect("it is in a folder").join(file);
+                let target = if file.is_empty() {
+                    page.clone()
+                } else {
+                    page.parent().expect("it is in a folder").join(file)
+                };
+                assert!(target.exists(), "{}: {link} leads nowhere", page.display());
+                let Some((_, anchor)) = link.split_once('#') else { continue };
+                let target = fs::read_to_string(&target).expect("it is readable");
                 assert!(
-                    file.is_empty() || target.exists(),
-                    "{}: the target of the link {link} does not exist",
+                    anchors(&target).any(|known| known == anchor),
+                    "{}: {link} has no heading",
                     page.display()
                 );
             }
