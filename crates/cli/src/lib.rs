@@ -25,7 +25,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::target::{Target, TargetArguments};
@@ -89,7 +89,12 @@ enum Verb {
     Docs(docs::Verb),
 }
 
-/// Parses and runs a command line. The first argument is the program name.
+/// The command line; tests parse what the documentation says with it.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
+/// Runs a command line; the first argument is the program's name.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
     // A closed pipe (`beeline ... | head`) terminates the program without an error message.
     reset_sigpipe();
@@ -153,54 +158,10 @@ fn reset_sigpipe() {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
-
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn unit_the_command_line_is_valid() {
         Arguments::command().debug_assert();
-    }
-
-    /// The command of `words` if it does not exist; verbs of `lab` are not checked.
-    fn unknown_verb(words: &[&str]) -> Option<String> {
-        let mut command = Arguments::command();
-        for word in words {
-            if *word == "lab" || !command.has_subcommands() {
-                return None;
-            }
-            match command.find_subcommand(word) {
-                Some(found) => command = found.clone(),
-                None => return Some(words.join(" ")),
-            }
-        }
-        None
-    }
-
-    fn pages() -> Vec<PathBuf> {
-        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let folders = [top.clone(), top.join("docs"), top.join("examples/hello")];
-        let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten());
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "md")).collect()
-    }
-
-    #[test]
-    fn unit_commands_in_the_documentation_exist() {
-        let mut commands = 0;
-        for page in pages() {
-            let text = std::fs::read_to_string(&page).unwrap();
-            for rest in text.split("./beeline ").skip(1) {
-                let words = rest.split([' ', '`', '\n']).take(2);
-                let words: Vec<&str> = words
-                    .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
-                    .collect();
-                let words: Vec<&str> = words.into_iter().take_while(|word| !word.starts_with('-')).collect();
-                commands += 1;
-                assert_eq!(unknown_verb(&words), None, "{} names an unknown command", page.display());
-            }
-        }
-        assert!(commands > 10, "only {commands} commands were found in the documentation");
     }
 }

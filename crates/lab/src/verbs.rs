@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::address::UPLINK;
 use crate::daemon::agents::AgentAction;
@@ -171,6 +171,11 @@ struct CommandLine {
 enum Output {
     Text,
     Json,
+}
+
+/// The command line; tests parse what the documentation says with it.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the command line of this process.
