@@ -35,7 +35,8 @@ const NOT_RUN: &[(&str, &str)] = &[
 ];
 
 /// Commands that run until they are stopped.
-const ENDLESS: &[&str] = &["beeline drops -f", "beeline lab logs -f", "beeline lab router -- tcpdump"];
+const ENDLESS: &[&str] =
+    &["beeline drops -f", "beeline drops --follow", "beeline lab logs -f", "beeline lab router -- tcpdump"];
 
 /// Values for placeholders where a command is only parsed.
 const EXAMPLES: &[(&str, &str)] = &[("NAMESPACE/POD", "a/b"), ("ADDRESS", "192.0.2.1"), ("PORT", "80")];
@@ -144,8 +145,8 @@ fn is_subcommand(cli: &clap::Command, words: &[&str]) -> bool {
 #[test]
 fn lab_every_command_of_the_documentation_works() {
     let lab = TestLab::named("docs");
-    let folder = tempfile::tempdir().unwrap();
-    let has_kubectl = prepare(folder.path(), &lab);
+    let directory = tempfile::tempdir().unwrap();
+    let has_kubectl = prepare(directory.path(), &lab);
     let (mut section, mut is_up, mut failed) = (String::new(), false, Vec::new());
     for command in commands() {
         let text = plain(&command.text);
@@ -165,13 +166,13 @@ fn lab_every_command_of_the_documentation_works() {
             apply_fixtures(&lab);
             is_up = true;
         }
-        let mut outcome = run(&lab, folder.path(), &text);
+        let mut outcome = run(&lab, directory.path(), &text);
         // An agent whose link has just changed may still be connecting.
         let tries = if text == "beeline status" { 10 } else { 0 };
         for _ in 0..tries {
             if outcome.is_err() {
                 std::thread::sleep(Duration::from_secs(1));
-                outcome = run(&lab, folder.path(), &text);
+                outcome = run(&lab, directory.path(), &text);
             }
         }
         if starts && outcome.is_ok() {
@@ -197,8 +198,8 @@ fn is_whole(text: &str) -> bool {
     }
 }
 
-/// A folder of commands as a user has them, but for this lab.
-fn prepare(folder: &Path, lab: &TestLab) -> bool {
+/// A directory of commands as a user has them, but for this lab.
+fn prepare(directory: &Path, lab: &TestLab) -> bool {
     let script = format!(
         "#!/bin/sh\n\
          case $1 in\n\
@@ -208,18 +209,18 @@ fn prepare(folder: &Path, lab: &TestLab) -> bool {
         program("beeline").display(),
         lab.name()
     );
-    fs::write(folder.join("beeline"), script).unwrap();
-    fs::set_permissions(folder.join("beeline"), fs::Permissions::from_mode(0o755)).unwrap();
-    symlink(program("beeline-cni"), folder.join("beeline-cni")).unwrap();
-    for directory in ["cni/bin", "cni/net.d"] {
-        fs::create_dir_all(folder.join(directory)).unwrap();
+    fs::write(directory.join("beeline"), script).unwrap();
+    fs::set_permissions(directory.join("beeline"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink(program("beeline-cni"), directory.join("beeline-cni")).unwrap();
+    for below in ["cni/bin", "cni/net.d"] {
+        fs::create_dir_all(directory.join(below)).unwrap();
     }
     let kubectl = top().join(".tools/kubectl/current/kubectl");
     if !kubectl.exists() {
         println!("skipped: the commands of kubectl, which is not below .tools: run make test");
         return false;
     }
-    symlink(kubectl, folder.join("kubectl")).unwrap();
+    symlink(kubectl, directory.join("kubectl")).unwrap();
     true
 }
 
@@ -229,11 +230,11 @@ fn apply_fixtures(lab: &TestLab) {
 }
 
 /// Runs a command as a user would type it at the top of the repository.
-fn run(lab: &TestLab, folder: &Path, text: &str) -> Result<(), String> {
+fn run(lab: &TestLab, directory: &Path, text: &str) -> Result<(), String> {
     let pods = if lab.paths().kubeconfig().exists() { lab.pods("hello") } else { Vec::new() };
     let pod = pods.first().map_or("", |pod| pod.name.as_str());
     let address = pods.last().map_or("", |pod| pod.ips[0].as_str());
-    let here = folder.display().to_string();
+    let here = directory.display().to_string();
     let text = fill(
         text,
         &[
@@ -255,7 +256,7 @@ fn run(lab: &TestLab, folder: &Path, text: &str) -> Result<(), String> {
     let path = format!("{here}:{}", std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("timeout");
     command.args([if is_endless { "2" } else { "120" }, "sh", "-c", &text]).current_dir(top());
-    command.env("PATH", path).env("HOME", folder).env("KUBECONFIG", lab.paths().kubeconfig());
+    command.env("PATH", path).env("HOME", directory).env("KUBECONFIG", lab.paths().kubeconfig());
     let output = command.output().unwrap();
     // What `timeout` returns for a command that it had to stop.
     let expected = if is_endless { 124 } else { 0 };

@@ -50,8 +50,8 @@ pub fn top() -> PathBuf {
 /// Every page that tells users what to run.
 fn pages() -> Vec<PathBuf> {
     let mut pages = vec![top().join("README.md"), top().join("CONTRIBUTING.md")];
-    for folder in ["docs", "examples/hello"] {
-        let entries = fs::read_dir(top().join(folder)).expect("the folder is there").flatten();
+    for directory in ["docs", "examples/hello"] {
+        let entries = fs::read_dir(top().join(directory)).expect("the directory is there").flatten();
         pages.extend(
             entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "md")),
         );
@@ -120,8 +120,8 @@ pub fn fill(text: &str, values: &[(&str, &str)]) -> String {
 
 #[test]
 fn unit_commands_are_found_in_blocks_and_in_text() {
-    let folder = tempfile::tempdir().unwrap();
-    let page = folder.path().join("page.md");
+    let directory = tempfile::tempdir().unwrap();
+    let page = directory.path().join("page.md");
     let text = "Use `beeline drops`, or `beeline_drops_total`.\n\n    $ beeline status      # healthy?\n    node-1: healthy\n    kubectl get \\\n        pods\n";
     fs::write(&page, text).unwrap();
     let found: Vec<_> = of_page(&page).into_iter().map(|one| (one.text, one.is_block)).collect();
