@@ -61,12 +61,12 @@ drop_reasons! {
         "Check `kubectl get endpointslices`, the Service's selector, and whether its pods are ready.";
     NoServicePort = 10, "no_service_port", "The address belongs to a Service that does not have this port. The connection was refused.",
         "Compare the port and the protocol with `kubectl get service`.";
-    ConntrackFull = 11, "conntrack_full", "The connection table is full; a new connection was refused so that live ones stay.",
+    ConntrackFull = 11, "conntrack_full", "The connection table is full. The new connection was dropped; established connections are not affected.",
         "Find the client that opens so many connections with `beeline conntrack top`. The capacity of the table is fixed.";
-    FragmentUnknown = 12, "fragment_unknown", "A fragment came whose first fragment was never seen.",
-        "Fragments were reordered or the first was lost; lower the sender's packet size below the path MTU.";
-    TupleClash = 13, "tuple_clash", "The same client port is in use towards the same backend through another address.",
-        "Retry from another source port; use the Service address alone, not beside the pod address.";
+    FragmentUnknown = 12, "fragment_unknown", "A fragment arrived before, or without, its first fragment.",
+        "Fragments were reordered or the first one was lost. Lower the sender's packet size below the path MTU.";
+    TupleClash = 13, "tuple_clash", "The client's port is already in use to the same backend through another address.",
+        "Retry from another source port. Use the Service address only, not both the Service address and the pod address.";
     PolicyDenied = 14, "policy_denied", "A network policy denies the packet.",
         "Check the NetworkPolicies that select the pods.";
     ServiceInconsistent = 15, "service_inconsistent", "The service maps refer to a slot or backend that does not exist.",

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use beeline_kernel::datapath::Attachment;
-use beeline_plan::{PlanConfig, ServiceConfig, ShareConfig};
+use beeline_kernel::datapath::AttachMode;
+use beeline_plan::{MaglevConfig, PlanConfig, ServiceConfig};
 use beeline_source::SourceConfig;
 use beeline_values::{ParsedValues, Settings, Values};
 use tracing::{info, warn};

@@ -79,7 +79,8 @@ mod tests {
     /// The pages that say what the agent may do name these capabilities and no other.
     #[test]
     fn unit_the_documentation_names_the_capabilities() {
-        let kept = KEPT.iter().chain(OF_SOCKETS).map(|(capability, _)| capability.to_string());
+        let kept =
+            CAPABILITIES.iter().chain(SOCKET_CAPABILITIES).map(|(capability, _)| capability.to_string());
         let kept: BTreeSet<String> = kept.collect();
         for page in ["SECURITY.md", "docs/operate.md"] {
             let path = format!("{}/../../{page}", env!("CARGO_MANIFEST_DIR"));

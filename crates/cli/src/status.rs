@@ -135,7 +135,7 @@ fn agent_lines(agent: &Status) -> Vec<String> {
         }
     }
     lines.extend(agent.problems.iter().map(|problem| format!("  Problem:          {problem}")));
-    lines.extend(agent.not_built.iter().map(|option| format!("  Not implemented:  {option}")));
+    lines.extend(agent.not_built.iter().map(|option| format!("  No effect:        {option}")));
     lines
 }
 

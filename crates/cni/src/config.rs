@@ -150,7 +150,7 @@ fn unsupported_reason(field: &str, value: &Value) -> Option<&'static str> {
         "ipMasq" if *value == Value::Bool(true) => {
             Some("masquerading is set by the Helm value bpf.masquerade; remove the field")
         }
-        "runtimeConfig" | "capabilities" if asks_for_ports(value) => {
+        "runtimeConfig" | "capabilities" if requests_port_mappings(value) => {
             Some("the agent serves hostPorts without the plugin; remove the capability portMappings")
         }
         _ if KNOWN_FIELDS.contains(&field) || field.starts_with("cni.dev/") => None,

@@ -94,7 +94,7 @@ fn not_built(status: &Status) -> Option<String> {
     let all: BTreeSet<&str> =
         status.nodes.iter().flat_map(|node| node.not_built.iter().map(String::as_str)).collect();
     let all: Vec<&str> = all.into_iter().collect();
-    (!all.is_empty()).then(|| format!("Not fully implemented:\n  {}", all.join("\n  ")))
+    (!all.is_empty()).then(|| format!("Without effect:\n  {}", all.join("\n  ")))
 }
 
 /// Aligned columns without borders; empty if there are no rows.
@@ -139,6 +139,6 @@ mod tests {
         assert_eq!(lines[1], "node-1   no      172.30.0.11   10.244.1.0/24   not ready, PID 7");
         assert_eq!(lines[3..6], ["Changed links:", "  node-1: MTU 1400", "  node-1 eth2: down"]);
         assert_eq!(lines[7..9], ["Problems:", "  node-1: no API"]);
-        assert_eq!(lines[10..], ["Not fully implemented:", "  x=y"]);
+        assert_eq!(lines[10..], ["Without effect:", "  x=y"]);
     }
 }

@@ -353,8 +353,8 @@ fn kernel_the_calls_of_containerd_and_cri_o_are_served() {
 
 #[test]
 fn kernel_port_mappings_are_refused_because_the_agent_serves_them() {
-    let world = World::new();
-    let mut config = world.config("1.1.0");
+    let fixture = Fixture::new();
+    let mut config = fixture.config("1.1.0");
     let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}]);
     config["runtimeConfig"] = json!({"portMappings": ports});
     let (code, message) = fixture.call("ADD", "c1", &fixture.pod.path, &config.to_string()).failure();
