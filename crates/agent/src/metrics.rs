@@ -403,9 +403,11 @@ mod tests {
         );
     }
 
-    /// Metrics of a page, each with the labels that stand in braces behind it.
+    /// Metrics of a page, each with the labels in the braces behind it; the
+    /// ending `.beeline_bak` of a file is none.
     fn named(page: &str) -> impl Iterator<Item = (&str, &str)> {
-        page.match_indices("beeline_").map(|(at, _)| {
+        let found = page.match_indices("beeline_").filter(|(at, _)| !page[..*at].ends_with('.'));
+        found.map(|(at, _)| {
             let rest = &page[at..];
             let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
             let labels = rest[end..].strip_prefix('{').and_then(|labels| labels.split('}').next());
