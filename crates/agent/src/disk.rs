@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 /// which would add disk latency to every CNI call. Pods do not survive a power
 /// loss either, and a file that is truncated by one is set aside at the next
 /// start. The cluster state that must survive is in the journal of
-/// `beeline_source`, which is synced.
+/// `beeline_source`, which is synced whenever it is rewritten whole; the lines
+/// appended since then may be lost with the power.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     write_temporary(&temporary, value)

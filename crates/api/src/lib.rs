@@ -132,8 +132,9 @@ pub enum Call {
         /// never ends with [`Response::Done`].
         follow: bool,
     },
-    /// Waits until everything that the API server held when the call arrived is
-    /// programmed, or until the timeout.
+    /// Waits until everything that the API server held when the call arrived has
+    /// been applied to the tables, or until the timeout. Entries that a full
+    /// table refused do not delay the answer: they are problems in the status.
     #[serde(rename = "settle")]
     WaitForSync {
         /// Timeout in milliseconds.
