@@ -1,6 +1,6 @@
 //! What the server itself writes into an object on its way in, and what it keeps from the one before.
 
-pub(crate) mod account;
+pub(crate) mod service_account;
 
 use serde_json::{Value, json};
 
@@ -22,8 +22,8 @@ pub(crate) fn check_type(kind: &Kind, object: &mut Value) -> Result<(), ApiError
     if !fields.get("metadata").is_none_or(|metadata| metadata.is_object() || metadata.is_null()) {
         return Err(ApiError::bad_request("metadata must be a JSON object"));
     }
-    object::default_to(fields, "apiVersion", kind.api_version());
-    object::default_to(fields, "kind", kind.kind.as_ref());
+    object::set_default(fields, "apiVersion", kind.api_version());
+    object::set_default(fields, "kind", kind.kind.as_ref());
     for (field, expected) in [("apiVersion", kind.api_version()), ("kind", kind.kind.to_string())] {
         if fields[field] != expected.as_str() {
             let given = &fields[field];
@@ -83,34 +83,34 @@ pub(crate) fn set_priority(
     else {
         return Ok(());
     };
-    let given = object::text(object, "/spec/priorityClassName").to_owned();
+    let given = object::str_at(object, "/spec/priorityClassName").to_owned();
     let found = match given.as_str() {
         "" => store
             .list(classes, None, None)
             .map(|(_, class)| class)
-            .find(|class| object::truth(class, "/globalDefault")),
+            .find(|class| object::bool_at(class, "/globalDefault")),
         name => store.get(classes, &ObjectKey::new("", name)),
     };
     if !given.is_empty() && found.is_none() {
         let why = format!("no PriorityClass with name {given} was found");
         return Err(ApiError::forbidden(kind, object::name(object), &why));
     }
-    let value = found.and_then(|class| object::number(class, "/value")).unwrap_or(0);
+    let value = found.and_then(|class| object::i64_at(class, "/value")).unwrap_or(0);
     let policy =
-        found.map(|class| object::text(class, "/preemptionPolicy")).filter(|policy| !policy.is_empty());
+        found.map(|class| object::str_at(class, "/preemptionPolicy")).filter(|policy| !policy.is_empty());
     let policy = policy.unwrap_or("PreemptLowerPriority").to_owned();
     let name = found.map(|class| object::name(class).to_owned());
-    let spec = object::child(object, "spec");
+    let spec = object::child_mut(object, "spec");
     if let Some(name) = name {
         spec.insert("priorityClassName".to_owned(), name.into());
     }
     spec.insert("priority".to_owned(), value.into());
-    object::default_to(spec, "preemptionPolicy", policy);
+    object::set_default(spec, "preemptionPolicy", policy);
     Ok(())
 }
 
 /// Identity and first status of a new object.
-pub(crate) fn begin_life(kind: &Kind, object: &mut Value) {
+pub(crate) fn prepare_for_create(kind: &Kind, object: &mut Value) {
     let metadata = object::metadata(object);
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink"] {
         metadata.remove(field);
@@ -128,7 +128,7 @@ pub(crate) fn begin_life(kind: &Kind, object: &mut Value) {
         "services" => object["status"] = json!({"loadBalancer": {}}),
         "namespaces" => {
             object["status"] = json!({"phase": "Active"});
-            object::child(object, "spec").insert("finalizers".to_owned(), json!(["kubernetes"]));
+            object::child_mut(object, "spec").insert("finalizers".to_owned(), json!(["kubernetes"]));
         }
         "deployments" | "replicasets" | "daemonsets" | "customresourcedefinitions" => {
             object["status"] = json!({});
@@ -140,8 +140,10 @@ pub(crate) fn begin_life(kind: &Kind, object: &mut Value) {
 /// Refuses an update of an object that is not the one the caller read.
 pub(crate) fn check_precondition(kind: &Kind, current: &Value, object: &Value) -> Result<(), ApiError> {
     let name = object::name(current);
-    let version = object::text(object, "/metadata/resourceVersion");
-    if !version.is_empty() && version != "0" && version != object::text(current, "/metadata/resourceVersion")
+    let version = object::str_at(object, "/metadata/resourceVersion");
+    if !version.is_empty()
+        && version != "0"
+        && version != object::str_at(current, "/metadata/resourceVersion")
     {
         return Err(ApiError::conflict(kind, name, MODIFIED));
     }
@@ -154,15 +156,20 @@ pub(crate) fn check_precondition(kind: &Kind, current: &Value, object: &Value) -
 }
 
 /// The object that an update means: the caller's part of the new one, the rest of the current one.
-pub(crate) fn continue_life(kind: &Kind, subresource: Subresource, current: &Value, object: Value) -> Value {
+pub(crate) fn prepare_for_update(
+    kind: &Kind,
+    subresource: Subresource,
+    current: &Value,
+    object: Value,
+) -> Value {
     let mut next = match subresource {
-        Subresource::None if kind.has_own_status() => object,
+        Subresource::None if kind.status_is_ordinary_field() => object,
         Subresource::None => with_field(object, "status", current.get("status")),
         Subresource::Status => with_field(current.clone(), "status", object.get("status")),
         Subresource::Finalize => {
             let mut next = current.clone();
             let finalizers = object.pointer("/spec/finalizers").cloned().unwrap_or(json!([]));
-            object::child(&mut next, "spec").insert("finalizers".to_owned(), finalizers);
+            object::child_mut(&mut next, "spec").insert("finalizers".to_owned(), finalizers);
             next
         }
         Subresource::Internal => object,
@@ -196,9 +203,9 @@ fn with_field(mut object: Value, field: &str, value: Option<&Value>) -> Value {
 }
 
 /// Values that the server gave and a caller that replaces the object need not repeat.
-pub(crate) fn carry_over(kind: &Kind, object: &mut Value, current: &Value) {
+pub(crate) fn keep_assigned_values(kind: &Kind, object: &mut Value, current: &Value) {
     if kind.is("services") {
-        return crate::service::drop_type_dependent(object, current);
+        return crate::service::drop_type_dependent_fields(object, current);
     }
     let fields: &[&str] = match kind.built_in_plural() {
         "namespaces" => &["finalizers"],
@@ -208,51 +215,51 @@ pub(crate) fn carry_over(kind: &Kind, object: &mut Value, current: &Value) {
     };
     for field in fields {
         let Some(value) = current.pointer(&format!("/spec/{field}")) else { continue };
-        let spec = object::child(object, "spec");
+        let spec = object::child_mut(object, "spec");
         if kind.is("namespaces") {
             spec.insert((*field).to_owned(), value.clone());
         } else {
-            object::default_to(spec, field, value.clone());
+            object::set_default(spec, field, value.clone());
         }
     }
 }
 
 /// Whether an update changes nothing.
-pub(crate) fn is_same(object: &Value, current: &Value) -> bool {
+pub(crate) fn is_unchanged(object: &Value, current: &Value) -> bool {
     object == current
 }
 
 /// Every kind except those without a spec counts changes of what is wanted. Of a custom kind that is
 /// everything beside metadata, and beside the status where that is a subresource.
-pub(crate) fn count_generation(kind: &Kind, object: &mut Value, current: &Value) {
-    let wanted = |object: &Value| {
+pub(crate) fn update_generation(kind: &Kind, object: &mut Value, current: &Value) {
+    let desired = |object: &Value| {
         let fields = object.as_object().cloned().unwrap_or_default();
-        let is_wanted = |field: &str| match field {
+        let is_desired = |field: &str| match field {
             "metadata" | "apiVersion" => false,
-            "status" => kind.has_own_status(),
+            "status" => kind.status_is_ordinary_field(),
             _ => true,
         };
-        fields.into_iter().filter(|(field, _)| is_wanted(field)).collect::<Value>()
+        fields.into_iter().filter(|(field, _)| is_desired(field)).collect::<Value>()
     };
     let changed = match kind.custom {
-        Some(_) => wanted(object) != wanted(current),
+        Some(_) => desired(object) != desired(current),
         None => object.get("spec") != current.get("spec"),
     };
     if changed {
-        raise_generation(object);
+        increment_generation(object);
     }
 }
 
-pub(crate) fn raise_generation(object: &mut Value) {
-    if let Some(generation) = object::number(object, "/metadata/generation") {
+pub(crate) fn increment_generation(object: &mut Value) {
+    if let Some(generation) = object::i64_at(object, "/metadata/generation") {
         object::metadata(object).insert("generation".to_owned(), json!(generation + 1));
     }
 }
 
 /// Whether an object that is being deleted has nothing left that holds it.
-pub(crate) fn may_go(kind: &Kind, object: &Value) -> bool {
+pub(crate) fn can_be_removed(kind: &Kind, object: &Value) -> bool {
     object::is_deleting(object)
-        && object::items(object, "/metadata/finalizers").is_empty()
-        && object::number(object, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
-        && (!kind.is("namespaces") || object::items(object, "/spec/finalizers").is_empty())
+        && object::array_at(object, "/metadata/finalizers").is_empty()
+        && object::i64_at(object, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
+        && (!kind.is("namespaces") || object::array_at(object, "/spec/finalizers").is_empty())
 }

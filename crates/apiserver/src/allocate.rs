@@ -82,9 +82,9 @@ impl Allocators {
         taken: &mut [(u128, Vec<IpAddr>)],
     ) -> Result<(), Vec<Cause>> {
         let key = ObjectKey::of(service);
-        carry_over(service, before);
-        if object::text(service, "/spec/type") == "ExternalName" {
-            let spec = object::child(service, "spec");
+        patch_allocated_values(service, before);
+        if object::str_at(service, "/spec/type") == "ExternalName" {
+            let spec = object::child_mut(service, "spec");
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
                 spec.remove(field);
             }
@@ -99,15 +99,15 @@ impl Allocators {
 
     /// The families that the service gets, in order, and its policy.
     fn families(&self, service: &mut Value) -> Result<Vec<bool>, Vec<Cause>> {
-        let given_ips = object::strings(service, "/spec/clusterIPs");
+        let given_ips = object::strs_at(service, "/spec/clusterIPs");
         let headless = given_ips.first() == Some(&"None");
         let of_ips: Vec<bool> =
             given_ips.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.is_ipv6()).collect();
         let named: Vec<bool> =
-            object::strings(service, "/spec/ipFamilies").iter().map(|family| *family == "IPv6").collect();
-        let selectorless = object::items(service, "/spec/selector").is_empty()
+            object::strs_at(service, "/spec/ipFamilies").iter().map(|family| *family == "IPv6").collect();
+        let selectorless = object::array_at(service, "/spec/selector").is_empty()
             && service["spec"]["selector"].as_object().is_none_or(serde_json::Map::is_empty);
-        let policy = match object::text(service, "/spec/ipFamilyPolicy") {
+        let policy = match object::str_at(service, "/spec/ipFamilyPolicy") {
             "" if named.len() > 1 || of_ips.len() > 1 => "RequireDualStack",
             "" if headless && selectorless && named.is_empty() => "RequireDualStack",
             "" => "SingleStack",
@@ -133,7 +133,7 @@ impl Allocators {
         if policy == "SingleStack" {
             families.truncate(1);
         }
-        let spec = object::child(service, "spec");
+        let spec = object::child_mut(service, "spec");
         spec.insert("ipFamilyPolicy".to_owned(), policy.into());
         spec.insert("ipFamilies".to_owned(), families.iter().map(|family| family_name(*family)).collect());
         Ok(families)
@@ -147,7 +147,7 @@ impl Allocators {
         taken: &mut [(u128, Vec<IpAddr>)],
     ) -> Result<(), Vec<Cause>> {
         let given: Vec<String> =
-            object::strings(service, "/spec/clusterIPs").into_iter().map(str::to_owned).collect();
+            object::strs_at(service, "/spec/clusterIPs").into_iter().map(str::to_owned).collect();
         if given.first().is_some_and(|first| first == "None") {
             set_cluster_ips(service, &["None".to_owned()]);
             return Ok(());
@@ -169,9 +169,10 @@ impl Allocators {
     }
 
     fn assign_ports(&mut self, service: &mut Value, key: &ObjectKey) -> Result<(), Vec<Cause>> {
-        let kind = object::text(service, "/spec/type").to_owned();
-        let (wants, checked) = (service::has_node_ports(service), service::has_health_check_port(service));
-        let ports = object::child(service, "spec").get_mut("ports").and_then(Value::as_array_mut);
+        let kind = object::str_at(service, "/spec/type").to_owned();
+        let (has_node_ports, checked) =
+            (service::has_node_ports(service), service::has_health_check_port(service));
+        let ports = object::child_mut(service, "spec").get_mut("ports").and_then(Value::as_array_mut);
         let mut mine: Vec<u16> = Vec::new();
         for (index, port) in ports.into_iter().flatten().enumerate() {
             let field = format!("spec.ports[{index}].nodePort");
@@ -182,7 +183,7 @@ impl Allocators {
                     return Err(vec![Cause::forbidden(field, why)]);
                 }
                 Some(given) => self.take_port(given, &field, key)?,
-                None if wants => self.allocate_port(key, &field)?,
+                None if has_node_ports => self.allocate_port(key, &field)?,
                 None => continue,
             };
             mine.push(number);
@@ -191,12 +192,12 @@ impl Allocators {
         if checked {
             let field = "spec.healthCheckNodePort";
             let number =
-                match object::number(service, "/spec/healthCheckNodePort").filter(|given| *given != 0) {
+                match object::i64_at(service, "/spec/healthCheckNodePort").filter(|given| *given != 0) {
                     Some(given) => self.take_port(given, field, key)?,
                     None => self.allocate_port(key, field)?,
                 };
             mine.push(number);
-            object::child(service, "spec").insert("healthCheckNodePort".to_owned(), json!(number));
+            object::child_mut(service, "spec").insert("healthCheckNodePort".to_owned(), json!(number));
         }
         self.ports.retain(|number, owner| owner != key || mine.contains(number));
         Ok(())
@@ -233,12 +234,12 @@ impl Allocators {
         }
         Err(vec![Cause::forbidden(
             field,
-            "every node port (30000-32767) is taken: delete a service that has one",
+            "every node port (30000-32767) is allocated: delete a service that has one",
         )])
     }
 
     fn release_unused(&mut self, service: &Value, key: &ObjectKey) {
-        let kept = object::strings(service, "/spec/clusterIPs");
+        let kept = object::strs_at(service, "/spec/clusterIPs");
         let kept: Vec<IpAddr> = kept.iter().filter_map(|ip| ip.parse().ok()).collect();
         for range in &mut self.ranges {
             range.used.retain(|address, owner| owner != key || kept.contains(address));
@@ -335,33 +336,33 @@ fn family_name(is_ipv6: bool) -> &'static str {
 }
 
 fn set_cluster_ips(service: &mut Value, addresses: &[String]) {
-    let spec = object::child(service, "spec");
+    let spec = object::child_mut(service, "spec");
     spec.insert("clusterIP".to_owned(), json!(addresses.first()));
     spec.insert("clusterIPs".to_owned(), json!(addresses));
 }
 
 /// Brings `clusterIP` and `clusterIPs` together and keeps what the service had.
-fn carry_over(service: &mut Value, before: Option<&Value>) {
-    let external = |service: &Value| object::text(service, "/spec/type") == "ExternalName";
+fn patch_allocated_values(service: &mut Value, before: Option<&Value>) {
+    let external = |service: &Value| object::str_at(service, "/spec/type") == "ExternalName";
     if let Some(before) = before.filter(|before| !external(before) && !external(service)) {
-        carry_addresses(service, before);
-        carry_ports(service, before);
+        patch_allocated_addresses(service, before);
+        patch_allocated_ports(service, before);
     }
-    let single = object::text(service, "/spec/clusterIP").to_owned();
-    if !single.is_empty() && object::items(service, "/spec/clusterIPs").is_empty() {
-        object::child(service, "spec").insert("clusterIPs".to_owned(), json!([single]));
+    let single = object::str_at(service, "/spec/clusterIP").to_owned();
+    if !single.is_empty() && object::array_at(service, "/spec/clusterIPs").is_empty() {
+        object::child_mut(service, "spec").insert("clusterIPs".to_owned(), json!([single]));
     }
 }
 
-fn carry_addresses(service: &mut Value, before: &Value) {
+fn patch_allocated_addresses(service: &mut Value, before: &Value) {
     let before_ips: Vec<String> =
-        object::strings(before, "/spec/clusterIPs").into_iter().map(str::to_owned).collect();
-    let single = object::text(service, "/spec/clusterIP").to_owned();
-    let list_empty = object::items(service, "/spec/clusterIPs").is_empty();
+        object::strs_at(before, "/spec/clusterIPs").into_iter().map(str::to_owned).collect();
+    let single = object::str_at(service, "/spec/clusterIP").to_owned();
+    let list_empty = object::array_at(service, "/spec/clusterIPs").is_empty();
     let same_primary = single.is_empty() || before_ips.first() == Some(&single);
     let policy_stays = service["spec"]["ipFamilyPolicy"].is_null()
         || service["spec"]["ipFamilyPolicy"] == before["spec"]["ipFamilyPolicy"];
-    let spec = object::child(service, "spec");
+    let spec = object::child_mut(service, "spec");
     if list_empty && same_primary {
         let single_stack = spec.get("ipFamilyPolicy").is_some_and(|policy| policy == "SingleStack");
         let keep = if single_stack { before_ips.len().min(1) } else { before_ips.len() };
@@ -370,7 +371,7 @@ fn carry_addresses(service: &mut Value, before: &Value) {
     if policy_stays {
         for field in ["ipFamilyPolicy", "ipFamilies"] {
             if let Some(value) = before["spec"].get(field).filter(|value| !value.is_null()) {
-                object::default_to(spec, field, value.clone());
+                object::set_default(spec, field, value.clone());
             }
         }
     } else if spec.get("ipFamilyPolicy").is_some_and(|policy| policy == "SingleStack") {
@@ -384,12 +385,12 @@ fn carry_addresses(service: &mut Value, before: &Value) {
 }
 
 /// Ports keep their node ports while the type has node ports.
-fn carry_ports(service: &mut Value, before: &Value) {
-    let has_ports = matches!(object::text(service, "/spec/type"), "NodePort" | "LoadBalancer");
-    let health = object::number(before, "/spec/healthCheckNodePort");
+fn patch_allocated_ports(service: &mut Value, before: &Value) {
+    let has_ports = matches!(object::str_at(service, "/spec/type"), "NodePort" | "LoadBalancer");
+    let health = object::i64_at(before, "/spec/healthCheckNodePort");
     let checked = service::has_health_check_port(service);
-    let before_ports = object::items(before, "/spec/ports").to_vec();
-    let spec = object::child(service, "spec");
+    let before_ports = object::array_at(before, "/spec/ports").to_vec();
+    let spec = object::child_mut(service, "spec");
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let same = |other: &&Value| other["port"] == port["port"] && other["protocol"] == port["protocol"];
         let Some(had) = before_ports.iter().find(same).and_then(|other| other["nodePort"].as_i64()) else {
@@ -400,14 +401,14 @@ fn carry_ports(service: &mut Value, before: &Value) {
             port.remove("nodePort");
         }
         if has_ports {
-            object::default_to(port, "nodePort", had);
+            object::set_default(port, "nodePort", had);
         }
     }
     if let Some(health) = health.filter(|_| checked) {
         if spec.get("healthCheckNodePort").is_some_and(|given| *given == 0) {
             spec.remove("healthCheckNodePort");
         }
-        object::default_to(spec, "healthCheckNodePort", health);
+        object::set_default(spec, "healthCheckNodePort", health);
     }
 }
 
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_given_addresses_are_honoured_or_refused() {
+    fn unit_requested_addresses_are_allocated_or_refused() {
         let mut all = allocators();
         all.assign(&mut service("dns", json!({"clusterIP": "10.96.0.10"})), None).unwrap();
         let taken = all.assign(&mut service("other", json!({"clusterIP": "10.96.0.10"})), None).unwrap_err();
@@ -502,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_headless_services_take_nothing() {
+    fn unit_headless_services_get_no_address() {
         let mut web =
             service("web", json!({"type": "ClusterIP", "clusterIP": "None", "selector": {"a": "b"}}));
         allocators().assign(&mut web, None).unwrap();
@@ -511,14 +512,14 @@ mod tests {
     }
 
     #[test]
-    fn unit_node_ports_come_and_go_with_the_type() {
+    fn unit_node_ports_follow_the_type() {
         let mut all = allocators();
         let mut web = service("web", json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
         all.assign(&mut web, None).unwrap();
         assert_eq!(web["spec"]["ports"][0]["nodePort"], 30086);
         let mut plain = web.clone();
         plain["spec"]["type"] = json!("ClusterIP");
-        crate::service::drop_type_dependent(&mut plain, &web);
+        crate::service::drop_type_dependent_fields(&mut plain, &web);
         all.assign(&mut plain, Some(&web)).unwrap();
         assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
         let mut other =
@@ -530,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_low_addresses_and_ports_are_left_to_those_who_name_them() {
+    fn unit_low_addresses_and_ports_are_reserved_for_explicit_requests() {
         let mut small = Allocators::new(&["10.96.0.0/26".parse().unwrap()]);
         let mut given: Vec<String> = Vec::new();
         for index in 0..62 {
@@ -543,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_full_range_says_so_and_a_failure_takes_nothing() {
+    fn unit_a_full_range_is_an_error_and_a_failure_allocates_nothing() {
         let mut tiny = Allocators::new(&["10.96.0.0/30".parse().unwrap(), "fd00::/112".parse().unwrap()]);
         for name in ["a", "b"] {
             tiny.assign(&mut service(name, json!({"type": "ClusterIP"})), None).unwrap();

@@ -50,19 +50,19 @@ pub struct ListOptions {
     /// Where the last page ended.
     pub continue_token: String,
     /// Which moment is wanted; the newest one by default.
-    pub moment: Moment,
+    pub resource_version_match: ResourceVersionMatch,
 }
 
 /// The moment that a list shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Moment {
+pub enum ResourceVersionMatch {
     /// Now.
     #[default]
-    Newest,
+    MostRecent,
     /// Now, provided that it is not before this revision.
     NotOlderThan(u64),
     /// This revision.
-    Exactly(u64),
+    Exact(u64),
 }
 
 /// One page of a list.
@@ -75,7 +75,7 @@ pub struct Page {
     /// The token for the next page; empty at the end.
     pub continue_token: String,
     /// Objects behind this page, known when nothing is selected.
-    pub remaining: Option<usize>,
+    pub remaining_item_count: Option<usize>,
 }
 
 /// What a watch is narrowed to and where it starts.
@@ -140,15 +140,15 @@ pub enum PatchKind {
 
 impl Api {
     pub(crate) fn new(kinds: Kinds, store: SharedStore, allocators: Allocators) -> Self {
-        Self::made_of(kinds, store, allocators, None)
+        Self::build(kinds, store, allocators, None)
     }
 
     /// The objects of another server: what is stored here is a mirror of them.
     pub(crate) fn mirror(kinds: Kinds, store: SharedStore, remote: Remote) -> Self {
-        Self::made_of(kinds, store, Allocators::new(&[]), Some(remote))
+        Self::build(kinds, store, Allocators::new(&[]), Some(remote))
     }
 
-    fn made_of(kinds: Kinds, store: SharedStore, allocators: Allocators, remote: Option<Remote>) -> Self {
+    fn build(kinds: Kinds, store: SharedStore, allocators: Allocators, remote: Option<Remote>) -> Self {
         let (kinds, allocators) = (RwLock::new(kinds), Mutex::new(allocators));
         let shared = Shared { kinds, store, allocators, remote };
         Self { shared: Arc::new(shared), skip_validation: false }
@@ -177,18 +177,20 @@ impl Api {
     }
 
     /// Takes over an object of the other server into the mirror.
-    pub(crate) fn take_over(&self, kind: &Arc<Kind>, value: Value) {
+    pub(crate) fn mirror_put(&self, kind: &Arc<Kind>, value: Value) {
         let mut store = self.lock();
-        store.take_over(kind, value);
+        store.mirror_put(kind, value);
         if kind.is("customresourcedefinitions") {
             self.refresh_kinds(&mut store, kind);
         }
     }
 
-    /// The kind called `word` (`pods`, `svc`, `deployments.apps`).
-    pub fn kind(&self, word: &str) -> Result<Arc<Kind>, ApiError> {
-        let kind = self.kinds().by_word(word).cloned();
-        kind.ok_or_else(|| ApiError::new(404, "NotFound", format!("there is no kind called {word:?} here")))
+    /// The kind called `name` (`pods`, `svc`, `deployments.apps`).
+    pub fn kind(&self, name: &str) -> Result<Arc<Kind>, ApiError> {
+        let kind = self.kinds().by_name(name).cloned();
+        kind.ok_or_else(|| {
+            ApiError::new(404, "NotFound", format!("there is no resource type named {name:?}"))
+        })
     }
 
     /// The newest revision of anything.
@@ -278,7 +280,7 @@ impl Api {
     }
 
     pub(crate) fn get_of(&self, kind: &Kind, key: &ObjectKey) -> Result<Arc<Value>, ApiError> {
-        let found = self.lock().get(kind, key).map(|object| kind.present(object));
+        let found = self.lock().get(kind, key).map(|object| kind.to_served_version(object));
         found.ok_or_else(|| ApiError::not_found(kind, &key.name))
     }
 
@@ -290,19 +292,19 @@ impl Api {
     ) -> Result<Page, ApiError> {
         let selector = Selector::for_kind(kind, &options.labels, &options.fields)?;
         let store = self.lock();
-        let (revision, after) = match (options.continue_token.as_str(), options.moment) {
-            ("", Moment::Newest) => (store.revision(), None),
-            ("", Moment::NotOlderThan(revision)) => {
+        let (revision, after) = match (options.continue_token.as_str(), options.resource_version_match) {
+            ("", ResourceVersionMatch::MostRecent) => (store.revision(), None),
+            ("", ResourceVersionMatch::NotOlderThan(revision)) => {
                 check_not_in_future(&store, revision)?;
                 (store.revision(), None)
             }
-            ("", Moment::Exactly(revision)) => {
+            ("", ResourceVersionMatch::Exact(revision)) => {
                 check_not_in_future(&store, revision)?;
                 store.check_revision(kind, revision)?;
                 (revision, None)
             }
             (token, _) => {
-                let (revision, after) = read_token(token)?;
+                let (revision, after) = decode_continue_token(token)?;
                 store.check_revision(kind, revision)?;
                 (revision, Some(after))
             }
@@ -318,16 +320,16 @@ impl Api {
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
         let (mut items, mut last) = (Vec::new(), None);
         for (key, value) in matching.by_ref().take(limit) {
-            items.push(kind.present(value));
+            items.push(kind.to_served_version(value));
             last = Some(key);
         }
         let behind = matching.count();
         let continue_token = match last {
-            Some(last) if behind > 0 => write_token(revision, last),
+            Some(last) if behind > 0 => encode_continue_token(revision, last),
             _ => String::new(),
         };
-        let remaining = (behind > 0 && selector.is_empty()).then_some(behind);
-        Ok(Page { items, revision, continue_token, remaining })
+        let remaining_item_count = (behind > 0 && selector.is_empty()).then_some(behind);
+        Ok(Page { items, revision, continue_token, remaining_item_count })
     }
 
     pub(crate) fn watch_of(
@@ -366,13 +368,13 @@ fn check_not_in_future(store: &Store, revision: u64) -> Result<(), ApiError> {
     Err(error)
 }
 
-fn write_token(revision: u64, key: &ObjectKey) -> String {
+fn encode_continue_token(revision: u64, key: &ObjectKey) -> String {
     use base64::Engine;
     let token = json!([revision, key.namespace, key.name]).to_string();
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(token)
 }
 
-fn read_token(token: &str) -> Result<(u64, ObjectKey), ApiError> {
+fn decode_continue_token(token: &str) -> Result<(u64, ObjectKey), ApiError> {
     use base64::Engine;
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token).ok();
     let parts: Option<(u64, String, String)> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());

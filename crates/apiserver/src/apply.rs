@@ -81,7 +81,7 @@ impl Api {
             match parse(&document) {
                 Ok(Value::Null) => {}
                 Ok(value) => {
-                    for object in take_apart(value) {
+                    for object in expand_lists(value) {
                         match self.apply_object(&object) {
                             Ok(applied) => report.applied.push(applied),
                             Err(error) => report.problems.push(problem(describe(&object), error.message)),
@@ -95,7 +95,8 @@ impl Api {
     }
 
     fn apply_object(&self, object: &Value) -> Result<Applied, ApiError> {
-        let (api_version, kind_name) = (object::text(object, "/apiVersion"), object::text(object, "/kind"));
+        let (api_version, kind_name) =
+            (object::str_at(object, "/apiVersion"), object::str_at(object, "/kind"));
         if api_version.is_empty() || kind_name.is_empty() {
             return Err(ApiError::bad_request("apiVersion and kind are required"));
         }
@@ -162,13 +163,13 @@ fn parse(document: &str) -> Result<Value, String> {
     serde_saphyr::from_str(document).map_err(|error| format!("the document is not YAML: {error}"))
 }
 
-fn take_apart(value: Value) -> Vec<Value> {
+fn expand_lists(value: Value) -> Vec<Value> {
     let is_list = value["apiVersion"] == "v1" && value["kind"] == "List";
-    if is_list { object::items(&value, "/items").to_vec() } else { vec![value] }
+    if is_list { object::array_at(&value, "/items").to_vec() } else { vec![value] }
 }
 
 fn describe(object: &Value) -> String {
-    let (kind, name) = (object::text(object, "/kind"), object::name(object));
+    let (kind, name) = (object::str_at(object, "/kind"), object::name(object));
     let generated = object.pointer("/metadata/generateName").cloned().unwrap_or(json!(""));
     match (kind, name) {
         ("", "") => String::new(),

@@ -5,7 +5,7 @@
 //! the order of events does not matter. What fails is tried again at the next tick.
 
 mod bootstrap;
-mod custom_kind;
+mod custom_resource;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
@@ -27,32 +27,32 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::object::ObjectKey;
-use crate::server::{Config, Duty};
+use crate::server::{Component, Config};
 use crate::store::{Watch, WatchEvent};
 use crate::{Api, ApiError, Kinds, WatchOptions};
 
 pub(crate) use bootstrap::{bootstrap, first_addresses};
 
 /// How long what failed waits for its next try.
-const TICK: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reconciliations between two looks at the runtime.
-const STEP: usize = 32;
+const RECONCILES_PER_STEP: usize = 32;
 
 /// One controller. Keys are those of its own kind unless it says otherwise.
 trait Controller: Send {
     fn name(&self) -> &'static str;
 
-    /// The kinds (plural) whose events it wants.
+    /// The kinds (plural) whose events it is_watched.
     fn watches(&self) -> &'static [&'static str];
 
-    /// Whether it also wants the events of kinds that came with a definition.
-    fn watches_custom(&self) -> bool {
+    /// Whether it also is_watched the events of kinds that came with a definition.
+    fn watches_custom_resources(&self) -> bool {
         false
     }
 
     /// The keys to reconcile because of an event; called with the object after and before it.
-    fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey>;
+    fn keys_for_event(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey>;
 
     /// Moves the world one step; an error means: again later.
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError>;
@@ -65,7 +65,7 @@ pub(crate) struct Controllers {
     kinds: Kinds,
     changes: watch::Receiver<u64>,
     controllers: Vec<Box<dyn Controller>>,
-    dirty: BTreeSet<(usize, ObjectKey)>,
+    queue: BTreeSet<(usize, ObjectKey)>,
     failed: BTreeSet<(usize, ObjectKey)>,
 }
 
@@ -82,18 +82,19 @@ impl Controllers {
             Box::new(garbage::GarbageCollector),
         ];
         let scheduler: Vec<Box<dyn Controller>> = vec![Box::new(scheduler::Scheduler)];
-        let custom_kinds: Vec<Box<dyn Controller>> = vec![Box::new(custom_kind::CustomKindController)];
+        let custom_resources: Vec<Box<dyn Controller>> =
+            vec![Box::new(custom_resource::CustomResourceController)];
         let load_balancers: Vec<Box<dyn Controller>> =
             vec![Box::new(load_balancer::LoadBalancerController::new(&config.load_balancer_cidrs))];
         let parts = [
-            (Duty::ControllerManager, manager),
-            (Duty::Scheduler, scheduler),
-            (Duty::CustomKinds, custom_kinds),
-            (Duty::LoadBalancers, load_balancers),
+            (Component::ControllerManager, manager),
+            (Component::Scheduler, scheduler),
+            (Component::CustomResources, custom_resources),
+            (Component::LoadBalancers, load_balancers),
         ];
         let controllers: Vec<Box<dyn Controller>> = parts
             .into_iter()
-            .filter(|(duty, _)| config.duties.contains(duty))
+            .filter(|(component, _)| config.components.contains(component))
             .flat_map(|(_, part)| part)
             .collect();
         let kinds: BTreeSet<&'static str> =
@@ -101,8 +102,8 @@ impl Controllers {
         let watches =
             kinds.into_iter().filter_map(|kind| Some((kind.to_owned(), watch_all(api, kind)?))).collect();
         let changes = api.lock().changes();
-        let (dirty, failed) = Default::default();
-        Self { api: api.clone(), watches, kinds: Kinds::built_in(), changes, controllers, dirty, failed }
+        let (queue, failed) = Default::default();
+        Self { api: api.clone(), watches, kinds: Kinds::built_in(), changes, controllers, queue, failed }
     }
 
     /// Works until it is dropped.
@@ -112,33 +113,33 @@ impl Controllers {
             while self.step() {
                 tokio::task::yield_now().await;
             }
-            if tokio::time::timeout(TICK, self.changes.changed()).await.is_err() {
-                self.dirty.append(&mut self.failed);
+            if tokio::time::timeout(RETRY_INTERVAL, self.changes.changed()).await.is_err() {
+                self.queue.append(&mut self.failed);
             }
         }
     }
 
     /// Takes in what happened and reconciles some of it; false when there is nothing left to do.
     fn step(&mut self) -> bool {
-        self.take_events();
-        for _ in 0..STEP {
-            let Some((index, key)) = self.dirty.pop_first() else { break };
+        self.process_events();
+        for _ in 0..RECONCILES_PER_STEP {
+            let Some((index, key)) = self.queue.pop_first() else { break };
             let controller = &mut self.controllers[index];
             if let Err(error) = controller.reconcile(&self.api, &key) {
-                tracing::debug!(controller = controller.name(), %key, %error, "reconciliation is tried again");
+                tracing::debug!(controller = controller.name(), %key, %error, "reconciliation failed and will be retried");
                 self.failed.insert((index, key));
             }
         }
-        if self.dirty.is_empty() {
-            self.take_events();
+        if self.queue.is_empty() {
+            self.process_events();
         }
-        !self.dirty.is_empty()
+        !self.queue.is_empty()
     }
 
     /// Watches kinds that are new, and no longer those that are gone.
-    fn follow_kinds(&mut self) {
+    fn update_custom_watches(&mut self) {
         let kinds = self.api.kinds();
-        if kinds.is_same(&self.kinds) {
+        if kinds.ptr_eq(&self.kinds) {
             return;
         }
         let custom = |kinds: &Kinds| -> BTreeSet<String> {
@@ -152,18 +153,18 @@ impl Controllers {
         self.kinds = kinds;
     }
 
-    fn take_events(&mut self) {
-        self.follow_kinds();
+    fn process_events(&mut self) {
+        self.update_custom_watches();
         for (kind, watch) in &mut self.watches {
             loop {
                 match watch.try_next() {
                     Ok(Some(event)) => {
-                        let is_custom = self.kinds.by_word(kind).is_some_and(|kind| kind.custom.is_some());
-                        mark(&self.api, &self.controllers, (kind, is_custom), &event, &mut self.dirty);
+                        let is_custom = self.kinds.by_name(kind).is_some_and(|kind| kind.custom.is_some());
+                        enqueue(&self.api, &self.controllers, (kind, is_custom), &event, &mut self.queue);
                     }
                     Ok(None) => break,
                     Err(error) => {
-                        tracing::debug!(kind, %error, "the controllers fell behind and look at everything again");
+                        tracing::debug!(kind, %error, "the watch of the controllers expired and is restarted");
                         let Some(fresh) = watch_all(&self.api, kind) else { break };
                         *watch = fresh;
                     }
@@ -177,20 +178,21 @@ fn watch_all(api: &Api, kind: &str) -> Option<Watch> {
     api.watch(kind, None, &WatchOptions::default()).ok()
 }
 
-fn mark(
+fn enqueue(
     api: &Api,
     controllers: &[Box<dyn Controller>],
     (kind, is_custom): (&str, bool),
     event: &WatchEvent,
-    dirty: &mut BTreeSet<(usize, ObjectKey)>,
+    queue: &mut BTreeSet<(usize, ObjectKey)>,
 ) {
     for (index, controller) in controllers.iter().enumerate() {
-        let wants = controller.watches().contains(&kind) || is_custom && controller.watches_custom();
-        if !wants {
+        let is_watched =
+            controller.watches().contains(&kind) || is_custom && controller.watches_custom_resources();
+        if !is_watched {
             continue;
         }
         for object in std::iter::once(&event.object).chain(&event.before) {
-            dirty.extend(controller.mark(api, kind, object).into_iter().map(|key| (index, key)));
+            queue.extend(controller.keys_for_event(api, kind, object).into_iter().map(|key| (index, key)));
         }
     }
 }

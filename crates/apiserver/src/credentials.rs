@@ -37,6 +37,6 @@ impl Credentials {
     /// The administrator's kubeconfig for the API server under this URL. It holds the token: write it
     /// 0600.
     pub fn kubeconfig(&self, server_url: &str) -> String {
-        kubeconfig::text(server_url, &self.certificate.ca_pem, &self.token)
+        kubeconfig::render(server_url, &self.certificate.ca_pem, &self.token)
     }
 }

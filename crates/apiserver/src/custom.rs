@@ -22,12 +22,12 @@ pub(crate) use registry::{CLEANUP, refresh};
 pub(crate) use schema::Schema;
 
 use crate::kinds::{NameRule, priority};
-use crate::object::{self, items, strings, text, truth};
+use crate::object::{self, array_at, bool_at, str_at, strs_at};
 use crate::{Cause, Kind};
 
 /// What a definition says of one version of its kind.
 #[derive(Debug)]
-pub(crate) struct Custom {
+pub(crate) struct CustomResource {
     pub singular: String,
     pub list_kind: String,
     pub categories: Vec<String>,
@@ -44,18 +44,18 @@ pub(crate) struct Custom {
     pub deprecation: Option<String>,
     /// The definition is going: nothing new is made.
     pub terminating: bool,
-    pub origin: Origin,
+    pub origin: DefinitionState,
 }
 
 /// The state of a definition that a kind was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
+pub(crate) struct DefinitionState {
     uid: String,
     generation: Option<i64>,
     terminating: bool,
 }
 
-impl Origin {
+impl DefinitionState {
     /// Whether it is the definition of this uid.
     pub fn is_of(&self, uid: &str) -> bool {
         self.uid == uid
@@ -64,7 +64,7 @@ impl Origin {
     fn of(definition: &Value) -> Self {
         Self {
             uid: object::uid(definition).to_owned(),
-            generation: object::number(definition, "/metadata/generation"),
+            generation: object::i64_at(definition, "/metadata/generation"),
             terminating: object::is_deleting(definition),
         }
     }
@@ -73,35 +73,35 @@ impl Origin {
 /// Where a kind keeps what its `scale` subresource shows, as pointers into the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ScalePaths {
-    pub wanted: String,
-    pub actual: String,
+    pub spec_replicas: String,
+    pub status_replicas: String,
     /// The pods' selector as text.
     pub selector: Option<String>,
 }
 
 /// The kinds that an accepted definition serves, one for each version, the preferred one first.
 fn kinds_of(definition: &Value) -> Vec<Kind> {
-    let mut versions: Vec<&Value> = items(definition, "/spec/versions").iter().collect();
-    versions.retain(|version| truth(version, "/served"));
-    versions.sort_by_key(|version| priority(text(version, "/name")));
+    let mut versions: Vec<&Value> = array_at(definition, "/spec/versions").iter().collect();
+    versions.retain(|version| bool_at(version, "/served"));
+    versions.sort_by_key(|version| priority(str_at(version, "/name")));
     versions.into_iter().map(|version| kind_of(definition, version)).collect()
 }
 
 fn kind_of(definition: &Value, version: &Value) -> Kind {
     let names = &definition["spec"]["names"];
-    let word = |field: &str| names[field].as_str().unwrap_or_default().to_owned();
-    let owned = |pointer: &str| strings(names, pointer).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let string = |field: &str| names[field].as_str().unwrap_or_default().to_owned();
+    let owned = |pointer: &str| strs_at(names, pointer).into_iter().map(str::to_owned).collect::<Vec<_>>();
     let custom = custom_of(definition, version);
     Kind {
-        group: text(definition, "/spec/group").to_owned().into(),
-        version: text(version, "/name").to_owned().into(),
-        kind: word("kind").into(),
-        plural: word("plural").into(),
+        group: str_at(definition, "/spec/group").to_owned().into(),
+        version: str_at(version, "/name").to_owned().into(),
+        kind: string("kind").into(),
+        plural: string("plural").into(),
         short_names: owned("/shortNames").into_iter().map(Into::into).collect(),
-        namespaced: text(definition, "/spec/scope") == "Namespaced",
+        namespaced: str_at(definition, "/spec/scope") == "Namespaced",
         status: version.pointer("/subresources/status").is_some(),
         scale: custom.scale.is_some(),
-        in_all: custom.categories.iter().any(|one| one == "all"),
+        in_category_all: custom.categories.iter().any(|one| one == "all"),
         name_rule: NameRule::Subdomain1123,
         objects_max: None,
         prune: None,
@@ -110,55 +110,55 @@ fn kind_of(definition: &Value, version: &Value) -> Kind {
     }
 }
 
-fn custom_of(definition: &Value, version: &Value) -> Custom {
+fn custom_of(definition: &Value, version: &Value) -> CustomResource {
     let names = &definition["spec"]["names"];
-    let storage = items(definition, "/spec/versions").iter().find(|one| truth(one, "/storage"));
+    let storage = array_at(definition, "/spec/versions").iter().find(|one| bool_at(one, "/storage"));
     let source = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_default();
-    Custom {
-        singular: text(names, "/singular").to_owned(),
-        list_kind: text(names, "/listKind").to_owned(),
-        categories: strings(names, "/categories").into_iter().map(str::to_owned).collect(),
-        storage_version: text(storage.unwrap_or(version), "/name").to_owned(),
+    CustomResource {
+        singular: str_at(names, "/singular").to_owned(),
+        list_kind: str_at(names, "/listKind").to_owned(),
+        categories: strs_at(names, "/categories").into_iter().map(str::to_owned).collect(),
+        storage_version: str_at(storage.unwrap_or(version), "/name").to_owned(),
         schema: Schema::of(&source),
         source,
         columns: columns::of(version),
         scale: version.pointer("/subresources/scale").map(scale_paths),
-        selectable: items(version, "/selectableFields")
+        selectable: array_at(version, "/selectableFields")
             .iter()
-            .map(|field| text(field, "/jsonPath").trim_start_matches('.').to_owned())
+            .map(|field| str_at(field, "/jsonPath").trim_start_matches('.').to_owned())
             .collect(),
-        deprecation: truth(version, "/deprecated").then(|| deprecation(definition, version)),
+        deprecation: bool_at(version, "/deprecated").then(|| deprecation(definition, version)),
         terminating: object::is_deleting(definition),
-        origin: Origin::of(definition),
+        origin: DefinitionState::of(definition),
     }
 }
 
 fn deprecation(definition: &Value, version: &Value) -> String {
-    match text(version, "/deprecationWarning") {
+    match str_at(version, "/deprecationWarning") {
         "" => format!(
             "{}/{} {} is deprecated",
-            text(definition, "/spec/group"),
-            text(version, "/name"),
-            text(definition, "/spec/names/kind")
+            str_at(definition, "/spec/group"),
+            str_at(version, "/name"),
+            str_at(definition, "/spec/names/kind")
         ),
-        words => words.to_owned(),
+        text => text.to_owned(),
     }
 }
 
 fn scale_paths(scale: &Value) -> ScalePaths {
-    let pointer = |field: &str| text(scale, field).replace('.', "/");
+    let pointer = |field: &str| str_at(scale, field).replace('.', "/");
     ScalePaths {
-        wanted: pointer("/specReplicasPath"),
-        actual: pointer("/statusReplicasPath"),
+        spec_replicas: pointer("/specReplicasPath"),
+        status_replicas: pointer("/statusReplicasPath"),
         selector: Some(pointer("/labelSelectorPath")).filter(|pointer| !pointer.is_empty()),
     }
 }
 
-impl Custom {
+impl CustomResource {
     /// The object without what the schema does not know, and with its defaults. Beside it the paths of
     /// what was taken out.
-    pub fn read(&self, object: &Value) -> (Value, Vec<String>) {
-        values::read(&self.schema, object)
+    pub fn prune_and_default(&self, object: &Value) -> (Value, Vec<String>) {
+        values::prune_and_default(&self.schema, object)
     }
 
     /// Everything that breaks the schema.

@@ -3,27 +3,27 @@
 use serde_json::{Map, Value, json};
 
 use crate::Kind;
-use crate::object::{child, default_to};
+use crate::object::{child_mut, set_default};
 
 pub(crate) fn apply(kind: &Kind, object: &mut Value) {
     match kind.built_in_plural() {
         "services" => {
-            service(child(object, "spec"));
+            service(child_mut(object, "spec"));
             service_status(object);
         }
         "endpointslices" => endpoint_slice(object),
-        "pods" => pod_spec(child(object, "spec")),
-        "deployments" => deployment(child(object, "spec")),
+        "pods" => pod_spec(child_mut(object, "spec")),
+        "deployments" => deployment(child_mut(object, "spec")),
         "replicasets" => {
-            default_to(child(object, "spec"), "replicas", 1);
-            template(child(object, "spec"));
+            set_default(child_mut(object, "spec"), "replicas", 1);
+            template(child_mut(object, "spec"));
         }
-        "daemonsets" => daemon_set(child(object, "spec")),
+        "daemonsets" => daemon_set(child_mut(object, "spec")),
         "secrets" => secret(object),
         "rolebindings" | "clusterrolebindings" => binding(object),
         "priorityclasses" => {
             if let Some(fields) = object.as_object_mut() {
-                default_to(fields, "preemptionPolicy", "PreemptLowerPriority");
+                set_default(fields, "preemptionPolicy", "PreemptLowerPriority");
             }
         }
         "customresourcedefinitions" => crate::custom::complete_definition(object),
@@ -32,31 +32,31 @@ pub(crate) fn apply(kind: &Kind, object: &mut Value) {
 }
 
 fn service(spec: &mut Map<String, Value>) {
-    default_to(spec, "type", "ClusterIP");
+    set_default(spec, "type", "ClusterIP");
     let external_name = spec["type"] == "ExternalName";
-    default_to(spec, "sessionAffinity", "None");
+    set_default(spec, "sessionAffinity", "None");
     if spec["sessionAffinity"] == "ClientIP" {
-        default_to(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
+        set_default(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
     }
     if !external_name {
-        default_to(spec, "internalTrafficPolicy", "Cluster");
+        set_default(spec, "internalTrafficPolicy", "Cluster");
     }
     let external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     if matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer")) || (external_ips && !external_name)
     {
-        default_to(spec, "externalTrafficPolicy", "Cluster");
+        set_default(spec, "externalTrafficPolicy", "Cluster");
     }
     if spec["type"] == "LoadBalancer" {
-        default_to(spec, "allocateLoadBalancerNodePorts", true);
+        set_default(spec, "allocateLoadBalancerNodePorts", true);
     }
     for port in each(spec, "ports") {
-        default_to(port, "protocol", "TCP");
+        set_default(port, "protocol", "TCP");
         if let Some(number) = port.get("port").cloned() {
             // Clients that cannot leave it out send one of these.
             if port.get("targetPort").is_some_and(|target| *target == json!(0) || *target == json!("")) {
                 port.remove("targetPort");
             }
-            default_to(port, "targetPort", number);
+            set_default(port, "targetPort", number);
         }
     }
 }
@@ -65,44 +65,44 @@ fn service_status(service: &mut Value) {
     let balancer = service.pointer_mut("/status/loadBalancer").and_then(Value::as_object_mut);
     for ingress in balancer.into_iter().flat_map(|balancer| each(balancer, "ingress")) {
         if ingress.get("ip").and_then(Value::as_str).is_some_and(|ip| !ip.is_empty()) {
-            default_to(ingress, "ipMode", "VIP");
+            set_default(ingress, "ipMode", "VIP");
         }
     }
 }
 
 fn endpoint_slice(slice: &mut Value) {
     let Some(slice) = slice.as_object_mut() else { return };
-    default_to(slice, "endpoints", json!([]));
+    set_default(slice, "endpoints", json!([]));
     for port in each(slice, "ports") {
-        default_to(port, "name", "");
-        default_to(port, "protocol", "TCP");
+        set_default(port, "name", "");
+        set_default(port, "protocol", "TCP");
     }
 }
 
 fn deployment(spec: &mut Map<String, Value>) {
-    default_to(spec, "replicas", 1);
-    default_to(spec, "revisionHistoryLimit", 10);
-    default_to(spec, "progressDeadlineSeconds", 600);
+    set_default(spec, "replicas", 1);
+    set_default(spec, "revisionHistoryLimit", 10);
+    set_default(spec, "progressDeadlineSeconds", 600);
     rolling(spec, "strategy", json!({"maxUnavailable": "25%", "maxSurge": "25%"}));
     template(spec);
 }
 
 fn daemon_set(spec: &mut Map<String, Value>) {
-    default_to(spec, "revisionHistoryLimit", 10);
+    set_default(spec, "revisionHistoryLimit", 10);
     rolling(spec, "updateStrategy", json!({"maxUnavailable": 1, "maxSurge": 0}));
     template(spec);
 }
 
 fn rolling(spec: &mut Map<String, Value>, field: &str, limits: Value) {
-    default_to(spec, field, json!({}));
+    set_default(spec, field, json!({}));
     let Some(strategy) = spec[field].as_object_mut() else { return };
-    default_to(strategy, "type", "RollingUpdate");
+    set_default(strategy, "type", "RollingUpdate");
     if strategy["type"] != "RollingUpdate" {
         return;
     }
-    default_to(strategy, "rollingUpdate", json!({}));
+    set_default(strategy, "rollingUpdate", json!({}));
     if let (Some(given), Some(limits)) = (strategy["rollingUpdate"].as_object_mut(), limits.as_object()) {
-        limits.iter().for_each(|(limit, value)| default_to(given, limit, value.clone()));
+        limits.iter().for_each(|(limit, value)| set_default(given, limit, value.clone()));
     }
 }
 
@@ -115,12 +115,12 @@ fn template(spec: &mut Map<String, Value>) {
 
 fn pod_spec(spec: &mut Map<String, Value>) {
     account(spec);
-    default_to(spec, "restartPolicy", "Always");
-    default_to(spec, "terminationGracePeriodSeconds", 30);
-    default_to(spec, "dnsPolicy", "ClusterFirst");
-    default_to(spec, "schedulerName", "default-scheduler");
-    default_to(spec, "securityContext", json!({}));
-    default_to(spec, "enableServiceLinks", true);
+    set_default(spec, "restartPolicy", "Always");
+    set_default(spec, "terminationGracePeriodSeconds", 30);
+    set_default(spec, "dnsPolicy", "ClusterFirst");
+    set_default(spec, "schedulerName", "default-scheduler");
+    set_default(spec, "securityContext", json!({}));
+    set_default(spec, "enableServiceLinks", true);
     let host_network = spec.get("hostNetwork").is_some_and(|host| *host == json!(true));
     for volume in each(spec, "volumes") {
         volume_defaults(volume);
@@ -148,24 +148,24 @@ fn volume_defaults(volume: &mut Map<String, Value>) {
     }
     for kind in ["secret", "configMap", "downwardAPI", "projected"] {
         let Some(files) = volume.get_mut(kind).and_then(Value::as_object_mut) else { continue };
-        default_to(files, "defaultMode", 0o644);
+        set_default(files, "defaultMode", 0o644);
         each(files, "items").for_each(field_defaults);
         for source in each(files, "sources") {
             if let Some(token) = source.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
-                default_to(token, "expirationSeconds", 3600);
+                set_default(token, "expirationSeconds", 3600);
             }
             let fields = source.get_mut("downwardAPI").and_then(Value::as_object_mut);
             fields.into_iter().flat_map(|fields| each(fields, "items")).for_each(field_defaults);
         }
     }
     if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
-        default_to(path, "type", "");
+        set_default(path, "type", "");
     }
 }
 
 fn field_defaults(holder: &mut Map<String, Value>) {
     if let Some(field) = holder.get_mut("fieldRef").and_then(Value::as_object_mut) {
-        default_to(field, "apiVersion", "v1");
+        set_default(field, "apiVersion", "v1");
     }
 }
 
@@ -174,10 +174,10 @@ fn container_defaults(container: &mut Map<String, Value>, host_network: bool) {
         let last = image.rsplit('/').next().unwrap_or_default();
         !last.contains('@') && last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
     });
-    default_to(container, "imagePullPolicy", if latest { "Always" } else { "IfNotPresent" });
-    default_to(container, "terminationMessagePath", "/dev/termination-log");
-    default_to(container, "terminationMessagePolicy", "File");
-    default_to(container, "resources", json!({}));
+    set_default(container, "imagePullPolicy", if latest { "Always" } else { "IfNotPresent" });
+    set_default(container, "terminationMessagePath", "/dev/termination-log");
+    set_default(container, "terminationMessagePolicy", "File");
+    set_default(container, "resources", json!({}));
     for probe in ["readinessProbe", "livenessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(probe).and_then(Value::as_object_mut) {
             probe_defaults(probe);
@@ -187,9 +187,9 @@ fn container_defaults(container: &mut Map<String, Value>, host_network: bool) {
         variable.get_mut("valueFrom").and_then(Value::as_object_mut).into_iter().for_each(field_defaults);
     }
     for port in each(container, "ports") {
-        default_to(port, "protocol", "TCP");
+        set_default(port, "protocol", "TCP");
         if let Some(number) = port.get("containerPort").filter(|_| host_network).cloned() {
-            default_to(port, "hostPort", number);
+            set_default(port, "hostPort", number);
         }
     }
 }
@@ -201,11 +201,11 @@ fn probe_defaults(probe: &mut Map<String, Value>) {
         if probe.get(field).is_some_and(|given| *given == json!(0)) {
             probe.remove(field);
         }
-        default_to(probe, field, value);
+        set_default(probe, field, value);
     }
     if let Some(http) = probe.get_mut("httpGet").and_then(Value::as_object_mut) {
-        default_to(http, "path", "/");
-        default_to(http, "scheme", "HTTP");
+        set_default(http, "path", "/");
+        set_default(http, "scheme", "HTTP");
     }
 }
 
@@ -213,22 +213,22 @@ fn probe_defaults(probe: &mut Map<String, Value>) {
 fn secret(secret: &mut Value) {
     use base64::Engine;
     let Some(fields) = secret.as_object_mut() else { return };
-    default_to(fields, "type", "Opaque");
+    set_default(fields, "type", "Opaque");
     if let Some(Value::Object(readable)) = fields.remove("stringData") {
         for (key, value) in readable {
             let encoded =
                 base64::engine::general_purpose::STANDARD.encode(value.as_str().unwrap_or_default());
-            child(secret, "data").insert(key, encoded.into());
+            child_mut(secret, "data").insert(key, encoded.into());
         }
     }
 }
 
 fn binding(binding: &mut Value) {
-    default_to(child(binding, "roleRef"), "apiGroup", crate::kinds::RBAC);
+    set_default(child_mut(binding, "roleRef"), "apiGroup", crate::kinds::RBAC);
     let Some(binding) = binding.as_object_mut() else { return };
     for subject in each(binding, "subjects") {
         if matches!(subject.get("kind").and_then(Value::as_str), Some("User" | "Group")) {
-            default_to(subject, "apiGroup", crate::kinds::RBAC);
+            set_default(subject, "apiGroup", crate::kinds::RBAC);
         }
     }
 }
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn unit_services_get_protocol_and_target_port() {
         let mut service = json!({"spec": {"ports": [{"port": 80}]}});
-        apply(Kinds::built_in().by_word("services").unwrap(), &mut service);
+        apply(Kinds::built_in().by_name("services").unwrap(), &mut service);
         assert_eq!(service["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
         assert_eq!(service["spec"]["type"], "ClusterIP");
         assert_eq!(service["spec"]["sessionAffinity"], "None");
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn unit_deployments_get_replicas_and_pod_defaults() {
         let mut deployment = json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 1}]}]}}}});
-        apply(Kinds::built_in().by_word("deployments").unwrap(), &mut deployment);
+        apply(Kinds::built_in().by_name("deployments").unwrap(), &mut deployment);
         assert_eq!(deployment["spec"]["replicas"], 1);
         assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"], "25%");
         assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["ports"][0]["protocol"], "TCP");

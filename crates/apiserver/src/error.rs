@@ -46,7 +46,7 @@ impl Cause {
 
     /// A word that is not one of the known ones.
     pub fn unsupported(field: impl Into<String>, value: &Value, known: &[&str]) -> Self {
-        let known: Vec<String> = known.iter().map(|word| format!("{word:?}")).collect();
+        let known: Vec<String> = known.iter().map(|supported| format!("{supported:?}")).collect();
         let message = format!("Unsupported value: {value}: supported values: {}", known.join(", "));
         Self { reason: "FieldValueNotSupported", field: field.into(), message }
     }
@@ -59,9 +59,10 @@ impl Cause {
     }
 
     /// A value of another type than the schema wants.
-    pub(crate) fn wrong_type(field: &str, given: &str, wanted: &str) -> Self {
+    pub(crate) fn wrong_type(field: &str, given: &str, expected: &str) -> Self {
         let place = if field.is_empty() { String::new() } else { format!("{field} ") };
-        let message = format!("Invalid value: {given:?}: {place}in body must be of type {wanted}: {given:?}");
+        let message =
+            format!("Invalid value: {given:?}: {place}in body must be of type {expected}: {given:?}");
         let field = if field.is_empty() { "<nil>" } else { field };
         Self { reason: "FieldValueTypeInvalid", field: field.into(), message }
     }

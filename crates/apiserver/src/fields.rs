@@ -14,7 +14,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use apply::{Application, LAST_APPLIED, apply, conflict_error};
+pub(crate) use apply::{ApplyConfiguration, LAST_APPLIED, apply, conflict_error};
 pub(crate) use managed::{Entry, Manager, is_reset, read, track, write};
 pub(crate) use types::Type;
 pub(crate) use walk::check_lists;

@@ -4,10 +4,10 @@ mod auth;
 mod body;
 mod discovery;
 mod log;
-mod moment;
 mod page;
 mod query;
 mod resource;
+mod resource_version;
 mod review;
 mod route;
 mod table;
@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::identity::{Authenticator, ISSUER};
-use crate::openapi::Documents;
+use crate::openapi::OpenApiDocuments;
 use crate::{Api, ApiError, Kind, Kinds, LogSource, Page};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -43,65 +43,70 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What every connection shares.
 pub(crate) struct Service {
     api: Api,
-    door: Authenticator,
-    documents: Documents,
+    authenticator: Authenticator,
+    documents: OpenApiDocuments,
     logs: Option<LogSource>,
 }
 
 impl Service {
-    pub fn new(api: Api, door: Authenticator, logs: Option<LogSource>) -> Self {
-        Self { api, door, documents: Documents::default(), logs }
+    pub fn new(api: Api, authenticator: Authenticator, logs: Option<LogSource>) -> Self {
+        Self { api, authenticator, documents: OpenApiDocuments::default(), logs }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let as_table = table::is_wanted(request.headers());
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let as_table = table::is_requested(request.headers());
         let query = query::Query::parse(request.uri().query().unwrap_or_default());
         let include = table::Include::of(&query).unwrap_or_default();
         let mut warnings = Vec::new();
-        let mut response = match self.try_answer(request, &mut warnings).await {
-            Ok(Answer::Object(_, object)) if as_table => {
+        let mut response = match self.try_handle(request, &mut warnings).await {
+            Ok(ApiResponse::Object(_, object)) if as_table => {
                 json_response(StatusCode::OK, &table::of_object(&self.api.kinds(), &object, include))
             }
-            Ok(Answer::Page(kind, page)) if as_table => {
+            Ok(ApiResponse::Page(kind, page)) if as_table => {
                 json_response(StatusCode::OK, &table::of_page(&kind, &page, include))
             }
-            Ok(Answer::Object(code, object)) => json_response(code, &object),
-            Ok(Answer::Page(kind, page)) => json_bytes(StatusCode::OK, page::to_json(&kind, &page)),
-            Ok(Answer::Json(code, value)) => json_response(code, &value),
-            Ok(Answer::Bytes(media_type, bytes)) => {
+            Ok(ApiResponse::Object(code, object)) => json_response(code, &object),
+            Ok(ApiResponse::Page(kind, page)) => json_bytes(StatusCode::OK, page::to_json(&kind, &page)),
+            Ok(ApiResponse::Json(code, value)) => json_response(code, &value),
+            Ok(ApiResponse::Bytes(media_type, bytes)) => {
                 response(StatusCode::OK, media_type, Full::new(bytes).boxed_unsync())
             }
-            Ok(Answer::Text(text)) => text_response(text),
-            Ok(Answer::Stream(body)) => stream_response(body),
-            Ok(Answer::Log(body)) => response(StatusCode::OK, "text/plain", body),
+            Ok(ApiResponse::Text(text)) => text_response(text),
+            Ok(ApiResponse::Stream(body)) => stream_response(body),
+            Ok(ApiResponse::Log(body)) => response(StatusCode::OK, "text/plain", body),
             Err(error) => error_response(&error),
         };
         warnings.iter().for_each(|warning| add_warning(&mut response, warning));
         response
     }
 
-    async fn try_answer(
+    async fn try_handle(
         &self,
         request: Request<Incoming>,
         warnings: &mut Vec<String>,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiResponse, ApiError> {
         let (parts, incoming) = request.into_parts();
         let path = parts.uri.path().to_owned();
-        if let Some(answer) = discovery::open_to_all(&path) {
+        if let Some(answer) = discovery::unauthenticated(&path) {
             return Ok(answer);
         }
-        let user = auth::user(&parts.headers, &self.door)?;
+        let user = auth::authenticate(&parts.headers, &self.authenticator)?;
         let user = auth::impersonated(&parts.headers, &self.api, user)?;
         let query = query::Query::parse(parts.uri.query().unwrap_or_default());
         if let Some(target) = review::target(&path) {
             check_accept(&parts.headers)?;
-            let asked = review::Asked { api: &self.api, door: &self.door, user: &user, target: &target };
+            let review_request = review::ReviewRequest {
+                api: &self.api,
+                authenticator: &self.authenticator,
+                user: &user,
+                target: &target,
+            };
             let body = body::read(incoming).await?;
-            return asked.answer(&parts.method, &parts.headers, &query, &body);
+            return review_request.answer(&parts.method, &parts.headers, &query, &body);
         }
         let kinds = self.api.kinds();
-        if let Some(answer) = self.information(&kinds, &path, &parts.headers) {
-            auth::check(&self.api, &user, &auth::path_attributes(&parts.method, &path))?;
+        if let Some(answer) = self.server_document(&kinds, &path, &parts.headers) {
+            auth::authorize(&self.api, &user, &auth::path_attributes(&parts.method, &path))?;
             return if parts.method == Method::GET {
                 Ok(answer)
             } else {
@@ -110,8 +115,8 @@ impl Service {
         }
         check_accept(&parts.headers)?;
         let target = route::target(&kinds, &path)?;
-        auth::check(&self.api, &user, &auth::attributes(&parts.method, &target, &query))?;
-        if log::is_meant(&target) {
+        auth::authorize(&self.api, &user, &auth::attributes(&parts.method, &target, &query))?;
+        if log::is_log_request(&target) {
             let logs = self.logs.as_ref().map(|source| &*source.0);
             return log::answer(&self.api, logs, &parts.method, &target, &query);
         }
@@ -122,14 +127,14 @@ impl Service {
 
 impl Service {
     /// What the server tells of itself.
-    fn information(&self, kinds: &Kinds, path: &str, headers: &HeaderMap) -> Option<Answer> {
+    fn server_document(&self, kinds: &Kinds, path: &str, headers: &HeaderMap) -> Option<ApiResponse> {
         let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         match path {
-            "/openid/v1/jwks" => Some(ok(self.door.signer().public_keys())),
-            "/.well-known/openid-configuration" => Some(ok(discovery::openid(ISSUER))),
+            "/openid/v1/jwks" => Some(ok(self.authenticator.signer().jwks())),
+            "/.well-known/openid-configuration" => Some(ok(discovery::openid_configuration(ISSUER))),
             path if path.starts_with("/openapi/") => {
                 let (media_type, bytes) = self.documents.answer(kinds, path, accept)?;
-                Some(Answer::Bytes(media_type, bytes))
+                Some(ApiResponse::Bytes(media_type, bytes))
             }
             path => discovery::answer(kinds, path, accept),
         }
@@ -137,7 +142,7 @@ impl Service {
 }
 
 /// What goes back.
-pub(crate) enum Answer {
+pub(crate) enum ApiResponse {
     /// A stored object.
     Object(StatusCode, Arc<Value>),
     /// Objects of a kind.
@@ -151,8 +156,8 @@ pub(crate) enum Answer {
     Log(Body),
 }
 
-pub(crate) fn ok(value: Value) -> Answer {
-    Answer::Json(StatusCode::OK, value)
+pub(crate) fn ok(value: Value) -> ApiResponse {
+    ApiResponse::Json(StatusCode::OK, value)
 }
 
 /// Accepts connections until it is dropped; the connections end with it.
@@ -186,7 +191,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, service: Arc<Servi
     };
     let answer = service_fn(move |request| {
         let service = service.clone();
-        async move { Ok::<_, Infallible>(service.answer(request).await) }
+        async move { Ok::<_, Infallible>(service.handle(request).await) }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(None);

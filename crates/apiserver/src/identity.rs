@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::object::{self, ObjectKey};
 
-pub(crate) use token::{Bound, Claims, ISSUER, Signer};
+pub(crate) use token::{BoundObject, Claims, ISSUER, Signer};
 
 /// The group that may do everything.
 pub(crate) const MASTERS: &str = "system:masters";
@@ -39,7 +39,7 @@ impl User {
     }
 
     /// Somebody whom the administrator speaks for.
-    pub fn named(name: &str, mut groups: Vec<String>) -> Self {
+    pub fn impersonated(name: &str, mut groups: Vec<String>) -> Self {
         if let Some((namespace, _)) = service_account(name).filter(|_| groups.is_empty()) {
             groups = service_account_groups(namespace);
         }
@@ -88,23 +88,23 @@ impl Authenticator {
         &self.signer
     }
 
-    /// The user that a token stands for and those of the audiences that it is meant for, or why it
+    /// The user that a token stands for and those of the audiences that it is accepted for, or why it
     /// stands for nobody.
-    pub fn user(&self, token: &str, audiences: &[&str]) -> Result<(User, Vec<String>), String> {
-        if is_equal(token.as_bytes(), self.admin_token.as_bytes()) {
+    pub fn authenticate(&self, token: &str, audiences: &[&str]) -> Result<(User, Vec<String>), String> {
+        if constant_time_eq(token.as_bytes(), self.admin_token.as_bytes()) {
             return Ok((User::admin(), audiences.iter().map(|&one| one.to_owned()).collect()));
         }
         let claims = self.signer.verify(token, object::seconds_since_epoch())?;
-        let meant: Vec<String> =
+        let accepted: Vec<String> =
             claims.audiences.iter().filter(|&one| audiences.contains(&one.as_str())).cloned().collect();
-        if meant.is_empty() {
-            let (has, wants) = (&claims.audiences, audiences);
+        if accepted.is_empty() {
+            let (has, requested) = (&claims.audiences, audiences);
             return Err(format!(
-                "the token is for the audiences {has:?}, and these are asked for: {wants:?}"
+                "token audiences {has:?} are invalid for the target audiences {requested:?}"
             ));
         }
         self.check_bindings(&claims)?;
-        Ok((user_of(claims), meant))
+        Ok((user_of(claims), accepted))
     }
 
     /// A token lives no longer than what it is bound to.
@@ -125,14 +125,14 @@ impl Authenticator {
         }
     }
 
-    fn check_object(&self, kind: &str, namespace: &str, bound: &Bound) -> Result<(), String> {
+    fn check_object(&self, kind: &str, namespace: &str, bound: &BoundObject) -> Result<(), String> {
         let key = ObjectKey::new(namespace, &bound.name);
         let found = self.api.get(kind, namespace, &bound.name);
-        let found = found.map_err(|_| format!("the token is bound to {kind} {key}, which is gone"))?;
+        let found = found.map_err(|_| format!("the token is bound to {kind} {key}, which does not exist"))?;
         if object::uid(&found) != bound.uid {
-            return Err(format!("the token is bound to {kind} {key}, which was deleted and made again"));
+            return Err(format!("the token is bound to {kind} {key}, which was deleted and recreated"));
         }
-        let ends = object::parse_seconds(object::text(&found, "/metadata/deletionTimestamp"));
+        let ends = object::parse_time(object::str_at(&found, "/metadata/deletionTimestamp"));
         if ends.is_some_and(|ends| ends + LEEWAY_SECONDS < object::seconds_since_epoch()) {
             return Err(format!("the token is bound to {kind} {key}, which is being deleted"));
         }
@@ -145,10 +145,10 @@ fn user_of(claims: Claims) -> User {
     let (namespace, account) = (claims.namespace, claims.service_account);
     let mut extra = BTreeMap::new();
     extra.insert(format!("{PREFIX}credential-id"), vec![format!("JTI={}", claims.id)]);
-    for (word, bound) in [("pod", claims.pod), ("node", claims.node)] {
+    for (kind, bound) in [("pod", claims.pod), ("node", claims.node)] {
         if let Some(bound) = bound {
-            extra.insert(format!("{PREFIX}{word}-name"), vec![bound.name]);
-            extra.insert(format!("{PREFIX}{word}-uid"), vec![bound.uid]);
+            extra.insert(format!("{PREFIX}{kind}-name"), vec![bound.name]);
+            extra.insert(format!("{PREFIX}{kind}-uid"), vec![bound.uid]);
         }
     }
     let name = format!("system:serviceaccount:{namespace}:{}", account.name);
@@ -156,7 +156,7 @@ fn user_of(claims: Claims) -> User {
 }
 
 /// Compares in a time that does not tell how much of the token was right.
-fn is_equal(left: &[u8], right: &[u8]) -> bool {
+fn constant_time_eq(left: &[u8], right: &[u8]) -> bool {
     let difference = left.iter().zip(right).fold(0, |difference, (left, right)| difference | (left ^ right));
     left.len() == right.len() && std::hint::black_box(difference) == 0
 }
@@ -166,11 +166,11 @@ mod tests {
     use super::*;
     use crate::controllers::tests::cluster;
 
-    const NOW_ON: i64 = 600;
+    const LIFETIME_SECONDS: i64 = 600;
 
     struct Cluster {
         api: Api,
-        door: Authenticator,
+        authenticator: Authenticator,
     }
 
     fn start() -> Cluster {
@@ -180,35 +180,45 @@ mod tests {
         }
         let spec = json!({"serviceAccountName": "robot", "containers": [{"name": "a", "image": "b"}]});
         api.create("pods", json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
-        let door = Authenticator::new(api.clone(), "secret".to_owned(), Signer::generate().unwrap());
-        Cluster { api, door }
+        let authenticator = Authenticator::new(api.clone(), "secret".to_owned(), Signer::generate().unwrap());
+        Cluster { api, authenticator }
     }
 
-    fn bound(api: &Api, kind: &str, name: &str) -> Bound {
-        Bound { name: name.to_owned(), uid: object::uid(&api.get(kind, "default", name).unwrap()).to_owned() }
+    fn bound(api: &Api, kind: &str, name: &str) -> BoundObject {
+        BoundObject {
+            name: name.to_owned(),
+            uid: object::uid(&api.get(kind, "default", name).unwrap()).to_owned(),
+        }
     }
 
     fn claims(api: &Api) -> Claims {
         let account = bound(api, "serviceaccounts", "robot");
-        Claims::new("default", account, vec![ISSUER.to_owned()], object::seconds_since_epoch(), NOW_ON)
+        Claims::new(
+            "default",
+            account,
+            vec![ISSUER.to_owned()],
+            object::seconds_since_epoch(),
+            LIFETIME_SECONDS,
+        )
     }
 
     #[test]
-    fn unit_the_admins_token_is_the_admin() {
-        let Cluster { door, .. } = start();
-        let (user, audiences) = door.user("secret", &[ISSUER]).unwrap();
+    fn unit_the_admin_token_authenticates_the_admin() {
+        let Cluster { authenticator, .. } = start();
+        let (user, audiences) = authenticator.authenticate("secret", &[ISSUER]).unwrap();
         assert!(user.is_in(MASTERS));
         assert_eq!(audiences, [ISSUER]);
         for wrong in ["secre", "secrets", "", "a.b.c"] {
-            assert!(door.user(wrong, &[ISSUER]).is_err(), "{wrong:?}");
+            assert!(authenticator.authenticate(wrong, &[ISSUER]).is_err(), "{wrong:?}");
         }
     }
 
     #[test]
-    fn unit_a_token_of_a_service_account_is_that_account() {
-        let Cluster { api, door } = start();
-        let token = door.signer().sign(&Claims { pod: Some(bound(&api, "pods", "web")), ..claims(&api) });
-        let (user, _) = door.user(&token, &[ISSUER, "other"]).unwrap();
+    fn unit_a_service_account_token_authenticates_the_account() {
+        let Cluster { api, authenticator } = start();
+        let token =
+            authenticator.signer().sign(&Claims { pod: Some(bound(&api, "pods", "web")), ..claims(&api) });
+        let (user, _) = authenticator.authenticate(&token, &[ISSUER, "other"]).unwrap();
         assert_eq!(user.name, "system:serviceaccount:default:robot");
         let groups = ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"];
         assert_eq!(user.groups, groups);
@@ -216,29 +226,37 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_token_dies_with_what_it_is_bound_to() {
-        let Cluster { api, door } = start();
-        let gone = crate::DeleteOptions { grace_seconds: Some(0), ..Default::default() };
-        let pods = door.signer().sign(&Claims { pod: Some(bound(&api, "pods", "web")), ..claims(&api) });
-        let secrets =
-            door.signer().sign(&Claims { secret: Some(bound(&api, "secrets", "bound")), ..claims(&api) });
-        let accounts = door.signer().sign(&claims(&api));
-        api.delete("pods", "default", "web", &gone).unwrap();
-        assert!(door.user(&pods, &[ISSUER]).unwrap_err().contains("pods default/web, which is gone"));
-        assert!(door.user(&secrets, &[ISSUER]).is_ok());
-        api.delete("secrets", "default", "bound", &gone).unwrap();
-        assert!(door.user(&secrets, &[ISSUER]).is_err());
-        assert!(door.user(&accounts, &[ISSUER]).is_ok());
-        api.delete("serviceaccounts", "default", "robot", &gone).unwrap();
+    fn unit_a_token_is_invalid_after_its_bound_object_is_deleted() {
+        let Cluster { api, authenticator } = start();
+        let immediately = crate::DeleteOptions { grace_seconds: Some(0), ..Default::default() };
+        let pods =
+            authenticator.signer().sign(&Claims { pod: Some(bound(&api, "pods", "web")), ..claims(&api) });
+        let secrets = authenticator
+            .signer()
+            .sign(&Claims { secret: Some(bound(&api, "secrets", "bound")), ..claims(&api) });
+        let accounts = authenticator.signer().sign(&claims(&api));
+        api.delete("pods", "default", "web", &immediately).unwrap();
+        assert!(
+            authenticator
+                .authenticate(&pods, &[ISSUER])
+                .unwrap_err()
+                .contains("pods default/web, which does not exist")
+        );
+        assert!(authenticator.authenticate(&secrets, &[ISSUER]).is_ok());
+        api.delete("secrets", "default", "bound", &immediately).unwrap();
+        assert!(authenticator.authenticate(&secrets, &[ISSUER]).is_err());
+        assert!(authenticator.authenticate(&accounts, &[ISSUER]).is_ok());
+        api.delete("serviceaccounts", "default", "robot", &immediately).unwrap();
         api.create("serviceaccounts", json!({"metadata": {"name": "robot"}})).unwrap();
-        assert!(door.user(&accounts, &[ISSUER]).unwrap_err().contains("made again"));
+        assert!(authenticator.authenticate(&accounts, &[ISSUER]).unwrap_err().contains("recreated"));
     }
 
     #[test]
-    fn unit_a_token_is_for_its_audience_alone() {
-        let Cluster { api, door } = start();
-        let token = door.signer().sign(&Claims { audiences: vec!["vault".to_owned()], ..claims(&api) });
-        assert!(door.user(&token, &[ISSUER]).unwrap_err().contains("vault"));
-        assert_eq!(door.user(&token, &["vault", "x"]).unwrap().1, ["vault"]);
+    fn unit_a_token_is_valid_for_its_audiences_only() {
+        let Cluster { api, authenticator } = start();
+        let token =
+            authenticator.signer().sign(&Claims { audiences: vec!["vault".to_owned()], ..claims(&api) });
+        assert!(authenticator.authenticate(&token, &[ISSUER]).unwrap_err().contains("vault"));
+        assert_eq!(authenticator.authenticate(&token, &["vault", "x"]).unwrap().1, ["vault"]);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::custom::Custom;
+use crate::custom::CustomResource;
 use crate::openapi::{self, Definitions};
 
 /// Reads an object as its kind and writes it back without what the kind does not know.
@@ -31,7 +31,7 @@ pub struct Kind {
     /// Whether there is a `scale` subresource.
     pub scale: bool,
     /// Whether kubectl counts it into `all`.
-    pub in_all: bool,
+    pub in_category_all: bool,
     /// Whether names follow RFC 1035 labels, RFC 1123 labels or RFC 1123 subdomains.
     pub(crate) name_rule: NameRule,
     /// The most objects kept; creating one more drops the oldest. For kinds that nobody cleans up.
@@ -40,7 +40,7 @@ pub struct Kind {
     /// Adds its schema to those of others and returns its name.
     pub(crate) describe: Option<fn(&mut Definitions) -> String>,
     /// What a CustomResourceDefinition says of it; none for built-in kinds.
-    pub(crate) custom: Option<Arc<Custom>>,
+    pub(crate) custom: Option<Arc<CustomResource>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Kind {
         }
     }
 
-    /// Whether it is the built-in kind of this plural. A custom kind may bear the same word in a
+    /// Whether it is the built-in kind of this plural. A custom kind may bear the same name in a
     /// group of its own.
     pub(crate) fn is(&self, plural: &str) -> bool {
         self.built_in_plural() == plural
@@ -80,7 +80,7 @@ impl Kind {
         if self.custom.is_some() { "" } else { &self.plural }
     }
 
-    /// The word for one object, such as `pod`.
+    /// The name for one object, such as `pod`.
     pub fn singular(&self) -> Cow<'_, str> {
         match &self.custom {
             Some(custom) => Cow::Borrowed(&custom.singular),
@@ -100,18 +100,18 @@ impl Kind {
     pub fn categories(&self) -> Vec<&str> {
         match &self.custom {
             Some(custom) => custom.categories.iter().map(String::as_str).collect(),
-            None if self.in_all => vec!["all"],
+            None if self.in_category_all => vec!["all"],
             None => Vec::new(),
         }
     }
 
     /// Whether the status is part of the object like any other field.
-    pub(crate) fn has_own_status(&self) -> bool {
+    pub(crate) fn status_is_ordinary_field(&self) -> bool {
         self.custom.is_some() && !self.status
     }
 
     /// The object as this version of its kind shows it. Versions differ by name alone.
-    pub(crate) fn present(&self, object: &Arc<Value>) -> Arc<Value> {
+    pub(crate) fn to_served_version(&self, object: &Arc<Value>) -> Arc<Value> {
         if self.custom.is_none() || object["apiVersion"] == self.api_version() {
             return object.clone();
         }
@@ -128,13 +128,13 @@ impl Kind {
         object
     }
 
-    /// Whether `word` names this kind: plural, singular, kind, short name, or `plural.group`.
-    fn is_called(&self, word: &str) -> bool {
-        word == self.plural
-            || word.eq_ignore_ascii_case(&self.kind)
-            || word == self.singular()
-            || self.short_names.iter().any(|name| name == word)
-            || word == self.resource()
+    /// Whether `name` names this kind: plural, singular, kind, short name, or `plural.group`.
+    fn has_name(&self, name: &str) -> bool {
+        name == self.plural
+            || name.eq_ignore_ascii_case(&self.kind)
+            || name == self.singular()
+            || self.short_names.iter().any(|short_name| short_name == name)
+            || name == self.resource()
     }
 }
 
@@ -163,7 +163,7 @@ impl Kinds {
     }
 
     /// Whether these are the same kinds, not only equal ones.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.all, &other.all)
     }
 
@@ -184,9 +184,9 @@ impl Kinds {
         self.iter().find(|kind| kind.kind == kind_name && kind.version == version && kind.group == group)
     }
 
-    /// The kind that a person or program calls `word`; core kinds come first.
-    pub fn by_word(&self, word: &str) -> Option<&Arc<Kind>> {
-        self.iter().find(|kind| kind.is_called(word))
+    /// The kind that a person or program calls `name`; core kinds come first.
+    pub fn by_name(&self, name: &str) -> Option<&Arc<Kind>> {
+        self.iter().find(|kind| kind.has_name(name))
     }
 
     /// Groups with their versions, the preferred one first; without the core group.
@@ -217,8 +217,8 @@ pub(crate) fn priority(version: &str) -> impl Ord + use<> {
 /// Stability (2 stable, 1 beta, 0 alpha), major and minor number.
 fn parse_version(version: &str) -> Option<(u8, u32, u32)> {
     let rest = version.strip_prefix('v')?;
-    for (word, stability) in [("beta", 1), ("alpha", 0)] {
-        if let Some((major, minor)) = rest.split_once(word) {
+    for (name, stability) in [("beta", 1), ("alpha", 0)] {
+        if let Some((major, minor)) = rest.split_once(name) {
             return Some((stability, major.parse().ok()?, minor.parse().ok()?));
         }
     }
@@ -245,11 +245,11 @@ fn built_in() -> Vec<Kind> {
             ..cluster::<core::Namespace>("", "Namespace", "namespaces", &["ns"])
         },
         Kind { status: true, ..cluster::<core::Node>("", "Node", "nodes", &["no"]) },
-        Kind { status: true, in_all: true, ..namespaced::<core::Pod>("", "Pod", "pods", &["po"]) },
+        Kind { status: true, in_category_all: true, ..namespaced::<core::Pod>("", "Pod", "pods", &["po"]) },
         Kind {
             name_rule: Label1035,
             status: true,
-            in_all: true,
+            in_category_all: true,
             ..namespaced::<core::Service>("", "Service", "services", &["svc"])
         },
         namespaced::<core::ConfigMap>("", "ConfigMap", "configmaps", &["cm"]),
@@ -260,18 +260,18 @@ fn built_in() -> Vec<Kind> {
         Kind {
             status: true,
             scale: true,
-            in_all: true,
+            in_category_all: true,
             ..namespaced::<apps::Deployment>("apps", "Deployment", "deployments", &["deploy"])
         },
         Kind {
             status: true,
             scale: true,
-            in_all: true,
+            in_category_all: true,
             ..namespaced::<apps::ReplicaSet>("apps", "ReplicaSet", "replicasets", &["rs"])
         },
         Kind {
             status: true,
-            in_all: true,
+            in_category_all: true,
             ..namespaced::<apps::DaemonSet>("apps", "DaemonSet", "daemonsets", &["ds"])
         },
         namespaced::<discovery::EndpointSlice>("discovery.k8s.io", "EndpointSlice", "endpointslices", &[]),
@@ -351,7 +351,7 @@ fn namespaced<T: Serialize + DeserializeOwned>(
         namespaced: true,
         status: false,
         scale: false,
-        in_all: false,
+        in_category_all: false,
         name_rule: NameRule::Subdomain1123,
         objects_max: None,
         prune: Some(prune::<T>),
@@ -370,7 +370,7 @@ fn prune<T: Serialize + DeserializeOwned>(value: &Value) -> Result<Value, String
 fn wrong_type(object: &Value, path: &str, error: &serde_json::Error) -> String {
     let error = error.to_string();
     let pointer = format!("/{}", path.replace(['.', '['], "/").replace(']', ""));
-    let Some((found, (_, wanted))) = object.pointer(&pointer).zip(error.split_once(", expected ")) else {
+    let Some((found, (_, expected))) = object.pointer(&pointer).zip(error.split_once(", expected ")) else {
         return format!("json: field {path}: {error}");
     };
     let found = match found {
@@ -381,7 +381,7 @@ fn wrong_type(object: &Value, path: &str, error: &serde_json::Error) -> String {
         Value::Array(_) => "array".to_owned(),
         Value::Object(_) => "object".to_owned(),
     };
-    let wanted = match wanted {
+    let expected = match expected {
         "i32" => "int32",
         "i64" => "int64",
         "a boolean" => "bool",
@@ -390,7 +390,7 @@ fn wrong_type(object: &Value, path: &str, error: &serde_json::Error) -> String {
         "a map" => "map",
         other => other,
     };
-    format!("json: cannot unmarshal {found} into field {path} of type {wanted}")
+    format!("json: cannot unmarshal {found} into field {path} of type {expected}")
 }
 
 #[cfg(test)]
@@ -398,14 +398,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_kinds_are_found_by_path_type_and_word() {
+    fn unit_kinds_are_found_by_path_type_and_name() {
         let kinds = Kinds::built_in();
         assert_eq!(kinds.by_path("apps", "v1", "deployments").unwrap().kind, "Deployment");
         assert!(kinds.by_path("", "v1", "deployments").is_none());
         assert_eq!(kinds.by_type("discovery.k8s.io/v1", "EndpointSlice").unwrap().plural, "endpointslices");
-        assert_eq!(kinds.by_word("svc").unwrap().kind, "Service");
-        assert_eq!(kinds.by_word("deployments.apps").unwrap().kind, "Deployment");
-        assert_eq!(kinds.by_word("events").unwrap().group, "");
+        assert_eq!(kinds.by_name("svc").unwrap().kind, "Service");
+        assert_eq!(kinds.by_name("deployments.apps").unwrap().kind, "Deployment");
+        assert_eq!(kinds.by_name("events").unwrap().group, "");
     }
 
     #[test]
@@ -418,13 +418,13 @@ mod tests {
     #[test]
     fn unit_pruning_drops_unknown_fields_and_refuses_wrong_types() {
         let kinds = Kinds::built_in();
-        let prune = kinds.by_word("configmaps").unwrap().prune.unwrap();
+        let prune = kinds.by_name("configmaps").unwrap().prune.unwrap();
         let object =
             serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}, "colour": "red"});
         let pruned = prune(&object).unwrap();
         assert_eq!(pruned["data"]["a"], "b");
         assert!(pruned.get("colour").is_none());
-        for (word, object, expected) in [
+        for (name, object, expected) in [
             (
                 "configmaps",
                 serde_json::json!({"data": {"a": 1}}),
@@ -451,7 +451,7 @@ mod tests {
                 "json: cannot unmarshal array into field spec of type ServiceSpec",
             ),
         ] {
-            let prune = kinds.by_word(word).unwrap().prune.unwrap();
+            let prune = kinds.by_name(name).unwrap().prune.unwrap();
             assert_eq!(prune(&object).unwrap_err(), expected, "{object}");
         }
     }

@@ -4,7 +4,7 @@ use base64::Engine;
 use serde_json::json;
 
 /// A kubeconfig for one server, one CA and one token.
-pub(crate) fn text(server_url: &str, ca_pem: &str, token: &str) -> String {
+pub(crate) fn render(server_url: &str, ca_pem: &str, token: &str) -> String {
     let ca = base64::engine::general_purpose::STANDARD.encode(ca_pem);
     format!(
         "apiVersion: v1\n\

@@ -40,7 +40,9 @@ mod store;
 mod tls;
 mod validate;
 
-pub use api::{Api, DeleteOptions, ListOptions, Moment, Page, PatchKind, Propagation, WatchOptions};
+pub use api::{
+    Api, DeleteOptions, ListOptions, Page, PatchKind, Propagation, ResourceVersionMatch, WatchOptions,
+};
 pub use apply::{Applied, ApplyProblem, ApplyReport};
 pub use credentials::Credentials;
 pub use error::{ApiError, Cause, Details};
@@ -48,5 +50,5 @@ pub use kinds::{Kind, Kinds};
 pub use logs::{LogQuery, LogSource, PodLogs};
 pub use object::ObjectKey;
 pub use remote::RemoteApi;
-pub use server::{ApiServer, Certificate, Config, Duty, ServeHandle, StartError};
+pub use server::{ApiServer, Certificate, Component, Config, ServeHandle, StartError};
 pub use store::{EventKind, Watch, WatchEvent};

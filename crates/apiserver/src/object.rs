@@ -35,40 +35,40 @@ impl std::fmt::Display for ObjectKey {
     }
 }
 
-pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+pub(crate) fn str_at<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-pub(crate) fn items<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
+pub(crate) fn array_at<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
     object.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-pub(crate) fn number(object: &Value, pointer: &str) -> Option<i64> {
+pub(crate) fn i64_at(object: &Value, pointer: &str) -> Option<i64> {
     object.pointer(pointer).and_then(Value::as_i64)
 }
 
-pub(crate) fn truth(object: &Value, pointer: &str) -> bool {
+pub(crate) fn bool_at(object: &Value, pointer: &str) -> bool {
     object.pointer(pointer).and_then(Value::as_bool).unwrap_or(false)
 }
 
-pub(crate) fn strings<'a>(object: &'a Value, pointer: &str) -> Vec<&'a str> {
-    items(object, pointer).iter().filter_map(Value::as_str).collect()
+pub(crate) fn strs_at<'a>(object: &'a Value, pointer: &str) -> Vec<&'a str> {
+    array_at(object, pointer).iter().filter_map(Value::as_str).collect()
 }
 
 pub(crate) fn name(object: &Value) -> &str {
-    text(object, "/metadata/name")
+    str_at(object, "/metadata/name")
 }
 
 pub(crate) fn namespace(object: &Value) -> &str {
-    text(object, "/metadata/namespace")
+    str_at(object, "/metadata/namespace")
 }
 
 pub(crate) fn uid(object: &Value) -> &str {
-    text(object, "/metadata/uid")
+    str_at(object, "/metadata/uid")
 }
 
 pub(crate) fn resource_version(object: &Value) -> u64 {
-    text(object, "/metadata/resourceVersion").parse().unwrap_or(0)
+    str_at(object, "/metadata/resourceVersion").parse().unwrap_or(0)
 }
 
 pub(crate) fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
@@ -83,17 +83,17 @@ pub(crate) fn is_deleting(object: &Value) -> bool {
     object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
 }
 
-pub(crate) fn owners(object: &Value) -> &[Value] {
-    items(object, "/metadata/ownerReferences")
+pub(crate) fn owner_references(object: &Value) -> &[Value] {
+    array_at(object, "/metadata/ownerReferences")
 }
 
 /// The owner that controls this object.
-pub(crate) fn controller(object: &Value) -> Option<&Value> {
-    owners(object).iter().find(|owner| truth(owner, "/controller"))
+pub(crate) fn controller_of(object: &Value) -> Option<&Value> {
+    owner_references(object).iter().find(|owner| bool_at(owner, "/controller"))
 }
 
 pub(crate) fn is_controlled_by(object: &Value, owner_uid: &str) -> bool {
-    controller(object).is_some_and(|owner| owner["uid"] == owner_uid)
+    controller_of(object).is_some_and(|owner| owner["uid"] == owner_uid)
 }
 
 /// A reference that makes `owner` the controller of another object.
@@ -105,7 +105,7 @@ pub(crate) fn controller_reference(owner: &Value, api_version: &str, kind: &str)
 }
 
 /// The object at `field`, made if absent. Whatever else stood there is replaced.
-pub(crate) fn child<'a>(object: &'a mut Value, field: &str) -> &'a mut Map<String, Value> {
+pub(crate) fn child_mut<'a>(object: &'a mut Value, field: &str) -> &'a mut Map<String, Value> {
     if !object.is_object() {
         *object = json!({});
     }
@@ -117,11 +117,11 @@ pub(crate) fn child<'a>(object: &'a mut Value, field: &str) -> &'a mut Map<Strin
 }
 
 pub(crate) fn metadata(object: &mut Value) -> &mut Map<String, Value> {
-    child(object, "metadata")
+    child_mut(object, "metadata")
 }
 
 /// Sets `field` of `map` unless it has a value.
-pub(crate) fn default_to(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
+pub(crate) fn set_default(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
     if map.get(field).is_none_or(Value::is_null) {
         map.insert(field.to_owned(), value.into());
     }
@@ -129,7 +129,7 @@ pub(crate) fn default_to(map: &mut Map<String, Value>, field: &str, value: impl 
 
 /// Now, as Kubernetes writes it: whole seconds, UTC.
 pub(crate) fn now() -> String {
-    format_seconds(seconds_since_epoch())
+    format_time(seconds_since_epoch())
 }
 
 pub(crate) fn seconds_since_epoch() -> i64 {
@@ -137,18 +137,18 @@ pub(crate) fn seconds_since_epoch() -> i64 {
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn format_seconds(seconds: i64) -> String {
+pub(crate) fn format_time(seconds: i64) -> String {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
 }
 
 /// Seconds since the epoch of a time that Kubernetes wrote.
-pub(crate) fn parse_seconds(time: &str) -> Option<i64> {
+pub(crate) fn parse_time(time: &str) -> Option<i64> {
     time.parse::<Timestamp>().ok().map(Timestamp::as_second)
 }
 
 /// How long ago this was, as kubectl's columns have it.
 pub(crate) fn age_of(time: &str) -> String {
-    let Some(then) = parse_seconds(time) else { return "<unknown>".to_owned() };
+    let Some(then) = parse_time(time) else { return "<unknown>".to_owned() };
     let seconds = (seconds_since_epoch() - then).max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let both = |large: i64, unit: &str, small: i64, rest: &str| match small {
@@ -169,20 +169,20 @@ pub(crate) fn age_of(time: &str) -> String {
 }
 
 /// Adds the paths of fields of `whole` that `part` lacks.
-pub(crate) fn missing(whole: &Value, part: &Value, path: &str, lost: &mut Vec<String>) {
+pub(crate) fn collect_missing(whole: &Value, part: &Value, path: &str, missing: &mut Vec<String>) {
     match (whole, part) {
         (Value::Object(whole), Value::Object(part)) => {
             for (field, value) in whole.iter().filter(|(_, value)| !value.is_null()) {
                 let path = if path.is_empty() { field.clone() } else { format!("{path}.{field}") };
                 match part.get(field) {
-                    Some(kept) => missing(value, kept, &path, lost),
-                    None => lost.push(path),
+                    Some(kept) => collect_missing(value, kept, &path, missing),
+                    None => missing.push(path),
                 }
             }
         }
         (Value::Array(whole), Value::Array(part)) => {
             for (index, (whole, part)) in whole.iter().zip(part).enumerate() {
-                missing(whole, part, &format!("{path}[{index}]"), lost);
+                collect_missing(whole, part, &format!("{path}[{index}]"), missing);
             }
         }
         _ => {}
@@ -215,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn unit_times_go_out_and_come_back() {
-        assert_eq!(format_seconds(1_700_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!(parse_seconds("2023-11-14T22:13:20Z"), Some(1_700_000_000));
+    fn unit_times_round_trip() {
+        assert_eq!(format_time(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(parse_time("2023-11-14T22:13:20Z"), Some(1_700_000_000));
     }
 }

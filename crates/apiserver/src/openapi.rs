@@ -24,16 +24,16 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 /// The media types of a document.
 /// Clients ask for it with an `@` before the version, in which they could not read the answer's type.
 pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-const V2_WORD: &str = "application/com.github.proto-openapi.spec.v2";
+const V2_PREFIX: &str = "application/com.github.proto-openapi.spec.v2";
 pub(crate) const JSON: &str = "application/json";
 
-/// Documents of the kinds that are served, kept until the kinds change.
+/// OpenApiDocuments of the kinds that are served, kept until the kinds change.
 #[derive(Default)]
-pub(crate) struct Documents {
-    made: Mutex<Option<Arc<Made>>>,
+pub(crate) struct OpenApiDocuments {
+    built: Mutex<Option<Arc<BuiltDocuments>>>,
 }
 
-struct Made {
+struct BuiltDocuments {
     kinds: Kinds,
     v2: Bytes,
     v2_protobuf: Bytes,
@@ -42,29 +42,29 @@ struct Made {
     v3_index: Bytes,
 }
 
-impl Documents {
+impl OpenApiDocuments {
     /// The document at a path, with its media type.
     pub fn answer(&self, kinds: &Kinds, path: &str, accept: &str) -> Option<(&'static str, Bytes)> {
         let rest = path.strip_prefix("/openapi/")?.trim_end_matches('/');
-        let made = self.made(kinds);
+        let built = self.built(kinds);
         match rest {
-            "v2" if prefers_protobuf(accept) => Some((V2_PROTOBUF, made.v2_protobuf.clone())),
-            "v2" => Some((JSON, made.v2.clone())),
-            "v3" => Some((JSON, made.v3_index.clone())),
-            rest => Some((JSON, made.v3.get(rest.strip_prefix("v3/")?)?.clone())),
+            "v2" if prefers_protobuf(accept) => Some((V2_PROTOBUF, built.v2_protobuf.clone())),
+            "v2" => Some((JSON, built.v2.clone())),
+            "v3" => Some((JSON, built.v3_index.clone())),
+            rest => Some((JSON, built.v3.get(rest.strip_prefix("v3/")?)?.clone())),
         }
     }
 
-    fn made(&self, kinds: &Kinds) -> Arc<Made> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        match made.as_ref().filter(|made| made.kinds.is_same(kinds)) {
-            Some(made) => made.clone(),
-            None => made.insert(Arc::new(Made::of(kinds))).clone(),
+    fn built(&self, kinds: &Kinds) -> Arc<BuiltDocuments> {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        match built.as_ref().filter(|built| built.kinds.ptr_eq(kinds)) {
+            Some(built) => built.clone(),
+            None => built.insert(Arc::new(BuiltDocuments::of(kinds))).clone(),
         }
     }
 }
 
-impl Made {
+impl BuiltDocuments {
     fn of(kinds: &Kinds) -> Self {
         let definitions = definitions(kinds);
         let v2 = v2::document(kinds, &definitions);
@@ -82,11 +82,11 @@ impl Made {
 /// The first of both that the client names.
 fn prefers_protobuf(accept: &str) -> bool {
     let first =
-        accept.split(',').map(str::trim).find(|one| one.starts_with(V2_WORD) || one.starts_with(JSON));
-    first.is_some_and(|one| one.starts_with(V2_WORD))
+        accept.split(',').map(str::trim).find(|one| one.starts_with(V2_PREFIX) || one.starts_with(JSON));
+    first.is_some_and(|one| one.starts_with(V2_PREFIX))
 }
 
-/// The schemas of all kinds and of what they are made of, by name. References are names alone.
+/// The schemas of all kinds and of what they are built of, by name. References are names alone.
 fn definitions(kinds: &Kinds) -> Definitions {
     static BUILT_IN: OnceLock<Definitions> = OnceLock::new();
     let mut all = BUILT_IN.get_or_init(built_in).clone();

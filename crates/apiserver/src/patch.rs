@@ -19,7 +19,7 @@ pub(crate) fn apply(current: &Value, language: &PatchKind, change: &Value) -> Re
         PatchKind::Apply { .. } => json_patch::merge(&mut changed, change),
     }
     if !changed.is_object() {
-        return Err(ApiError::bad_request("the patch leaves something that is not an object"));
+        return Err(ApiError::bad_request("the patched value is not an object"));
     }
     Ok(changed)
 }
@@ -65,7 +65,7 @@ fn merge_keys(path: &[&str], field: &str) -> Option<&'static [&'static str]> {
 }
 
 /// Tells a client how a field's list is merged: `definition` is the name of the type that has it.
-pub(crate) fn describe_list(definition: &str, field: &str, schema: &mut Value) {
+pub(crate) fn add_list_extensions(definition: &str, field: &str, schema: &mut Value) {
     if field == "strategy" && definition.ends_with("DeploymentSpec") {
         schema["x-kubernetes-patch-strategy"] = "retainKeys".into();
     }
@@ -78,7 +78,7 @@ pub(crate) fn describe_list(definition: &str, field: &str, schema: &mut Value) {
         name if name.ends_with("Status") => "status",
         _ => "",
     };
-    if is_set(field) {
+    if is_set_list(field) {
         schema["x-kubernetes-patch-strategy"] = "merge".into();
         schema["x-kubernetes-list-type"] = "set".into();
     }
@@ -92,7 +92,7 @@ pub(crate) fn describe_list(definition: &str, field: &str, schema: &mut Value) {
 }
 
 /// Lists of plain values that are merged as sets.
-fn is_set(field: &str) -> bool {
+fn is_set_list(field: &str) -> bool {
     matches!(field, "finalizers" | "podCIDRs")
 }
 

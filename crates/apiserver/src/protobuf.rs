@@ -21,18 +21,18 @@ const MAGIC: &[u8] = b"k8s\0";
 
 /// Why a body cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Problem {
+pub(crate) enum DecodeError {
     #[error("provided data does not appear to be a protobuf message, expected prefix {MAGIC:?}")]
     NoMagic,
-    #[error("the protobuf message ends early or has a number that is too long")]
+    #[error("the protobuf message is truncated or has an overlong varint")]
     Truncated,
     #[error("field {number} has the wire type {wire}, which protobuf no longer has")]
     WireType { wire: u64, number: u32 },
     #[error("wrong wire type for field {field}")]
     WrongType { field: &'static str },
-    #[error("field {field} holds what is not {wanted}")]
-    Content { field: &'static str, wanted: &'static str },
-    #[error("messages lie in each other more than {} deep", value::DEPTH_MAX)]
+    #[error("field {field} is not {expected}")]
+    Content { field: &'static str, expected: &'static str },
+    #[error("messages are nested more than {} levels deep", value::DEPTH_MAX)]
     TooDeep,
     #[error("the envelope says that the object is encoded as {0:?}; only plain protobuf is read")]
     Encoding(String),
@@ -40,21 +40,21 @@ pub(crate) enum Problem {
     Kind { version: String, kind: String },
 }
 
-impl From<Problem> for ApiError {
-    fn from(problem: Problem) -> Self {
-        Self::bad_request(problem.to_string())
+impl From<DecodeError> for ApiError {
+    fn from(error: DecodeError) -> Self {
+        Self::bad_request(error.to_string())
     }
 }
 
 /// The object in a body, as JSON.
-pub(crate) fn decode(body: &[u8]) -> Result<Value, Problem> {
-    let envelope = Envelope::read(body.strip_prefix(MAGIC).ok_or(Problem::NoMagic)?)?;
+pub(crate) fn decode(body: &[u8]) -> Result<Value, DecodeError> {
+    let envelope = Envelope::read(body.strip_prefix(MAGIC).ok_or(DecodeError::NoMagic)?)?;
     if let Some(encoding) = [envelope.encoding, envelope.content_type].into_iter().find(|one| !one.is_empty())
     {
-        return Err(Problem::Encoding(encoding));
+        return Err(DecodeError::Encoding(encoding));
     }
     let Some(message) = message(&envelope.version, &envelope.kind) else {
-        return Err(Problem::Kind { version: envelope.version, kind: envelope.kind });
+        return Err(DecodeError::Kind { version: envelope.version, kind: envelope.kind });
     };
     let mut object = value::object(message, envelope.object, 0)?;
     object.insert("apiVersion".to_owned(), envelope.version.into());
@@ -84,7 +84,7 @@ struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    fn read(bytes: &'a [u8]) -> Result<Self, Problem> {
+    fn read(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let (mut envelope, mut reader) = (Self::default(), Reader(bytes));
         while let Some((number, wire)) = reader.field()? {
             let Wire::Bytes(bytes) = wire else { continue };
@@ -99,7 +99,7 @@ impl<'a> Envelope<'a> {
         Ok(envelope)
     }
 
-    fn read_type(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+    fn read_type(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         let mut reader = Reader(bytes);
         while let Some((number, wire)) = reader.field()? {
             match (number, wire) {

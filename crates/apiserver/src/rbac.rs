@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, ListOptions};
 use crate::identity::{MASTERS, User};
-use crate::object::{self, items, strings, text};
+use crate::object::{self, array_at, str_at, strs_at};
 
 /// What somebody wants to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) struct Attributes {
     pub path: String,
 }
 
-/// Whether it may be done, and the words that `kubectl auth can-i` shows.
+/// Whether it may be done, and the fields that `kubectl auth can-i` shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decision {
     pub allowed: bool,
@@ -29,16 +29,16 @@ pub(crate) struct Decision {
 }
 
 /// Decides by the bindings that exist now.
-pub(crate) fn decide(api: &Api, user: &User, wanted: &Attributes) -> Decision {
+pub(crate) fn authorize(api: &Api, user: &User, attributes: &Attributes) -> Decision {
     if user.is_in(MASTERS) {
         return Decision { allowed: true, reason: String::new() };
     }
     let mut missing = Vec::new();
-    for grant in grants(api, user, &wanted.namespace) {
+    for grant in grants(api, user, &attributes.namespace) {
         match grant.rules {
             None => missing.push(format!("{} {:?} not found", grant.role_resource, grant.role_name)),
-            Some(rules) if rules.iter().any(|rule| covers(rule, wanted)) => {
-                return Decision { allowed: true, reason: format!("RBAC: allowed by {}", grant.said) };
+            Some(rules) if rules.iter().any(|rule| rule_allows(rule, attributes)) => {
+                return Decision { allowed: true, reason: format!("RBAC: allowed by {}", grant.description) };
             }
             Some(_) => {}
         }
@@ -48,7 +48,7 @@ pub(crate) fn decide(api: &Api, user: &User, wanted: &Attributes) -> Decision {
 }
 
 /// Every rule that a user has in a namespace, as `kubectl auth can-i --list` shows it.
-pub(crate) fn rules_of(api: &Api, user: &User, namespace: &str) -> Vec<Value> {
+pub(crate) fn rules_for(api: &Api, user: &User, namespace: &str) -> Vec<Value> {
     let all = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
     let everywhere = json!({"nonResourceURLs": ["*"], "verbs": ["*"]});
     let masters = if user.is_in(MASTERS) { vec![all, everywhere] } else { Vec::new() };
@@ -62,8 +62,8 @@ struct Grant {
     rules: Option<Vec<Value>>,
     role_resource: &'static str,
     role_name: String,
-    /// The binding in words.
-    said: String,
+    /// The binding in fields.
+    description: String,
 }
 
 /// The bindings that name the user: those of the cluster and those of one namespace.
@@ -79,8 +79,9 @@ fn grants(api: &Api, user: &User, namespace: &str) -> Vec<Grant> {
 
 fn grant(api: &Api, user: &User, binding: &Value) -> Option<Grant> {
     let namespace = object::namespace(binding);
-    let subject = items(binding, "/subjects").iter().find(|subject| is_subject(user, subject, namespace))?;
-    let role_name = text(binding, "/roleRef/name").to_owned();
+    let subject =
+        array_at(binding, "/subjects").iter().find(|subject| applies_to(user, subject, namespace))?;
+    let role_name = str_at(binding, "/roleRef/name").to_owned();
     let of_cluster = binding["roleRef"]["kind"] == "ClusterRole";
     let (role, role_resource) = if of_cluster {
         (api.get("clusterroles", "", &role_name), "clusterrole.rbac.authorization.k8s.io")
@@ -88,32 +89,32 @@ fn grant(api: &Api, user: &User, binding: &Value) -> Option<Grant> {
         (api.get("roles", namespace, &role_name), "role.rbac.authorization.k8s.io")
     };
     let rules = role.ok().map(|role| rules_of_role(api, &role));
-    let (kind, role_kind) = (text(binding, "/kind"), text(binding, "/roleRef/kind"));
+    let (kind, role_kind) = (str_at(binding, "/kind"), str_at(binding, "/roleRef/kind"));
     let own = with_namespace(object::name(binding), namespace);
-    let (subject_kind, subject) = (text(subject, "/kind"), subject_name(subject));
-    let said = format!("{kind} {own:?} of {role_kind} {role_name:?} to {subject_kind} {subject:?}");
-    Some(Grant { rules, role_resource, role_name, said })
+    let (subject_kind, subject) = (str_at(subject, "/kind"), subject_name(subject));
+    let description = format!("{kind} {own:?} of {role_kind} {role_name:?} to {subject_kind} {subject:?}");
+    Some(Grant { rules, role_resource, role_name, description })
 }
 
 /// A role's own rules and those of the roles that it aggregates, which Kubernetes' controller copies.
 fn rules_of_role(api: &Api, role: &Value) -> Vec<Value> {
-    let mut rules = items(role, "/rules").to_vec();
-    for selector in items(role, "/aggregationRule/clusterRoleSelectors") {
-        let selector = crate::selector::Selector::of_object(selector);
+    let mut rules = array_at(role, "/rules").to_vec();
+    for selector in array_at(role, "/aggregationRule/clusterRoleSelectors") {
+        let selector = crate::selector::Selector::from_label_selector(selector);
         let roles = api.list("clusterroles", None, &ListOptions::default()).map(|page| page.items);
         let others = roles.unwrap_or_default().into_iter().filter(|other| selector.matches(other));
-        rules.extend(others.flat_map(|other| items(&other, "/rules").to_vec()));
+        rules.extend(others.flat_map(|other| array_at(&other, "/rules").to_vec()));
     }
     rules
 }
 
-fn is_subject(user: &User, subject: &Value, namespace_of_binding: &str) -> bool {
-    let name = text(subject, "/name");
-    match text(subject, "/kind") {
+fn applies_to(user: &User, subject: &Value, namespace_of_binding: &str) -> bool {
+    let name = str_at(subject, "/name");
+    match str_at(subject, "/kind") {
         "User" => user.name == name,
         "Group" => user.is_in(name),
         "ServiceAccount" => {
-            let namespace = match text(subject, "/namespace") {
+            let namespace = match str_at(subject, "/namespace") {
                 "" => namespace_of_binding,
                 namespace => namespace,
             };
@@ -125,7 +126,7 @@ fn is_subject(user: &User, subject: &Value, namespace_of_binding: &str) -> bool 
 
 fn subject_name(subject: &Value) -> String {
     let is_account = subject["kind"] == "ServiceAccount";
-    with_namespace(text(subject, "/name"), if is_account { text(subject, "/namespace") } else { "" })
+    with_namespace(str_at(subject, "/name"), if is_account { str_at(subject, "/namespace") } else { "" })
 }
 
 /// The order is Kubernetes' own in these sentences.
@@ -134,22 +135,22 @@ fn with_namespace(name: &str, namespace: &str) -> String {
 }
 
 /// Whether one rule allows it.
-pub(crate) fn covers(rule: &Value, wanted: &Attributes) -> bool {
+pub(crate) fn rule_allows(rule: &Value, attributes: &Attributes) -> bool {
     let lists =
-        |field: &str, word: &str| strings(rule, field).into_iter().any(|one| one == "*" || one == word);
-    if !lists("/verbs", &wanted.verb) {
+        |field: &str, value: &str| strs_at(rule, field).into_iter().any(|one| one == "*" || one == value);
+    if !lists("/verbs", &attributes.verb) {
         return false;
     }
-    if !wanted.path.is_empty() {
-        return strings(rule, "/nonResourceURLs").into_iter().any(|url| is_path(url, &wanted.path));
+    if !attributes.path.is_empty() {
+        return strs_at(rule, "/nonResourceURLs").into_iter().any(|url| path_matches(url, &attributes.path));
     }
-    let names = strings(rule, "/resourceNames");
-    lists("/apiGroups", &wanted.group)
-        && strings(rule, "/resources").into_iter().any(|one| is_resource(one, wanted))
-        && (names.is_empty() || names.contains(&wanted.name.as_str()))
+    let names = strs_at(rule, "/resourceNames");
+    lists("/apiGroups", &attributes.group)
+        && strs_at(rule, "/resources").into_iter().any(|one| resource_matches(one, attributes))
+        && (names.is_empty() || names.contains(&attributes.name.as_str()))
 }
 
-fn is_path(url: &str, path: &str) -> bool {
+fn path_matches(url: &str, path: &str) -> bool {
     match url.strip_suffix('*') {
         Some(prefix) => path.starts_with(prefix),
         None => url == path,
@@ -157,30 +158,33 @@ fn is_path(url: &str, path: &str) -> bool {
 }
 
 /// `pods`, `pods/log`, `*/scale` or `*`, which is every resource with its parts.
-fn is_resource(given: &str, wanted: &Attributes) -> bool {
+fn resource_matches(given: &str, attributes: &Attributes) -> bool {
     match (given, given.split_once('/')) {
         ("*", _) => true,
-        (_, Some(("*", part))) => !part.is_empty() && part == wanted.subresource,
-        (_, Some((resource, part))) => resource == wanted.resource && part == wanted.subresource,
-        (resource, None) => resource == wanted.resource && wanted.subresource.is_empty(),
+        (_, Some(("*", part))) => !part.is_empty() && part == attributes.subresource,
+        (_, Some((resource, part))) => resource == attributes.resource && part == attributes.subresource,
+        (resource, None) => resource == attributes.resource && attributes.subresource.is_empty(),
     }
 }
 
 /// The sentence of a refusal after the object's name.
-pub(crate) fn refusal(user: &User, wanted: &Attributes, reason: &str) -> String {
-    let (who, verb) = (&user.name, &wanted.verb);
-    let mut sentence = if wanted.path.is_empty() {
-        let resource = match wanted.subresource.as_str() {
-            "" => wanted.resource.clone(),
-            part => format!("{}/{part}", wanted.resource),
+pub(crate) fn forbidden_message(user: &User, attributes: &Attributes, reason: &str) -> String {
+    let (who, verb) = (&user.name, &attributes.verb);
+    let mut sentence = if attributes.path.is_empty() {
+        let resource = match attributes.subresource.as_str() {
+            "" => attributes.resource.clone(),
+            part => format!("{}/{part}", attributes.resource),
         };
-        let place = match wanted.namespace.as_str() {
+        let place = match attributes.namespace.as_str() {
             "" => "at the cluster scope".to_owned(),
             namespace => format!("in the namespace {namespace:?}"),
         };
-        format!("User {who:?} cannot {verb} resource {resource:?} in API group {:?} {place}", wanted.group)
+        format!(
+            "User {who:?} cannot {verb} resource {resource:?} in API group {:?} {place}",
+            attributes.group
+        )
     } else {
-        format!("User {who:?} cannot {verb} path {:?}", wanted.path)
+        format!("User {who:?} cannot {verb} path {:?}", attributes.path)
     };
     if !reason.is_empty() {
         sentence = format!("{sentence}: {reason}");
@@ -232,27 +236,29 @@ subjects: [{kind: User, name: "system:serviceaccount:default:robot", apiGroup: r
 "#;
 
     fn robot() -> User {
-        User::named("system:serviceaccount:default:robot", Vec::new())
+        User::impersonated("system:serviceaccount:default:robot", Vec::new())
     }
 
     /// `VERB GROUP/RESOURCE[/PART] NAMESPACE NAME`, with `-` for nothing.
-    fn wanted(text: &str) -> Attributes {
-        let words: Vec<String> =
-            text.split(' ').map(|word| if word == "-" { String::new() } else { word.to_owned() }).collect();
-        let parts: Vec<&str> = words[1].split('/').collect();
+    fn attributes(text: &str) -> Attributes {
+        let fields: Vec<String> = text
+            .split(' ')
+            .map(|value| if value == "-" { String::new() } else { value.to_owned() })
+            .collect();
+        let parts: Vec<&str> = fields[1].split('/').collect();
         Attributes {
-            verb: words[0].clone(),
+            verb: fields[0].clone(),
             group: parts[0].to_owned(),
             resource: parts[1].to_owned(),
             subresource: parts.get(2).copied().unwrap_or_default().to_owned(),
-            namespace: words[2].clone(),
-            name: words[3].clone(),
+            namespace: fields[2].clone(),
+            name: fields[3].clone(),
             path: String::new(),
         }
     }
 
     #[test]
-    fn unit_rules_allow_what_they_say_and_nothing_else() {
+    fn unit_rules_allow_only_what_they_list() {
         let (api, _) = cluster();
         let report = api.apply("roles.yaml", ROLES);
         assert!(report.problems.is_empty(), "{:?}", report.problems);
@@ -272,26 +278,29 @@ subjects: [{kind: User, name: "system:serviceaccount:default:robot", apiGroup: r
             ("create /configmaps default -", false),
             ("create /configmaps - -", false),
         ] {
-            let decision = decide(&api, &robot(), &wanted(text));
+            let decision = authorize(&api, &robot(), &attributes(text));
             assert_eq!(decision.allowed, allowed, "{text}: {decision:?}");
-            assert!(decide(&api, &User::admin(), &wanted(text)).allowed, "{text}");
-            assert!(!decide(&api, &User::named("jane", Vec::new()), &wanted(text)).allowed, "{text}");
+            assert!(authorize(&api, &User::admin(), &attributes(text)).allowed, "{text}");
+            assert!(
+                !authorize(&api, &User::impersonated("jane", Vec::new()), &attributes(text)).allowed,
+                "{text}"
+            );
         }
         let path = |path: &str| Attributes { verb: "get".into(), path: path.into(), ..Attributes::default() };
-        assert!(decide(&api, &robot(), &path("/logs/a")).allowed);
-        assert!(!decide(&api, &robot(), &path("/metrics/a")).allowed);
+        assert!(authorize(&api, &robot(), &path("/logs/a")).allowed);
+        assert!(!authorize(&api, &robot(), &path("/metrics/a")).allowed);
     }
 
     #[test]
     fn unit_reasons_name_the_binding_or_the_missing_role() {
         let (api, _) = cluster();
         api.apply("roles.yaml", ROLES);
-        let reason = decide(&api, &robot(), &wanted("list /nodes - -")).reason;
+        let reason = authorize(&api, &robot(), &attributes("list /nodes - -")).reason;
         let expected = "RBAC: allowed by ClusterRoleBinding \"readers\" of ClusterRole \"reader\" to ServiceAccount \"robot/default\"";
         assert_eq!(reason, expected);
-        let reason = decide(&api, &robot(), &wanted("list /secrets kube-public -")).reason;
+        let reason = authorize(&api, &robot(), &attributes("list /secrets kube-public -")).reason;
         assert_eq!(reason, "RBAC: role.rbac.authorization.k8s.io \"none\" not found");
-        let sentence = refusal(&robot(), &wanted("get /pods/status default web"), "");
+        let sentence = forbidden_message(&robot(), &attributes("get /pods/status default web"), "");
         let expected = "User \"system:serviceaccount:default:robot\" cannot get resource \"pods/status\" in API group \"\" in the namespace \"default\"";
         assert_eq!(sentence, expected);
     }
@@ -300,8 +309,8 @@ subjects: [{kind: User, name: "system:serviceaccount:default:robot", apiGroup: r
     fn unit_a_service_account_reads_discovery_and_asks_about_itself() {
         let (api, _) = cluster();
         let path = Attributes { verb: "get".into(), path: "/apis/apps".into(), ..Attributes::default() };
-        assert!(decide(&api, &robot(), &path).allowed);
-        let ask = wanted("create authorization.k8s.io/selfsubjectaccessreviews - -");
-        assert!(decide(&api, &robot(), &ask).allowed);
+        assert!(authorize(&api, &robot(), &path).allowed);
+        let ask = attributes("create authorization.k8s.io/selfsubjectaccessreviews - -");
+        assert!(authorize(&api, &robot(), &ask).allowed);
     }
 }

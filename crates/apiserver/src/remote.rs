@@ -38,14 +38,14 @@ impl RemoteApi {
         &self.api
     }
 
-    /// Mirrors the server's objects and does there what `config` names as duties, until it is
+    /// Mirrors the server's objects and does there what `config` names as components, until it is
     /// dropped. `ca_pem` is the authority that pods are told. (Boxed: it is compiled here alone.)
     pub fn run<'a>(&'a self, config: &'a Config, ca_pem: &'a str) -> BoxFuture<'a, ()> {
         let run = async move {
             let listed = mirror::Listed::default();
             let mirrored = mirror::run(&self.api, &self.client, &listed);
             let controlled = async {
-                listed.all(Kinds::built_in().iter().count()).await;
+                listed.wait_for_count(Kinds::built_in().iter().count()).await;
                 Controllers::new(&self.api, config, ca_pem).run().await;
             };
             tokio::join!(mirrored, controlled);

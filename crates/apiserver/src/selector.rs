@@ -15,15 +15,15 @@ pub(crate) struct Selector {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Requirement {
     key: String,
-    test: Test,
+    operator: Operator,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Test {
+enum Operator {
     In(Vec<String>),
     NotIn(Vec<String>),
     Exists,
-    Absent,
+    DoesNotExist,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,17 +90,17 @@ impl Selector {
     }
 
     /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`).
-    pub fn of_object(selector: &Value) -> Self {
-        let mut labels = of_map(&selector["matchLabels"]);
-        for expression in object::items(selector, "/matchExpressions") {
+    pub fn from_label_selector(selector: &Value) -> Self {
+        let mut labels = from_map(&selector["matchLabels"]);
+        for expression in object::array_at(selector, "/matchExpressions") {
             labels.push(of_expression(expression));
         }
         Self { labels, fields: Vec::new() }
     }
 
     /// Reads a plain map of labels, as a Service's or node selector's.
-    pub fn of_map(selector: &Value) -> Self {
-        Self { labels: of_map(selector), fields: Vec::new() }
+    pub fn from_map(selector: &Value) -> Self {
+        Self { labels: from_map(selector), fields: Vec::new() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -115,11 +115,11 @@ impl Selector {
 impl Requirement {
     fn matches(&self, object: &Value) -> bool {
         let value = object::label(object, &self.key);
-        match &self.test {
-            Test::In(values) => value.is_some_and(|value| values.iter().any(|one| one == value)),
-            Test::NotIn(values) => value.is_none_or(|value| values.iter().all(|one| one != value)),
-            Test::Exists => value.is_some(),
-            Test::Absent => value.is_none(),
+        match &self.operator {
+            Operator::In(values) => value.is_some_and(|value| values.iter().any(|one| one == value)),
+            Operator::NotIn(values) => value.is_none_or(|value| values.iter().all(|one| one != value)),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
         }
     }
 }
@@ -137,24 +137,24 @@ impl FieldRequirement {
     }
 }
 
-fn of_map(selector: &Value) -> Vec<Requirement> {
+fn from_map(selector: &Value) -> Vec<Requirement> {
     let pairs = selector.as_object().into_iter().flatten();
     let requirement = |(key, value): (&String, &Value)| Requirement {
         key: key.clone(),
-        test: Test::In(vec![value.as_str().unwrap_or_default().to_owned()]),
+        operator: Operator::In(vec![value.as_str().unwrap_or_default().to_owned()]),
     };
     pairs.map(requirement).collect()
 }
 
 fn of_expression(expression: &Value) -> Requirement {
-    let values = object::strings(expression, "/values").into_iter().map(str::to_owned).collect();
-    let test = match expression["operator"].as_str() {
-        Some("NotIn") => Test::NotIn(values),
-        Some("Exists") => Test::Exists,
-        Some("DoesNotExist") => Test::Absent,
-        _ => Test::In(values),
+    let values = object::strs_at(expression, "/values").into_iter().map(str::to_owned).collect();
+    let operator = match expression["operator"].as_str() {
+        Some("NotIn") => Operator::NotIn(values),
+        Some("Exists") => Operator::Exists,
+        Some("DoesNotExist") => Operator::DoesNotExist,
+        _ => Operator::In(values),
     };
-    Requirement { key: object::text(expression, "/key").to_owned(), test }
+    Requirement { key: object::str_at(expression, "/key").to_owned(), operator }
 }
 
 fn parse_fields(text: &str, known: &[&str]) -> Result<Vec<FieldRequirement>, ApiError> {
@@ -210,25 +210,25 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
 }
 
 fn parse_label(part: &str) -> Result<Requirement, ApiError> {
-    let (key, test) = if let Some((key, value, equal)) = split_operator(part) {
+    let (key, operator) = if let Some((key, value, equal)) = split_operator(part) {
         let values = vec![value.to_owned()];
-        (key, if equal { Test::In(values) } else { Test::NotIn(values) })
+        (key, if equal { Operator::In(values) } else { Operator::NotIn(values) })
     } else if let Some((head, values)) = part.strip_suffix(')').and_then(|part| part.split_once('(')) {
         let values = values.split(',').map(|value| value.trim().to_owned()).collect();
         match head.trim().rsplit_once(char::is_whitespace) {
-            Some((key, "in")) => (key.trim(), Test::In(values)),
-            Some((key, "notin")) => (key.trim(), Test::NotIn(values)),
+            Some((key, "in")) => (key.trim(), Operator::In(values)),
+            Some((key, "notin")) => (key.trim(), Operator::NotIn(values)),
             _ => return Err(bad_label(part)),
         }
     } else if let Some(key) = part.strip_prefix('!') {
-        (key.trim(), Test::Absent)
+        (key.trim(), Operator::DoesNotExist)
     } else {
-        (part, Test::Exists)
+        (part, Operator::Exists)
     };
     if key.is_empty() || key.contains(|letter: char| letter.is_whitespace() || "()!=,".contains(letter)) {
         return Err(bad_label(part));
     }
-    Ok(Requirement { key: key.to_owned(), test })
+    Ok(Requirement { key: key.to_owned(), operator })
 }
 
 fn bad_label(part: &str) -> ApiError {
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_selectors_refuse_what_they_do_not_know() {
+    fn unit_selectors_refuse_unknown_syntax() {
         assert!(Selector::parse("a b", "").is_err());
         assert!(Selector::parse("in (a)", "").is_err());
         assert_eq!(Selector::parse("", "spec.colour=red").unwrap_err().code, 400);
@@ -280,9 +280,12 @@ mod tests {
     #[test]
     fn unit_selector_objects_match() {
         let selector = json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]});
-        assert!(Selector::of_object(&selector).matches(&json!({"metadata": {"labels": {"app": "web"}}})));
         assert!(
-            !Selector::of_object(&selector)
+            Selector::from_label_selector(&selector)
+                .matches(&json!({"metadata": {"labels": {"app": "web"}}}))
+        );
+        assert!(
+            !Selector::from_label_selector(&selector)
                 .matches(&json!({"metadata": {"labels": {"app": "web", "zone": "a"}}}))
         );
     }

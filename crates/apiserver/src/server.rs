@@ -34,7 +34,7 @@ pub struct Config {
     /// The bearer token that every client shows; none makes a random one.
     pub token: Option<String>,
     /// What is done for the cluster beside serving objects.
-    pub duties: BTreeSet<Duty>,
+    pub components: BTreeSet<Component>,
     /// The certificate; none makes one.
     pub certificate: Option<Certificate>,
     /// Changes remembered per kind; a watch further behind gets 410.
@@ -45,13 +45,13 @@ pub struct Config {
 
 /// Something that is done for a cluster beside answering requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Duty {
+pub enum Component {
     /// What kube-controller-manager does, as far as networking can tell.
     ControllerManager,
     /// What kube-scheduler does.
     Scheduler,
     /// Objects of custom kinds that go: kube-apiserver does that itself.
-    CustomKinds,
+    CustomResources,
     /// Addresses for Services of type LoadBalancer: what a cloud's controller manager gives.
     LoadBalancers,
 }
@@ -70,7 +70,7 @@ pub struct Certificate {
 impl Default for Config {
     /// The lab's ranges.
     fn default() -> Self {
-        let net = |text: &str| text.parse().expect("the ranges are written correctly");
+        let net = |text: &str| text.parse().expect("the default CIDRs are valid");
         Self {
             service_cidrs: vec![net("10.96.0.0/16"), net("fd00:10:96::/112")],
             pod_cidrs: vec![net("10.244.0.0/16"), net("fd00:10:244::/48")],
@@ -78,7 +78,13 @@ impl Default for Config {
             control_plane_addresses: Vec::new(),
             control_plane_port: None,
             token: None,
-            duties: [Duty::ControllerManager, Duty::Scheduler, Duty::CustomKinds, Duty::LoadBalancers].into(),
+            components: [
+                Component::ControllerManager,
+                Component::Scheduler,
+                Component::CustomResources,
+                Component::LoadBalancers,
+            ]
+            .into(),
             certificate: None,
             log_max: 32_768,
             pod_logs: None,
@@ -90,21 +96,21 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No certificate.
-    #[error("the API server cannot make its certificate: {0}")]
+    #[error("the API server cannot generate its certificate: {0}")]
     Certificate(String),
     /// No key for tokens of service accounts.
-    #[error("the API server cannot make the key that signs tokens: {0}")]
+    #[error("the API server cannot generate its service account signing key: {0}")]
     Signer(String),
     /// The first objects were refused.
     #[error("the API server cannot create {what}: {cause}")]
-    FirstObject {
+    BootstrapObject {
         /// Which one.
         what: String,
         /// Why.
         cause: crate::ApiError,
     },
     /// A listener cannot be used.
-    #[error("the listener on {address} cannot be used by the runtime: {cause}")]
+    #[error("cannot serve the listener on {address}: {cause}")]
     Listener {
         /// Where it listens.
         address: String,
@@ -156,8 +162,8 @@ impl ApiServer {
         controllers::bootstrap(&api, &config)?;
         let token = config.token.clone().unwrap_or_else(random_token);
         let signer = Signer::generate().map_err(StartError::Signer)?;
-        let door = Authenticator::new(api.clone(), token.clone(), signer);
-        let service = Arc::new(Service::new(api.clone(), door, config.pod_logs.clone()));
+        let authenticator = Authenticator::new(api.clone(), token.clone(), signer);
+        let service = Arc::new(Service::new(api.clone(), authenticator, config.pod_logs.clone()));
         let controllers = tokio::spawn(Controllers::new(&api, &config, &certificate.ca_pem).run());
         let tasks = Mutex::new(vec![controllers.abort_handle()]);
         let acceptor = TlsAcceptor::from(tls);
@@ -180,7 +186,7 @@ impl ApiServer {
 
     /// The text of a kubeconfig for this server under this URL. It holds the token: write it 0600.
     pub fn kubeconfig(&self, server_url: &str) -> String {
-        kubeconfig::text(server_url, &self.ca_pem, &self.token)
+        kubeconfig::render(server_url, &self.ca_pem, &self.token)
     }
 
     /// The certificate authority, for clients without a kubeconfig.

@@ -2,16 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use crate::object::{self, items, text};
+use crate::object::{self, array_at, str_at};
 
 /// Whether a service gets cluster IPs.
 pub(crate) fn has_cluster_ip(service: &Value) -> bool {
-    matches!(text(service, "/spec/type"), "ClusterIP" | "NodePort" | "LoadBalancer")
+    matches!(str_at(service, "/spec/type"), "ClusterIP" | "NodePort" | "LoadBalancer")
 }
 
 /// Whether a service gets node ports.
 pub(crate) fn has_node_ports(service: &Value) -> bool {
-    match text(service, "/spec/type") {
+    match str_at(service, "/spec/type") {
         "NodePort" => true,
         "LoadBalancer" => service["spec"]["allocateLoadBalancerNodePorts"] != Value::Bool(false),
         _ => false,
@@ -20,22 +20,22 @@ pub(crate) fn has_node_ports(service: &Value) -> bool {
 
 /// Whether nodes answer a load balancer's question for local endpoints on a port of their own.
 pub(crate) fn has_health_check_port(service: &Value) -> bool {
-    is_load_balancer(service) && text(service, "/spec/externalTrafficPolicy") == "Local"
+    is_load_balancer(service) && str_at(service, "/spec/externalTrafficPolicy") == "Local"
 }
 
 pub(crate) fn is_load_balancer(service: &Value) -> bool {
-    text(service, "/spec/type") == "LoadBalancer"
+    str_at(service, "/spec/type") == "LoadBalancer"
 }
 
 /// Whether traffic comes in from outside the cluster.
 pub(crate) fn is_external(service: &Value) -> bool {
-    matches!(text(service, "/spec/type"), "NodePort" | "LoadBalancer")
-        || (has_cluster_ip(service) && !items(service, "/spec/externalIPs").is_empty())
+    matches!(str_at(service, "/spec/type"), "NodePort" | "LoadBalancer")
+        || (has_cluster_ip(service) && !array_at(service, "/spec/externalIPs").is_empty())
 }
 
 /// Fields that belong to the type before, that the new type has no use for, and that the caller did
 /// not touch: whoever changes only the type means them to go.
-pub(crate) fn drop_type_dependent(service: &mut Value, before: &Value) {
+pub(crate) fn drop_type_dependent_fields(service: &mut Value, before: &Value) {
     let lost = |has: fn(&Value) -> bool, service: &Value| has(before) && !has(service);
     let mut fields: Vec<&str> = Vec::new();
     if lost(has_cluster_ip, service) {
@@ -51,7 +51,7 @@ pub(crate) fn drop_type_dependent(service: &mut Value, before: &Value) {
         fields.push("externalTrafficPolicy");
     }
     let node_ports = lost(has_node_ports, service) && node_ports(service) == node_ports(before);
-    let spec = object::child(service, "spec");
+    let spec = object::child_mut(service, "spec");
     for field in fields {
         if spec.get(field) == before["spec"].get(field) {
             spec.remove(field);
@@ -66,7 +66,7 @@ pub(crate) fn drop_type_dependent(service: &mut Value, before: &Value) {
 }
 
 fn node_ports(service: &Value) -> Vec<&Value> {
-    items(service, "/spec/ports").iter().map(|port| &port["nodePort"]).collect()
+    array_at(service, "/spec/ports").iter().map(|port| &port["nodePort"]).collect()
 }
 
 #[cfg(test)]
@@ -91,7 +91,7 @@ mod tests {
 
     /// A day of a Service that somebody cannot make up their mind about: only its type is patched.
     #[test]
-    fn unit_the_type_may_change_and_takes_along_what_is_its_own() {
+    fn unit_a_type_change_drops_the_fields_of_the_old_type() {
         let (api, _) = cluster();
         create(&api, "web", json!({"ports": [{"port": 80}]})).unwrap();
         let own = change(&api, json!({"type": "NodePort"})).unwrap();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_what_a_service_has_once_it_keeps() {
+    fn unit_immutable_service_fields_are_kept() {
         let (api, _) = cluster();
         let spec = json!({
             "type": "LoadBalancer", "loadBalancerClass": "example.com/lb", "ipFamilyPolicy": "RequireDualStack",

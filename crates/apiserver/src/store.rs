@@ -30,7 +30,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// The word on the wire.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Added => "ADDED",
             Self::Modified => "MODIFIED",
@@ -68,7 +68,7 @@ struct Table {
     /// Revision of the newest entry that the log no longer holds.
     compacted: u64,
     changed: watch::Sender<u64>,
-    /// The kind is not served any more: who watches it is done.
+    /// The kind is no longer served: who watches it is done.
     closed: bool,
 }
 
@@ -174,11 +174,11 @@ impl Store {
     pub fn put(&mut self, kind: &Arc<Kind>, mut value: Value) -> Arc<Value> {
         let revision = self.revision + 1;
         object::metadata(&mut value).insert("resourceVersion".to_owned(), json!(revision.to_string()));
-        self.keep(kind, value)
+        self.insert_as_is(kind, value)
     }
 
     /// Stores the object as it is; the store's own revision counts on.
-    fn keep(&mut self, kind: &Arc<Kind>, value: Value) -> Arc<Value> {
+    fn insert_as_is(&mut self, kind: &Arc<Kind>, value: Value) -> Arc<Value> {
         self.revision += 1;
         let key = ObjectKey::of(&value);
         let value = Arc::new(value);
@@ -209,19 +209,19 @@ impl Store {
     }
 
     /// Takes over an object of another server, unless a newer one of it is here.
-    pub fn take_over(&mut self, kind: &Arc<Kind>, value: Value) {
+    pub fn mirror_put(&mut self, kind: &Arc<Kind>, value: Value) {
         let known = self.get(kind, &ObjectKey::of(&value));
         let newer = known.is_some_and(|known| {
             let same = object::uid(known) == object::uid(&value);
             same && object::resource_version(known) >= object::resource_version(&value)
         });
         if !newer {
-            self.keep(kind, value);
+            self.insert_as_is(kind, value);
         }
     }
 
     /// Another server has this object no more.
-    pub fn let_go(&mut self, kind: &Arc<Kind>, value: &Value) {
+    pub fn mirror_delete(&mut self, kind: &Arc<Kind>, value: &Value) {
         let key = ObjectKey::of(value);
         if self.get(kind, &key).is_some_and(|known| object::uid(known) == object::uid(value)) {
             self.remove(kind, &key);
@@ -229,14 +229,14 @@ impl Store {
     }
 
     /// Another server has these objects of a kind and no others.
-    pub fn keep_only(&mut self, kind: &Arc<Kind>, keys: &BTreeSet<ObjectKey>) {
-        let gone: Vec<ObjectKey> = self
+    pub fn mirror_retain(&mut self, kind: &Arc<Kind>, keys: &BTreeSet<ObjectKey>) {
+        let removed: Vec<ObjectKey> = self
             .list(kind, None, None)
             .map(|(key, _)| key)
             .filter(|key| !keys.contains(key))
             .cloned()
             .collect();
-        for key in gone {
+        for key in removed {
             self.remove(kind, &key);
         }
     }
@@ -260,19 +260,19 @@ impl Store {
         if revision > self.revision {
             let newest = self.revision;
             return Err(ApiError::gone(format!(
-                "resource version {revision} is not of this server's life (newest {newest})"
+                "resource version {revision} is larger than the newest one ({newest})"
             )));
         }
         Ok(())
     }
 
     /// Lets a kind be watched that was not served for a while.
-    pub fn open(&mut self, kind: &Kind) {
+    pub fn start_serving(&mut self, kind: &Kind) {
         self.table(kind).closed = false;
     }
 
-    /// Ends the watches of a kind that is not served any more, once they have seen everything.
-    pub fn close(&mut self, kind: &Kind) {
+    /// Ends the watches of a kind that is no longer served, once they have seen everything.
+    pub fn stop_serving(&mut self, kind: &Kind) {
         let revision = self.revision;
         let table = self.table(kind);
         table.closed = true;
@@ -304,16 +304,16 @@ impl Store {
 
     fn index(&mut self, kind: &Arc<Kind>, key: &ObjectKey, value: &Value) {
         self.uids.insert(object::uid(value).to_owned(), (kind.clone(), key.clone()));
-        for owner in object::owners(value) {
-            let dependents = self.dependents.entry(object::text(owner, "/uid").to_owned()).or_default();
+        for owner in object::owner_references(value) {
+            let dependents = self.dependents.entry(object::str_at(owner, "/uid").to_owned()).or_default();
             dependents.insert((kind.resource(), key.clone()));
         }
     }
 
     fn unindex(&mut self, kind: &Kind, key: &ObjectKey, value: &Value) {
         self.uids.remove(object::uid(value));
-        for owner in object::owners(value) {
-            let uid = object::text(owner, "/uid");
+        for owner in object::owner_references(value) {
+            let uid = object::str_at(owner, "/uid");
             if let Some(dependents) = self.dependents.get_mut(uid) {
                 dependents.remove(&(kind.resource(), key.clone()));
                 if dependents.is_empty() {
@@ -449,7 +449,7 @@ impl Watch {
             if self.selector.matches(object) {
                 self.ready.push_back(WatchEvent {
                     kind: EventKind::Added,
-                    object: self.kind.present(object),
+                    object: self.kind.to_served_version(object),
                     before: None,
                 });
             }
@@ -474,7 +474,7 @@ impl Watch {
                 store.check_revision(&self.kind, self.revision)?;
                 let Some(table) = store.tables.get(&self.kind.resource()) else { return Ok(()) };
                 if table.closed && table.log.back().is_none_or(|last| last.revision <= self.revision) {
-                    let message = format!("{} is not served any more", self.kind.resource());
+                    let message = format!("{} is no longer served", self.kind.resource());
                     return Err(ApiError::gone(message));
                 }
                 let start = table.log.partition_point(|entry| entry.revision <= self.revision);
@@ -497,7 +497,7 @@ impl Watch {
 
     fn event_of(&self, entry: &LogEntry) -> Option<WatchEvent> {
         let namespace = object::namespace(&entry.object);
-        if self.namespace.as_deref().is_some_and(|wanted| wanted != namespace) {
+        if self.namespace.as_deref().is_some_and(|selected| selected != namespace) {
             return None;
         }
         let before = entry.before.as_ref().is_some_and(|before| self.selector.matches(before));
@@ -508,8 +508,8 @@ impl Watch {
             (true, true) => EventKind::Modified,
             (true, false) => EventKind::Deleted,
         };
-        let before = entry.before.as_ref().map(|before| self.kind.present(before));
-        Some(WatchEvent { kind, object: self.kind.present(&entry.object), before })
+        let before = entry.before.as_ref().map(|before| self.kind.to_served_version(before));
+        Some(WatchEvent { kind, object: self.kind.to_served_version(&entry.object), before })
     }
 }
 
@@ -519,7 +519,7 @@ mod tests {
     use crate::Kinds;
 
     fn pods() -> Arc<Kind> {
-        Kinds::built_in().by_word("pods").unwrap().clone()
+        Kinds::built_in().by_name("pods").unwrap().clone()
     }
 
     fn pod(name: &str, app: &str) -> Value {
@@ -533,13 +533,13 @@ mod tests {
     fn drain(watch: &mut Watch) -> Vec<String> {
         let mut seen = Vec::new();
         while let Some(event) = watch.try_next().unwrap() {
-            seen.push(format!("{} {}", event.kind.word(), object::name(&event.object)));
+            seen.push(format!("{} {}", event.kind.as_str(), object::name(&event.object)));
         }
         seen
     }
 
     #[test]
-    fn unit_a_watch_tells_the_initial_state_and_then_changes() {
+    fn unit_a_watch_sends_the_initial_state_and_then_changes() {
         let shared = SharedStore::new(Store::new(100));
         shared.lock().put(&pods(), pod("a", "web"));
         let mut watch = watch(&shared, WatchStart::Now { initial_events_end: true }, "").unwrap();
@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_slow_watch_is_told_that_history_is_gone() {
+    fn unit_a_slow_watch_gets_410() {
         let shared = SharedStore::new(Store::new(3));
         let start = shared.lock().revision();
         let mut slow = watch(&shared, WatchStart::After(start), "").unwrap();
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_the_past_is_listed_as_it_was() {
+    fn unit_an_old_revision_can_be_listed() {
         let mut store = Store::new(100);
         for name in ["a", "b", "c"] {
             store.put(&pods(), pod(name, "old"));
@@ -604,7 +604,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unit_bookmarks_come_although_others_change_things() {
+    async fn unit_bookmarks_are_sent_although_other_objects_change() {
         let shared = SharedStore::new(Store::new(1000));
         let mut watch = watch(&shared, WatchStart::Next, "app=web").unwrap();
         watch.bookmark_interval = Duration::from_millis(100);
@@ -623,9 +623,9 @@ mod tests {
     }
 
     #[test]
-    fn unit_a_quiet_kind_stays_watchable_while_others_change() {
+    fn unit_changes_of_other_kinds_do_not_expire_a_watch() {
         let shared = SharedStore::new(Store::new(3));
-        let nodes = Kinds::built_in().by_word("nodes").unwrap().clone();
+        let nodes = Kinds::built_in().by_name("nodes").unwrap().clone();
         let start = shared.lock().revision();
         for index in 0..10 {
             shared

@@ -23,11 +23,11 @@ const NAMES: &[&str] = &[
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
-    #[error("making the certificate failed: {0}")]
+    #[error("cannot generate the certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    #[error("the certificate or its key cannot be read: {0}")]
+    #[error("cannot read the certificate or its key: {0}")]
     Pem(#[from] rustls::pki_types::pem::Error),
-    #[error("the TLS library refused the certificate: {0}")]
+    #[error("invalid certificate: {0}")]
     Rustls(#[from] rustls::Error),
 }
 

@@ -89,7 +89,7 @@ fn check_port_number(field: String, value: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_one_of(field: String, value: &Value, known: &[&str], causes: &mut Vec<Cause>) {
-    if !value.as_str().is_some_and(|word| known.contains(&word)) {
+    if !value.as_str().is_some_and(|value| known.contains(&value)) {
         causes.push(Cause::unsupported(field, value, known));
     }
 }

@@ -1,6 +1,6 @@
 //! Who may do what, as a real Kubernetes client sees it: tokens of service accounts, roles, reviews.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
 use beeline_apiserver::{ApiServer, Config};
 use k8s_openapi::api::authentication::v1::{
@@ -67,7 +67,7 @@ async fn client(kubeconfig: &str) -> Client {
 }
 
 impl Lab {
-    async fn as_holder_of(&self, token: &str) -> Client {
+    async fn client_with_token(&self, token: &str) -> Client {
         client(&self.kubeconfig.replace(self.server.token(), token)).await
     }
 
@@ -112,7 +112,7 @@ async fn unit_a_service_account_does_what_its_role_allows() {
         uid: None,
     };
     let spec = TokenRequestSpec { bound_object_ref: Some(pod), ..TokenRequestSpec::default() };
-    let robot = lab.as_holder_of(&lab.token(spec).await.unwrap()).await;
+    let robot = lab.client_with_token(&lab.token(spec).await.unwrap()).await;
 
     let maps: Api<ConfigMap> = Api::default_namespaced(robot.clone());
     assert!(maps.list(&ListParams::default()).await.unwrap().iter().any(|map| map.name_any() == "settings"));
@@ -141,7 +141,7 @@ async fn unit_a_service_account_does_what_its_role_allows() {
 }
 
 #[tokio::test]
-async fn unit_requests_for_tokens_are_checked() {
+async fn unit_token_requests_are_validated() {
     let lab = lab().await;
     let short = TokenRequestSpec { expiration_seconds: Some(60), ..TokenRequestSpec::default() };
     let refused = status(lab.token(short).await.unwrap_err());
@@ -172,7 +172,7 @@ async fn unit_requests_for_tokens_are_checked() {
 }
 
 #[tokio::test]
-async fn unit_reviews_answer_whose_token_it_is_and_who_may() {
+async fn unit_token_and_access_reviews() {
     let lab = lab().await;
     let vault = TokenRequestSpec { audiences: Some(vec!["vault".to_owned()]), ..TokenRequestSpec::default() };
     let token = lab.token(vault).await.unwrap();
@@ -187,7 +187,7 @@ async fn unit_reviews_answer_whose_token_it_is_and_who_may() {
     let no = whose(&[]).await.status.unwrap();
     assert_ne!(no.authenticated, Some(true));
     assert!(no.error.unwrap().contains("vault"));
-    let maps: Api<ConfigMap> = Api::default_namespaced(lab.as_holder_of(&token).await);
+    let maps: Api<ConfigMap> = Api::default_namespaced(lab.client_with_token(&token).await);
     assert_eq!(status(maps.list(&ListParams::default()).await.unwrap_err()).code, 401);
 
     let may = async |user: &str, verb: &str| {
@@ -209,7 +209,7 @@ async fn unit_reviews_answer_whose_token_it_is_and_who_may() {
     let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     let admin: SelfSubjectAccessReview = lab.ask(path, &myself).await;
     assert!(admin.status.unwrap().allowed);
-    let robot = lab.as_holder_of(&lab.token(TokenRequestSpec::default()).await.unwrap()).await;
+    let robot = lab.client_with_token(&lab.token(TokenRequestSpec::default()).await.unwrap()).await;
     let answer: SelfSubjectAccessReview = ask(&robot, path, &myself).await.unwrap();
     assert!(!answer.status.unwrap().allowed);
     let rules: SelfSubjectRulesReview = ask(
@@ -224,7 +224,7 @@ async fn unit_reviews_answer_whose_token_it_is_and_who_may() {
 }
 
 #[tokio::test]
-async fn unit_nobody_is_let_in_without_a_token_and_the_admin_may_speak_for_others() {
+async fn unit_requests_need_a_token_and_the_admin_may_impersonate() {
     let lab = lab().await;
     let anonymous =
         lab.kubeconfig.lines().filter(|line| !line.contains("token:")).collect::<Vec<_>>().join("\n");
@@ -240,12 +240,12 @@ async fn unit_nobody_is_let_in_without_a_token_and_the_admin_may_speak_for_other
         answer.map(|_| String::new()).unwrap_or_else(|error| status(error).message)
     };
     assert!(speak(&lab.admin, "jane").await.contains("User \"jane\" cannot list resource \"nodes\""));
-    let robot = lab.as_holder_of(&lab.token(TokenRequestSpec::default()).await.unwrap()).await;
+    let robot = lab.client_with_token(&lab.token(TokenRequestSpec::default()).await.unwrap()).await;
     assert!(speak(&robot, "jane").await.contains("cannot impersonate resource \"users\""));
 }
 
 #[tokio::test]
-async fn unit_keys_that_check_tokens_are_published() {
+async fn unit_the_jwks_is_published() {
     let lab = lab().await;
     let get = async |path: &str| -> Value {
         lab.admin.request(http::Request::get(path).body(Vec::new()).unwrap()).await.unwrap()

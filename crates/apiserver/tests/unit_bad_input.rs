@@ -1,7 +1,7 @@
 //! What the server answers to requests that no client of good sense sends: always a `Status` with a
 //! reason, never a closed connection.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
 use beeline_apiserver::{ApiServer, Config};
 use kube::Client;
@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
-struct Door {
+struct TestServer {
     client: Client,
     kubeconfig: String,
     _server: ApiServer,
 }
 
-async fn door() -> Door {
+async fn test_server() -> TestServer {
     let server = ApiServer::start(Config::default()).unwrap();
     let handle = server.serve(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     let kubeconfig = server.kubeconfig(&format!("https://{}", handle.address()));
-    Door { client: client(&kubeconfig).await, kubeconfig, _server: server }
+    TestServer { client: client(&kubeconfig).await, kubeconfig, _server: server }
 }
 
 async fn client(kubeconfig: &str) -> Client {
@@ -78,9 +78,9 @@ fn enveloped(version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_bad_bodies_are_answered_with_a_reason() {
-    let door = door().await;
-    let client = &door.client;
+async fn unit_bad_bodies_get_a_status() {
+    let server = test_server().await;
+    let client = &server.client;
     for (body, code, reason, words) in [
         (b"{".to_vec(), 400, "BadRequest", "not JSON"),
         (b"[]".to_vec(), 400, "BadRequest", "must be a JSON object"),
@@ -108,9 +108,9 @@ async fn unit_bad_bodies_are_answered_with_a_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_protobuf_is_read_and_json_goes_back() {
-    let door = door().await;
-    let client = &door.client;
+async fn unit_protobuf_is_accepted_and_json_returned() {
+    let server = test_server().await;
+    let client = &server.client;
     // metadata {name: "words"}, data {"a": "b"}
     let object = b"\x0a\x07\x0a\x05words\x12\x06\x0a\x01a\x12\x01b";
     let sent = |accept, body: Vec<u8>| Sent { content_type: PROTOBUF, accept, body, ..Sent::default() };
@@ -125,13 +125,13 @@ async fn unit_protobuf_is_read_and_json_goes_back() {
     let unknown = post(client, sent(&both, enveloped("bees.example/v1", "Hive", b""))).await;
     refused(unknown, 400, "BadRequest", "no kind \"Hive\" is registered");
     refused(post(client, sent(&both, b"{}".to_vec())).await, 400, "BadRequest", "expected prefix");
-    refused(post(client, sent(&both, b"k8s\0\x0a\x7f".to_vec())).await, 400, "BadRequest", "ends early");
+    refused(post(client, sent(&both, b"k8s\0\x0a\x7f".to_vec())).await, 400, "BadRequest", "truncated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unit_a_wrong_token_is_nobody() {
-    let door = door().await;
-    let lines = door.kubeconfig.lines().map(|line| match line.find("token:") {
+async fn unit_a_wrong_token_is_unauthorized() {
+    let server = test_server().await;
+    let lines = server.kubeconfig.lines().map(|line| match line.find("token:") {
         Some(at) => format!("{}token: wrong", &line[..at]),
         None => line.to_owned(),
     });

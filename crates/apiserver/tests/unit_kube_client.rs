@@ -1,10 +1,10 @@
 //! What a real Kubernetes client sees of the server, over TLS on loopback.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
 use std::time::{Duration, Instant};
 
-use beeline_apiserver::{ApiServer, Config, ListOptions, Moment};
+use beeline_apiserver::{ApiServer, Config, ListOptions, ResourceVersionMatch};
 use futures::{StreamExt, TryStreamExt, pin_mut};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
@@ -102,7 +102,7 @@ async fn unit_a_watcher_streams_its_list_and_follows() {
 }
 
 #[tokio::test]
-async fn unit_a_watch_from_forgotten_history_is_gone_and_the_watcher_recovers() {
+async fn unit_a_watch_of_a_compacted_revision_gets_410_and_the_watcher_recovers() {
     let lab = lab_with(Config { log_max: 4, ..Config::default() }, "127.0.0.1:0").await;
     let maps: Api<ConfigMap> = Api::default_namespaced(lab.client.clone());
     let old = maps.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
@@ -166,7 +166,7 @@ async fn unit_wrong_tokens_and_unknown_authorities_are_refused() {
 }
 
 #[tokio::test]
-async fn unit_the_certificate_holds_for_ipv6_and_given_addresses() {
+async fn unit_the_certificate_is_valid_for_ipv6_and_configured_addresses() {
     let lab = lab_with(Config::default(), "[::1]:0").await;
     assert_eq!(lab.client.apiserver_version().await.unwrap().major, "1");
     let config = Config { control_plane_addresses: vec!["127.0.0.2".parse().unwrap()], ..Config::default() };
@@ -175,7 +175,7 @@ async fn unit_the_certificate_holds_for_ipv6_and_given_addresses() {
 }
 
 #[tokio::test]
-async fn unit_invalid_objects_are_refused_by_field_unless_a_test_insists() {
+async fn unit_invalid_objects_are_refused_by_field_unless_validation_is_skipped() {
     let lab = lab().await;
     let slices: Api<EndpointSlice> = Api::default_namespaced(lab.client.clone());
     let broken = json!({
@@ -233,7 +233,7 @@ async fn unit_bad_requests_get_a_status() {
 }
 
 #[tokio::test]
-async fn unit_patches_of_every_language_are_understood() {
+async fn unit_all_patch_types_are_accepted() {
     let lab = lab().await;
     let services: Api<Service> = Api::default_namespaced(lab.client.clone());
     let apply = json!({
@@ -266,7 +266,7 @@ async fn unit_patches_of_every_language_are_understood() {
 }
 
 #[tokio::test]
-async fn unit_status_and_scale_are_apart_from_the_spec() {
+async fn unit_status_and_scale_are_subresources() {
     let lab = lab().await;
     let nodes: Api<Node> = Api::all(lab.client.clone());
     let node: Node = serde_json::from_value(json!({"metadata": {"name": "node-1"}})).unwrap();
@@ -303,7 +303,7 @@ async fn unit_status_and_scale_are_apart_from_the_spec() {
 }
 
 #[tokio::test]
-async fn unit_running_pods_end_gracefully_and_finalizers_hold() {
+async fn unit_running_pods_are_deleted_gracefully_and_finalizers_delay_deletion() {
     let lab = lab().await;
     let pods: Api<Pod> = Api::default_namespaced(lab.client.clone());
     let pod: Pod = serde_json::from_value(json!({
@@ -386,7 +386,7 @@ async fn send(lab: &Lab, method: &str, path: &str, accept: &str, body: &Value) -
 const JSON: &str = "application/json";
 
 #[tokio::test]
-async fn unit_a_kind_that_a_definition_brings_is_served_like_any_other() {
+async fn unit_custom_resources_are_served_like_built_in_kinds() {
     let lab = lab().await;
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     let (code, warnings, _) = send(&lab, "POST", definitions, JSON, &hive_definition()).await;
@@ -421,7 +421,7 @@ async fn unit_a_kind_that_a_definition_brings_is_served_like_any_other() {
     assert_eq!(code, 200);
     let end = Instant::now() + Duration::from_secs(10);
     while send(&lab, "GET", hives, JSON, &Value::Null).await.0 != 404 {
-        assert!(Instant::now() < end, "the kind should be gone");
+        assert!(Instant::now() < end, "the kind should be removed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -433,7 +433,7 @@ fn names(list: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn unit_pages_are_one_snapshot_and_old_ones_expire() {
+async fn unit_pages_are_one_snapshot_and_old_snapshots_expire() {
     let lab = lab().await;
     let maps: Api<ConfigMap> = Api::default_namespaced(lab.client.clone());
     for name in ["a", "b", "c", "d"] {
@@ -469,7 +469,10 @@ async fn unit_pages_are_one_snapshot_and_old_ones_expire() {
         assert_eq!((code, &gone["reason"]), (410, &json!("Expired")));
     }
     // Not over HTTP, because the client would wait and ask again, as it should.
-    let ahead = ListOptions { moment: Moment::NotOlderThan(u64::MAX), ..ListOptions::default() };
+    let ahead = ListOptions {
+        resource_version_match: ResourceVersionMatch::NotOlderThan(u64::MAX),
+        ..ListOptions::default()
+    };
     let ahead = lab.server.api().list("configmaps", None, &ahead).unwrap_err();
     assert_eq!((ahead.code, ahead.details.causes[0].reason), (504, "ResourceVersionTooLarge"));
     for (query, expected) in [
@@ -485,7 +488,7 @@ async fn unit_pages_are_one_snapshot_and_old_ones_expire() {
 }
 
 #[tokio::test]
-async fn unit_a_watch_ends_in_time_with_a_bookmark() {
+async fn unit_a_watch_times_out_with_a_bookmark() {
     let lab = lab().await;
     let path = "/api/v1/namespaces/default/configmaps?watch=true&timeoutSeconds=1&allowWatchBookmarks=true\
                 &fieldSelector=metadata.name%3Dnone";
@@ -498,22 +501,22 @@ async fn unit_a_watch_ends_in_time_with_a_bookmark() {
 }
 
 #[tokio::test]
-async fn unit_built_in_kinds_tell_of_unknown_fields() {
+async fn unit_unknown_fields_are_reported() {
     let lab = lab().await;
     let maps = "/api/v1/namespaces/default/configmaps";
     let object = json!({"metadata": {"name": "a", "colour": "red"}, "data": {"a": "b"}, "dta": {}});
     let (code, _, refused) =
         send(&lab, "POST", &format!("{maps}?fieldValidation=Strict"), JSON, &object).await;
     assert_eq!((code, &refused["reason"]), (400, &json!("BadRequest")));
-    let told = r#"strict decoding error: unknown field "dta", unknown field "metadata.colour""#;
-    assert!(refused["message"].as_str().unwrap().contains(told), "{refused}");
+    let expected_message = r#"strict decoding error: unknown field "dta", unknown field "metadata.colour""#;
+    assert!(refused["message"].as_str().unwrap().contains(expected_message), "{refused}");
     let (code, warnings, _) =
         send(&lab, "POST", &format!("{maps}?fieldValidation=Ignore"), JSON, &object).await;
     assert_eq!((code, warnings.len()), (201, 0));
 }
 
 #[tokio::test]
-async fn unit_discovery_comes_in_one_answer_and_schemas_in_every_language() {
+async fn unit_aggregated_discovery_and_openapi_documents() {
     let lab = lab().await;
     let all = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let (_, _, core) = send(&lab, "GET", "/api", all, &Value::Null).await;

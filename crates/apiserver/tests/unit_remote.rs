@@ -1,13 +1,13 @@
 //! The controllers work on a server that is elsewhere, over HTTPS on loopback, as they do on their own.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::time::Duration;
 
 use beeline_apiserver::{
-    ApiServer, Config, Credentials, DeleteOptions, Duty, ListOptions, PatchKind, RemoteApi,
+    ApiServer, Component, Config, Credentials, DeleteOptions, ListOptions, PatchKind, RemoteApi,
 };
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -43,7 +43,7 @@ async fn server() -> (ApiServer, Client) {
     let config = Config {
         token: Some(credentials.token.clone()),
         certificate: Some(credentials.certificate.clone()),
-        duties: BTreeSet::new(),
+        components: BTreeSet::new(),
         ..Config::default()
     };
     let server = ApiServer::start(config).unwrap();
@@ -77,9 +77,12 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unit_controllers_work_on_a_server_elsewhere() {
+async fn unit_controllers_run_against_a_remote_server() {
     let (server, client) = server().await;
-    let config = Config { duties: [Duty::ControllerManager, Duty::Scheduler].into(), ..Config::default() };
+    let config = Config {
+        components: [Component::ControllerManager, Component::Scheduler].into(),
+        ..Config::default()
+    };
     let remote = std::sync::Arc::new(RemoteApi::new(client, &config));
     let own = remote.clone();
     let running = tokio::spawn(async move { own.run(&config, "authority").await });
@@ -113,7 +116,7 @@ async fn unit_controllers_work_on_a_server_elsewhere() {
     assert_eq!(names(&server, "serviceaccounts"), ["\"default\""]);
 
     server.api().delete("deployments", "shop", "web", &DeleteOptions::default()).unwrap();
-    until("what it owned is ending", || {
+    until("its dependents are terminating", || {
         let pods = server.api().list("pods", Some("shop"), &ListOptions::default()).unwrap().items;
         pods.iter().all(|pod| !pod["metadata"]["deletionTimestamp"].is_null())
     })
@@ -123,9 +126,9 @@ async fn unit_controllers_work_on_a_server_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unit_apply_elsewhere_conflicts_unless_it_is_forced() {
+async fn unit_remote_apply_conflicts_unless_it_is_forced() {
     let (server, client) = server().await;
-    let config = Config { duties: BTreeSet::new(), ..Config::default() };
+    let config = Config { components: BTreeSet::new(), ..Config::default() };
     let remote = RemoteApi::new(client, &config);
     let api = remote.api().clone();
     let apply = move |manager: &str, force: bool, value: &str| {

@@ -1,6 +1,6 @@
 //! Server-side apply as a real Kubernetes client sees it: owners, conflicts, force, dry run.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
 use beeline_apiserver::{ApiServer, Config};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -41,9 +41,14 @@ fn deployment(replicas: i64) -> Value {
 
 /// `MANAGER OPERATION SUBRESOURCE` of each owner.
 fn owners(entries: &[ManagedFieldsEntry]) -> Vec<String> {
-    let word = |text: &Option<String>| text.clone().unwrap_or_default();
+    let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
     let line = |entry: &ManagedFieldsEntry| {
-        format!("{} {} {}", word(&entry.manager), word(&entry.operation), word(&entry.subresource))
+        format!(
+            "{} {} {}",
+            or_empty(&entry.manager),
+            or_empty(&entry.operation),
+            or_empty(&entry.subresource)
+        )
     };
     entries.iter().map(|entry| line(entry).trim_end().to_owned()).collect()
 }
@@ -59,7 +64,11 @@ async fn unit_an_autoscaler_and_a_repository_share_a_deployment() {
     let fields = serde_json::to_value(&first.managed_fields()[0].fields_v1).unwrap();
     assert_eq!(fields["f:spec"]["f:replicas"], json!({}));
     let container = &fields["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"web\"}"];
-    assert_eq!(*container, json!({".": {}, "f:name": {}, "f:image": {}}), "defaults are nobody's: {fields}");
+    assert_eq!(
+        *container,
+        json!({".": {}, "f:name": {}, "f:image": {}}),
+        "defaults have no manager: {fields}"
+    );
 
     let scale = PatchParams { field_manager: Some("autoscaler".to_owned()), ..PatchParams::default() };
     let five = json!({"spec": {"replicas": 5}});
@@ -178,7 +187,7 @@ async fn unit_ports_are_shared_by_number_and_protocol() {
 }
 
 #[tokio::test]
-async fn unit_requests_to_apply_that_make_no_sense_are_refused() {
+async fn unit_invalid_apply_requests_are_refused() {
     let (_server, client) = lab().await;
     let send = async |query: &str, content: &str, body: Value| {
         let path = format!("/apis/apps/v1/namespaces/default/deployments/web?{query}");

@@ -1,6 +1,6 @@
 //! A pod and its service account: which one it gets, and what it finds of it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
 use beeline_apiserver::{ApiServer, Config};
 use serde_json::{Value, json};

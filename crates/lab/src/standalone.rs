@@ -7,7 +7,7 @@ use std::net::{IpAddr, TcpListener};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use beeline_apiserver::{ApiServer, Certificate, Config, Duty};
+use beeline_apiserver::{ApiServer, Certificate, Component, Config};
 use ipnet::IpNet;
 
 /// Serves until it is killed.
@@ -43,7 +43,7 @@ fn config(flags: &Flags) -> Result<Config> {
             certificate_pem: flags.file("tls-cert-file")?,
             key_pem: flags.file("tls-private-key-file")?,
         }),
-        duties: [Duty::CustomKinds].into(),
+        components: [Component::CustomResources].into(),
         ..Config::default()
     })
 }

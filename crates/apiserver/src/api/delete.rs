@@ -14,7 +14,7 @@ use crate::{ApiError, Kind, admission, custom};
 pub(crate) struct Deleted {
     pub object: Arc<Value>,
     /// Whether it is gone, not only marked.
-    pub gone: bool,
+    pub removed: bool,
 }
 
 impl Api {
@@ -28,28 +28,28 @@ impl Api {
             return remote.delete(self, kind, key, options);
         }
         let mut store = self.lock();
-        let current = store.get(kind, key).map(|object| kind.present(object));
+        let current = store.get(kind, key).map(|object| kind.to_served_version(object));
         let current = current.ok_or_else(|| ApiError::not_found(kind, &key.name))?;
         check_preconditions(kind, &current, options)?;
         let grace = grace_seconds(kind, &current, options);
         let mut next = Value::clone(&current);
-        mark(&mut next, grace);
-        hold(&mut next, options.propagation);
+        mark_for_deletion(&mut next, grace);
+        add_propagation_finalizer(&mut next, options.propagation);
         if kind.is("namespaces") {
-            object::child(&mut next, "status").insert("phase".to_owned(), json!("Terminating"));
+            object::child_mut(&mut next, "status").insert("phase".to_owned(), json!("Terminating"));
         }
         if kind.is("customresourcedefinitions") && !object::is_deleting(&current) {
-            hold_by(&mut next, custom::CLEANUP);
+            add_finalizer(&mut next, custom::CLEANUP);
         }
-        if admission::may_go(kind, &next) {
+        if admission::can_be_removed(kind, &next) {
             let object = self.remove_locked(&mut store, kind, key).unwrap_or(current);
-            return Ok(Deleted { object, gone: true });
+            return Ok(Deleted { object, removed: true });
         }
         if next == *current {
-            return Ok(Deleted { object: current, gone: false });
+            return Ok(Deleted { object: current, removed: false });
         }
-        admission::raise_generation(&mut next);
-        Ok(Deleted { object: self.put_locked(&mut store, kind, next), gone: false })
+        admission::increment_generation(&mut next);
+        Ok(Deleted { object: self.put_locked(&mut store, kind, next), removed: false })
     }
 
     /// Deletes everything that a list with these options shows.
@@ -85,20 +85,20 @@ impl Api {
 
 fn check_preconditions(kind: &Kind, current: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
     let name = object::name(current);
-    let differs = |wanted: &Option<String>, field: &str| {
-        let actual = object::text(current, field);
-        wanted
+    let differs = |expected: &Option<String>, field: &str| {
+        let actual = object::str_at(current, field);
+        expected
             .as_deref()
-            .filter(|wanted| *wanted != actual)
-            .map(|wanted| (wanted.to_owned(), actual.to_owned()))
+            .filter(|expected| *expected != actual)
+            .map(|expected| (expected.to_owned(), actual.to_owned()))
     };
-    for (wanted, field, word) in [
+    for (expected, field, label) in [
         (&options.uid, "/metadata/uid", "UID"),
         (&options.resource_version, "/metadata/resourceVersion", "ResourceVersion"),
     ] {
-        if let Some((wanted, actual)) = differs(wanted, field) {
+        if let Some((expected, actual)) = differs(expected, field) {
             let why = format!(
-                "the {word} in the precondition ({wanted}) does not match the {word} in record ({actual})"
+                "the {label} in the precondition ({expected}) does not match the {label} in record ({actual})"
             );
             return Err(ApiError::conflict(kind, name, &why));
         }
@@ -108,44 +108,44 @@ fn check_preconditions(kind: &Kind, current: &Value, options: &DeleteOptions) ->
 
 /// Only a pod that a node may be running gets time to end; a second request can only shorten it.
 fn grace_seconds(kind: &Kind, current: &Value, options: &DeleteOptions) -> i64 {
-    let over = matches!(object::text(current, "/status/phase"), "Succeeded" | "Failed");
-    if !kind.is("pods") || over || object::text(current, "/spec/nodeName").is_empty() {
+    let over = matches!(object::str_at(current, "/status/phase"), "Succeeded" | "Failed");
+    if !kind.is("pods") || over || object::str_at(current, "/spec/nodeName").is_empty() {
         return 0;
     }
-    let own = object::number(current, "/spec/terminationGracePeriodSeconds").unwrap_or(30);
+    let own = object::i64_at(current, "/spec/terminationGracePeriodSeconds").unwrap_or(30);
     let grace = options.grace_seconds.unwrap_or(own).max(0);
-    match object::number(current, "/metadata/deletionGracePeriodSeconds") {
+    match object::i64_at(current, "/metadata/deletionGracePeriodSeconds") {
         Some(running) if object::is_deleting(current) => grace.min(running),
         _ => grace,
     }
 }
 
-fn mark(next: &mut Value, grace: i64) {
+fn mark_for_deletion(next: &mut Value, grace: i64) {
     let already = object::is_deleting(next);
-    let before = object::number(next, "/metadata/deletionGracePeriodSeconds");
+    let before = object::i64_at(next, "/metadata/deletionGracePeriodSeconds");
     if already && before == Some(grace) {
         return;
     }
     let metadata = object::metadata(next);
     metadata.insert(
         "deletionTimestamp".to_owned(),
-        object::format_seconds(object::seconds_since_epoch() + grace).into(),
+        object::format_time(object::seconds_since_epoch() + grace).into(),
     );
     metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
 }
 
-fn hold(next: &mut Value, propagation: Propagation) {
+fn add_propagation_finalizer(next: &mut Value, propagation: Propagation) {
     let finalizer = match propagation {
         Propagation::Background => return,
         Propagation::Foreground => FOREGROUND,
         Propagation::Orphan => ORPHAN,
     };
-    hold_by(next, finalizer);
+    add_finalizer(next, finalizer);
 }
 
-fn hold_by(next: &mut Value, finalizer: &str) {
+fn add_finalizer(next: &mut Value, finalizer: &str) {
     let metadata = object::metadata(next);
-    object::default_to(metadata, "finalizers", json!([]));
+    object::set_default(metadata, "finalizers", json!([]));
     if let Some(list) = metadata["finalizers"].as_array_mut()
         && !list.iter().any(|one| one == finalizer)
     {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::write::{check_patched_name, prune};
 use super::{Api, Subresource, WriteOptions};
-use crate::fields::{self, Application, Entry, LAST_APPLIED, Manager, Type};
+use crate::fields::{self, ApplyConfiguration, Entry, LAST_APPLIED, Manager, Type};
 use crate::object::{self, ObjectKey};
 use crate::store::Store;
 use crate::{ApiError, Kind, admission};
@@ -21,7 +21,7 @@ fn type_of(kind: &Kind) -> Type<'_> {
 
 fn manager(kind: &Kind, subresource: Subresource, options: &WriteOptions) -> Manager {
     let part = match subresource {
-        Subresource::None | Subresource::Internal => options.part,
+        Subresource::None | Subresource::Internal => options.subresource_name,
         Subresource::Status => "status",
         Subresource::Finalize => "finalize",
     };
@@ -31,7 +31,7 @@ fn manager(kind: &Kind, subresource: Subresource, options: &WriteOptions) -> Man
 }
 
 /// The owners that a write begins with: those that the client sends back, else those that hold.
-pub(super) fn owners(object: &Value, current: &Value) -> Vec<Entry> {
+pub(super) fn managed_fields(object: &Value, current: &Value) -> Vec<Entry> {
     if fields::is_reset(object) {
         return Vec::new();
     }
@@ -40,12 +40,12 @@ pub(super) fn owners(object: &Value, current: &Value) -> Vec<Entry> {
 }
 
 /// Writes who owns what into an object that is about to be stored.
-pub(super) fn own(
+pub(super) fn update_managed_fields(
     kind: &Kind,
     subresource: Subresource,
     before: Option<&Value>,
     object: &mut Value,
-    owners: Vec<Entry>,
+    managers: Vec<Entry>,
     options: &WriteOptions,
 ) {
     let known = before.map(fields::read).unwrap_or_default();
@@ -55,13 +55,13 @@ pub(super) fn own(
         None if subresource == Subresource::Internal => fields::write(object, known.clone(), &known),
         None => {
             let manager = manager(kind, subresource, options);
-            fields::track(type_of(kind), &kind.api_version(), before, object, owners, &manager);
+            fields::track(type_of(kind), &kind.api_version(), before, object, managers, &manager);
         }
     }
 }
 
 /// What a request to apply names.
-pub(super) struct Wanted<'a> {
+pub(super) struct ServerSideApply<'a> {
     pub kind: &'a Arc<Kind>,
     pub subresource: Subresource,
     pub key: &'a ObjectKey,
@@ -74,27 +74,27 @@ impl Api {
     pub(super) fn server_side_apply(
         &self,
         store: &mut Store,
-        wanted: &Wanted<'_>,
+        request: &ServerSideApply<'_>,
         current: Option<Arc<Value>>,
         options: &WriteOptions,
     ) -> Result<(Arc<Value>, bool), ApiError> {
-        let Wanted { kind, subresource, key, .. } = wanted;
-        let change = checked(wanted, current.as_deref())?;
+        let ServerSideApply { kind, subresource, key, .. } = request;
+        let change = check_apply(request, current.as_deref())?;
         let (known, _) = prune(kind, change.clone(), options.skip_validation || self.skip_validation)?;
         let manager = manager(kind, *subresource, options);
-        let one = Application {
+        let one = ApplyConfiguration {
             kind: type_of(kind),
             api_version: &kind.api_version(),
             manager: &manager,
-            force: wanted.force,
-            wanted: &change,
-            known: &known,
+            force: request.force,
+            config: &change,
+            pruned_config: &known,
         };
         let live = current.as_deref().cloned().unwrap_or(json!({}));
-        let (mut merged, owners) =
+        let (mut merged, managers) =
             fields::apply(&live, fields::read(&live), &one).map_err(fields::conflict_error)?;
-        keep_annotation(&mut merged, &live, &change, &manager);
-        let own = WriteOptions { applied: Some(owners), ..options.clone() };
+        update_last_applied_annotation(&mut merged, &live, &change, &manager);
+        let own = WriteOptions { applied: Some(managers), ..options.clone() };
         let stored = match &current {
             None if *subresource != Subresource::None => Err(ApiError::not_found(kind, &key.name)),
             None => self.create_locked(store, kind, merged, &own),
@@ -106,17 +106,17 @@ impl Api {
 }
 
 /// What is to be applied, with what the path says of it.
-fn checked(wanted: &Wanted<'_>, current: Option<&Value>) -> Result<Value, ApiError> {
-    let (kind, key) = (wanted.kind, wanted.key);
-    let mut change = wanted.change.clone();
+fn check_apply(request: &ServerSideApply<'_>, current: Option<&Value>) -> Result<Value, ApiError> {
+    let (kind, key) = (request.kind, request.key);
+    let mut change = request.change.clone();
     admission::check_type(kind, &mut change)?;
-    if !object::items(&change, "/metadata/managedFields").is_empty() {
+    if !object::array_at(&change, "/metadata/managedFields").is_empty() {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     let metadata = object::metadata(&mut change);
-    object::default_to(metadata, "name", key.name.clone());
+    object::set_default(metadata, "name", key.name.clone());
     if kind.namespaced {
-        object::default_to(metadata, "namespace", key.namespace.clone());
+        object::set_default(metadata, "namespace", key.namespace.clone());
     }
     check_patched_name(kind, key, &change)?;
     fields::check_lists(&change, type_of(kind)).map_err(|why| {
@@ -125,11 +125,11 @@ fn checked(wanted: &Wanted<'_>, current: Option<&Value>) -> Result<Value, ApiErr
             format!("failed to create typed patch object ({key}; {version}, Kind={kind_name}): {why}");
         ApiError::bad_request(message)
     })?;
-    let version = object::text(&change, "/metadata/resourceVersion");
+    let version = object::str_at(&change, "/metadata/resourceVersion");
     let uid = object::uid(&change);
     match current {
         Some(current)
-            if !version.is_empty() && version != object::text(current, "/metadata/resourceVersion") =>
+            if !version.is_empty() && version != object::str_at(current, "/metadata/resourceVersion") =>
         {
             Err(ApiError::conflict(kind, &key.name, admission::MODIFIED))
         }
@@ -148,9 +148,9 @@ fn checked(wanted: &Wanted<'_>, current: Option<&Value>) -> Result<Value, ApiErr
 }
 
 /// kubectl that applied with its annotation before finds there what it applied last.
-fn keep_annotation(merged: &mut Value, live: &Value, change: &Value, manager: &Manager) {
+fn update_last_applied_annotation(merged: &mut Value, live: &Value, change: &Value, manager: &Manager) {
     if manager.name == "kubectl" && object::annotation(live, LAST_APPLIED).is_some() {
-        let annotations = object::child(&mut merged["metadata"], "annotations");
+        let annotations = object::child_mut(&mut merged["metadata"], "annotations");
         annotations.insert(LAST_APPLIED.to_owned(), change.to_string().into());
     }
 }

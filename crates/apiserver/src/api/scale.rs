@@ -18,25 +18,25 @@ impl Api {
         &self,
         kind: &Arc<Kind>,
         key: &ObjectKey,
-        wanted: &Value,
+        requested: &Value,
         options: &WriteOptions,
     ) -> Result<Value, ApiError> {
         let mut store = self.lock();
-        let current = store.get(kind, key).map(|object| kind.present(object));
+        let current = store.get(kind, key).map(|object| kind.to_served_version(object));
         let current = current.ok_or_else(|| ApiError::not_found(kind, &key.name))?;
-        let replicas = object::number(wanted, "/spec/replicas").unwrap_or(0);
+        let replicas = object::i64_at(requested, "/spec/replicas").unwrap_or(0);
         if replicas < 0 {
             let cause =
                 Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
             return Err(ApiError::invalid(kind, &key.name, vec![cause]));
         }
         let mut next = Value::clone(&current);
-        set_wanted(kind, &mut next, replicas);
-        let version = wanted["metadata"]["resourceVersion"].clone();
+        set_replicas(kind, &mut next, replicas);
+        let version = requested["metadata"]["resourceVersion"].clone();
         if version.as_str().is_some_and(|version| !version.is_empty()) {
             object::metadata(&mut next).insert("resourceVersion".to_owned(), version);
         }
-        let options = WriteOptions { part: "scale", ..options.clone() };
+        let options = WriteOptions { subresource_name: "scale", ..options.clone() };
         Ok(scale(kind, &*self.update_locked(&mut store, kind, Subresource::None, next, &options)?))
     }
 
@@ -55,20 +55,20 @@ impl Api {
     }
 }
 
-fn set_wanted(kind: &Kind, object: &mut Value, replicas: i64) {
-    let path = wanted_path(kind);
+fn set_replicas(kind: &Kind, object: &mut Value, replicas: i64) {
+    let path = spec_replicas_path(kind);
     let mut parts: Vec<&str> = path.split('/').skip(1).collect();
     let Some(last) = parts.pop() else { return };
     let mut place = object;
     for part in parts {
-        object::child(place, part);
+        object::child_mut(place, part);
         place = &mut place[part];
     }
     place[last] = replicas.into();
 }
 
-fn wanted_path(kind: &Kind) -> &str {
-    paths(kind).map_or("/spec/replicas", |paths| &paths.wanted)
+fn spec_replicas_path(kind: &Kind) -> &str {
+    paths(kind).map_or("/spec/replicas", |paths| &paths.spec_replicas)
 }
 
 fn paths(kind: &Kind) -> Option<&ScalePaths> {
@@ -76,10 +76,10 @@ fn paths(kind: &Kind) -> Option<&ScalePaths> {
 }
 
 fn scale(kind: &Kind, object: &Value) -> Value {
-    let actual = paths(kind).map_or("/status/replicas", |paths| &paths.actual);
+    let actual = paths(kind).map_or("/status/replicas", |paths| &paths.status_replicas);
     let selector = match paths(kind) {
         Some(paths) => {
-            paths.selector.as_deref().map(|path| object::text(object, path).to_owned()).unwrap_or_default()
+            paths.selector.as_deref().map(|path| object::str_at(object, path).to_owned()).unwrap_or_default()
         }
         None => selector_text(&object["spec"]["selector"]),
     };
@@ -91,9 +91,9 @@ fn scale(kind: &Kind, object: &Value) -> Value {
             "resourceVersion": object["metadata"]["resourceVersion"],
             "creationTimestamp": object["metadata"]["creationTimestamp"],
         },
-        "spec": {"replicas": object::number(object, wanted_path(kind)).unwrap_or(missing)},
+        "spec": {"replicas": object::i64_at(object, spec_replicas_path(kind)).unwrap_or(missing)},
         "status": {
-            "replicas": object::number(object, actual).unwrap_or(0),
+            "replicas": object::i64_at(object, actual).unwrap_or(0),
             "selector": selector,
         },
     })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::Api;
-use super::fields::{self, Wanted};
+use super::fields::{self, ServerSideApply};
 use crate::admission;
 use crate::api::PatchKind;
 use crate::fields::Entry;
@@ -37,7 +37,7 @@ pub(crate) struct WriteOptions {
     /// Who writes; empty for the server's own controllers.
     pub manager: String,
     /// The part of the object that is written, where the request names one that is stored in another.
-    pub part: &'static str,
+    pub subresource_name: &'static str,
     /// Who owns what afterwards, where that is decided already.
     pub applied: Option<Vec<Entry>>,
 }
@@ -48,7 +48,7 @@ pub(crate) enum UnknownFields {
     #[default]
     Ignore,
     Warn,
-    Refuse,
+    Strict,
 }
 
 /// How often a generated name that exists already is rolled again.
@@ -78,47 +78,49 @@ impl Api {
         let skip = options.skip_validation || self.skip_validation;
         admission::check_type(kind, &mut object)?;
         admission::check_namespace_field(kind, &mut object)?;
-        if !object::text(&object, "/metadata/resourceVersion").is_empty() {
+        if !object::str_at(&object, "/metadata/resourceVersion").is_empty() {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        check_may_create(kind)?;
-        self.choose_name(store, kind, &mut object)?;
+        check_creatable(kind)?;
+        self.set_generated_name(store, kind, &mut object)?;
         let (mut object, unknown) = prune(kind, object, skip)?;
         check_unknown(kind, unknown, options)?;
         admission::check_namespace_exists(store, &self.kinds(), kind, &object)?;
         admission::set_priority(store, &self.kinds(), kind, &mut object)?;
-        admission::begin_life(kind, &mut object);
+        admission::prepare_for_create(kind, &mut object);
         defaults::apply(kind, &mut object);
         let key = ObjectKey::of(&object);
         if !skip {
-            refuse(kind, &key.name, validate::object(kind, &object, None))?;
+            fail_on_causes(kind, &key.name, validate::object(kind, &object, None))?;
         }
         warn(kind, &object, options);
         if store.get(kind, &key).is_some() {
             return Err(ApiError::already_exists(kind, &key.name));
         }
-        fields::own(kind, Subresource::None, None, &mut object, Vec::new(), options);
+        fields::update_managed_fields(kind, Subresource::None, None, &mut object, Vec::new(), options);
         if kind.is("pods") && !skip {
-            self.give_account(store, kind, &mut object, options.dry_run)?;
+            self.admit_service_account(store, kind, &mut object, options.dry_run)?;
         }
         self.allocate(kind, &mut object, None, skip, options.dry_run)?;
         if options.dry_run {
             return Ok(Arc::new(object));
         }
-        make_room(store, kind);
+        evict_oldest(store, kind);
         Ok(self.put_locked(store, kind, object))
     }
 
     /// Makes a new pod one of its service account, which must exist. `default` is made here if its
     /// controller has not come to it yet: others wait for it where we do not.
-    fn give_account(
+    fn admit_service_account(
         &self,
         store: &mut Store,
         kind: &Kind,
         pod: &mut Value,
         dry_run: bool,
     ) -> Result<(), ApiError> {
-        let Some(name) = admission::account::name_of(pod).map(str::to_owned) else { return Ok(()) };
+        let Some(name) = admission::service_account::account_name(pod).map(str::to_owned) else {
+            return Ok(());
+        };
         let accounts = self.kind("serviceaccounts")?;
         let key = ObjectKey::new(object::namespace(pod), &*name);
         let account = match store.get(&accounts, &key).cloned() {
@@ -134,12 +136,12 @@ impl Api {
                 self.create_locked(store, &accounts, account, &options)?
             }
         };
-        admission::account::give(pod, &account);
+        admission::service_account::admit(pod, &account);
         Ok(())
     }
 
-    fn choose_name(&self, store: &Store, kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
-        let prefix = object::text(object, "/metadata/generateName").to_owned();
+    fn set_generated_name(&self, store: &Store, kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+        let prefix = object::str_at(object, "/metadata/generateName").to_owned();
         if !object::name(object).is_empty() {
             return Ok(());
         }
@@ -186,37 +188,37 @@ impl Api {
         admission::check_type(kind, &mut object)?;
         admission::check_namespace_field(kind, &mut object)?;
         let key = ObjectKey::of(&object);
-        let current = present(store, kind, &key)?;
+        let current = get_existing(store, kind, &key)?;
         admission::check_precondition(kind, &current, &object)?;
-        let owners = fields::owners(&object, &current);
+        let managers = fields::managed_fields(&object, &current);
         let (object, unknown) = prune(kind, object, skip)?;
         check_unknown(kind, unknown, options)?;
-        let mut object = admission::continue_life(kind, subresource, &current, object);
+        let mut object = admission::prepare_for_update(kind, subresource, &current, object);
         defaults::apply(kind, &mut object);
         if subresource == Subresource::None {
-            admission::carry_over(kind, &mut object, &current);
+            admission::keep_assigned_values(kind, &mut object, &current);
         }
         if !skip && subresource != Subresource::Internal {
             let causes = match subresource {
                 Subresource::Status => validate::status(kind, &object),
                 _ => validate::object(kind, &object, Some(&current)),
             };
-            refuse(kind, &key.name, causes)?;
+            fail_on_causes(kind, &key.name, causes)?;
         }
-        fields::own(kind, subresource, Some(&current), &mut object, owners, options);
+        fields::update_managed_fields(kind, subresource, Some(&current), &mut object, managers, options);
         self.allocate(kind, &mut object, Some(&current), skip, options.dry_run)?;
         if subresource == Subresource::None {
             warn(kind, &object, options);
         }
-        if admission::is_same(&object, &current) {
+        if admission::is_unchanged(&object, &current) {
             return Ok(current);
         }
-        admission::count_generation(kind, &mut object, &current);
+        admission::update_generation(kind, &mut object, &current);
         if options.dry_run {
             return Ok(Arc::new(object));
         }
         let stored = self.put_locked(store, kind, object);
-        if admission::may_go(kind, &stored) {
+        if admission::can_be_removed(kind, &stored) {
             return Ok(self.remove_locked(store, kind, &key).unwrap_or(stored));
         }
         Ok(stored)
@@ -236,11 +238,11 @@ impl Api {
             return remote.patch(self, kind, subresource, key, language, change);
         }
         let mut store = self.lock();
-        let found = present(&store, kind, key).ok();
+        let found = get_existing(&store, kind, key).ok();
         if let PatchKind::Apply { manager, force } = language {
-            let wanted = Wanted { kind, subresource, key, change, force: *force };
+            let request = ServerSideApply { kind, subresource, key, change, force: *force };
             let own = WriteOptions { manager: manager.clone(), ..options.clone() };
-            let done = self.server_side_apply(&mut store, &wanted, found, &own);
+            let done = self.server_side_apply(&mut store, &request, found, &own);
             options.warnings.replace(own.warnings.into_inner());
             return done;
         }
@@ -250,7 +252,7 @@ impl Api {
         let changed = self.with_checked_version(kind, &current, changed, change, language)?;
         let shown = changed.clone();
         let stored = self.update_locked(&mut store, kind, subresource, changed, options);
-        Ok((stored.map_err(|error| as_error_of_patch(error, &shown))?, false))
+        Ok((stored.map_err(|error| patch_error(error, &shown))?, false))
     }
 
     /// A patch that names a resourceVersion is meant for that one only.
@@ -262,11 +264,13 @@ impl Api {
         change: &Value,
         language: &PatchKind,
     ) -> Result<Value, ApiError> {
-        let wanted = match language {
-            PatchKind::Json => object::text(&changed, "/metadata/resourceVersion"),
-            _ => object::text(change, "/metadata/resourceVersion"),
+        let expected_version = match language {
+            PatchKind::Json => object::str_at(&changed, "/metadata/resourceVersion"),
+            _ => object::str_at(change, "/metadata/resourceVersion"),
         };
-        if !wanted.is_empty() && wanted != object::text(current, "/metadata/resourceVersion") {
+        if !expected_version.is_empty()
+            && expected_version != object::str_at(current, "/metadata/resourceVersion")
+        {
             return Err(ApiError::conflict(kind, object::name(current), admission::MODIFIED));
         }
         Ok(changed)
@@ -302,7 +306,7 @@ impl Api {
             self.refresh_kinds(store, kind);
             return store.get(kind, &ObjectKey::of(&stored)).cloned().unwrap_or(stored);
         }
-        kind.present(&stored)
+        kind.to_served_version(&stored)
     }
 
     /// Takes an object out together with everything that was reserved for it.
@@ -319,17 +323,17 @@ impl Api {
         if kind.is("customresourcedefinitions") {
             self.refresh_kinds(store, kind);
         }
-        Some(kind.present(&removed))
+        Some(kind.to_served_version(&removed))
     }
 }
 
 /// The object as this version of its kind shows it.
-fn present(store: &Store, kind: &Kind, key: &ObjectKey) -> Result<Arc<Value>, ApiError> {
-    let found = store.get(kind, key).map(|object| kind.present(object));
+fn get_existing(store: &Store, kind: &Kind, key: &ObjectKey) -> Result<Arc<Value>, ApiError> {
+    let found = store.get(kind, key).map(|object| kind.to_served_version(object));
     found.ok_or_else(|| ApiError::not_found(kind, &key.name))
 }
 
-fn check_may_create(kind: &Kind) -> Result<(), ApiError> {
+fn check_creatable(kind: &Kind) -> Result<(), ApiError> {
     if kind.custom.as_ref().is_none_or(|custom| !custom.terminating) {
         return Ok(());
     }
@@ -340,7 +344,7 @@ fn check_may_create(kind: &Kind) -> Result<(), ApiError> {
 /// The object without the fields that its kind does not know, and their paths.
 pub(super) fn prune(kind: &Kind, object: Value, skip: bool) -> Result<(Value, Vec<String>), ApiError> {
     if let Some(custom) = kind.custom.as_ref().filter(|_| !skip) {
-        return Ok(custom.read(&object));
+        return Ok(custom.prune_and_default(&object));
     }
     let Some(prune) = kind.prune.filter(|_| !skip) else { return Ok((object, Vec::new())) };
     let pruned = prune(&object).map_err(|error| {
@@ -349,15 +353,15 @@ pub(super) fn prune(kind: &Kind, object: Value, skip: bool) -> Result<(Value, Ve
             "{kind_name} in version {version:?} cannot be handled as a {kind_name}: {error}"
         ))
     })?;
-    let mut lost = Vec::new();
-    object::missing(&object, &pruned, "", &mut lost);
-    Ok((pruned, lost))
+    let mut unknown = Vec::new();
+    object::collect_missing(&object, &pruned, "", &mut unknown);
+    Ok((pruned, unknown))
 }
 
 const STRICT: &str = "strict decoding error: ";
 
-/// What a patch makes of an object is not what the client sent: it is told as the patch's fault.
-fn as_error_of_patch(error: ApiError, patched: &Value) -> ApiError {
+/// What a patch makes of an object is not what the client sent: it is warnings as the patch's fault.
+fn patch_error(error: ApiError, patched: &Value) -> ApiError {
     let Some(at) = error.message.find(STRICT).filter(|_| error.code == 400) else { return error };
     let cause = Cause::invalid("patch", patched, &error.message[at..]);
     let mut error = ApiError::new(422, "Invalid", format!(" \"\" is invalid: {cause}"));
@@ -366,12 +370,12 @@ fn as_error_of_patch(error: ApiError, patched: &Value) -> ApiError {
 }
 
 fn check_unknown(kind: &Kind, unknown: Vec<String>, options: &WriteOptions) -> Result<(), ApiError> {
-    let words = unknown.iter().map(|path| format!("unknown field {path:?}"));
+    let messages = unknown.iter().map(|path| format!("unknown field {path:?}"));
     match options.unknown_fields {
-        UnknownFields::Warn => options.warnings.borrow_mut().extend(words),
-        UnknownFields::Refuse if !unknown.is_empty() => {
+        UnknownFields::Warn => options.warnings.borrow_mut().extend(messages),
+        UnknownFields::Strict if !unknown.is_empty() => {
             let (version, kind_name) = (&kind.version, &kind.kind);
-            let list = words.collect::<Vec<_>>().join(", ");
+            let list = messages.collect::<Vec<_>>().join(", ");
             return Err(ApiError::bad_request(format!(
                 "{kind_name} in version {version:?} cannot be handled as a {kind_name}: {STRICT}{list}"
             )));
@@ -384,13 +388,13 @@ fn check_unknown(kind: &Kind, unknown: Vec<String>, options: &WriteOptions) -> R
 /// What the author of an object should know although it is accepted.
 fn warn(kind: &Kind, object: &Value, options: &WriteOptions) {
     if kind.is("customresourcedefinitions") {
-        let told = crate::custom::warnings(object);
-        told.iter().for_each(|warning| tracing::warn!("{warning}"));
-        options.warnings.borrow_mut().extend(told);
+        let warnings = crate::custom::warnings(object);
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        options.warnings.borrow_mut().extend(warnings);
     }
 }
 
-fn refuse(kind: &Kind, name: &str, causes: Vec<Cause>) -> Result<(), ApiError> {
+fn fail_on_causes(kind: &Kind, name: &str, causes: Vec<Cause>) -> Result<(), ApiError> {
     if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, name, causes)) }
 }
 
@@ -403,7 +407,7 @@ pub(super) fn check_patched_name(kind: &Kind, key: &ObjectKey, changed: &Value) 
 }
 
 /// Drops the oldest object of a kind that nobody cleans up when it is full.
-fn make_room(store: &mut Store, kind: &Arc<Kind>) {
+fn evict_oldest(store: &mut Store, kind: &Arc<Kind>) {
     if kind.objects_max.is_none_or(|max| store.count(kind) < max) {
         return;
     }

@@ -18,7 +18,7 @@ const PRIORITIES: &[(&str, i64, &str)] = &[
 
 pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
     let create = |kind: &str, object: Value| match api.create(kind, object) {
-        Err(cause) => Err(StartError::FirstObject { what: format!("its first {kind}"), cause }),
+        Err(cause) => Err(StartError::BootstrapObject { what: format!("the bootstrap {kind}"), cause }),
         Ok(_) => Ok(()),
     };
     for name in NAMESPACES {
@@ -27,7 +27,7 @@ pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
             json!({"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}}),
         )?;
     }
-    for (kind, object) in super::roles::first() {
+    for (kind, object) in super::roles::bootstrap_roles() {
         create(kind, object)?;
     }
     for (name, value, about) in PRIORITIES {

@@ -26,11 +26,11 @@ impl Controller for DaemonSetController {
         &["daemonsets", "pods", "nodes"]
     }
 
-    fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
         match kind {
             "daemonsets" => vec![ObjectKey::of(object)],
-            "pods" => pods::mark_controller(object, "DaemonSet"),
-            _ => pods::all(api, "daemonsets")
+            "pods" => pods::controller_key(object, "DaemonSet"),
+            _ => pods::list_all(api, "daemonsets")
                 .unwrap_or_default()
                 .iter()
                 .map(|set| ObjectKey::of(set))
@@ -49,11 +49,11 @@ impl Controller for DaemonSetController {
             .filter(|node| scheduler::matches_node(&set["spec"]["template"]["spec"], node))
             .collect();
         let mut by_node: BTreeMap<String, Vec<Arc<Value>>> = BTreeMap::new();
-        for pod in pods::owned_by(api, &set)? {
-            by_node.entry(object::text(&pod, "/spec/nodeName").to_owned()).or_default().push(pod);
+        for pod in pods::controlled_pods(api, &set)? {
+            by_node.entry(object::str_at(&pod, "/spec/nodeName").to_owned()).or_default().push(pod);
         }
         for node in &fitting {
-            fill(
+            sync_node(
                 api,
                 &set,
                 object::name(node),
@@ -74,9 +74,9 @@ impl Controller for DaemonSetController {
 }
 
 /// One pod per node; a failed one is ended and replaced, one that is ending is waited for.
-fn fill(api: &Api, set: &Value, node: &str, there: &[Arc<Value>]) -> Result<(), ApiError> {
+fn sync_node(api: &Api, set: &Value, node: &str, there: &[Arc<Value>]) -> Result<(), ApiError> {
     let mut active: Vec<Arc<Value>> = there.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
-    pods::ending_order(&mut active);
+    pods::sort_for_deletion(&mut active);
     for surplus in active.iter().rev().skip(1) {
         delete(api, set, surplus)?;
     }
@@ -88,8 +88,8 @@ fn fill(api: &Api, set: &Value, node: &str, there: &[Arc<Value>]) -> Result<(), 
     }
     let mut pod = pods::from_template(set, "apps/v1", "DaemonSet");
     object::metadata(&mut pod);
-    object::child(&mut pod["metadata"], "labels").insert(GENERATION.to_owned(), json!(generation(set)));
-    object::child(&mut pod, "spec").insert("nodeName".to_owned(), json!(node));
+    object::child_mut(&mut pod["metadata"], "labels").insert(GENERATION.to_owned(), json!(generation(set)));
+    object::child_mut(&mut pod, "spec").insert("nodeName".to_owned(), json!(node));
     pods::create(api, RECORDER, "daemonsets", set, pod)
 }
 
@@ -98,7 +98,7 @@ fn delete(api: &Api, set: &Value, pod: &Value) -> Result<(), ApiError> {
 }
 
 fn generation(set: &Value) -> String {
-    object::number(set, "/metadata/generation").unwrap_or(1).to_string()
+    object::i64_at(set, "/metadata/generation").unwrap_or(1).to_string()
 }
 
 fn is_current(set: &Value, pod: &Value) -> bool {
@@ -107,18 +107,18 @@ fn is_current(set: &Value, pod: &Value) -> bool {
 
 /// Ends pods of an older template, as many at a time as may be unavailable.
 fn replace_old(api: &Api, set: &Value, by_node: &BTreeMap<String, Vec<Arc<Value>>>) -> Result<(), ApiError> {
-    if object::text(set, "/spec/updateStrategy/type") == "OnDelete" {
+    if object::str_at(set, "/spec/updateStrategy/type") == "OnDelete" {
         return Ok(());
     }
-    let limit = object::number(set, "/spec/updateStrategy/rollingUpdate/maxUnavailable").unwrap_or(1).max(1);
+    let limit = object::i64_at(set, "/spec/updateStrategy/rollingUpdate/maxUnavailable").unwrap_or(1).max(1);
     let all = || by_node.values().flatten();
     let missing =
         all().filter(|pod| !pods::is_active(pod) || (is_current(set, pod) && !pods::is_ready(pod))).count();
-    let room = usize::try_from(limit).unwrap_or(1).saturating_sub(missing);
+    let delete_max = usize::try_from(limit).unwrap_or(1).saturating_sub(missing);
     let mut old: Vec<Arc<Value>> =
         all().filter(|pod| pods::is_active(pod) && !is_current(set, pod)).cloned().collect();
-    pods::ending_order(&mut old);
-    old.iter().take(room).try_for_each(|pod| delete(api, set, pod))
+    pods::sort_for_deletion(&mut old);
+    old.iter().take(delete_max).try_for_each(|pod| delete(api, set, pod))
 }
 
 fn status(set: &Value, desired: usize, by_node: &BTreeMap<String, Vec<Arc<Value>>>) -> Value {

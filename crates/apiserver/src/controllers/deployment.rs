@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::events::Recorder;
 use super::{Controller, pods};
 use crate::api::{DeleteOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, number, text};
+use crate::object::{self, ObjectKey, i64_at, str_at};
 use crate::{Api, ApiError};
 
 const HASH: &str = "pod-template-hash";
@@ -28,11 +28,11 @@ impl Controller for DeploymentController {
         &["deployments", "replicasets"]
     }
 
-    fn mark(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
         if kind == "deployments" {
             vec![ObjectKey::of(object)]
         } else {
-            pods::mark_controller(object, "Deployment")
+            pods::controller_key(object, "Deployment")
         }
     }
 
@@ -41,17 +41,17 @@ impl Controller for DeploymentController {
         if object::is_deleting(&deployment) {
             return Ok(());
         }
-        let sets = pods::owned(api, &*api.kind("replicasets")?, &deployment);
+        let sets = pods::controlled_objects(api, &*api.kind("replicasets")?, &deployment);
         let hash = template_hash(&deployment["spec"]["template"]);
         let (new, old): (Vec<_>, Vec<_>) =
             sets.into_iter().partition(|set| object::label(set, HASH) == Some(hash.as_str()));
         let Some(new) = new.into_iter().next() else {
             return create_set(api, &deployment, &hash, &old);
         };
-        raise_revision(api, &deployment, &new, &old)?;
-        if !object::truth(&deployment, "/spec/paused") {
-            roll(api, &deployment, &new, &old)?;
-            forget_history(api, &deployment, &old)?;
+        set_newest_revision(api, &deployment, &new, &old)?;
+        if !object::bool_at(&deployment, "/spec/paused") {
+            rolling_update(api, &deployment, &new, &old)?;
+            clean_up_history(api, &deployment, &old)?;
         }
         pods::write_status(api, "deployments", &deployment, status(&deployment, &new, &old))
     }
@@ -75,12 +75,12 @@ fn template_hash(template: &Value) -> String {
 fn create_set(api: &Api, deployment: &Value, hash: &str, old: &[Arc<Value>]) -> Result<(), ApiError> {
     let mut template = deployment["spec"]["template"].clone();
     object::metadata(&mut template);
-    object::child(&mut template["metadata"], "labels").insert(HASH.to_owned(), json!(hash));
+    object::child_mut(&mut template["metadata"], "labels").insert(HASH.to_owned(), json!(hash));
     let mut selector = deployment["spec"]["selector"].clone();
-    object::child(&mut selector, "matchLabels").insert(HASH.to_owned(), json!(hash));
+    object::child_mut(&mut selector, "matchLabels").insert(HASH.to_owned(), json!(hash));
     let revision = 1 + old.iter().map(|set| revision(set)).max().unwrap_or(0);
     // The first set of a deployment starts whole; a later one starts empty and is rolled up.
-    let replicas = if total(old) == 0 { wanted(deployment) } else { 0 };
+    let replicas = if total_replicas(old) == 0 { desired_replicas(deployment) } else { 0 };
     let set = json!({
         "metadata": {
             "name": format!("{}-{hash}", object::name(deployment)),
@@ -93,27 +93,32 @@ fn create_set(api: &Api, deployment: &Value, hash: &str, old: &[Arc<Value>]) -> 
     });
     match api.create("replicasets", set.clone()) {
         Err(error) if error.reason == "AlreadyExists" => adopt(api, &set, error)?,
-        other => tell_scaled(api, deployment, &*other?, 0, replicas),
+        other => record_scaled(api, deployment, &*other?, 0, replicas),
     }
     if object::annotation(deployment, REVISION) != Some(&revision.to_string()) {
-        note_revision(api, deployment, revision)?;
+        write_revision(api, deployment, revision)?;
     }
     Ok(())
 }
 
 /// Takes over the set of that name that nobody controls, as an orphaning deletion leaves it.
-fn adopt(api: &Api, wanted: &Value, taken: ApiError) -> Result<(), ApiError> {
-    let (namespace, name) = (object::namespace(wanted), object::name(wanted));
+fn adopt(api: &Api, desired: &Value, taken: ApiError) -> Result<(), ApiError> {
+    let (namespace, name) = (object::namespace(desired), object::name(desired));
     let there = api.get("replicasets", namespace, name)?;
-    if object::controller(&there).is_some() {
+    if object::controller_of(&there).is_some() {
         return Err(taken);
     }
-    let patch = json!({"metadata": {"ownerReferences": wanted["metadata"]["ownerReferences"]}});
+    let patch = json!({"metadata": {"ownerReferences": desired["metadata"]["ownerReferences"]}});
     api.patch("replicasets", namespace, name, &crate::PatchKind::Merge, &patch).map(|_| ())
 }
 
 /// Who goes back to an old template makes it the newest revision.
-fn raise_revision(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
+fn set_newest_revision(
+    api: &Api,
+    deployment: &Value,
+    new: &Value,
+    old: &[Arc<Value>],
+) -> Result<(), ApiError> {
     let newest = old.iter().map(|set| revision(set)).max().unwrap_or(0);
     let number = if revision(new) > newest { revision(new) } else { newest + 1 };
     if number != revision(new) {
@@ -122,12 +127,12 @@ fn raise_revision(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]
         api.patch("replicasets", namespace, name, &crate::PatchKind::Merge, &patch)?;
     }
     if object::annotation(deployment, REVISION) != Some(&number.to_string()) {
-        note_revision(api, deployment, number)?;
+        write_revision(api, deployment, number)?;
     }
     Ok(())
 }
 
-fn note_revision(api: &Api, deployment: &Value, revision: i64) -> Result<(), ApiError> {
+fn write_revision(api: &Api, deployment: &Value, revision: i64) -> Result<(), ApiError> {
     let patch = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
     let (namespace, name) = (object::namespace(deployment), object::name(deployment));
     api.patch("deployments", namespace, name, &crate::PatchKind::Merge, &patch).map(|_| ())
@@ -137,61 +142,67 @@ fn revision(set: &Value) -> i64 {
     object::annotation(set, REVISION).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-fn wanted(deployment: &Value) -> i64 {
-    number(deployment, "/spec/replicas").unwrap_or(1)
+fn desired_replicas(deployment: &Value) -> i64 {
+    i64_at(deployment, "/spec/replicas").unwrap_or(1)
 }
 
-fn total(sets: &[Arc<Value>]) -> i64 {
-    sets.iter().map(|set| number(set, "/spec/replicas").unwrap_or(0)).sum()
+fn total_replicas(sets: &[Arc<Value>]) -> i64 {
+    sets.iter().map(|set| i64_at(set, "/spec/replicas").unwrap_or(0)).sum()
 }
 
 fn sum(sets: &[Arc<Value>], pointer: &str) -> i64 {
-    sets.iter().map(|set| number(set, pointer).unwrap_or(0)).sum()
+    sets.iter().map(|set| i64_at(set, pointer).unwrap_or(0)).sum()
 }
 
 /// Moves replicas from the old sets to the new one, as far as the strategy allows now.
-fn roll(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
-    let (wanted, have_new) = (wanted(deployment), number(new, "/spec/replicas").unwrap_or(0));
-    if old.iter().all(|set| number(set, "/spec/replicas") == Some(0)) {
+fn rolling_update(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
+    let (desired, have_new) = (desired_replicas(deployment), i64_at(new, "/spec/replicas").unwrap_or(0));
+    if old.iter().all(|set| i64_at(set, "/spec/replicas") == Some(0)) {
         let ended =
-            sum(old, "/status/replicas") == 0 || text(deployment, "/spec/strategy/type") != "Recreate";
-        return if ended { resize(api, deployment, new, wanted) } else { Ok(()) };
+            sum(old, "/status/replicas") == 0 || str_at(deployment, "/spec/strategy/type") != "Recreate";
+        return if ended { scale(api, deployment, new, desired) } else { Ok(()) };
     }
-    if text(deployment, "/spec/strategy/type") == "Recreate" {
-        resize(api, deployment, new, 0)?;
-        return old.iter().try_for_each(|set| resize(api, deployment, set, 0));
+    if str_at(deployment, "/spec/strategy/type") == "Recreate" {
+        scale(api, deployment, new, 0)?;
+        return old.iter().try_for_each(|set| scale(api, deployment, set, 0));
     }
     let limits = &deployment["spec"]["strategy"]["rollingUpdate"];
-    let surge = limit(&limits["maxSurge"], wanted, true);
-    let mut unavailable = limit(&limits["maxUnavailable"], wanted, false);
+    let surge = resolve_int_or_percent(&limits["maxSurge"], desired, true);
+    let mut unavailable = resolve_int_or_percent(&limits["maxUnavailable"], desired, false);
     if surge == 0 && unavailable == 0 {
         unavailable = 1;
     }
-    let room = (wanted + surge - have_new - total(old)).max(0);
-    let next_new = if have_new > wanted { wanted } else { (have_new + room).min(wanted) };
-    resize(api, deployment, new, next_new)?;
-    let new_unavailable = (next_new - number(new, "/status/availableReplicas").unwrap_or(0)).max(0);
-    // Counted in wanted replicas, because statuses lag behind.
-    let may_end = next_new + total(old) - (wanted - unavailable) - new_unavailable;
-    shrink_old(api, deployment, old, may_end)
+    let scale_up_max = (desired + surge - have_new - total_replicas(old)).max(0);
+    let next_new = if have_new > desired { desired } else { (have_new + scale_up_max).min(desired) };
+    scale(api, deployment, new, next_new)?;
+    let new_unavailable = (next_new - i64_at(new, "/status/availableReplicas").unwrap_or(0)).max(0);
+    // Counted in desired replicas, because statuses lag behind.
+    let scale_down_max = next_new + total_replicas(old) - (desired - unavailable) - new_unavailable;
+    scale_down_old(api, deployment, old, scale_down_max)
 }
 
 /// Ends this many old pods, those that are not available first.
-fn shrink_old(api: &Api, deployment: &Value, old: &[Arc<Value>], mut may_end: i64) -> Result<(), ApiError> {
-    let mut targets: Vec<i64> = old.iter().map(|set| number(set, "/spec/replicas").unwrap_or(0)).collect();
+fn scale_down_old(
+    api: &Api,
+    deployment: &Value,
+    old: &[Arc<Value>],
+    mut scale_down_max: i64,
+) -> Result<(), ApiError> {
+    let mut targets: Vec<i64> = old.iter().map(|set| i64_at(set, "/spec/replicas").unwrap_or(0)).collect();
     for only_unavailable in [true, false] {
         for (set, target) in old.iter().zip(&mut targets) {
-            let serving = number(set, "/status/availableReplicas").unwrap_or(0).min(*target);
-            let ending = may_end.clamp(0, if only_unavailable { *target - serving } else { *target });
-            *target -= ending;
-            may_end -= ending;
+            let serving = i64_at(set, "/status/availableReplicas").unwrap_or(0).min(*target);
+            let reduction =
+                scale_down_max.clamp(0, if only_unavailable { *target - serving } else { *target });
+            *target -= reduction;
+            scale_down_max -= reduction;
         }
     }
-    old.iter().zip(targets).try_for_each(|(set, target)| resize(api, deployment, set, target))
+    old.iter().zip(targets).try_for_each(|(set, target)| scale(api, deployment, set, target))
 }
 
 /// `maxSurge` and `maxUnavailable`: a number or a percentage of the replicas.
-fn limit(value: &Value, replicas: i64, round_up: bool) -> i64 {
+fn resolve_int_or_percent(value: &Value, replicas: i64, round_up: bool) -> i64 {
     let percent =
         value.as_str().and_then(|text| text.strip_suffix('%')).and_then(|text| text.parse::<i64>().ok());
     match percent {
@@ -200,29 +211,29 @@ fn limit(value: &Value, replicas: i64, round_up: bool) -> i64 {
     }
 }
 
-fn resize(api: &Api, deployment: &Value, set: &Value, replicas: i64) -> Result<(), ApiError> {
-    let before = number(set, "/spec/replicas").unwrap_or(1);
+fn scale(api: &Api, deployment: &Value, set: &Value, replicas: i64) -> Result<(), ApiError> {
+    let before = i64_at(set, "/spec/replicas").unwrap_or(1);
     if before == replicas {
         return Ok(());
     }
     let mut next = set.clone();
-    object::child(&mut next, "spec").insert("replicas".to_owned(), json!(replicas));
+    object::child_mut(&mut next, "spec").insert("replicas".to_owned(), json!(replicas));
     api.update_of(&api.kind("replicasets")?, Subresource::None, next, &WriteOptions::default())?;
-    tell_scaled(api, deployment, set, before, replicas);
+    record_scaled(api, deployment, set, before, replicas);
     Ok(())
 }
 
-fn tell_scaled(api: &Api, deployment: &Value, set: &Value, before: i64, now: i64) {
+fn record_scaled(api: &Api, deployment: &Value, set: &Value, before: i64, now: i64) {
     if before != now {
-        let way = if now > before { "up" } else { "down" };
-        let message = format!("Scaled {way} replica set {} from {before} to {now}", object::name(set));
+        let direction = if now > before { "up" } else { "down" };
+        let message = format!("Scaled {direction} replica set {} from {before} to {now}", object::name(set));
         RECORDER.normal(api, "deployments", deployment, "ScalingReplicaSet", &message);
     }
 }
 
 /// Keeps as many empty old sets as the history may hold.
-fn forget_history(api: &Api, deployment: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
-    let limit = usize::try_from(number(deployment, "/spec/revisionHistoryLimit").unwrap_or(10)).unwrap_or(0);
+fn clean_up_history(api: &Api, deployment: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
+    let limit = usize::try_from(i64_at(deployment, "/spec/revisionHistoryLimit").unwrap_or(10)).unwrap_or(0);
     let is_empty = |set: &&Arc<Value>| {
         sum(std::slice::from_ref(*set), "/spec/replicas") == 0
             && sum(std::slice::from_ref(*set), "/status/replicas") == 0
@@ -239,12 +250,15 @@ fn forget_history(api: &Api, deployment: &Value, old: &[Arc<Value>]) -> Result<(
 fn status(deployment: &Value, new: &Arc<Value>, old: &[Arc<Value>]) -> Value {
     let all: Vec<Arc<Value>> = old.iter().chain(std::iter::once(new)).cloned().collect();
     let (ready, available) = (sum(&all, "/status/readyReplicas"), sum(&all, "/status/availableReplicas"));
-    let (replicas, updated) = (sum(&all, "/status/replicas"), number(new, "/status/replicas").unwrap_or(0));
-    let wanted = wanted(deployment);
-    let unavailable =
-        limit(&deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], wanted, false);
-    let enough = available >= wanted - unavailable;
-    let complete = updated == wanted && replicas == wanted && available == wanted;
+    let (replicas, updated) = (sum(&all, "/status/replicas"), i64_at(new, "/status/replicas").unwrap_or(0));
+    let desired = desired_replicas(deployment);
+    let unavailable = resolve_int_or_percent(
+        &deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"],
+        desired,
+        false,
+    );
+    let enough = available >= desired - unavailable;
+    let complete = updated == desired && replicas == desired && available == desired;
     let set_name = object::name(new);
     let (reason, message) = if complete {
         ("NewReplicaSetAvailable", format!("ReplicaSet \"{set_name}\" has successfully progressed."))
@@ -268,7 +282,7 @@ fn status(deployment: &Value, new: &Arc<Value>, old: &[Arc<Value>]) -> Value {
         ("updatedReplicas", updated),
         ("readyReplicas", ready),
         ("availableReplicas", available),
-        ("unavailableReplicas", (wanted.max(replicas) - available).max(0)),
+        ("unavailableReplicas", (desired.max(replicas) - available).max(0)),
     ];
     for (field, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
         status[field] = json!(count);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Controller, pods};
 use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, items, strings, text};
+use crate::object::{self, ObjectKey, array_at, str_at, strs_at};
 use crate::selector::Selector;
 use crate::{Api, ApiError};
 
@@ -31,7 +31,7 @@ impl Controller for EndpointSliceController {
         &["services", "pods", "endpointslices", "nodes"]
     }
 
-    fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
         match kind {
             "services" => vec![ObjectKey::of(object)],
             "endpointslices" if object::label(object, MANAGED_BY) == Some(MANAGER) => {
@@ -47,17 +47,17 @@ impl Controller for EndpointSliceController {
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
         let Ok(service) = api.get("services", &key.namespace, &key.name) else { return Ok(()) };
         let have = slices_of(api, &service)?;
-        if !selects(&service) {
+        if !has_selector(&service) {
             return have.iter().try_for_each(|slice| delete(api, slice));
         }
-        let wanted = wanted(api, &service)?;
-        for slice in have.iter().filter(|slice| !wanted.contains_key(&group_of(slice))) {
+        let desired = desired_endpoints(api, &service)?;
+        for slice in have.iter().filter(|slice| !desired.contains_key(&group_of(slice))) {
             delete(api, slice)?;
         }
-        for (group, endpoints) in &wanted {
+        for (group, endpoints) in &desired {
             let mine: Vec<Arc<Value>> =
                 have.iter().filter(|slice| group_of(slice) == *group).cloned().collect();
-            write_group(api, &service, group, endpoints, &mine)?;
+            reconcile_group(api, &service, group, endpoints, &mine)?;
         }
         Ok(())
     }
@@ -69,21 +69,21 @@ fn services_of(api: &Api, pod: &Value) -> Vec<ObjectKey> {
     let store = api.lock();
     let in_namespace = store.list(&services, Some(object::namespace(pod)), None);
     let matching = in_namespace.filter(|(_, service)| {
-        selects(service) && Selector::of_map(&service["spec"]["selector"]).matches(pod)
+        has_selector(service) && Selector::from_map(&service["spec"]["selector"]).matches(pod)
     });
     matching.map(|(key, _)| key.clone()).collect()
 }
 
-pub(super) fn selects(service: &Value) -> bool {
+pub(super) fn has_selector(service: &Value) -> bool {
     service["spec"]["selector"].as_object().is_some_and(|selector| !selector.is_empty())
-        && text(service, "/spec/type") != "ExternalName"
+        && str_at(service, "/spec/type") != "ExternalName"
         && !object::is_deleting(service)
 }
 
 /// The slices that this controller made for the service.
 pub(super) fn slices_of(api: &Api, service: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
     let kind = api.kind("endpointslices")?;
-    let owned = pods::owned(api, &kind, service);
+    let owned = pods::controlled_objects(api, &kind, service);
     Ok(owned.into_iter().filter(|slice| object::label(slice, MANAGED_BY) == Some(MANAGER)).collect())
 }
 
@@ -98,41 +98,45 @@ fn delete(api: &Api, slice: &Value) -> Result<(), ApiError> {
 type Group = (String, String);
 
 fn group_of(slice: &Value) -> Group {
-    (text(slice, "/addressType").to_owned(), slice["ports"].to_string())
+    (str_at(slice, "/addressType").to_owned(), slice["ports"].to_string())
 }
 
 /// The endpoints that should exist, by group, each under its pod's uid.
-fn wanted(api: &Api, service: &Value) -> Result<BTreeMap<Group, BTreeMap<String, Value>>, ApiError> {
-    let selector = Selector::of_map(&service["spec"]["selector"]);
-    let families = strings(service, "/spec/ipFamilies");
+fn desired_endpoints(
+    api: &Api,
+    service: &Value,
+) -> Result<BTreeMap<Group, BTreeMap<String, Value>>, ApiError> {
+    let selector = Selector::from_map(&service["spec"]["selector"]);
+    let families = strs_at(service, "/spec/ipFamilies");
     let pods = api.list("pods", Some(object::namespace(service)), &ListOptions::default())?.items;
-    let mut wanted: BTreeMap<Group, BTreeMap<String, Value>> = BTreeMap::new();
-    for pod in pods.iter().filter(|pod| selector.matches(pod) && belongs(pod)) {
+    let mut desired: BTreeMap<Group, BTreeMap<String, Value>> = BTreeMap::new();
+    for pod in pods.iter().filter(|pod| selector.matches(pod) && should_be_in_slice(pod)) {
         let ports = json!(ports_of(service, pod)).to_string();
         for family in &families {
             let addresses = addresses(pod, family);
             if !addresses.is_empty() {
-                let group = wanted.entry(((*family).to_owned(), ports.clone())).or_default();
+                let group = desired.entry(((*family).to_owned(), ports.clone())).or_default();
                 group.insert(object::uid(pod).to_owned(), endpoint(api, service, pod, &addresses));
             }
         }
     }
     for family in &families {
-        if !wanted.keys().any(|(found, _)| found == family) {
+        if !desired.keys().any(|(found, _)| found == family) {
             // A service without pods still has a slice, which says so.
-            wanted.insert(((*family).to_owned(), "[]".to_owned()), BTreeMap::new());
+            desired.insert(((*family).to_owned(), "[]".to_owned()), BTreeMap::new());
         }
     }
-    Ok(wanted)
+    Ok(desired)
 }
 
-fn belongs(pod: &Value) -> bool {
-    !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed") && !text(pod, "/spec/nodeName").is_empty()
+fn should_be_in_slice(pod: &Value) -> bool {
+    !matches!(str_at(pod, "/status/phase"), "Succeeded" | "Failed")
+        && !str_at(pod, "/spec/nodeName").is_empty()
 }
 
 fn addresses(pod: &Value, family: &str) -> Vec<String> {
-    let listed = items(pod, "/status/podIPs").iter().map(|address| text(address, "/ip"));
-    let single = Some(text(pod, "/status/podIP")).filter(|_| items(pod, "/status/podIPs").is_empty());
+    let listed = array_at(pod, "/status/podIPs").iter().map(|address| str_at(address, "/ip"));
+    let single = Some(str_at(pod, "/status/podIP")).filter(|_| array_at(pod, "/status/podIPs").is_empty());
     let parsed = listed.chain(single).filter_map(|address| address.parse::<IpAddr>().ok());
     parsed
         .filter(|address| address.is_ipv6() == (family == "IPv6"))
@@ -143,8 +147,8 @@ fn addresses(pod: &Value, family: &str) -> Vec<String> {
 
 fn endpoint(api: &Api, service: &Value, pod: &Value, addresses: &[String]) -> Value {
     let (serving, terminating) = (pods::is_ready(pod), object::is_deleting(pod));
-    let ready = (serving && !terminating) || object::truth(service, "/spec/publishNotReadyAddresses");
-    let node = text(pod, "/spec/nodeName");
+    let ready = (serving && !terminating) || object::bool_at(service, "/spec/publishNotReadyAddresses");
+    let node = str_at(pod, "/spec/nodeName");
     let mut endpoint = json!({
         "addresses": addresses,
         "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
@@ -161,8 +165,8 @@ fn endpoint(api: &Api, service: &Value, pod: &Value, addresses: &[String]) -> Va
     if let Some(hints) = hints(service, node, zone).filter(|_| ready) {
         endpoint["hints"] = hints;
     }
-    let hostname = text(pod, "/spec/hostname");
-    if !hostname.is_empty() && text(pod, "/spec/subdomain") == object::name(service) {
+    let hostname = str_at(pod, "/spec/hostname");
+    if !hostname.is_empty() && str_at(pod, "/spec/subdomain") == object::name(service) {
         endpoint["hostname"] = json!(hostname);
     }
     endpoint
@@ -171,7 +175,7 @@ fn endpoint(api: &Api, service: &Value, pod: &Value, addresses: &[String]) -> Va
 /// Whom a ready endpoint should serve first, by `trafficDistribution` (KEP-3015): those of its zone,
 /// or of its node and then of its zone.
 fn hints(service: &Value, node: &str, zone: Option<&str>) -> Option<Value> {
-    let distribution = text(service, "/spec/trafficDistribution");
+    let distribution = str_at(service, "/spec/trafficDistribution");
     let zones = zone.map(|zone| json!([{"name": zone}]));
     match distribution {
         "PreferClose" | "PreferSameZone" => Some(json!({"forZones": zones?})),
@@ -188,14 +192,14 @@ fn hints(service: &Value, node: &str, zone: Option<&str>) -> Option<Value> {
 
 /// The service's ports as this pod serves them; a named target port that the pod lacks is left out.
 fn ports_of(service: &Value, pod: &Value) -> Vec<Value> {
-    let resolved = items(service, "/spec/ports").iter().filter_map(|port| {
+    let resolved = array_at(service, "/spec/ports").iter().filter_map(|port| {
         let number = match &port["targetPort"] {
-            Value::String(name) => named_port(pod, name, text(port, "/protocol"))?,
+            Value::String(name) => named_port(pod, name, str_at(port, "/protocol"))?,
             number => number.as_i64()?,
         };
         let mut resolved =
-            json!({"name": text(port, "/name"), "port": number, "protocol": text(port, "/protocol")});
-        if !text(port, "/appProtocol").is_empty() {
+            json!({"name": str_at(port, "/name"), "port": number, "protocol": str_at(port, "/protocol")});
+        if !str_at(port, "/appProtocol").is_empty() {
             resolved["appProtocol"] = port["appProtocol"].clone();
         }
         Some(resolved)
@@ -206,16 +210,16 @@ fn ports_of(service: &Value, pod: &Value) -> Vec<Value> {
 /// Of the containers, then of the sidecars (KEP-753).
 fn named_port(pod: &Value, name: &str, protocol: &str) -> Option<i64> {
     let sidecars =
-        items(pod, "/spec/initContainers").iter().filter(|one| text(one, "/restartPolicy") == "Always");
-    let containers = items(pod, "/spec/containers").iter().chain(sidecars);
-    let ports = containers.flat_map(|container| items(container, "/ports"));
+        array_at(pod, "/spec/initContainers").iter().filter(|one| str_at(one, "/restartPolicy") == "Always");
+    let containers = array_at(pod, "/spec/containers").iter().chain(sidecars);
+    let ports = containers.flat_map(|container| array_at(container, "/ports"));
     let mut matching =
-        ports.filter(|port| text(port, "/name") == name && text(port, "/protocol") == protocol);
+        ports.filter(|port| str_at(port, "/name") == name && str_at(port, "/protocol") == protocol);
     matching.next()?["containerPort"].as_i64()
 }
 
-/// Brings the slices of one group to the wanted endpoints with the fewest changes.
-fn write_group(
+/// Brings the slices of one group to the desired endpoints with the fewest changes.
+fn reconcile_group(
     api: &Api,
     service: &Value,
     group: &Group,
@@ -225,16 +229,16 @@ fn write_group(
     let mut missing: BTreeSet<&String> = endpoints.keys().collect();
     let mut kept: Vec<Vec<Value>> = Vec::new();
     for slice in have {
-        let stay = items(slice, "/endpoints").iter().filter_map(|endpoint| {
-            let (uid, wanted) = endpoints.get_key_value(text(endpoint, "/targetRef/uid"))?;
-            missing.remove(uid).then(|| wanted.clone())
+        let stay = array_at(slice, "/endpoints").iter().filter_map(|endpoint| {
+            let (uid, desired) = endpoints.get_key_value(str_at(endpoint, "/targetRef/uid"))?;
+            missing.remove(uid).then(|| desired.clone())
         });
         kept.push(stay.collect());
     }
     let mut missing = missing.into_iter();
     for list in &mut kept {
-        let room = ENDPOINTS_MAX.saturating_sub(list.len());
-        list.extend(missing.by_ref().take(room).map(|uid| endpoints[uid].clone()));
+        let free = ENDPOINTS_MAX.saturating_sub(list.len());
+        list.extend(missing.by_ref().take(free).map(|uid| endpoints[uid].clone()));
     }
     let mut rest: Vec<Value> = missing.map(|uid| endpoints[uid].clone()).collect();
     if kept.is_empty() && rest.is_empty() {
@@ -262,7 +266,7 @@ fn labels(service: &Value) -> Value {
     }
     labels[SERVICE_NAME] = json!(object::name(service));
     labels[MANAGED_BY] = json!(MANAGER);
-    if text(service, "/spec/clusterIP") == "None" {
+    if str_at(service, "/spec/clusterIP") == "None" {
         labels[HEADLESS] = json!("");
     }
     labels

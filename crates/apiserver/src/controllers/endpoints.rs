@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::Controller;
 use super::bootstrap::ensure;
-use super::endpoint_slice::{SERVICE_NAME, selects, slices_of};
+use super::endpoint_slice::{SERVICE_NAME, has_selector, slices_of};
 use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, items, strings, text};
+use crate::object::{self, ObjectKey, array_at, str_at, strs_at};
 use crate::{Api, ApiError};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -31,7 +31,7 @@ impl Controller for EndpointsController {
         &["services", "endpointslices"]
     }
 
-    fn mark(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
         match (kind, object::label(object, SERVICE_NAME)) {
             ("services", _) => vec![ObjectKey::of(object)],
             (_, Some(service)) => vec![ObjectKey::new(object::namespace(object), service)],
@@ -44,26 +44,29 @@ impl Controller for EndpointsController {
         let is_ours = |one: &Arc<Value>| object::label(one, MANAGED_BY) == Some(MANAGER);
         let Ok(service) = api.get("services", &key.namespace, &key.name) else {
             return match there.filter(is_ours) {
-                Some(_) => {
-                    gone(api.delete("endpoints", &key.namespace, &key.name, &DeleteOptions::default()))
-                }
+                Some(_) => ignore_not_found(api.delete(
+                    "endpoints",
+                    &key.namespace,
+                    &key.name,
+                    &DeleteOptions::default(),
+                )),
                 None => Ok(()),
             };
         };
         let slices = match (key.namespace.as_str(), key.name.as_str()) {
             ("default", "kubernetes") => slices_by_label(api, key)?,
-            _ if selects(&service) => slices_of(api, &service)?,
+            _ if has_selector(&service) => slices_of(api, &service)?,
             _ => return Ok(()),
         };
-        let wanted = endpoints(&service, &slices);
+        let desired = endpoints(&service, &slices);
         match there {
-            None => ensure(api, "endpoints", wanted),
-            Some(there) if same(&there, &wanted) => Ok(()),
+            None => ensure(api, "endpoints", desired),
+            Some(there) if is_equal(&there, &desired) => Ok(()),
             Some(there) => {
                 let mut next = Value::clone(&there);
-                next["subsets"] = wanted["subsets"].clone();
-                next["metadata"]["labels"] = wanted["metadata"]["labels"].clone();
-                next["metadata"]["annotations"] = wanted["metadata"]["annotations"].clone();
+                next["subsets"] = desired["subsets"].clone();
+                next["metadata"]["labels"] = desired["metadata"]["labels"].clone();
+                next["metadata"]["annotations"] = desired["metadata"]["annotations"].clone();
                 let kind = api.kind("endpoints")?;
                 api.update_of(&kind, Subresource::None, next, &WriteOptions::default()).map(|_| ())
             }
@@ -71,15 +74,15 @@ impl Controller for EndpointsController {
     }
 }
 
-fn gone(deleted: Result<Arc<Value>, ApiError>) -> Result<(), ApiError> {
+fn ignore_not_found(deleted: Result<Arc<Value>, ApiError>) -> Result<(), ApiError> {
     match deleted {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
     }
 }
 
-fn same(there: &Value, wanted: &Value) -> bool {
-    there["subsets"] == wanted["subsets"] && there["metadata"]["labels"] == wanted["metadata"]["labels"]
+fn is_equal(there: &Value, desired: &Value) -> bool {
+    there["subsets"] == desired["subsets"] && there["metadata"]["labels"] == desired["metadata"]["labels"]
 }
 
 fn slices_by_label(api: &Api, key: &ObjectKey) -> Result<Vec<Arc<Value>>, ApiError> {
@@ -89,23 +92,24 @@ fn slices_by_label(api: &Api, key: &ObjectKey) -> Result<Vec<Arc<Value>>, ApiErr
 }
 
 fn endpoints(service: &Value, slices: &[Arc<Value>]) -> Value {
-    let family = strings(service, "/spec/ipFamilies").first().copied().unwrap_or("IPv4").to_owned();
+    let family = strs_at(service, "/spec/ipFamilies").first().copied().unwrap_or("IPv4").to_owned();
     // Addresses that share their ports stand together: ready ones and others.
     let mut by_ports: BTreeMap<String, (Value, [BTreeMap<String, Value>; 2])> = BTreeMap::new();
     let mut count = 0;
-    for slice in slices.iter().filter(|slice| text(slice, "/addressType") == family) {
+    for slice in slices.iter().filter(|slice| str_at(slice, "/addressType") == family) {
         let entry = by_ports.entry(slice["ports"].to_string());
         let (_, places) = entry.or_insert_with(|| (ports(slice), Default::default()));
-        for endpoint in
-            items(slice, "/endpoints").iter().filter(|one| !object::truth(one, "/conditions/terminating"))
+        for endpoint in array_at(slice, "/endpoints")
+            .iter()
+            .filter(|one| !object::bool_at(one, "/conditions/terminating"))
         {
             let ready = endpoint["conditions"]["ready"] != json!(false);
-            for address in strings(endpoint, "/addresses") {
+            for address in strs_at(endpoint, "/addresses") {
                 if count >= ADDRESSES_MAX {
                     break;
                 }
                 count += 1;
-                places[usize::from(!ready)].insert(address.to_owned(), place(address, endpoint));
+                places[usize::from(!ready)].insert(address.to_owned(), endpoint_address(address, endpoint));
             }
         }
     }
@@ -142,7 +146,7 @@ fn subset((ports, [ready, others]): (Value, [BTreeMap<String, Value>; 2])) -> Op
     Some(subset)
 }
 
-fn place(address: &str, endpoint: &Value) -> Value {
+fn endpoint_address(address: &str, endpoint: &Value) -> Value {
     let mut place = json!({"ip": address});
     for field in ["hostname", "nodeName", "targetRef"] {
         if let Some(value) = endpoint.get(field).filter(|value| !value.is_null()) {
@@ -160,5 +164,5 @@ fn ports(slice: &Value) -> Value {
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect::<Value>()
     };
-    items(slice, "/ports").iter().map(port).collect()
+    array_at(slice, "/ports").iter().map(port).collect()
 }

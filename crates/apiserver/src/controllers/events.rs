@@ -13,40 +13,46 @@ use crate::{Api, ApiError, PatchKind};
 pub(super) struct Recorder(pub &'static str);
 
 impl Recorder {
-    /// Something was done about the object (of this plural), as it should be.
-    pub fn normal(self, api: &Api, plural: &str, about: &Value, reason: &str, message: &str) {
-        self.tell(api, plural, about, ("Normal", reason, message));
+    /// Something was done regarding the object (of this plural), as it should be.
+    pub fn normal(self, api: &Api, plural: &str, regarding: &Value, reason: &str, message: &str) {
+        self.record(api, plural, regarding, ("Normal", reason, message));
     }
 
     /// Something is not as it should be.
-    pub fn warning(self, api: &Api, plural: &str, about: &Value, reason: &str, message: &str) {
-        self.tell(api, plural, about, ("Warning", reason, message));
+    pub fn warning(self, api: &Api, plural: &str, regarding: &Value, reason: &str, message: &str) {
+        self.record(api, plural, regarding, ("Warning", reason, message));
     }
 
-    fn tell(self, api: &Api, plural: &str, about: &Value, what: (&str, &str, &str)) {
-        if let Err(error) = self.write(api, plural, about, what) {
-            tracing::debug!(%error, about = object::name(about), reason = what.1, "an event is not written");
+    fn record(self, api: &Api, plural: &str, regarding: &Value, what: (&str, &str, &str)) {
+        if let Err(error) = self.write(api, plural, regarding, what) {
+            tracing::debug!(%error, regarding = object::name(regarding), reason = what.1, "could not write an event");
         }
     }
 
-    fn write(self, api: &Api, plural: &str, about: &Value, what: (&str, &str, &str)) -> Result<(), ApiError> {
+    fn write(
+        self,
+        api: &Api,
+        plural: &str,
+        regarding: &Value,
+        what: (&str, &str, &str),
+    ) -> Result<(), ApiError> {
         let (kind_of_event, reason, message) = what;
         let kind = api.kind(plural)?;
-        let namespace = match object::namespace(about) {
+        let namespace = match object::namespace(regarding) {
             "" => "default",
             namespace => namespace,
         };
         // One name for the same news, so that telling it again raises its count.
         let mut hasher = DefaultHasher::new();
-        (object::uid(about), what).hash(&mut hasher);
-        let name = format!("{}.{:016x}", object::name(about), hasher.finish());
+        (object::uid(regarding), what).hash(&mut hasher);
+        let name = format!("{}.{:016x}", object::name(regarding), hasher.finish());
         let now = object::now();
         let event = json!({
             "metadata": {"name": name, "namespace": namespace},
             "involvedObject": {
-                "apiVersion": kind.api_version(), "kind": kind.kind, "name": object::name(about),
-                "namespace": about["metadata"]["namespace"], "uid": about["metadata"]["uid"],
-                "resourceVersion": about["metadata"]["resourceVersion"],
+                "apiVersion": kind.api_version(), "kind": kind.kind, "name": object::name(regarding),
+                "namespace": regarding["metadata"]["namespace"], "uid": regarding["metadata"]["uid"],
+                "resourceVersion": regarding["metadata"]["resourceVersion"],
             },
             "type": kind_of_event, "reason": reason, "message": message, "count": 1,
             "source": {"component": self.0}, "reportingComponent": self.0,
@@ -55,7 +61,7 @@ impl Recorder {
         match api.create("events", event) {
             Err(error) if error.reason == "AlreadyExists" => {
                 let there = api.get("events", namespace, &name)?;
-                let count = object::number(&there, "/count").unwrap_or(1) + 1;
+                let count = object::i64_at(&there, "/count").unwrap_or(1) + 1;
                 let patch = json!({"count": count, "lastTimestamp": now});
                 api.patch("events", namespace, &name, &PatchKind::Merge, &patch).map(drop)
             }

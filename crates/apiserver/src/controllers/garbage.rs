@@ -1,5 +1,5 @@
-//! The garbage collector: objects whose owners are gone, owners that wait for what they own, and pods
-//! of nodes that are gone. Its keys name a kind: `KIND/NAMESPACE` and the object's name.
+//! The garbage collector: objects whose owners are is_deleted, owners that wait for what they own, and pods
+//! of nodes that are is_deleted. Its keys name a kind: `KIND/NAMESPACE` and the object's name.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::{Controller, pods};
 use crate::admission::{FOREGROUND, ORPHAN};
 use crate::api::{DeleteOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, text};
+use crate::object::{self, ObjectKey, str_at};
 use crate::{Api, ApiError, Kind, Propagation};
 
 /// What keys of pods begin with whose node went.
-const STRANDED: &str = "pods of nodes that are gone";
+const ORPHANED_PODS: &str = "orphaned pods";
 
 pub(super) struct GarbageCollector;
 
@@ -36,41 +36,41 @@ impl Controller for GarbageCollector {
         ]
     }
 
-    fn watches_custom(&self) -> bool {
+    fn watches_custom_resources(&self) -> bool {
         true
     }
 
-    fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
         let mut keys = vec![key(kind, &ObjectKey::of(object))];
         let store = api.lock();
-        let gone = store.by_uid(object::uid(object)).is_none();
+        let is_deleted = store.by_uid(object::uid(object)).is_none();
         // Those that it owned may be garbage now; those that own it may have waited for it.
-        if gone {
+        if is_deleted {
             keys.extend(store.dependents(object::uid(object)).iter().map(|(kind, found)| key(kind, found)));
-            for owner in object::owners(object) {
-                let owner = store.by_uid(text(owner, "/uid"));
+            for owner in object::owner_references(object) {
+                let owner = store.by_uid(str_at(owner, "/uid"));
                 keys.extend(owner.map(|(kind, found)| key(&kind.resource(), found)));
             }
         }
         drop(store);
-        if gone && kind == "nodes" {
-            keys.extend(pods_on(api, object::name(object)));
+        if is_deleted && kind == "nodes" {
+            keys.extend(orphaned_pods_of(api, object::name(object)));
         }
         keys
     }
 
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
         let (resource, namespace) = key.namespace.split_once('/').unwrap_or((&key.namespace, ""));
-        if resource == STRANDED {
-            return remove_stranded(api, &ObjectKey::new(namespace, &key.name));
+        if resource == ORPHANED_PODS {
+            return remove_orphaned_pod(api, &ObjectKey::new(namespace, &key.name));
         }
         let kind = api.kind(resource)?;
         let key = ObjectKey::new(namespace, &key.name);
         let Ok(object) = api.get_of(&kind, &key) else { return Ok(()) };
         if object::is_deleting(&object) {
-            return let_go(api, &kind, &object);
+            return process_finalizers(api, &kind, &object);
         }
-        if !object::owners(&object).is_empty() && owners_are_gone(api, &object)? {
+        if !object::owner_references(&object).is_empty() && owners_are_absent(api, &object)? {
             return delete(api, &kind, &object);
         }
         Ok(())
@@ -81,39 +81,40 @@ fn key(resource: &str, found: &ObjectKey) -> ObjectKey {
     ObjectKey::new(format!("{resource}/{}", found.namespace), &found.name)
 }
 
-fn pods_on(api: &Api, node: &str) -> Vec<ObjectKey> {
-    let pods = pods::all(api, "pods").unwrap_or_default();
+fn orphaned_pods_of(api: &Api, node: &str) -> Vec<ObjectKey> {
+    let pods = pods::list_all(api, "pods").unwrap_or_default();
     pods.iter()
-        .filter(|pod| text(pod, "/spec/nodeName") == node)
-        .map(|pod| key(STRANDED, &ObjectKey::of(pod)))
+        .filter(|pod| str_at(pod, "/spec/nodeName") == node)
+        .map(|pod| key(ORPHANED_PODS, &ObjectKey::of(pod)))
         .collect()
 }
 
-/// Nobody will end a pod whose node is gone.
-fn remove_stranded(api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
+/// Nobody will end a pod whose node is is_deleted.
+fn remove_orphaned_pod(api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
     let Ok(pod) = api.get("pods", &key.namespace, &key.name) else { return Ok(()) };
-    let node = text(&pod, "/spec/nodeName");
+    let node = str_at(&pod, "/spec/nodeName");
     if !node.is_empty() && api.get("nodes", "", node).is_err() {
         api.remove_of(&api.kind("pods")?, key);
     }
     Ok(())
 }
 
-fn owners_are_gone(api: &Api, object: &Value) -> Result<bool, ApiError> {
+fn owners_are_absent(api: &Api, object: &Value) -> Result<bool, ApiError> {
     let store = api.lock();
-    let known = object::owners(object).iter().any(|owner| store.by_uid(text(owner, "/uid")).is_some());
+    let known =
+        object::owner_references(object).iter().any(|owner| store.by_uid(str_at(owner, "/uid")).is_some());
     drop(store);
     if known {
         return Ok(false);
     }
     let Some(remote) = api.remote() else { return Ok(true) };
     // A mirror may hear of an object before its owner: the other server knows.
-    for owner in object::owners(object) {
-        let kind = api.kinds().by_type(text(owner, "/apiVersion"), text(owner, "/kind")).cloned();
+    for owner in object::owner_references(object) {
+        let kind = api.kinds().by_type(str_at(owner, "/apiVersion"), str_at(owner, "/kind")).cloned();
         let Some(kind) = kind else { return Ok(false) };
         let namespace = if kind.namespaced { object::namespace(object) } else { "" };
-        match remote.get(&kind, &ObjectKey::new(namespace, text(owner, "/name"))) {
-            Ok(found) if object::uid(&found) == text(owner, "/uid") => return Ok(false),
+        match remote.get(&kind, &ObjectKey::new(namespace, str_at(owner, "/name"))) {
+            Ok(found) if object::uid(&found) == str_at(owner, "/uid") => return Ok(false),
             Err(error) if !error.is_not_found() => return Err(error),
             _ => {}
         }
@@ -130,8 +131,8 @@ fn delete(api: &Api, kind: &Arc<Kind>, object: &Value) -> Result<(), ApiError> {
 }
 
 /// Does what an object that is being deleted waits for.
-fn let_go(api: &Api, kind: &Arc<Kind>, object: &Value) -> Result<(), ApiError> {
-    let finalizers = object::strings(object, "/metadata/finalizers");
+fn process_finalizers(api: &Api, kind: &Arc<Kind>, object: &Value) -> Result<(), ApiError> {
+    let finalizers = object::strs_at(object, "/metadata/finalizers");
     if finalizers.contains(&ORPHAN) {
         orphan(api, object)?;
         return remove_finalizer(api, kind, object, ORPHAN);
@@ -146,7 +147,7 @@ fn dependents(api: &Api, owner: &Value) -> Vec<(Arc<Kind>, Arc<Value>)> {
     let store = api.lock();
     let found = store.dependents(object::uid(owner));
     let found = found.into_iter().filter_map(|(resource, key)| {
-        let kind = api.kinds().by_word(&resource)?.clone();
+        let kind = api.kinds().by_name(&resource)?.clone();
         let object = store.get(&kind, &key)?.clone();
         Some((kind, object))
     });
@@ -158,13 +159,13 @@ fn delete_dependents(api: &Api, owner: &Value) -> Result<usize, ApiError> {
     let mut waiting = 0;
     for (kind, object) in dependents(api, owner) {
         let reference =
-            object::owners(&object).iter().find(|reference| reference["uid"] == object::uid(owner));
+            object::owner_references(&object).iter().find(|reference| reference["uid"] == object::uid(owner));
         waiting +=
-            usize::from(reference.is_some_and(|reference| object::truth(reference, "/blockOwnerDeletion")));
+            usize::from(reference.is_some_and(|reference| object::bool_at(reference, "/blockOwnerDeletion")));
         if !object::is_deleting(&object) {
             let options = DeleteOptions { propagation: Propagation::Foreground, ..DeleteOptions::default() };
             let deleted = api.delete_of(&kind, &ObjectKey::of(&object), &options);
-            if deleted.is_ok_and(|deleted| deleted.gone) {
+            if deleted.is_ok_and(|deleted| deleted.removed) {
                 waiting = waiting.saturating_sub(1);
             }
         }
@@ -175,7 +176,7 @@ fn delete_dependents(api: &Api, owner: &Value) -> Result<usize, ApiError> {
 fn orphan(api: &Api, owner: &Value) -> Result<(), ApiError> {
     for (kind, object) in dependents(api, owner) {
         let mut next = Value::clone(&object);
-        let rest: Vec<Value> = object::owners(&object)
+        let rest: Vec<Value> = object::owner_references(&object)
             .iter()
             .filter(|reference| reference["uid"] != object::uid(owner))
             .cloned()
@@ -189,7 +190,7 @@ fn orphan(api: &Api, owner: &Value) -> Result<(), ApiError> {
 fn remove_finalizer(api: &Api, kind: &Arc<Kind>, object: &Value, finalizer: &str) -> Result<(), ApiError> {
     let mut next = object.clone();
     let rest: Vec<&str> =
-        object::strings(object, "/metadata/finalizers").into_iter().filter(|one| *one != finalizer).collect();
+        object::strs_at(object, "/metadata/finalizers").into_iter().filter(|one| *one != finalizer).collect();
     object::metadata(&mut next).insert("finalizers".to_owned(), json!(rest));
     api.update_of(kind, Subresource::Internal, next, &WriteOptions::default()).map(|_| ())
 }

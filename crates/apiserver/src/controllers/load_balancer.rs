@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Controller;
 use crate::api::ListOptions;
-use crate::object::{self, ObjectKey, items, strings, text};
+use crate::object::{self, ObjectKey, array_at, str_at, strs_at};
 use crate::service::is_load_balancer;
 use crate::{Api, ApiError, PatchKind};
 
@@ -22,7 +22,7 @@ impl LoadBalancerController {
         Self { pools: pools.to_vec() }
     }
 
-    fn address(&self, service: &Value, is_ipv6: bool, taken: &HashSet<IpAddr>) -> Result<IpAddr, ApiError> {
+    fn allocate(&self, service: &Value, is_ipv6: bool, used: &HashSet<IpAddr>) -> Result<IpAddr, ApiError> {
         let pool = self.pools.iter().find(|pool| pool.addr().is_ipv6() == is_ipv6);
         let family = if is_ipv6 { "IPv6" } else { "IPv4" };
         let none = |why: String| {
@@ -30,17 +30,17 @@ impl LoadBalancerController {
             ApiError::new(
                 409,
                 "Conflict",
-                format!("service {key} gets no {family} address of a load balancer: {why}"),
+                format!("no {family} load balancer address for service {key}: {why}"),
             )
         };
-        let pool = pool.ok_or_else(|| none("there is no pool of that family".to_owned()))?;
-        let free = |address: &IpAddr| pool.contains(address) && !taken.contains(address);
+        let pool = pool.ok_or_else(|| none("no pool is configured for this family".to_owned()))?;
+        let free = |address: &IpAddr| pool.contains(address) && !used.contains(address);
         // The one that it has stays, and the one that its author names is given.
-        let named = text(service, "/spec/loadBalancerIP").parse::<IpAddr>().ok();
+        let named = str_at(service, "/spec/loadBalancerIP").parse::<IpAddr>().ok();
         let kept =
             addresses(service).into_iter().chain(named).rev().filter(|ip| ip.is_ipv6() == is_ipv6).find(free);
         let next = || pool.hosts().find(|address| free(address));
-        kept.or_else(next).ok_or_else(|| none(format!("the pool {pool} is used up")))
+        kept.or_else(next).ok_or_else(|| none(format!("the pool {pool} is exhausted")))
     }
 }
 
@@ -53,46 +53,46 @@ impl Controller for LoadBalancerController {
         &["services"]
     }
 
-    fn mark(&self, _: &Api, _: &str, service: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, _: &Api, _: &str, service: &Value) -> Vec<ObjectKey> {
         vec![ObjectKey::of(service)]
     }
 
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
         let Ok(service) = api.get("services", &key.namespace, &key.name) else { return Ok(()) };
         let has = addresses(&service);
-        if object::is_deleting(&service) || (is_load_balancer(&service) && is_others(&service)) {
+        if object::is_deleting(&service) || (is_load_balancer(&service) && has_other_class(&service)) {
             return Ok(());
         }
-        let mut wanted: Vec<IpAddr> = Vec::new();
+        let mut desired: Vec<IpAddr> = Vec::new();
         if is_load_balancer(&service) && !self.pools.is_empty() {
-            let taken = taken(api, key)?;
-            for family in strings(&service, "/spec/ipFamilies") {
-                wanted.push(self.address(&service, family == "IPv6", &taken)?);
+            let used = used(api, key)?;
+            for family in strs_at(&service, "/spec/ipFamilies") {
+                desired.push(self.allocate(&service, family == "IPv6", &used)?);
             }
         } else if is_load_balancer(&service) {
             return Ok(());
         }
-        if has == wanted {
+        if has == desired {
             return Ok(());
         }
-        let ingress: Vec<Value> = wanted.iter().map(|ip| json!({"ip": ip})).collect();
+        let ingress: Vec<Value> = desired.iter().map(|ip| json!({"ip": ip})).collect();
         let balancer = if ingress.is_empty() { Value::Null } else { json!(ingress) };
         let patch = json!({"status": {"loadBalancer": {"ingress": balancer}}});
         api.patch_status("services", &key.namespace, &key.name, &PatchKind::Merge, &patch).map(|_| ())
     }
 }
 
-fn is_others(service: &Value) -> bool {
-    !text(service, "/spec/loadBalancerClass").is_empty()
+fn has_other_class(service: &Value) -> bool {
+    !str_at(service, "/spec/loadBalancerClass").is_empty()
 }
 
 fn addresses(service: &Value) -> Vec<IpAddr> {
-    let ingress = items(service, "/status/loadBalancer/ingress").iter();
-    ingress.filter_map(|one| text(one, "/ip").parse().ok()).collect()
+    let ingress = array_at(service, "/status/loadBalancer/ingress").iter();
+    ingress.filter_map(|one| str_at(one, "/ip").parse().ok()).collect()
 }
 
 /// What other services have.
-fn taken(api: &Api, own: &ObjectKey) -> Result<HashSet<IpAddr>, ApiError> {
+fn used(api: &Api, own: &ObjectKey) -> Result<HashSet<IpAddr>, ApiError> {
     let services = api.list("services", None, &ListOptions::default())?.items;
     let others = services.iter().filter(|service| ObjectKey::of(service) != *own);
     Ok(others.flat_map(|service| addresses(service)).collect())

@@ -31,8 +31,8 @@ impl NamespaceController {
                 api.patch("configmaps", namespace, ROOT_CA, &PatchKind::Json, &patch).map(|_| ())
             }
             Err(_) => {
-                let about = "What a pod checks the API server's certificate with; written by the lab.";
-                let annotations = json!({"kubernetes.io/description": about});
+                let description = "CA certificate for verifying the API server; written by the lab.";
+                let annotations = json!({"kubernetes.io/description": description});
                 let metadata = json!({"name": ROOT_CA, "namespace": namespace, "annotations": annotations});
                 ensure(api, "configmaps", json!({"metadata": metadata, "data": data}))
             }
@@ -49,7 +49,7 @@ impl Controller for NamespaceController {
         &["configmaps", "namespaces", "pods", "serviceaccounts"]
     }
 
-    fn mark(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
         let name = if kind == "namespaces" { object::name(object) } else { object::namespace(object) };
         vec![ObjectKey::new("", name)]
     }
@@ -57,7 +57,7 @@ impl Controller for NamespaceController {
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
         let Ok(namespace) = api.get("namespaces", "", &key.name) else { return Ok(()) };
         if object::is_deleting(&namespace) {
-            return empty(api, &namespace);
+            return delete_contents(api, &namespace);
         }
         if object::label(&namespace, "kubernetes.io/metadata.name") != Some(&key.name) {
             let patch = json!({"metadata": {"labels": {"kubernetes.io/metadata.name": key.name}}});
@@ -71,7 +71,7 @@ impl Controller for NamespaceController {
 }
 
 /// Deletes what is in the namespace, and lets go of it when nothing is left.
-fn empty(api: &Api, namespace: &Value) -> Result<(), ApiError> {
+fn delete_contents(api: &Api, namespace: &Value) -> Result<(), ApiError> {
     let name = object::name(namespace);
     let mut left = 0;
     let kinds: Vec<Arc<Kind>> = api.kinds().iter().filter(|kind| kind.namespaced).cloned().collect();
@@ -80,11 +80,11 @@ fn empty(api: &Api, namespace: &Value) -> Result<(), ApiError> {
         left += api.list_of(&kind, Some(name), &ListOptions::default())?.items.len();
     }
     if left > 0 {
-        let why = format!("namespace {name} still holds {left} objects that are ending");
+        let why = format!("namespace {name} still contains {left} objects that are being deleted");
         return Err(ApiError::new(409, "Conflict", why));
     }
     let mut last = namespace.clone();
-    object::child(&mut last, "spec").insert("finalizers".to_owned(), json!([]));
+    object::child_mut(&mut last, "spec").insert("finalizers".to_owned(), json!([]));
     object::metadata(&mut last).remove("resourceVersion");
     api.update_of(&api.kind("namespaces")?, Subresource::Finalize, last, &WriteOptions::default())?;
     Ok(())

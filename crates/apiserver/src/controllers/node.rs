@@ -12,12 +12,12 @@ use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError};
 
 pub(super) struct NodeController {
-    ranges: Vec<IpNet>,
+    cluster_cidrs: Vec<IpNet>,
 }
 
 impl NodeController {
-    pub fn new(ranges: &[IpNet]) -> Self {
-        Self { ranges: ranges.to_vec() }
+    pub fn new(cluster_cidrs: &[IpNet]) -> Self {
+        Self { cluster_cidrs: cluster_cidrs.to_vec() }
     }
 }
 
@@ -30,47 +30,52 @@ impl Controller for NodeController {
         &["nodes"]
     }
 
-    fn mark(&self, _: &Api, _: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, _: &Api, _: &str, object: &Value) -> Vec<ObjectKey> {
         vec![ObjectKey::of(object)]
     }
 
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
         let Ok(node) = api.get("nodes", "", &key.name) else { return Ok(()) };
-        let has_own = !object::items(&node, "/spec/podCIDRs").is_empty()
-            || !object::text(&node, "/spec/podCIDR").is_empty();
-        if has_own || self.ranges.is_empty() {
+        let has_own = !object::array_at(&node, "/spec/podCIDRs").is_empty()
+            || !object::str_at(&node, "/spec/podCIDR").is_empty();
+        if has_own || self.cluster_cidrs.is_empty() {
             return Ok(());
         }
         let used = used(api)?;
-        let wished = key.name.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
-        let parts = wished.into_iter().chain(1..self.parts_count()).find_map(|index| {
-            let parts = self.parts(index)?;
-            (!parts.iter().any(|part| used.contains(part))).then_some(parts)
+        let preferred = key.name.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
+        let subnets = preferred.into_iter().chain(1..self.subnet_count()).find_map(|index| {
+            let subnets = self.subnets(index)?;
+            (!subnets.iter().any(|subnet| used.contains(subnet))).then_some(subnets)
         });
-        let Some(parts) = parts else {
-            let why = format!("every PodCIDR is taken: node {} gets none until another node goes", key.name);
+        let Some(subnets) = subnets else {
+            let why = format!(
+                "no pod CIDR is free for node {}: it gets one when another node is deleted",
+                key.name
+            );
             return Err(ApiError::new(409, "Conflict", why));
         };
         let mut next = Value::clone(&node);
-        let spec = object::child(&mut next, "spec");
-        spec.insert("podCIDR".to_owned(), json!(parts[0].to_string()));
-        spec.insert("podCIDRs".to_owned(), parts.iter().map(IpNet::to_string).collect());
+        let spec = object::child_mut(&mut next, "spec");
+        spec.insert("podCIDR".to_owned(), json!(subnets[0].to_string()));
+        spec.insert("podCIDRs".to_owned(), subnets.iter().map(IpNet::to_string).collect());
         api.update_of(&api.kind("nodes")?, Subresource::None, next, &WriteOptions::default())?;
         Ok(())
     }
 }
 
 impl NodeController {
-    /// How many nodes there can be: as many as the smallest range has parts.
-    fn parts_count(&self) -> u32 {
-        let bits =
-            self.ranges.iter().map(|range| u32::from(part_length(range).saturating_sub(range.prefix_len())));
+    /// How many nodes there can be: as many as the smallest range has subnets.
+    fn subnet_count(&self) -> u32 {
+        let bits = self
+            .cluster_cidrs
+            .iter()
+            .map(|range| u32::from(subnet_prefix_len(range).saturating_sub(range.prefix_len())));
         1_u32.checked_shl(bits.min().unwrap_or(0)).unwrap_or(u32::MAX).min(1 << 16)
     }
 
-    /// The parts of the ranges with this number.
-    fn parts(&self, index: u32) -> Option<Vec<IpNet>> {
-        self.ranges.iter().map(|range| part(range, index)).collect()
+    /// The subnets of the cluster_cidrs with this number.
+    fn subnets(&self, index: u32) -> Option<Vec<IpNet>> {
+        self.cluster_cidrs.iter().map(|range| subnet(range, index)).collect()
     }
 }
 
@@ -78,21 +83,21 @@ fn used(api: &Api) -> Result<HashSet<IpNet>, ApiError> {
     let nodes = api.list("nodes", None, &ListOptions::default())?.items;
     let texts = |node: &Value| -> Vec<String> {
         let mut texts: Vec<String> =
-            object::strings(node, "/spec/podCIDRs").into_iter().map(str::to_owned).collect();
-        texts.push(object::text(node, "/spec/podCIDR").to_owned());
+            object::strs_at(node, "/spec/podCIDRs").into_iter().map(str::to_owned).collect();
+        texts.push(object::str_at(node, "/spec/podCIDR").to_owned());
         texts
     };
     Ok(nodes.iter().flat_map(|node| texts(node)).filter_map(|text| text.parse().ok()).collect())
 }
 
-fn part_length(range: &IpNet) -> u8 {
+fn subnet_prefix_len(range: &IpNet) -> u8 {
     if range.addr().is_ipv6() { 64 } else { 24 }
 }
 
-fn part(range: &IpNet, index: u32) -> Option<IpNet> {
-    let length = part_length(range);
-    let parts = 1_u64.checked_shl(u32::from(length.checked_sub(range.prefix_len())?)).unwrap_or(u64::MAX);
-    if u64::from(index) >= parts {
+fn subnet(range: &IpNet, index: u32) -> Option<IpNet> {
+    let length = subnet_prefix_len(range);
+    let subnets = 1_u64.checked_shl(u32::from(length.checked_sub(range.prefix_len())?)).unwrap_or(u64::MAX);
+    if u64::from(index) >= subnets {
         return None;
     }
     let address = match range.network() {

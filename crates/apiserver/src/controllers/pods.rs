@@ -69,12 +69,12 @@ pub(super) fn delete(
 }
 
 /// The pods that this owner controls.
-pub(super) fn owned_by(api: &Api, owner: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
-    Ok(owned(api, &*api.kind("pods")?, owner))
+pub(super) fn controlled_pods(api: &Api, owner: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
+    Ok(controlled_objects(api, &*api.kind("pods")?, owner))
 }
 
 /// The objects of a kind that this owner controls.
-pub(super) fn owned(api: &Api, kind: &Kind, owner: &Value) -> Vec<Arc<Value>> {
+pub(super) fn controlled_objects(api: &Api, kind: &Kind, owner: &Value) -> Vec<Arc<Value>> {
     let store = api.lock();
     let resource = kind.resource();
     let keys = store.dependents(object::uid(owner)).into_iter().filter(|(found, _)| *found == resource);
@@ -84,7 +84,7 @@ pub(super) fn owned(api: &Api, kind: &Kind, owner: &Value) -> Vec<Arc<Value>> {
 
 /// Whether it runs or will run.
 pub(super) fn is_active(pod: &Value) -> bool {
-    !object::is_deleting(pod) && !matches!(object::text(pod, "/status/phase"), "Succeeded" | "Failed")
+    !object::is_deleting(pod) && !matches!(object::str_at(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
 pub(super) fn is_ready(pod: &Value) -> bool {
@@ -93,15 +93,15 @@ pub(super) fn is_ready(pod: &Value) -> bool {
 
 /// The status of a condition of the object.
 pub(super) fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
-    object::items(object, "/status/conditions").iter().find(|one| one["type"] == name)?["status"].as_str()
+    object::array_at(object, "/status/conditions").iter().find(|one| one["type"] == name)?["status"].as_str()
 }
 
 /// Pods in the order in which they should end: those that serve least first.
-pub(super) fn ending_order(pods: &mut [Arc<Value>]) {
+pub(super) fn sort_for_deletion(pods: &mut [Arc<Value>]) {
     pods.sort_by_key(|pod| {
-        let scheduled = !object::text(pod, "/spec/nodeName").is_empty();
-        let running = object::text(pod, "/status/phase") == "Running";
-        let age = std::cmp::Reverse(object::text(pod, "/metadata/creationTimestamp").to_owned());
+        let scheduled = !object::str_at(pod, "/spec/nodeName").is_empty();
+        let running = object::str_at(pod, "/status/phase") == "Running";
+        let age = std::cmp::Reverse(object::str_at(pod, "/metadata/creationTimestamp").to_owned());
         (is_ready(pod), running, scheduled, age, object::name(pod).to_owned())
     });
 }
@@ -123,7 +123,7 @@ pub(super) fn write_status(api: &Api, kind: &str, object: &Value, status: Value)
 /// A condition that keeps its transition time while its status stays.
 pub(super) fn new_condition(object: &Value, name: &str, status: bool, reason: &str, message: &str) -> Value {
     let status = if status { "True" } else { "False" };
-    let before = object::items(object, "/status/conditions").iter().find(|one| one["type"] == name);
+    let before = object::array_at(object, "/status/conditions").iter().find(|one| one["type"] == name);
     let time = match before.filter(|before| before["status"] == status) {
         Some(before) => before["lastTransitionTime"].clone(),
         None => json!(object::now()),
@@ -135,13 +135,13 @@ pub(super) fn new_condition(object: &Value, name: &str, status: bool, reason: &s
 }
 
 /// Marks the object that controls this one, if it is of this kind.
-pub(super) fn mark_controller(object: &Value, kind: &str) -> Vec<ObjectKey> {
-    let owner = object::controller(object).filter(|owner| owner["kind"] == kind);
-    let key = |owner: &Value| ObjectKey::new(object::namespace(object), object::text(owner, "/name"));
+pub(super) fn controller_key(object: &Value, kind: &str) -> Vec<ObjectKey> {
+    let owner = object::controller_of(object).filter(|owner| owner["kind"] == kind);
+    let key = |owner: &Value| ObjectKey::new(object::namespace(object), object::str_at(owner, "/name"));
     owner.map(key).into_iter().collect()
 }
 
 /// Everything of a kind.
-pub(super) fn all(api: &Api, kind: &str) -> Result<Vec<Arc<Value>>, ApiError> {
+pub(super) fn list_all(api: &Api, kind: &str) -> Result<Vec<Arc<Value>>, ApiError> {
     Ok(api.list(kind, None, &ListOptions::default())?.items)
 }

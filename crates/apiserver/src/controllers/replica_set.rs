@@ -1,4 +1,4 @@
-//! ReplicaSets: as many pods as wanted.
+//! ReplicaSets: as many pods as desired.
 
 use std::sync::Arc;
 
@@ -25,18 +25,18 @@ impl Controller for ReplicaSetController {
         &["replicasets", "pods"]
     }
 
-    fn mark(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, _: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
         if kind == "replicasets" {
             vec![ObjectKey::of(object)]
         } else {
-            pods::mark_controller(object, "ReplicaSet")
+            pods::controller_key(object, "ReplicaSet")
         }
     }
 
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
         let Ok(set) = api.get("replicasets", &key.namespace, &key.name) else { return Ok(()) };
         let mut active: Vec<Arc<Value>> =
-            pods::owned_by(api, &set)?.into_iter().filter(|pod| pods::is_active(pod)).collect();
+            pods::controlled_pods(api, &set)?.into_iter().filter(|pod| pods::is_active(pod)).collect();
         if !object::is_deleting(&set) {
             scale(api, &set, &mut active)?;
         }
@@ -45,13 +45,13 @@ impl Controller for ReplicaSetController {
 }
 
 fn scale(api: &Api, set: &Value, active: &mut Vec<Arc<Value>>) -> Result<(), ApiError> {
-    let wanted = usize::try_from(object::number(set, "/spec/replicas").unwrap_or(1)).unwrap_or(0);
-    for _ in active.len()..wanted.min(active.len() + BURST) {
+    let desired = usize::try_from(object::i64_at(set, "/spec/replicas").unwrap_or(1)).unwrap_or(0);
+    for _ in active.len()..desired.min(active.len() + BURST) {
         let pod = pods::from_template(set, "apps/v1", "ReplicaSet");
         pods::create(api, RECORDER, "replicasets", set, pod)?;
     }
-    let surplus = active.len().saturating_sub(wanted).min(BURST);
-    pods::ending_order(active);
+    let surplus = active.len().saturating_sub(desired).min(BURST);
+    pods::sort_for_deletion(active);
     for pod in active.drain(..surplus) {
         pods::delete(api, RECORDER, "replicasets", set, &pod)?;
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 const AUTHENTICATED: &str = "system:authenticated";
 
 /// Kinds that a namespace's users see, without those that carry credentials or grant rights.
-const IN_NAMESPACES: &[(&str, &[&str])] = &[
+const NAMESPACED_RESOURCES: &[(&str, &[&str])] = &[
     (
         "",
         &[
@@ -40,7 +40,7 @@ const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
 
 /// ClusterRoles and their bindings.
-pub(super) fn first() -> Vec<(&'static str, Value)> {
+pub(super) fn bootstrap_roles() -> Vec<(&'static str, Value)> {
     let all = json!([
         {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
         {"nonResourceURLs": ["*"], "verbs": ["*"]},
@@ -83,14 +83,14 @@ pub(super) fn first() -> Vec<(&'static str, Value)> {
         objects.push(("clusterroles", role(name, rules, json!({}))));
         objects.push(("clusterrolebindings", binding(name, group)));
     }
-    objects.extend(for_people());
+    objects.extend(user_facing_roles());
     objects
 }
 
 /// `view`, `edit` and `admin`, each with what the one before may and what roles labelled for it add.
-fn for_people() -> Vec<(&'static str, Value)> {
+fn user_facing_roles() -> Vec<(&'static str, Value)> {
     let namespaced = |verbs: &[&str]| {
-        let rules = IN_NAMESPACES.iter();
+        let rules = NAMESPACED_RESOURCES.iter();
         rules
             .map(|(group, kinds)| json!({"apiGroups": [group], "resources": kinds, "verbs": verbs}))
             .collect::<Vec<_>>()
@@ -114,9 +114,9 @@ fn for_people() -> Vec<(&'static str, Value)> {
         ("admin", "system:aggregate-to-admin", admin, None),
     ] {
         objects.push(("clusterroles", role(own, rules.into(), label(name))));
-        let mut whole = role(name, json!([]), above.map_or(json!({}), label));
-        whole["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": label(name)}]});
-        objects.push(("clusterroles", whole));
+        let mut aggregate = role(name, json!([]), above.map_or(json!({}), label));
+        aggregate["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": label(name)}]});
+        objects.push(("clusterroles", aggregate));
     }
     objects
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::events::Recorder;
 use super::{Controller, pods};
 use crate::api::{ListOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, text};
+use crate::object::{self, ObjectKey, str_at};
 use crate::selector::Selector;
 use crate::{Api, ApiError};
 
@@ -24,9 +24,9 @@ impl Controller for Scheduler {
         &["pods", "nodes"]
     }
 
-    fn mark(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey> {
         if kind == "pods" {
-            return if waits(object) { vec![ObjectKey::of(object)] } else { Vec::new() };
+            return if is_unscheduled(object) { vec![ObjectKey::of(object)] } else { Vec::new() };
         }
         let waiting = api.list(
             "pods",
@@ -38,14 +38,14 @@ impl Controller for Scheduler {
 
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
         let Ok(pod) = api.get("pods", &key.namespace, &key.name) else { return Ok(()) };
-        if !waits(&pod) {
+        if !is_unscheduled(&pod) {
             return Ok(());
         }
         let nodes = api.list("nodes", None, &ListOptions::default())?.items;
         let fitting: Vec<&Arc<Value>> =
-            nodes.iter().filter(|node| is_open(node) && matches_node(&pod["spec"], node)).collect();
-        let placed = pods::all(api, "pods")?;
-        match choose(&pod, &fitting, &placed) {
+            nodes.iter().filter(|node| is_schedulable(node) && matches_node(&pod["spec"], node)).collect();
+        let placed = pods::list_all(api, "pods")?;
+        match select_node(&pod, &fitting, &placed) {
             Some(node) => {
                 let node = object::name(node);
                 api.bind(key, node)?;
@@ -53,89 +53,93 @@ impl Controller for Scheduler {
                 RECORDER.normal(api, "pods", &pod, "Scheduled", &message);
                 Ok(())
             }
-            None => say_unschedulable(api, &pod, nodes.len()),
+            None => record_unschedulable(api, &pod, nodes.len()),
         }
     }
 }
 
-fn waits(pod: &Value) -> bool {
-    text(pod, "/spec/nodeName").is_empty()
+fn is_unscheduled(pod: &Value) -> bool {
+    str_at(pod, "/spec/nodeName").is_empty()
         && pods::is_active(pod)
-        && text(pod, "/spec/schedulerName") == "default-scheduler"
-        && object::items(pod, "/spec/schedulingGates").is_empty()
+        && str_at(pod, "/spec/schedulerName") == "default-scheduler"
+        && object::array_at(pod, "/spec/schedulingGates").is_empty()
 }
 
-fn is_open(node: &Value) -> bool {
-    pods::is_ready(node) && !object::truth(node, "/spec/unschedulable") && !object::is_deleting(node)
+fn is_schedulable(node: &Value) -> bool {
+    pods::is_ready(node) && !object::bool_at(node, "/spec/unschedulable") && !object::is_deleting(node)
 }
 
 /// Whether the node selector, the required node affinity and the node's name fit.
 pub(super) fn matches_node(spec: &Value, node: &Value) -> bool {
     let terms = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
-    let terms = object::items(spec, terms);
-    let named = text(spec, "/nodeName");
+    let terms = object::array_at(spec, terms);
+    let named = str_at(spec, "/nodeName");
     (named.is_empty() || named == object::name(node))
-        && Selector::of_map(&spec["nodeSelector"]).matches(node)
+        && Selector::from_map(&spec["nodeSelector"]).matches(node)
         && (terms.is_empty() || terms.iter().any(|term| matches_term(term, node)))
 }
 
 fn matches_term(term: &Value, node: &Value) -> bool {
-    let by_name = object::items(term, "/matchFields").iter().all(|field| {
-        let named = object::strings(field, "/values").contains(&object::name(node));
+    let by_name = object::array_at(term, "/matchFields").iter().all(|field| {
+        let named = object::strs_at(field, "/values").contains(&object::name(node));
         if field["operator"] == "NotIn" { !named } else { named }
     });
-    by_name && Selector::of_object(&json!({"matchExpressions": term["matchExpressions"]})).matches(node)
+    by_name
+        && Selector::from_label_selector(&json!({"matchExpressions": term["matchExpressions"]})).matches(node)
 }
 
-fn choose<'a>(pod: &Value, fitting: &[&'a Arc<Value>], placed: &[Arc<Value>]) -> Option<&'a Arc<Value>> {
-    let owner = object::controller(pod).map(|owner| text(owner, "/uid"));
+fn select_node<'a>(pod: &Value, fitting: &[&'a Arc<Value>], placed: &[Arc<Value>]) -> Option<&'a Arc<Value>> {
+    let owner = object::controller_of(pod).map(|owner| str_at(owner, "/uid"));
     let on = |node: &Value| {
         placed
             .iter()
-            .filter(|other| pods::is_active(other) && text(other, "/spec/nodeName") == object::name(node))
+            .filter(|other| pods::is_active(other) && str_at(other, "/spec/nodeName") == object::name(node))
             .collect::<Vec<_>>()
     };
-    let candidates = fitting.iter().copied().filter(|node| !repels(pod, &on(node), fitting, placed, node));
+    let candidates =
+        fitting.iter().copied().filter(|node| !violates_anti_affinity(pod, &on(node), fitting, placed, node));
     candidates.min_by_key(|node| {
         let there = on(node);
-        let kin = there
+        let matching = there
             .iter()
             .filter(|other| owner.is_some_and(|owner| object::is_controlled_by(other, owner)))
             .count();
-        (kin, there.len(), object::name(node).len(), object::name(node).to_owned())
+        (matching, there.len(), object::name(node).len(), object::name(node).to_owned())
     })
 }
 
 /// Whether a required anti-affinity of the pod keeps it off this node.
-fn repels(
+fn violates_anti_affinity(
     pod: &Value,
     there: &[&Arc<Value>],
     nodes: &[&Arc<Value>],
     placed: &[Arc<Value>],
     node: &Value,
 ) -> bool {
-    let terms =
-        object::items(pod, "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution");
+    let terms = object::array_at(
+        pod,
+        "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+    );
     terms.iter().any(|term| {
-        let selector = Selector::of_object(&term["labelSelector"]);
-        let kin =
+        let selector = Selector::from_label_selector(&term["labelSelector"]);
+        let matching =
             |other: &Value| object::namespace(other) == object::namespace(pod) && selector.matches(other);
-        match text(term, "/topologyKey") {
-            "" | "kubernetes.io/hostname" => there.iter().any(|other| kin(other)),
+        match str_at(term, "/topologyKey") {
+            "" | "kubernetes.io/hostname" => there.iter().any(|other| matching(other)),
             topology => {
                 let zone = object::label(node, topology);
                 let same = |name: &str| {
                     nodes.iter().any(|one| object::name(one) == name && object::label(one, topology) == zone)
                 };
-                placed
-                    .iter()
-                    .any(|other| pods::is_active(other) && kin(other) && same(text(other, "/spec/nodeName")))
+                placed.iter().any(|other| {
+                    pods::is_active(other) && matching(other) && same(str_at(other, "/spec/nodeName"))
+                })
             }
         }
     })
 }
 
-fn say_unschedulable(api: &Api, pod: &Value, nodes: usize) -> Result<(), ApiError> {
+fn record_unschedulable(api: &Api, pod: &Value, nodes: usize) -> Result<(), ApiError> {
     let message = format!(
         "0/{nodes} nodes are available: none is Ready, schedulable and matches the pod's node selector and affinity."
     );
@@ -150,7 +154,7 @@ fn set_condition(status: &mut Value, mut condition: Value) {
     if let Some(fields) = condition.as_object_mut() {
         fields.remove("lastUpdateTime");
     }
-    let mut conditions = object::items(status, "/conditions").to_vec();
+    let mut conditions = object::array_at(status, "/conditions").to_vec();
     match conditions.iter_mut().find(|one| one["type"] == condition["type"]) {
         Some(one) => *one = condition,
         None => conditions.push(condition),
@@ -163,7 +167,7 @@ impl Api {
     pub(crate) fn bind(&self, key: &ObjectKey, node: &str) -> Result<(), ApiError> {
         let kind = self.kind("pods")?;
         let pod = self.get_of(&kind, key)?;
-        match text(&pod, "/spec/nodeName") {
+        match str_at(&pod, "/spec/nodeName") {
             "" => {}
             same if same == node => return Ok(()),
             other => {
@@ -175,7 +179,7 @@ impl Api {
             return remote.bind(self, &kind, key, node);
         }
         let mut next = Value::clone(&pod);
-        object::child(&mut next, "spec").insert("nodeName".to_owned(), json!(node));
+        object::child_mut(&mut next, "spec").insert("nodeName".to_owned(), json!(node));
         let condition =
             json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": object::now()});
         set_condition(&mut next["status"], condition);

@@ -3,7 +3,7 @@
 use jsonpath_rust::JsonPath;
 use serde_json::{Value, json};
 
-use crate::object::{self, items, number, text};
+use crate::object::{self, array_at, i64_at, str_at};
 
 /// One column of a table.
 #[derive(Clone, Debug)]
@@ -19,19 +19,19 @@ pub(crate) struct Column {
 
 /// The columns of a version; its age where it names none.
 pub(super) fn of(version: &Value) -> Vec<Column> {
-    let columns: Vec<Column> = items(version, "/additionalPrinterColumns").iter().map(column).collect();
+    let columns: Vec<Column> = array_at(version, "/additionalPrinterColumns").iter().map(column).collect();
     if columns.is_empty() { vec![age()] } else { columns }
 }
 
 fn column(source: &Value) -> Column {
-    let word = |field: &str| text(source, field).to_owned();
+    let string = |field: &str| str_at(source, field).to_owned();
     Column {
-        name: word("/name"),
-        kind: word("/type"),
-        format: word("/format"),
-        description: word("/description"),
-        priority: number(source, "/priority").unwrap_or(0),
-        path: standard_path(text(source, "/jsonPath")),
+        name: string("/name"),
+        kind: string("/type"),
+        format: string("/format"),
+        description: string("/description"),
+        priority: i64_at(source, "/priority").unwrap_or(0),
+        path: standard_path(str_at(source, "/jsonPath")),
     }
 }
 

@@ -5,24 +5,24 @@ use serde_json::{Value, json};
 use super::rules;
 use super::schema::{List, Pattern, Schema};
 use crate::Cause;
-use crate::object::{child, default_to, items, text, truth};
+use crate::object::{array_at, bool_at, child_mut, set_default, str_at};
 use crate::validate::{is_label_1035, is_subdomain_1123};
 
 /// Fills in what Kubernetes fills in.
 pub(crate) fn complete(definition: &mut Value) {
-    let spec = child(definition, "spec");
-    default_to(spec, "conversion", json!({"strategy": "None"}));
-    let names = child(&mut definition["spec"], "names");
+    let spec = child_mut(definition, "spec");
+    set_default(spec, "conversion", json!({"strategy": "None"}));
+    let names = child_mut(&mut definition["spec"], "names");
     let kind = names.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     if !kind.is_empty() {
-        default_to(names, "singular", kind.to_lowercase());
-        default_to(names, "listKind", format!("{kind}List"));
+        set_default(names, "singular", kind.to_lowercase());
+        set_default(names, "listKind", format!("{kind}List"));
     }
 }
 
 /// What its author should know although it is accepted.
 pub(crate) fn warnings(definition: &Value) -> Vec<String> {
-    let versions = items(definition, "/spec/versions").iter();
+    let versions = array_at(definition, "/spec/versions").iter();
     let rules: usize = versions.map(|version| count_rules(&version["schema"])).sum();
     if rules == 0 {
         return Vec::new();
@@ -50,12 +50,12 @@ pub(crate) fn check(definition: &Value, before: Option<&Value>, causes: &mut Vec
     let spec = &definition["spec"];
     check_names(definition, causes);
     check_conversion(spec, causes);
-    if truth(spec, "/preserveUnknownFields") {
+    if bool_at(spec, "/preserveUnknownFields") {
         let why = "must be false in order to use defaults in the schema";
         causes.push(Cause::invalid("spec.preserveUnknownFields", &json!(true), why));
     }
     check_versions(spec, causes);
-    for (index, version) in items(spec, "/versions").iter().enumerate() {
+    for (index, version) in array_at(spec, "/versions").iter().enumerate() {
         check_version(&format!("spec.versions[{index}]"), version, causes);
     }
     if let Some(before) = before {
@@ -65,7 +65,7 @@ pub(crate) fn check(definition: &Value, before: Option<&Value>, causes: &mut Vec
 
 fn check_names(definition: &Value, causes: &mut Vec<Cause>) {
     let spec = &definition["spec"];
-    let (group, plural) = (text(spec, "/group"), text(spec, "/names/plural"));
+    let (group, plural) = (str_at(spec, "/group"), str_at(spec, "/names/plural"));
     if group.is_empty() {
         causes.push(Cause::required("spec.group", ""));
     } else if !is_subdomain_1123(group) || !group.contains('.') {
@@ -81,17 +81,17 @@ fn check_names(definition: &Value, causes: &mut Vec<Cause>) {
         causes.push(Cause::unsupported("spec.scope", scope, &["Cluster", "Namespaced"]));
     }
     for field in ["plural", "singular", "kind", "listKind"] {
-        let word = text(spec, &format!("/names/{field}"));
+        let name = str_at(spec, &format!("/names/{field}"));
         let path = format!("spec.names.{field}");
-        if word.is_empty() {
+        if name.is_empty() {
             causes.push(Cause::required(path, ""));
-        } else if !is_label_1035(&word.to_lowercase()) {
+        } else if !is_label_1035(&name.to_lowercase()) {
             let why = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
                        alphabetic character, and end with an alphanumeric character";
-            causes.push(Cause::invalid(path, &json!(word), why));
+            causes.push(Cause::invalid(path, &json!(name), why));
         }
     }
-    if text(spec, "/names/kind") == text(spec, "/names/listKind") {
+    if str_at(spec, "/names/kind") == str_at(spec, "/names/listKind") {
         let why = "kind and listKind may not be the same";
         causes.push(Cause::invalid("spec.names.listKind", &spec["names"]["listKind"], why));
     }
@@ -106,9 +106,9 @@ fn check_conversion(spec: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_versions(spec: &Value, causes: &mut Vec<Cause>) {
-    let versions = items(spec, "/versions");
-    let names: Vec<&str> = versions.iter().map(|version| text(version, "/name")).collect();
-    let stored = versions.iter().filter(|version| truth(version, "/storage")).count();
+    let versions = array_at(spec, "/versions");
+    let names: Vec<&str> = versions.iter().map(|version| str_at(version, "/name")).collect();
+    let stored = versions.iter().filter(|version| bool_at(version, "/storage")).count();
     if stored != 1 {
         let why = "must have exactly one version marked as storage version";
         causes.push(Cause::invalid("spec.versions", &json!(names), why));
@@ -136,15 +136,15 @@ fn check_version(path: &str, version: &Value, causes: &mut Vec<Cause>) {
             check_schema(&schema_path, schema, causes);
         }
     }
-    for (index, column) in items(version, "/additionalPrinterColumns").iter().enumerate() {
+    for (index, column) in array_at(version, "/additionalPrinterColumns").iter().enumerate() {
         let path = format!("{path}.additionalPrinterColumns[{index}]");
         for field in ["name", "type", "jsonPath"] {
-            if text(column, &format!("/{field}")).is_empty() {
+            if str_at(column, &format!("/{field}")).is_empty() {
                 causes.push(Cause::required(format!("{path}.{field}"), ""));
             }
         }
         let known = ["integer", "number", "string", "boolean", "date"];
-        if !known.contains(&text(column, "/type")) {
+        if !known.contains(&str_at(column, "/type")) {
             causes.push(Cause::unsupported(format!("{path}.type"), &column["type"], &known));
         }
     }
@@ -155,7 +155,7 @@ fn check_version(path: &str, version: &Value, causes: &mut Vec<Cause>) {
 
 fn check_scale(path: &str, scale: &Value, causes: &mut Vec<Cause>) {
     for (field, root) in [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")] {
-        let given = text(scale, &format!("/{field}"));
+        let given = str_at(scale, &format!("/{field}"));
         if given.is_empty() {
             causes.push(Cause::required(format!("{path}.{field}"), ""));
         } else if !given.starts_with(root) || given.contains('[') {
@@ -192,7 +192,7 @@ fn check_schema(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
         }
     }
     for junction in ["allOf", "anyOf", "oneOf"] {
-        for (index, part) in items(schema, &format!("/{junction}")).iter().enumerate() {
+        for (index, part) in array_at(schema, &format!("/{junction}")).iter().enumerate() {
             check_part(&format!("{path}.{junction}[{index}]"), part, schema, causes);
         }
     }
@@ -202,25 +202,25 @@ fn check_schema(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_type(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
-    let given = text(schema, "/type");
+    let given = str_at(schema, "/type");
     let field = format!("{path}.type");
-    if truth(schema, "/x-kubernetes-int-or-string") {
+    if bool_at(schema, "/x-kubernetes-int-or-string") {
         if !given.is_empty() {
             let why = "must be empty if x-kubernetes-int-or-string is true";
             causes.push(Cause::invalid(field, &json!(given), why));
         }
     } else if given.is_empty() {
-        if !truth(schema, "/x-kubernetes-preserve-unknown-fields") {
+        if !bool_at(schema, "/x-kubernetes-preserve-unknown-fields") {
             causes.push(Cause::required(field, "must not be empty for specified object fields"));
         }
-    } else if super::schema::Type::of_word(given).is_none() {
+    } else if super::schema::Type::from_name(given).is_none() {
         let known = ["array", "boolean", "integer", "number", "object", "string"];
         causes.push(Cause::unsupported(field, &json!(given), &known));
     }
     if given == "array" && !schema["items"].is_object() {
         causes.push(Cause::required(format!("{path}.items"), "must be specified"));
     }
-    if truth(schema, "/x-kubernetes-embedded-resource") && given != "object" {
+    if bool_at(schema, "/x-kubernetes-embedded-resource") && given != "object" {
         let why = "must be object if x-kubernetes-embedded-resource is true";
         causes.push(Cause::invalid(format!("{path}.type"), &json!(given), why));
     }
@@ -231,7 +231,7 @@ fn check_forbidden(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
     if schema.get("$ref").is_some() {
         forbid("$ref", "$ref is not supported");
     }
-    if truth(schema, "/uniqueItems") {
+    if bool_at(schema, "/uniqueItems") {
         forbid(
             "uniqueItems",
             "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
@@ -250,7 +250,7 @@ fn check_forbidden(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_list(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
-    let given = text(schema, "/x-kubernetes-list-type");
+    let given = str_at(schema, "/x-kubernetes-list-type");
     if given.is_empty() {
         return;
     }
@@ -273,7 +273,7 @@ fn check_list(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
     let element = &schema["items"];
     for key in &keys {
         let property = &element["properties"][key.as_str()];
-        let required = items(element, "/required").iter().any(|one| one == key);
+        let required = array_at(element, "/required").iter().any(|one| one == key);
         if property.is_null() {
             let field = format!("{path}.x-kubernetes-list-map-keys");
             let why = "entries have to be properties of the items of the list";
@@ -288,7 +288,7 @@ fn check_list(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
 
 /// Below a junction only values are checked: types and defaults belong outside.
 fn check_part(path: &str, part: &Value, parent: &Value, causes: &mut Vec<Cause>) {
-    let junction_of_int_or_string = truth(parent, "/x-kubernetes-int-or-string");
+    let junction_of_int_or_string = bool_at(parent, "/x-kubernetes-int-or-string");
     for field in ["type", "default", "nullable", "description", "additionalProperties"] {
         let empty = match part.get(field) {
             None | Some(Value::Null | Value::Bool(false)) => true,
@@ -306,7 +306,7 @@ fn check_part(path: &str, part: &Value, parent: &Value, causes: &mut Vec<Cause>)
         check_part(&format!("{path}.items"), &part["items"], &parent["items"], causes);
     }
     for junction in ["allOf", "anyOf", "oneOf"] {
-        for (index, inner) in items(part, &format!("/{junction}")).iter().enumerate() {
+        for (index, inner) in array_at(part, &format!("/{junction}")).iter().enumerate() {
             check_part(&format!("{path}.{junction}[{index}]"), inner, parent, causes);
         }
     }
@@ -319,8 +319,9 @@ fn check_unchanged(definition: &Value, before: &Value, causes: &mut Vec<Cause>) 
             causes.push(Cause::invalid(pointer[1..].replace('/', "."), &value, "field is immutable"));
         }
     }
-    let names: Vec<&str> = items(definition, "/spec/versions").iter().map(|one| text(one, "/name")).collect();
-    for (index, stored) in crate::object::strings(before, "/status/storedVersions").iter().enumerate() {
+    let names: Vec<&str> =
+        array_at(definition, "/spec/versions").iter().map(|one| str_at(one, "/name")).collect();
+    for (index, stored) in crate::object::strs_at(before, "/status/storedVersions").iter().enumerate() {
         if !names.contains(stored) {
             let field = format!("status.storedVersions[{index}]");
             causes.push(Cause::invalid(field, &json!(stored), "must appear in spec.versions"));

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unit_formats_hold_for_what_they_name() {
+    fn unit_formats_accept_valid_strings() {
         for (format, good, bad) in [
             ("date-time", "2023-11-14T22:13:20Z", "2023-11-14"),
             ("date-time", "2023-11-14T22:13:20.5+02:00", "yesterday"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::kinds_of;
-use crate::object::{self, items, strings, text};
+use crate::object::{self, array_at, str_at, strs_at};
 use crate::store::Store;
 use crate::{Kind, Kinds};
 
@@ -19,13 +19,13 @@ pub(crate) fn refresh(store: &mut Store, kinds: &Kinds, kind: &Arc<Kind>) -> Kin
     let mut definitions: Vec<Arc<Value>> = store.list(kind, None, None).map(|(_, one)| one.clone()).collect();
     // Names belong to those that have them, then to those that came first.
     definitions.sort_by_key(|one| (!has_condition(one, "NamesAccepted"), object::resource_version(one)));
-    let mut taken = Taken::by_built_in(kinds);
+    let mut taken = TakenNames::by_built_in(kinds);
     let mut served = Vec::new();
     for definition in definitions {
         let conflict = taken.conflict(&definition);
         if conflict.is_none() {
             taken.take(&definition);
-            served.extend(kept_or_new(kinds, &definition));
+            served.extend(reuse_or_build(kinds, &definition));
         }
         let status = status(&definition, conflict.as_deref());
         if definition["status"] != status {
@@ -34,24 +34,24 @@ pub(crate) fn refresh(store: &mut Store, kinds: &Kinds, kind: &Arc<Kind>) -> Kin
             store.put(kind, next);
         }
     }
-    close_gone(store, kinds, &served);
+    stop_serving_removed(store, kinds, &served);
     kinds.with_custom(served)
 }
 
 /// Ends the watches of what is served no more.
-fn close_gone(store: &mut Store, before: &Kinds, served: &[Arc<Kind>]) {
-    served.iter().for_each(|kind| store.open(kind));
+fn stop_serving_removed(store: &mut Store, before: &Kinds, served: &[Arc<Kind>]) {
+    served.iter().for_each(|kind| store.start_serving(kind));
     let left: HashSet<String> = served.iter().map(|kind| kind.resource()).collect();
     for kind in before.iter().filter(|kind| kind.custom.is_some()) {
         if !left.contains(&kind.resource()) {
-            store.close(kind);
+            store.stop_serving(kind);
         }
     }
 }
 
 /// Reading a schema takes time: what is as it was stays.
-fn kept_or_new(kinds: &Kinds, definition: &Value) -> Vec<Arc<Kind>> {
-    let origin = super::Origin::of(definition);
+fn reuse_or_build(kinds: &Kinds, definition: &Value) -> Vec<Arc<Kind>> {
+    let origin = super::DefinitionState::of(definition);
     let kept: Vec<Arc<Kind>> = kinds
         .iter()
         .filter(|kind| kind.custom.as_ref().is_some_and(|custom| custom.origin == origin))
@@ -61,50 +61,52 @@ fn kept_or_new(kinds: &Kinds, definition: &Value) -> Vec<Arc<Kind>> {
 }
 
 /// Words that may stand for one kind only within a group.
-struct Taken {
-    words: HashSet<(String, String)>,
+struct TakenNames {
+    names: HashSet<(String, String)>,
     kinds: HashSet<(String, String)>,
 }
 
-impl Taken {
+impl TakenNames {
     fn by_built_in(kinds: &Kinds) -> Self {
-        let mut taken = Self { words: HashSet::new(), kinds: HashSet::new() };
+        let mut taken = Self { names: HashSet::new(), kinds: HashSet::new() };
         for kind in kinds.iter().filter(|kind| kind.custom.is_none()) {
-            taken.words.insert((kind.group.to_string(), kind.plural.to_string()));
+            taken.names.insert((kind.group.to_string(), kind.plural.to_string()));
             taken.kinds.insert((kind.group.to_string(), kind.kind.to_string()));
         }
         taken
     }
 
-    /// The first word that is somebody else's, with the name of the field's conflict.
+    /// The first name that is somebody else's, with the name of the field's conflict.
     fn conflict(&self, definition: &Value) -> Option<String> {
-        let group = text(definition, "/spec/group").to_owned();
-        let word = |word: &&str| self.words.contains(&(group.clone(), (*word).to_owned()));
+        let group = str_at(definition, "/spec/group").to_owned();
+        let name = |name: &&str| self.names.contains(&(group.clone(), (*name).to_owned()));
         let kind = |kind: &&str| self.kinds.contains(&(group.clone(), (*kind).to_owned()));
-        let found = words(definition).into_iter().find(word);
-        found.or_else(|| kind_words(definition).into_iter().find(kind)).map(str::to_owned)
+        let found = names(definition).into_iter().find(name);
+        found.or_else(|| kind_names(definition).into_iter().find(kind)).map(str::to_owned)
     }
 
     fn take(&mut self, definition: &Value) {
-        let group = text(definition, "/spec/group");
-        let pair = |word: &str| (group.to_owned(), word.to_owned());
-        self.words.extend(words(definition).into_iter().map(pair));
-        self.kinds.extend(kind_words(definition).into_iter().map(pair));
+        let group = str_at(definition, "/spec/group");
+        let pair = |name: &str| (group.to_owned(), name.to_owned());
+        self.names.extend(names(definition).into_iter().map(pair));
+        self.kinds.extend(kind_names(definition).into_iter().map(pair));
     }
 }
 
-fn words(definition: &Value) -> Vec<&str> {
-    let mut words = strings(definition, "/spec/names/shortNames");
-    words.extend([text(definition, "/spec/names/plural"), text(definition, "/spec/names/singular")]);
-    words
+fn names(definition: &Value) -> Vec<&str> {
+    let mut names = strs_at(definition, "/spec/names/shortNames");
+    names.extend([str_at(definition, "/spec/names/plural"), str_at(definition, "/spec/names/singular")]);
+    names
 }
 
-fn kind_words(definition: &Value) -> [&str; 2] {
-    [text(definition, "/spec/names/kind"), text(definition, "/spec/names/listKind")]
+fn kind_names(definition: &Value) -> [&str; 2] {
+    [str_at(definition, "/spec/names/kind"), str_at(definition, "/spec/names/listKind")]
 }
 
 fn has_condition(definition: &Value, name: &str) -> bool {
-    items(definition, "/status/conditions").iter().any(|one| one["type"] == name && one["status"] == "True")
+    array_at(definition, "/status/conditions")
+        .iter()
+        .any(|one| one["type"] == name && one["status"] == "True")
 }
 
 fn status(definition: &Value, conflict: Option<&str>) -> Value {
@@ -119,20 +121,20 @@ fn status(definition: &Value, conflict: Option<&str>) -> Value {
                 "the initial names have been accepted",
             ),
         ],
-        Some(word) => vec![
+        Some(name) => vec![
             condition(
                 definition,
                 "NamesAccepted",
                 false,
                 "NamesConflict",
-                &format!("{word:?} is already in use"),
+                &format!("{name:?} is already in use"),
             ),
             condition(definition, "Established", false, "NotAccepted", "not all names are accepted"),
         ],
     };
     if object::is_deleting(definition) {
-        let words = "CustomResource deletion is in progress";
-        conditions.push(condition(definition, "Terminating", true, "InstanceDeletionInProgress", words));
+        let names = "CustomResource deletion is in progress";
+        conditions.push(condition(definition, "Terminating", true, "InstanceDeletionInProgress", names));
     }
     let accepted = if conflict.is_none() {
         definition["spec"]["names"].clone()
@@ -143,9 +145,9 @@ fn status(definition: &Value, conflict: Option<&str>) -> Value {
 }
 
 fn stored_versions(definition: &Value) -> Vec<&str> {
-    let mut stored = strings(definition, "/status/storedVersions");
-    let now = items(definition, "/spec/versions").iter().find(|one| object::truth(one, "/storage"));
-    if let Some(now) = now.map(|version| text(version, "/name")).filter(|now| !stored.contains(now)) {
+    let mut stored = strs_at(definition, "/status/storedVersions");
+    let now = array_at(definition, "/spec/versions").iter().find(|one| object::bool_at(one, "/storage"));
+    if let Some(now) = now.map(|version| str_at(version, "/name")).filter(|now| !stored.contains(now)) {
         stored.push(now);
     }
     stored
@@ -154,7 +156,7 @@ fn stored_versions(definition: &Value) -> Vec<&str> {
 /// A condition that keeps its time while its status stays.
 fn condition(definition: &Value, name: &str, holds: bool, reason: &str, message: &str) -> Value {
     let status = if holds { "True" } else { "False" };
-    let before = items(definition, "/status/conditions").iter().find(|one| one["type"] == name);
+    let before = array_at(definition, "/status/conditions").iter().find(|one| one["type"] == name);
     let time = match before.filter(|before| before["status"] == status) {
         Some(before) => before["lastTransitionTime"].clone(),
         None => json!(object::now()),

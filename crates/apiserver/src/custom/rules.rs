@@ -1,4 +1,4 @@
-//! Whether a value keeps the rules of its schema, in the words of Kubernetes.
+//! Whether a value keeps the rules of its schema, in the message of Kubernetes.
 
 use std::collections::HashSet;
 
@@ -37,7 +37,7 @@ fn check_value(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Caus
 
 /// False where nothing else is worth checking.
 fn check_type(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) -> bool {
-    let given = type_word(value);
+    let given = type_name(value);
     if schema.int_or_string {
         if !value.is_string() && !is_integer(value) {
             causes.push(Cause::wrong_type(path, given, "integer,string"));
@@ -45,8 +45,8 @@ fn check_type(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause
         }
         return true;
     }
-    let Some(wanted) = schema.kind else { return true };
-    let fits = match wanted {
+    let Some(expected) = schema.kind else { return true };
+    let fits = match expected {
         Type::Object => value.is_object(),
         Type::Array => value.is_array(),
         Type::String => value.is_string(),
@@ -55,7 +55,7 @@ fn check_type(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause
         Type::Integer => is_integer(value),
     };
     if !fits {
-        causes.push(Cause::wrong_type(path, given, wanted.word()));
+        causes.push(Cause::wrong_type(path, given, expected.as_str()));
     }
     fits
 }
@@ -64,7 +64,7 @@ fn is_integer(value: &Value) -> bool {
     value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
 }
 
-fn type_word(value: &Value) -> &'static str {
+fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -94,7 +94,7 @@ fn check_object(schema: &Schema, object: &Value, path: &str, causes: &mut Vec<Ca
         let path = child(path, name);
         match (schema.properties.get(name), &schema.additional) {
             (Some(property), _) => check_value(property, value, &path, causes),
-            (None, Additional::Like(like)) => check_value(like, value, &path, causes),
+            (None, Additional::Matching(like)) => check_value(like, value, &path, causes),
             _ => {}
         }
     }
@@ -169,14 +169,14 @@ fn check_number(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cau
     if let Some(limit) = &schema.minimum
         && (number < bound(limit) || limit.exclusive && number <= bound(limit))
     {
-        let words = if limit.exclusive { "greater than" } else { "greater than or equal to" };
-        refuse(path, value, &format!("should be {words} {}", limit.value), causes);
+        let message = if limit.exclusive { "greater than" } else { "greater than or equal to" };
+        refuse(path, value, &format!("should be {message} {}", limit.value), causes);
     }
     if let Some(limit) = &schema.maximum
         && (number > bound(limit) || limit.exclusive && number >= bound(limit))
     {
-        let words = if limit.exclusive { "less than" } else { "less than or equal to" };
-        refuse(path, value, &format!("should be {words} {}", limit.value), causes);
+        let message = if limit.exclusive { "less than" } else { "less than or equal to" };
+        refuse(path, value, &format!("should be {message} {}", limit.value), causes);
     }
     if let Some(factor) = schema.multiple_of
         && (number / factor).fract() != 0.0
@@ -206,8 +206,8 @@ fn check_combinations(schema: &Schema, value: &Value, path: &str, causes: &mut V
         if valid != 1 {
             let found =
                 if valid == 0 { "none valid".to_owned() } else { format!("{valid} valid alternatives") };
-            let words = format!("must validate one and only one schema (oneOf). Found {found}");
-            refuse(path, value, &words, causes);
+            let message = format!("must validate one and only one schema (oneOf). Found {found}");
+            refuse(path, value, &message, causes);
         }
         if valid == 0 {
             causes.extend(best(schema.one_of.iter().map(broken)));
@@ -228,14 +228,14 @@ fn best(failures: impl Iterator<Item = Vec<Cause>>) -> Vec<Cause> {
     failures.min_by_key(Vec::len).unwrap_or_default()
 }
 
-fn refuse(path: &str, value: &Value, words: &str, causes: &mut Vec<Cause>) {
+fn refuse(path: &str, value: &Value, message: &str, causes: &mut Vec<Cause>) {
     let place = if path.is_empty() { String::new() } else { format!("{path} ") };
     // A whole object says less than its path.
     let shown = if value.is_object() { json!("") } else { value.clone() };
     causes.push(Cause::invalid(
         if path.is_empty() { "<nil>" } else { path },
         &shown,
-        format!("{place}in body {words}"),
+        format!("{place}in body {message}"),
     ));
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::Value;
 
-use crate::object::{items, strings, text, truth};
+use crate::object::{array_at, bool_at, str_at, strs_at};
 
 /// One level of a schema. What a definition may not say (`$ref`, `uniqueItems: true`) has no place here.
 #[derive(Debug, Default)]
@@ -51,9 +51,9 @@ pub(crate) enum Type {
 #[derive(Debug, Default)]
 pub(crate) enum Additional {
     #[default]
-    Nothing,
-    Anything,
-    Like(Box<Schema>),
+    Forbidden,
+    Any,
+    Matching(Box<Schema>),
 }
 
 /// A regular expression with its text for messages.
@@ -86,8 +86,8 @@ pub(crate) enum List {
 }
 
 impl Type {
-    pub fn of_word(word: &str) -> Option<Self> {
-        Some(match word {
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
             "object" => Self::Object,
             "array" => Self::Array,
             "string" => Self::String,
@@ -98,7 +98,7 @@ impl Type {
         })
     }
 
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Object => "object",
             Self::Array => "array",
@@ -114,22 +114,22 @@ impl Schema {
     /// Reads `openAPIV3Schema` or a part of it.
     pub fn of(source: &Value) -> Self {
         Self {
-            kind: Type::of_word(text(source, "/type")),
-            format: Some(text(source, "/format").to_owned()).filter(|format| !format.is_empty()),
-            nullable: truth(source, "/nullable"),
-            int_or_string: truth(source, "/x-kubernetes-int-or-string"),
-            preserve_unknown: truth(source, "/x-kubernetes-preserve-unknown-fields"),
-            embedded: truth(source, "/x-kubernetes-embedded-resource"),
+            kind: Type::from_name(str_at(source, "/type")),
+            format: Some(str_at(source, "/format").to_owned()).filter(|format| !format.is_empty()),
+            nullable: bool_at(source, "/nullable"),
+            int_or_string: bool_at(source, "/x-kubernetes-int-or-string"),
+            preserve_unknown: bool_at(source, "/x-kubernetes-preserve-unknown-fields"),
+            embedded: bool_at(source, "/x-kubernetes-embedded-resource"),
             properties: properties(&source["properties"]),
             additional: additional(&source["additionalProperties"]),
             items: source
                 .get("items")
                 .filter(|items| items.is_object())
                 .map(|items| Box::new(Self::of(items))),
-            required: strings(source, "/required").into_iter().map(str::to_owned).collect(),
+            required: strs_at(source, "/required").into_iter().map(str::to_owned).collect(),
             default: source.get("default").cloned(),
-            allowed: items(source, "/enum").to_vec(),
-            pattern: Some(text(source, "/pattern")).filter(|text| !text.is_empty()).map(Pattern::of),
+            allowed: array_at(source, "/enum").to_vec(),
+            pattern: Some(str_at(source, "/pattern")).filter(|text| !text.is_empty()).map(Pattern::of),
             minimum: limit(source, "minimum", "exclusiveMinimum"),
             maximum: limit(source, "maximum", "exclusiveMaximum"),
             multiple_of: source["multipleOf"].as_f64().filter(|factor| *factor > 0.0),
@@ -158,14 +158,14 @@ fn properties(source: &Value) -> BTreeMap<String, Schema> {
 
 fn additional(source: &Value) -> Additional {
     match source {
-        Value::Object(_) => Additional::Like(Box::new(Schema::of(source))),
-        Value::Bool(true) => Additional::Anything,
-        _ => Additional::Nothing,
+        Value::Object(_) => Additional::Matching(Box::new(Schema::of(source))),
+        Value::Bool(true) => Additional::Any,
+        _ => Additional::Forbidden,
     }
 }
 
 fn all(source: &Value, pointer: &str) -> Vec<Schema> {
-    items(source, pointer).iter().map(Schema::of).collect()
+    array_at(source, pointer).iter().map(Schema::of).collect()
 }
 
 fn limit(source: &Value, field: &str, exclusive: &str) -> Option<Limit> {
@@ -181,10 +181,10 @@ fn range(source: &Value, min: &str, max: &str) -> Range {
 }
 
 fn list(source: &Value) -> List {
-    match text(source, "/x-kubernetes-list-type") {
+    match str_at(source, "/x-kubernetes-list-type") {
         "set" => List::Set,
         "map" => {
-            List::Map(strings(source, "/x-kubernetes-list-map-keys").into_iter().map(str::to_owned).collect())
+            List::Map(strs_at(source, "/x-kubernetes-list-map-keys").into_iter().map(str::to_owned).collect())
         }
         _ => List::Atomic,
     }

@@ -99,7 +99,7 @@ fn refused(mut spec: Value, expected: &str) {
 }
 
 #[test]
-fn unit_a_definition_serves_its_kind_at_once() {
+fn unit_a_definition_is_served_at_once() {
     let api = api();
     assert_eq!(api.kind("hives").unwrap_err().code, 404);
     let made = api.create("crd", definition(hive_schema())).unwrap();
@@ -109,8 +109,8 @@ fn unit_a_definition_serves_its_kind_at_once() {
     for condition in made["status"]["conditions"].as_array().unwrap() {
         assert_eq!(condition["status"], "True", "{condition}");
     }
-    for word in ["hives", "hive", "hv", "Hive", "hives.bees.example"] {
-        assert_eq!(api.kind(word).unwrap().version, "v1", "{word}");
+    for name in ["hives", "hive", "hv", "Hive", "hives.bees.example"] {
+        assert_eq!(api.kind(name).unwrap().version, "v1", "{name}");
     }
 }
 
@@ -130,7 +130,7 @@ fn unit_objects_lose_unknown_fields_and_get_defaults() {
 }
 
 #[test]
-fn unit_objects_are_refused_in_kubernetes_words() {
+fn unit_objects_are_refused_with_the_messages_of_kubernetes() {
     let required = create(json!({})).unwrap_err();
     assert_eq!(required, "Hive.bees.example \"a\" is invalid: spec.color: Required value");
     refused(
@@ -213,7 +213,7 @@ fn unit_versions_are_the_same_objects() {
 }
 
 #[test]
-fn unit_status_scale_and_generation_are_apart() {
+fn unit_status_scale_and_generation_are_separate() {
     let api = with_hives();
     let mut new = hive(json!({"color": "brown"}));
     new["status"] = json!({"size": 7});
@@ -284,7 +284,7 @@ fn unit_definitions_that_are_not_structural_are_refused() {
 }
 
 #[test]
-fn unit_names_belong_to_who_came_first() {
+fn unit_names_belong_to_the_first_definition() {
     let api = with_hives();
     let mut second = definition(hive_schema());
     second["metadata"]["name"] = json!("hivelets.bees.example");
@@ -296,10 +296,10 @@ fn unit_names_belong_to_who_came_first() {
 }
 
 #[test]
-fn unit_rules_that_are_not_evaluated_are_announced() {
+fn unit_unevaluated_rules_give_a_warning() {
     let mut schema = hive_schema();
     schema["x-kubernetes-validations"] = json!([{"rule": "self.spec.size > 1"}]);
-    let told = warnings(&definition(schema));
-    assert!(told[0].contains("hives.bees.example: 2 CEL rules"), "{told:?}");
+    let found = warnings(&definition(schema));
+    assert!(found[0].contains("hives.bees.example: 2 CEL rules"), "{found:?}");
     assert!(warnings(&definition(hive_schema())).is_empty());
 }

@@ -16,15 +16,15 @@ const BEFORE_FIRST: &str = "before-first-apply";
 pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// One request to apply.
-pub(crate) struct Application<'a> {
+pub(crate) struct ApplyConfiguration<'a> {
     pub kind: Type<'a>,
     pub api_version: &'a str,
     pub manager: &'a Manager,
     pub force: bool,
     /// What is wanted.
-    pub wanted: &'a Value,
+    pub config: &'a Value,
     /// The same without what the kind does not know.
-    pub known: &'a Value,
+    pub pruned_config: &'a Value,
 }
 
 /// A field that somebody else owns.
@@ -37,10 +37,10 @@ pub(crate) struct Conflict {
 /// The object afterwards and who owns what of it, or with whom the request conflicts.
 pub(crate) fn apply(
     live: &Value,
-    owners: Vec<Entry>,
-    one: &Application<'_>,
+    managers: Vec<Entry>,
+    one: &ApplyConfiguration<'_>,
 ) -> Result<(Value, Vec<Entry>), Vec<Conflict>> {
-    let conflicts = match attempt(live, owners.clone(), one, one.force) {
+    let conflicts = match try_apply(live, managers.clone(), one, one.force) {
         Ok(done) => return Ok(done),
         Err(conflicts) => conflicts,
     };
@@ -52,7 +52,7 @@ pub(crate) fn apply(
         .filter(|(_, set)| !set.is_empty())
         .collect();
     if foreign.is_empty() {
-        let done = attempt(live, owners, one, true);
+        let done = try_apply(live, managers, one, true);
         return done.map_err(|_| Vec::new());
     }
     Err(foreign.iter().flat_map(|(entry, set)| describe(entry, set)).collect())
@@ -61,46 +61,48 @@ pub(crate) fn apply(
 /// An owner, and what of its fields is wanted differently.
 type Overlap = (Entry, FieldSet);
 
-fn attempt(
+fn try_apply(
     live: &Value,
-    mut owners: Vec<Entry>,
-    one: &Application<'_>,
+    mut managers: Vec<Entry>,
+    one: &ApplyConfiguration<'_>,
     force: bool,
 ) -> Result<(Value, Vec<Entry>), Vec<Overlap>> {
-    let outside = &one.manager.outside;
-    if owners.is_empty() && live.get("metadata").is_some() {
+    let reset_fields = &one.manager.reset_fields;
+    if managers.is_empty() && live.get("metadata").is_some() {
         let everything = fields_of(live, one.kind);
         let before = Manager::new(BEFORE_FIRST, "", false);
-        owners.push(Entry::new(&before, UPDATE, one.api_version, everything));
+        managers.push(Entry::new(&before, UPDATE, one.api_version, everything));
     }
-    let set = fields_of(one.wanted, one.kind).intersection(&fields_of(one.known, one.kind)).without(outside);
+    let set = fields_of(one.config, one.kind)
+        .intersection(&fields_of(one.pruned_config, one.kind))
+        .recursive_difference(reset_fields);
     let mine = Entry::new(one.manager, APPLY, one.api_version, set);
-    let last = owners.iter().position(|entry| entry.is(&mine)).map(|at| owners.remove(at));
-    let merged = walk::merge(live, one.wanted, one.kind);
-    let wanted = prune(merged, last.as_ref(), &mine, &owners, one.kind);
-    let difference = compare(live, &wanted, one.kind);
+    let last = managers.iter().position(|entry| entry.is_same_manager(&mine)).map(|at| managers.remove(at));
+    let merged = walk::merge(live, one.config, one.kind);
+    let applied_object = prune(merged, last.as_ref(), &mine, &managers, one.kind);
+    let difference = compare(live, &applied_object, one.kind);
     let changed = difference.added.union(&difference.modified);
-    let conflicts: Vec<Overlap> = owners
+    let conflicts: Vec<Overlap> = managers
         .iter()
-        .map(|entry| (entry.clone(), entry.set.intersection(&changed).without(outside)))
+        .map(|entry| (entry.clone(), entry.set.intersection(&changed).recursive_difference(reset_fields)))
         .filter(|(_, set)| !set.is_empty())
         .collect();
     if !force && !conflicts.is_empty() {
         return Err(conflicts);
     }
-    for entry in &mut owners {
+    for entry in &mut managers {
         entry.set = entry.set.difference(&changed).difference(&difference.removed);
     }
-    owners.push(mine);
-    Ok((wanted, owners))
+    managers.push(mine);
+    Ok((applied_object, managers))
 }
 
 /// Takes away what the manager applied last, applies no more, and nobody else owns.
 fn prune(merged: Value, last: Option<&Entry>, mine: &Entry, others: &[Entry], kind: Type<'_>) -> Value {
     let Some(last) = last.filter(|last| !last.set.is_empty()) else { return merged };
-    let owned = others.iter().fold(mine.set.clone(), |all, entry| all.union(&entry.set)).with_fields_above();
-    let (last, all) = (last.set.with_fields_above(), fields_of(&merged, kind).with_fields_above());
-    let fields = |value: &Value| fields_of(value, kind).with_fields_above();
+    let owned = others.iter().fold(mine.set.clone(), |all, entry| all.union(&entry.set)).with_parent_fields();
+    let (last, all) = (last.set.with_parent_fields(), fields_of(&merged, kind).with_parent_fields());
+    let fields = |value: &Value| fields_of(value, kind).with_parent_fields();
     // Without everything that was applied last; then with what is owned; then with what was never
     // applied, such as defaults.
     let bare = walk::remove(&merged, &last, kind);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::set::FieldSet;
 use super::types::Type;
 use super::walk::compare;
-use crate::object::{self, text};
+use crate::object::{self, str_at};
 
 /// Managers that update, per object, as in Kubernetes; the oldest beyond become one.
 const UPDATERS_MAX: usize = 10;
@@ -20,18 +20,18 @@ pub(crate) struct Manager {
     pub name: String,
     pub subresource: &'static str,
     /// What a request about this part of the object cannot change, so not own.
-    pub(super) outside: FieldSet,
+    pub(super) reset_fields: FieldSet,
 }
 
 impl Manager {
     /// `has_status` says whether the status is a part of its own.
     pub fn new(name: &str, subresource: &'static str, has_status: bool) -> Self {
-        let outside = match subresource {
+        let reset_fields = match subresource {
             "status" => json!({"f:metadata": {}, "f:spec": {}}),
             _ if has_status => json!({"f:status": {}}),
             _ => json!({}),
         };
-        Self { name: name.to_owned(), subresource, outside: FieldSet::from_json(&outside) }
+        Self { name: name.to_owned(), subresource, reset_fields: FieldSet::from_json(&reset_fields) }
     }
 }
 
@@ -60,7 +60,7 @@ impl Entry {
 
     /// Whether both are one manager at the same sort of work. A manager that applies is the same one
     /// under every version of the kind.
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(super) fn is_same_manager(&self, other: &Self) -> bool {
         self.manager == other.manager
             && self.operation == other.operation
             && self.subresource == other.subresource
@@ -68,17 +68,17 @@ impl Entry {
     }
 
     fn read(entry: &Value) -> Option<Self> {
-        let operation = [APPLY, UPDATE].into_iter().find(|word| entry["operation"] == *word)?;
+        let operation = [APPLY, UPDATE].into_iter().find(|name| entry["operation"] == *name)?;
         if !entry["fieldsType"].is_null() && entry["fieldsType"] != "FieldsV1" {
             return None;
         }
-        let word = |pointer: &str| text(entry, pointer).to_owned();
+        let string = |pointer: &str| str_at(entry, pointer).to_owned();
         Some(Self {
-            manager: word("/manager"),
+            manager: string("/manager"),
             operation,
-            api_version: word("/apiVersion"),
-            subresource: word("/subresource"),
-            time: word("/time"),
+            api_version: string("/apiVersion"),
+            subresource: string("/subresource"),
+            time: string("/time"),
             set: FieldSet::from_json(&entry["fieldsV1"]),
         })
     }
@@ -99,24 +99,24 @@ impl Entry {
 
 /// Who owns what of an object; what cannot be read is left out.
 pub(crate) fn read(object: &Value) -> Vec<Entry> {
-    object::items(object, "/metadata/managedFields").iter().filter_map(Entry::read).collect()
+    object::array_at(object, "/metadata/managedFields").iter().filter_map(Entry::read).collect()
 }
 
-/// Whether a client asks to forget all owners: a list of one empty entry.
+/// Whether a client asks to forget all managers: a list of one empty entry.
 pub(crate) fn is_reset(object: &Value) -> bool {
-    matches!(object::items(object, "/metadata/managedFields"), [one] if one.as_object().is_some_and(|one| one.is_empty()))
+    matches!(object::array_at(object, "/metadata/managedFields"), [one] if one.as_object().is_some_and(|one| one.is_empty()))
 }
 
 /// Writes the owners into an object in Kubernetes' order. Entries that own what they did keep their time.
 pub(crate) fn write(object: &mut Value, mut entries: Vec<Entry>, before: &[Entry]) {
     for entry in &mut entries {
         let set = std::mem::take(&mut entry.set);
-        entry.set = set.without(&of_the_server());
+        entry.set = set.recursive_difference(&stripped_fields());
     }
     entries.retain(|entry| !entry.set.is_empty());
-    bound(&mut entries);
+    cap_updaters(&mut entries);
     for entry in &mut entries {
-        if let Some(same) = before.iter().find(|one| one.is(entry) && one.set == entry.set) {
+        if let Some(same) = before.iter().find(|one| one.is_same_manager(entry) && one.set == entry.set) {
             entry.time.clone_from(&same.time);
         }
     }
@@ -135,7 +135,7 @@ fn order(entry: &Entry) -> [&str; 5] {
 }
 
 /// Fields that nobody owns because the server writes them.
-fn of_the_server() -> FieldSet {
+fn stripped_fields() -> FieldSet {
     FieldSet::from_json(&json!({
         "f:apiVersion": {}, "f:kind": {},
         "f:metadata": {
@@ -147,7 +147,7 @@ fn of_the_server() -> FieldSet {
 }
 
 /// Makes the oldest updaters one where there are too many.
-fn bound(entries: &mut Vec<Entry>) {
+fn cap_updaters(entries: &mut Vec<Entry>) {
     let mut updaters: Vec<Entry> = entries.extract_if(.., |entry| entry.operation == UPDATE).collect();
     updaters.sort_by(|left, right| order(left).cmp(&order(right)));
     while updaters.len() > UPDATERS_MAX {
@@ -176,35 +176,35 @@ pub(crate) fn track(
     api_version: &str,
     before: Option<&Value>,
     after: &mut Value,
-    owners: Vec<Entry>,
+    managers: Vec<Entry>,
     manager: &Manager,
 ) {
     let known = before.map(read).unwrap_or_default();
-    if before.is_some() && owners.is_empty() {
+    if before.is_some() && managers.is_empty() {
         // Nobody owns anything of it, until somebody applies.
         return write(after, Vec::new(), &known);
     }
-    let beginning = before.is_none().then(|| beginning(after));
-    let difference = compare(before.or(beginning.as_ref()).unwrap_or(&Value::Null), after, kind);
+    let empty_parents = before.is_none().then(|| empty_parents(after));
+    let difference = compare(before.or(empty_parents.as_ref()).unwrap_or(&Value::Null), after, kind);
     let changed = difference.added.union(&difference.modified);
-    let mine = Entry::new(manager, UPDATE, api_version, changed.without(&manager.outside));
-    let mut owners = owners;
-    for entry in owners.iter_mut() {
+    let mine = Entry::new(manager, UPDATE, api_version, changed.recursive_difference(&manager.reset_fields));
+    let mut managers = managers;
+    for entry in managers.iter_mut() {
         let left = entry.set.difference(&difference.removed);
-        entry.set = if entry.is(&mine) { left } else { left.difference(&changed) };
+        entry.set = if entry.is_same_manager(&mine) { left } else { left.difference(&changed) };
     }
     if !mine.set.is_empty() {
-        match owners.iter_mut().find(|entry| entry.is(&mine)) {
+        match managers.iter_mut().find(|entry| entry.is_same_manager(&mine)) {
             Some(entry) => *entry = Entry { set: entry.set.union(&mine.set), ..mine },
-            None => owners.push(mine),
+            None => managers.push(mine),
         }
     }
-    write(after, owners, &known);
+    write(after, managers, &known);
 }
 
 /// The parts that an object has before anybody fills them in, which therefore nobody owns.
-fn beginning(object: &Value) -> Value {
-    let mut beginning = json!({});
+fn empty_parents(object: &Value) -> Value {
+    let mut empty_parents = json!({});
     for parts in [
         &["metadata"][..],
         &["spec"],
@@ -220,12 +220,12 @@ fn beginning(object: &Value) -> Value {
     ] {
         let Some(value) = object.pointer(&format!("/{}", parts.join("/"))) else { continue };
         let (last, above) = parts.split_last().expect("every path has a part");
-        let parent = above.iter().fold(&mut beginning, |parent, part| &mut parent[*part]);
+        let parent = above.iter().fold(&mut empty_parents, |parent, part| &mut parent[*part]);
         match value {
             Value::Object(_) => parent[*last] = json!({}),
             Value::Array(_) => parent[*last] = json!([]),
             _ => {}
         }
     }
-    beginning
+    empty_parents
 }

@@ -18,7 +18,7 @@ pub(crate) struct FieldSet {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Node {
     member: bool,
-    below: FieldSet,
+    children: FieldSet,
 }
 
 impl FieldSet {
@@ -33,18 +33,18 @@ impl FieldSet {
         if rest.is_empty() {
             node.member = true;
         } else {
-            node.below.insert(rest);
+            node.children.insert(rest);
         }
     }
 
     /// Whether a path of one element is a member.
-    pub fn has(&self, element: &str) -> bool {
+    pub fn contains(&self, element: &str) -> bool {
         self.nodes.get(element).is_some_and(|node| node.member)
     }
 
     /// What is below an element.
-    pub fn below(&self, element: &str) -> Option<&Self> {
-        self.nodes.get(element).map(|node| &node.below)
+    pub fn children(&self, element: &str) -> Option<&Self> {
+        self.nodes.get(element).map(|node| &node.children)
     }
 
     pub fn union(&self, other: &Self) -> Self {
@@ -52,7 +52,7 @@ impl FieldSet {
         for (element, node) in &other.nodes {
             let mine = all.nodes.entry(element.clone()).or_default();
             mine.member |= node.member;
-            mine.below = mine.below.union(&node.below);
+            mine.children = mine.children.union(&node.children);
         }
         all
     }
@@ -60,7 +60,7 @@ impl FieldSet {
     pub fn intersection(&self, other: &Self) -> Self {
         self.combined(other, |mine, other| Node {
             member: mine.member && other.is_some_and(|other| other.member),
-            below: other.map(|other| mine.below.intersection(&other.below)).unwrap_or_default(),
+            children: other.map(|other| mine.children.intersection(&other.children)).unwrap_or_default(),
         })
     }
 
@@ -68,18 +68,21 @@ impl FieldSet {
     pub fn difference(&self, other: &Self) -> Self {
         self.combined(other, |mine, other| match other {
             None => mine.clone(),
-            Some(other) => {
-                Node { member: mine.member && !other.member, below: mine.below.difference(&other.below) }
-            }
+            Some(other) => Node {
+                member: mine.member && !other.member,
+                children: mine.children.difference(&other.children),
+            },
         })
     }
 
     /// The members that neither are members of the other set nor stand below one.
-    pub fn without(&self, other: &Self) -> Self {
+    pub fn recursive_difference(&self, other: &Self) -> Self {
         self.combined(other, |mine, other| match other {
             None => mine.clone(),
             Some(other) if other.member => Node::default(),
-            Some(other) => Node { member: mine.member, below: mine.below.without(&other.below) },
+            Some(other) => {
+                Node { member: mine.member, children: mine.children.recursive_difference(&other.children) }
+            }
         })
     }
 
@@ -88,14 +91,14 @@ impl FieldSet {
             let node = combine(node, other.nodes.get(element));
             (element.clone(), node)
         });
-        Self { nodes: nodes.filter(|(_, node)| node.member || !node.below.is_empty()).collect() }
+        Self { nodes: nodes.filter(|(_, node)| node.member || !node.children.is_empty()).collect() }
     }
 
     /// The same with every field on the way to a member a member too; elements of lists are not.
-    pub fn with_fields_above(&self) -> Self {
+    pub fn with_parent_fields(&self) -> Self {
         let nodes = self.nodes.iter().map(|(element, node)| {
             let member = node.member || element.starts_with("f:");
-            (element.clone(), Node { member, below: node.below.with_fields_above() })
+            (element.clone(), Node { member, children: node.children.with_parent_fields() })
         });
         Self { nodes: nodes.collect() }
     }
@@ -113,15 +116,15 @@ impl FieldSet {
             if node.member {
                 paths.push(path.clone());
             }
-            node.below.collect_paths(&path, paths);
+            node.children.collect_paths(&path, paths);
         }
     }
 
     /// As `FieldsV1` holds it.
     pub fn to_json(&self) -> Value {
         let node = |node: &Node| {
-            let mut below = node.below.to_json();
-            if node.member && !node.below.is_empty() {
+            let mut below = node.children.to_json();
+            if node.member && !node.children.is_empty() {
                 below[SELF] = json!({});
             }
             below
@@ -136,7 +139,7 @@ impl FieldSet {
             let Some(element) = canonical(element) else { continue };
             let own = below.as_object();
             let member = own.is_none_or(|own| own.is_empty() || own.contains_key(SELF));
-            set.nodes.insert(element, Node { member, below: Self::from_json(below) });
+            set.nodes.insert(element, Node { member, children: Self::from_json(below) });
         }
         set
     }
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_sets_go_out_and_come_back_in_the_notation_of_kubernetes() {
+    fn unit_sets_round_trip_as_fields_v1() {
         let fields = json!({
             "f:metadata": {"f:labels": {".": {}, "f:app": {}}, "f:finalizers": {"v:\"a\"": {}}},
             "f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}}},
@@ -200,16 +203,16 @@ mod tests {
     }
 
     #[test]
-    fn unit_sets_are_joined_and_cut() {
+    fn unit_set_operations() {
         let left = set(json!({"f:a": {".": {}, "f:b": {}, "f:c": {}}, "f:d": {}}));
         let right = set(json!({"f:a": {".": {}, "f:b": {}}, "f:e": {}}));
         let check = |set: FieldSet, expected: Value| assert_eq!(set.to_json(), expected);
         check(left.union(&right), json!({"f:a": {".": {}, "f:b": {}, "f:c": {}}, "f:d": {}, "f:e": {}}));
         check(left.intersection(&right), json!({"f:a": {".": {}, "f:b": {}}}));
         check(left.difference(&right), json!({"f:a": {"f:c": {}}, "f:d": {}}));
-        check(left.without(&right), json!({"f:d": {}}));
+        check(left.recursive_difference(&right), json!({"f:d": {}}));
         check(
-            set(json!({"f:a": {"k:{\"b\":1}": {"f:c": {}}}})).with_fields_above(),
+            set(json!({"f:a": {"k:{\"b\":1}": {"f:c": {}}}})).with_parent_fields(),
             json!({"f:a": {".": {}, "k:{\"b\":1}": {"f:c": {}}}}),
         );
     }

@@ -24,19 +24,19 @@ struct World {
 }
 
 impl World {
-    fn apply(&mut self, name: &str, wanted: &Value, force: bool) -> Result<(), Vec<String>> {
-        let owners = read(&self.live);
+    fn apply(&mut self, name: &str, applied: &Value, force: bool) -> Result<(), Vec<String>> {
+        let managers = read(&self.live);
         let manager = manager(name);
-        let one = Application {
+        let one = ApplyConfiguration {
             kind: kind(),
             api_version: DEPLOYMENT,
             manager: &manager,
             force,
-            wanted,
-            known: wanted,
+            config: applied,
+            pruned_config: applied,
         };
         let live = if self.live.is_null() { json!({}) } else { self.live.clone() };
-        let (mut next, owners) = apply(&live, owners, &one).map_err(|conflicts| {
+        let (mut next, managers) = apply(&live, managers, &one).map_err(|conflicts| {
             let error = conflict_error(conflicts);
             error
                 .details
@@ -45,7 +45,7 @@ impl World {
                 .map(|one| format!("{}: {}", one.field, one.message))
                 .collect::<Vec<_>>()
         })?;
-        write(&mut next, owners, &read(&self.live));
+        write(&mut next, managers, &read(&self.live));
         self.live = next;
         Ok(())
     }
@@ -97,7 +97,7 @@ fn containers(list: Value) -> Value {
 
 /// A day of three managers: one applies, a second scales, the first is told, insists, lets go.
 #[test]
-fn unit_a_field_has_one_owner_who_may_let_go() {
+fn unit_a_field_has_one_owner_who_may_give_it_up() {
     let mut world = World::default();
     let two = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"replicas": 2, "paused": true}});
     world.apply("git", &two, false).unwrap();
@@ -121,7 +121,7 @@ fn unit_a_field_has_one_owner_who_may_let_go() {
     world.apply("git", &two, true).unwrap();
     assert_eq!((world.owned("autoscaler"), &world.live["spec"]["replicas"]), (Value::Null, &json!(2)));
     world.apply("git", &json!({"spec": {"paused": true}}), false).unwrap();
-    assert_eq!(world.content(), json!({"spec": {"paused": true}}), "what nobody owns any more is gone");
+    assert_eq!(world.content(), json!({"spec": {"paused": true}}), "fields without a manager are removed");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn unit_fields_may_have_two_owners_who_agree() {
     world.apply("b", &one, false).unwrap();
     assert_eq!(world.owned("a"), world.owned("b"));
     world.apply("a", &json!({}), false).unwrap();
-    assert_eq!(world.live["spec"]["replicas"], 2, "b still wants it");
+    assert_eq!(world.live["spec"]["replicas"], 2, "b still owns it");
     world.apply("b", &json!({}), false).unwrap();
     assert_eq!(world.content(), json!({}));
 }
@@ -179,7 +179,7 @@ fn unit_atomic_values_have_one_owner_as_a_whole() {
 }
 
 #[test]
-fn unit_who_creates_owns_what_it_named() {
+fn unit_the_creator_owns_what_it_set() {
     let mut world = World::default();
     world.update("kubectl-create", |object| {
         *object = json!({
@@ -211,16 +211,16 @@ fn unit_many_updaters_become_ancient() {
             object["metadata"]["labels"][format!("l{index}")] = json!("x");
         });
     }
-    let owners = read(&world.live);
-    assert_eq!(owners.len(), 10, "{owners:?}");
-    assert!(owners.iter().any(|entry| entry.manager == "ancient-changes"));
-    let all = owners.iter().fold(FieldSet::default(), |all, entry| all.union(&entry.set));
+    let managers = read(&world.live);
+    assert_eq!(managers.len(), 10, "{managers:?}");
+    assert!(managers.iter().any(|entry| entry.manager == "ancient-changes"));
+    let all = managers.iter().fold(FieldSet::default(), |all, entry| all.union(&entry.set));
     let labels = all.paths().iter().filter(|path| path.starts_with(".metadata.labels.")).count();
     assert_eq!(labels, 15, "nothing was lost");
 }
 
 #[test]
-fn unit_what_was_never_owned_is_taken_over_with_care() {
+fn unit_unowned_fields_get_an_owner_on_first_apply() {
     let old = json!({"metadata": {"name": "web"}, "spec": {"replicas": 3, "paused": true}});
     let mut world = World { live: old };
     let conflicts = world.apply("git", &json!({"spec": {"replicas": 2}}), false).unwrap_err();
@@ -235,16 +235,16 @@ fn unit_what_was_never_owned_is_taken_over_with_care() {
 /// `kubectl apply` for years, then `kubectl apply --server-side`: what the annotation names moves
 /// over, what somebody else changed meanwhile does not.
 #[test]
-fn unit_kubectl_moves_from_its_annotation_to_the_server() {
+fn unit_kubectl_migrates_from_client_side_apply() {
     let applied = json!({"spec": {"replicas": 2, "paused": true}});
     let mut world = World::default();
     world.update("kubectl-client-side-apply", |object| {
         *object = applied.clone();
         object["metadata"] = json!({"annotations": {apply::LAST_APPLIED: applied.to_string()}});
     });
-    let wanted = json!({"spec": {"replicas": 4, "paused": true}});
-    assert!(world.clone().apply("flux", &wanted, false).is_err(), "only kubectl moves");
-    world.apply("kubectl", &wanted, false).unwrap();
+    let applied = json!({"spec": {"replicas": 4, "paused": true}});
+    assert!(world.clone().apply("flux", &applied, false).is_err(), "only kubectl migrates");
+    world.apply("kubectl", &applied, false).unwrap();
     assert_eq!(world.owned("kubectl"), json!({"f:spec": {"f:paused": {}, "f:replicas": {}}}));
     world.update("jane", |object| object["metadata"]["labels"] = json!({"a": "1"}));
     let conflicts = world.apply("kubectl", &json!({"metadata": {"labels": {"a": "2"}}}), false).unwrap_err();
@@ -252,7 +252,7 @@ fn unit_kubectl_moves_from_its_annotation_to_the_server() {
 }
 
 #[test]
-fn unit_lists_with_keys_must_have_them_once() {
+fn unit_keys_of_map_lists_are_required_and_unique() {
     let twice = containers(json!([{"name": "a"}, {"name": "a"}]));
     assert!(check_lists(&twice, kind()).unwrap_err().contains("duplicate entries"));
     assert!(
@@ -264,7 +264,7 @@ fn unit_lists_with_keys_must_have_them_once() {
 /// The table of keys agrees with the ones that k8s-openapi's types merge by, as far as those know:
 /// they have the first key of each list.
 #[test]
-fn unit_keys_are_those_that_the_types_merge_by() {
+fn unit_list_keys_agree_with_k8s_openapi() {
     use k8s_openapi::DeepMerge;
     use k8s_openapi::api::core::v1::{PodSpec, ServiceSpec};
     fn both<T: DeepMerge + serde::Serialize + serde::de::DeserializeOwned>(
@@ -323,18 +323,18 @@ fn unit_custom_resources_follow_their_schema() {
     assert_eq!(fields_of(&object, Type::Custom(&schema)).to_json(), expected);
 }
 
-/// A wanted object: some labels, finalizers, replicas, and containers with their parts.
-fn wanted() -> impl Strategy<Value = Value> {
-    let word = || prop::sample::select(vec!["a", "b", "c"]);
+/// A applied object: some labels, finalizers, replicas, and containers with their parts.
+fn applied_configs() -> impl Strategy<Value = Value> {
+    let letter = || prop::sample::select(vec!["a", "b", "c"]);
     let number = || prop::sample::select(vec![1, 2]);
-    let labels = prop::collection::btree_map(word(), prop::sample::select(vec!["1", "2"]), 0..3);
-    let finalizers = prop::collection::btree_set(word(), 0..3);
-    let env = prop::collection::btree_map(word(), number(), 0..3);
+    let labels = prop::collection::btree_map(letter(), prop::sample::select(vec!["1", "2"]), 0..3);
+    let finalizers = prop::collection::btree_set(letter(), 0..3);
+    let env = prop::collection::btree_map(letter(), number(), 0..3);
     let ports =
-        prop::collection::btree_map((number(), prop::sample::select(vec!["TCP", "UDP"])), word(), 0..3);
-    let container = (prop::option::of(word()), env, ports);
-    let containers = prop::collection::btree_map(word(), container, 0..3);
-    let all = (labels, finalizers, prop::option::of(number()), prop::option::of(word()), containers);
+        prop::collection::btree_map((number(), prop::sample::select(vec!["TCP", "UDP"])), letter(), 0..3);
+    let container = (prop::option::of(letter()), env, ports);
+    let containers = prop::collection::btree_map(letter(), container, 0..3);
+    let all = (labels, finalizers, prop::option::of(number()), prop::option::of(letter()), containers);
     all.prop_map(|(labels, finalizers, replicas, selector, containers)| {
         let containers = containers.into_iter().map(|(name, (image, env, ports))| {
             let env: Vec<Value> = env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
@@ -388,9 +388,9 @@ fn cases() -> ProptestConfig {
 proptest! {
     #![proptest_config(cases())]
 
-    /// Applied twice is applied once, down to the times of the owners.
+    /// Applied twice is applied once, down to the times of the managers.
     #[test]
-    fn unit_property_apply_is_idempotent(first in wanted(), second in wanted(), other in wanted()) {
+    fn unit_property_apply_is_idempotent(first in applied_configs(), second in applied_configs(), other in applied_configs()) {
         let mut world = World::default();
         world.apply("other", &other, true).unwrap();
         world.apply("me", &first, true).unwrap();
@@ -402,7 +402,7 @@ proptest! {
 
     /// A manager owns what it applied, no less and no more, whatever was there before.
     #[test]
-    fn unit_property_ownership_is_what_was_applied(before in wanted(), first in wanted(), second in wanted()) {
+    fn unit_property_ownership_is_what_was_applied(before in applied_configs(), first in applied_configs(), second in applied_configs()) {
         let mut world = World::default();
         world.update("creator", |object| *object = before.clone());
         world.apply("me", &first, true).unwrap();
@@ -417,7 +417,7 @@ proptest! {
 
     /// What was alone a manager's own goes when it applies nothing, and nothing else does.
     #[test]
-    fn unit_property_letting_go_leaves_what_others_own(mine in wanted(), theirs in wanted()) {
+    fn unit_property_giving_up_fields_leaves_those_of_others(mine in applied_configs(), theirs in applied_configs()) {
         let mut alone = World::default();
         alone.apply("they", &theirs, false).unwrap();
         let mut world = alone.clone();
@@ -430,7 +430,7 @@ proptest! {
 
     /// Managers that want different fields do not disturb each other, in whatever order they come.
     #[test]
-    fn unit_property_order_does_not_matter_where_fields_differ(one in wanted(), other in wanted()) {
+    fn unit_property_order_does_not_matter_where_fields_differ(one in applied_configs(), other in applied_configs()) {
         let (left, right) = (fields_of(&one, kind()), fields_of(&other, kind()));
         // Elements of lists that both have stay in both: their keys and names agree.
         let shared = left.intersection(&right);
@@ -438,8 +438,8 @@ proptest! {
         let other = walk::merge(&other, &only(&one, &leaves), kind());
         let run = |order: [(&str, &Value); 2]| {
             let mut world = World::default();
-            for (name, wanted) in order {
-                world.apply(name, wanted, false).map_err(|conflicts| format!("{conflicts:?}"))?;
+            for (name, applied) in order {
+                world.apply(name, applied, false).map_err(|conflicts| format!("{conflicts:?}"))?;
             }
             Ok::<_, String>((world.content(), own(&world, "a"), own(&world, "b")))
         };
@@ -448,7 +448,7 @@ proptest! {
 
     /// Nobody but those who say `force` ever changes what somebody else owns.
     #[test]
-    fn unit_property_what_is_owned_stays_without_force(theirs in wanted(), mine in wanted()) {
+    fn unit_property_what_is_owned_stays_without_force(theirs in applied_configs(), mine in applied_configs()) {
         let mut world = World::default();
         world.apply("they", &theirs, false).unwrap();
         let before = own(&world, "they");
@@ -460,9 +460,9 @@ proptest! {
         prop_assert_eq!(own(&world, "they"), before);
     }
 
-    /// An update owns what it changed; the rest keeps its owners; nothing that is gone has one.
+    /// An update owns what it changed; the rest keeps its managers; nothing that is gone has one.
     #[test]
-    fn unit_property_updates_own_what_they_change(before in wanted(), after in wanted()) {
+    fn unit_property_updates_own_what_they_change(before in applied_configs(), after in applied_configs()) {
         let mut world = World::default();
         world.update("creator", |object| {
             *object = before.clone();
@@ -470,9 +470,9 @@ proptest! {
             object["metadata"]["annotations"] = json!({"a": "b"});
         });
         world.update("editor", |object| {
-            let owners = object["metadata"]["managedFields"].clone();
+            let managers = object["metadata"]["managedFields"].clone();
             *object = after.clone();
-            object["metadata"]["managedFields"] = owners;
+            object["metadata"]["managedFields"] = managers;
         });
         let (creator, editor) = (own(&world, "creator"), own(&world, "editor"));
         prop_assert!(creator.intersection(&editor).is_empty(), "{:?}", world);
@@ -484,6 +484,6 @@ proptest! {
 
 /// The part of a value that a set names.
 fn only(value: &Value, set: &FieldSet) -> Value {
-    let others = fields_of(value, kind()).difference(&set.with_fields_above());
+    let others = fields_of(value, kind()).difference(&set.with_parent_fields());
     walk::remove(value, &others, kind())
 }

@@ -37,7 +37,7 @@ enum Rule {
 }
 
 /// A type of which nothing is known.
-const FREE: &str = "";
+const UNTYPED: &str = "";
 /// A type that is one value.
 const ATOMIC: &str = "!";
 
@@ -56,17 +56,17 @@ const RULES: &[(&str, &str, Rule)] = &[
     ("PodSpec", "containers", Keys(&["name"], "Container")),
     ("PodSpec", "initContainers", Keys(&["name"], "Container")),
     ("PodSpec", "ephemeralContainers", Keys(&["name"], "Container")),
-    ("PodSpec", "hostAliases", Keys(&["ip"], FREE)),
+    ("PodSpec", "hostAliases", Keys(&["ip"], UNTYPED)),
     ("PodSpec", "imagePullSecrets", Keys(&["name"], ATOMIC)),
     ("PodSpec", "nodeSelector", Atomic),
-    ("PodSpec", "resourceClaims", Keys(&["name"], FREE)),
+    ("PodSpec", "resourceClaims", Keys(&["name"], UNTYPED)),
     ("PodSpec", "resources", Is("Resources")),
-    ("PodSpec", "schedulingGates", Keys(&["name"], FREE)),
+    ("PodSpec", "schedulingGates", Keys(&["name"], UNTYPED)),
     ("PodSpec", "topologySpreadConstraints", Keys(&["topologyKey", "whenUnsatisfiable"], "Spread")),
     ("PodSpec", "volumes", Keys(&["name"], "Volume")),
-    ("PodStatus", "conditions", Keys(&["type"], FREE)),
-    ("PodStatus", "podIPs", Keys(&["ip"], FREE)),
-    ("PodStatus", "resourceClaimStatuses", Keys(&["name"], FREE)),
+    ("PodStatus", "conditions", Keys(&["type"], UNTYPED)),
+    ("PodStatus", "podIPs", Keys(&["ip"], UNTYPED)),
+    ("PodStatus", "resourceClaimStatuses", Keys(&["name"], UNTYPED)),
     ("Affinity", "nodeAffinity", Is("NodeAffinity")),
     ("NodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", Atomic),
     ("Spread", "labelSelector", Atomic),
@@ -79,17 +79,17 @@ const RULES: &[(&str, &str, Rule)] = &[
     ("SecretVolume", "nodePublishSecretRef", Atomic),
     ("SecretVolume", "secretRef", Atomic),
     ("Container", "env", Keys(&["name"], "EnvVar")),
-    ("Container", "ports", Keys(&["containerPort", "protocol"], FREE)),
+    ("Container", "ports", Keys(&["containerPort", "protocol"], UNTYPED)),
     ("Container", "resources", Is("Resources")),
-    ("Container", "volumeDevices", Keys(&["devicePath"], FREE)),
-    ("Container", "volumeMounts", Keys(&["mountPath"], FREE)),
+    ("Container", "volumeDevices", Keys(&["devicePath"], UNTYPED)),
+    ("Container", "volumeMounts", Keys(&["mountPath"], UNTYPED)),
     ("EnvVar", "valueFrom", Is("EnvVarSource")),
     ("EnvVarSource", "configMapKeyRef", Atomic),
     ("EnvVarSource", "fieldRef", Atomic),
     ("EnvVarSource", "fileKeyRef", Atomic),
     ("EnvVarSource", "resourceFieldRef", Atomic),
     ("EnvVarSource", "secretKeyRef", Atomic),
-    ("Resources", "claims", Keys(&["name"], FREE)),
+    ("Resources", "claims", Keys(&["name"], UNTYPED)),
     ("Deployment", "spec", Is("WorkloadSpec")),
     ("Deployment", "status", Is("Conditions")),
     ("ReplicaSet", "spec", Is("WorkloadSpec")),
@@ -101,18 +101,18 @@ const RULES: &[(&str, &str, Rule)] = &[
     ("Job", "spec", Is("WorkloadSpec")),
     ("WorkloadSpec", "selector", Atomic),
     ("WorkloadSpec", "template", Is("PodTemplate")),
-    ("Conditions", "conditions", Keys(&["type"], FREE)),
+    ("Conditions", "conditions", Keys(&["type"], UNTYPED)),
     ("Service", "spec", Is("ServiceSpec")),
     ("Service", "status", Is("Conditions")),
-    ("ServiceSpec", "ports", Keys(&["port", "protocol"], FREE)),
+    ("ServiceSpec", "ports", Keys(&["port", "protocol"], UNTYPED)),
     ("ServiceSpec", "selector", Atomic),
     ("ServiceAccount", "secrets", Keys(&["name"], ATOMIC)),
     ("Namespace", "status", Is("Conditions")),
     ("Node", "spec", Is("NodeSpec")),
     ("Node", "status", Is("NodeStatus")),
     ("NodeSpec", "podCIDRs", Set),
-    ("NodeStatus", "addresses", Keys(&["type"], FREE)),
-    ("NodeStatus", "conditions", Keys(&["type"], FREE)),
+    ("NodeStatus", "addresses", Keys(&["type"], UNTYPED)),
+    ("NodeStatus", "conditions", Keys(&["type"], UNTYPED)),
     ("Event", "involvedObject", Atomic),
     ("Event", "regarding", Atomic),
     ("Event", "related", Atomic),
@@ -137,7 +137,7 @@ impl<'a> Type<'a> {
     /// The type of a built-in kind's objects.
     pub fn of_kind(kind: &str) -> Self {
         let known = RULES.iter().map(|(name, ..)| *name).find(|name| *name == kind);
-        Self::Object(known.unwrap_or(FREE))
+        Self::Object(known.unwrap_or(UNTYPED))
     }
 
     /// The type of a field.
@@ -148,14 +148,14 @@ impl<'a> Type<'a> {
                 Some(Is(inner)) => Self::Named(inner),
                 Some(Keys(_, inner)) => Self::Named(inner),
                 Some(Atomic) => Self::Named(ATOMIC),
-                Some(Set) | None => Self::Named(FREE),
+                Some(Set) | None => Self::Named(UNTYPED),
             },
             Self::Custom(schema) | Self::Schema(schema) => match schema["properties"].get(field) {
                 Some(inner) => Self::Schema(inner),
                 None if schema["additionalProperties"].is_object() => {
                     Self::Schema(&schema["additionalProperties"])
                 }
-                None => Self::Named(FREE),
+                None => Self::Named(UNTYPED),
             },
         }
     }
@@ -208,7 +208,7 @@ impl<'a> Type<'a> {
 }
 
 fn rule(name: &str, field: &str) -> Option<&'static Rule> {
-    if name == FREE {
+    if name == UNTYPED {
         return None;
     }
     RULES.iter().find(|(one, two, _)| *one == name && *two == field).map(|(.., rule)| rule)

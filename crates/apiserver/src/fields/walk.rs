@@ -7,7 +7,7 @@ use super::set::FieldSet;
 use super::types::{Relation, Type};
 
 /// What an element of a list that has no place in the schema's order of things is refused for.
-pub(crate) type Refusal = String;
+pub(crate) type ListError = String;
 
 /// The fields that a value has: its leaves, and the elements of lists that have an identity.
 pub(crate) fn fields_of(value: &Value, kind: Type<'_>) -> FieldSet {
@@ -27,7 +27,7 @@ fn collect(value: &Value, kind: Type<'_>, relation: &Relation, path: &mut Vec<St
         }
         (Value::Array(elements), Relation::Keys(_) | Relation::Set) => {
             for element in elements {
-                let Some(name) = name_of(element, kind.element(), relation) else { continue };
+                let Some(name) = path_element(element, kind.element(), relation) else { continue };
                 path.push(name);
                 set.insert(path);
                 collect(element, kind.element(), &Relation::Plain, path, set);
@@ -39,7 +39,7 @@ fn collect(value: &Value, kind: Type<'_>, relation: &Relation, path: &mut Vec<St
 }
 
 /// How a list's element is called in paths; none where it lacks a key.
-fn name_of(element: &Value, kind: Type<'_>, relation: &Relation) -> Option<String> {
+fn path_element(element: &Value, kind: Type<'_>, relation: &Relation) -> Option<String> {
     match relation {
         Relation::Keys(keys) => Some(format!("k:{}", Value::Object(kind.key_of(keys, element)?))),
         _ => Some(format!("v:{element}")),
@@ -47,11 +47,16 @@ fn name_of(element: &Value, kind: Type<'_>, relation: &Relation) -> Option<Strin
 }
 
 /// Refuses lists in which an element lacks its key, or two have the same.
-pub(crate) fn check_lists(value: &Value, kind: Type<'_>) -> Result<(), Refusal> {
+pub(crate) fn check_lists(value: &Value, kind: Type<'_>) -> Result<(), ListError> {
     check(value, kind, &Relation::Plain, &mut Vec::new())
 }
 
-fn check(value: &Value, kind: Type<'_>, relation: &Relation, path: &mut Vec<String>) -> Result<(), Refusal> {
+fn check(
+    value: &Value,
+    kind: Type<'_>,
+    relation: &Relation,
+    path: &mut Vec<String>,
+) -> Result<(), ListError> {
     match (value, relation) {
         (Value::Object(fields), Relation::Plain) if !kind.is_atomic() => {
             for (field, value) in fields {
@@ -64,7 +69,7 @@ fn check(value: &Value, kind: Type<'_>, relation: &Relation, path: &mut Vec<Stri
             let mut seen = std::collections::HashSet::new();
             for (index, element) in elements.iter().enumerate() {
                 let place = path.concat();
-                let Some(name) = name_of(element, kind.element(), relation) else {
+                let Some(name) = path_element(element, kind.element(), relation) else {
                     let keys =
                         if let Relation::Keys(keys) = relation { keys.join(", ") } else { String::new() };
                     return Err(format!(
@@ -107,8 +112,8 @@ fn compare_value(
     out: &mut Difference,
 ) {
     let granular = match relation {
-        Relation::Plain => !kind.is_atomic() && both(before, after, Value::is_object, is_filled),
-        Relation::Keys(_) | Relation::Set => both(before, after, Value::is_array, is_filled),
+        Relation::Plain => !kind.is_atomic() && both(before, after, Value::is_object, is_non_empty),
+        Relation::Keys(_) | Relation::Set => both(before, after, Value::is_array, is_non_empty),
         Relation::Atomic => false,
     };
     if granular && relation == &Relation::Plain {
@@ -136,7 +141,7 @@ fn both(
         && one_of_them.iter().flatten().any(|value| filled(value))
 }
 
-fn is_filled(value: &Value) -> bool {
+fn is_non_empty(value: &Value) -> bool {
     match value {
         Value::Object(fields) => !fields.is_empty(),
         Value::Array(elements) => !elements.is_empty(),
@@ -175,7 +180,7 @@ fn compare_elements(
     out: &mut Difference,
 ) {
     let kind = kind.element();
-    let (before, after) = (named(before, kind, relation), named(after, kind, relation));
+    let (before, after) = (by_path_element(before, kind, relation), by_path_element(after, kind, relation));
     fn find<'a>(list: &[(String, &'a Value)], name: &str) -> Option<&'a Value> {
         list.iter().find(|(one, _)| one == name).map(|(_, value)| *value)
     }
@@ -189,10 +194,14 @@ fn compare_elements(
 
 /// The elements by their names. Of several with one name, which Kubernetes allows in what was not
 /// applied, the first stands for all.
-fn named<'a>(list: Option<&'a Value>, kind: Type<'_>, relation: &Relation) -> Vec<(String, &'a Value)> {
+fn by_path_element<'a>(
+    list: Option<&'a Value>,
+    kind: Type<'_>,
+    relation: &Relation,
+) -> Vec<(String, &'a Value)> {
     let mut named: Vec<(String, &Value)> = Vec::new();
     for element in list.and_then(Value::as_array).into_iter().flatten() {
-        let Some(name) = name_of(element, kind, relation) else { continue };
+        let Some(name) = path_element(element, kind, relation) else { continue };
         if !named.iter().any(|(one, _)| *one == name) {
             named.push((name, element));
         }
@@ -225,7 +234,7 @@ fn merge_value(live: Option<&Value>, over: &Value, kind: Type<'_>, relation: &Re
 /// Elements in the order of `over`; those that only the live list has keep their places before the
 /// ones that they stood before, and before new ones.
 fn merge_elements(live: &[Value], over: &[Value], kind: Type<'_>, relation: &Relation) -> Vec<Value> {
-    let name = |element: &Value| name_of(element, kind, relation);
+    let name = |element: &Value| path_element(element, kind, relation);
     let wanted: Vec<Option<String>> = over.iter().map(name).collect();
     let mut rest: Vec<(Option<String>, &Value)> =
         live.iter().map(|element| (name(element), element)).collect();
@@ -270,7 +279,7 @@ fn remove_from(value: &Value, set: &FieldSet, kind: Type<'_>, relation: &Relatio
         }
         (Value::Array(elements), Relation::Keys(_) | Relation::Set) => {
             let kind = kind.element();
-            let left = elements.iter().filter_map(|element| match name_of(element, kind, relation) {
+            let left = elements.iter().filter_map(|element| match path_element(element, kind, relation) {
                 Some(name) => remove_one(element, set, &name, kind, &Relation::Plain),
                 None => Some(element.clone()),
             });
@@ -288,10 +297,10 @@ fn remove_one(
     kind: Type<'_>,
     relation: &Relation,
 ) -> Option<Value> {
-    if set.has(element) {
+    if set.contains(element) {
         return None;
     }
-    match set.below(element) {
+    match set.children(element) {
         Some(below) => remove_from(value, below, kind, relation),
         None => Some(value.clone()),
     }

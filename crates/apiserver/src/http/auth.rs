@@ -10,14 +10,14 @@ use crate::rbac::{self, Attributes};
 use crate::{Api, ApiError};
 
 /// The user by the bearer token; nobody is let in without one.
-pub(super) fn user(headers: &HeaderMap, door: &Authenticator) -> Result<User, ApiError> {
+pub(super) fn authenticate(headers: &HeaderMap, authenticator: &Authenticator) -> Result<User, ApiError> {
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let given = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let token = given.map(|(_, token)| token.trim()).filter(|token| !token.is_empty());
-    match token.map(|token| door.user(token, &[ISSUER])) {
+    match token.map(|token| authenticator.authenticate(token, &[ISSUER])) {
         Some(Ok((user, _))) => Ok(user),
         Some(Err(why)) => {
-            tracing::debug!(%why, "a token was refused");
+            tracing::debug!(%why, "invalid bearer token");
             Err(unauthorized())
         }
         None => Err(unauthorized()),
@@ -41,38 +41,38 @@ pub(super) fn impersonated(headers: &HeaderMap, api: &Api, user: User) -> Result
     asked.extend(groups.iter().map(|group| ("groups", String::new(), group.clone())));
     for (resource, namespace, name) in asked {
         let (verb, resource) = ("impersonate".to_owned(), resource.to_owned());
-        let wanted = Attributes { verb, resource, namespace, name, ..Attributes::default() };
-        check(api, &user, &wanted)?;
+        let attributes = Attributes { verb, resource, namespace, name, ..Attributes::default() };
+        authorize(api, &user, &attributes)?;
     }
-    Ok(User::named(&name, groups))
+    Ok(User::impersonated(&name, groups))
 }
 
 /// Refuses what the user may not do.
-pub(super) fn check(api: &Api, user: &User, wanted: &Attributes) -> Result<(), ApiError> {
-    let decision = rbac::decide(api, user, wanted);
+pub(super) fn authorize(api: &Api, user: &User, attributes: &Attributes) -> Result<(), ApiError> {
+    let decision = rbac::authorize(api, user, attributes);
     if decision.allowed {
         return Ok(());
     }
-    let sentence = rbac::refusal(user, wanted, &decision.reason);
-    let resource = match wanted.group.as_str() {
-        "" => wanted.resource.clone(),
-        group => format!("{}.{group}", wanted.resource),
+    let sentence = rbac::forbidden_message(user, attributes, &decision.reason);
+    let resource = match attributes.group.as_str() {
+        "" => attributes.resource.clone(),
+        group => format!("{}.{group}", attributes.resource),
     };
-    let message = match (wanted.path.as_str(), wanted.name.as_str()) {
+    let message = match (attributes.path.as_str(), attributes.name.as_str()) {
         ("", "") => format!("{resource} is forbidden: {sentence}"),
         ("", name) => format!("{resource} {name:?} is forbidden: {sentence}"),
         _ => format!("forbidden: {sentence}"),
     };
     let mut error = ApiError::new(403, "Forbidden", message);
-    error.details.group = wanted.group.clone();
-    error.details.kind = wanted.resource.clone();
-    error.details.name = wanted.name.clone();
+    error.details.group = attributes.group.clone();
+    error.details.kind = attributes.resource.clone();
+    error.details.name = attributes.name.clone();
     Err(error)
 }
 
 /// What a request for an object or a collection wants.
 pub(super) fn attributes(method: &Method, target: &Target, query: &Query) -> Attributes {
-    let watches = query.truth("watch");
+    let watches = query.flag("watch");
     let verb = match (method.as_str(), &target.name) {
         ("POST", _) => "create",
         ("PUT", _) => "update",
@@ -92,14 +92,14 @@ pub(super) fn attributes(method: &Method, target: &Target, query: &Query) -> Att
         subresource: target.subresource.clone().unwrap_or_default(),
         // A namespace counts as being in itself.
         namespace: if own { target.name.clone() } else { target.namespace.clone() }.unwrap_or_default(),
-        name: target.name.clone().or_else(|| named_by_selector(query)).unwrap_or_default(),
+        name: target.name.clone().or_else(|| name_from_field_selector(query)).unwrap_or_default(),
         path: String::new(),
     }
 }
 
 /// A list that selects one name counts as being about that object.
-fn named_by_selector(query: &Query) -> Option<String> {
-    let name = query.text("fieldSelector").strip_prefix("metadata.name=")?;
+fn name_from_field_selector(query: &Query) -> Option<String> {
+    let name = query.get("fieldSelector").strip_prefix("metadata.name=")?;
     let name = name.strip_prefix('=').unwrap_or(name);
     (!name.contains(',')).then(|| name.to_owned())
 }
@@ -119,14 +119,14 @@ mod tests {
 
     fn check_header(header: &str) -> bool {
         let (api, _) = cluster();
-        let door = Authenticator::new(api, "secret".to_owned(), Signer::generate().unwrap());
+        let authenticator = Authenticator::new(api, "secret".to_owned(), Signer::generate().unwrap());
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, header.parse().unwrap());
-        user(&headers, &door).is_ok()
+        authenticate(&headers, &authenticator).is_ok()
     }
 
     #[test]
-    fn unit_only_the_token_opens() {
+    fn unit_only_the_admin_token_authenticates() {
         assert!(check_header("Bearer secret"));
         assert!(check_header("bearer secret"));
         assert!(!check_header("Bearer secre"));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_requests_are_verbs_on_resources() {
+    fn unit_requests_map_to_verbs_and_resources() {
         let check = |method: Method, path: &str, query: &str, expected: &str| {
             let target = super::super::route::target(&Kinds::built_in(), path).unwrap();
             let one = attributes(&method, &target, &Query::parse(query));

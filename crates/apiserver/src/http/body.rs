@@ -45,7 +45,7 @@ pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError
 }
 
 /// The same for a kind: only built-in ones have messages in protobuf.
-pub(super) fn object_of(kind: &Kind, headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
+pub(super) fn object_of_kind(kind: &Kind, headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
     match content_type(headers) {
         protobuf::MEDIA_TYPE if kind.custom.is_some() => {
             Err(unsupported(protobuf::MEDIA_TYPE, "application/json, application/yaml"))
@@ -61,7 +61,7 @@ pub(super) fn optional_object(headers: &HeaderMap, body: &[u8]) -> Result<Value,
 
 /// The patch in the body of a PATCH and its language.
 pub(super) fn patch(headers: &HeaderMap, body: &[u8], query: &Query) -> Result<(PatchKind, Value), ApiError> {
-    let (manager, force) = (query.text("fieldManager"), query.truth("force"));
+    let (manager, force) = (query.get("fieldManager"), query.flag("force"));
     if force && content_type(headers) != "application/apply-patch+yaml" {
         let why = "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch";
         return Err(ApiError::new(422, "Invalid", why));
@@ -86,16 +86,16 @@ pub(super) fn patch(headers: &HeaderMap, body: &[u8], query: &Query) -> Result<(
 }
 
 /// The longest name of a field manager.
-const MANAGER_MAX: usize = 128;
+const FIELD_MANAGER_BYTES_MAX: usize = 128;
 
 /// Who writes: as the request says, else the first word of the program's name.
-pub(super) fn manager(headers: &HeaderMap, query: &Query) -> Result<String, ApiError> {
-    let given = query.text("fieldManager");
+pub(super) fn field_manager(headers: &HeaderMap, query: &Query) -> Result<String, ApiError> {
+    let given = query.get("fieldManager");
     let refuse = |why: String| {
         Err(ApiError::new(422, "Invalid", format!("fieldManager: Invalid value: {given:?}: {why}")))
     };
-    if given.len() > MANAGER_MAX {
-        return refuse(format!("may not be more than {MANAGER_MAX} bytes"));
+    if given.len() > FIELD_MANAGER_BYTES_MAX {
+        return refuse(format!("may not be more than {FIELD_MANAGER_BYTES_MAX} bytes"));
     }
     if given.chars().any(char::is_control) {
         return refuse("should only contain printable characters".to_owned());
@@ -106,7 +106,7 @@ pub(super) fn manager(headers: &HeaderMap, query: &Query) -> Result<String, ApiE
     let agent = headers.get(USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned());
     let agent = agent.unwrap_or_default();
     let name = agent.split('/').next().unwrap_or_default().chars().filter(|letter| !letter.is_control());
-    let name: String = name.take(MANAGER_MAX).collect();
+    let name: String = name.take(FIELD_MANAGER_BYTES_MAX).collect();
     Ok(if name.is_empty() { "unknown".to_owned() } else { name })
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, ok, review};
+use super::{ApiResponse, ok, review};
 use crate::{Kind, Kinds};
 
 /// The media type in which a client gets everything in one answer.
@@ -10,7 +10,7 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 
 const OBJECT_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-const PART_VERBS: &[&str] = &["get", "patch", "update"];
+const SUBRESOURCE_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// Version of the protocol that this server speaks a part of: that of the library of types.
 fn version() -> Value {
@@ -21,16 +21,16 @@ fn version() -> Value {
 }
 
 /// Paths that need no token.
-pub(super) fn open_to_all(path: &str) -> Option<Answer> {
+pub(super) fn unauthenticated(path: &str) -> Option<ApiResponse> {
     match path {
-        "/healthz" | "/livez" | "/readyz" => Some(Answer::Text("ok")),
+        "/healthz" | "/livez" | "/readyz" => Some(ApiResponse::Text("ok")),
         "/version" | "/version/" => Some(ok(version())),
         _ => None,
     }
 }
 
 /// How others find the keys that check tokens of service accounts.
-pub(super) fn openid(issuer: &str) -> Value {
+pub(super) fn openid_configuration(issuer: &str) -> Value {
     json!({
         "issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"),
         "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
@@ -39,11 +39,11 @@ pub(super) fn openid(issuer: &str) -> Value {
 }
 
 /// The answer to a path of discovery; `accept` is the header of that name.
-pub(super) fn answer(kinds: &Kinds, path: &str, accept: &str) -> Option<Answer> {
+pub(super) fn answer(kinds: &Kinds, path: &str, accept: &str) -> Option<ApiResponse> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
-        ["api"] if wants_all(accept) => Some(all_at_once(kinds, true)),
-        ["apis"] if wants_all(accept) => Some(all_at_once(kinds, false)),
+        ["api"] if wants_aggregated(accept) => Some(aggregated(kinds, true)),
+        ["apis"] if wants_aggregated(accept) => Some(aggregated(kinds, false)),
         parts => legacy(kinds, parts).map(ok),
     }
 }
@@ -93,8 +93,10 @@ fn api_group(group: &str, versions: &[String]) -> Value {
 }
 
 fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
-    let found: Vec<Value> =
-        of_version(kinds, group, version).flat_map(entries).chain(questions(group, version)).collect();
+    let found: Vec<Value> = of_version(kinds, group, version)
+        .flat_map(api_resources)
+        .chain(review_resources(group, version))
+        .collect();
     if found.is_empty() {
         return None;
     }
@@ -105,7 +107,7 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
 }
 
 /// Questions that are asked as objects, of one group.
-fn questions(group: &str, version: &str) -> Vec<Value> {
+fn review_resources(group: &str, version: &str) -> Vec<Value> {
     let of_group = review::RESOURCES.iter().filter(|(one, ..)| *one == group && version == "v1");
     let entry = |&(_, plural, kind, namespaced): &(&str, &str, &str, bool)| {
         json!({
@@ -121,7 +123,7 @@ fn of_version<'a>(kinds: &'a Kinds, group: &'a str, version: &'a str) -> impl It
     kinds.iter().map(AsRef::as_ref).filter(of_version)
 }
 
-fn entries(kind: &Kind) -> Vec<Value> {
+fn api_resources(kind: &Kind) -> Vec<Value> {
     let mut main = json!({
         "name": kind.plural, "singularName": kind.singular(), "namespaced": kind.namespaced, "kind": kind.kind,
         "verbs": OBJECT_VERBS,
@@ -132,7 +134,7 @@ fn entries(kind: &Kind) -> Vec<Value> {
     if !kind.categories().is_empty() {
         main["categories"] = json!(kind.categories());
     }
-    let part = |part: Part<'_>| {
+    let part = |part: Subresource<'_>| {
         let mut entry = json!({
             "name": format!("{}/{}", kind.plural, part.name), "singularName": "", "namespaced": kind.namespaced,
             "kind": part.kind, "verbs": part.verbs,
@@ -143,11 +145,11 @@ fn entries(kind: &Kind) -> Vec<Value> {
         }
         entry
     };
-    std::iter::once(main).chain(parts(kind).into_iter().map(part)).collect()
+    std::iter::once(main).chain(subresources(kind).into_iter().map(part)).collect()
 }
 
 /// A subresource: its name, what it is, and what may be done with it.
-struct Part<'a> {
+struct Subresource<'a> {
     name: &'static str,
     group: &'a str,
     version: &'a str,
@@ -155,17 +157,27 @@ struct Part<'a> {
     verbs: &'static [&'static str],
 }
 
-fn parts(kind: &Kind) -> Vec<Part<'_>> {
-    let own =
-        |name, verbs| Part { name, group: &kind.group, version: &kind.version, kind: &kind.kind, verbs };
-    let other =
-        |name, group, version, kind| Part { name, group, version, kind, verbs: &["create"] as &'static [_] };
+fn subresources(kind: &Kind) -> Vec<Subresource<'_>> {
+    let own = |name, verbs| Subresource {
+        name,
+        group: &kind.group,
+        version: &kind.version,
+        kind: &kind.kind,
+        verbs,
+    };
+    let other = |name, group, version, kind| Subresource {
+        name,
+        group,
+        version,
+        kind,
+        verbs: &["create"] as &'static [_],
+    };
     let mut parts = Vec::new();
     if kind.status {
-        parts.push(own("status", PART_VERBS));
+        parts.push(own("status", SUBRESOURCE_VERBS));
     }
     if kind.scale {
-        parts.push(Part { verbs: PART_VERBS, ..other("scale", "autoscaling", "v1", "Scale") });
+        parts.push(Subresource { verbs: SUBRESOURCE_VERBS, ..other("scale", "autoscaling", "v1", "Scale") });
     }
     match kind.built_in_plural() {
         "pods" => {
@@ -182,27 +194,27 @@ fn parts(kind: &Kind) -> Vec<Part<'_>> {
 }
 
 /// Whether the client would rather have everything in one answer.
-fn wants_all(accept: &str) -> bool {
+fn wants_aggregated(accept: &str) -> bool {
     accept.split(',').any(|one| {
         let parts: Vec<&str> = one.split(';').map(str::trim).collect();
         parts.contains(&"as=APIGroupDiscoveryList") && parts.contains(&"v=v2")
     })
 }
 
-fn all_at_once(kinds: &Kinds, core: bool) -> Answer {
+fn aggregated(kinds: &Kinds, core: bool) -> ApiResponse {
     let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { groups(kinds) };
     let items: Vec<Value> =
-        groups.iter().map(|(group, versions)| whole_group(kinds, group, versions)).collect();
+        groups.iter().map(|(group, versions)| aggregated_group(kinds, group, versions)).collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
-    Answer::Bytes(AGGREGATED, list.to_string().into())
+    ApiResponse::Bytes(AGGREGATED, list.to_string().into())
 }
 
-fn whole_group(kinds: &Kinds, group: &str, versions: &[String]) -> Value {
+fn aggregated_group(kinds: &Kinds, group: &str, versions: &[String]) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|version| {
-            let stored = of_version(kinds, group, version).map(whole_resource);
-            let resources: Vec<Value> = stored.chain(whole_questions(group)).collect();
+            let stored = of_version(kinds, group, version).map(aggregated_resource);
+            let resources: Vec<Value> = stored.chain(aggregated_reviews(group)).collect();
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();
@@ -214,7 +226,7 @@ fn whole_group(kinds: &Kinds, group: &str, versions: &[String]) -> Value {
     json!({"metadata": metadata, "versions": versions})
 }
 
-fn whole_questions(group: &str) -> Vec<Value> {
+fn aggregated_reviews(group: &str) -> Vec<Value> {
     let entry = |(_, plural, kind, namespaced): &(&str, &str, &str, bool)| {
         json!({
             "resource": plural, "responseKind": {"group": group, "version": "v1", "kind": kind},
@@ -225,10 +237,10 @@ fn whole_questions(group: &str) -> Vec<Value> {
     review::RESOURCES.iter().filter(|(one, ..)| *one == group).map(entry).collect()
 }
 
-fn whole_resource(kind: &Kind) -> Value {
+fn aggregated_resource(kind: &Kind) -> Value {
     let response =
         |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
-    let part = |part: Part<'_>| {
+    let part = |part: Subresource<'_>| {
         let kind = response(part.group, part.version, part.kind);
         json!({"subresource": part.name, "responseKind": kind, "verbs": part.verbs})
     };
@@ -243,7 +255,7 @@ fn whole_resource(kind: &Kind) -> Value {
     if !kind.categories().is_empty() {
         resource["categories"] = json!(kind.categories());
     }
-    let parts: Vec<Value> = parts(kind).into_iter().map(part).collect();
+    let parts: Vec<Value> = subresources(kind).into_iter().map(part).collect();
     if !parts.is_empty() {
         resource["subresources"] = json!(parts);
     }

@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use super::query::Query;
 use super::route::Target;
-use super::{Answer, Body};
+use super::{ApiResponse, Body};
 use crate::logs::{LogQuery, PodLogs};
-use crate::object::{ObjectKey, items, text};
+use crate::object::{ObjectKey, array_at, str_at};
 use crate::{Api, ApiError};
 
 /// Whether the path names a log.
-pub(super) fn is_meant(target: &Target) -> bool {
+pub(super) fn is_log_request(target: &Target) -> bool {
     target.kind.plural == "pods"
         && target.kind.group.is_empty()
         && target.subresource.as_deref() == Some("log")
@@ -28,24 +28,24 @@ pub(super) fn answer(
     method: &Method,
     target: &Target,
     query: &Query,
-) -> Result<Answer, ApiError> {
+) -> Result<ApiResponse, ApiError> {
     if method != Method::GET {
         return Err(ApiError::method_not_allowed());
     }
     let key =
         ObjectKey::new(target.namespace.clone().unwrap_or_default(), target.name.clone().unwrap_or_default());
     let pod = api.get_of(&target.kind, &key)?;
-    let wanted = wanted(&pod, &key, query)?;
+    let options = log_query(&pod, &key, query)?;
     let logs =
         logs.ok_or_else(|| ApiError::new(503, "ServiceUnavailable", "this server has no logs of pods"))?;
-    let log = logs.open(&wanted).ok_or_else(|| no_log(&pod, &wanted))?;
+    let log = logs.open(&options).ok_or_else(|| no_log_error(&pod, &options))?;
     let frames = log.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
     let body: Body = StreamBody::new(frames).boxed_unsync();
-    Ok(Answer::Log(body))
+    Ok(ApiResponse::Log(body))
 }
 
-fn wanted(pod: &Value, key: &ObjectKey, query: &Query) -> Result<LogQuery, ApiError> {
-    let number = |name: &str| match query.text(name) {
+fn log_query(pod: &Value, key: &ObjectKey, query: &Query) -> Result<LogQuery, ApiError> {
+    let number = |name: &str| match query.get(name) {
         "" => Ok(None),
         text => match text.parse::<i64>() {
             Ok(number) if number >= 0 => Ok(Some(number.unsigned_abs())),
@@ -54,7 +54,7 @@ fn wanted(pod: &Value, key: &ObjectKey, query: &Query) -> Result<LogQuery, ApiEr
             ))),
         },
     };
-    let since_time = Some(query.text("sinceTime").to_owned()).filter(|time| !time.is_empty());
+    let since_time = Some(query.get("sinceTime").to_owned()).filter(|time| !time.is_empty());
     let since_seconds = number("sinceSeconds")?;
     if since_time.is_some() && since_seconds.is_some() {
         return Err(ApiError::bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified"));
@@ -63,16 +63,16 @@ fn wanted(pod: &Value, key: &ObjectKey, query: &Query) -> Result<LogQuery, ApiEr
         since_time.as_deref().filter(|time| time.parse::<k8s_openapi::jiff::Timestamp>().is_err())
     {
         return Err(ApiError::bad_request(format!(
-            "sinceTime: {time:?} is no time such as 2006-01-02T15:04:05Z"
+            "sinceTime: {time:?} is not a time such as 2006-01-02T15:04:05Z"
         )));
     }
     Ok(LogQuery {
         namespace: key.namespace.clone(),
         pod: key.name.clone(),
-        container: container(pod, key, query.text("container"))?,
-        previous: query.truth("previous"),
-        follow: query.truth("follow"),
-        timestamps: query.truth("timestamps"),
+        container: container(pod, key, query.get("container"))?,
+        previous: query.flag("previous"),
+        follow: query.flag("follow"),
+        timestamps: query.flag("timestamps"),
         tail_lines: number("tailLines")?,
         since_seconds,
         since_time,
@@ -83,7 +83,7 @@ fn wanted(pod: &Value, key: &ObjectKey, query: &Query) -> Result<LogQuery, ApiEr
 /// The container that is meant: the only one, if none is named.
 fn container(pod: &Value, key: &ObjectKey, named: &str) -> Result<String, ApiError> {
     let names = |list: &str| -> Vec<String> {
-        items(pod, list).iter().map(|container| text(container, "/name").to_owned()).collect()
+        array_at(pod, list).iter().map(|container| str_at(container, "/name").to_owned()).collect()
     };
     let (main, init) = (names("/spec/containers"), names("/spec/initContainers"));
     if named.is_empty() {
@@ -106,16 +106,17 @@ fn container(pod: &Value, key: &ObjectKey, named: &str) -> Result<String, ApiErr
 }
 
 /// Why there is no log.
-fn no_log(pod: &Value, query: &LogQuery) -> ApiError {
+fn no_log_error(pod: &Value, query: &LogQuery) -> ApiError {
     let LogQuery { pod: name, container, .. } = query;
     if query.previous {
         let message = format!("previous terminated container {container:?} in pod {name:?} not found");
         return ApiError::bad_request(message);
     }
-    let mut statuses =
-        items(pod, "/status/containerStatuses").iter().chain(items(pod, "/status/initContainerStatuses"));
-    let status = statuses.find(|status| text(status, "/name") == container);
-    let reason = status.map(|status| text(status, "/state/waiting/reason")).unwrap_or_default();
+    let mut statuses = array_at(pod, "/status/containerStatuses")
+        .iter()
+        .chain(array_at(pod, "/status/initContainerStatuses"));
+    let status = statuses.find(|status| str_at(status, "/name") == container);
+    let reason = status.map(|status| str_at(status, "/state/waiting/reason")).unwrap_or_default();
     let reason = if reason.is_empty() { "it has not been scheduled yet" } else { reason };
     ApiError::bad_request(format!("container {container:?} in pod {name:?} is waiting to start: {reason}"))
 }
@@ -126,8 +127,10 @@ mod tests {
     use serde_json::json;
 
     fn check(pod: &Value, query: &str, expected: &str) {
-        let shown = match wanted(pod, &ObjectKey::new("n", "p"), &Query::parse(query)) {
-            Ok(wanted) => format!("{} {:?} {:?}", wanted.container, wanted.tail_lines, wanted.since_seconds),
+        let shown = match log_query(pod, &ObjectKey::new("n", "p"), &Query::parse(query)) {
+            Ok(options) => {
+                format!("{} {:?} {:?}", options.container, options.tail_lines, options.since_seconds)
+            }
             Err(error) => format!("{} {}", error.code, error.message),
         };
         assert_eq!(shown, expected, "{query}");
@@ -140,7 +143,7 @@ mod tests {
         check(&one, "container=a&tailLines=5&sinceSeconds=9", "a Some(5) Some(9)");
         check(&one, "container=b", "400 container b is not valid for pod p");
         check(&one, "tailLines=-1", "400 tailLines: invalid value \"-1\": must be a whole number from 0");
-        check(&one, "sinceTime=x", "400 sinceTime: \"x\" is no time such as 2006-01-02T15:04:05Z");
+        check(&one, "sinceTime=x", "400 sinceTime: \"x\" is not a time such as 2006-01-02T15:04:05Z");
         let two = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}});
         check(&two, "container=i", "i None None");
         let words = "400 a container name must be specified for pod p, \

@@ -9,8 +9,8 @@ pub(super) fn metadata(page: &Page) -> Value {
     if !page.continue_token.is_empty() {
         metadata["continue"] = json!(page.continue_token);
     }
-    if let Some(remaining) = page.remaining {
-        metadata["remainingItemCount"] = json!(remaining);
+    if let Some(remaining_item_count) = page.remaining_item_count {
+        metadata["remainingItemCount"] = json!(remaining_item_count);
     }
     metadata
 }
@@ -42,9 +42,10 @@ mod tests {
     #[test]
     fn unit_pages_are_lists() {
         let items = vec![Arc::new(json!({"a": 1})), Arc::new(json!({"b": 2}))];
-        let page = Page { items, revision: 7, continue_token: "next".to_owned(), remaining: Some(3) };
+        let page =
+            Page { items, revision: 7, continue_token: "next".to_owned(), remaining_item_count: Some(3) };
         let kinds = Kinds::built_in();
-        let list: Value = serde_json::from_slice(&to_json(kinds.by_word("pods").unwrap(), &page)).unwrap();
+        let list: Value = serde_json::from_slice(&to_json(kinds.by_name("pods").unwrap(), &page)).unwrap();
         let metadata = json!({"resourceVersion": "7", "continue": "next", "remainingItemCount": 3});
         let expected = json!({"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": [{"a": 1}, {"b": 2}]});
         assert_eq!(list, expected);

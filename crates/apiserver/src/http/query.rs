@@ -17,16 +17,16 @@ impl Query {
         )
     }
 
-    pub fn text(&self, name: &str) -> &str {
+    pub fn get(&self, name: &str) -> &str {
         self.0.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    pub fn truth(&self, name: &str) -> bool {
-        matches!(self.text(name), "true" | "1" | "True" | "TRUE")
+    pub fn flag(&self, name: &str) -> bool {
+        matches!(self.get(name), "true" | "1" | "True" | "TRUE")
     }
 
     pub fn number(&self, name: &str) -> Option<u64> {
-        self.text(name).parse().ok()
+        self.get(name).parse().ok()
     }
 }
 
@@ -57,10 +57,10 @@ mod tests {
     #[test]
     fn unit_queries_are_decoded() {
         let query = Query::parse("labelSelector=app%3Dweb%2Ctier+in+%28a%29&watch=true&limit=5&x=%zz");
-        assert_eq!(query.text("labelSelector"), "app=web,tier in (a)");
-        assert!(query.truth("watch"));
+        assert_eq!(query.get("labelSelector"), "app=web,tier in (a)");
+        assert!(query.flag("watch"));
         assert_eq!(query.number("limit"), Some(5));
-        assert_eq!(query.text("x"), "%zz");
-        assert_eq!(query.text("none"), "");
+        assert_eq!(query.get("x"), "%zz");
+        assert_eq!(query.get("none"), "");
     }
 }

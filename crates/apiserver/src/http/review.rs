@@ -5,9 +5,9 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::query::Query;
-use super::{Answer, auth, body};
-use crate::identity::{Authenticator, Bound, Claims, ISSUER, User};
-use crate::object::{self, ObjectKey, strings, text};
+use super::{ApiResponse, auth, body};
+use crate::identity::{Authenticator, BoundObject, Claims, ISSUER, User};
+use crate::object::{self, ObjectKey, str_at, strs_at};
 use crate::rbac::{self, Attributes};
 use crate::{Api, ApiError, Cause};
 
@@ -26,7 +26,7 @@ const SECONDS_MIN: i64 = 600;
 const SECONDS_MAX: i64 = 1 << 32;
 const SECONDS_DEFAULT: i64 = 3600;
 
-/// A question's path, taken apart.
+/// A review's path, taken apart.
 pub(super) struct Target {
     group: &'static str,
     plural: &'static str,
@@ -36,7 +36,7 @@ pub(super) struct Target {
     name: String,
 }
 
-/// The question that a path asks; none for objects that are stored.
+/// The review that a path asks; none for objects that are stored.
 pub(super) fn target(path: &str) -> Option<Target> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let (group, namespace, plural) = match parts.as_slice() {
@@ -68,50 +68,50 @@ pub(super) fn target(path: &str) -> Option<Target> {
 }
 
 /// Who asks what, and of whom.
-pub(super) struct Asked<'a> {
+pub(super) struct ReviewRequest<'a> {
     pub api: &'a Api,
-    pub door: &'a Authenticator,
+    pub authenticator: &'a Authenticator,
     pub user: &'a User,
     pub target: &'a Target,
 }
 
-impl Asked<'_> {
+impl ReviewRequest<'_> {
     pub fn answer(
         &self,
         method: &Method,
         headers: &HeaderMap,
         query: &Query,
         text: &[u8],
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiResponse, ApiError> {
         let target = self.target;
         if method != Method::POST {
             return Err(ApiError::method_not_allowed());
         }
-        auth::check(self.api, self.user, &target.attributes())?;
-        let mut question = body::object(headers, text)?;
-        self.check_type(&mut question)?;
+        auth::authorize(self.api, self.user, &target.attributes())?;
+        let mut review = body::object(headers, text)?;
+        self.check_type(&mut review)?;
         let status = match target.kind {
             "TokenRequest" => {
-                default_request(&mut question);
-                self.token(&question, query.text("dryRun") == "All")?
+                default_request(&mut review);
+                self.token_request(&review, query.get("dryRun") == "All")?
             }
-            "TokenReview" => self.whose(&question),
+            "TokenReview" => self.token_review(&review),
             "SelfSubjectReview" => json!({"userInfo": self.user.to_json()}),
-            "SelfSubjectRulesReview" => self.rules(&question)?,
-            "SelfSubjectAccessReview" => self.may(self.user, &question)?,
-            _ => self.may(&subject(&question)?, &question)?,
+            "SelfSubjectRulesReview" => self.rules_review(&review)?,
+            "SelfSubjectAccessReview" => self.access_review(self.user, &review)?,
+            _ => self.access_review(&subject(&review)?, &review)?,
         };
-        question["status"] = status;
-        Ok(Answer::Json(StatusCode::CREATED, question))
+        review["status"] = status;
+        Ok(ApiResponse::Json(StatusCode::CREATED, review))
     }
 
-    fn check_type(&self, question: &mut Value) -> Result<(), ApiError> {
-        let Some(fields) = question.as_object_mut() else {
+    fn check_type(&self, review: &mut Value) -> Result<(), ApiError> {
+        let Some(fields) = review.as_object_mut() else {
             return Err(ApiError::bad_request(format!("a {} must be a JSON object", self.target.kind)));
         };
-        object::default_to(fields, "kind", self.target.kind);
-        object::default_to(fields, "apiVersion", format!("{}/v1", self.target.group));
-        object::default_to(fields, "metadata", json!({}));
+        object::set_default(fields, "kind", self.target.kind);
+        object::set_default(fields, "apiVersion", format!("{}/v1", self.target.group));
+        object::set_default(fields, "metadata", json!({}));
         if fields["kind"] != self.target.kind {
             let (given, expected) = (&fields["kind"], self.target.kind);
             let message =
@@ -121,23 +121,26 @@ impl Asked<'_> {
         Ok(())
     }
 
-    fn whose(&self, question: &Value) -> Value {
-        let asked = strings(question, "/spec/audiences");
-        let audiences = if asked.is_empty() { vec![ISSUER] } else { asked };
-        match self.door.user(text(question, "/spec/token"), &audiences) {
-            Ok((user, meant)) => json!({"authenticated": true, "user": user.to_json(), "audiences": meant}),
+    fn token_review(&self, review: &Value) -> Value {
+        let requested = strs_at(review, "/spec/audiences");
+        let audiences = if requested.is_empty() { vec![ISSUER] } else { requested };
+        match self.authenticator.authenticate(str_at(review, "/spec/token"), &audiences) {
+            Ok((user, accepted)) => {
+                json!({"authenticated": true, "user": user.to_json(), "audiences": accepted})
+            }
             Err(why) => json!({"authenticated": false, "user": {}, "error": why}),
         }
     }
 
-    fn may(&self, user: &User, question: &Value) -> Result<Value, ApiError> {
-        let wanted = wanted(question)?;
-        if self.target.kind == "LocalSubjectAccessReview" && wanted.namespace != self.target.namespace {
+    fn access_review(&self, user: &User, review: &Value) -> Result<Value, ApiError> {
+        let attributes = requested_attributes(review)?;
+        if self.target.kind == "LocalSubjectAccessReview" && attributes.namespace != self.target.namespace {
             let why = "must match metadata.namespace";
-            let cause = Cause::invalid("spec.resourceAttributes.namespace", &json!(wanted.namespace), why);
+            let cause =
+                Cause::invalid("spec.resourceAttributes.namespace", &json!(attributes.namespace), why);
             return Err(self.invalid("", cause));
         }
-        let decision = rbac::decide(self.api, user, &wanted);
+        let decision = rbac::authorize(self.api, user, &attributes);
         let mut status = json!({"allowed": decision.allowed});
         if !decision.reason.is_empty() {
             status["reason"] = json!(decision.reason);
@@ -145,21 +148,21 @@ impl Asked<'_> {
         Ok(status)
     }
 
-    fn rules(&self, question: &Value) -> Result<Value, ApiError> {
-        let namespace = text(question, "/spec/namespace");
+    fn rules_review(&self, review: &Value) -> Result<Value, ApiError> {
+        let namespace = str_at(review, "/spec/namespace");
         if namespace.is_empty() {
             return Err(ApiError::bad_request("no namespace on request"));
         }
-        let rules = rbac::rules_of(self.api, self.user, namespace);
+        let rules = rbac::rules_for(self.api, self.user, namespace);
         let (of_paths, of_resources): (Vec<Value>, Vec<Value>) =
             rules.into_iter().partition(|rule| rule.get("nonResourceURLs").is_some());
         Ok(json!({"resourceRules": of_resources, "nonResourceRules": of_paths, "incomplete": false}))
     }
 
-    fn token(&self, request: &Value, dry_run: bool) -> Result<Value, ApiError> {
+    fn token_request(&self, request: &Value, dry_run: bool) -> Result<Value, ApiError> {
         let (namespace, name) = (&self.target.namespace, &self.target.name);
         let account = self.api.get("serviceaccounts", namespace, name)?;
-        let seconds = object::number(request, "/spec/expirationSeconds").unwrap_or(SECONDS_DEFAULT);
+        let seconds = object::i64_at(request, "/spec/expirationSeconds").unwrap_or(SECONDS_DEFAULT);
         let refuse = |why: &str| {
             Err(self.invalid(name, Cause::invalid("spec.expirationSeconds", &json!(seconds), why)))
         };
@@ -169,12 +172,12 @@ impl Asked<'_> {
         if seconds > SECONDS_MAX {
             return refuse("may not specify a duration larger than 2^32 seconds");
         }
-        let audiences = strings(request, "/spec/audiences").into_iter().map(str::to_owned).collect();
+        let audiences = strs_at(request, "/spec/audiences").into_iter().map(str::to_owned).collect();
         let now = object::seconds_since_epoch();
-        let mut claims = Claims::new(namespace, bound(&account), audiences, now, seconds);
+        let mut claims = Claims::new(namespace, bound_object(&account), audiences, now, seconds);
         self.bind(&mut claims, &request["spec"]["boundObjectRef"])?;
-        let token = if dry_run { String::new() } else { self.door.signer().sign(&claims) };
-        Ok(json!({"token": token, "expirationTimestamp": object::format_seconds(claims.expires)}))
+        let token = if dry_run { String::new() } else { self.authenticator.signer().sign(&claims) };
+        Ok(json!({"token": token, "expirationTimestamp": object::format_time(claims.expires_at)}))
     }
 
     /// Ties the token's life to the object that the request names.
@@ -182,20 +185,20 @@ impl Asked<'_> {
         if reference.is_null() {
             return Ok(());
         }
-        let (kind, name) = (text(reference, "/kind"), text(reference, "/name"));
-        let (plural, namespace) = match (text(reference, "/apiVersion"), kind) {
+        let (kind, name) = (str_at(reference, "/kind"), str_at(reference, "/name"));
+        let (plural, namespace) = match (str_at(reference, "/apiVersion"), kind) {
             ("v1", "Pod") => ("pods", claims.namespace.as_str()),
             ("v1", "Secret") => ("secrets", &*claims.namespace),
             ("v1", "Node") => ("nodes", ""),
             (version, _) => {
                 let message = format!(
-                    "cannot bind token for serviceaccount to {version}, Kind={kind}: a Pod, a Secret or a Node of v1 can be named"
+                    "cannot bind token for serviceaccount to {version}, Kind={kind}: only v1 Pods, Secrets and Nodes can be bound"
                 );
                 return Err(ApiError::bad_request(message));
             }
         };
         let found = self.api.get(plural, namespace, name)?;
-        let uid = text(reference, "/uid");
+        let uid = str_at(reference, "/uid");
         if !uid.is_empty() && uid != object::uid(&found) {
             let why = format!(
                 "the UID in the bound object reference ({uid}) does not match the UID in record. The object might \
@@ -203,12 +206,12 @@ impl Asked<'_> {
             );
             return Err(ApiError::conflict(&*self.api.kind(plural)?, name, &why));
         }
-        let bound = Some(bound(&found));
+        let bound = Some(bound_object(&found));
         match kind {
             "Secret" => claims.secret = bound,
             "Node" => claims.node = bound,
             _ => {
-                let own = text(&found, "/spec/serviceAccountName");
+                let own = str_at(&found, "/spec/serviceAccountName");
                 if own != self.target.name {
                     let account = ObjectKey::new("", &*self.target.name);
                     let message = format!(
@@ -224,9 +227,9 @@ impl Asked<'_> {
         Ok(())
     }
 
-    fn node_of(&self, pod: &Value) -> Option<Bound> {
-        let node = Some(text(pod, "/spec/nodeName")).filter(|name| !name.is_empty())?;
-        self.api.get("nodes", "", node).ok().map(|node| self::bound(&node))
+    fn node_of(&self, pod: &Value) -> Option<BoundObject> {
+        let node = Some(str_at(pod, "/spec/nodeName")).filter(|name| !name.is_empty())?;
+        self.api.get("nodes", "", node).ok().map(|node| self::bound_object(&node))
     }
 
     fn invalid(&self, name: &str, cause: Cause) -> ApiError {
@@ -256,30 +259,30 @@ impl Target {
     }
 }
 
-fn bound(object: &Value) -> Bound {
-    Bound { name: object::name(object).to_owned(), uid: object::uid(object).to_owned() }
+fn bound_object(object: &Value) -> BoundObject {
+    BoundObject { name: object::name(object).to_owned(), uid: object::uid(object).to_owned() }
 }
 
 fn default_request(request: &mut Value) {
-    let spec = object::child(request, "spec");
-    object::default_to(spec, "expirationSeconds", SECONDS_DEFAULT);
-    if strings(request, "/spec/audiences").is_empty() {
-        object::child(request, "spec").insert("audiences".to_owned(), json!([ISSUER]));
+    let spec = object::child_mut(request, "spec");
+    object::set_default(spec, "expirationSeconds", SECONDS_DEFAULT);
+    if strs_at(request, "/spec/audiences").is_empty() {
+        object::child_mut(request, "spec").insert("audiences".to_owned(), json!([ISSUER]));
     }
 }
 
-fn subject(question: &Value) -> Result<User, ApiError> {
-    let (name, groups) = (text(question, "/spec/user"), strings(question, "/spec/groups"));
+fn subject(review: &Value) -> Result<User, ApiError> {
+    let (name, groups) = (str_at(review, "/spec/user"), strs_at(review, "/spec/groups"));
     if name.is_empty() && groups.is_empty() {
         return Err(ApiError::bad_request("at least one of spec.user or spec.groups must be specified"));
     }
     let groups = groups.into_iter().map(str::to_owned).collect();
-    Ok(User { name: name.to_owned(), groups, uid: text(question, "/spec/uid").to_owned(), ..User::default() })
+    Ok(User { name: name.to_owned(), groups, uid: str_at(review, "/spec/uid").to_owned(), ..User::default() })
 }
 
-fn wanted(question: &Value) -> Result<Attributes, ApiError> {
-    let spec = &question["spec"];
-    let of = |part: &str, field: &str| text(spec, &format!("/{part}/{field}")).to_owned();
+fn requested_attributes(review: &Value) -> Result<Attributes, ApiError> {
+    let spec = &review["spec"];
+    let of = |part: &str, field: &str| str_at(spec, &format!("/{part}/{field}")).to_owned();
     match (spec["resourceAttributes"].is_object(), spec["nonResourceAttributes"].is_object()) {
         (true, false) => {
             let of = |field: &str| of("resourceAttributes", field);

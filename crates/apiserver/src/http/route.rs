@@ -19,16 +19,16 @@ pub(super) fn target(kinds: &Kinds, path: &str) -> Result<Target, ApiError> {
     let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     match parts.as_slice() {
-        ["api", "v1", rest @ ..] => below(kinds, "", "v1", rest),
-        ["apis", group, version, rest @ ..] => below(kinds, group, version, rest),
+        ["api", "v1", rest @ ..] => parse_resource(kinds, "", "v1", rest),
+        ["apis", group, version, rest @ ..] => parse_resource(kinds, group, version, rest),
         _ => Err(ApiError::no_such_path()),
     }
 }
 
-fn below(kinds: &Kinds, group: &str, version: &str, rest: &[&str]) -> Result<Target, ApiError> {
+fn parse_resource(kinds: &Kinds, group: &str, version: &str, rest: &[&str]) -> Result<Target, ApiError> {
     match rest {
         // "namespaces/NAME/PLURAL" is below a namespace unless PLURAL is one of its subresources.
-        ["namespaces", namespace, plural, rest @ ..] if !is_of_namespace(group, plural) => {
+        ["namespaces", namespace, plural, rest @ ..] if !is_namespace_subresource(group, plural) => {
             let mut target = object(kinds, group, version, plural, rest)?;
             if !target.kind.namespaced {
                 return Err(ApiError::no_such_path());
@@ -47,8 +47,8 @@ fn below(kinds: &Kinds, group: &str, version: &str, rest: &[&str]) -> Result<Tar
     }
 }
 
-fn is_of_namespace(group: &str, word: &str) -> bool {
-    group.is_empty() && matches!(word, "status" | "finalize")
+fn is_namespace_subresource(group: &str, segment: &str) -> bool {
+    group.is_empty() && matches!(segment, "status" | "finalize")
 }
 
 fn object(
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_paths_name_targets() {
+    fn unit_paths_are_parsed() {
         check("/api/v1/pods", "pods - - -");
         check("/api/v1/nodes/node-1/status", "nodes - node-1 status");
         check("/api/v1/namespaces", "namespaces - - -");

@@ -10,13 +10,13 @@ use http::header::ACCEPT;
 use serde_json::{Value, json};
 
 use super::query::Query;
-use crate::object::{self, text};
+use crate::object::{self, str_at};
 use crate::{ApiError, Kind, Kinds, Page};
 
 use columns::Column;
 
 /// Whether the client prefers a table.
-pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
+pub(super) fn is_requested(headers: &HeaderMap) -> bool {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let first = accept.split(',').next().unwrap_or_default();
     first.contains("as=Table") && first.contains("application/json") && first.contains("g=meta.k8s.io")
@@ -33,7 +33,7 @@ pub(super) enum Include {
 
 impl Include {
     pub fn of(query: &Query) -> Result<Self, ApiError> {
-        match query.text("includeObject") {
+        match query.get("includeObject") {
             "" | "Metadata" => Ok(Self::Metadata),
             "Object" => Ok(Self::Object),
             "None" => Ok(Self::Nothing),
@@ -46,7 +46,7 @@ impl Include {
 
 /// One object as a table; itself where its kind is not served.
 pub(super) fn of_object(kinds: &Kinds, object: &Value, include: Include) -> Value {
-    match kinds.by_type(text(object, "/apiVersion"), text(object, "/kind")) {
+    match kinds.by_type(str_at(object, "/apiVersion"), str_at(object, "/kind")) {
         Some(kind) => of_one(kind, object, include),
         None => object.clone(),
     }

@@ -86,9 +86,9 @@ impl State {
     fn write_event(&self, event: &WatchEvent, lines: &mut Vec<u8>) {
         match &self.table {
             Some((kind, include)) if event.kind != EventKind::Bookmark => {
-                write_line(event.kind.word(), &table::of_one(kind, &event.object, *include), lines);
+                write_line(event.kind.as_str(), &table::of_one(kind, &event.object, *include), lines);
             }
-            _ => write_line(event.kind.word(), &event.object, lines),
+            _ => write_line(event.kind.as_str(), &event.object, lines),
         }
     }
 
@@ -98,15 +98,15 @@ impl State {
     }
 }
 
-fn write_line(word: &str, object: &Value, lines: &mut Vec<u8>) {
-    lines.extend_from_slice(format!("{{\"type\":{},\"object\":", json!(word)).as_bytes());
+fn write_line(event_type: &str, object: &Value, lines: &mut Vec<u8>) {
+    lines.extend_from_slice(format!("{{\"type\":{},\"object\":", json!(event_type)).as_bytes());
     // Writing JSON into memory cannot fail.
     let _ = serde_json::to_writer(&mut *lines, object);
     lines.extend_from_slice(b"}\n");
 }
 
 /// A stream that only says why there is no watch, which is how clients expect to be told.
-pub(super) fn refusal(error: &ApiError) -> Body {
+pub(super) fn error_stream(error: &ApiError) -> Body {
     let mut lines = Vec::new();
     write_line("ERROR", &error.to_status(), &mut lines);
     http_body_util::Full::new(Bytes::from(lines)).boxed_unsync()

@@ -8,7 +8,7 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 
-use crate::object::{self, strings, text};
+use crate::object::{self, str_at, strs_at};
 
 /// Who issues the tokens; also the audience of the API itself.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -18,7 +18,7 @@ const TOKEN_BYTES_MAX: usize = 64 * 1024;
 
 /// An object by name and identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Bound {
+pub(crate) struct BoundObject {
     pub name: String,
     pub uid: String,
 }
@@ -29,20 +29,20 @@ pub(crate) struct Claims {
     pub id: String,
     pub audiences: Vec<String>,
     pub namespace: String,
-    pub service_account: Bound,
-    pub pod: Option<Bound>,
-    pub secret: Option<Bound>,
-    pub node: Option<Bound>,
+    pub service_account: BoundObject,
+    pub pod: Option<BoundObject>,
+    pub secret: Option<BoundObject>,
+    pub node: Option<BoundObject>,
     /// Seconds since the epoch.
-    pub issued: i64,
-    pub expires: i64,
+    pub issued_at: i64,
+    pub expires_at: i64,
 }
 
 impl Claims {
     /// Claims of a service account that are bound to nothing else.
     pub fn new(
         namespace: &str,
-        service_account: Bound,
+        service_account: BoundObject,
         audiences: Vec<String>,
         now: i64,
         seconds: i64,
@@ -55,43 +55,43 @@ impl Claims {
             pod: None,
             secret: None,
             node: None,
-            issued: now,
-            expires: now.saturating_add(seconds),
+            issued_at: now,
+            expires_at: now.saturating_add(seconds),
         }
     }
 
     fn to_json(&self) -> Value {
-        let bound = |bound: &Bound| json!({"name": bound.name, "uid": bound.uid});
+        let bound = |bound: &BoundObject| json!({"name": bound.name, "uid": bound.uid});
         let mut own = json!({"namespace": self.namespace, "serviceaccount": bound(&self.service_account)});
-        for (word, object) in [("pod", &self.pod), ("secret", &self.secret), ("node", &self.node)] {
+        for (kind, object) in [("pod", &self.pod), ("secret", &self.secret), ("node", &self.node)] {
             if let Some(object) = object {
-                own[word] = bound(object);
+                own[kind] = bound(object);
             }
         }
         json!({
             "iss": ISSUER, "aud": self.audiences, "jti": self.id, "kubernetes.io": own,
             "sub": format!("system:serviceaccount:{}:{}", self.namespace, self.service_account.name),
-            "iat": self.issued, "nbf": self.issued, "exp": self.expires,
+            "iat": self.issued_at, "nbf": self.issued_at, "exp": self.expires_at,
         })
     }
 
     /// None where something that every token of ours has is missing.
     fn read(claims: &Value) -> Option<Self> {
         let own = claims.get("kubernetes.io")?;
-        let bound = |word: &str| {
-            let (name, uid) = (text(own, &format!("/{word}/name")), text(own, &format!("/{word}/uid")));
-            (!name.is_empty()).then(|| Bound { name: name.to_owned(), uid: uid.to_owned() })
+        let bound = |kind: &str| {
+            let (name, uid) = (str_at(own, &format!("/{kind}/name")), str_at(own, &format!("/{kind}/uid")));
+            (!name.is_empty()).then(|| BoundObject { name: name.to_owned(), uid: uid.to_owned() })
         };
         Some(Self {
-            id: text(claims, "/jti").to_owned(),
-            audiences: strings(claims, "/aud").into_iter().map(str::to_owned).collect(),
+            id: str_at(claims, "/jti").to_owned(),
+            audiences: strs_at(claims, "/aud").into_iter().map(str::to_owned).collect(),
             namespace: own.get("namespace")?.as_str()?.to_owned(),
             service_account: bound("serviceaccount")?,
             pod: bound("pod"),
             secret: bound("secret"),
             node: bound("node"),
-            issued: claims.get("nbf")?.as_i64()?,
-            expires: claims.get("exp")?.as_i64()?,
+            issued_at: claims.get("nbf")?.as_i64()?,
+            expires_at: claims.get("exp")?.as_i64()?,
         })
     }
 }
@@ -108,9 +108,9 @@ impl Signer {
     pub fn generate() -> Result<Self, String> {
         let random = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
-            .map_err(|_| "the system gave no random numbers for the key that signs tokens".to_owned())?;
+            .map_err(|_| "the system random number generator failed".to_owned())?;
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random)
-            .map_err(|error| format!("the key that signs tokens was refused: {error}"))?;
+            .map_err(|error| format!("the generated key was rejected: {error}"))?;
         let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
         let key_id = BASE64.encode(digest.as_ref());
         Ok(Self { key, random, key_id })
@@ -121,7 +121,8 @@ impl Signer {
         let header = json!({"alg": "ES256", "kid": self.key_id, "typ": "JWT"});
         let message = format!("{}.{}", encode(&header), encode(&claims.to_json()));
         let signature = self.key.sign(&self.random, message.as_bytes());
-        let signature = signature.expect("signing fails only without randomness, which made the key");
+        let signature =
+            signature.expect("signing fails only without randomness, and the key was generated from it");
         format!("{message}.{}", BASE64.encode(signature.as_ref()))
     }
 
@@ -142,22 +143,22 @@ impl Signer {
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref());
         let signature = BASE64.decode(signature).unwrap_or_default();
         if key.verify(message.as_bytes(), &signature).is_err() {
-            return refuse("its signature is wrong");
+            return refuse("its signature is invalid");
         }
         let Some(value) = decode(claims) else { return refuse("its claims are not JSON") };
         if value["iss"] != ISSUER {
-            return refuse("another issuer made it");
+            return refuse("it was issued by another issuer");
         }
         match Claims::read(&value) {
-            Some(claims) if claims.expires <= now => refuse("it has expired"),
-            Some(claims) if claims.issued > now => refuse("it is not valid yet"),
+            Some(claims) if claims.expires_at <= now => refuse("it has expired"),
+            Some(claims) if claims.issued_at > now => refuse("it is not valid yet"),
             Some(claims) => Ok(claims),
-            None => refuse("it lacks claims of a service account"),
+            None => refuse("it has no service account claims"),
         }
     }
 
     /// The public key, for others that check tokens (RFC 7517).
-    pub fn public_keys(&self) -> Value {
+    pub fn jwks(&self) -> Value {
         // 0x04, then both coordinates.
         let point = self.key.public_key().as_ref();
         let (x, y) = (BASE64.encode(&point[1..33]), BASE64.encode(&point[33..65]));
@@ -178,20 +179,20 @@ mod tests {
     use super::*;
 
     fn claims() -> Claims {
-        let account = Bound { name: "robot".to_owned(), uid: "1".to_owned() };
+        let account = BoundObject { name: "robot".to_owned(), uid: "1".to_owned() };
         let mut claims = Claims::new("kube-system", account, vec![ISSUER.to_owned()], 1000, 600);
-        claims.pod = Some(Bound { name: "web".to_owned(), uid: "2".to_owned() });
+        claims.pod = Some(BoundObject { name: "web".to_owned(), uid: "2".to_owned() });
         claims
     }
 
     #[test]
-    fn unit_tokens_come_back_as_they_went() {
+    fn unit_tokens_round_trip() {
         let (signer, claims) = (Signer::generate().unwrap(), claims());
         assert_eq!(signer.verify(&signer.sign(&claims), 1000).unwrap(), claims);
     }
 
     #[test]
-    fn unit_tokens_hold_for_their_time() {
+    fn unit_tokens_are_valid_until_they_expire() {
         let signer = Signer::generate().unwrap();
         let token = signer.sign(&claims());
         for (now, why) in [(999, "not valid yet"), (1600, "expired")] {
@@ -226,7 +227,7 @@ mod tests {
 
     #[test]
     fn unit_the_public_key_is_published() {
-        let keys = Signer::generate().unwrap().public_keys();
+        let keys = Signer::generate().unwrap().jwks();
         let key = &keys["keys"][0];
         assert_eq!((key["kty"].as_str(), key["crv"].as_str()), (Some("EC"), Some("P-256")));
         assert_eq!(BASE64.decode(key["x"].as_str().unwrap()).unwrap().len(), 32);

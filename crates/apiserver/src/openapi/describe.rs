@@ -56,7 +56,7 @@ struct Tracer<'a> {
 }
 
 impl Tracer<'_> {
-    fn note(&mut self, kind: &str, format: &str) {
+    fn record(&mut self, kind: &str, format: &str) {
         *self.schema = json!({"type": kind});
         if !format.is_empty() {
             self.schema["format"] = json!(format);
@@ -65,10 +65,10 @@ impl Tracer<'_> {
 }
 
 /// A method that notes a type and hands out its simplest value.
-macro_rules! plain {
+macro_rules! primitive {
     ($($method:ident $visit:ident $value:expr, $kind:literal $format:literal;)*) => {$(
         fn $method<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Error> {
-            self.note($kind, $format);
+            self.record($kind, $format);
             visitor.$visit($value)
         }
     )*};
@@ -77,7 +77,7 @@ macro_rules! plain {
 impl<'de> Deserializer<'de> for Tracer<'_> {
     type Error = Error;
 
-    plain! {
+    primitive! {
         deserialize_bool visit_bool false, "boolean" "";
         deserialize_i8 visit_i8 0, "integer" "int32";
         deserialize_i16 visit_i16 0, "integer" "int32";
@@ -93,7 +93,7 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
 
     fn deserialize_str<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Error> {
         let (is_bytes, is_time) = (is::<V::Value>("ByteString"), is::<V::Value>("Timestamp"));
-        self.note(
+        self.record(
             "string",
             if is_bytes {
                 "byte"
@@ -135,13 +135,13 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         *self.schema = json!({"type": "array", "items": {}});
         let items = &mut self.schema["items"];
-        visitor.visit_seq(One { definitions: self.definitions, schema: items, done: false })
+        visitor.visit_seq(SingleElement { definitions: self.definitions, schema: items, done: false })
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         *self.schema = json!({"type": "object", "additionalProperties": {}});
         let values = &mut self.schema["additionalProperties"];
-        visitor.visit_map(One { definitions: self.definitions, schema: values, done: false })
+        visitor.visit_map(SingleElement { definitions: self.definitions, schema: values, done: false })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -181,7 +181,11 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
             return visitor.visit_bool(true);
         }
         if is::<V::Value>("OrArray") || is::<V::Value>("OrStringArray") {
-            return visitor.visit_seq(One { definitions: self.definitions, schema: self.schema, done: true });
+            return visitor.visit_seq(SingleElement {
+                definitions: self.definitions,
+                schema: self.schema,
+                done: true,
+            });
         }
         visitor.visit_unit()
     }
@@ -196,20 +200,20 @@ fn is<T>(name: &str) -> bool {
 }
 
 fn insert(definitions: &mut Definitions, name: &str, field: &str, mut schema: Value) {
-    patch::describe_list(name, field, &mut schema);
+    patch::add_list_extensions(name, field, &mut schema);
     if let Some(definition) = definitions.get_mut(name) {
         definition["properties"][field] = schema;
     }
 }
 
 /// A list of one element, or a map of one entry.
-struct One<'a> {
+struct SingleElement<'a> {
     definitions: &'a mut Definitions,
     schema: &'a mut Value,
     done: bool,
 }
 
-impl<'de> SeqAccess<'de> for One<'_> {
+impl<'de> SeqAccess<'de> for SingleElement<'_> {
     type Error = Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
@@ -220,14 +224,14 @@ impl<'de> SeqAccess<'de> for One<'_> {
     }
 }
 
-impl<'de> MapAccess<'de> for One<'_> {
+impl<'de> MapAccess<'de> for SingleElement<'_> {
     type Error = Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
         if std::mem::replace(&mut self.done, true) {
             return Ok(None);
         }
-        seed.deserialize(IntoDeserializer::<Error>::into_deserializer(SOME_KEY)).map(Some)
+        seed.deserialize(IntoDeserializer::<Error>::into_deserializer(PLACEHOLDER_KEY)).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
@@ -235,7 +239,7 @@ impl<'de> MapAccess<'de> for One<'_> {
     }
 }
 
-const SOME_KEY: &str = "key";
+const PLACEHOLDER_KEY: &str = "key";
 
 /// The fields of a struct, each once.
 struct Fields<'a> {
@@ -264,22 +268,22 @@ impl<'de> MapAccess<'de> for Fields<'_> {
 
 /// Where a type stands in the first object that holds one: the type above it, the field, and how deep
 /// in lists and maps.
-type Place = (String, String, Vec<&'static str>);
+type Location = (String, String, Vec<&'static str>);
 
 /// Fields that a type writes although nobody gave them are those that it requires.
 fn mark_required<T: Serialize + DeserializeOwned>(root: &str, definitions: &mut Definitions) {
-    let places = places(root, definitions);
+    let locations = locations(root, definitions);
     for name in definitions.keys().cloned().collect::<Vec<_>>() {
-        let Some(steps) = steps(root, &name, &places) else { continue };
-        let sample = steps.iter().rev().fold(json!({}), |inner, step| match step.as_str() {
+        let Some(path_to) = path_to(root, &name, &locations) else { continue };
+        let sample = path_to.iter().rev().fold(json!({}), |inner, step| match step.as_str() {
             "[]" => json!([inner]),
-            "{}" => json!({SOME_KEY: inner}),
+            "{}" => json!({PLACEHOLDER_KEY: inner}),
             field => json!({field: inner}),
         });
         let Ok(written) = T::deserialize(&sample).and_then(serde_json::to_value) else { continue };
-        let there = steps.iter().try_fold(&written, |value, step| match step.as_str() {
+        let there = path_to.iter().try_fold(&written, |value, step| match step.as_str() {
             "[]" => value.get(0),
-            "{}" => value.get(SOME_KEY),
+            "{}" => value.get(PLACEHOLDER_KEY),
             field => value.get(field),
         });
         let fields = there.and_then(Value::as_object).into_iter().flatten().map(|(field, _)| field.clone());
@@ -291,8 +295,8 @@ fn mark_required<T: Serialize + DeserializeOwned>(root: &str, definitions: &mut 
     }
 }
 
-fn places(root: &str, definitions: &Definitions) -> BTreeMap<String, Place> {
-    let (mut places, mut next) = (BTreeMap::new(), std::collections::VecDeque::from([root.to_owned()]));
+fn locations(root: &str, definitions: &Definitions) -> BTreeMap<String, Location> {
+    let (mut locations, mut next) = (BTreeMap::new(), std::collections::VecDeque::from([root.to_owned()]));
     while let Some(parent) = next.pop_front() {
         let Some(properties) = definitions.get(&parent).and_then(|one| one["properties"].as_object()) else {
             continue;
@@ -307,24 +311,24 @@ fn places(root: &str, definitions: &Definitions) -> BTreeMap<String, Place> {
                 }
             }
             let Some(name) = schema[REFERENCE].as_str() else { continue };
-            if name != root && !places.contains_key(name) {
-                places.insert(name.to_owned(), (parent.clone(), field.clone(), depth));
+            if name != root && !locations.contains_key(name) {
+                locations.insert(name.to_owned(), (parent.clone(), field.clone(), depth));
                 next.push_back(name.to_owned());
             }
         }
     }
-    places
+    locations
 }
 
 /// The way from an object to the first value of this type in it.
-fn steps(root: &str, name: &str, places: &BTreeMap<String, Place>) -> Option<Vec<String>> {
-    let (mut steps, mut at) = (Vec::new(), name);
+fn path_to(root: &str, name: &str, locations: &BTreeMap<String, Location>) -> Option<Vec<String>> {
+    let (mut path_to, mut at) = (Vec::new(), name);
     while at != root {
-        let (parent, field, depth) = places.get(at)?;
-        steps.extend(depth.iter().rev().map(|step| (*step).to_owned()));
-        steps.push(field.clone());
+        let (parent, field, depth) = locations.get(at)?;
+        path_to.extend(depth.iter().rev().map(|step| (*step).to_owned()));
+        path_to.push(field.clone());
         at = parent;
     }
-    steps.reverse();
-    Some(steps)
+    path_to.reverse();
+    Some(path_to)
 }

@@ -32,8 +32,8 @@ impl Message {
         self.text(field, object[name].as_str().unwrap_or_default());
     }
 
-    fn truth(&mut self, field: u32, truth: bool) {
-        if truth {
+    fn boolean(&mut self, field: u32, boolean: bool) {
+        if boolean {
             self.varint(u64::from(field) << 3);
             self.varint(1);
         }
@@ -121,7 +121,7 @@ fn parameters(field: u32, source: &Value, out: &mut Message) {
     for source in source.as_array().into_iter().flatten() {
         let in_path = source["in"] == "path";
         let mut leaf = Message::default();
-        leaf.truth(1, in_path);
+        leaf.boolean(1, in_path);
         leaf.text_of(2, source, "in");
         leaf.text_of(4, source, "name");
         // The two kinds of parameter number their types differently.
@@ -151,7 +151,7 @@ fn schema(source: &Value) -> Message {
         out.float(field, &source[name]);
     }
     for (field, name) in [(8, "exclusiveMaximum"), (10, "exclusiveMinimum")] {
-        out.truth(field, source[name] == true);
+        out.boolean(field, source[name] == true);
     }
     let counts = ["maxLength", "minLength", "maxItems", "minItems", "maxProperties", "minProperties"];
     for (field, name) in [11, 12, 14, 15, 17, 18].into_iter().zip(counts) {

@@ -7,7 +7,7 @@ fn all() -> Definitions {
 }
 
 #[test]
-fn unit_built_in_kinds_have_schemas_with_their_fields_types_and_keys() {
+fn unit_built_in_kinds_have_schemas() {
     let all = all();
     let field = |name: &str, field: &str| all[name]["properties"][field].clone();
     let core = "io.k8s.api.core.v1";
@@ -37,18 +37,18 @@ fn unit_built_in_kinds_have_schemas_with_their_fields_types_and_keys() {
 }
 
 #[test]
-fn unit_every_kind_is_described_and_every_reference_leads_somewhere() {
+fn unit_every_kind_is_described_and_every_reference_resolves() {
     let kinds = Kinds::built_in();
-    let made = Made::of(&kinds);
-    let v2: Value = serde_json::from_slice(&made.v2).unwrap();
+    let built = BuiltDocuments::of(&kinds);
+    let v2: Value = serde_json::from_slice(&built.v2).unwrap();
     for kind in kinds.iter().filter(|kind| kind.describe.is_some()) {
-        let wanted = json!([group_version_kind(kind)]);
+        let expected = json!([group_version_kind(kind)]);
         let found = v2["definitions"].as_object().unwrap().values();
-        let mut found = found.filter(|one| one["x-kubernetes-group-version-kind"] == wanted);
+        let mut found = found.filter(|one| one["x-kubernetes-group-version-kind"] == expected);
         assert!(found.next().is_some_and(|one| one["properties"].is_object()), "{kind:?}");
     }
     check_references(&v2, &v2);
-    for (path, document) in &made.v3 {
+    for (path, document) in &built.v3 {
         let document: Value = serde_json::from_slice(document).unwrap();
         assert!(!document["components"]["schemas"].as_object().unwrap().is_empty(), "{path}");
         check_references(&document, &document);
@@ -70,7 +70,7 @@ fn check_references(document: &Value, part: &Value) {
 }
 
 #[test]
-fn unit_protobuf_is_asked_for_first_or_not_at_all() {
+fn unit_the_first_accepted_media_type_is_used() {
     assert!(prefers_protobuf(V2_PROTOBUF));
     assert!(prefers_protobuf("application/com.github.proto-openapi.spec.v2@v1.0+protobuf, application/json"));
     assert!(!prefers_protobuf("application/json, */*"));

@@ -54,8 +54,8 @@ fn document(kinds: &[Arc<Kind>], definitions: &Definitions) -> Value {
 }
 
 fn built_in_name(kind: &Kind, definitions: &Definitions) -> Option<String> {
-    let wanted = super::group_version_kind(kind);
-    let is_it = |schema: &Value| schema["x-kubernetes-group-version-kind"][0] == wanted;
+    let expected = super::group_version_kind(kind);
+    let is_it = |schema: &Value| schema["x-kubernetes-group-version-kind"][0] == expected;
     definitions.iter().find(|(_, schema)| is_it(schema)).map(|(name, _)| name.clone())
 }
 

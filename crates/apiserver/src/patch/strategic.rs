@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{is_set, merge_keys, same_element};
+use super::{is_set_list, merge_keys, same_element};
 use crate::ApiError;
 
 const PATCH: &str = "$patch";
@@ -65,7 +65,7 @@ fn merge_field<'a>(
             let keys = merge_keys(path, field);
             let slot = target.entry(field).or_insert(Value::Array(Vec::new()));
             path.push(field);
-            merge_list(slot, change, keys, is_set(field), path)?;
+            merge_list(slot, change, keys, is_set_list(field), path)?;
             path.pop();
         }
         change => {
@@ -109,13 +109,13 @@ fn merge_list<'a>(
         // The strategic language knows one key per list, the first.
         merge_element(list, element, &keys[..1], path)?;
     }
-    put_in_order(list, &before, change, &keys[..1]);
+    restore_order(list, &before, change, &keys[..1]);
     Ok(())
 }
 
 /// What the patch names stands in the patch's order, the rest in its own; a new element comes before
 /// the rest that is left.
-fn put_in_order(list: &mut Vec<Value>, before: &[Value], change: &[Value], keys: &[&str]) {
+fn restore_order(list: &mut Vec<Value>, before: &[Value], change: &[Value], keys: &[&str]) {
     let place = |among: &[Value], one: &Value| among.iter().position(|other| same_element(keys, other, one));
     let (mut named, rest): (Vec<Value>, Vec<Value>) =
         std::mem::take(list).into_iter().partition(|one| place(change, one).is_some());

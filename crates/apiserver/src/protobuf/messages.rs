@@ -13,15 +13,15 @@ pub(super) type Message = HashMap<u32, Field>;
 pub(super) struct Field {
     /// Its name in JSON; empty for a message whose fields lie flat in its parent.
     pub name: &'static str,
-    pub shape: Shape,
+    pub cardinality: Cardinality,
     /// Whether zero is a value, and not what is written where nothing was given.
-    pub keeps_zero: bool,
+    pub explicit_presence: bool,
     pub kind: Type,
 }
 
 /// How many values a field has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum Cardinality {
     One,
     List,
     /// By texts.
@@ -75,33 +75,33 @@ fn parse(table: &'static str) -> Packages {
     let mut packages = Packages::new();
     let (mut package, mut message) = ("", "");
     for line in table.lines().filter(|line| !line.starts_with('#')) {
-        let mut words = line.split_whitespace();
+        let mut tokens = line.split_whitespace();
         if !line.starts_with(' ') {
-            let name = words.next().unwrap_or_default();
+            let name = tokens.next().unwrap_or_default();
             (package, message) = name.rsplit_once('.').unwrap_or(("", name));
         }
         let fields = packages.entry(package).or_default().entry(message).or_default();
-        fields.extend(words.filter_map(|word| field(package, word)));
+        fields.extend(tokens.filter_map(|token| field(package, token)));
     }
     packages
 }
 
 /// `6:ports[]=ContainerPort`.
-fn field(package: &'static str, word: &'static str) -> Option<(u32, Field)> {
-    let (number, rest) = word.split_once(':')?;
+fn field(package: &'static str, token: &'static str) -> Option<(u32, Field)> {
+    let (number, rest) = token.split_once(':')?;
     let (name, kind) =
         rest.split_once('=').map_or((rest, Type::Text), |(name, kind)| (name, of(package, kind)));
-    let (name, keeps_zero) = name.strip_suffix('?').map_or((name, false), |name| (name, true));
-    let (name, shape) = match (name.strip_suffix("[]"), name.strip_suffix("{}")) {
-        (Some(name), _) => (name, Shape::List),
-        (_, Some(name)) => (name, Shape::Map),
-        _ => (name, Shape::One),
+    let (name, explicit_presence) = name.strip_suffix('?').map_or((name, false), |name| (name, true));
+    let (name, cardinality) = match (name.strip_suffix("[]"), name.strip_suffix("{}")) {
+        (Some(name), _) => (name, Cardinality::List),
+        (_, Some(name)) => (name, Cardinality::Map),
+        _ => (name, Cardinality::One),
     };
-    Some((number.parse().ok()?, Field { name, shape, keeps_zero, kind }))
+    Some((number.parse().ok()?, Field { name, cardinality, explicit_presence, kind }))
 }
 
-fn of(package: &'static str, word: &'static str) -> Type {
-    match word {
+fn of(package: &'static str, token: &'static str) -> Type {
+    match token {
         "int" => Type::Int,
         "bool" => Type::Bool,
         "double" => Type::Double,
@@ -116,7 +116,7 @@ fn of(package: &'static str, word: &'static str) -> Type {
         "or-array" => Type::OrArray,
         "or-strings" => Type::OrStrings,
         _ => {
-            let (package, name) = word.rsplit_once('.').unwrap_or((package, word));
+            let (package, name) = token.rsplit_once('.').unwrap_or((package, token));
             Type::Message { package, name }
         }
     }

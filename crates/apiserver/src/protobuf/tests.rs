@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
-use super::messages::{self, Field, Shape, Type};
-use super::{MAGIC, Problem, decode};
+use super::messages::{self, Cardinality, Field, Type};
+use super::{DecodeError, MAGIC, decode};
 use crate::openapi::{Definitions, built_in, describe};
 
 /// A message that is being written: fields as a client of Kubernetes writes them.
@@ -68,7 +68,7 @@ fn metadata(name: &str) -> Message {
 }
 
 #[test]
-fn unit_a_deployment_comes_as_the_json_that_it_means() {
+fn unit_a_deployment_is_decoded_to_json() {
     let port = message().text(1, "").number(2, 0).number(3, 8080).text(4, "").text(5, "");
     let limits = message().entry(1, "cpu", message().text(1, "500m"));
     let probe = message()
@@ -93,7 +93,7 @@ fn unit_a_deployment_comes_as_the_json_that_it_means() {
         json!({
             "metadata": {"name": "web", "labels": {"app": "web"}},
             "spec": {
-                // Zero replicas are wanted, zero seconds are what was left out.
+                // Zero replicas are expected, zero seconds are what was left out.
                 "replicas": 0,
                 "selector": {"matchLabels": {"app": "web"}},
                 "strategy": {"rollingUpdate": {"maxSurge": 0}},
@@ -166,7 +166,7 @@ fn unit_values_of_every_type_are_read() {
 }
 
 #[test]
-fn unit_schemas_and_what_stands_in_their_place_are_read() {
+fn unit_schemas_and_their_alternatives_are_read() {
     let text = message().text(5, "string").with(8, message().text(1, "\"red\""));
     let no_more = message().number(1, 0);
     let list = message().text(5, "array").with(24, message().with(1, text.clone())).number(16, 0);
@@ -193,7 +193,7 @@ fn unit_schemas_and_what_stands_in_their_place_are_read() {
 }
 
 #[test]
-fn unit_options_of_a_deletion_come_with_every_group() {
+fn unit_delete_options_are_read_in_every_group() {
     for version in ["v1", "apps/v1", "policy/v1"] {
         let expected = json!({"gracePeriodSeconds": 0, "propagationPolicy": "Foreground"});
         check(version, "DeleteOptions", message().number(1, 0).text(4, "Foreground"), expected);
@@ -201,23 +201,23 @@ fn unit_options_of_a_deletion_come_with_every_group() {
 }
 
 #[test]
-fn unit_nonsense_is_told_from_messages() {
+fn unit_malformed_messages_are_refused() {
     let refused = |body: &[u8]| decode(body).unwrap_err();
-    assert_eq!(refused(b"{}"), Problem::NoMagic);
-    assert_eq!(refused(b"k8s\0\x0a\x7f"), Problem::Truncated);
-    assert_eq!(refused(b"k8s\0\x0b"), Problem::WireType { wire: 3, number: 1 });
+    assert_eq!(refused(b"{}"), DecodeError::NoMagic);
+    assert_eq!(refused(b"k8s\0\x0a\x7f"), DecodeError::Truncated);
+    assert_eq!(refused(b"k8s\0\x0b"), DecodeError::WireType { wire: 3, number: 1 });
     let hive = envelope("bees.example/v1", "Hive", message());
     assert_eq!(refused(&hive).to_string(), r#"no kind "Hive" is registered for version "bees.example/v1""#);
     let wrong = envelope("v1", "ConfigMap", message().number(1, 7));
-    assert_eq!(refused(&wrong), Problem::WrongType { field: "metadata" });
+    assert_eq!(refused(&wrong), DecodeError::WrongType { field: "metadata" });
     let binary = envelope("v1", "ConfigMap", message().with(1, message().bytes(1, &[0xff])));
-    assert_eq!(refused(&binary), Problem::Content { field: "name", wanted: "UTF-8" });
+    assert_eq!(refused(&binary), DecodeError::Content { field: "name", expected: "UTF-8" });
     // Schemas in each other, deeper than anybody writes them.
     let deep = (0..1000).fold(message(), |inner, _| message().with(28, inner));
     let version = message().with(4, message().with(1, deep));
     let definition = message().with(2, message().with(7, version));
     let body = envelope("apiextensions.k8s.io/v1", "CustomResourceDefinition", definition);
-    assert_eq!(refused(&body), Problem::TooDeep);
+    assert_eq!(refused(&body), DecodeError::TooDeep);
     // Any end of a good body is no body, and no end of it stops the server.
     let good = envelope("v1", "ConfigMap", message().with(1, metadata("c")));
     for end in 0..good.len() {
@@ -229,12 +229,12 @@ fn unit_nonsense_is_told_from_messages() {
 
 /// Every field of every kind has a number, and is of the type that its schema says.
 #[test]
-fn unit_the_table_knows_every_field_of_the_schemas() {
+fn unit_the_table_has_every_field_of_the_schemas() {
     let mut definitions = built_in();
-    describe_questions(&mut definitions);
+    describe_reviews(&mut definitions);
     let mut problems = Vec::new();
     for (name, schema) in &definitions {
-        let Some((package, message)) = place(name) else { continue };
+        let Some((package, message)) = package_and_message(name) else { continue };
         let fields = fields_of(package, message);
         let is_object = schema["properties"].get("metadata").is_some() || message == "DeleteOptions";
         for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
@@ -254,7 +254,7 @@ fn unit_the_table_knows_every_field_of_the_schemas() {
     assert!(problems.is_empty(), "{problems:#?}");
 }
 
-fn describe_questions(definitions: &mut Definitions) {
+fn describe_reviews(definitions: &mut Definitions) {
     use k8s_openapi::api::{authentication::v1 as who, authorization::v1 as may};
     describe::<who::TokenRequest>(definitions);
     describe::<who::TokenReview>(definitions);
@@ -270,7 +270,7 @@ fn describe_questions(definitions: &mut Definitions) {
 }
 
 /// `io.k8s.api.core.v1.Pod` is the message `Pod` of `core.v1`.
-fn place(definition: &str) -> Option<(&str, &str)> {
+fn package_and_message(definition: &str) -> Option<(&str, &str)> {
     let (package, message) = definition.rsplit_once('.')?;
     let package =
         ["io.k8s.api.", "io.k8s.apimachinery.pkg.apis.", "io.k8s.apiextensions-apiserver.pkg.apis."]
@@ -290,13 +290,13 @@ fn fields_of(package: &str, message: &str) -> Vec<Field> {
 }
 
 fn fits(field: &Field, schema: &Value) -> bool {
-    let (shape, value) = match (schema.get("items"), schema.get("additionalProperties")) {
-        (Some(items), _) => (Shape::List, items),
-        (_, Some(values)) => (Shape::Map, values),
-        _ => (Shape::One, schema),
+    let (cardinality, value) = match (schema.get("items"), schema.get("additionalProperties")) {
+        (Some(items), _) => (Cardinality::List, items),
+        (_, Some(values)) => (Cardinality::Map, values),
+        _ => (Cardinality::One, schema),
     };
     if field.kind == Type::Strings {
-        return shape == Shape::Map && value["items"]["type"] == "string";
+        return cardinality == Cardinality::Map && value["items"]["type"] == "string";
     }
     let is_right = match (value["type"].as_str(), value["format"].as_str(), field.kind) {
         (Some("integer"), _, Type::Int) | (Some("boolean"), _, Type::Bool) => true,
@@ -308,10 +308,10 @@ fn fits(field: &Field, schema: &Value) -> bool {
         (None, _, Type::IntOrString) => value["x-kubernetes-int-or-string"] == true,
         (None, _, Type::Json | Type::OrBool | Type::OrArray | Type::OrStrings) => value.get("$ref").is_none(),
         (None, _, Type::Message { package, name }) => match value["$ref"].as_str() {
-            Some(reference) => place(reference) == Some((package, name)),
+            Some(reference) => package_and_message(reference) == Some((package, name)),
             None => messages::find(package, name).is_some_and(|message| message.is_empty()),
         },
         _ => false,
     };
-    shape == field.shape && is_right
+    cardinality == field.cardinality && is_right
 }

@@ -5,23 +5,27 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::Problem;
-use super::messages::{self, Field, Message, Shape, Type};
+use super::DecodeError;
+use super::messages::{self, Cardinality, Field, Message, Type};
 use super::wire::{Reader, Wire};
 
 /// The most messages in each other: more than any object of Kubernetes needs.
 pub(super) const DEPTH_MAX: usize = 100;
 
 /// A message as an object. Fields without a name in the table are skipped, as protobuf has it.
-pub(super) fn object(message: &Message, bytes: &[u8], depth: usize) -> Result<Map<String, Value>, Problem> {
+pub(super) fn object(
+    message: &Message,
+    bytes: &[u8],
+    depth: usize,
+) -> Result<Map<String, Value>, DecodeError> {
     if depth > DEPTH_MAX {
-        return Err(Problem::TooDeep);
+        return Err(DecodeError::TooDeep);
     }
     let (mut object, mut reader) = (Map::new(), Reader(bytes));
     while let Some((number, wire)) = reader.field()? {
         let Some(field) = message.get(&number) else { continue };
-        match field.shape {
-            Shape::One => {
+        match field.cardinality {
+            Cardinality::One => {
                 let value = value(field, wire, depth)?;
                 if let (true, Value::Object(flat)) = (field.name.is_empty(), &value) {
                     object.extend(flat.clone());
@@ -29,12 +33,12 @@ pub(super) fn object(message: &Message, bytes: &[u8], depth: usize) -> Result<Ma
                     object.insert(field.name.to_owned(), value);
                 }
             }
-            Shape::List => {
+            Cardinality::List => {
                 let list = object.entry(field.name).or_insert_with(|| json!([]));
-                let list = list.as_array_mut().ok_or(Problem::WrongType { field: field.name })?;
+                let list = list.as_array_mut().ok_or(DecodeError::WrongType { field: field.name })?;
                 elements(field, wire, depth, list)?;
             }
-            Shape::Map => {
+            Cardinality::Map => {
                 let (key, value) = entry(field, wire, depth)?;
                 let map = object.entry(field.name).or_insert_with(|| json!({}));
                 map[key] = value;
@@ -47,7 +51,7 @@ pub(super) fn object(message: &Message, bytes: &[u8], depth: usize) -> Result<Ma
 /// Go writes a field that nobody set with the value that it has then.
 fn is_absent(field: &Field, value: &Value) -> bool {
     let is_plain = matches!(field.kind, Type::Text | Type::Int | Type::Bool | Type::Double | Type::Bytes);
-    value.is_null() || (is_plain && !field.keeps_zero && is_zero(value))
+    value.is_null() || (is_plain && !field.explicit_presence && is_zero(value))
 }
 
 fn is_zero(value: &Value) -> bool {
@@ -60,7 +64,7 @@ fn is_zero(value: &Value) -> bool {
 }
 
 /// Adds what stands in a field of a list: one element, or several numbers in a row.
-fn elements(field: &Field, wire: Wire<'_>, depth: usize, list: &mut Vec<Value>) -> Result<(), Problem> {
+fn elements(field: &Field, wire: Wire<'_>, depth: usize, list: &mut Vec<Value>) -> Result<(), DecodeError> {
     let Wire::Bytes(bytes) = wire else {
         list.push(value(field, wire, depth)?);
         return Ok(());
@@ -77,8 +81,8 @@ fn elements(field: &Field, wire: Wire<'_>, depth: usize, list: &mut Vec<Value>) 
 }
 
 /// A map's entry is a message of key and value, each of which may be absent and is empty then.
-fn entry(field: &Field, wire: Wire<'_>, depth: usize) -> Result<(String, Value), Problem> {
-    let Wire::Bytes(bytes) = wire else { return Err(Problem::WrongType { field: field.name }) };
+fn entry(field: &Field, wire: Wire<'_>, depth: usize) -> Result<(String, Value), DecodeError> {
+    let Wire::Bytes(bytes) = wire else { return Err(DecodeError::WrongType { field: field.name }) };
     let (mut key, mut found, mut reader) = (String::new(), Wire::Bytes(&[]), Reader(bytes));
     while let Some((number, wire)) = reader.field()? {
         match (number, wire) {
@@ -90,7 +94,7 @@ fn entry(field: &Field, wire: Wire<'_>, depth: usize) -> Result<(String, Value),
     Ok((key, value(field, found, depth)?))
 }
 
-fn value(field: &Field, wire: Wire<'_>, depth: usize) -> Result<Value, Problem> {
+fn value(field: &Field, wire: Wire<'_>, depth: usize) -> Result<Value, DecodeError> {
     let name = field.name;
     match (field.kind, wire) {
         // Numbers below zero are written with all their 64 bits.
@@ -107,47 +111,46 @@ fn value(field: &Field, wire: Wire<'_>, depth: usize) -> Result<Value, Problem> 
         (Type::IntOrString, Wire::Bytes(bytes)) => int_or_string(name, bytes),
         (Type::Json, Wire::Bytes(bytes)) => match part(name, bytes, 1)? {
             None | Some([]) => Ok(Value::Null),
-            Some(text) => {
-                serde_json::from_slice(text).map_err(|_| Problem::Content { field: name, wanted: "JSON" })
-            }
+            Some(text) => serde_json::from_slice(text)
+                .map_err(|_| DecodeError::Content { field: name, expected: "JSON" }),
         },
         (Type::Strings, Wire::Bytes(bytes)) => strings(name, bytes, 1),
         (Type::OrBool | Type::OrArray | Type::OrStrings, Wire::Bytes(bytes)) => {
             alternative(field, bytes, depth)
         }
         (Type::Message { package, name: message }, Wire::Bytes(bytes)) => {
-            let message = messages::find(package, message).ok_or(Problem::WrongType { field: name })?;
+            let message = messages::find(package, message).ok_or(DecodeError::WrongType { field: name })?;
             object(message, bytes, depth + 1).map(Value::Object)
         }
-        _ => Err(Problem::WrongType { field: name }),
+        _ => Err(DecodeError::WrongType { field: name }),
     }
 }
 
-pub(super) fn text(field: &'static str, bytes: &[u8]) -> Result<String, Problem> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Problem::Content { field, wanted: "UTF-8" })?;
+pub(super) fn text(field: &'static str, bytes: &[u8]) -> Result<String, DecodeError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Content { field, expected: "UTF-8" })?;
     Ok(text.to_owned())
 }
 
 /// The last value of this number in a message.
-fn last<'a>(bytes: &'a [u8], wanted: u32) -> Result<Option<Wire<'a>>, Problem> {
+fn last<'a>(bytes: &'a [u8], expected: u32) -> Result<Option<Wire<'a>>, DecodeError> {
     let (mut found, mut reader) = (None, Reader(bytes));
     while let Some((number, wire)) = reader.field()? {
-        if number == wanted {
+        if number == expected {
             found = Some(wire);
         }
     }
     Ok(found)
 }
 
-fn part<'a>(field: &'static str, bytes: &'a [u8], number: u32) -> Result<Option<&'a [u8]>, Problem> {
+fn part<'a>(field: &'static str, bytes: &'a [u8], number: u32) -> Result<Option<&'a [u8]>, DecodeError> {
     match last(bytes, number)? {
         None => Ok(None),
         Some(Wire::Bytes(bytes)) => Ok(Some(bytes)),
-        Some(_) => Err(Problem::WrongType { field }),
+        Some(_) => Err(DecodeError::WrongType { field }),
     }
 }
 
-fn number(bytes: &[u8], number: u32) -> Result<i64, Problem> {
+fn number(bytes: &[u8], number: u32) -> Result<i64, DecodeError> {
     Ok(match last(bytes, number)? {
         Some(Wire::Varint(number)) => number.cast_signed(),
         _ => 0,
@@ -155,11 +158,11 @@ fn number(bytes: &[u8], number: u32) -> Result<i64, Problem> {
 }
 
 /// Seconds and nanoseconds since 1970; an empty message is no time at all.
-fn time(field: &Field, bytes: &[u8]) -> Result<Value, Problem> {
+fn time(field: &Field, bytes: &[u8]) -> Result<Value, DecodeError> {
     if bytes.is_empty() {
         return Ok(Value::Null);
     }
-    let wrong = Problem::Content { field: field.name, wanted: "a time" };
+    let wrong = DecodeError::Content { field: field.name, expected: "a time" };
     let nanoseconds = i32::try_from(number(bytes, 2)?).unwrap_or(0);
     let Ok(time) = Timestamp::new(number(bytes, 1)?, nanoseconds) else { return Err(wrong) };
     Ok(match field.kind {
@@ -168,17 +171,17 @@ fn time(field: &Field, bytes: &[u8]) -> Result<Value, Problem> {
     })
 }
 
-fn int_or_string(field: &'static str, bytes: &[u8]) -> Result<Value, Problem> {
+fn int_or_string(field: &'static str, bytes: &[u8]) -> Result<Value, DecodeError> {
     if number(bytes, 1)? == 0 {
         return Ok(json!(number(bytes, 2)?));
     }
     Ok(json!(part(field, bytes, 3)?.map_or(Ok(String::new()), |bytes| text(field, bytes))?))
 }
 
-fn strings(field: &'static str, bytes: &[u8], wanted: u32) -> Result<Value, Problem> {
+fn strings(field: &'static str, bytes: &[u8], expected: u32) -> Result<Value, DecodeError> {
     let (mut list, mut reader) = (Vec::new(), Reader(bytes));
     while let Some((number, wire)) = reader.field()? {
-        if let (true, Wire::Bytes(bytes)) = (number == wanted, wire) {
+        if let (true, Wire::Bytes(bytes)) = (number == expected, wire) {
             list.push(text(field, bytes)?);
         }
     }
@@ -186,10 +189,10 @@ fn strings(field: &'static str, bytes: &[u8], wanted: u32) -> Result<Value, Prob
 }
 
 /// A schema, or what may stand there instead of one.
-fn alternative(field: &Field, bytes: &[u8], depth: usize) -> Result<Value, Problem> {
+fn alternative(field: &Field, bytes: &[u8], depth: usize) -> Result<Value, DecodeError> {
     let schema = |bytes: &[u8]| {
         let message = messages::find("apiextensions.v1", "JSONSchemaProps");
-        let message = message.ok_or(Problem::WrongType { field: field.name })?;
+        let message = message.ok_or(DecodeError::WrongType { field: field.name })?;
         object(message, bytes, depth + 1).map(Value::Object)
     };
     let number_of_schema = if field.kind == Type::OrBool { 2 } else { 1 };

@@ -1,6 +1,6 @@
 //! Protobuf's wire format: fields one after the other, each a number and a value.
 
-use super::Problem;
+use super::DecodeError;
 
 /// A value as it stands on the wire.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,27 +19,27 @@ pub(super) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
     /// The next field: its number and value; none at the end.
-    pub fn field(&mut self) -> Result<Option<(u32, Wire<'a>)>, Problem> {
+    pub fn field(&mut self) -> Result<Option<(u32, Wire<'a>)>, DecodeError> {
         if self.0.is_empty() {
             return Ok(None);
         }
         let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).map_err(|_| Problem::Truncated)?;
+        let number = u32::try_from(tag >> 3).map_err(|_| DecodeError::Truncated)?;
         let value = match tag & 7 {
             0 => Wire::Varint(self.varint()?),
             1 => Wire::Fixed64(u64::from_le_bytes(self.array()?)),
             2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| Problem::Truncated)?;
+                let length = usize::try_from(self.varint()?).map_err(|_| DecodeError::Truncated)?;
                 Wire::Bytes(self.take(length)?)
             }
             5 => Wire::Fixed32(u32::from_le_bytes(self.array()?)),
-            wire => return Err(Problem::WireType { wire, number }),
+            wire => return Err(DecodeError::WireType { wire, number }),
         };
         Ok(Some((number, value)))
     }
 
     /// A number in steps of seven bits, the lowest first.
-    pub fn varint(&mut self) -> Result<u64, Problem> {
+    pub fn varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let [byte] = self.array()?;
@@ -48,17 +48,17 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(Problem::Truncated)
+        Err(DecodeError::Truncated)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
-        let (first, rest) = self.0.split_first_chunk().ok_or(Problem::Truncated)?;
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (first, rest) = self.0.split_first_chunk().ok_or(DecodeError::Truncated)?;
         self.0 = rest;
         Ok(*first)
     }
 
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Problem> {
-        let (first, rest) = self.0.split_at_checked(length).ok_or(Problem::Truncated)?;
+    fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+        let (first, rest) = self.0.split_at_checked(length).ok_or(DecodeError::Truncated)?;
         self.0 = rest;
         Ok(first)
     }

@@ -16,7 +16,7 @@ use crate::object::ObjectKey;
 use crate::{Api, Kind, Kinds};
 
 /// The pause after a watch that broke.
-const PAUSE: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// How many kinds have been listed once.
 pub(super) struct Listed(watch::Sender<usize>);
@@ -29,7 +29,7 @@ impl Default for Listed {
 
 impl Listed {
     /// Waits for so many.
-    pub(super) async fn all(&self, count: usize) {
+    pub(super) async fn wait_for_count(&self, count: usize) {
         // The sender lives as long as this.
         let _ = self.0.subscribe().wait_for(|listed| *listed >= count).await;
     }
@@ -39,10 +39,10 @@ impl Listed {
 pub(super) async fn run(api: &Api, client: &Client, listed: &Listed) {
     let built_in = Kinds::built_in();
     let kinds: Vec<&Arc<Kind>> = built_in.iter().collect();
-    join_all(kinds.iter().map(|kind| follow(api, client, kind, listed))).await;
+    join_all(kinds.iter().map(|kind| mirror_kind(api, client, kind, listed))).await;
 }
 
-async fn follow(api: &Api, client: &Client, kind: &Arc<Kind>, listed: &Listed) {
+async fn mirror_kind(api: &Api, client: &Client, kind: &Arc<Kind>, listed: &Listed) {
     let resource = resource(kind);
     let objects = kube::Api::<DynamicObject>::all_with(client.clone(), &resource);
     let mut events = watcher::watcher(objects, watcher::Config::default()).boxed();
@@ -52,14 +52,14 @@ async fn follow(api: &Api, client: &Client, kind: &Arc<Kind>, listed: &Listed) {
             Ok(Some(Event::Init)) => seen.clear(),
             Ok(Some(Event::InitApply(object))) => {
                 seen.insert(ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any()));
-                api.take_over(kind, whole(kind, &object));
+                api.mirror_put(kind, with_type_meta(kind, &object));
             }
             Ok(Some(Event::InitDone)) => {
-                api.lock().keep_only(kind, &std::mem::take(&mut seen));
+                api.lock().mirror_retain(kind, &std::mem::take(&mut seen));
                 listed.0.send_modify(|count| *count += usize::from(std::mem::take(&mut first)));
             }
-            Ok(Some(Event::Apply(object))) => api.take_over(kind, whole(kind, &object)),
-            Ok(Some(Event::Delete(object))) => api.lock().let_go(kind, &whole(kind, &object)),
+            Ok(Some(Event::Apply(object))) => api.mirror_put(kind, with_type_meta(kind, &object)),
+            Ok(Some(Event::Delete(object))) => api.lock().mirror_delete(kind, &with_type_meta(kind, &object)),
             Ok(None) => return,
             Err(error) => {
                 // A kind that the other server does not have is empty here.
@@ -67,8 +67,8 @@ async fn follow(api: &Api, client: &Client, kind: &Arc<Kind>, listed: &Listed) {
                     listed.0.send_modify(|count| *count += 1);
                     return;
                 }
-                tracing::debug!(kind = kind.resource(), %error, "a watch broke and begins anew");
-                tokio::time::sleep(PAUSE).await;
+                tracing::debug!(kind = kind.resource(), %error, "the watch failed and is restarted");
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
@@ -92,7 +92,7 @@ fn resource(kind: &Kind) -> ApiResource {
 }
 
 /// Objects of lists do not say what they are.
-fn whole(kind: &Kind, object: &DynamicObject) -> Value {
+fn with_type_meta(kind: &Kind, object: &DynamicObject) -> Value {
     let mut value = serde_json::to_value(object).unwrap_or_default();
     value["apiVersion"] = json!(kind.api_version());
     value["kind"] = json!(kind.kind);

@@ -9,7 +9,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use crate::api::{DeleteOptions, Deleted, PatchKind, Propagation, Subresource};
-use crate::object::{self, ObjectKey, text};
+use crate::object::{self, ObjectKey, str_at};
 use crate::{Api, ApiError, Cause, Kind};
 
 /// The other server.
@@ -18,7 +18,7 @@ pub(crate) struct Remote {
 }
 
 /// One request.
-struct Call<'a> {
+struct RemoteRequest<'a> {
     method: Method,
     path: String,
     content_type: &'static str,
@@ -33,16 +33,16 @@ impl Remote {
     /// The object as the server has it now.
     pub fn get(&self, kind: &Kind, key: &ObjectKey) -> Result<Value, ApiError> {
         let path = path(kind, &key.namespace, &key.name, "");
-        let call = Call { method: Method::GET, path, content_type: JSON, body: &Value::Null };
+        let call = RemoteRequest { method: Method::GET, path, content_type: JSON, body: &Value::Null };
         self.send(kind, call).map(|(_, found)| found)
     }
 
     pub fn create(&self, api: &Api, kind: &Arc<Kind>, mut body: Value) -> Result<Arc<Value>, ApiError> {
-        complete(kind, &mut body);
+        set_type_meta(kind, &mut body);
         let path = path(kind, object::namespace(&body), "", "");
         let (_, created) =
-            self.send(kind, Call { method: Method::POST, path, content_type: JSON, body: &body })?;
-        Ok(take_over(api, kind, created))
+            self.send(kind, RemoteRequest { method: Method::POST, path, content_type: JSON, body: &body })?;
+        Ok(mirror_put(api, kind, created))
     }
 
     pub fn update(
@@ -52,12 +52,12 @@ impl Remote {
         subresource: Subresource,
         mut body: Value,
     ) -> Result<Arc<Value>, ApiError> {
-        complete(kind, &mut body);
+        set_type_meta(kind, &mut body);
         let key = ObjectKey::of(&body);
-        let path = path(kind, &key.namespace, &key.name, below(subresource));
+        let path = path(kind, &key.namespace, &key.name, subresource_path(subresource));
         let (_, updated) =
-            self.send(kind, Call { method: Method::PUT, path, content_type: JSON, body: &body })?;
-        Ok(take_over(api, kind, updated))
+            self.send(kind, RemoteRequest { method: Method::PUT, path, content_type: JSON, body: &body })?;
+        Ok(mirror_put(api, kind, updated))
     }
 
     /// `true` beside the object means that it was created.
@@ -70,19 +70,19 @@ impl Remote {
         language: &PatchKind,
         change: &Value,
     ) -> Result<(Arc<Value>, bool), ApiError> {
-        let mut path = path(kind, &key.namespace, &key.name, below(subresource));
+        let mut path = path(kind, &key.namespace, &key.name, subresource_path(subresource));
         let content_type = match language {
             PatchKind::Merge => "application/merge-patch+json",
             PatchKind::Json => "application/json-patch+json",
             PatchKind::Strategic => "application/strategic-merge-patch+json",
             PatchKind::Apply { manager, force } => {
-                path.push_str(&format!("?fieldManager={}&force={force}", escaped(manager)));
+                path.push_str(&format!("?fieldManager={}&force={force}", percent_encode(manager)));
                 "application/apply-patch+yaml"
             }
         };
         let (code, patched) =
-            self.send(kind, Call { method: Method::PATCH, path, content_type, body: change })?;
-        Ok((take_over(api, kind, patched), code == StatusCode::CREATED))
+            self.send(kind, RemoteRequest { method: Method::PATCH, path, content_type, body: change })?;
+        Ok((mirror_put(api, kind, patched), code == StatusCode::CREATED))
     }
 
     pub fn delete(
@@ -95,21 +95,21 @@ impl Remote {
         let path = path(kind, &key.namespace, &key.name, "");
         let body = delete_options(options);
         let (_, last) =
-            self.send(kind, Call { method: Method::DELETE, path, content_type: JSON, body: &body })?;
+            self.send(kind, RemoteRequest { method: Method::DELETE, path, content_type: JSON, body: &body })?;
         let before = api.lock().get(kind, key).cloned();
         if last["kind"] == "Status" {
             let object = before.unwrap_or_default();
-            api.lock().let_go(kind, &object);
-            return Ok(Deleted { object, gone: true });
+            api.lock().mirror_delete(kind, &object);
+            return Ok(Deleted { object, removed: true });
         }
-        let held = !object::strings(&last, "/metadata/finalizers").is_empty();
-        let grace = object::number(&last, "/metadata/deletionGracePeriodSeconds").unwrap_or(0);
-        let gone = !held && grace == 0 && !kind.is("namespaces");
-        if gone {
-            api.lock().let_go(kind, &last);
-            return Ok(Deleted { object: Arc::new(last), gone });
+        let held = !object::strs_at(&last, "/metadata/finalizers").is_empty();
+        let grace = object::i64_at(&last, "/metadata/deletionGracePeriodSeconds").unwrap_or(0);
+        let removed = !held && grace == 0 && !kind.is("namespaces");
+        if removed {
+            api.lock().mirror_delete(kind, &last);
+            return Ok(Deleted { object: Arc::new(last), removed });
         }
-        Ok(Deleted { object: take_over(api, kind, last), gone })
+        Ok(Deleted { object: mirror_put(api, kind, last), removed })
     }
 
     /// Puts a pod on a node. The answer does not hold the pod, so it is read: the next pod is placed
@@ -121,25 +121,25 @@ impl Remote {
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
         let path = path(kind, &key.namespace, &key.name, "binding");
-        self.send(kind, Call { method: Method::POST, path, content_type: JSON, body: &body })?;
-        api.take_over(kind, self.get(kind, key)?);
+        self.send(kind, RemoteRequest { method: Method::POST, path, content_type: JSON, body: &body })?;
+        api.mirror_put(kind, self.get(kind, key)?);
         Ok(())
     }
 
     /// Sends and waits.
-    fn send(&self, kind: &Kind, call: Call<'_>) -> Result<(StatusCode, Value), ApiError> {
+    fn send(&self, kind: &Kind, call: RemoteRequest<'_>) -> Result<(StatusCode, Value), ApiError> {
         let answered =
             tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(self.exchange(&call)));
         let (code, answer) = answered.map_err(|error| {
             let message = format!("the API server does not answer {} {}: {error}", call.method, call.path);
             ApiError::new(503, "ServiceUnavailable", message)
         })?;
-        if code.is_success() { Ok((code, answer)) } else { Err(refusal(kind, code, &answer)) }
+        if code.is_success() { Ok((code, answer)) } else { Err(error_of_status(kind, code, &answer)) }
     }
 
     async fn exchange(
         &self,
-        call: &Call<'_>,
+        call: &RemoteRequest<'_>,
     ) -> Result<(StatusCode, Value), Box<dyn std::error::Error + Send + Sync>> {
         let body = if call.body.is_null() { Vec::new() } else { serde_json::to_vec(call.body)? };
         let request = Request::builder()
@@ -158,19 +158,19 @@ impl Remote {
 const JSON: &str = "application/json";
 
 /// Enters an answer into the mirror.
-fn take_over(api: &Api, kind: &Arc<Kind>, value: Value) -> Arc<Value> {
-    api.take_over(kind, value.clone());
+fn mirror_put(api: &Api, kind: &Arc<Kind>, value: Value) -> Arc<Value> {
+    api.mirror_put(kind, value.clone());
     let known = api.lock().get(kind, &ObjectKey::of(&value)).cloned();
     // What is older than the mirror's is still the answer.
     known.unwrap_or_else(|| Arc::new(value))
 }
 
-fn complete(kind: &Kind, body: &mut Value) {
+fn set_type_meta(kind: &Kind, body: &mut Value) {
     body["apiVersion"] = json!(kind.api_version());
     body["kind"] = json!(kind.kind);
 }
 
-fn below(subresource: Subresource) -> &'static str {
+fn subresource_path(subresource: Subresource) -> &'static str {
     match subresource {
         Subresource::None | Subresource::Internal => "",
         Subresource::Status => "status",
@@ -189,7 +189,7 @@ fn path(kind: &Kind, namespace: &str, name: &str, below: &str) -> String {
 }
 
 /// A text as a value of a query.
-fn escaped(text: &str) -> String {
+fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let one = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     text.bytes().map(one).collect()
@@ -215,8 +215,8 @@ fn delete_options(options: &DeleteOptions) -> Value {
 }
 
 /// The server's refusal in this side's words.
-fn refusal(kind: &Kind, code: StatusCode, status: &Value) -> ApiError {
-    let message = match text(status, "/message") {
+fn error_of_status(kind: &Kind, code: StatusCode, status: &Value) -> ApiError {
+    let message = match str_at(status, "/message") {
         "" => format!("the API server answered {code}"),
         message => message.to_owned(),
     };
@@ -234,21 +234,21 @@ fn refusal(kind: &Kind, code: StatusCode, status: &Value) -> ApiError {
         "TooManyRequests",
         "InternalError",
     ];
-    let reason = known.into_iter().find(|known| *known == text(status, "/reason")).unwrap_or("Unknown");
+    let reason = known.into_iter().find(|known| *known == str_at(status, "/reason")).unwrap_or("Unknown");
     let mut error = ApiError::new(code.as_u16(), reason, message);
     error.details.kind = kind.plural.to_string();
     error.details.group = kind.group.to_string();
-    error.details.name = text(status, "/details/name").to_owned();
-    let causes = object::items(status, "/details/causes").iter();
+    error.details.name = str_at(status, "/details/name").to_owned();
+    let causes = object::array_at(status, "/details/causes").iter();
     let causes_known = ["FieldManagerConflict", "FieldValueRequired", "FieldValueNotSupported"];
     error.details.causes = causes
         .map(|cause| Cause {
             reason: causes_known
                 .into_iter()
-                .find(|known| *known == text(cause, "/reason"))
+                .find(|known| *known == str_at(cause, "/reason"))
                 .unwrap_or("FieldValueInvalid"),
-            field: text(cause, "/field").to_owned(),
-            message: text(cause, "/message").to_owned(),
+            field: str_at(cause, "/field").to_owned(),
+            message: str_at(cause, "/message").to_owned(),
         })
         .collect();
     error
@@ -260,25 +260,25 @@ mod tests {
     use crate::Kinds;
 
     #[test]
-    fn unit_paths_are_those_of_kubernetes() {
+    fn unit_paths_follow_the_kubernetes_api() {
         let kinds = Kinds::built_in();
-        let of = |word: &str, namespace: &str, name: &str, below: &str| {
-            path(kinds.by_word(word).unwrap(), namespace, name, below)
+        let of = |plural: &str, namespace: &str, name: &str, below: &str| {
+            path(kinds.by_name(plural).unwrap(), namespace, name, below)
         };
         assert_eq!(of("pods", "shop", "web", "binding"), "/api/v1/namespaces/shop/pods/web/binding");
         assert_eq!(of("nodes", "", "node-1", "status"), "/api/v1/nodes/node-1/status");
         assert_eq!(of("deployments", "shop", "", ""), "/apis/apps/v1/namespaces/shop/deployments");
-        assert_eq!(escaped("a-1_b.c~ &f=ü"), "a-1_b.c~%20%26f%3D%C3%BC");
+        assert_eq!(percent_encode("a-1_b.c~ &f=ü"), "a-1_b.c~%20%26f%3D%C3%BC");
     }
 
     #[test]
-    fn unit_a_refusal_keeps_its_reason() {
+    fn unit_errors_keep_their_reason() {
         let kinds = Kinds::built_in();
         let status = json!({"reason": "AlreadyExists", "message": "pods \"a\" already exists", "code": 409});
-        let error = refusal(kinds.by_word("pods").unwrap(), StatusCode::CONFLICT, &status);
+        let error = error_of_status(kinds.by_name("pods").unwrap(), StatusCode::CONFLICT, &status);
         assert_eq!((error.reason, error.code), ("AlreadyExists", 409));
         assert_eq!(error.message, "pods \"a\" already exists");
-        let unknown = refusal(kinds.by_word("pods").unwrap(), StatusCode::BAD_GATEWAY, &Value::Null);
+        let unknown = error_of_status(kinds.by_name("pods").unwrap(), StatusCode::BAD_GATEWAY, &Value::Null);
         assert_eq!((unknown.reason, unknown.code), ("Unknown", 502));
     }
 }

@@ -10,7 +10,7 @@ use super::{
     SUBDOMAIN_RULE, check_label_1123, check_one_of, check_port_number, check_protocol, is_subdomain_1123,
 };
 use crate::Cause;
-use crate::object::{items, strings, text};
+use crate::object::{array_at, str_at, strs_at};
 
 const ENDPOINTS_MAX: usize = 1000;
 const PORTS_MAX: usize = 20000;
@@ -19,7 +19,7 @@ const ADDRESSES_MAX: usize = 100;
 const HINTS_MAX: usize = 8;
 
 pub(super) fn check(slice: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
-    if text(slice, "/addressType").is_empty() {
+    if str_at(slice, "/addressType").is_empty() {
         causes.push(Cause::required("addressType", ""));
     } else {
         check_one_of("addressType".to_owned(), &slice["addressType"], &["FQDN", "IPv4", "IPv6"], causes);
@@ -27,18 +27,18 @@ pub(super) fn check(slice: &Value, before: Option<&Value>, causes: &mut Vec<Caus
     if before.is_some_and(|before| before["addressType"] != slice["addressType"]) {
         causes.push(Cause::invalid("addressType", &slice["addressType"], "field is immutable"));
     }
-    let endpoints = items(slice, "/endpoints");
+    let endpoints = array_at(slice, "/endpoints");
     if endpoints.len() > ENDPOINTS_MAX {
         causes.push(Cause::too_many("endpoints", endpoints.len(), ENDPOINTS_MAX as u64));
     }
     for (index, endpoint) in endpoints.iter().enumerate() {
-        check_endpoint(&format!("endpoints[{index}]"), text(slice, "/addressType"), endpoint, causes);
+        check_endpoint(&format!("endpoints[{index}]"), str_at(slice, "/addressType"), endpoint, causes);
     }
     check_ports(slice, causes);
 }
 
 fn check_endpoint(field: &str, address_type: &str, endpoint: &Value, causes: &mut Vec<Cause>) {
-    let addresses = strings(endpoint, "/addresses");
+    let addresses = strs_at(endpoint, "/addresses");
     if addresses.is_empty() {
         causes.push(Cause::required(format!("{field}.addresses"), "must contain at least 1 address"));
     }
@@ -49,7 +49,7 @@ fn check_endpoint(field: &str, address_type: &str, endpoint: &Value, causes: &mu
     for (index, address) in addresses.into_iter().enumerate() {
         check_address(format!("{field}.addresses[{index}]"), address_type, address, causes);
     }
-    let (node, host) = (text(endpoint, "/nodeName"), text(endpoint, "/hostname"));
+    let (node, host) = (str_at(endpoint, "/nodeName"), str_at(endpoint, "/hostname"));
     if !endpoint["nodeName"].is_null() && !is_subdomain_1123(node) {
         causes.push(Cause::invalid(format!("{field}.nodeName"), &json!(node), SUBDOMAIN_RULE));
     }
@@ -58,13 +58,13 @@ fn check_endpoint(field: &str, address_type: &str, endpoint: &Value, causes: &mu
     }
     check_hints(
         &format!("{field}.hints.forZones"),
-        items(endpoint, "/hints/forZones"),
+        array_at(endpoint, "/hints/forZones"),
         is_label_value,
         causes,
     );
     check_hints(
         &format!("{field}.hints.forNodes"),
-        items(endpoint, "/hints/forNodes"),
+        array_at(endpoint, "/hints/forNodes"),
         is_subdomain_1123,
         causes,
     );
@@ -76,7 +76,7 @@ fn check_hints(field: &str, hints: &[Value], is_valid: fn(&str) -> bool, causes:
     }
     let mut names = HashSet::new();
     for (index, hint) in hints.iter().enumerate() {
-        let (field, name) = (format!("{field}[{index}].name"), text(hint, "/name"));
+        let (field, name) = (format!("{field}[{index}].name"), str_at(hint, "/name"));
         if name.is_empty() || !is_valid(name) {
             causes.push(Cause::invalid(field, &json!(name), "must be the name of a zone or node"));
         } else if !names.insert(name) {
@@ -121,14 +121,14 @@ pub(super) fn special_address(address: IpAddr) -> Option<&'static str> {
 }
 
 fn check_ports(slice: &Value, causes: &mut Vec<Cause>) {
-    let ports = items(slice, "/ports");
+    let ports = array_at(slice, "/ports");
     if ports.len() > PORTS_MAX {
         causes.push(Cause::too_many("ports", ports.len(), PORTS_MAX as u64));
     }
     let mut names = HashSet::new();
     for (index, port) in ports.iter().enumerate() {
         let field = |name: &str| format!("ports[{index}].{name}");
-        let name = text(port, "/name");
+        let name = str_at(port, "/name");
         if !name.is_empty() {
             check_label_1123(field("name"), name, causes);
         }
@@ -136,7 +136,7 @@ fn check_ports(slice: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::duplicate(field("name"), &json!(name)));
         }
         check_protocol(field("protocol"), &port["protocol"], causes);
-        let protocol = text(port, "/appProtocol");
+        let protocol = str_at(port, "/appProtocol");
         if !port["appProtocol"].is_null() && !is_qualified_name(protocol) {
             let why = "must be a name such as http or example.com/hive";
             causes.push(Cause::invalid(field("appProtocol"), &json!(protocol), why));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{NAME_RULE, SUBDOMAIN_RULE, is_label_1035, is_label_1123, is_subdomain_1123};
 use crate::admission::{FOREGROUND, ORPHAN};
 use crate::kinds::NameRule;
-use crate::object::{self, strings, text, truth};
+use crate::object::{self, bool_at, str_at, strs_at};
 use crate::{Cause, Kind};
 
 const ANNOTATIONS_MAX: usize = 256 * 1024;
@@ -15,9 +15,9 @@ const ANNOTATIONS_MAX: usize = 256 * 1024;
 pub(super) fn check(kind: &Kind, object: &Value, before: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
     check_name(kind, "metadata.name", object::name(object), &mut causes);
-    let start = text(object, "/metadata/generateName");
+    let start = str_at(object, "/metadata/generateName");
     if !start.is_empty() {
-        check_name(kind, "metadata.generateName", &as_if_ended(start), &mut causes);
+        check_name(kind, "metadata.generateName", &mask_trailing_dash(start), &mut causes);
     }
     if kind.namespaced && !is_label_1123(object::namespace(object)) {
         causes.push(Cause::invalid("metadata.namespace", &json!(object::namespace(object)), NAME_RULE));
@@ -49,7 +49,7 @@ fn check_name(kind: &Kind, field: &str, name: &str, causes: &mut Vec<Cause>) {
 }
 
 /// The start of a name may end with what the end of one may not.
-fn as_if_ended(start: &str) -> String {
+fn mask_trailing_dash(start: &str) -> String {
     match start.strip_suffix('-') {
         Some(rest) if !rest.is_empty() => format!("{rest}a"),
         _ => start.to_owned(),
@@ -88,23 +88,23 @@ fn check_key(field: &str, given: &str, key: &str, causes: &mut Vec<Cause>) {
 
 fn check_owners(object: &Value, causes: &mut Vec<Cause>) {
     let list = "metadata.ownerReferences";
-    for (index, owner) in object::owners(object).iter().enumerate() {
-        let words = [("apiVersion", "version must not be empty"), ("kind", ""), ("name", ""), ("uid", "")];
+    for (index, owner) in object::owner_references(object).iter().enumerate() {
+        let required = [("apiVersion", "version must not be empty"), ("kind", ""), ("name", ""), ("uid", "")];
         for (field, why) in
-            words.into_iter().filter(|(field, _)| text(owner, &format!("/{field}")).is_empty())
+            required.into_iter().filter(|(field, _)| str_at(owner, &format!("/{field}")).is_empty())
         {
             let why = if why.is_empty() { "must not be empty" } else { why };
             causes.push(Cause::invalid(format!("{list}[{index}].{field}"), &json!(""), why));
         }
-        if (text(owner, "/apiVersion"), text(owner, "/kind")) == ("v1", "Event") {
+        if (str_at(owner, "/apiVersion"), str_at(owner, "/kind")) == ("v1", "Event") {
             let why = "/v1, Kind=Event is disallowed from being an owner";
             causes.push(Cause::invalid(format!("{list}[{index}]"), owner, why));
         }
     }
-    let controllers: Vec<&str> = object::owners(object)
+    let controllers: Vec<&str> = object::owner_references(object)
         .iter()
-        .filter(|owner| truth(owner, "/controller"))
-        .map(|owner| text(owner, "/name"))
+        .filter(|owner| bool_at(owner, "/controller"))
+        .map(|owner| str_at(owner, "/name"))
         .collect();
     if let [first, second, ..] = controllers.as_slice() {
         let why = format!(
@@ -116,7 +116,7 @@ fn check_owners(object: &Value, causes: &mut Vec<Cause>) {
 
 fn check_finalizers(kind: &Kind, object: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
     let list = "metadata.finalizers";
-    let finalizers = strings(object, "/metadata/finalizers");
+    let finalizers = strs_at(object, "/metadata/finalizers");
     for (index, finalizer) in finalizers.iter().enumerate() {
         if !is_qualified_name(finalizer) {
             check_key(list, finalizer, finalizer, causes);
@@ -133,7 +133,7 @@ fn check_finalizers(kind: &Kind, object: &Value, before: Option<&Value>, causes:
         causes.push(Cause::invalid(list, &json!(finalizers), why));
     }
     let Some(before) = before.filter(|before| object::is_deleting(before)) else { return };
-    let old: BTreeSet<&str> = strings(before, "/metadata/finalizers").into_iter().collect();
+    let old: BTreeSet<&str> = strs_at(before, "/metadata/finalizers").into_iter().collect();
     let new: Vec<&&str> = finalizers.iter().filter(|finalizer| !old.contains(**finalizer)).collect();
     if !new.is_empty() {
         let why = format!(

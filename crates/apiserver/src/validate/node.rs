@@ -8,26 +8,26 @@ use serde_json::{Value, json};
 use super::metadata::{is_label_value, is_qualified_name};
 use super::{check_ip, check_one_of, is_subdomain_1123};
 use crate::Cause;
-use crate::object::{items, strings, text};
+use crate::object::{array_at, str_at, strs_at};
 
 pub(super) fn check(node: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
-    let ranges = strings(node, "/spec/podCIDRs");
-    check_ranges(&ranges, text(node, "/spec/podCIDR"), causes);
+    let ranges = strs_at(node, "/spec/podCIDRs");
+    check_cidrs(&ranges, str_at(node, "/spec/podCIDR"), causes);
     check_taints(node, causes);
     let Some(before) = before else { return };
-    let had = strings(before, "/spec/podCIDRs");
+    let had = strs_at(before, "/spec/podCIDRs");
     if !had.is_empty() && had != ranges {
         let why = "node updates may not change podCIDR except from \"\" to valid";
         causes.push(Cause::forbidden("spec.podCIDRs", why));
     }
-    let had = text(before, "/spec/providerID");
-    if !had.is_empty() && had != text(node, "/spec/providerID") {
+    let had = str_at(before, "/spec/providerID");
+    if !had.is_empty() && had != str_at(node, "/spec/providerID") {
         let why = "node updates may not change providerID except from \"\" to valid";
         causes.push(Cause::forbidden("spec.providerID", why));
     }
 }
 
-fn check_ranges(ranges: &[&str], single: &str, causes: &mut Vec<Cause>) {
+fn check_cidrs(ranges: &[&str], single: &str, causes: &mut Vec<Cause>) {
     let mut families = HashSet::new();
     let mut twice = false;
     for (index, range) in ranges.iter().enumerate() {
@@ -50,9 +50,9 @@ fn check_ranges(ranges: &[&str], single: &str, causes: &mut Vec<Cause>) {
 
 fn check_taints(node: &Value, causes: &mut Vec<Cause>) {
     let mut seen = HashSet::new();
-    for (index, taint) in items(node, "/spec/taints").iter().enumerate() {
+    for (index, taint) in array_at(node, "/spec/taints").iter().enumerate() {
         let field = |name: &str| format!("spec.taints[{index}].{name}");
-        let (key, value, effect) = (text(taint, "/key"), text(taint, "/value"), text(taint, "/effect"));
+        let (key, value, effect) = (str_at(taint, "/key"), str_at(taint, "/value"), str_at(taint, "/effect"));
         if !is_qualified_name(key) {
             let why = "name part must consist of alphanumeric characters, '-', '_' or '.'";
             causes.push(Cause::invalid(field("key"), &json!(key), why));
@@ -74,8 +74,8 @@ fn check_taints(node: &Value, causes: &mut Vec<Cause>) {
 }
 
 pub(super) fn check_status(node: &Value, causes: &mut Vec<Cause>) {
-    for (index, address) in items(node, "/status/addresses").iter().enumerate() {
-        let (field, text) = (format!("status.addresses[{index}].address"), text(address, "/address"));
+    for (index, address) in array_at(node, "/status/addresses").iter().enumerate() {
+        let (field, text) = (format!("status.addresses[{index}].address"), str_at(address, "/address"));
         match address["type"].as_str() {
             Some("InternalIP" | "ExternalIP") => {
                 check_ip(field, text, causes);

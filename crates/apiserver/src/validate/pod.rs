@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::metadata::{check_labels, is_qualified_name};
 use super::{SUBDOMAIN_RULE, check_ip, check_label_1123, check_one_of, is_subdomain_1123};
 use crate::Cause;
-use crate::object::{items, number, text, truth};
+use crate::object::{array_at, bool_at, i64_at, str_at};
 
 pub(super) fn check(pod: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
     check_spec("spec", &pod["spec"], causes);
@@ -24,19 +24,19 @@ pub(super) fn check(pod: &Value, before: Option<&Value>, causes: &mut Vec<Cause>
 
 pub(super) fn check_spec(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
     let volumes = volume::check(path, spec, causes);
-    if items(spec, "/containers").is_empty() {
+    if array_at(spec, "/containers").is_empty() {
         causes.push(Cause::required(format!("{path}.containers"), ""));
     }
     let mut names = HashSet::new();
     for list in ["initContainers", "containers"] {
-        for (index, container) in items(spec, &format!("/{list}")).iter().enumerate() {
+        for (index, container) in array_at(spec, &format!("/{list}")).iter().enumerate() {
             let field = format!("{path}.{list}[{index}]");
-            container::check(&field, container, &volumes, truth(spec, "/hostNetwork"), causes);
-            if !names.insert(text(container, "/name")) {
+            container::check(&field, container, &volumes, bool_at(spec, "/hostNetwork"), causes);
+            if !names.insert(str_at(container, "/name")) {
                 causes.push(Cause::duplicate(format!("{field}.name"), &container["name"]));
             }
-            if list == "initContainers" && text(container, "/restartPolicy") != "Always" {
-                probe::refuse(&field, container, causes);
+            if list == "initContainers" && str_at(container, "/restartPolicy") != "Always" {
+                probe::forbid_all(&field, container, causes);
             }
         }
     }
@@ -51,12 +51,12 @@ pub(super) fn check_spec(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_seconds(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
-    let grace = number(spec, "/terminationGracePeriodSeconds").unwrap_or(0);
+    let grace = i64_at(spec, "/terminationGracePeriodSeconds").unwrap_or(0);
     if grace < 0 {
         let field = format!("{path}.terminationGracePeriodSeconds");
         causes.push(Cause::invalid(field, &json!(grace), "must be greater than or equal to 0"));
     }
-    let deadline = number(spec, "/activeDeadlineSeconds");
+    let deadline = i64_at(spec, "/activeDeadlineSeconds");
     if deadline.is_some_and(|seconds| !(1..=i64::from(i32::MAX)).contains(&seconds)) {
         let why = format!("must be between 1 and {}, inclusive", i32::MAX);
         causes.push(Cause::invalid(format!("{path}.activeDeadlineSeconds"), &json!(deadline), why));
@@ -65,21 +65,21 @@ fn check_seconds(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
 
 fn check_names(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
     for field in ["nodeName", "serviceAccountName", "priorityClassName", "runtimeClassName"] {
-        let name = text(spec, &format!("/{field}"));
+        let name = str_at(spec, &format!("/{field}"));
         if !name.is_empty() && !is_subdomain_1123(name) {
             causes.push(Cause::invalid(format!("{path}.{field}"), &json!(name), SUBDOMAIN_RULE));
         }
     }
     for field in ["hostname", "subdomain"] {
-        let name = text(spec, &format!("/{field}"));
+        let name = str_at(spec, &format!("/{field}"));
         if !name.is_empty() {
             check_label_1123(format!("{path}.{field}"), name, causes);
         }
     }
-    for (index, alias) in items(spec, "/hostAliases").iter().enumerate() {
+    for (index, alias) in array_at(spec, "/hostAliases").iter().enumerate() {
         let field = format!("{path}.hostAliases[{index}]");
-        check_ip(format!("{field}.ip"), text(alias, "/ip"), causes);
-        for (index, name) in items(alias, "/hostnames").iter().enumerate() {
+        check_ip(format!("{field}.ip"), str_at(alias, "/ip"), causes);
+        for (index, name) in array_at(alias, "/hostnames").iter().enumerate() {
             if !name.as_str().is_some_and(is_subdomain_1123) {
                 causes.push(Cause::invalid(format!("{field}.hostnames[{index}]"), name, SUBDOMAIN_RULE));
             }
@@ -88,10 +88,10 @@ fn check_names(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_tolerations(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
-    for (index, toleration) in items(spec, "/tolerations").iter().enumerate() {
+    for (index, toleration) in array_at(spec, "/tolerations").iter().enumerate() {
         let field = |name: &str| format!("{path}.tolerations[{index}].{name}");
-        let (key, operator) = (text(toleration, "/key"), text(toleration, "/operator"));
-        let (value, effect) = (text(toleration, "/value"), text(toleration, "/effect"));
+        let (key, operator) = (str_at(toleration, "/key"), str_at(toleration, "/operator"));
+        let (value, effect) = (str_at(toleration, "/value"), str_at(toleration, "/effect"));
         if !key.is_empty() && !is_qualified_name(key) {
             let why = "name part must consist of alphanumeric characters, '-', '_' or '.'";
             causes.push(Cause::invalid(field("key"), &json!(key), why));
@@ -114,7 +114,7 @@ fn check_tolerations(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
             let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
             check_one_of(field("effect"), &toleration["effect"], &known, causes);
         }
-        if number(toleration, "/tolerationSeconds").is_some() && effect != "NoExecute" {
+        if i64_at(toleration, "/tolerationSeconds").is_some() && effect != "NoExecute" {
             let why = "effect must be 'NoExecute' when `tolerationSeconds` is set";
             causes.push(Cause::invalid(field("effect"), &json!(effect), why));
         }
@@ -127,9 +127,9 @@ pub(super) fn check_status(pod: &Value, causes: &mut Vec<Cause>) {
         check_one_of("status.phase".to_owned(), &pod["status"]["phase"], &known, causes);
     }
     let mut families = HashSet::new();
-    for (index, address) in items(pod, "/status/podIPs").iter().enumerate() {
+    for (index, address) in array_at(pod, "/status/podIPs").iter().enumerate() {
         let field = format!("status.podIPs[{index}]");
-        if let Some(ip) = check_ip(field.clone(), text(address, "/ip"), causes)
+        if let Some(ip) = check_ip(field.clone(), str_at(address, "/ip"), causes)
             && !families.insert(ip.is_ipv6())
         {
             causes.push(Cause::invalid(
@@ -139,8 +139,8 @@ pub(super) fn check_status(pod: &Value, causes: &mut Vec<Cause>) {
             ));
         }
     }
-    let (single, first) = (text(pod, "/status/podIP"), text(pod, "/status/podIPs/0/ip"));
-    if !single.is_empty() && !items(pod, "/status/podIPs").is_empty() && single != first {
+    let (single, first) = (str_at(pod, "/status/podIP"), str_at(pod, "/status/podIPs/0/ip"));
+    if !single.is_empty() && !array_at(pod, "/status/podIPs").is_empty() && single != first {
         causes.push(Cause::invalid("status.podIP", &json!(single), "must match status.podIPs[0].ip"));
     }
 }

@@ -3,17 +3,17 @@
 use serde_json::{Value, json};
 
 use crate::kinds::RBAC;
-use crate::object::{items, text};
+use crate::object::{array_at, str_at};
 use crate::{Cause, Kind};
 
 pub(super) fn check_role(kind: &Kind, role: &Value, causes: &mut Vec<Cause>) {
-    for (index, rule) in items(role, "/rules").iter().enumerate() {
+    for (index, rule) in array_at(role, "/rules").iter().enumerate() {
         check_rule(&format!("rules[{index}]"), kind.namespaced, rule, causes);
     }
 }
 
 fn check_rule(field: &str, namespaced: bool, rule: &Value, causes: &mut Vec<Cause>) {
-    let has = |list: &str| !items(rule, list).is_empty();
+    let has = |list: &str| !array_at(rule, list).is_empty();
     if !has("/verbs") {
         causes.push(Cause::required(format!("{field}.verbs"), "verbs must contain at least one value"));
     }
@@ -45,13 +45,13 @@ pub(super) fn check_binding(kind: &Kind, binding: &Value, before: Option<&Value>
         causes.push(Cause::unsupported("roleRef.apiGroup", &role["apiGroup"], &[RBAC]));
     }
     let kinds: &[&str] = if kind.namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
-    if !kinds.contains(&text(role, "/kind")) {
+    if !kinds.contains(&str_at(role, "/kind")) {
         causes.push(Cause::unsupported("roleRef.kind", &role["kind"], kinds));
     }
-    if text(role, "/name").is_empty() {
+    if str_at(role, "/name").is_empty() {
         causes.push(Cause::required("roleRef.name", ""));
     }
-    for (index, subject) in items(binding, "/subjects").iter().enumerate() {
+    for (index, subject) in array_at(binding, "/subjects").iter().enumerate() {
         check_subject(&format!("subjects[{index}]"), kind.namespaced, subject, causes);
     }
     if before.is_some_and(|before| before["roleRef"] != *role) {
@@ -60,13 +60,13 @@ pub(super) fn check_binding(kind: &Kind, binding: &Value, before: Option<&Value>
 }
 
 fn check_subject(field: &str, namespaced: bool, subject: &Value, causes: &mut Vec<Cause>) {
-    if text(subject, "/name").is_empty() {
+    if str_at(subject, "/name").is_empty() {
         causes.push(Cause::required(format!("{field}.name"), ""));
     }
-    let group = text(subject, "/apiGroup");
-    let expected = match text(subject, "/kind") {
+    let group = str_at(subject, "/apiGroup");
+    let expected = match str_at(subject, "/kind") {
         "ServiceAccount" => {
-            if !namespaced && text(subject, "/namespace").is_empty() {
+            if !namespaced && str_at(subject, "/namespace").is_empty() {
                 causes.push(Cause::required(format!("{field}.namespace"), ""));
             }
             ""

@@ -11,7 +11,7 @@ use super::{
     is_port_name, is_subdomain_1123, service_update,
 };
 use crate::Cause;
-use crate::object::{items, number, strings, text};
+use crate::object::{array_at, i64_at, str_at, strs_at};
 use crate::service::{has_health_check_port, is_external, is_load_balancer};
 
 pub(super) fn check(service: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
@@ -32,13 +32,13 @@ pub(super) fn check(service: &Value, before: Option<&Value>, causes: &mut Vec<Ca
     if let Some(before) = before {
         service_update::check(service, before, causes);
     }
-    for (index, address) in strings(spec, "/externalIPs").into_iter().enumerate() {
+    for (index, address) in strs_at(spec, "/externalIPs").into_iter().enumerate() {
         let field = format!("spec.externalIPs[{index}]");
         if let Some(why) = check_ip(field.clone(), address, causes).and_then(special_address) {
             causes.push(Cause::invalid(field, &json!(address), why));
         }
     }
-    for (index, range) in strings(spec, "/loadBalancerSourceRanges").into_iter().enumerate() {
+    for (index, range) in strs_at(spec, "/loadBalancerSourceRanges").into_iter().enumerate() {
         if range.trim().parse::<ipnet::IpNet>().is_err() {
             let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
             causes.push(Cause::invalid(
@@ -61,7 +61,7 @@ fn check_external(service: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::forbidden(format!("spec.{field}"), why));
         }
     }
-    let class = text(spec, "/loadBalancerClass");
+    let class = str_at(spec, "/loadBalancerClass");
     if balanced && !spec["loadBalancerClass"].is_null() && !is_qualified_name(class) {
         let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
                    with an alphanumeric character";
@@ -71,7 +71,7 @@ fn check_external(service: &Value, causes: &mut Vec<Cause>) {
         let why = "may only be set for externally-accessible services";
         causes.push(Cause::invalid("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"], why));
     }
-    if number(spec, "/healthCheckNodePort").is_some_and(|port| port != 0) && !has_health_check_port(service) {
+    if i64_at(spec, "/healthCheckNodePort").is_some_and(|port| port != 0) && !has_health_check_port(service) {
         let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         causes.push(Cause::invalid("spec.healthCheckNodePort", &spec["healthCheckNodePort"], why));
     }
@@ -79,14 +79,14 @@ fn check_external(service: &Value, causes: &mut Vec<Cause>) {
 
 /// What a load balancer writes.
 pub(super) fn check_status(service: &Value, causes: &mut Vec<Cause>) {
-    let ingress = items(service, "/status/loadBalancer/ingress");
+    let ingress = array_at(service, "/status/loadBalancer/ingress");
     if !ingress.is_empty() && !is_load_balancer(service) {
         let why = "may only be used when `spec.type` is 'LoadBalancer'";
         causes.push(Cause::forbidden("status.loadBalancer.ingress", why));
     }
     for (index, one) in ingress.iter().enumerate() {
         let field = |name: &str| format!("status.loadBalancer.ingress[{index}].{name}");
-        let (ip, name) = (text(one, "/ip"), text(one, "/hostname"));
+        let (ip, name) = (str_at(one, "/ip"), str_at(one, "/hostname"));
         if !ip.is_empty() {
             check_ip(field("ip"), ip, causes);
             check_one_of(field("ipMode"), &one["ipMode"], &["Proxy", "VIP"], causes);
@@ -108,7 +108,7 @@ fn check_affinity(spec: &Value, causes: &mut Vec<Cause>) {
         let why = "must not be set when session affinity is None";
         causes.push(Cause::forbidden("spec.sessionAffinityConfig", why));
     }
-    if let Some(seconds) = number(spec, "/sessionAffinityConfig/clientIP/timeoutSeconds")
+    if let Some(seconds) = i64_at(spec, "/sessionAffinityConfig/clientIP/timeoutSeconds")
         && !(1..=86400).contains(&seconds)
     {
         let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
@@ -138,7 +138,7 @@ fn check_families(spec: &Value, causes: &mut Vec<Cause>) {
         check_one_of("spec.ipFamilyPolicy".to_owned(), &spec["ipFamilyPolicy"], &known, causes);
     }
     let mut seen = HashSet::new();
-    for (index, family) in items(spec, "/ipFamilies").iter().enumerate() {
+    for (index, family) in array_at(spec, "/ipFamilies").iter().enumerate() {
         check_one_of(format!("spec.ipFamilies[{index}]"), family, &["IPv4", "IPv6"], causes);
         if !seen.insert(family.to_string()) {
             causes.push(Cause::duplicate(format!("spec.ipFamilies[{index}]"), family));
@@ -147,17 +147,17 @@ fn check_families(spec: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_external_name(spec: &Value, causes: &mut Vec<Cause>) {
-    let name = text(spec, "/externalName");
+    let name = str_at(spec, "/externalName");
     if name.is_empty() {
         causes.push(Cause::required("spec.externalName", ""));
     } else if !is_subdomain_1123(name.trim_end_matches('.')) {
         causes.push(Cause::invalid("spec.externalName", &json!(name), SUBDOMAIN_RULE));
     }
     let why = "may not be set when `type` is 'ExternalName'";
-    let has_ip = !text(spec, "/clusterIP").is_empty() || !items(spec, "/clusterIPs").is_empty();
+    let has_ip = !str_at(spec, "/clusterIP").is_empty() || !array_at(spec, "/clusterIPs").is_empty();
     let given = [
         ("clusterIPs", has_ip),
-        ("ipFamilies", !items(spec, "/ipFamilies").is_empty()),
+        ("ipFamilies", !array_at(spec, "/ipFamilies").is_empty()),
         ("ipFamilyPolicy", !spec["ipFamilyPolicy"].is_null()),
     ];
     for (field, _) in given.iter().filter(|(_, given)| *given) {
@@ -166,7 +166,7 @@ fn check_external_name(spec: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_cluster_ips(spec: &Value, causes: &mut Vec<Cause>) {
-    let (single, list) = (text(spec, "/clusterIP"), strings(spec, "/clusterIPs"));
+    let (single, list) = (str_at(spec, "/clusterIP"), strs_at(spec, "/clusterIPs"));
     if let Some(first) = list.first()
         && !single.is_empty()
         && *first != single
@@ -174,8 +174,8 @@ fn check_cluster_ips(spec: &Value, causes: &mut Vec<Cause>) {
         causes.push(Cause::invalid("spec.clusterIPs[0]", &json!(first), "must match `clusterIP`"));
     }
     let headless = single == "None" || list.first() == Some(&"None");
-    if headless && matches!(text(spec, "/type"), "NodePort" | "LoadBalancer") {
-        let why = format!("may not be set to 'None' for {} services", text(spec, "/type"));
+    if headless && matches!(str_at(spec, "/type"), "NodePort" | "LoadBalancer") {
+        let why = format!("may not be set to 'None' for {} services", str_at(spec, "/type"));
         causes.push(Cause::invalid("spec.clusterIPs[0]", &json!("None"), why));
     }
     if list.len() > 2 {
@@ -201,7 +201,7 @@ fn check_cluster_ips(spec: &Value, causes: &mut Vec<Cause>) {
 }
 
 fn check_families_match(spec: &Value, addresses: &[std::net::IpAddr], causes: &mut Vec<Cause>) {
-    let families = strings(spec, "/ipFamilies");
+    let families = strs_at(spec, "/ipFamilies");
     for (index, (address, family)) in addresses.iter().zip(families).enumerate() {
         if address.is_ipv6() != (family == "IPv6") {
             let why = format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
@@ -215,16 +215,16 @@ fn check_families_match(spec: &Value, addresses: &[std::net::IpAddr], causes: &m
 }
 
 fn check_ports(spec: &Value, causes: &mut Vec<Cause>) {
-    let ports = items(spec, "/ports");
+    let ports = array_at(spec, "/ports");
     let headless =
-        text(spec, "/clusterIP") == "None" || strings(spec, "/clusterIPs").first() == Some(&"None");
+        str_at(spec, "/clusterIP") == "None" || strs_at(spec, "/clusterIPs").first() == Some(&"None");
     if ports.is_empty() && !headless && spec["type"] != "ExternalName" {
         causes.push(Cause::required("spec.ports", ""));
     }
     let (mut names, mut numbers, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (index, port) in ports.iter().enumerate() {
         let field = |name: &str| format!("spec.ports[{index}]{name}");
-        let name = text(port, "/name");
+        let name = str_at(port, "/name");
         if name.is_empty() {
             if ports.len() > 1 {
                 causes.push(Cause::required(field(".name"), ""));
@@ -240,7 +240,7 @@ fn check_ports(spec: &Value, causes: &mut Vec<Cause>) {
             let why = "may not expose port 10250 externally since it is used by kubelet";
             causes.push(Cause::invalid(field(".port"), &port["port"], why));
         }
-        let application = text(port, "/appProtocol");
+        let application = str_at(port, "/appProtocol");
         if !application.is_empty() && !is_qualified_name(application) {
             let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
                        with an alphanumeric character";
@@ -248,7 +248,7 @@ fn check_ports(spec: &Value, causes: &mut Vec<Cause>) {
         }
         check_protocol(field(".protocol"), &port["protocol"], causes);
         check_target(field(".targetPort"), &port["targetPort"], causes);
-        if !numbers.insert((port["port"].as_i64(), text(port, "/protocol"))) {
+        if !numbers.insert((port["port"].as_i64(), str_at(port, "/protocol"))) {
             causes.push(Cause::duplicate(
                 field(""),
                 &json!({"port": port["port"], "protocol": port["protocol"]}),
@@ -279,9 +279,9 @@ fn check_node_port<'a>(
     causes: &mut Vec<Cause>,
 ) {
     // Whether a service without node ports may name one is decided where they are allocated.
-    let has_ports = matches!(text(spec, "/type"), "NodePort" | "LoadBalancer");
-    let Some(node_port) = number(port, "/nodePort").filter(|port| *port != 0 && has_ports) else { return };
-    if !seen.insert((node_port, text(port, "/protocol"))) {
+    let has_ports = matches!(str_at(spec, "/type"), "NodePort" | "LoadBalancer");
+    let Some(node_port) = i64_at(port, "/nodePort").filter(|port| *port != 0 && has_ports) else { return };
+    if !seen.insert((node_port, str_at(port, "/protocol"))) {
         causes.push(Cause::duplicate(field, &port["nodePort"]));
     }
 }

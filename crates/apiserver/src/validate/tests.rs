@@ -6,9 +6,9 @@ use crate::{Kinds, defaults};
 const NONE: &[&str] = &[];
 
 /// The fields that an object is refused for, after defaulting.
-fn check(word: &str, mut object: Value, expected: &[impl AsRef<str>]) {
+fn check(name: &str, mut object: Value, expected: &[impl AsRef<str>]) {
     let kinds = Kinds::built_in();
-    let kind = kinds.by_word(word).unwrap();
+    let kind = kinds.by_name(name).unwrap();
     let metadata = object["metadata"].as_object_mut().unwrap();
     metadata.entry("name").or_insert(json!("web"));
     if kind.namespaced {
@@ -26,7 +26,7 @@ fn service(spec: Value) -> Value {
 }
 
 #[test]
-fn unit_names_follow_their_kind() {
+fn unit_name_rules_depend_on_the_kind() {
     check("configmaps", json!({"metadata": {"name": "a.b-c"}}), NONE);
     check("configmaps", json!({"metadata": {"name": "A"}}), &["metadata.name"]);
     check("namespaces", json!({"metadata": {"name": "a.b"}}), &["metadata.name"]);
@@ -169,9 +169,9 @@ fn unit_metadata_is_refused_by_field() {
 }
 
 /// The fields that a change is refused for.
-fn check_change(word: &str, before: Value, after: Value, expected: &[&str]) {
+fn check_change(name: &str, before: Value, after: Value, expected: &[&str]) {
     let kinds = Kinds::built_in();
-    let kind = kinds.by_word(word).unwrap();
+    let kind = kinds.by_name(name).unwrap();
     let [before, after] = [before, after].map(|mut object| {
         let metadata = object["metadata"].as_object_mut().unwrap();
         metadata.entry("name").or_insert(json!("web"));
@@ -187,7 +187,7 @@ fn check_change(word: &str, before: Value, after: Value, expected: &[&str]) {
 }
 
 #[test]
-fn unit_what_goes_takes_no_new_finalizers() {
+fn unit_terminating_objects_take_no_new_finalizers() {
     let going = |finalizers: Value| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers}});
     check_change("configmaps", going(json!(["a.b/c", "a.b/d"])), going(json!(["a.b/d"])), NONE);
     check_change(
@@ -368,7 +368,7 @@ fn unit_probes_are_refused_by_field() {
 }
 
 #[test]
-fn unit_a_pod_that_exists_changes_little() {
+fn unit_most_pod_fields_are_immutable() {
     let before =
         || pod(json!({"activeDeadlineSeconds": 60, "tolerations": [{"key": "a", "operator": "Exists"}]}));
     let change = |pointer: &str, value: Value, expected: &[&str]| {

@@ -5,15 +5,15 @@ use serde_json::{Value, json};
 use super::metadata::{check_annotations, check_labels};
 use super::pod;
 use crate::Cause;
-use crate::object::number;
+use crate::object::i64_at;
 use crate::selector::Selector;
 
 pub(super) fn check(workload: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
     let spec = &workload["spec"];
-    if let Some(replicas) = number(spec, "/replicas").filter(|replicas| *replicas < 0) {
+    if let Some(replicas) = i64_at(spec, "/replicas").filter(|replicas| *replicas < 0) {
         causes.push(Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0"));
     }
-    let selector = Selector::of_object(&spec["selector"]);
+    let selector = Selector::from_label_selector(&spec["selector"]);
     if selector.is_empty() {
         let why = "empty selector is invalid: it would select every pod";
         causes.push(Cause::invalid("spec.selector", &spec["selector"], why));

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::columns::joined;
-use crate::object::{self, items, number, strings, text, truth};
+use crate::object::{self, array_at, bool_at, i64_at, str_at, strs_at};
 
 pub(super) fn or_none(text: &str) -> Value {
     json!(if text.is_empty() { "<none>" } else { text })
@@ -15,7 +15,7 @@ pub(super) fn or_unknown(text: &str) -> Value {
 
 /// The first of these fields that says something.
 pub(super) fn first<'a>(object: &'a Value, pointers: &[&str]) -> &'a str {
-    pointers.iter().map(|pointer| text(object, pointer)).find(|text| !text.is_empty()).unwrap_or_default()
+    pointers.iter().map(|pointer| str_at(object, pointer)).find(|text| !text.is_empty()).unwrap_or_default()
 }
 
 pub(super) fn entries(object: &Value, field: &str) -> usize {
@@ -38,9 +38,9 @@ pub(super) fn selector(selector: &Value) -> String {
     if entries(selector, "matchLabels") > 0 {
         parts.push(labels(&selector["matchLabels"]));
     }
-    for one in items(selector, "/matchExpressions") {
-        let (key, values) = (text(one, "/key"), joined(one, "/values"));
-        parts.push(match text(one, "/operator") {
+    for one in array_at(selector, "/matchExpressions") {
+        let (key, values) = (str_at(one, "/key"), joined(one, "/values"));
+        parts.push(match str_at(one, "/operator") {
             "In" => format!("{key} in ({values})"),
             "NotIn" => format!("{key} notin ({values})"),
             "Exists" => key.to_owned(),
@@ -51,74 +51,80 @@ pub(super) fn selector(selector: &Value) -> String {
 }
 
 pub(super) fn containers(workload: &Value, field: &str) -> String {
-    let containers = items(workload, "/spec/template/spec/containers").iter();
-    containers.map(|one| text(one, field)).collect::<Vec<_>>().join(",")
+    let containers = array_at(workload, "/spec/template/spec/containers").iter();
+    containers.map(|one| str_at(one, field)).collect::<Vec<_>>().join(",")
 }
 
 pub(super) fn ready_replicas(object: &Value) -> Value {
-    let ready = number(object, "/status/readyReplicas").unwrap_or(0);
-    json!(format!("{ready}/{}", number(object, "/spec/replicas").unwrap_or(0)))
+    let ready = i64_at(object, "/status/readyReplicas").unwrap_or(0);
+    json!(format!("{ready}/{}", i64_at(object, "/spec/replicas").unwrap_or(0)))
 }
 
 pub(super) fn ready_containers(pod: &Value) -> Value {
     let ready =
-        items(pod, "/status/containerStatuses").iter().filter(|status| truth(status, "/ready")).count();
-    json!(format!("{ready}/{}", items(pod, "/spec/containers").len()))
+        array_at(pod, "/status/containerStatuses").iter().filter(|status| bool_at(status, "/ready")).count();
+    json!(format!("{ready}/{}", array_at(pod, "/spec/containers").len()))
 }
 
-/// The one word that says how a pod is.
+/// The one status_text that says how a pod is.
 pub(super) fn pod_status(pod: &Value) -> String {
     if object::is_deleting(pod) {
-        return if text(pod, "/status/reason") == "NodeLost" { "Unknown" } else { "Terminating" }.to_owned();
+        return if str_at(pod, "/status/reason") == "NodeLost" { "Unknown" } else { "Terminating" }
+            .to_owned();
     }
-    if let Some(word) = init_status(pod) {
-        return word;
+    if let Some(status_text) = init_status(pod) {
+        return status_text;
     }
     let phase = first(pod, &["/status/reason", "/status/phase"]).to_owned();
-    let statuses = items(pod, "/status/containerStatuses");
-    let word = statuses.iter().rev().fold(phase, |word, status| container_word(status).unwrap_or(word));
+    let statuses = array_at(pod, "/status/containerStatuses");
+    let status_text = statuses
+        .iter()
+        .rev()
+        .fold(phase, |status_text, status| container_reason(status).unwrap_or(status_text));
     let runs =
-        statuses.iter().any(|status| truth(status, "/ready") && status.pointer("/state/running").is_some());
-    match (word.as_str(), runs) {
+        statuses.iter().any(|status| bool_at(status, "/ready") && status.pointer("/state/running").is_some());
+    match (status_text.as_str(), runs) {
         ("Completed", true) => "Running".to_owned(),
-        _ => word,
+        _ => status_text,
     }
 }
 
 fn init_status(pod: &Value) -> Option<String> {
-    let statuses = items(pod, "/status/initContainerStatuses");
-    let of = items(pod, "/spec/initContainers").len();
+    let statuses = array_at(pod, "/status/initContainerStatuses");
+    let of = array_at(pod, "/spec/initContainers").len();
     for (index, status) in statuses.iter().enumerate() {
-        if number(status, "/state/terminated/exitCode") == Some(0)
-            || truth(status, "/started") && truth(status, "/ready")
+        if i64_at(status, "/state/terminated/exitCode") == Some(0)
+            || bool_at(status, "/started") && bool_at(status, "/ready")
         {
             continue;
         }
-        let word = container_word(status).filter(|word| word != "PodInitializing");
-        return Some(word.map_or(format!("Init:{index}/{of}"), |word| format!("Init:{word}")));
+        let status_text = container_reason(status).filter(|status_text| status_text != "PodInitializing");
+        return Some(
+            status_text.map_or(format!("Init:{index}/{of}"), |status_text| format!("Init:{status_text}")),
+        );
     }
     None
 }
 
-fn container_word(status: &Value) -> Option<String> {
-    let waiting = text(status, "/state/waiting/reason");
+fn container_reason(status: &Value) -> Option<String> {
+    let waiting = str_at(status, "/state/waiting/reason");
     if !waiting.is_empty() {
         return Some(waiting.to_owned());
     }
     let ended = status.pointer("/state/terminated")?;
-    Some(match (text(ended, "/reason"), number(ended, "/signal").unwrap_or(0)) {
-        ("", 0) => format!("ExitCode:{}", number(ended, "/exitCode").unwrap_or(0)),
+    Some(match (str_at(ended, "/reason"), i64_at(ended, "/signal").unwrap_or(0)) {
+        ("", 0) => format!("ExitCode:{}", i64_at(ended, "/exitCode").unwrap_or(0)),
         ("", signal) => format!("Signal:{signal}"),
         (reason, _) => reason.to_owned(),
     })
 }
 
 pub(super) fn restarts(pod: &Value) -> String {
-    let statuses = items(pod, "/status/containerStatuses");
-    let count: i64 = statuses.iter().filter_map(|status| number(status, "/restartCount")).sum();
+    let statuses = array_at(pod, "/status/containerStatuses");
+    let count: i64 = statuses.iter().filter_map(|status| i64_at(status, "/restartCount")).sum();
     let last = statuses
         .iter()
-        .map(|status| text(status, "/lastState/terminated/finishedAt"))
+        .map(|status| str_at(status, "/lastState/terminated/finishedAt"))
         .max()
         .unwrap_or_default();
     if count == 0 || last.is_empty() {
@@ -128,13 +134,13 @@ pub(super) fn restarts(pod: &Value) -> String {
 }
 
 pub(super) fn external_addresses(service: &Value) -> String {
-    let mut addresses: Vec<&str> = items(service, "/status/loadBalancer/ingress")
+    let mut addresses: Vec<&str> = array_at(service, "/status/loadBalancer/ingress")
         .iter()
         .map(|ingress| first(ingress, &["/ip", "/hostname"]))
         .collect();
-    addresses.extend(strings(service, "/spec/externalIPs"));
-    match text(service, "/spec/type") {
-        "ExternalName" => text(service, "/spec/externalName").to_owned(),
+    addresses.extend(strs_at(service, "/spec/externalIPs"));
+    match str_at(service, "/spec/type") {
+        "ExternalName" => str_at(service, "/spec/externalName").to_owned(),
         "LoadBalancer" if addresses.is_empty() => "<pending>".to_owned(),
         _ if addresses.is_empty() => "<none>".to_owned(),
         _ => addresses.join(","),
@@ -142,32 +148,32 @@ pub(super) fn external_addresses(service: &Value) -> String {
 }
 
 pub(super) fn service_ports(service: &Value) -> Value {
-    let port = |port: &Value| match number(port, "/nodePort").filter(|node_port| *node_port > 0) {
-        Some(node_port) => format!("{}:{node_port}/{}", port["port"], text(port, "/protocol")),
-        None => format!("{}/{}", port["port"], text(port, "/protocol")),
+    let port = |port: &Value| match i64_at(port, "/nodePort").filter(|node_port| *node_port > 0) {
+        Some(node_port) => format!("{}:{node_port}/{}", port["port"], str_at(port, "/protocol")),
+        None => format!("{}/{}", port["port"], str_at(port, "/protocol")),
     };
-    let ports: Vec<String> = items(service, "/spec/ports").iter().map(port).collect();
+    let ports: Vec<String> = array_at(service, "/spec/ports").iter().map(port).collect();
     or_none(&ports.join(","))
 }
 
 pub(super) fn slice_ports(slice: &Value) -> Value {
-    let ports: Vec<String> = items(slice, "/ports").iter().map(|port| port["port"].to_string()).collect();
-    if ports.is_empty() { json!("<unset>") } else { few(ports) }
+    let ports: Vec<String> = array_at(slice, "/ports").iter().map(|port| port["port"].to_string()).collect();
+    if ports.is_empty() { json!("<unset>") } else { first_few(ports) }
 }
 
 pub(super) fn endpoints(slice: &Value) -> Value {
-    let endpoints = items(slice, "/endpoints").iter();
+    let endpoints = array_at(slice, "/endpoints").iter();
     let addresses: Vec<String> =
-        endpoints.flat_map(|one| strings(one, "/addresses")).map(str::to_owned).collect();
-    if addresses.is_empty() { json!("<unset>") } else { few(addresses) }
+        endpoints.flat_map(|one| strs_at(one, "/addresses")).map(str::to_owned).collect();
+    if addresses.is_empty() { json!("<unset>") } else { first_few(addresses) }
 }
 
 /// Addresses with ports of an Endpoints object.
 pub(super) fn ready_addresses(endpoints: &Value) -> Value {
     let mut all = Vec::new();
-    for subset in items(endpoints, "/subsets") {
-        let addresses = items(subset, "/addresses").iter().map(|one| text(one, "/ip"));
-        let ports = items(subset, "/ports");
+    for subset in array_at(endpoints, "/subsets") {
+        let addresses = array_at(subset, "/addresses").iter().map(|one| str_at(one, "/ip"));
+        let ports = array_at(subset, "/ports");
         for address in addresses {
             let shown = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
             match ports {
@@ -176,25 +182,25 @@ pub(super) fn ready_addresses(endpoints: &Value) -> Value {
             }
         }
     }
-    if all.is_empty() { json!("<none>") } else { few(all) }
+    if all.is_empty() { json!("<none>") } else { first_few(all) }
 }
 
-fn few(words: Vec<String>) -> Value {
-    match words.len() {
-        0..=3 => json!(words.join(",")),
-        more => json!(format!("{} + {} more...", words[..3].join(","), more - 3)),
+fn first_few(values: Vec<String>) -> Value {
+    match values.len() {
+        0..=3 => json!(values.join(",")),
+        more => json!(format!("{} + {} more...", values[..3].join(","), more - 3)),
     }
 }
 
 pub(super) fn node_status(node: &Value) -> Value {
-    let ready = items(node, "/status/conditions").iter().find(|one| one["type"] == "Ready");
-    let word = match ready.map(|one| text(one, "/status")) {
+    let ready = array_at(node, "/status/conditions").iter().find(|one| one["type"] == "Ready");
+    let status_text = match ready.map(|one| str_at(one, "/status")) {
         Some("True") => "Ready",
         Some(_) => "NotReady",
         None => "Unknown",
     };
-    let cordoned = if truth(node, "/spec/unschedulable") { ",SchedulingDisabled" } else { "" };
-    json!(format!("{word}{cordoned}"))
+    let cordoned = if bool_at(node, "/spec/unschedulable") { ",SchedulingDisabled" } else { "" };
+    json!(format!("{status_text}{cordoned}"))
 }
 
 pub(super) fn roles(node: &Value) -> String {
@@ -207,8 +213,8 @@ pub(super) fn roles(node: &Value) -> String {
 }
 
 pub(super) fn address<'a>(node: &'a Value, kind: &str) -> &'a str {
-    let found = items(node, "/status/addresses").iter().find(|one| one["type"] == kind);
-    found.map(|one| text(one, "/address")).unwrap_or_default()
+    let found = array_at(node, "/status/addresses").iter().find(|one| one["type"] == kind);
+    found.map(|one| str_at(one, "/address")).unwrap_or_default()
 }
 
 pub(super) fn last_seen(event: &Value) -> String {
@@ -222,7 +228,7 @@ pub(super) fn first_seen(event: &Value) -> String {
 
 pub(super) fn event_count(event: &Value) -> i64 {
     let counts = ["/series/count", "/count", "/deprecatedCount"];
-    counts.iter().find_map(|pointer| number(event, pointer).filter(|count| *count > 0)).unwrap_or(1)
+    counts.iter().find_map(|pointer| i64_at(event, pointer).filter(|count| *count > 0)).unwrap_or(1)
 }
 
 pub(super) fn involved(event: &Value) -> String {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::cells;
 use crate::Kind;
-use crate::object::{self, items, number, strings, text};
+use crate::object::{self, array_at, i64_at, str_at, strs_at};
 
 /// One column and how its cells come about.
 pub(super) struct Column {
@@ -40,7 +40,7 @@ fn count(name: &'static str, cell: fn(&Value) -> Value) -> Column {
 }
 
 fn number_at(object: &Value, pointer: &str) -> Value {
-    json!(number(object, pointer).unwrap_or(0))
+    json!(i64_at(object, pointer).unwrap_or(0))
 }
 
 fn name() -> Column {
@@ -48,11 +48,11 @@ fn name() -> Column {
 }
 
 fn age() -> Column {
-    text_column("Age", |object| json!(object::age_of(text(object, "/metadata/creationTimestamp"))))
+    text_column("Age", |object| json!(object::age_of(str_at(object, "/metadata/creationTimestamp"))))
 }
 
 /// Name, those between, and age.
-fn usual(between: Vec<Column>) -> Vec<Column> {
+fn with_name_and_age(between: Vec<Column>) -> Vec<Column> {
     std::iter::once(name()).chain(between).chain([age()]).collect()
 }
 
@@ -61,34 +61,38 @@ pub(super) fn of(kind: &Kind) -> Vec<Column> {
         ("", "Pod") => pod(),
         ("", "Service") => service(),
         ("", "Node") => node(),
-        ("", "Namespace") => usual(vec![text_column("Status", |one| json!(text(one, "/status/phase")))]),
-        ("", "ConfigMap") => usual(vec![count("Data", |one| {
+        ("", "Namespace") => {
+            with_name_and_age(vec![text_column("Status", |one| json!(str_at(one, "/status/phase")))])
+        }
+        ("", "ConfigMap") => with_name_and_age(vec![count("Data", |one| {
             json!(cells::entries(one, "data") + cells::entries(one, "binaryData"))
         })]),
-        ("", "Secret") => usual(vec![
-            text_column("Type", |one| json!(text(one, "/type"))),
+        ("", "Secret") => with_name_and_age(vec![
+            text_column("Type", |one| json!(str_at(one, "/type"))),
             count("Data", |one| json!(cells::entries(one, "data"))),
         ]),
-        ("", "ServiceAccount") => usual(vec![count("Secrets", |one| json!(items(one, "/secrets").len()))]),
-        ("" | "events.k8s.io", "Event") => event(),
-        ("", "Endpoints") => usual(vec![text_column("Endpoints", cells::ready_addresses)]),
-        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
-            vec![name(), text_column("Created At", |one| json!(text(one, "/metadata/creationTimestamp")))]
+        ("", "ServiceAccount") => {
+            with_name_and_age(vec![count("Secrets", |one| json!(array_at(one, "/secrets").len()))])
         }
-        ("rbac.authorization.k8s.io", _) => usual(vec![text_column("Role", |one| {
-            json!(format!("{}/{}", text(one, "/roleRef/kind"), text(one, "/roleRef/name")))
+        ("" | "events.k8s.io", "Event") => event(),
+        ("", "Endpoints") => with_name_and_age(vec![text_column("Endpoints", cells::ready_addresses)]),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
+            vec![name(), text_column("Created At", |one| json!(str_at(one, "/metadata/creationTimestamp")))]
+        }
+        ("rbac.authorization.k8s.io", _) => with_name_and_age(vec![text_column("Role", |one| {
+            json!(format!("{}/{}", str_at(one, "/roleRef/kind"), str_at(one, "/roleRef/name")))
         })]),
-        ("apps", "Deployment") => with_template(usual(vec![
+        ("apps", "Deployment") => with_template(with_name_and_age(vec![
             text_column("Ready", cells::ready_replicas),
             count("Up-to-date", |one| number_at(one, "/status/updatedReplicas")),
             count("Available", |one| number_at(one, "/status/availableReplicas")),
         ])),
-        ("apps", "ReplicaSet") => with_template(usual(vec![
+        ("apps", "ReplicaSet") => with_template(with_name_and_age(vec![
             count("Desired", |one| number_at(one, "/spec/replicas")),
             count("Current", |one| number_at(one, "/status/replicas")),
             count("Ready", |one| number_at(one, "/status/readyReplicas")),
         ])),
-        ("apps", "DaemonSet") => with_template(usual(vec![
+        ("apps", "DaemonSet") => with_template(with_name_and_age(vec![
             count("Desired", |one| number_at(one, "/status/desiredNumberScheduled")),
             count("Current", |one| number_at(one, "/status/currentNumberScheduled")),
             count("Ready", |one| number_at(one, "/status/numberReady")),
@@ -98,18 +102,18 @@ pub(super) fn of(kind: &Kind) -> Vec<Column> {
                 json!(cells::labels(&one["spec"]["template"]["spec"]["nodeSelector"]))
             }),
         ])),
-        ("discovery.k8s.io", "EndpointSlice") => usual(vec![
-            text_column("AddressType", |one| json!(text(one, "/addressType"))),
+        ("discovery.k8s.io", "EndpointSlice") => with_name_and_age(vec![
+            text_column("AddressType", |one| json!(str_at(one, "/addressType"))),
             text_column("Ports", cells::slice_ports),
             text_column("Endpoints", cells::endpoints),
         ]),
         ("coordination.k8s.io", "Lease") => {
-            usual(vec![text_column("Holder", |one| json!(text(one, "/spec/holderIdentity")))])
+            with_name_and_age(vec![text_column("Holder", |one| json!(str_at(one, "/spec/holderIdentity")))])
         }
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
-            vec![name(), text_column("Created At", |one| json!(text(one, "/metadata/creationTimestamp")))]
+            vec![name(), text_column("Created At", |one| json!(str_at(one, "/metadata/creationTimestamp")))]
         }
-        _ => usual(Vec::new()),
+        _ => with_name_and_age(Vec::new()),
     }
 }
 
@@ -121,24 +125,24 @@ fn with_template(mut columns: Vec<Column>) -> Vec<Column> {
 }
 
 fn pod() -> Vec<Column> {
-    let mut columns = usual(vec![
+    let mut columns = with_name_and_age(vec![
         text_column("Ready", cells::ready_containers),
         text_column("Status", |pod| json!(cells::pod_status(pod))),
         text_column("Restarts", |pod| json!(cells::restarts(pod))),
     ]);
     columns.extend([
-        wide("IP", |pod| cells::or_none(text(pod, "/status/podIP"))),
-        wide("Node", |pod| cells::or_none(text(pod, "/spec/nodeName"))),
-        wide("Nominated Node", |pod| cells::or_none(text(pod, "/status/nominatedNodeName"))),
+        wide("IP", |pod| cells::or_none(str_at(pod, "/status/podIP"))),
+        wide("Node", |pod| cells::or_none(str_at(pod, "/spec/nodeName"))),
+        wide("Nominated Node", |pod| cells::or_none(str_at(pod, "/status/nominatedNodeName"))),
         wide("Readiness Gates", |_| json!("<none>")),
     ]);
     columns
 }
 
 fn service() -> Vec<Column> {
-    let mut columns = usual(vec![
-        text_column("Type", |service| json!(text(service, "/spec/type"))),
-        text_column("Cluster-IP", |service| cells::or_none(text(service, "/spec/clusterIP"))),
+    let mut columns = with_name_and_age(vec![
+        text_column("Type", |service| json!(str_at(service, "/spec/type"))),
+        text_column("Cluster-IP", |service| cells::or_none(str_at(service, "/spec/clusterIP"))),
         text_column("External-IP", |service| json!(cells::external_addresses(service))),
         text_column("Port(s)", cells::service_ports),
     ]);
@@ -152,15 +156,15 @@ fn node() -> Vec<Column> {
         text_column("Status", cells::node_status),
         text_column("Roles", |node| json!(cells::roles(node))),
         age(),
-        text_column("Version", |node| json!(text(node, "/status/nodeInfo/kubeletVersion"))),
+        text_column("Version", |node| json!(str_at(node, "/status/nodeInfo/kubeletVersion"))),
     ];
     columns.extend([
         wide("Internal-IP", |node| cells::or_none(cells::address(node, "InternalIP"))),
         wide("External-IP", |node| cells::or_none(cells::address(node, "ExternalIP"))),
-        wide("OS-Image", |node| cells::or_unknown(text(node, "/status/nodeInfo/osImage"))),
-        wide("Kernel-Version", |node| cells::or_unknown(text(node, "/status/nodeInfo/kernelVersion"))),
+        wide("OS-Image", |node| cells::or_unknown(str_at(node, "/status/nodeInfo/osImage"))),
+        wide("Kernel-Version", |node| cells::or_unknown(str_at(node, "/status/nodeInfo/kernelVersion"))),
         wide("Container-Runtime", |node| {
-            cells::or_unknown(text(node, "/status/nodeInfo/containerRuntimeVersion"))
+            cells::or_unknown(str_at(node, "/status/nodeInfo/containerRuntimeVersion"))
         }),
     ]);
     columns
@@ -169,8 +173,8 @@ fn node() -> Vec<Column> {
 fn event() -> Vec<Column> {
     vec![
         text_column("Last Seen", |event| json!(cells::last_seen(event))),
-        text_column("Type", |event| json!(text(event, "/type"))),
-        text_column("Reason", |event| json!(text(event, "/reason"))),
+        text_column("Type", |event| json!(str_at(event, "/type"))),
+        text_column("Reason", |event| json!(str_at(event, "/reason"))),
         text_column("Object", |event| json!(cells::involved(event))),
         wide("Subobject", |event| {
             json!(cells::first(event, &["/involvedObject/fieldPath", "/regarding/fieldPath"]))
@@ -185,5 +189,5 @@ fn event() -> Vec<Column> {
 
 /// The strings at a pointer, joined.
 pub(super) fn joined(object: &Value, pointer: &str) -> String {
-    strings(object, pointer).join(",")
+    strs_at(object, pointer).join(",")
 }

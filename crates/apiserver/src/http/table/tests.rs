@@ -6,7 +6,7 @@ use crate::Kinds;
 /// A table as kubectl prints it, with the wide columns in parentheses.
 fn check(kind: &str, object: Value, expected: &str) {
     let kinds = Kinds::built_in();
-    let table = of_one(kinds.by_word(kind).unwrap(), &object, Include::Metadata);
+    let table = of_one(kinds.by_name(kind).unwrap(), &object, Include::Metadata);
     let columns = table["columnDefinitions"].as_array().unwrap().iter();
     let cells = table["rows"][0]["cells"].as_array().unwrap().iter();
     let shown: Vec<String> = columns
@@ -20,7 +20,7 @@ fn check(kind: &str, object: Value, expected: &str) {
 }
 
 #[test]
-fn unit_pods_tell_why_they_wait() {
+fn unit_pod_status_shows_the_waiting_reason() {
     let mut pod = json!({
         "metadata": {"name": "a"}, "spec": {"containers": [{}], "nodeName": "n"},
         "status": {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [{

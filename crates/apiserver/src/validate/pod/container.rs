@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::{check_label_1123, check_one_of, check_port_number, check_protocol, is_port_name};
 use super::probe;
 use crate::Cause;
-use crate::object::{items, number, text};
+use crate::object::{array_at, i64_at, str_at};
 
 pub(super) fn check(
     field: &str,
@@ -16,11 +16,11 @@ pub(super) fn check(
     host_network: bool,
     causes: &mut Vec<Cause>,
 ) {
-    match text(container, "/name") {
+    match str_at(container, "/name") {
         "" => causes.push(Cause::required(format!("{field}.name"), "")),
         name => check_label_1123(format!("{field}.name"), name, causes),
     }
-    let image = text(container, "/image");
+    let image = str_at(container, "/image");
     if image.is_empty() {
         causes.push(Cause::required(format!("{field}.image"), ""));
     } else if image.trim() != image {
@@ -39,10 +39,10 @@ pub(super) fn check(
 
 fn check_ports(field: &str, container: &Value, host_network: bool, causes: &mut Vec<Cause>) {
     let mut names = HashSet::new();
-    for (index, port) in items(container, "/ports").iter().enumerate() {
+    for (index, port) in array_at(container, "/ports").iter().enumerate() {
         let field = |name: &str| format!("{field}.ports[{index}].{name}");
-        let host_port = number(port, "/hostPort").unwrap_or(0);
-        if number(port, "/containerPort").unwrap_or(0) == 0 {
+        let host_port = i64_at(port, "/hostPort").unwrap_or(0);
+        if i64_at(port, "/containerPort").unwrap_or(0) == 0 {
             causes.push(Cause::required(field("containerPort"), ""));
         } else {
             check_port_number(field("containerPort"), &port["containerPort"], causes);
@@ -55,7 +55,7 @@ fn check_ports(field: &str, container: &Value, host_network: bool, causes: &mut 
             causes.push(Cause::invalid(field("containerPort"), &port["containerPort"], why));
         }
         check_protocol(field("protocol"), &port["protocol"], causes);
-        let name = text(port, "/name");
+        let name = str_at(port, "/name");
         if !name.is_empty() && !is_port_name(name) {
             let why = "must be at most 15 lower case letters, digits and '-', with at least one letter";
             causes.push(Cause::invalid(field("name"), &json!(name), why));
@@ -69,10 +69,10 @@ fn check_ports(field: &str, container: &Value, host_network: bool, causes: &mut 
 /// A port of the host can be had once.
 pub(super) fn check_host_ports(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
     let mut seen = HashSet::new();
-    for (outer, container) in items(spec, "/containers").iter().enumerate() {
-        for (inner, port) in items(container, "/ports").iter().enumerate() {
-            let Some(host_port) = number(port, "/hostPort").filter(|port| *port != 0) else { continue };
-            let key = format!("{}/{}/{host_port}", text(port, "/protocol"), text(port, "/hostIP"));
+    for (outer, container) in array_at(spec, "/containers").iter().enumerate() {
+        for (inner, port) in array_at(container, "/ports").iter().enumerate() {
+            let Some(host_port) = i64_at(port, "/hostPort").filter(|port| *port != 0) else { continue };
+            let key = format!("{}/{}/{host_port}", str_at(port, "/protocol"), str_at(port, "/hostIP"));
             if !seen.insert(key.clone()) {
                 let field = format!("{path}.containers[{outer}].ports[{inner}].hostPort");
                 causes.push(Cause::duplicate(field, &json!(key)));
@@ -82,9 +82,9 @@ pub(super) fn check_host_ports(path: &str, spec: &Value, causes: &mut Vec<Cause>
 }
 
 fn check_environment(field: &str, container: &Value, causes: &mut Vec<Cause>) {
-    for (index, variable) in items(container, "/env").iter().enumerate() {
+    for (index, variable) in array_at(container, "/env").iter().enumerate() {
         let field = |name: &str| format!("{field}.env[{index}].{name}");
-        let name = text(variable, "/name");
+        let name = str_at(variable, "/name");
         if name.is_empty() {
             causes.push(Cause::required(field("name"), ""));
         } else if !name.bytes().all(|letter| (b' '..=b'~').contains(&letter) && letter != b'=') {
@@ -92,7 +92,7 @@ fn check_environment(field: &str, container: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::invalid(field("name"), &json!(name), why));
         }
         let Some(source) = variable["valueFrom"].as_object() else { continue };
-        if !text(variable, "/value").is_empty() {
+        if !str_at(variable, "/value").is_empty() {
             causes.push(Cause::invalid(
                 field("valueFrom"),
                 &json!(""),
@@ -113,21 +113,21 @@ fn check_source(field: &str, source: &serde_json::Map<String, Value>, causes: &m
         };
         return causes.push(Cause::invalid(field, &json!(""), why));
     };
-    let wanted = match name.as_str() {
+    let required_field = match name.as_str() {
         "fieldRef" => "fieldPath",
         "resourceFieldRef" => "resource",
         _ => "key",
     };
-    if text(value, &format!("/{wanted}")).is_empty() {
-        causes.push(Cause::required(format!("{field}.{name}.{wanted}"), ""));
+    if str_at(value, &format!("/{required_field}")).is_empty() {
+        causes.push(Cause::required(format!("{field}.{name}.{required_field}"), ""));
     }
 }
 
 fn check_mounts(field: &str, container: &Value, volumes: &HashSet<&str>, causes: &mut Vec<Cause>) {
     let mut paths = HashSet::new();
-    for (index, mount) in items(container, "/volumeMounts").iter().enumerate() {
+    for (index, mount) in array_at(container, "/volumeMounts").iter().enumerate() {
         let field = |name: &str| format!("{field}.volumeMounts[{index}].{name}");
-        let (name, path) = (text(mount, "/name"), text(mount, "/mountPath"));
+        let (name, path) = (str_at(mount, "/name"), str_at(mount, "/mountPath"));
         if name.is_empty() {
             causes.push(Cause::required(field("name"), ""));
         } else if !volumes.contains(name) {
@@ -139,9 +139,9 @@ fn check_mounts(field: &str, container: &Value, volumes: &HashSet<&str>, causes:
             causes.push(Cause::invalid(field("mountPath"), &json!(path), "must be unique"));
         }
         for inner in ["subPath", "subPathExpr"] {
-            check_inner_path(field(inner), text(mount, &format!("/{inner}")), causes);
+            check_local_descending_path(field(inner), str_at(mount, &format!("/{inner}")), causes);
         }
-        if !text(mount, "/subPath").is_empty() && !text(mount, "/subPathExpr").is_empty() {
+        if !str_at(mount, "/subPath").is_empty() && !str_at(mount, "/subPathExpr").is_empty() {
             let why = "subPathExpr and subPath are mutually exclusive";
             causes.push(Cause::invalid(field("subPathExpr"), &mount["subPathExpr"], why));
         }
@@ -149,7 +149,7 @@ fn check_mounts(field: &str, container: &Value, volumes: &HashSet<&str>, causes:
 }
 
 /// A path within a volume stays within it.
-pub(super) fn check_inner_path(field: String, path: &str, causes: &mut Vec<Cause>) {
+pub(super) fn check_local_descending_path(field: String, path: &str, causes: &mut Vec<Cause>) {
     if path.starts_with('/') {
         causes.push(Cause::invalid(field.clone(), &json!(path), "must be a relative path"));
     }

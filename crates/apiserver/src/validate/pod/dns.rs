@@ -4,18 +4,18 @@ use serde_json::{Value, json};
 
 use super::super::{SUBDOMAIN_RULE, check_ip, check_one_of, is_subdomain_1123};
 use crate::Cause;
-use crate::object::{items, strings, text};
+use crate::object::{array_at, str_at, strs_at};
 
 const SERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
 /// All searches together, with a blank between each two.
-const SEARCH_LETTERS_MAX: usize = 2048;
+const SEARCH_CHARS_MAX: usize = 2048;
 
 pub(super) fn check(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
     let known = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
     check_one_of(format!("{path}.dnsPolicy"), &spec["dnsPolicy"], &known, causes);
     let field = format!("{path}.dnsConfig");
-    let servers = strings(spec, "/dnsConfig/nameservers");
+    let servers = strs_at(spec, "/dnsConfig/nameservers");
     if spec["dnsPolicy"] == "None" && spec["dnsConfig"].is_null() {
         let why = "must provide `dnsConfig` when `dnsPolicy` is None";
         causes.push(Cause::required(&*field, why));
@@ -30,9 +30,9 @@ pub(super) fn check(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
     for (index, server) in servers.iter().enumerate() {
         check_ip(format!("{field}.nameservers[{index}]"), server, causes);
     }
-    check_searches(&format!("{field}.searches"), &strings(spec, "/dnsConfig/searches"), causes);
-    for (index, option) in items(spec, "/dnsConfig/options").iter().enumerate() {
-        if text(option, "/name").is_empty() {
+    check_searches(&format!("{field}.searches"), &strs_at(spec, "/dnsConfig/searches"), causes);
+    for (index, option) in array_at(spec, "/dnsConfig/options").iter().enumerate() {
+        if str_at(option, "/name").is_empty() {
             causes.push(Cause::required(format!("{field}.options[{index}]"), "must not be empty"));
         }
     }
@@ -43,9 +43,9 @@ fn check_searches(field: &str, searches: &[&str], causes: &mut Vec<Cause>) {
         let why = format!("must not have more than {SEARCHES_MAX} search paths");
         causes.push(Cause::invalid(field, &json!(searches), why));
     }
-    if searches.join(" ").len() > SEARCH_LETTERS_MAX {
+    if searches.join(" ").len() > SEARCH_CHARS_MAX {
         let why = format!(
-            "must not have more than {SEARCH_LETTERS_MAX} characters (including spaces) in the search list"
+            "must not have more than {SEARCH_CHARS_MAX} characters (including spaces) in the search list"
         );
         causes.push(Cause::invalid(field, &json!(searches), why));
     }

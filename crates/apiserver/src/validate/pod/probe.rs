@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::super::{check_one_of, check_port_number, is_port_name};
 use crate::Cause;
-use crate::object::{items, number, text};
+use crate::object::{array_at, i64_at, str_at};
 
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
-const WAYS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
+const HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
 
 /// A container that ends before the others begin is never probed.
-pub(super) fn refuse(field: &str, container: &Value, causes: &mut Vec<Cause>) {
+pub(super) fn forbid_all(field: &str, container: &Value, causes: &mut Vec<Cause>) {
     for name in PROBES.into_iter().chain(["lifecycle"]).filter(|name| !container[*name].is_null()) {
         let why = "may not be set for init containers without restartPolicy=Always";
         causes.push(Cause::forbidden(format!("{field}.{name}"), why));
@@ -24,20 +24,20 @@ pub(super) fn check_all(field: &str, container: &Value, causes: &mut Vec<Cause>)
 }
 
 fn check(field: &str, name: &str, probe: &Value, causes: &mut Vec<Cause>) {
-    check_way(field, probe, causes);
+    check_handler(field, probe, causes);
     let numbers =
         ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"];
     for name in numbers {
-        if let Some(value) = number(probe, &format!("/{name}")).filter(|value| *value < 0) {
+        if let Some(value) = i64_at(probe, &format!("/{name}")).filter(|value| *value < 0) {
             let why = "must be greater than or equal to 0";
             causes.push(Cause::invalid(format!("{field}.{name}"), &json!(value), why));
         }
     }
-    let successes = number(probe, "/successThreshold").unwrap_or(1);
+    let successes = i64_at(probe, "/successThreshold").unwrap_or(1);
     if name != "readinessProbe" && successes != 1 {
         causes.push(Cause::invalid(format!("{field}.successThreshold"), &json!(successes), "must be 1"));
     }
-    let grace = number(probe, "/terminationGracePeriodSeconds");
+    let grace = i64_at(probe, "/terminationGracePeriodSeconds");
     let why = match grace {
         Some(_) if name == "readinessProbe" => "must not be set for readinessProbes",
         Some(seconds) if seconds <= 0 => "must be greater than 0",
@@ -46,8 +46,8 @@ fn check(field: &str, name: &str, probe: &Value, causes: &mut Vec<Cause>) {
     causes.push(Cause::invalid(format!("{field}.terminationGracePeriodSeconds"), &json!(grace), why));
 }
 
-fn check_way(field: &str, probe: &Value, causes: &mut Vec<Cause>) {
-    let ways: Vec<&str> = WAYS.into_iter().filter(|way| !probe[*way].is_null()).collect();
+fn check_handler(field: &str, probe: &Value, causes: &mut Vec<Cause>) {
+    let ways: Vec<&str> = HANDLERS.into_iter().filter(|way| !probe[*way].is_null()).collect();
     let Some((way, more)) = ways.split_first() else {
         return causes.push(Cause::required(field, "must specify a handler type"));
     };
@@ -56,7 +56,7 @@ fn check_way(field: &str, probe: &Value, causes: &mut Vec<Cause>) {
     }
     let (field, asked) = (format!("{field}.{way}"), &probe[*way]);
     match *way {
-        "exec" if items(asked, "/command").is_empty() => {
+        "exec" if array_at(asked, "/command").is_empty() => {
             causes.push(Cause::required(format!("{field}.command"), ""));
         }
         "exec" => {}
@@ -64,7 +64,7 @@ fn check_way(field: &str, probe: &Value, causes: &mut Vec<Cause>) {
         _ => check_port(format!("{field}.port"), &asked["port"], causes),
     }
     if *way == "httpGet" {
-        if text(asked, "/path").is_empty() {
+        if str_at(asked, "/path").is_empty() {
             causes.push(Cause::required(format!("{field}.path"), ""));
         }
         check_one_of(format!("{field}.scheme"), &asked["scheme"], &["HTTP", "HTTPS"], causes);

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::Cause;
-use crate::object::{items, number};
+use crate::object::{array_at, i64_at};
 
 pub(super) fn check(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
     for list in ["containers", "initContainers"] {
-        if items(before, &format!("/{list}")).len() != items(after, &format!("/{list}")).len() {
+        if array_at(before, &format!("/{list}")).len() != array_at(after, &format!("/{list}")).len() {
             let why = "pod updates may not add or remove containers";
             causes.push(Cause::forbidden(format!("spec.{list}"), why));
             return;
@@ -15,7 +15,7 @@ pub(super) fn check(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
     }
     check_deadline(before, after, causes);
     check_tolerations(before, after, causes);
-    if fixed(before) != fixed(after) {
+    if immutable_part(before) != immutable_part(after) {
         let why = "pod updates may not change fields other than `spec.containers[*].image`,\
                    `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
                    existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
@@ -26,8 +26,8 @@ pub(super) fn check(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
 
 fn check_deadline(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
     let field = "spec.activeDeadlineSeconds";
-    let Some(old) = number(before, "/activeDeadlineSeconds") else { return };
-    match number(after, "/activeDeadlineSeconds") {
+    let Some(old) = i64_at(before, "/activeDeadlineSeconds") else { return };
+    match i64_at(after, "/activeDeadlineSeconds") {
         None => causes.push(Cause::invalid(
             field,
             &json!(null),
@@ -47,15 +47,15 @@ fn check_tolerations(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
         toleration.as_object_mut().and_then(|fields| fields.remove("tolerationSeconds"));
         toleration
     };
-    let kept: Vec<Value> = items(after, "/tolerations").iter().map(timeless).collect();
-    if !items(before, "/tolerations").iter().map(timeless).all(|old| kept.contains(&old)) {
+    let kept: Vec<Value> = array_at(after, "/tolerations").iter().map(timeless).collect();
+    if !array_at(before, "/tolerations").iter().map(timeless).all(|old| kept.contains(&old)) {
         let why = "existing toleration can not be modified except its tolerationSeconds";
         causes.push(Cause::forbidden("spec.tolerations", why));
     }
 }
 
 /// The part of a pod's spec that stays as it is for the pod's life.
-fn fixed(spec: &Value) -> Value {
+fn immutable_part(spec: &Value) -> Value {
     let mut spec = spec.clone();
     let Some(fields) = spec.as_object_mut() else { return spec };
     for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use super::super::check_label_1123;
-use super::container::check_inner_path;
+use super::container::check_local_descending_path;
 use crate::Cause;
-use crate::object::{items, text};
+use crate::object::{array_at, str_at};
 
 /// What a kind of volume cannot do without.
 const REQUIRED: &[(&str, &str)] = &[
@@ -23,9 +23,9 @@ const REQUIRED: &[(&str, &str)] = &[
 /// Checks the volumes and returns their names.
 pub(super) fn check<'a>(path: &str, spec: &'a Value, causes: &mut Vec<Cause>) -> HashSet<&'a str> {
     let mut names = HashSet::new();
-    for (index, volume) in items(spec, "/volumes").iter().enumerate() {
+    for (index, volume) in array_at(spec, "/volumes").iter().enumerate() {
         let field = format!("{path}.volumes[{index}]");
-        let name = text(volume, "/name");
+        let name = str_at(volume, "/name");
         if name.is_empty() {
             causes.push(Cause::required(format!("{field}.name"), ""));
         } else {
@@ -50,13 +50,13 @@ fn check_kind(field: &str, volume: &Value, causes: &mut Vec<Cause>) {
         causes.push(Cause::forbidden(format!("{field}.{kind}"), "may not specify more than 1 volume type"));
     }
     for (kind, needed) in REQUIRED.iter().filter(|(kind, _)| kind == first) {
-        if text(volume, &format!("/{kind}/{needed}")).is_empty() {
+        if str_at(volume, &format!("/{kind}/{needed}")).is_empty() {
             causes.push(Cause::required(format!("{field}.{kind}.{needed}"), ""));
         }
     }
     let own = &volume[first.as_str()];
     check_files(&format!("{field}.{first}"), own, causes);
-    for (index, source) in items(own, "/sources").iter().enumerate() {
+    for (index, source) in array_at(own, "/sources").iter().enumerate() {
         for (kind, source) in source.as_object().into_iter().flatten() {
             check_files(&format!("{field}.{first}.sources[{index}].{kind}"), source, causes);
         }
@@ -65,12 +65,12 @@ fn check_kind(field: &str, volume: &Value, causes: &mut Vec<Cause>) {
 
 /// The files that keys of a Secret or ConfigMap, or fields of the pod, become.
 fn check_files(field: &str, source: &Value, causes: &mut Vec<Cause>) {
-    for (index, item) in items(source, "/items").iter().enumerate() {
+    for (index, item) in array_at(source, "/items").iter().enumerate() {
         let field = |name: &str| format!("{field}.items[{index}].{name}");
-        let path = text(item, "/path");
+        let path = str_at(item, "/path");
         if path.is_empty() {
             causes.push(Cause::required(field("path"), ""));
         }
-        check_inner_path(field("path"), path, causes);
+        check_local_descending_path(field("path"), path, causes);
     }
 }

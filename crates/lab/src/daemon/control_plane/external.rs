@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use beeline_apiserver::{ApplyReport, Config, Credentials, Duty, RemoteApi};
+use beeline_apiserver::{ApplyReport, Component, Config, Credentials, RemoteApi};
 use kube::Client;
 use tokio::task::AbortHandle;
 
@@ -93,7 +93,7 @@ impl External {
         if self.has("kube-scheduler") {
             self.run("kube-scheduler", self.scheduler_arguments());
         }
-        let config = Config { duties: self.own_duties(), ..config()? };
+        let config = Config { components: self.own_components(), ..config()? };
         let remote = Arc::new(RemoteApi::new(client, &config));
         let (ca_pem, own) = (self.credentials.certificate.ca_pem.clone(), remote.clone());
         tokio::spawn(async move { own.run(&config, &ca_pem).await });
@@ -172,12 +172,15 @@ impl External {
     }
 
     /// Controllers that no program of this control plane runs.
-    fn own_duties(&self) -> BTreeSet<Duty> {
-        let of = [(Duty::ControllerManager, "kube-controller-manager"), (Duty::Scheduler, "kube-scheduler")];
+    fn own_components(&self) -> BTreeSet<Component> {
+        let of = [
+            (Component::ControllerManager, "kube-controller-manager"),
+            (Component::Scheduler, "kube-scheduler"),
+        ];
         let missing = of.into_iter().filter(|(_, program)| !self.has(program)).map(|(role, _)| role);
         // There is no cloud-controller-manager, so the lab always assigns load
         // balancer addresses.
-        missing.chain([Duty::LoadBalancers]).collect()
+        missing.chain([Component::LoadBalancers]).collect()
     }
 
     fn write_files(&self) -> Result<()> {

@@ -1,43 +1,43 @@
-//! Which moment a list or watch is about: `resourceVersion` and `resourceVersionMatch`.
+//! Which resource_version a list or watch is about: `resourceVersion` and `resourceVersionMatch`.
 
 use serde_json::json;
 
 use super::query::Query;
-use crate::api::Moment;
+use crate::api::ResourceVersionMatch;
 use crate::{ApiError, Cause};
 
-/// The moment that a list asks for.
-pub(super) fn of(query: &Query) -> Result<Moment, ApiError> {
-    let (version, wanted) = (query.text("resourceVersion"), query.text("resourceVersionMatch"));
-    if !query.text("continue").is_empty() && !matches!(version, "" | "0") {
+/// The resource_version that a list asks for.
+pub(super) fn of_list(query: &Query) -> Result<ResourceVersionMatch, ApiError> {
+    let (version, version_match) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
+    if !query.get("continue").is_empty() && !matches!(version, "" | "0") {
         let message = "specifying resource version is not allowed when using continue";
         return Err(ApiError::bad_request(message));
     }
     check_match(query, "list")?;
     let revision = match version {
-        "" | "0" => return Ok(Moment::Newest),
+        "" | "0" => return Ok(ResourceVersionMatch::MostRecent),
         text => parse(text)?,
     };
     let has_limit = query.number("limit").is_some_and(|limit| limit > 0);
-    // Without a word a page is exactly of that moment, a whole list at least of it.
-    Ok(if wanted == "Exact" || wanted.is_empty() && has_limit {
-        Moment::Exactly(revision)
+    // Without a word a page is exactly of that resource_version, a whole list at least of it.
+    Ok(if version_match == "Exact" || version_match.is_empty() && has_limit {
+        ResourceVersionMatch::Exact(revision)
     } else {
-        Moment::NotOlderThan(revision)
+        ResourceVersionMatch::NotOlderThan(revision)
     })
 }
 
 /// Refuses a watch whose parameters contradict each other.
 pub(super) fn check_watch(query: &Query) -> Result<(), ApiError> {
-    let wanted = query.text("resourceVersionMatch");
-    if query.text("sendInitialEvents").is_empty() {
-        if !wanted.is_empty() {
+    let version_match = query.get("resourceVersionMatch");
+    if query.get("sendInitialEvents").is_empty() {
+        if !version_match.is_empty() {
             let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
             return Err(invalid(Cause::forbidden("resourceVersionMatch", why)));
         }
         return Ok(());
     }
-    if wanted != "NotOlderThan" {
+    if version_match != "NotOlderThan" {
         let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         return Err(invalid(Cause::forbidden("resourceVersionMatch", why)));
     }
@@ -45,15 +45,15 @@ pub(super) fn check_watch(query: &Query) -> Result<(), ApiError> {
 }
 
 fn check_match(query: &Query, verb: &str) -> Result<(), ApiError> {
-    if !query.text("sendInitialEvents").is_empty() {
+    if !query.get("sendInitialEvents").is_empty() {
         let why = format!("sendInitialEvents is forbidden for {verb}");
         return Err(invalid(Cause::forbidden("sendInitialEvents", why)));
     }
-    let (version, wanted) = (query.text("resourceVersion"), query.text("resourceVersionMatch"));
+    let (version, version_match) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
     let forbid = |why: &str| Err(invalid(Cause::forbidden("resourceVersionMatch", why)));
-    match wanted {
+    match version_match {
         "" => Ok(()),
-        _ if !query.text("continue").is_empty() => {
+        _ if !query.get("continue").is_empty() => {
             forbid("resourceVersionMatch is forbidden when continue is provided")
         }
         _ if version.is_empty() => {

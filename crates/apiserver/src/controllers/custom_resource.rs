@@ -10,30 +10,30 @@ use crate::{Api, ApiError};
 
 const DEFINITIONS: &str = "customresourcedefinitions";
 
-pub(super) struct CustomKindController;
+pub(super) struct CustomResourceController;
 
-impl Controller for CustomKindController {
+impl Controller for CustomResourceController {
     fn name(&self) -> &'static str {
-        "customkind"
+        "customresource"
     }
 
     fn watches(&self) -> &'static [&'static str] {
         &[DEFINITIONS]
     }
 
-    fn mark(&self, _: &Api, _: &str, object: &Value) -> Vec<ObjectKey> {
+    fn keys_for_event(&self, _: &Api, _: &str, object: &Value) -> Vec<ObjectKey> {
         vec![ObjectKey::of(object)]
     }
 
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
         let Ok(definition) = api.get(DEFINITIONS, "", &key.name) else { return Ok(()) };
-        let finalizers = object::strings(&definition, "/metadata/finalizers");
+        let finalizers = object::strs_at(&definition, "/metadata/finalizers");
         if !object::is_deleting(&definition) || !finalizers.contains(&CLEANUP) {
             return Ok(());
         }
-        let left = empty(api, object::uid(&definition))?;
+        let left = delete_contents(api, object::uid(&definition))?;
         if left > 0 {
-            let why = format!("{} still has {left} objects that are ending", key.name);
+            let why = format!("{} still has {left} objects that are being deleted", key.name);
             return Err(ApiError::new(409, "Conflict", why));
         }
         let rest: Vec<&str> = finalizers.into_iter().filter(|one| *one != CLEANUP).collect();
@@ -46,9 +46,9 @@ impl Controller for CustomKindController {
 
 /// Deletes all objects of the kind that a definition made; how many are still there. A definition that
 /// was not accepted has none.
-fn empty(api: &Api, definition_uid: &str) -> Result<usize, ApiError> {
+fn delete_contents(api: &Api, definition_uid: &str) -> Result<usize, ApiError> {
     let kinds = api.kinds();
-    let is_its_own = |custom: &crate::custom::Custom| custom.origin.is_of(definition_uid);
+    let is_its_own = |custom: &crate::custom::CustomResource| custom.origin.is_of(definition_uid);
     let Some(kind) = kinds.iter().find(|kind| kind.custom.as_deref().is_some_and(is_its_own)) else {
         return Ok(0);
     };

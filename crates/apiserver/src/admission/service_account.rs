@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::object::{self, items, text};
+use crate::object::{self, array_at, str_at};
 
 /// Where programs look for the token, the authority and the namespace.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -11,29 +11,29 @@ const VOLUME_PREFIX: &str = "kube-api-access-";
 /// The life of a pod's token in seconds; the odd number tells such tokens from those of people.
 const TOKEN_SECONDS: i64 = 3607;
 /// Readable by everybody in the pod.
-const MODE: i64 = 0o644;
+const FILE_MODE: i64 = 0o644;
 /// A pod that a kubelet shows without being told to run it.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+const MIRROR_POD_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// The account that a new pod runs as; none for pods that have no account.
-pub(crate) fn name_of(pod: &Value) -> Option<&str> {
-    if object::annotation(pod, MIRROR).is_some() {
+pub(crate) fn account_name(pod: &Value) -> Option<&str> {
+    if object::annotation(pod, MIRROR_POD_ANNOTATION).is_some() {
         return None;
     }
-    Some(match text(pod, "/spec/serviceAccountName") {
+    Some(match str_at(pod, "/spec/serviceAccountName") {
         "" => "default",
         name => name,
     })
 }
 
 /// Makes a new pod one of this account.
-pub(crate) fn give(pod: &mut Value, account: &Value) {
-    let mount = wants_token(pod, account);
-    let spec = object::child(pod, "spec");
+pub(crate) fn admit(pod: &mut Value, account: &Value) {
+    let mount = should_mount_token(pod, account);
+    let spec = object::child_mut(pod, "spec");
     let name = object::name(account);
     spec.insert("serviceAccountName".to_owned(), name.into());
     spec.insert("serviceAccount".to_owned(), name.into());
-    let secrets = items(account, "/imagePullSecrets");
+    let secrets = array_at(account, "/imagePullSecrets");
     if !secrets.is_empty() && spec.get("imagePullSecrets").is_none_or(is_empty) {
         spec.insert("imagePullSecrets".to_owned(), secrets.into());
     }
@@ -43,10 +43,10 @@ pub(crate) fn give(pod: &mut Value, account: &Value) {
 }
 
 /// The pod's word counts before its account's.
-fn wants_token(pod: &Value, account: &Value) -> bool {
-    let said = |object: &Value, pointer: &str| object.pointer(pointer).and_then(Value::as_bool);
-    said(pod, "/spec/automountServiceAccountToken")
-        .or_else(|| said(account, "/automountServiceAccountToken"))
+fn should_mount_token(pod: &Value, account: &Value) -> bool {
+    let flag = |object: &Value, pointer: &str| object.pointer(pointer).and_then(Value::as_bool);
+    flag(pod, "/spec/automountServiceAccountToken")
+        .or_else(|| flag(account, "/automountServiceAccountToken"))
         .unwrap_or(true)
 }
 
@@ -61,7 +61,7 @@ fn mount_token(spec: &mut Map<String, Value>) {
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .map(|volume| text(volume, "/name"))
+        .map(|volume| str_at(volume, "/name"))
         .collect();
     let given = names.iter().find(|name| name.starts_with(VOLUME_PREFIX)).map(|name| (*name).to_owned());
     let volume = given.clone().unwrap_or_else(|| free_name(&names));
@@ -69,7 +69,7 @@ fn mount_token(spec: &mut Map<String, Value>) {
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            if items(container, "/volumeMounts").iter().any(|one| one["mountPath"] == MOUNT_PATH) {
+            if array_at(container, "/volumeMounts").iter().any(|one| one["mountPath"] == MOUNT_PATH) {
                 continue;
             }
             push(container, "volumeMounts", mount.clone());
@@ -104,7 +104,7 @@ fn free_name(taken: &[&str]) -> String {
 fn token_volume(name: &str) -> Value {
     let namespace =
         json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
-    json!({"name": name, "projected": {"defaultMode": MODE, "sources": [
+    json!({"name": name, "projected": {"defaultMode": FILE_MODE, "sources": [
         {"serviceAccountToken": {"path": "token", "expirationSeconds": TOKEN_SECONDS}},
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
         {"downwardAPI": {"items": [namespace]}},
@@ -120,18 +120,18 @@ mod tests {
     }
 
     /// The mounts of the token by container, and whether there is a volume for it.
-    fn given(mut pod: Value, account: Value) -> (Vec<String>, bool) {
-        give(&mut pod, &account);
+    fn admitted(mut pod: Value, account: Value) -> (Vec<String>, bool) {
+        admit(&mut pod, &account);
         let all =
-            ["initContainers", "containers"].iter().flat_map(|list| items(&pod, &format!("/spec/{list}")));
+            ["initContainers", "containers"].iter().flat_map(|list| array_at(&pod, &format!("/spec/{list}")));
         let mounts = |container: &Value| -> Vec<String> {
             let here = |one: &&Value| one["mountPath"] == MOUNT_PATH;
-            let mounts = items(container, "/volumeMounts").iter().filter(here);
-            mounts.map(|one| format!("{}:{}", text(container, "/name"), text(one, "/name"))).collect()
+            let mounts = array_at(container, "/volumeMounts").iter().filter(here);
+            mounts.map(|one| format!("{}:{}", str_at(container, "/name"), str_at(one, "/name"))).collect()
         };
-        let volumes = items(&pod, "/spec/volumes");
-        let volume = volumes.iter().find(|volume| text(volume, "/name").starts_with(VOLUME_PREFIX));
-        let name = volume.map_or("none", |volume| text(volume, "/name")).to_owned();
+        let volumes = array_at(&pod, "/spec/volumes");
+        let volume = volumes.iter().find(|volume| str_at(volume, "/name").starts_with(VOLUME_PREFIX));
+        let name = volume.map_or("none", |volume| str_at(volume, "/name")).to_owned();
         let mounts = all.flat_map(mounts).map(|mount| mount.replace(&name, "TOKEN")).collect();
         (
             mounts,
@@ -140,19 +140,22 @@ mod tests {
     }
 
     #[test]
-    fn unit_every_container_finds_its_token() {
+    fn unit_every_container_mounts_the_token() {
         let account = json!({"metadata": {"name": "default"}});
         let two = json!({"initContainers": [{"name": "first"}], "containers": [{"name": "web"}]});
-        assert_eq!(given(pod(two), account.clone()), (vec!["first:TOKEN".into(), "web:TOKEN".into()], true));
+        assert_eq!(
+            admitted(pod(two), account.clone()),
+            (vec!["first:TOKEN".into(), "web:TOKEN".into()], true)
+        );
         let own = json!({"name": "web", "volumeMounts": [{"name": "mine", "mountPath": MOUNT_PATH}]});
         let mine = pod(json!({"containers": [own], "volumes": [{"name": "mine", "emptyDir": {}}]}));
-        assert_eq!(given(mine, account.clone()), (vec!["web:mine".into()], false));
+        assert_eq!(admitted(mine, account.clone()), (vec!["web:mine".into()], false));
         let known = json!({"containers": [{"name": "web"}], "volumes": [{"name": "kube-api-access-own", "emptyDir": {}}]});
-        assert_eq!(given(pod(known), account), (vec!["web:TOKEN".into()], false));
+        assert_eq!(admitted(pod(known), account), (vec!["web:TOKEN".into()], false));
     }
 
     #[test]
-    fn unit_pod_and_account_say_whether_there_is_a_token() {
+    fn unit_pod_and_account_control_automounting() {
         for (of_pod, of_account, expected) in [
             (json!(null), json!(null), true),
             (json!(null), json!(false), false),
@@ -161,28 +164,28 @@ mod tests {
         ] {
             let spec = json!({"containers": [{"name": "web"}], "automountServiceAccountToken": of_pod});
             let account = json!({"metadata": {"name": "a"}, "automountServiceAccountToken": of_account});
-            let (mounts, volume) = given(pod(spec), account);
+            let (mounts, volume) = admitted(pod(spec), account);
             assert_eq!((mounts.len(), volume), (usize::from(expected), expected), "{of_pod} {of_account}");
         }
     }
 
     #[test]
-    fn unit_an_account_lends_its_pull_secrets() {
+    fn unit_pods_get_the_pull_secrets_of_their_account() {
         let account = json!({"metadata": {"name": "a"}, "imagePullSecrets": [{"name": "registry"}]});
         let mut without = pod(json!({"containers": []}));
-        give(&mut without, &account);
+        admit(&mut without, &account);
         assert_eq!(without["spec"]["imagePullSecrets"], json!([{"name": "registry"}]));
         assert_eq!(without["spec"]["serviceAccountName"], "a");
         let mut with = pod(json!({"containers": [], "imagePullSecrets": [{"name": "own"}]}));
-        give(&mut with, &account);
+        admit(&mut with, &account);
         assert_eq!(with["spec"]["imagePullSecrets"], json!([{"name": "own"}]));
     }
 
     #[test]
-    fn unit_mirrors_have_no_account() {
-        let mirror = json!({"metadata": {"annotations": {MIRROR: "x"}}});
-        assert_eq!(name_of(&mirror), None);
-        assert_eq!(name_of(&pod(json!({"serviceAccountName": "robot"}))), Some("robot"));
-        assert_eq!(name_of(&pod(json!({}))), Some("default"));
+    fn unit_mirror_pods_have_no_account() {
+        let mirror = json!({"metadata": {"annotations": {MIRROR_POD_ANNOTATION: "x"}}});
+        assert_eq!(account_name(&mirror), None);
+        assert_eq!(account_name(&pod(json!({"serviceAccountName": "robot"}))), Some("robot"));
+        assert_eq!(account_name(&pod(json!({}))), Some("default"));
     }
 }
