@@ -1,4 +1,5 @@
-//! What the server itself writes into an object on its way in, and what it keeps from the one before.
+//! Server-set fields: what the server writes into an object before it is stored, and what an update
+//! keeps from the stored object.
 
 pub(crate) mod service_account;
 
@@ -14,7 +15,7 @@ pub(crate) const ORPHAN: &str = "orphan";
 pub(crate) const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
-/// Fills in `apiVersion` and `kind`, or refuses those of another kind.
+/// Fills in `apiVersion` and `kind`; refuses the request if they name another kind.
 pub(crate) fn check_type(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
     let Some(fields) = object.as_object_mut() else {
         return Err(ApiError::bad_request(format!("a {} must be a JSON object", kind.kind)));
@@ -35,7 +36,8 @@ pub(crate) fn check_type(kind: &Kind, object: &mut Value) -> Result<(), ApiError
     Ok(())
 }
 
-/// Gives a namespaced object a namespace and takes it from a cluster-wide one.
+/// Sets the default namespace on namespaced objects and removes the namespace from cluster-scoped
+/// ones.
 pub(crate) fn check_namespace_field(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
     let metadata = object::metadata(object);
     if !kind.namespaced {
@@ -48,7 +50,7 @@ pub(crate) fn check_namespace_field(kind: &Kind, object: &mut Value) -> Result<(
     Ok(())
 }
 
-/// New objects go only into namespaces that exist and stay.
+/// Refuses new objects in a namespace that does not exist or is being deleted.
 pub(crate) fn check_namespace_exists(
     store: &Store,
     kinds: &Kinds,
@@ -71,7 +73,7 @@ pub(crate) fn check_namespace_exists(
     }
 }
 
-/// Gives a pod the number behind its priority class, which must exist.
+/// Sets `spec.priority` of a pod from its priority class, which must exist.
 pub(crate) fn set_priority(
     store: &Store,
     kinds: &Kinds,
@@ -109,7 +111,7 @@ pub(crate) fn set_priority(
     Ok(())
 }
 
-/// Identity and first status of a new object.
+/// Sets the identity (uid, creation time, generation) and the initial status of a new object.
 pub(crate) fn prepare_for_create(kind: &Kind, object: &mut Value) {
     let metadata = object::metadata(object);
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink"] {
@@ -137,7 +139,7 @@ pub(crate) fn prepare_for_create(kind: &Kind, object: &mut Value) {
     }
 }
 
-/// Refuses an update of an object that is not the one the caller read.
+/// Refuses an update whose resourceVersion or uid is not that of the stored object.
 pub(crate) fn check_precondition(kind: &Kind, current: &Value, object: &Value) -> Result<(), ApiError> {
     let name = object::name(current);
     let version = object::str_at(object, "/metadata/resourceVersion");
@@ -155,7 +157,8 @@ pub(crate) fn check_precondition(kind: &Kind, current: &Value, object: &Value) -
     Ok(())
 }
 
-/// The object that an update means: the caller's part of the new one, the rest of the current one.
+/// The object to store for an update: the fields that the subresource may write come from the
+/// request, the others from the stored object.
 pub(crate) fn prepare_for_update(
     kind: &Kind,
     subresource: Subresource,
@@ -202,7 +205,7 @@ fn with_field(mut object: Value, field: &str, value: Option<&Value>) -> Value {
     object
 }
 
-/// Values that the server gave and a caller that replaces the object need not repeat.
+/// Keeps fields that the server assigned and that the client left out of the update.
 pub(crate) fn keep_assigned_values(kind: &Kind, object: &mut Value, current: &Value) {
     if kind.is("services") {
         return crate::service::drop_type_dependent_fields(object, current);
@@ -229,8 +232,8 @@ pub(crate) fn is_unchanged(object: &Value, current: &Value) -> bool {
     object == current
 }
 
-/// Every kind except those without a spec counts changes of what is wanted. Of a custom kind that is
-/// everything beside metadata, and beside the status where that is a subresource.
+/// Increments `metadata.generation` if the desired state changed: the spec of built-in kinds; for
+/// custom resources everything except metadata and, if it is a subresource, the status.
 pub(crate) fn update_generation(kind: &Kind, object: &mut Value, current: &Value) {
     let desired = |object: &Value| {
         let fields = object.as_object().cloned().unwrap_or_default();
@@ -256,7 +259,7 @@ pub(crate) fn increment_generation(object: &mut Value) {
     }
 }
 
-/// Whether an object that is being deleted has nothing left that holds it.
+/// Whether an object that is being deleted has no finalizers and no grace period left.
 pub(crate) fn can_be_removed(kind: &Kind, object: &Value) -> bool {
     object::is_deleting(object)
         && object::array_at(object, "/metadata/finalizers").is_empty()

@@ -1,4 +1,4 @@
-//! Addresses and ports that Services get: cluster IPs from one range per family, node ports.
+//! Allocators of Services: cluster IPs from one range per family, and node ports.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -12,13 +12,13 @@ use crate::{Cause, service};
 
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 
-/// Node ports below are left to those who name theirs, as long as there are others.
+/// Node ports below this offset are used for dynamic allocation only when all others are allocated.
 const NODE_PORTS_STATIC: u16 = 86;
 
-/// The highest number of addresses of a range that are tried; larger ranges are used up to here.
+/// The largest number of addresses of a range that are used; the rest of a larger range is ignored.
 const TRIES_MAX: u128 = 1 << 20;
 
-/// Who has what.
+/// Allocated addresses and node ports, with the service that holds each.
 #[derive(Clone, Debug)]
 pub(crate) struct Allocators {
     ranges: Vec<Range>,
@@ -34,7 +34,7 @@ struct Range {
 }
 
 impl Allocators {
-    /// One range per family; the first one's family is the cluster's primary family.
+    /// One range per family. The family of the first range is the primary family of the cluster.
     pub fn new(service_cidrs: &[IpNet]) -> Self {
         let range = |net: &IpNet| {
             let mut range = Range { net: *net, used: HashMap::new(), next: 1 };
@@ -48,8 +48,8 @@ impl Allocators {
         }
     }
 
-    /// Gives the service what its spec asks for and takes back what the spec before had and this one
-    /// has not. Changes nothing when it fails.
+    /// Allocates what the spec asks for and releases what `before` had and the new spec does not
+    /// need. Changes nothing on failure.
     pub fn assign(&mut self, service: &mut Value, before: Option<&Value>) -> Result<(), Vec<Cause>> {
         let undo = self.ports.clone();
         let undo_used: Vec<_> = self.ranges.iter().map(|range| (range.next, Vec::<IpAddr>::new())).collect();
@@ -67,7 +67,7 @@ impl Allocators {
         result
     }
 
-    /// Takes back everything that this service has.
+    /// Releases everything that the service holds.
     pub fn release(&mut self, key: &ObjectKey) {
         self.ports.retain(|_, owner| owner != key);
         for range in &mut self.ranges {
@@ -97,7 +97,7 @@ impl Allocators {
         Ok(())
     }
 
-    /// The families that the service gets, in order, and its policy.
+    /// Families of the service in order. Also sets its `ipFamilies` and `ipFamilyPolicy`.
     fn families(&self, service: &mut Value) -> Result<Vec<bool>, Vec<Cause>> {
         let given_ips = object::strs_at(service, "/spec/clusterIPs");
         let headless = given_ips.first() == Some(&"None");
@@ -301,8 +301,9 @@ impl Range {
         Err(vec![Cause::forbidden("spec.clusterIPs", why)])
     }
 
-    /// Addresses at the beginning that are left to those who name theirs (as Kubernetes has it: a
-    /// sixteenth, from 16 to 256), as long as there are others.
+    /// Addresses at the start of the range that are reserved for explicit requests, as in Kubernetes
+    /// (KEP-3070): one sixteenth, at least 16 and at most 256. They are used when all others are
+    /// allocated.
     fn static_addresses(&self) -> u128 {
         match self.size() {
             size if size <= 16 => 1,
@@ -325,7 +326,7 @@ impl Range {
         }
     }
 
-    /// The network's own address, and the broadcast address of IPv4.
+    /// The network address, and the broadcast address of IPv4.
     fn is_reserved(&self, address: IpAddr) -> bool {
         address == self.net.network() || (address.is_ipv4() && address == self.net.broadcast())
     }
@@ -341,7 +342,8 @@ fn set_cluster_ips(service: &mut Value, addresses: &[String]) {
     spec.insert("clusterIPs".to_owned(), json!(addresses));
 }
 
-/// Brings `clusterIP` and `clusterIPs` together and keeps what the service had.
+/// Fills in `clusterIP` from `clusterIPs` and the reverse, and keeps values that were allocated
+/// before.
 fn patch_allocated_values(service: &mut Value, before: Option<&Value>) {
     let external = |service: &Value| object::str_at(service, "/spec/type") == "ExternalName";
     if let Some(before) = before.filter(|before| !external(before) && !external(service)) {
@@ -375,7 +377,7 @@ fn patch_allocated_addresses(service: &mut Value, before: &Value) {
             }
         }
     } else if spec.get("ipFamilyPolicy").is_some_and(|policy| policy == "SingleStack") {
-        // From two families to one: the first stays.
+        // The change from dual-stack to single-stack keeps the first family.
         for field in ["clusterIPs", "ipFamilies"] {
             if let Some(list) = spec.get_mut(field).and_then(Value::as_array_mut) {
                 list.truncate(1);
@@ -384,7 +386,7 @@ fn patch_allocated_addresses(service: &mut Value, before: &Value) {
     }
 }
 
-/// Ports keep their node ports while the type has node ports.
+/// Keeps the node ports of existing ports as long as the type has node ports.
 fn patch_allocated_ports(service: &mut Value, before: &Value) {
     let has_ports = matches!(object::str_at(service, "/spec/type"), "NodePort" | "LoadBalancer");
     let health = object::i64_at(before, "/spec/healthCheckNodePort");

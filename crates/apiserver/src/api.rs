@@ -1,7 +1,7 @@
-//! What a request does to an object: the semantics behind every verb, free of HTTP.
+//! Semantics of API requests, independent of HTTP.
 //!
-//! One lock is held for the length of one request, so a patch reads and writes in one step and never
-//! conflicts with itself. Nothing here waits.
+//! One lock is held for the length of a request, so a patch reads and writes atomically and cannot
+//! conflict with itself. Nothing here blocks.
 
 mod delete;
 mod fields;
@@ -23,7 +23,7 @@ use crate::{ApiError, Cause, custom};
 pub(crate) use delete::Deleted;
 pub(crate) use write::{Subresource, UnknownFields, WriteOptions};
 
-/// Access to the objects. Cheap to clone; all clones see the same objects.
+/// Access to the objects. Cheap to clone; all clones share the same objects.
 #[derive(Clone)]
 pub struct Api {
     shared: Arc<Shared>,
@@ -34,34 +34,34 @@ struct Shared {
     kinds: RwLock<Kinds>,
     store: SharedStore,
     allocators: Mutex<Allocators>,
-    /// The server that has the objects, if it is another one.
+    /// The remote API server that holds the objects, if they are not stored here.
     remote: Option<Remote>,
 }
 
-/// What a list is narrowed to.
+/// Options of a list.
 #[derive(Clone, Debug, Default)]
 pub struct ListOptions {
-    /// Label selector in kubectl's notation; empty for all.
+    /// Label selector in kubectl's notation; empty selects all.
     pub labels: String,
-    /// Field selector, such as `spec.nodeName=node-1`; empty for all.
+    /// Field selector, such as `spec.nodeName=node-1`; empty selects all.
     pub fields: String,
-    /// The most objects in one page; 0 for all.
+    /// Maximum number of objects per page; 0 for no limit.
     pub limit: usize,
-    /// Where the last page ended.
+    /// Continue token of the previous page; empty for the first page.
     pub continue_token: String,
-    /// Which moment is wanted; the newest one by default.
+    /// Which revision to list; the most recent by default.
     pub resource_version_match: ResourceVersionMatch,
 }
 
-/// The moment that a list shows.
+/// `resourceVersion` and `resourceVersionMatch` of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ResourceVersionMatch {
-    /// Now.
+    /// The most recent revision.
     #[default]
     MostRecent,
-    /// Now, provided that it is not before this revision.
+    /// The most recent revision, which must be at least this one.
     NotOlderThan(u64),
-    /// This revision.
+    /// Exactly this revision.
     Exact(u64),
 }
 
@@ -72,68 +72,68 @@ pub struct Page {
     pub items: Vec<Arc<Value>>,
     /// The revision to watch from.
     pub revision: u64,
-    /// The token for the next page; empty at the end.
+    /// Token for the next page; empty on the last page.
     pub continue_token: String,
-    /// Objects behind this page, known when nothing is selected.
+    /// Number of objects after this page; known only without selectors.
     pub remaining_item_count: Option<usize>,
 }
 
-/// What a watch is narrowed to and where it starts.
+/// Options of a watch.
 #[derive(Clone, Debug, Default)]
 pub struct WatchOptions {
-    /// Label selector; empty for all.
+    /// Label selector; empty selects all.
     pub labels: String,
-    /// Field selector; empty for all.
+    /// Field selector; empty selects all.
     pub fields: String,
-    /// Start with the changes after this revision; none starts with the objects that exist.
+    /// Start with the changes after this revision. None starts with the existing objects.
     pub after: Option<u64>,
-    /// Without `after`: leave the objects that exist out and start with the next change.
+    /// Without `after`: skip the existing objects and start with the next change.
     pub changes_only: bool,
-    /// End the initial objects with a bookmark that says so.
+    /// Send a bookmark that marks the end of the initial events.
     pub initial_events_end: bool,
-    /// Send bookmarks when nothing happens.
+    /// Send bookmarks while nothing changes.
     pub bookmarks: bool,
 }
 
-/// What becomes of the objects that an object owns.
+/// What happens to the dependents of a deleted object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Propagation {
-    /// They are deleted soon after it.
+    /// Dependents are deleted after the owner.
     #[default]
     Background,
-    /// It goes when they are gone.
+    /// The owner is deleted after its dependents.
     Foreground,
-    /// They stay and lose their owner.
+    /// Dependents are kept and lose their owner reference.
     Orphan,
 }
 
-/// How an object is deleted.
+/// Options of a deletion.
 #[derive(Clone, Debug, Default)]
 pub struct DeleteOptions {
-    /// Seconds a pod gets to end; none for the pod's own.
+    /// Grace period of a pod in seconds; none uses the pod's own.
     pub grace_seconds: Option<i64>,
-    /// What becomes of owned objects.
+    /// What happens to the dependents.
     pub propagation: Propagation,
-    /// Only if it still has this uid.
+    /// Precondition: the object has this uid.
     pub uid: Option<String>,
-    /// Only if it is still at this revision.
+    /// Precondition: the object is at this resource version.
     pub resource_version: Option<String>,
 }
 
-/// The languages in which a change may be written.
+/// Patch types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PatchKind {
-    /// RFC 7386.
+    /// JSON merge patch (RFC 7386).
     Merge,
-    /// RFC 6902.
+    /// JSON patch (RFC 6902).
     Json,
-    /// Kubernetes' own, which merges lists by key.
+    /// Strategic merge patch, which merges lists by key.
     Strategic,
-    /// Server-side apply by this field manager; creates what does not exist.
+    /// Server-side apply by this field manager; creates the object if it does not exist.
     Apply {
-        /// Who owns the fields in the patch.
+        /// The field manager.
         manager: String,
-        /// Whether it takes over what others own.
+        /// Whether to take ownership of fields of other managers on conflict.
         force: bool,
     },
 }
@@ -143,7 +143,7 @@ impl Api {
         Self::build(kinds, store, allocators, None)
     }
 
-    /// The objects of another server: what is stored here is a mirror of them.
+    /// Objects of a remote API server; the store is a mirror of them.
     pub(crate) fn mirror(kinds: Kinds, store: SharedStore, remote: Remote) -> Self {
         Self::build(kinds, store, Allocators::new(&[]), Some(remote))
     }
@@ -154,29 +154,30 @@ impl Api {
         Self { shared: Arc::new(shared), skip_validation: false }
     }
 
-    /// The server that has the objects, if it is another one.
+    /// The remote API server that holds the objects, if they are not stored here.
     pub(crate) fn remote(&self) -> Option<&Remote> {
         self.shared.remote.as_ref()
     }
 
-    /// The same objects, writable without validation: for tests that need objects which Kubernetes
-    /// would have refused.
+    /// The same objects without validation of writes, for tests that need objects which Kubernetes
+    /// would refuse.
     pub fn without_validation(&self) -> Self {
         Self { shared: self.shared.clone(), skip_validation: true }
     }
 
-    /// The kinds that are served now.
+    /// The kinds that are served at present.
     pub fn kinds(&self) -> Kinds {
         self.shared.kinds.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Follows a change of the definitions of kinds. Taken after the store's lock, never before.
+    /// Updates the served kinds after a change of the CustomResourceDefinitions. This lock is always
+    /// taken after the store's.
     pub(crate) fn refresh_kinds(&self, store: &mut Store, definitions: &Arc<Kind>) {
         let next = custom::refresh(store, &self.kinds(), definitions);
         *self.shared.kinds.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
-    /// Takes over an object of the other server into the mirror.
+    /// Writes an object of the remote server into the mirror.
     pub(crate) fn mirror_put(&self, kind: &Arc<Kind>, value: Value) {
         let mut store = self.lock();
         store.mirror_put(kind, value);
@@ -185,7 +186,7 @@ impl Api {
         }
     }
 
-    /// The kind called `name` (`pods`, `svc`, `deployments.apps`).
+    /// The kind with this name, as kubectl accepts it (`pods`, `svc`, `deployments.apps`).
     pub fn kind(&self, name: &str) -> Result<Arc<Kind>, ApiError> {
         let kind = self.kinds().by_name(name).cloned();
         kind.ok_or_else(|| {
@@ -193,27 +194,27 @@ impl Api {
         })
     }
 
-    /// The newest revision of anything.
+    /// The most recent revision.
     pub fn revision(&self) -> u64 {
         self.lock().revision()
     }
 
-    /// Forgets the history: watches that are behind get 410, as after a compaction of etcd.
+    /// Discards the history, like a compaction of etcd: watches that are behind get 410 Gone.
     pub fn compact(&self) {
         self.lock().compact();
     }
 
-    /// One object.
+    /// Returns one object.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Arc<Value>, ApiError> {
         self.get_of(&*self.kind(kind)?, &ObjectKey::new(namespace, name))
     }
 
-    /// Objects of one namespace, or of all.
+    /// Lists the objects of one namespace, or of all.
     pub fn list(&self, kind: &str, namespace: Option<&str>, options: &ListOptions) -> Result<Page, ApiError> {
         self.list_of(&*self.kind(kind)?, namespace, options)
     }
 
-    /// Events of one namespace, or of all.
+    /// Watches the objects of one namespace, or of all.
     pub fn watch(
         &self,
         kind: &str,
@@ -223,23 +224,23 @@ impl Api {
         self.watch_of(&self.kind(kind)?, namespace, options)
     }
 
-    /// Creates the object in the namespace that it names.
+    /// Creates the object in the namespace of its metadata.
     pub fn create(&self, kind: &str, object: Value) -> Result<Arc<Value>, ApiError> {
         let kind = self.kind(kind)?;
         self.create_of(&kind, object, &WriteOptions::default())
     }
 
-    /// Replaces an object except its status; refused when its resourceVersion is not the current one.
+    /// Replaces an object except its status. Refused if its resourceVersion is not the current one.
     pub fn update(&self, kind: &str, object: Value) -> Result<Arc<Value>, ApiError> {
         self.update_of(&self.kind(kind)?, Subresource::None, object, &WriteOptions::default())
     }
 
-    /// Replaces an object's status; refused when its resourceVersion is not the current one.
+    /// Replaces the status of an object. Refused if its resourceVersion is not the current one.
     pub fn update_status(&self, kind: &str, object: Value) -> Result<Arc<Value>, ApiError> {
         self.update_of(&self.kind(kind)?, Subresource::Status, object, &WriteOptions::default())
     }
 
-    /// Changes an object except its status.
+    /// Patches an object except its status.
     pub fn patch(
         &self,
         kind: &str,
@@ -253,7 +254,7 @@ impl Api {
         Ok(self.patch_of(&self.kind(kind)?, Subresource::None, &key, language, patch, &options)?.0)
     }
 
-    /// Changes an object's status; `patch` has the form `{"status": {...}}`.
+    /// Patches the status of an object; `patch` has the form `{"status": {...}}`.
     pub fn patch_status(
         &self,
         kind: &str,
@@ -267,8 +268,8 @@ impl Api {
         Ok(self.patch_of(&self.kind(kind)?, Subresource::Status, &key, language, patch, &options)?.0)
     }
 
-    /// Deletes an object. What is returned is its last state, or its state while something still
-    /// holds it (finalizers, a pod's grace period).
+    /// Deletes an object. Returns its last state, or its current state if finalizers or a grace
+    /// period delay the deletion.
     pub fn delete(
         &self,
         kind: &str,
@@ -351,7 +352,7 @@ impl Api {
         self.shared.store.lock()
     }
 
-    /// Always taken after the store's lock, never before.
+    /// This lock is always taken after the store's.
     fn allocators(&self) -> MutexGuard<'_, Allocators> {
         self.shared.allocators.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! Manifests: text with several documents in, what became of each of them out.
+//! Applies manifests of one or several documents and reports the result of each.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,43 +9,43 @@ use crate::api::{PatchKind, Subresource, WriteOptions};
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError, Kind};
 
-/// The field manager of manifests that the lab applies.
+/// Field manager of manifests that the lab applies.
 const MANAGER: &str = "beeline-lab-apply";
 
-/// What became of a manifest. Documents stand for themselves: a bad one does not stop the others.
+/// Result of a manifest. Documents are independent: an invalid one does not stop the others.
 #[derive(Clone, Debug, Default)]
 pub struct ApplyReport {
-    /// What was applied, in order.
+    /// Applied objects, in order.
     pub applied: Vec<Applied>,
-    /// What was not, and why.
+    /// Documents that were not applied.
     pub problems: Vec<ApplyProblem>,
 }
 
-/// One object that was applied.
+/// One applied object.
 #[derive(Clone, Debug)]
 pub struct Applied {
     /// Its kind.
     pub kind: Arc<Kind>,
-    /// Where it stands.
+    /// Its namespace and name.
     pub key: ObjectKey,
-    /// Its revision afterwards.
+    /// Its resource version after the apply.
     pub resource_version: u64,
     /// `created`, `configured` or `unchanged`.
     pub action: &'static str,
-    /// The object afterwards.
+    /// The object after the apply.
     pub object: Arc<Value>,
 }
 
 /// One document that was not applied.
 #[derive(Clone, Debug)]
 pub struct ApplyProblem {
-    /// The file.
+    /// Name of the manifest, such as its file.
     pub source: String,
-    /// Which document of it, counted from 1.
+    /// Index of the document, from 1.
     pub document: usize,
-    /// Kind and name, as far as they could be read.
+    /// Kind and name, if they could be read.
     pub object: String,
-    /// What is wrong.
+    /// The reason.
     pub message: String,
 }
 
@@ -66,9 +66,9 @@ impl fmt::Display for ApplyProblem {
 }
 
 impl Api {
-    /// Applies every document of a manifest; `source` is how messages call it, such as a file's name.
-    /// Documents are created or merged over what exists, as `kubectl apply` does, whoever owns it; what
-    /// an earlier manifest set and this one leaves out is removed. Lists (`kind: List`) are taken apart.
+    /// Applies every document of a manifest; `source` names it in messages (a file, for example).
+    /// Each object is created or merged like `kubectl apply --server-side --force-conflicts`: fields
+    /// of an earlier apply that are missing now are removed. `kind: List` is expanded.
     pub fn apply(&self, source: &str, manifest: &str) -> ApplyReport {
         let mut report = ApplyReport::default();
         for (index, document) in split_documents(manifest).into_iter().enumerate() {
@@ -139,7 +139,8 @@ impl Api {
     }
 }
 
-/// Cuts at the lines that separate documents, so that one which does not parse leaves the others whole.
+/// Splits at the separator lines before parsing, so that a document with a syntax error does not
+/// affect the others.
 fn split_documents(manifest: &str) -> Vec<String> {
     let mut documents = vec![String::new()];
     for line in manifest.lines() {

@@ -1,8 +1,8 @@
-//! What a cluster's controller manager and scheduler do, as far as networking can tell.
+//! The parts of kube-controller-manager and kube-scheduler that networking needs.
 //!
-//! Events only mark: every event marks the keys of the objects it matters to, and one loop reconciles
-//! marked keys until none is left. A reconciliation reads the objects anew, so it is idempotent and
-//! the order of events does not matter. What fails is tried again at the next tick.
+//! An event only enqueues the keys of the affected objects; one loop reconciles queued keys until the
+//! queue is empty. Reconciliation reads the objects again, so it is idempotent and independent of the
+//! order of events. Failed keys are retried at an interval.
 
 mod bootstrap;
 mod custom_resource;
@@ -33,32 +33,33 @@ use crate::{Api, ApiError, Kinds, WatchOptions};
 
 pub(crate) use bootstrap::{bootstrap, first_addresses};
 
-/// How long what failed waits for its next try.
+/// Delay before failed keys are retried.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Reconciliations between two looks at the runtime.
+/// Reconciliations between two yields to the runtime.
 const RECONCILES_PER_STEP: usize = 32;
 
-/// One controller. Keys are those of its own kind unless it says otherwise.
+/// A controller. Its keys are those of its own kind unless documented otherwise.
 trait Controller: Send {
     fn name(&self) -> &'static str;
 
-    /// The kinds (plural) whose events it is_watched.
+    /// Kinds (plural) whose events the controller watches.
     fn watches(&self) -> &'static [&'static str];
 
-    /// Whether it also is_watched the events of kinds that came with a definition.
+    /// Whether it also watches all custom resources.
     fn watches_custom_resources(&self) -> bool {
         false
     }
 
-    /// The keys to reconcile because of an event; called with the object after and before it.
+    /// Keys to enqueue for an event. Called with the object after the change and with the one before
+    /// it.
     fn keys_for_event(&self, api: &Api, kind: &str, object: &Value) -> Vec<ObjectKey>;
 
-    /// Moves the world one step; an error means: again later.
+    /// Reconciles one key. On error the key is retried.
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError>;
 }
 
-/// All controllers and what they have to do.
+/// All controllers and their queue.
 pub(crate) struct Controllers {
     api: Api,
     watches: Vec<(String, Watch)>,
@@ -106,7 +107,7 @@ impl Controllers {
         Self { api: api.clone(), watches, kinds: Kinds::built_in(), changes, controllers, queue, failed }
     }
 
-    /// Works until it is dropped.
+    /// Runs the controllers until the future is dropped.
     pub async fn run(mut self) {
         loop {
             self.changes.mark_unchanged();
@@ -119,7 +120,7 @@ impl Controllers {
         }
     }
 
-    /// Takes in what happened and reconciles some of it; false when there is nothing left to do.
+    /// Processes pending events and reconciles some keys. Returns false if the queue is empty.
     fn step(&mut self) -> bool {
         self.process_events();
         for _ in 0..RECONCILES_PER_STEP {
@@ -136,7 +137,7 @@ impl Controllers {
         !self.queue.is_empty()
     }
 
-    /// Watches kinds that are new, and no longer those that are gone.
+    /// Starts watches of new custom resources and stops those of removed ones.
     fn update_custom_watches(&mut self) {
         let kinds = self.api.kinds();
         if kinds.ptr_eq(&self.kinds) {

@@ -1,4 +1,4 @@
-//! What the programs of a control plane are given so that they and their clients trust each other.
+//! Credentials of a control plane: certificates, service account key and administrator token.
 
 use std::net::IpAddr;
 
@@ -7,21 +7,21 @@ use rcgen::KeyPair;
 use crate::server::{Certificate, StartError, random_token};
 use crate::{kubeconfig, tls};
 
-/// Certificate, keys and token of a new control plane.
+/// Credentials of a new control plane.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The API server's.
+    /// Certificate of the API server.
     pub certificate: Certificate,
-    /// The key that signs the tokens of service accounts, as PEM.
+    /// Private key that signs service account tokens, PEM.
     pub service_account_key_pem: String,
-    /// Its public half.
+    /// Public key for verifying service account tokens, PEM.
     pub service_account_public_pem: String,
-    /// The administrator's token.
+    /// Token of the administrator.
     pub token: String,
 }
 
 impl Credentials {
-    /// Makes them for an API server that is reached at these addresses and on loopback.
+    /// Generates credentials for an API server that is reachable at these addresses and on loopback.
     pub fn generate(addresses: &[IpAddr]) -> Result<Self, StartError> {
         let failed = |error: String| StartError::Certificate(error);
         let certificate = tls::generate(addresses).map_err(|error| failed(error.to_string()))?;
@@ -34,7 +34,7 @@ impl Credentials {
         })
     }
 
-    /// The administrator's kubeconfig for the API server under this URL. It holds the token: write it
+    /// Kubeconfig of the administrator for this server URL. It contains the token: store it with mode
     /// 0600.
     pub fn kubeconfig(&self, server_url: &str) -> String {
         kubeconfig::render(server_url, &self.certificate.ca_pem, &self.token)

@@ -1,8 +1,8 @@
-//! Kinds that a CustomResourceDefinition describes: how it is read, what its objects must look like,
-//! and what becomes of the kinds that are served when a definition comes, changes or goes.
+//! CustomResourceDefinitions and their objects: parsing of definitions, pruning, defaulting and
+//! validation of objects, and the set of served kinds.
 //!
-//! CEL rules (`x-kubernetes-validations`) are kept and not evaluated: whoever applies a definition that
-//! has some is told so.
+//! CEL rules (`x-kubernetes-validations`) are stored but not evaluated; applying a definition that
+//! has some returns a warning.
 
 mod columns;
 mod definition;
@@ -25,7 +25,7 @@ use crate::kinds::{NameRule, priority};
 use crate::object::{self, array_at, bool_at, str_at, strs_at};
 use crate::{Cause, Kind};
 
-/// What a definition says of one version of its kind.
+/// One version of a kind, as its definition describes it.
 #[derive(Debug)]
 pub(crate) struct CustomResource {
     pub singular: String,
@@ -34,20 +34,20 @@ pub(crate) struct CustomResource {
     /// The version in which objects are stored.
     pub storage_version: String,
     pub schema: Schema,
-    /// The schema as it was written, for OpenAPI.
+    /// The original schema, for OpenAPI.
     pub source: Value,
     pub columns: Vec<Column>,
     pub scale: Option<ScalePaths>,
-    /// Paths that field selectors may name, such as `spec.host`.
+    /// Paths that field selectors accept, such as `spec.host`.
     pub selectable: Vec<String>,
-    /// Said to everybody who uses this version.
+    /// Deprecation warning for requests of this version.
     pub deprecation: Option<String>,
-    /// The definition is going: nothing new is made.
+    /// The definition is being deleted: objects can no longer be created.
     pub terminating: bool,
     pub origin: DefinitionState,
 }
 
-/// The state of a definition that a kind was read from.
+/// Identity and state of the definition that a kind was built from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DefinitionState {
     uid: String,
@@ -56,7 +56,7 @@ pub(crate) struct DefinitionState {
 }
 
 impl DefinitionState {
-    /// Whether it is the definition of this uid.
+    /// Whether it is the definition with this uid.
     pub fn is_of(&self, uid: &str) -> bool {
         self.uid == uid
     }
@@ -70,16 +70,16 @@ impl DefinitionState {
     }
 }
 
-/// Where a kind keeps what its `scale` subresource shows, as pointers into the object.
+/// JSON pointers to the fields of the `scale` subresource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ScalePaths {
     pub spec_replicas: String,
     pub status_replicas: String,
-    /// The pods' selector as text.
+    /// The selector of the pods, as a string.
     pub selector: Option<String>,
 }
 
-/// The kinds that an accepted definition serves, one for each version, the preferred one first.
+/// Kinds of an accepted definition, one per version, the preferred version first.
 fn kinds_of(definition: &Value) -> Vec<Kind> {
     let mut versions: Vec<&Value> = array_at(definition, "/spec/versions").iter().collect();
     versions.retain(|version| bool_at(version, "/served"));
@@ -155,13 +155,13 @@ fn scale_paths(scale: &Value) -> ScalePaths {
 }
 
 impl CustomResource {
-    /// The object without what the schema does not know, and with its defaults. Beside it the paths of
-    /// what was taken out.
+    /// Returns the object without unknown fields and with defaults, and the paths of the removed
+    /// fields.
     pub fn prune_and_default(&self, object: &Value) -> (Value, Vec<String>) {
         values::prune_and_default(&self.schema, object)
     }
 
-    /// Everything that breaks the schema.
+    /// All violations of the schema.
     pub fn check(&self, object: &Value) -> Vec<Cause> {
         rules::check(&self.schema, object)
     }

@@ -1,4 +1,4 @@
-//! Values that Kubernetes fills in where a manifest says nothing.
+//! Defaults of the built-in kinds.
 
 use serde_json::{Map, Value, json};
 
@@ -52,7 +52,7 @@ fn service(spec: &mut Map<String, Value>) {
     for port in each(spec, "ports") {
         set_default(port, "protocol", "TCP");
         if let Some(number) = port.get("port").cloned() {
-            // Clients that cannot leave it out send one of these.
+            // Clients that cannot omit the field send 0 or an empty string.
             if port.get("targetPort").is_some_and(|target| *target == json!(0) || *target == json!("")) {
                 port.remove("targetPort");
             }
@@ -132,7 +132,7 @@ fn pod_spec(spec: &mut Map<String, Value>) {
     }
 }
 
-/// The account stands in two fields, of which the second is the old one.
+/// `serviceAccountName`, and its deprecated alias `serviceAccount`.
 fn account(spec: &mut Map<String, Value>) {
     let given =
         |field: &str| spec.get(field).filter(|name| name.as_str().is_some_and(|name| !name.is_empty()));
@@ -141,7 +141,7 @@ fn account(spec: &mut Map<String, Value>) {
     spec.insert("serviceAccount".to_owned(), name);
 }
 
-/// A volume of no kind is an empty folder, and files are readable by everybody.
+/// A volume without a source is an emptyDir; projected files default to mode 0644.
 fn volume_defaults(volume: &mut Map<String, Value>) {
     if !volume.iter().any(|(field, value)| field != "name" && !value.is_null()) {
         volume.insert("emptyDir".to_owned(), json!({}));
@@ -209,7 +209,7 @@ fn probe_defaults(probe: &mut Map<String, Value>) {
     }
 }
 
-/// `stringData` is the readable way to write `data`.
+/// Merges `stringData` into `data`.
 fn secret(secret: &mut Value) {
     use base64::Engine;
     let Some(fields) = secret.as_object_mut() else { return };

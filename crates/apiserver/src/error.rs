@@ -1,26 +1,26 @@
-//! Errors as Kubernetes words them: every one becomes a `Status` object.
+//! API errors with the messages of Kubernetes. Each becomes a `Status` object.
 
 use serde_json::{Value, json};
 
-/// One reason why an object was refused, with the path of the field.
+/// One reason why an object is invalid, with the path of the field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// Kubernetes' cause word, such as `FieldValueInvalid`.
+    /// Kubernetes' cause type, such as `FieldValueInvalid`.
     pub reason: &'static str,
-    /// The field's path, such as `spec.ports[0].port`.
+    /// Path of the field, such as `spec.ports[0].port`.
     pub field: String,
     /// What is wrong with it.
     pub message: String,
 }
 
 impl Cause {
-    /// A value that is not allowed there.
+    /// The value is not allowed.
     pub fn invalid(field: impl Into<String>, value: &Value, why: impl AsRef<str>) -> Self {
         let message = format!("Invalid value: {value}: {}", why.as_ref());
         Self { reason: "FieldValueInvalid", field: field.into(), message }
     }
 
-    /// A value that must be there.
+    /// A required field is missing.
     pub fn required(field: impl Into<String>, why: impl AsRef<str>) -> Self {
         let message = match why.as_ref() {
             "" => "Required value".to_owned(),
@@ -29,13 +29,13 @@ impl Cause {
         Self { reason: "FieldValueRequired", field: field.into(), message }
     }
 
-    /// A name of something that is not there.
+    /// The referenced object does not exist.
     pub fn not_found(field: impl Into<String>, value: &Value) -> Self {
         let message = format!("Not found: {value}");
         Self { reason: "FieldValueNotFound", field: field.into(), message }
     }
 
-    /// A value that stands in a list twice.
+    /// The value occurs twice in a list.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
         Self {
             reason: "FieldValueDuplicate",
@@ -44,21 +44,21 @@ impl Cause {
         }
     }
 
-    /// A word that is not one of the known ones.
+    /// The string is not one of the supported values.
     pub fn unsupported(field: impl Into<String>, value: &Value, known: &[&str]) -> Self {
         let known: Vec<String> = known.iter().map(|supported| format!("{supported:?}")).collect();
         let message = format!("Unsupported value: {value}: supported values: {}", known.join(", "));
         Self { reason: "FieldValueNotSupported", field: field.into(), message }
     }
 
-    /// A value that is not one of the known ones, words or not.
+    /// The value is not one of the supported values.
     pub(crate) fn unsupported_of(field: &str, value: &Value, known: &[Value]) -> Self {
         let known: Vec<String> = known.iter().map(Value::to_string).collect();
         let message = format!("Unsupported value: {value}: supported values: {}", known.join(", "));
         Self { reason: "FieldValueNotSupported", field: field.into(), message }
     }
 
-    /// A value of another type than the schema wants.
+    /// The value has another type than the schema requires.
     pub(crate) fn wrong_type(field: &str, given: &str, expected: &str) -> Self {
         let place = if field.is_empty() { String::new() } else { format!("{field} ") };
         let message =
@@ -67,19 +67,19 @@ impl Cause {
         Self { reason: "FieldValueTypeInvalid", field: field.into(), message }
     }
 
-    /// A text of too many letters.
+    /// The string is too long.
     pub(crate) fn too_long(field: &str, max: u64) -> Self {
         let message = format!("Too long: may not be more than {max} bytes");
         Self { reason: "FieldValueTooLong", field: field.into(), message }
     }
 
-    /// A list or map of too many elements.
+    /// The list or map has too many elements.
     pub(crate) fn too_many(field: &str, count: usize, max: u64) -> Self {
         let message = format!("Too many: {count}: must have at most {max} items");
         Self { reason: "FieldValueTooMany", field: field.into(), message }
     }
 
-    /// A value that may not be changed or set.
+    /// The field must not be set or changed.
     pub fn forbidden(field: impl Into<String>, why: impl AsRef<str>) -> Self {
         Self {
             reason: "FieldValueForbidden",
@@ -95,35 +95,35 @@ impl std::fmt::Display for Cause {
     }
 }
 
-/// A request that was refused: the contents of a Kubernetes `Status`.
+/// Error of a request: the contents of a Kubernetes `Status`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
     /// HTTP status code.
     pub code: u16,
-    /// Kubernetes' reason word, such as `NotFound`.
+    /// Kubernetes' reason, such as `NotFound`.
     pub reason: &'static str,
-    /// The sentence for people.
+    /// Human-readable message.
     pub message: String,
-    /// What it is about.
+    /// The object concerned.
     pub details: Box<Details>,
 }
 
-/// The object that an error is about, as far as it is about one.
+/// The object that an error is about. Fields are empty if it is about none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
     /// Group of the object's kind.
     pub group: String,
-    /// Plural (or, for invalid objects, kind).
+    /// Plural of the kind; for invalid objects the kind itself.
     pub kind: String,
-    /// Name of the object, empty when it is about none.
+    /// Name of the object, empty if there is none.
     pub name: String,
-    /// Field by field, for invalid objects.
+    /// Invalid fields.
     pub causes: Vec<Cause>,
 }
 
 impl ApiError {
-    /// An error about no object in particular.
+    /// An error that is not about an object.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self { code, reason, message: message.into(), details: Box::default() }
     }
@@ -135,50 +135,50 @@ impl ApiError {
         self
     }
 
-    /// 400: the request cannot be understood.
+    /// 400: the request is malformed.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)
     }
 
-    /// 404: there is no such object.
+    /// 404: the object does not exist.
     pub fn not_found(kind: &crate::Kind, name: &str) -> Self {
         Self::new(404, "NotFound", format!("{} {name:?} not found", kind.resource())).about(kind, name)
     }
 
-    /// 404: there is no such path.
+    /// 404: the path does not exist.
     pub fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource")
     }
 
-    /// 409: there is one already.
+    /// 409: the object exists already.
     pub fn already_exists(kind: &crate::Kind, name: &str) -> Self {
         Self::new(409, "AlreadyExists", format!("{} {name:?} already exists", kind.resource()))
             .about(kind, name)
     }
 
-    /// 409: somebody else was faster, or the object is not what the caller thinks.
+    /// 409: the object was modified, or a precondition failed.
     pub fn conflict(kind: &crate::Kind, name: &str, why: &str) -> Self {
         let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", kind.resource());
         Self::new(409, "Conflict", message).about(kind, name)
     }
 
-    /// 403: not allowed in this state.
+    /// 403: not allowed in the current state.
     pub fn forbidden(kind: &crate::Kind, name: &str, why: &str) -> Self {
         Self::new(403, "Forbidden", format!("{} {name:?} is forbidden: {why}", kind.resource()))
             .about(kind, name)
     }
 
-    /// 405: the resource does not offer this verb.
+    /// 405: the resource does not support the method.
     pub fn method_not_allowed() -> Self {
         Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
     }
 
-    /// 410: the history that the caller asks for is gone; list again.
+    /// 410: the requested revision is no longer available; the client must list again.
     pub fn gone(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)
     }
 
-    /// 422: the object breaks rules, which `causes` name.
+    /// 422: the object is invalid; `causes` lists the fields.
     pub fn invalid(kind: &crate::Kind, name: &str, causes: Vec<Cause>) -> Self {
         let list: Vec<String> = causes.iter().map(Cause::to_string).collect();
         let list = if let [one] = list.as_slice() { one.clone() } else { format!("[{}]", list.join(", ")) };
@@ -193,17 +193,17 @@ impl ApiError {
         error
     }
 
-    /// Whether somebody else changed the object meanwhile.
+    /// Whether it is a conflict (409).
     pub fn is_conflict(&self) -> bool {
         self.reason == "Conflict"
     }
 
-    /// Whether the object does not exist.
+    /// Whether it is "not found" (404).
     pub fn is_not_found(&self) -> bool {
         self.code == 404
     }
 
-    /// The `Status` object that a client gets.
+    /// The `Status` object for the client.
     pub fn to_status(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

@@ -1,9 +1,9 @@
-//! Who owns which fields of an object: `metadata.managedFields`, server-side apply and its conflicts.
+//! Field management: `metadata.managedFields`, server-side apply and its conflicts.
 //!
-//! A manager that applies owns what it applied, exactly; a manager that creates, updates or patches
-//! owns what it changed. Apply refuses to change what another manager owns unless it is forced to,
-//! and takes away what its manager owned and applies no more, unless somebody else owns it too. The
-//! rules are those of Kubernetes' structured merge.
+//! A manager that applies owns exactly the fields that it applied; a manager that creates, updates or
+//! patches owns the fields that it changed. Apply refuses to change fields of other managers unless
+//! it is forced. It removes fields that the manager owned and no longer applies, unless another
+//! manager owns them too. The rules are those of Kubernetes' structured-merge-diff.
 
 mod apply;
 mod managed;

@@ -1,4 +1,4 @@
-//! The protocol: HTTPS in, requests taken apart, answers and streams of events out.
+//! HTTPS protocol: routing of requests, responses and watch streams.
 
 mod auth;
 mod body;
@@ -36,11 +36,11 @@ use crate::{Api, ApiError, Kind, Kinds, LogSource, Page};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Connections served at once per listener; more wait in the kernel's queue.
+/// Maximum number of connections per listener; more wait in the kernel's accept queue.
 const CONNECTIONS_MAX: usize = 4096;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What every connection shares.
+/// State shared by all connections.
 pub(crate) struct Service {
     api: Api,
     authenticator: Authenticator,
@@ -126,7 +126,7 @@ impl Service {
 }
 
 impl Service {
-    /// What the server tells of itself.
+    /// Documents about the server: discovery, OpenAPI, and the keys of service account tokens.
     fn server_document(&self, kinds: &Kinds, path: &str, headers: &HeaderMap) -> Option<ApiResponse> {
         let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         match path {
@@ -141,18 +141,18 @@ impl Service {
     }
 }
 
-/// What goes back.
+/// Response of a request.
 pub(crate) enum ApiResponse {
     /// A stored object.
     Object(StatusCode, Arc<Value>),
-    /// Objects of a kind.
+    /// A page of a list.
     Page(Arc<Kind>, Page),
     Json(StatusCode, Value),
-    /// Something of another media type.
+    /// A body of another media type.
     Bytes(&'static str, Bytes),
     Text(&'static str),
     Stream(Body),
-    /// What a container printed.
+    /// Log of a container.
     Log(Body),
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn ok(value: Value) -> ApiResponse {
     ApiResponse::Json(StatusCode::OK, value)
 }
 
-/// Accepts connections until it is dropped; the connections end with it.
+/// Accepts connections until the future is dropped, which also closes the connections.
 pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, service: Arc<Service>) {
     let mut connections = JoinSet::new();
     loop {
@@ -181,7 +181,7 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, service:
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, service: Arc<Service>) {
-    // Small answers must not wait for the acknowledgement of the one before.
+    // Disable Nagle's algorithm, so that small responses are not delayed.
     let _ = stream.set_nodelay(true);
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
     let stream = match handshake {
@@ -200,7 +200,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, service: Arc<Servi
     }
 }
 
-/// Refuses clients that cannot read JSON.
+/// Refuses clients that do not accept JSON.
 fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(accept) = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()) else { return Ok(()) };
     let reads_json = accept.split(',').any(|one| {
@@ -214,7 +214,7 @@ fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(406, "NotAcceptable", message))
 }
 
-/// A warning as clients show it to people: code 299, no agent, quoted text.
+/// Adds a `Warning` header: code 299, no agent, quoted text.
 fn add_warning(response: &mut Response<Body>, warning: &str) {
     let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
     if let Ok(value) = http::HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {

@@ -1,4 +1,4 @@
-//! Who asks: the administrator by the lab's token, service accounts by tokens that are signed here.
+//! Authentication: the static token of the administrator, and signed tokens of service accounts.
 
 mod token;
 
@@ -11,14 +11,15 @@ use crate::object::{self, ObjectKey};
 
 pub(crate) use token::{BoundObject, Claims, ISSUER, Signer};
 
-/// The group that may do everything.
+/// Members of this group may do everything.
 pub(crate) const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
 
-/// How long a token of a pod that is ending goes on to work, as in Kubernetes: clocks differ.
+/// How long after the deletion time of a pod its tokens stay valid, as in Kubernetes: allows for
+/// clock skew.
 const LEEWAY_SECONDS: i64 = 60;
 
-/// A user as authorisation sees them.
+/// User information for authorization.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct User {
     pub name: String,
@@ -28,7 +29,7 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// The lab's administrator, named as kubeadm names it.
+    /// The administrator, with the user name of kubeadm.
     pub fn admin() -> Self {
         let groups = vec![MASTERS.to_owned(), AUTHENTICATED.to_owned()];
         Self { name: "kubernetes-admin".to_owned(), groups, ..Self::default() }
@@ -38,7 +39,7 @@ impl User {
         self.groups.iter().any(|one| one == group)
     }
 
-    /// Somebody whom the administrator speaks for.
+    /// An impersonated user.
     pub fn impersonated(name: &str, mut groups: Vec<String>) -> Self {
         if let Some((namespace, _)) = service_account(name).filter(|_| groups.is_empty()) {
             groups = service_account_groups(namespace);
@@ -49,7 +50,7 @@ impl User {
         Self { name: name.to_owned(), groups, ..Self::default() }
     }
 
-    /// As reviews show it.
+    /// The user as reviews show it.
     pub fn to_json(&self) -> Value {
         let mut user = json!({"username": self.name, "groups": self.groups});
         if !self.uid.is_empty() {
@@ -62,7 +63,7 @@ impl User {
     }
 }
 
-/// Namespace and name of the service account that a user is.
+/// Namespace and name of the service account of a user name.
 pub(crate) fn service_account(user: &str) -> Option<(&str, &str)> {
     user.strip_prefix("system:serviceaccount:")?.split_once(':')
 }
@@ -72,7 +73,7 @@ fn service_account_groups(namespace: &str) -> Vec<String> {
     vec!["system:serviceaccounts".to_owned(), own, AUTHENTICATED.to_owned()]
 }
 
-/// Tells users by what they show.
+/// Authenticates bearer tokens.
 pub(crate) struct Authenticator {
     api: Api,
     admin_token: String,
@@ -88,8 +89,8 @@ impl Authenticator {
         &self.signer
     }
 
-    /// The user that a token stands for and those of the audiences that it is accepted for, or why it
-    /// stands for nobody.
+    /// Returns the user of a token and those of the requested audiences that it is valid for, or the
+    /// reason why it is invalid.
     pub fn authenticate(&self, token: &str, audiences: &[&str]) -> Result<(User, Vec<String>), String> {
         if constant_time_eq(token.as_bytes(), self.admin_token.as_bytes()) {
             return Ok((User::admin(), audiences.iter().map(|&one| one.to_owned()).collect()));
@@ -107,7 +108,7 @@ impl Authenticator {
         Ok((user_of(claims), accepted))
     }
 
-    /// A token lives no longer than what it is bound to.
+    /// A token is valid only as long as the objects that it is bound to exist.
     fn check_bindings(&self, claims: &Claims) -> Result<(), String> {
         let namespace = &claims.namespace;
         self.check_object("serviceaccounts", namespace, &claims.service_account)?;
@@ -119,7 +120,7 @@ impl Authenticator {
             }
         }
         match &claims.node {
-            // A pod's token names its node only for information.
+            // In a pod's token the node is informational.
             Some(node) if claims.pod.is_none() => self.check_object("nodes", "", node),
             _ => Ok(()),
         }
@@ -155,7 +156,7 @@ fn user_of(claims: Claims) -> User {
     User { name, uid: account.uid, groups: service_account_groups(&namespace), extra }
 }
 
-/// Compares in a time that does not tell how much of the token was right.
+/// Compares in constant time, so that timing does not reveal the token.
 fn constant_time_eq(left: &[u8], right: &[u8]) -> bool {
     let difference = left.iter().zip(right).fold(0, |difference, (left, right)| difference | (left ^ right));
     left.len() == right.len() && std::hint::black_box(difference) == 0

@@ -1,4 +1,4 @@
-//! The table of kinds: what the server knows about each, as data.
+//! The table of kinds: static properties of each.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::custom::CustomResource;
 use crate::openapi::{self, Definitions};
 
-/// Reads an object as its kind and writes it back without what the kind does not know.
+/// Deserializes an object as its type and serializes it again, which drops unknown fields.
 pub(crate) type Prune = fn(&Value) -> Result<Value, String>;
 
-/// One kind of object and what may be done with it.
+/// One kind and its properties.
 pub struct Kind {
     /// API group; empty for the core group.
     pub group: Cow<'static, str>,
@@ -20,26 +20,27 @@ pub struct Kind {
     pub version: Cow<'static, str>,
     /// Kind, such as `Pod`.
     pub kind: Cow<'static, str>,
-    /// Name in URLs, such as `pods`.
+    /// Plural name, such as `pods`.
     pub plural: Cow<'static, str>,
-    /// Abbreviations for kubectl.
+    /// Short names for kubectl.
     pub short_names: Vec<Cow<'static, str>>,
-    /// Whether objects live in a namespace.
+    /// Whether the kind is namespaced.
     pub namespaced: bool,
     /// Whether there is a `status` subresource.
     pub status: bool,
     /// Whether there is a `scale` subresource.
     pub scale: bool,
-    /// Whether kubectl counts it into `all`.
+    /// Whether kubectl includes it in the category `all`.
     pub in_category_all: bool,
-    /// Whether names follow RFC 1035 labels, RFC 1123 labels or RFC 1123 subdomains.
+    /// Rule for names: RFC 1035 labels, RFC 1123 labels or RFC 1123 subdomains.
     pub(crate) name_rule: NameRule,
-    /// The most objects kept; creating one more drops the oldest. For kinds that nobody cleans up.
+    /// Maximum number of objects; a new one replaces the oldest. For kinds whose objects nobody
+    /// deletes.
     pub(crate) objects_max: Option<usize>,
     pub(crate) prune: Option<Prune>,
-    /// Adds its schema to those of others and returns its name.
+    /// Adds its schema to the definitions and returns its name.
     pub(crate) describe: Option<fn(&mut Definitions) -> String>,
-    /// What a CustomResourceDefinition says of it; none for built-in kinds.
+    /// Properties from a CustomResourceDefinition; none for built-in kinds.
     pub(crate) custom: Option<Arc<CustomResource>>,
 }
 
@@ -48,7 +49,7 @@ pub(crate) enum NameRule {
     Label1035,
     Label1123,
     Subdomain1123,
-    /// Anything that may stand in a URL, such as `system:masters`.
+    /// Any path segment, such as `system:masters`.
     PathSegment,
 }
 
@@ -61,7 +62,7 @@ impl Kind {
         }
     }
 
-    /// The resource as messages name it: `pods`, `deployments.apps`.
+    /// The resource as in messages: `pods`, `deployments.apps`.
     pub fn resource(&self) -> String {
         match self.group.as_ref() {
             "" => self.plural.to_string(),
@@ -69,18 +70,18 @@ impl Kind {
         }
     }
 
-    /// Whether it is the built-in kind of this plural. A custom kind may bear the same name in a
-    /// group of its own.
+    /// Whether it is the built-in kind with this plural. A custom kind may have the same plural in
+    /// another group.
     pub(crate) fn is(&self, plural: &str) -> bool {
         self.built_in_plural() == plural
     }
 
-    /// The plural of a built-in kind; empty for a custom one, of which no rule knows.
+    /// Plural of a built-in kind; empty for custom kinds, to which no built-in rule applies.
     pub(crate) fn built_in_plural(&self) -> &str {
         if self.custom.is_some() { "" } else { &self.plural }
     }
 
-    /// The name for one object, such as `pod`.
+    /// Singular name, such as `pod`.
     pub fn singular(&self) -> Cow<'_, str> {
         match &self.custom {
             Some(custom) => Cow::Borrowed(&custom.singular),
@@ -88,7 +89,7 @@ impl Kind {
         }
     }
 
-    /// The kind of lists, such as `PodList`.
+    /// Kind of lists, such as `PodList`.
     pub fn list_kind(&self) -> Cow<'_, str> {
         match &self.custom {
             Some(custom) => Cow::Borrowed(&custom.list_kind),
@@ -96,7 +97,7 @@ impl Kind {
         }
     }
 
-    /// Words under which kubectl shows several kinds at once, such as `all`.
+    /// Categories for kubectl, such as `all`.
     pub fn categories(&self) -> Vec<&str> {
         match &self.custom {
             Some(custom) => custom.categories.iter().map(String::as_str).collect(),
@@ -105,12 +106,12 @@ impl Kind {
         }
     }
 
-    /// Whether the status is part of the object like any other field.
+    /// Whether the status is an ordinary field, not a subresource.
     pub(crate) fn status_is_ordinary_field(&self) -> bool {
         self.custom.is_some() && !self.status
     }
 
-    /// The object as this version of its kind shows it. Versions differ by name alone.
+    /// Converts a stored object to this version. Versions differ only in `apiVersion`.
     pub(crate) fn to_served_version(&self, object: &Arc<Value>) -> Arc<Value> {
         if self.custom.is_none() || object["apiVersion"] == self.api_version() {
             return object.clone();
@@ -120,7 +121,7 @@ impl Kind {
         Arc::new(shown)
     }
 
-    /// The object as it is stored.
+    /// Converts an object to the storage version.
     pub(crate) fn to_storage(&self, mut object: Value) -> Value {
         if let Some(custom) = &self.custom {
             object["apiVersion"] = format!("{}/{}", self.group, custom.storage_version).into();
@@ -128,7 +129,7 @@ impl Kind {
         object
     }
 
-    /// Whether `name` names this kind: plural, singular, kind, short name, or `plural.group`.
+    /// Whether `name` is one of its names: plural, singular, kind, short name or `plural.group`.
     fn has_name(&self, name: &str) -> bool {
         name == self.plural
             || name.eq_ignore_ascii_case(&self.kind)
@@ -144,52 +145,52 @@ impl std::fmt::Debug for Kind {
     }
 }
 
-/// All kinds that the server serves at one moment. Cheap to clone.
+/// A snapshot of all served kinds. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Kinds {
     all: Arc<Vec<Arc<Kind>>>,
 }
 
 impl Kinds {
-    /// The kinds that are built in.
+    /// The built-in kinds.
     pub fn built_in() -> Self {
         Self { all: Arc::new(built_in().into_iter().map(Arc::new).collect()) }
     }
 
-    /// The built-in kinds among these, and custom ones instead of those that were there.
+    /// The built-in kinds of this set, with these custom kinds.
     pub(crate) fn with_custom(&self, custom: Vec<Arc<Kind>>) -> Self {
         let built_in = self.iter().filter(|kind| kind.custom.is_none()).cloned();
         Self { all: Arc::new(built_in.chain(custom).collect()) }
     }
 
-    /// Whether these are the same kinds, not only equal ones.
+    /// Whether both are the same snapshot.
     pub(crate) fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.all, &other.all)
     }
 
-    /// Every kind, in the order of discovery. A kind with several versions comes once for each, the
+    /// All kinds in the order of discovery. A kind with several versions occurs once per version, the
     /// preferred one first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Kind>> {
         self.all.iter()
     }
 
-    /// The kind that a URL names.
+    /// The kind in a URL.
     pub fn by_path(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
         self.iter().find(|kind| kind.plural == plural && kind.version == version && kind.group == group)
     }
 
-    /// The kind that an object says it is.
+    /// The kind of an object's `apiVersion` and `kind`.
     pub fn by_type(&self, api_version: &str, kind_name: &str) -> Option<&Arc<Kind>> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         self.iter().find(|kind| kind.kind == kind_name && kind.version == version && kind.group == group)
     }
 
-    /// The kind that a person or program calls `name`; core kinds come first.
+    /// The kind with this name; core kinds come first.
     pub fn by_name(&self, name: &str) -> Option<&Arc<Kind>> {
         self.iter().find(|kind| kind.has_name(name))
     }
 
-    /// Groups with their versions, the preferred one first; without the core group.
+    /// Groups with their versions, the preferred version first; without the core group.
     pub fn groups(&self) -> Vec<(String, Vec<String>)> {
         let mut groups: Vec<(String, Vec<String>)> = Vec::new();
         for kind in self.iter().filter(|kind| !kind.group.is_empty()) {
@@ -208,13 +209,14 @@ impl Kinds {
 
 pub(crate) const RBAC: &str = "rbac.authorization.k8s.io";
 
-/// Sorts versions as Kubernetes does: `v2`, `v1`, `v2beta1`, `v1beta2`, `v1alpha1`, then other words.
+/// Sort key of versions, as in Kubernetes: `v2`, `v1`, `v2beta1`, `v1beta2`, `v1alpha1`, then other
+/// names.
 pub(crate) fn priority(version: &str) -> impl Ord + use<> {
     let parsed = parse_version(version);
     (parsed.is_none(), parsed.map(std::cmp::Reverse), version.to_owned())
 }
 
-/// Stability (2 stable, 1 beta, 0 alpha), major and minor number.
+/// Stability (2 stable, 1 beta, 0 alpha), major and minor version.
 fn parse_version(version: &str) -> Option<(u8, u32, u32)> {
     let rest = version.strip_prefix('v')?;
     for (name, stability) in [("beta", 1), ("alpha", 0)] {
@@ -227,7 +229,7 @@ fn parse_version(version: &str) -> Option<(u8, u32, u32)> {
 
 const NETWORKING: &str = "networking.k8s.io";
 
-/// Events are nobody's to delete; this many of each kind are kept.
+/// Events are not deleted by a controller; this many of each kind are kept.
 const EVENTS_MAX: usize = 4096;
 
 fn built_in() -> Vec<Kind> {
@@ -366,7 +368,7 @@ fn prune<T: Serialize + DeserializeOwned>(value: &Value) -> Result<Value, String
     serde_json::to_value(known).map_err(|error| error.to_string())
 }
 
-/// Says in the API server's words which field has a value of another type, and which it wants.
+/// The API server's message for a field of the wrong type.
 fn wrong_type(object: &Value, path: &str, error: &serde_json::Error) -> String {
     let error = error.to_string();
     let pointer = format!("/{}", path.replace(['.', '['], "/").replace(']', ""));

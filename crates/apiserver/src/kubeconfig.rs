@@ -1,9 +1,9 @@
-//! The text of a kubeconfig. Whoever writes it to a file makes that file 0600: it holds the token.
+//! Kubeconfig files. They contain the token: store them with mode 0600.
 
 use base64::Engine;
 use serde_json::json;
 
-/// A kubeconfig for one server, one CA and one token.
+/// A kubeconfig with one server, CA certificate and token.
 pub(crate) fn render(server_url: &str, ca_pem: &str, token: &str) -> String {
     let ca = base64::engine::general_purpose::STANDARD.encode(ca_pem);
     format!(

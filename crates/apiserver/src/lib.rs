@@ -1,16 +1,15 @@
-//! The lab's embedded Kubernetes API and controllers; in memory, not for production.
+//! The lab's embedded API server and controllers: in memory, not for production.
 //!
-//! [`ApiServer`] is the whole: it owns the [`Api`] (what a request does to an object), runs the
-//! controllers a cluster needs, and serves HTTPS on any number of listeners. Reads top-down:
-//! `server` -> `http` (protocol) -> `api` (semantics) -> `store` (objects and their history);
-//! `controllers` stand beside `http` as another user of `api`.
+//! [`ApiServer`] owns the [`Api`] (semantics of requests), runs the controllers that a cluster needs,
+//! and serves HTTPS on any number of listeners. Layers from the top: `server`, `http` (protocol),
+//! `api` (semantics), `store` (objects and their history). The `controllers` use `api` directly, like
+//! `http`.
 //!
-//! Where it differs from Kubernetes, and says so: `events.k8s.io` and core events are two sets of
-//! objects; network policies, ingresses and disruption budgets are stored, and nobody acts on them;
-//! whoever may write roles may write any (no check of escalation);
-//! CEL rules of custom kinds are not evaluated (whoever applies some is warned), and their versions
-//! convert by name alone; OpenAPI holds no prose about built-in kinds; bodies in protobuf are read, but
-//! answers are JSON.
+//! Differences from Kubernetes: core events and `events.k8s.io` events are separate objects;
+//! NetworkPolicies, Ingresses and PodDisruptionBudgets are stored but not enforced; RBAC has no check
+//! for privilege escalation; CEL rules of custom resources are not evaluated (applying some returns a
+//! warning); custom resource versions are converted by changing `apiVersion` only; OpenAPI has no
+//! descriptions of built-in kinds; protobuf requests are accepted, but responses are JSON.
 
 mod admission;
 mod allocate;

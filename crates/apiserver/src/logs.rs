@@ -1,43 +1,43 @@
-//! What the host of the server knows of pods' logs: the server has none itself, as Kubernetes' asks the
-//! kubelets.
+//! Source of pod logs, provided by the host program. The server has no logs itself, as kube-apiserver
+//! reads them from the kubelets.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-/// Which log, and how much of it.
+/// Which log to read, and how much of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogQuery {
     /// Namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod.
     pub pod: String,
-    /// A container that it has.
+    /// Name of the container.
     pub container: String,
-    /// The run before the last.
+    /// Read the previous run of the container.
     pub previous: bool,
-    /// Go on until the container ends.
+    /// Follow the log until the container exits.
     pub follow: bool,
-    /// With the time before each line.
+    /// Prefix each line with its time.
     pub timestamps: bool,
-    /// The last so many lines.
+    /// Maximum number of lines from the end.
     pub tail_lines: Option<u64>,
-    /// Nothing that is older, in seconds.
+    /// Maximum age of lines in seconds.
     pub since_seconds: Option<u64>,
-    /// Nothing from before this time (RFC 3339).
+    /// Earliest time of lines (RFC 3339).
     pub since_time: Option<String>,
-    /// Not more than so many bytes.
+    /// Maximum number of bytes.
     pub limit_bytes: Option<u64>,
 }
 
-/// Whoever has the logs.
+/// A source of pod logs.
 pub trait PodLogs: Send + Sync {
-    /// Begins to read. None: there is no such log.
+    /// Starts to read a log. None if it does not exist.
     fn open(&self, query: &LogQuery) -> Option<BoxStream<'static, Bytes>>;
 }
 
-/// Where a server has its pods' logs from.
+/// The log source of a server.
 #[derive(Clone)]
 pub struct LogSource(pub Arc<dyn PodLogs>);
 

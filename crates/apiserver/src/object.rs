@@ -1,11 +1,11 @@
-//! Reading and writing the parts that every object has.
+//! Access to the common fields of objects.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-/// Where an object of a kind stands. The namespace is empty for cluster-wide kinds.
+/// Namespace and name of an object. The namespace is empty for cluster-scoped kinds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
     /// Namespace, or empty.
@@ -15,12 +15,12 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// A key of its parts.
+    /// Creates a key.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
-    /// The key that the object's metadata names.
+    /// The key of an object.
     pub fn of(object: &Value) -> Self {
         Self::new(namespace(object), name(object))
     }
@@ -87,7 +87,7 @@ pub(crate) fn owner_references(object: &Value) -> &[Value] {
     array_at(object, "/metadata/ownerReferences")
 }
 
-/// The owner that controls this object.
+/// The owner reference of the controller.
 pub(crate) fn controller_of(object: &Value) -> Option<&Value> {
     owner_references(object).iter().find(|owner| bool_at(owner, "/controller"))
 }
@@ -96,7 +96,7 @@ pub(crate) fn is_controlled_by(object: &Value, owner_uid: &str) -> bool {
     controller_of(object).is_some_and(|owner| owner["uid"] == owner_uid)
 }
 
-/// A reference that makes `owner` the controller of another object.
+/// An owner reference that makes `owner` the controller of another object.
 pub(crate) fn controller_reference(owner: &Value, api_version: &str, kind: &str) -> Value {
     json!({
         "apiVersion": api_version, "kind": kind, "name": name(owner), "uid": uid(owner),
@@ -104,7 +104,7 @@ pub(crate) fn controller_reference(owner: &Value, api_version: &str, kind: &str)
     })
 }
 
-/// The object at `field`, made if absent. Whatever else stood there is replaced.
+/// The object in `field`, created if absent. A value of another type is replaced.
 pub(crate) fn child_mut<'a>(object: &'a mut Value, field: &str) -> &'a mut Map<String, Value> {
     if !object.is_object() {
         *object = json!({});
@@ -120,14 +120,14 @@ pub(crate) fn metadata(object: &mut Value) -> &mut Map<String, Value> {
     child_mut(object, "metadata")
 }
 
-/// Sets `field` of `map` unless it has a value.
+/// Sets `field` of `map` if it is absent or null.
 pub(crate) fn set_default(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
     if map.get(field).is_none_or(Value::is_null) {
         map.insert(field.to_owned(), value.into());
     }
 }
 
-/// Now, as Kubernetes writes it: whole seconds, UTC.
+/// The current time in Kubernetes' format: RFC 3339, UTC, whole seconds.
 pub(crate) fn now() -> String {
     format_time(seconds_since_epoch())
 }
@@ -141,12 +141,12 @@ pub(crate) fn format_time(seconds: i64) -> String {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
 }
 
-/// Seconds since the epoch of a time that Kubernetes wrote.
+/// Parses an RFC 3339 time to seconds since the epoch.
 pub(crate) fn parse_time(time: &str) -> Option<i64> {
     time.parse::<Timestamp>().ok().map(Timestamp::as_second)
 }
 
-/// How long ago this was, as kubectl's columns have it.
+/// Time elapsed since then, as in kubectl's AGE column.
 pub(crate) fn age_of(time: &str) -> String {
     let Some(then) = parse_time(time) else { return "<unknown>".to_owned() };
     let seconds = (seconds_since_epoch() - then).max(0);
@@ -168,7 +168,7 @@ pub(crate) fn age_of(time: &str) -> String {
     }
 }
 
-/// Adds the paths of fields of `whole` that `part` lacks.
+/// Adds the paths of fields that `whole` has and `part` lacks.
 pub(crate) fn collect_missing(whole: &Value, part: &Value, path: &str, missing: &mut Vec<String>) {
     match (whole, part) {
         (Value::Object(whole), Value::Object(part)) => {
@@ -196,7 +196,7 @@ pub(crate) fn new_uid() -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// A short random ending for generated names, without vowels and digits that spell words.
+/// Random suffix of generated names. It has no vowels, so that it spells no words.
 pub(crate) fn random_suffix() -> String {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     (0..5).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect()

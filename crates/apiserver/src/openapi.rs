@@ -1,8 +1,7 @@
-//! What objects look like, in the languages in which clients ask: OpenAPI 2 as JSON and as protobuf,
-//! OpenAPI 3 group by group.
+//! OpenAPI documents: version 2 as JSON and protobuf, version 3 per group and version.
 //!
-//! The schemas of built-in kinds are read off their Rust types, which know names, types and what is
-//! required, but hold no prose: descriptions are those of custom kinds alone.
+//! Schemas of built-in kinds are derived from their Rust types, which have names, types and required
+//! fields but no descriptions.
 
 mod describe;
 mod protobuf;
@@ -21,13 +20,12 @@ use crate::{Kind, Kinds};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
-/// The media types of a document.
-/// Clients ask for it with an `@` before the version, in which they could not read the answer's type.
+/// Media types of the documents. Clients put an `@` before the version when they ask for protobuf.
 pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const V2_PREFIX: &str = "application/com.github.proto-openapi.spec.v2";
 pub(crate) const JSON: &str = "application/json";
 
-/// OpenApiDocuments of the kinds that are served, kept until the kinds change.
+/// OpenAPI documents of the served kinds, cached until the kinds change.
 #[derive(Default)]
 pub(crate) struct OpenApiDocuments {
     built: Mutex<Option<Arc<BuiltDocuments>>>,
@@ -43,7 +41,7 @@ struct BuiltDocuments {
 }
 
 impl OpenApiDocuments {
-    /// The document at a path, with its media type.
+    /// The document at a path and its media type.
     pub fn answer(&self, kinds: &Kinds, path: &str, accept: &str) -> Option<(&'static str, Bytes)> {
         let rest = path.strip_prefix("/openapi/")?.trim_end_matches('/');
         let built = self.built(kinds);
@@ -79,14 +77,14 @@ impl BuiltDocuments {
     }
 }
 
-/// The first of both that the client names.
+/// Whether protobuf comes before JSON in the Accept header.
 fn prefers_protobuf(accept: &str) -> bool {
     let first =
         accept.split(',').map(str::trim).find(|one| one.starts_with(V2_PREFIX) || one.starts_with(JSON));
     first.is_some_and(|one| one.starts_with(V2_PREFIX))
 }
 
-/// The schemas of all kinds and of what they are built of, by name. References are names alone.
+/// Schemas of all kinds and of the types in them, by name. References contain only the name.
 fn definitions(kinds: &Kinds) -> Definitions {
     static BUILT_IN: OnceLock<Definitions> = OnceLock::new();
     let mut all = BUILT_IN.get_or_init(built_in).clone();
@@ -114,7 +112,8 @@ fn group_version_kind(kind: &Kind) -> Value {
     json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
 }
 
-/// `io.k8s.networking.gateway.v1.HTTPRoute`: the group's domain backwards.
+/// The name of a kind's schema, with the group's domain reversed:
+/// `io.k8s.networking.gateway.v1.HTTPRoute`.
 fn name_of(kind: &Kind) -> String {
     let mut parts: Vec<&str> = kind.group.split('.').collect();
     parts.reverse();
@@ -141,7 +140,7 @@ fn custom_schema(kind: &Kind, source: &Value) -> Value {
     schema
 }
 
-/// One path of a document and what may be done there.
+/// One path of a document and its operations.
 struct Path {
     path: String,
     operations: Vec<(&'static str, &'static str)>,
@@ -150,7 +149,7 @@ struct Path {
     namespaced: bool,
 }
 
-/// The paths of a kind's objects.
+/// The paths of a kind.
 fn paths_of(kind: &Arc<Kind>) -> Vec<Path> {
     let root = if kind.group.is_empty() {
         "/api/v1".to_owned()
@@ -205,7 +204,7 @@ fn parameters(method: &str) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// A document's paths; `parameter` writes one parameter: name, place and type.
+/// The paths of a document; `parameter` builds a parameter from name, location and type.
 fn paths(kinds: &[Arc<Kind>], parameter: fn(&str, &str, &str) -> Value) -> Value {
     let mut all = serde_json::Map::new();
     for path in kinds.iter().flat_map(paths_of) {

@@ -1,5 +1,4 @@
-//! The languages in which a change may be written: JSON merge patch, JSON patch, strategic merge
-//! patch. Server-side apply is `fields`.
+//! JSON merge patch, JSON patch and strategic merge patch. Server-side apply is in `fields`.
 
 mod strategic;
 
@@ -8,14 +7,14 @@ use serde_json::Value;
 use crate::ApiError;
 use crate::api::PatchKind;
 
-/// The object after the change.
+/// Returns the patched object.
 pub(crate) fn apply(current: &Value, language: &PatchKind, change: &Value) -> Result<Value, ApiError> {
     let mut changed = current.clone();
     match language {
         PatchKind::Merge => json_patch::merge(&mut changed, change),
         PatchKind::Json => apply_json(&mut changed, change)?,
         PatchKind::Strategic => strategic::merge(&mut changed, change)?,
-        // Of a part that is stored in another object, such as its scale.
+        // Apply to a subresource that is stored in another object, such as the scale.
         PatchKind::Apply { .. } => json_patch::merge(&mut changed, change),
     }
     if !changed.is_object() {
@@ -37,8 +36,7 @@ fn apply_json(changed: &mut Value, change: &Value) -> Result<(), ApiError> {
     })
 }
 
-/// Lists whose elements have an identity, and the fields that are it. The first key is the strategic
-/// merge patch's.
+/// Merge keys of keyed lists. The first is the key of strategic merge patch.
 fn merge_keys(path: &[&str], field: &str) -> Option<&'static [&'static str]> {
     let parent = path.last().copied().unwrap_or_default();
     Some(match field {
@@ -64,7 +62,8 @@ fn merge_keys(path: &[&str], field: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-/// Tells a client how a field's list is merged: `definition` is the name of the type that has it.
+/// Adds the OpenAPI extensions of a list field to its schema; `definition` is the type that contains
+/// the field.
 pub(crate) fn add_list_extensions(definition: &str, field: &str, schema: &mut Value) {
     if field == "strategy" && definition.ends_with("DeploymentSpec") {
         schema["x-kubernetes-patch-strategy"] = "retainKeys".into();
@@ -91,12 +90,12 @@ pub(crate) fn add_list_extensions(definition: &str, field: &str, schema: &mut Va
     }
 }
 
-/// Lists of plain values that are merged as sets.
+/// Lists of scalars that are merged as sets.
 fn is_set_list(field: &str) -> bool {
     matches!(field, "finalizers" | "podCIDRs")
 }
 
-/// Whether two elements of a keyed list are the same one. An absent protocol is TCP.
+/// Whether two elements of a keyed list have the same keys. A missing protocol is TCP.
 fn same_element(keys: &[&str], left: &Value, right: &Value) -> bool {
     let key = |element: &Value, field: &str| match element.get(field) {
         None if field == "protocol" => Value::from("TCP"),

@@ -1,7 +1,7 @@
-//! Objects that a client sends as protobuf, as current clients written in Go do with built-in kinds.
+//! Protobuf request bodies, which Go clients send for built-in kinds.
 //!
-//! A body is four letters, and an envelope that names the kind and holds the object. It becomes the
-//! JSON that the same client would have sent. What goes back is JSON, which such clients take as well.
+//! A body is a four-byte magic and an envelope with the kind and the object. It is decoded to the
+//! JSON that the same client would send. Responses are JSON, which these clients accept.
 
 mod messages;
 mod value;
@@ -14,12 +14,12 @@ use wire::{Reader, Wire};
 
 use crate::ApiError;
 
-/// The media type of such bodies.
+/// Media type of the bodies.
 pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 const MAGIC: &[u8] = b"k8s\0";
 
-/// Why a body cannot be read.
+/// Why a body cannot be decoded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DecodeError {
     #[error("provided data does not appear to be a protobuf message, expected prefix {MAGIC:?}")]
@@ -46,7 +46,7 @@ impl From<DecodeError> for ApiError {
     }
 }
 
-/// The object in a body, as JSON.
+/// Decodes the object in a body to JSON.
 pub(crate) fn decode(body: &[u8]) -> Result<Value, DecodeError> {
     let envelope = Envelope::read(body.strip_prefix(MAGIC).ok_or(DecodeError::NoMagic)?)?;
     if let Some(encoding) = [envelope.encoding, envelope.content_type].into_iter().find(|one| !one.is_empty())
@@ -62,9 +62,9 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, DecodeError> {
     Ok(Value::Object(object))
 }
 
-/// The message of a kind. The packages are called as the first word of their group.
+/// The message of a kind. A package has the name of the first label of its group.
 fn message(api_version: &str, kind: &str) -> Option<&'static Message> {
-    // Every group has these, and they are the same everywhere.
+    // Every group has this kind.
     if kind == "DeleteOptions" {
         return messages::find("meta.v1", kind);
     }

@@ -1,4 +1,5 @@
-//! Who may do what: the rules of Roles and ClusterRoles, bound to users, groups and service accounts.
+//! RBAC authorization: rules of Roles and ClusterRoles that are bound to users, groups and service
+//! accounts.
 
 use serde_json::{Value, json};
 
@@ -6,29 +7,29 @@ use crate::api::{Api, ListOptions};
 use crate::identity::{MASTERS, User};
 use crate::object::{self, array_at, str_at, strs_at};
 
-/// What somebody wants to do.
+/// Attributes of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attributes {
     pub verb: String,
     pub group: String,
     pub resource: String,
     pub subresource: String,
-    /// Empty across all namespaces and for cluster-wide kinds.
+    /// Empty across all namespaces and for cluster-scoped kinds.
     pub namespace: String,
     /// Empty for collections.
     pub name: String,
-    /// The URL, where it names no object; everything else is empty then.
+    /// Path of a non-resource request; the other fields except the verb are empty then.
     pub path: String,
 }
 
-/// Whether it may be done, and the fields that `kubectl auth can-i` shows.
+/// The decision and its reason, as `kubectl auth can-i` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decision {
     pub allowed: bool,
     pub reason: String,
 }
 
-/// Decides by the bindings that exist now.
+/// Decides from the current roles and bindings.
 pub(crate) fn authorize(api: &Api, user: &User, attributes: &Attributes) -> Decision {
     if user.is_in(MASTERS) {
         return Decision { allowed: true, reason: String::new() };
@@ -47,7 +48,7 @@ pub(crate) fn authorize(api: &Api, user: &User, attributes: &Attributes) -> Deci
     Decision { allowed: false, reason }
 }
 
-/// Every rule that a user has in a namespace, as `kubectl auth can-i --list` shows it.
+/// All rules of a user in a namespace, as `kubectl auth can-i --list` shows them.
 pub(crate) fn rules_for(api: &Api, user: &User, namespace: &str) -> Vec<Value> {
     let all = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
     let everywhere = json!({"nonResourceURLs": ["*"], "verbs": ["*"]});
@@ -56,17 +57,17 @@ pub(crate) fn rules_for(api: &Api, user: &User, namespace: &str) -> Vec<Value> {
     masters.into_iter().chain(granted).collect()
 }
 
-/// What one binding gives a user.
+/// What a binding grants to a user.
 struct Grant {
-    /// None where the role does not exist.
+    /// None if the role does not exist.
     rules: Option<Vec<Value>>,
     role_resource: &'static str,
     role_name: String,
-    /// The binding in fields.
+    /// Description of the binding for the reason.
     description: String,
 }
 
-/// The bindings that name the user: those of the cluster and those of one namespace.
+/// Bindings of the user: cluster-wide ones and those of the namespace.
 fn grants(api: &Api, user: &User, namespace: &str) -> Vec<Grant> {
     let all = ListOptions::default();
     let mut bindings = api.list("clusterrolebindings", None, &all).map(|page| page.items).unwrap_or_default();
@@ -96,7 +97,7 @@ fn grant(api: &Api, user: &User, binding: &Value) -> Option<Grant> {
     Some(Grant { rules, role_resource, role_name, description })
 }
 
-/// A role's own rules and those of the roles that it aggregates, which Kubernetes' controller copies.
+/// Rules of a role and of the roles that it aggregates. In Kubernetes a controller copies the latter.
 fn rules_of_role(api: &Api, role: &Value) -> Vec<Value> {
     let mut rules = array_at(role, "/rules").to_vec();
     for selector in array_at(role, "/aggregationRule/clusterRoleSelectors") {
@@ -129,12 +130,12 @@ fn subject_name(subject: &Value) -> String {
     with_namespace(str_at(subject, "/name"), if is_account { str_at(subject, "/namespace") } else { "" })
 }
 
-/// The order is Kubernetes' own in these sentences.
+/// `NAME/NAMESPACE`, the order in Kubernetes' messages.
 fn with_namespace(name: &str, namespace: &str) -> String {
     if namespace.is_empty() { name.to_owned() } else { format!("{name}/{namespace}") }
 }
 
-/// Whether one rule allows it.
+/// Whether the rule allows the request.
 pub(crate) fn rule_allows(rule: &Value, attributes: &Attributes) -> bool {
     let lists =
         |field: &str, value: &str| strs_at(rule, field).into_iter().any(|one| one == "*" || one == value);
@@ -157,7 +158,7 @@ fn path_matches(url: &str, path: &str) -> bool {
     }
 }
 
-/// `pods`, `pods/log`, `*/scale` or `*`, which is every resource with its parts.
+/// Matches `pods`, `pods/log`, `*/scale` and `*`, which includes subresources.
 fn resource_matches(given: &str, attributes: &Attributes) -> bool {
     match (given, given.split_once('/')) {
         ("*", _) => true,
@@ -167,7 +168,7 @@ fn resource_matches(given: &str, attributes: &Attributes) -> bool {
     }
 }
 
-/// The sentence of a refusal after the object's name.
+/// The part of the message "forbidden" after the object's name.
 pub(crate) fn forbidden_message(user: &User, attributes: &Attributes, reason: &str) -> String {
     let (who, verb) = (&user.name, &attributes.verb);
     let mut sentence = if attributes.path.is_empty() {
@@ -239,7 +240,7 @@ subjects: [{kind: User, name: "system:serviceaccount:default:robot", apiGroup: r
         User::impersonated("system:serviceaccount:default:robot", Vec::new())
     }
 
-    /// `VERB GROUP/RESOURCE[/PART] NAMESPACE NAME`, with `-` for nothing.
+    /// Parses `VERB GROUP/RESOURCE[/SUBRESOURCE] NAMESPACE NAME`, with `-` for empty.
     fn attributes(text: &str) -> Attributes {
         let fields: Vec<String> = text
             .split(' ')

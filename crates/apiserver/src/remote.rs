@@ -1,8 +1,8 @@
-//! The same objects on another server: reads come from a mirror that watches keep, writes go over
-//! HTTP. To its users, the controllers and manifests above all, an [`Api`] looks the same either way.
+//! Access to the objects of a remote API server: reads come from a mirror that watches update, writes
+//! are sent over HTTP. Controllers and manifests use the same [`Api`] for both.
 //!
-//! Writes wait for their answer on the calling thread, which must be one of a multi-threaded tokio
-//! runtime. The answer enters the mirror at once, so that who has written reads what it wrote.
+//! Writes block the calling thread, which must belong to a multi-threaded tokio runtime. The response
+//! is written to the mirror at once, so that callers read their own writes.
 
 mod mirror;
 mod write;
@@ -18,14 +18,14 @@ use crate::{Api, Kinds};
 
 pub(crate) use write::Remote;
 
-/// Another server's objects, and what this side does for it.
+/// A remote API server and the mirror of its objects.
 pub struct RemoteApi {
     api: Api,
     client: Client,
 }
 
 impl RemoteApi {
-    /// Reads nothing until [`RemoteApi::run`].
+    /// Creates the mirror, which stays empty until [`RemoteApi::run`].
     pub fn new(client: Client, config: &Config) -> Self {
         let store = SharedStore::new(Store::new(config.log_max));
         let remote = Remote::new(client.clone());
@@ -33,13 +33,14 @@ impl RemoteApi {
         Self { api, client }
     }
 
-    /// The objects: complete once [`RemoteApi::run`] has begun its work.
+    /// Access to the objects, complete after the first lists of [`RemoteApi::run`].
     pub fn api(&self) -> &Api {
         &self.api
     }
 
-    /// Mirrors the server's objects and does there what `config` names as components, until it is
-    /// dropped. `ca_pem` is the authority that pods are told. (Boxed: it is compiled here alone.)
+    /// Mirrors the objects and runs the components that `config` names, until the future is dropped.
+    /// `ca_pem` is the CA certificate that is published to pods. (Boxed so that it is compiled in
+    /// this crate only.)
     pub fn run<'a>(&'a self, config: &'a Config, ca_pem: &'a str) -> BoxFuture<'a, ()> {
         let run = async move {
             let listed = mirror::Listed::default();

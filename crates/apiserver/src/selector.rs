@@ -1,11 +1,11 @@
-//! Label and field selectors, from their text and from objects' specs.
+//! Label and field selectors.
 
 use serde_json::Value;
 
 use crate::object;
 use crate::{ApiError, Kind};
 
-/// What a list or watch asks for; an empty one matches everything.
+/// Selectors of a list or watch; empty ones match everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selector {
     labels: Vec<Requirement>,
@@ -33,7 +33,7 @@ struct FieldRequirement {
     equal: bool,
 }
 
-/// Fields that every kind, or these kinds, can be selected by.
+/// Supported field selectors of all kinds or of the named ones.
 const FIELDS: &[&str] = &[
     "metadata.name",
     "metadata.namespace",
@@ -68,13 +68,13 @@ const FIELDS: &[&str] = &[
 ];
 
 impl Selector {
-    /// Reads the two query parameters, for any built-in kind.
+    /// Parses both query parameters, for any built-in kind.
     #[cfg(test)]
     pub fn parse(labels: &str, fields: &str) -> Result<Self, ApiError> {
         Ok(Self { labels: parse_labels(labels)?, fields: parse_fields(fields, FIELDS)? })
     }
 
-    /// Reads the two query parameters, for objects of this kind.
+    /// Parses both query parameters for this kind.
     pub fn for_kind(kind: &Kind, labels: &str, fields: &str) -> Result<Self, ApiError> {
         let labels = parse_labels(labels)?;
         let fields = match &kind.custom {
@@ -89,7 +89,7 @@ impl Selector {
         Ok(Self { labels, fields })
     }
 
-    /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`).
+    /// Converts a `LabelSelector` (`matchLabels`, `matchExpressions`).
     pub fn from_label_selector(selector: &Value) -> Self {
         let mut labels = from_map(&selector["matchLabels"]);
         for expression in object::array_at(selector, "/matchExpressions") {
@@ -98,7 +98,7 @@ impl Selector {
         Self { labels, fields: Vec::new() }
     }
 
-    /// Reads a plain map of labels, as a Service's or node selector's.
+    /// Converts a map of labels, as in a Service's selector or a node selector.
     pub fn from_map(selector: &Value) -> Self {
         Self { labels: from_map(selector), fields: Vec::new() }
     }

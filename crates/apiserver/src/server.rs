@@ -1,4 +1,4 @@
-//! The server as a whole: objects, controllers and listeners.
+//! The server: objects, controllers and listeners.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -16,59 +16,59 @@ use crate::identity::{Authenticator, Signer};
 use crate::store::{SharedStore, Store};
 use crate::{Api, Kinds, LogSource, kubeconfig, tls};
 
-/// What a server is made of.
+/// Configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Ranges of cluster IPs, at most one per family; the first one's family is the primary one.
+    /// Service CIDRs, at most one per family. The family of the first is the primary family.
     pub service_cidrs: Vec<IpNet>,
-    /// Ranges of which each node gets a part (/24 of IPv4, /64 of IPv6), at most one per family.
+    /// Pod CIDRs of the cluster, at most one per family. Each node gets a /24 (IPv4) or /64 (IPv6).
     pub pod_cidrs: Vec<IpNet>,
-    /// Pools of which Services of type LoadBalancer get addresses, at most one per family; empty
-    /// leaves that to somebody else.
+    /// Address pools for Services of type LoadBalancer, at most one per family. If empty, no
+    /// addresses are assigned.
     pub load_balancer_cidrs: Vec<IpNet>,
-    /// Addresses of the control plane: in the certificate, and (with a port) behind the service
-    /// `kubernetes`.
+    /// Addresses of the control plane, for the certificate and (with a port) the endpoints of the
+    /// Service `kubernetes`.
     pub control_plane_addresses: Vec<IpAddr>,
-    /// The port behind the service `kubernetes`; none leaves the service without endpoints.
+    /// Port of the endpoints of the Service `kubernetes`; none leaves the Service without endpoints.
     pub control_plane_port: Option<u16>,
-    /// The bearer token that every client shows; none makes a random one.
+    /// Bearer token of the administrator; none generates one.
     pub token: Option<String>,
-    /// What is done for the cluster beside serving objects.
+    /// Control plane components to run besides the API.
     pub components: BTreeSet<Component>,
-    /// The certificate; none makes one.
+    /// The certificate; none generates one.
     pub certificate: Option<Certificate>,
-    /// Changes remembered per kind; a watch further behind gets 410.
+    /// Maximum number of changes kept per kind; a watch further behind gets 410 Gone.
     pub log_max: usize,
-    /// Who has the logs of pods.
+    /// Source of pod logs.
     pub pod_logs: Option<LogSource>,
 }
 
-/// Something that is done for a cluster beside answering requests.
+/// A control plane component besides the API itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
-    /// What kube-controller-manager does, as far as networking can tell.
+    /// The parts of kube-controller-manager that networking needs.
     ControllerManager,
-    /// What kube-scheduler does.
+    /// kube-scheduler.
     Scheduler,
-    /// Objects of custom kinds that go: kube-apiserver does that itself.
+    /// Deletion of custom resources with their definition, which kube-apiserver does itself.
     CustomResources,
-    /// Addresses for Services of type LoadBalancer: what a cloud's controller manager gives.
+    /// Addresses of Services of type LoadBalancer, as a cloud-controller-manager assigns them.
     LoadBalancers,
 }
 
-/// A server's certificate and who signed it, as PEM.
+/// A server certificate and its CA certificate, PEM.
 #[derive(Clone, Debug)]
 pub struct Certificate {
-    /// The certificate authority.
+    /// CA certificate.
     pub ca_pem: String,
-    /// The certificate.
+    /// Server certificate.
     pub certificate_pem: String,
-    /// Its key.
+    /// Private key of the server certificate.
     pub key_pem: String,
 }
 
 impl Default for Config {
-    /// The lab's ranges.
+    /// The default ranges of the lab.
     fn default() -> Self {
         let net = |text: &str| text.parse().expect("the default CIDRs are valid");
         Self {
@@ -92,34 +92,34 @@ impl Default for Config {
     }
 }
 
-/// Why a server cannot start.
+/// Why a server failed to start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No certificate.
+    /// The certificate could not be generated.
     #[error("the API server cannot generate its certificate: {0}")]
     Certificate(String),
-    /// No key for tokens of service accounts.
+    /// The service account signing key could not be generated.
     #[error("the API server cannot generate its service account signing key: {0}")]
     Signer(String),
-    /// The first objects were refused.
+    /// A bootstrap object was refused.
     #[error("the API server cannot create {what}: {cause}")]
     BootstrapObject {
-        /// Which one.
+        /// The object.
         what: String,
-        /// Why.
+        /// The error.
         cause: crate::ApiError,
     },
-    /// A listener cannot be used.
+    /// A listener could not be used.
     #[error("cannot serve the listener on {address}: {cause}")]
     Listener {
-        /// Where it listens.
+        /// Its address.
         address: String,
-        /// Why.
+        /// The error.
         cause: std::io::Error,
     },
 }
 
-/// A running server. Dropping it ends its controllers, listeners and connections.
+/// A running server. Dropping it stops its controllers, listeners and connections.
 pub struct ApiServer {
     api: Api,
     service: Arc<Service>,
@@ -129,27 +129,27 @@ pub struct ApiServer {
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
-/// A listener that is being served. It lives as long as the server, or until [`ServeHandle::stop`].
+/// A listener that is served until the server is dropped or [`ServeHandle::stop`] is called.
 pub struct ServeHandle {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl ServeHandle {
-    /// Where it listens.
+    /// Address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Closes the listener and every connection that came through it.
+    /// Closes the listener and its connections.
     pub fn stop(&self) {
         self.task.abort();
     }
 }
 
 impl ApiServer {
-    /// Starts the server and its controllers on the current tokio runtime. It serves nobody until
-    /// [`ApiServer::serve`] gives it a listener.
+    /// Starts the server and its controllers on the current tokio runtime. It accepts no connections
+    /// until [`ApiServer::serve`].
     pub fn start(config: Config) -> Result<Self, StartError> {
         let certificate = match &config.certificate {
             Some(given) => given.clone(),
@@ -170,8 +170,7 @@ impl ApiServer {
         Ok(Self { api, service, acceptor, ca_pem: certificate.ca_pem, token, tasks })
     }
 
-    /// Serves a listener, which may come from another network namespace. May be called any number of
-    /// times.
+    /// Serves a listener, which may belong to another network namespace. Can be called several times.
     pub fn serve(&self, listener: std::net::TcpListener) -> Result<ServeHandle, StartError> {
         let address = listener.local_addr();
         let shown = address.as_ref().map_or_else(|error| error.to_string(), SocketAddr::to_string);
@@ -184,27 +183,27 @@ impl ApiServer {
         Ok(ServeHandle { address, task })
     }
 
-    /// The text of a kubeconfig for this server under this URL. It holds the token: write it 0600.
+    /// A kubeconfig for this server URL. It contains the token: store it with mode 0600.
     pub fn kubeconfig(&self, server_url: &str) -> String {
         kubeconfig::render(server_url, &self.ca_pem, &self.token)
     }
 
-    /// The certificate authority, for clients without a kubeconfig.
+    /// The CA certificate.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    /// The bearer token.
+    /// Bearer token of the administrator.
     pub fn token(&self) -> &str {
         &self.token
     }
 
-    /// The objects.
+    /// Access to the objects.
     pub fn api(&self) -> &Api {
         &self.api
     }
 
-    /// Applies every document of a manifest; `source` is how messages call it, such as a file's name.
+    /// Applies every document of a manifest; `source` names it in messages (a file, for example).
     pub fn apply(&self, source: &str, manifest: &str) -> ApplyReport {
         self.api.apply(source, manifest)
     }

@@ -1,15 +1,15 @@
-//! What a change of a Service's type takes with it.
+//! Fields of Services that depend on the type.
 
 use serde_json::{Map, Value};
 
 use crate::object::{self, array_at, str_at};
 
-/// Whether a service gets cluster IPs.
+/// Whether the service has cluster IPs.
 pub(crate) fn has_cluster_ip(service: &Value) -> bool {
     matches!(str_at(service, "/spec/type"), "ClusterIP" | "NodePort" | "LoadBalancer")
 }
 
-/// Whether a service gets node ports.
+/// Whether the service has node ports.
 pub(crate) fn has_node_ports(service: &Value) -> bool {
     match str_at(service, "/spec/type") {
         "NodePort" => true,
@@ -18,7 +18,7 @@ pub(crate) fn has_node_ports(service: &Value) -> bool {
     }
 }
 
-/// Whether nodes answer a load balancer's question for local endpoints on a port of their own.
+/// Whether the service has a health check node port (`externalTrafficPolicy: Local`).
 pub(crate) fn has_health_check_port(service: &Value) -> bool {
     is_load_balancer(service) && str_at(service, "/spec/externalTrafficPolicy") == "Local"
 }
@@ -27,14 +27,14 @@ pub(crate) fn is_load_balancer(service: &Value) -> bool {
     str_at(service, "/spec/type") == "LoadBalancer"
 }
 
-/// Whether traffic comes in from outside the cluster.
+/// Whether the service accepts traffic from outside the cluster.
 pub(crate) fn is_external(service: &Value) -> bool {
     matches!(str_at(service, "/spec/type"), "NodePort" | "LoadBalancer")
         || (has_cluster_ip(service) && !array_at(service, "/spec/externalIPs").is_empty())
 }
 
-/// Fields that belong to the type before, that the new type has no use for, and that the caller did
-/// not touch: whoever changes only the type means them to go.
+/// Removes fields of the old type that the new type does not have and the client did not change, so
+/// that an update of only the type succeeds.
 pub(crate) fn drop_type_dependent_fields(service: &mut Value, before: &Value) {
     let lost = |has: fn(&Value) -> bool, service: &Value| has(before) && !has(service);
     let mut fields: Vec<&str> = Vec::new();
@@ -89,7 +89,7 @@ mod tests {
         }
     }
 
-    /// A day of a Service that somebody cannot make up their mind about: only its type is patched.
+    /// Changes of a Service's type by patches of only that field.
     #[test]
     fn unit_a_type_change_drops_the_fields_of_the_old_type() {
         let (api, _) = cluster();

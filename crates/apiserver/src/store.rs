@@ -1,6 +1,6 @@
 //! Objects and their history: one revision counter, one table per kind, and a bounded log per table
-//! that watchers read at their own pace. A writer appends and wakes; it never waits for a reader.
-//! A reader that falls behind the log is told so (410) and lists again.
+//! that watches read at their own pace. Writers never wait for watches. A watch that falls behind the
+//! log gets 410 Gone and has to list again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
@@ -15,21 +15,21 @@ use crate::object::{self, ObjectKey};
 use crate::selector::Selector;
 use crate::{ApiError, Kind};
 
-/// What happened to an object, or to a watch.
+/// Type of a watch event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// It is there now and was not (or did not match the selector) before.
+    /// The object was created, or matches the selector now.
     Added,
-    /// It changed.
+    /// The object changed.
     Modified,
-    /// It is gone (or does not match the selector any more).
+    /// The object was deleted, or no longer matches the selector.
     Deleted,
-    /// Nothing happened up to the revision that the object carries.
+    /// All changes up to the revision of the object have been sent.
     Bookmark,
 }
 
 impl EventKind {
-    /// The word on the wire.
+    /// The event type in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Added => "ADDED",
@@ -40,18 +40,18 @@ impl EventKind {
     }
 }
 
-/// One event of a watch.
+/// A watch event.
 #[derive(Clone, Debug)]
 pub struct WatchEvent {
-    /// What happened.
+    /// Type of the event.
     pub kind: EventKind,
-    /// The object after it (before it, for a deletion; with the revision of the deletion).
+    /// The object after the change. For a deletion: its last state with the revision of the deletion.
     pub object: Arc<Value>,
-    /// The object before it, where there was one.
+    /// The object before the change, if it existed.
     pub before: Option<Arc<Value>>,
 }
 
-/// Everything that is stored. Kept behind one mutex; every operation is short and never waits.
+/// All objects. Protected by one mutex; operations are short and never block.
 pub(crate) struct Store {
     tables: HashMap<String, Table>,
     revision: u64,
@@ -65,10 +65,10 @@ pub(crate) struct Store {
 struct Table {
     objects: BTreeMap<ObjectKey, Arc<Value>>,
     log: VecDeque<LogEntry>,
-    /// Revision of the newest entry that the log no longer holds.
+    /// Revision of the newest discarded log entry.
     compacted: u64,
     changed: watch::Sender<u64>,
-    /// The kind is no longer served: who watches it is done.
+    /// The kind is no longer served; its watches end.
     closed: bool,
 }
 
@@ -76,16 +76,16 @@ struct Table {
 struct LogEntry {
     revision: u64,
     before: Option<Arc<Value>>,
-    /// The object afterwards; for a deletion its last state with the deletion's revision.
+    /// The object after the change. For a deletion: its last state with the revision of the deletion.
     object: Arc<Value>,
     deleted: bool,
 }
 
 impl Store {
-    /// An empty store that remembers `log_max` changes per kind.
+    /// An empty store that keeps `log_max` changes per kind.
     pub fn new(log_max: usize) -> Self {
-        // Revisions begin at the time in microseconds, so that those of a server that ran here
-        // before are recognised as old.
+        // Revisions start at the current time in microseconds, so that revisions of an earlier server
+        // are recognised as too old.
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let first_revision = u64::try_from(elapsed.as_micros()).unwrap_or(1);
         Self {
@@ -103,7 +103,7 @@ impl Store {
         self.revision
     }
 
-    /// Wakes on every change of anything.
+    /// Notifies of every change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -112,7 +112,7 @@ impl Store {
         self.tables.get(&kind.resource())?.objects.get(key)
     }
 
-    /// Objects in key order, of one namespace or all, behind `after`.
+    /// Objects in key order, of one namespace or all, after the key `after`.
     pub fn list<'a>(
         &'a self,
         kind: &Kind,
@@ -130,7 +130,7 @@ impl Store {
         objects.take_while(move |(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
     }
 
-    /// Objects in key order as they were at a revision that the log still reaches.
+    /// Objects in key order at a revision that the log still covers.
     pub fn list_at(
         &self,
         kind: &Kind,
@@ -141,7 +141,7 @@ impl Store {
         let mut then: BTreeMap<ObjectKey, Arc<Value>> =
             self.list(kind, namespace, after).map(|(key, value)| (key.clone(), value.clone())).collect();
         let log = self.tables.get(&kind.resource()).map(|table| &table.log);
-        // From the newest change to the oldest: what was before the oldest is what was then.
+        // Undo the changes from the newest to the oldest.
         for entry in log.into_iter().flatten().rev().take_while(|entry| entry.revision > revision) {
             let key = ObjectKey::of(&entry.object);
             let elsewhere = namespace.is_some_and(|namespace| key.namespace != namespace);
@@ -160,24 +160,24 @@ impl Store {
         self.tables.get(&kind.resource()).map_or(0, |table| table.objects.len())
     }
 
-    /// The object with this uid, if it exists.
+    /// The object with this uid.
     pub fn by_uid(&self, uid: &str) -> Option<&(Arc<Kind>, ObjectKey)> {
         self.uids.get(uid)
     }
 
-    /// Objects (resource and key) that name this uid as an owner.
+    /// Dependents (resource and key): objects with an owner reference to this uid.
     pub fn dependents(&self, uid: &str) -> Vec<(String, ObjectKey)> {
         self.dependents.get(uid).into_iter().flatten().cloned().collect()
     }
 
-    /// Stores the object under its own key with a new revision.
+    /// Stores the object with a new revision.
     pub fn put(&mut self, kind: &Arc<Kind>, mut value: Value) -> Arc<Value> {
         let revision = self.revision + 1;
         object::metadata(&mut value).insert("resourceVersion".to_owned(), json!(revision.to_string()));
         self.insert_as_is(kind, value)
     }
 
-    /// Stores the object as it is; the store's own revision counts on.
+    /// Stores the object unchanged; the store's revision is incremented.
     fn insert_as_is(&mut self, kind: &Arc<Kind>, value: Value) -> Arc<Value> {
         self.revision += 1;
         let key = ObjectKey::of(&value);
@@ -194,7 +194,7 @@ impl Store {
         value
     }
 
-    /// Takes the object out; what is returned carries the revision of the deletion.
+    /// Removes the object and returns its last state with the revision of the deletion.
     pub fn remove(&mut self, kind: &Arc<Kind>, key: &ObjectKey) -> Option<Arc<Value>> {
         let before = self.table(kind).objects.remove(key)?;
         self.unindex(kind, key, &before);
@@ -208,7 +208,7 @@ impl Store {
         Some(last)
     }
 
-    /// Takes over an object of another server, unless a newer one of it is here.
+    /// Mirrors an object of the remote server unless the stored one is newer.
     pub fn mirror_put(&mut self, kind: &Arc<Kind>, value: Value) {
         let known = self.get(kind, &ObjectKey::of(&value));
         let newer = known.is_some_and(|known| {
@@ -220,7 +220,7 @@ impl Store {
         }
     }
 
-    /// Another server has this object no more.
+    /// Mirrors a deletion on the remote server.
     pub fn mirror_delete(&mut self, kind: &Arc<Kind>, value: &Value) {
         let key = ObjectKey::of(value);
         if self.get(kind, &key).is_some_and(|known| object::uid(known) == object::uid(value)) {
@@ -228,7 +228,7 @@ impl Store {
         }
     }
 
-    /// Another server has these objects of a kind and no others.
+    /// Removes all objects of a kind except these, which the remote server has.
     pub fn mirror_retain(&mut self, kind: &Arc<Kind>, keys: &BTreeSet<ObjectKey>) {
         let removed: Vec<ObjectKey> = self
             .list(kind, None, None)
@@ -241,7 +241,7 @@ impl Store {
         }
     }
 
-    /// Forgets the history, as a compaction of etcd does: watches from older revisions get 410.
+    /// Discards the history, like a compaction of etcd: watches of older revisions get 410 Gone.
     pub fn compact(&mut self) {
         let revision = self.revision;
         for table in self.tables.values_mut() {
@@ -266,12 +266,12 @@ impl Store {
         Ok(())
     }
 
-    /// Lets a kind be watched that was not served for a while.
+    /// Allows watches of a kind that was not served before.
     pub fn start_serving(&mut self, kind: &Kind) {
         self.table(kind).closed = false;
     }
 
-    /// Ends the watches of a kind that is no longer served, once they have seen everything.
+    /// Ends the watches of a kind that is no longer served, after they have received all changes.
     pub fn stop_serving(&mut self, kind: &Kind) {
         let revision = self.revision;
         let table = self.table(kind);
@@ -324,7 +324,7 @@ impl Store {
     }
 }
 
-/// The store as everybody shares it.
+/// Shared handle of the store.
 #[derive(Clone)]
 pub(crate) struct SharedStore(Arc<Mutex<Store>>);
 
@@ -333,19 +333,19 @@ impl SharedStore {
         Self(Arc::new(Mutex::new(store)))
     }
 
-    /// Locks the store. A panic elsewhere leaves whole objects behind, so the lock is taken anyway.
+    /// Locks the store. Poisoning is ignored: a panic leaves no partial objects.
     pub fn lock(&self) -> MutexGuard<'_, Store> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How much of the log a watch takes with it per look.
+/// Maximum number of log entries that a watch reads at a time.
 const BATCH: usize = 256;
 
-/// How long a watch that wants bookmarks stays silent.
+/// Interval of bookmarks on an idle watch.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
 
-/// A running watch. It holds no lock and no place in any queue, only its revision.
+/// A watch. It holds only its revision, no lock and no queue in the store.
 pub struct Watch {
     store: SharedStore,
     kind: Arc<Kind>,
@@ -359,13 +359,13 @@ pub struct Watch {
     bookmark_interval: Duration,
 }
 
-/// Where a watch starts.
+/// Start of a watch.
 pub(crate) enum WatchStart {
-    /// With the objects that exist, as added; then `true` asks for the bookmark that ends them.
+    /// The existing objects as added; with `true` followed by a bookmark that marks their end.
     Now { initial_events_end: bool },
-    /// With the changes after this revision.
+    /// Changes after this revision.
     After(u64),
-    /// With the changes from now on.
+    /// Changes from now on.
     Next,
 }
 
@@ -403,14 +403,14 @@ impl Watch {
         Ok(watch)
     }
 
-    /// The next event; waits for it as long as it takes. 410 when this watch is too far behind.
+    /// Waits for the next event. Fails with 410 if the watch is too far behind.
     pub async fn next(&mut self) -> Result<WatchEvent, ApiError> {
         loop {
             if let Some(event) = self.try_next()? {
                 self.bookmark_due = Instant::now() + self.bookmark_interval;
                 return Ok(event);
             }
-            // Changes that this watch does not show must not keep it silent for ever.
+            // A timeout, because changes that the watch filters out also wake it.
             let change = tokio::time::timeout_at(self.bookmark_due, self.changed.changed()).await;
             if change.is_err() {
                 self.bookmark_due = Instant::now() + self.bookmark_interval;
@@ -423,7 +423,7 @@ impl Watch {
         }
     }
 
-    /// The next event if there is one already.
+    /// The next event, if one is pending.
     pub fn try_next(&mut self) -> Result<Option<WatchEvent>, ApiError> {
         if self.ready.is_empty() {
             self.changed.mark_unchanged();
@@ -432,7 +432,7 @@ impl Watch {
         Ok(self.ready.pop_front())
     }
 
-    /// A bookmark at the revision up to which everything has been handed out.
+    /// A bookmark at the revision up to which all events were returned.
     pub(crate) fn bookmark(&self) -> WatchEvent {
         WatchEvent { kind: EventKind::Bookmark, object: Arc::new(self.bookmark_object()), before: None }
     }
@@ -465,7 +465,7 @@ impl Watch {
         }
     }
 
-    /// Moves the next changes of the log into `ready`; stops early when something was found.
+    /// Reads log entries into `ready` until an event matches.
     fn catch_up(&mut self) -> Result<(), ApiError> {
         let shared = self.store.clone();
         while self.ready.is_empty() {

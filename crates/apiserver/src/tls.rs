@@ -1,4 +1,4 @@
-//! A certificate authority of our own and the server certificate that it signs.
+//! Generates a certificate authority and a server certificate.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::server::Certificate;
 
-/// Names under which pods and programs on the host know the server.
+/// DNS names of the server certificate.
 const NAMES: &[&str] = &[
     "localhost",
     "kubernetes",
@@ -20,7 +20,7 @@ const NAMES: &[&str] = &[
     "kubernetes.default.svc.cluster.local",
 ];
 
-/// Why there is no certificate.
+/// Why the certificate could not be generated.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     #[error("cannot generate the certificate: {0}")]
@@ -31,7 +31,7 @@ pub(crate) enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// A certificate for these addresses and the usual names, and who signed it.
+/// A server certificate for these addresses and `NAMES`, with a new CA.
 pub(crate) fn generate(addresses: &[IpAddr]) -> Result<Certificate, TlsError> {
     let ca = CertifiedIssuer::self_signed(ca_params(), KeyPair::generate()?)?;
     let key = KeyPair::generate()?;
@@ -39,7 +39,7 @@ pub(crate) fn generate(addresses: &[IpAddr]) -> Result<Certificate, TlsError> {
     Ok(Certificate { ca_pem: ca.pem(), certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
 }
 
-/// What the listeners need.
+/// TLS configuration of the listeners.
 pub(crate) fn server(certificate: &Certificate) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = CertificateDer::pem_slice_iter(certificate.certificate_pem.as_bytes());
     let chain = chain.collect::<Result<Vec<_>, _>>()?;

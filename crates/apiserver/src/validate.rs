@@ -1,4 +1,4 @@
-//! What Kubernetes refuses, as far as networking and people's mistakes go.
+//! Validation of built-in kinds: the parts that matter for networking and common mistakes.
 
 mod endpoint_slice;
 mod metadata;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{Cause, Kind};
 
-/// Everything that is wrong with an object that is about to be stored.
+/// All errors of an object.
 pub(crate) fn object(kind: &Kind, object: &Value, before: Option<&Value>) -> Vec<Cause> {
     let mut causes = metadata::check(kind, object, before);
     if let Some(custom) = &kind.custom {
@@ -33,7 +33,7 @@ pub(crate) fn object(kind: &Kind, object: &Value, before: Option<&Value>) -> Vec
     causes
 }
 
-/// Everything that is wrong with a status that is about to be stored.
+/// All errors of a status.
 pub(crate) fn status(kind: &Kind, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     if let Some(custom) = &kind.custom {
@@ -70,7 +70,7 @@ pub(crate) fn is_label_1035(text: &str) -> bool {
     is_label_1123(text) && text.starts_with(|letter: char| letter.is_ascii_lowercase())
 }
 
-/// Names of ports that are looked up by name: as in `/etc/services`.
+/// IANA service names (RFC 6335), for named ports.
 fn is_port_name(text: &str) -> bool {
     is_label_1123(text)
         && text.len() <= 15
@@ -104,7 +104,7 @@ fn check_label_1123(field: String, text: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-/// An address as Kubernetes accepts it: no zone, no IPv4 with leading zeros.
+/// An IP address as Kubernetes accepts it: no zone, no leading zeros in IPv4.
 fn check_ip(field: String, text: &str, causes: &mut Vec<Cause>) -> Option<std::net::IpAddr> {
     let parsed = text.parse().ok();
     if parsed.is_none() {

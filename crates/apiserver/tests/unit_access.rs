@@ -1,4 +1,5 @@
-//! Who may do what, as a real Kubernetes client sees it: tokens of service accounts, roles, reviews.
+//! Authentication and authorization as a Kubernetes client sees them: service account tokens, roles,
+//! reviews.
 
 #![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
@@ -100,8 +101,8 @@ fn status(error: kube::Error) -> Status {
     }
 }
 
-/// A day of a service account: it gets a token, reads what it may, is told what it may not, and
-/// loses its token with its pod.
+/// A service account gets a token, reads what its role allows, is refused other requests, and loses
+/// its token with its pod.
 #[tokio::test]
 async fn unit_a_service_account_does_what_its_role_allows() {
     let lab = lab().await;

@@ -1,5 +1,4 @@
-//! What the server answers to requests that no client of good sense sends: always a `Status` with a
-//! reason, never a closed connection.
+//! Malformed requests get a `Status` with a reason, never a closed connection.
 
 #![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
@@ -31,7 +30,7 @@ async fn client(kubeconfig: &str) -> Client {
     Client::try_from(config).unwrap()
 }
 
-/// A request as it goes out.
+/// A request to send.
 struct Sent<'a> {
     path: &'a str,
     content_type: &'a str,
@@ -69,7 +68,7 @@ fn json_body(value: &Value) -> Vec<u8> {
     value.to_string().into_bytes()
 }
 
-/// A message in the envelope in which clients send it; every length is below 128.
+/// A message in the protobuf envelope; all lengths are below 128.
 fn enveloped(version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
     let field =
         |number: u8, bytes: &[u8]| [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat();
@@ -98,7 +97,7 @@ async fn unit_bad_bodies_get_a_status() {
     ] {
         refused(post(client, Sent { body, ..Sent::default() }).await, code, reason, words);
     }
-    // The largest body that is read: it is no JSON, and that is what is said.
+    // A body of the maximum size is read and refused as invalid JSON.
     let largest = Sent { body: vec![b' '; 3 * 1024 * 1024], ..Sent::default() };
     refused(post(client, largest).await, 400, "BadRequest", "not JSON");
     let picture = Sent { content_type: "image/png", ..Sent::default() };

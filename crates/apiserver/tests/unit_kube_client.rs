@@ -1,4 +1,4 @@
-//! What a real Kubernetes client sees of the server, over TLS on loopback.
+//! The server as a Kubernetes client sees it, over TLS on loopback.
 
 #![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
@@ -78,7 +78,7 @@ async fn check_watcher(config: watcher::Config, begin: &[&str]) {
     for name in ["a", "b", "c"] {
         maps.create(&PostParams::default(), &map(name, "1")).await.unwrap();
     }
-    // Every namespace has one that the server writes.
+    // Every namespace has this ConfigMap.
     let stream = watcher(maps.clone(), config.fields("metadata.name!=kube-root-ca.crt"));
     pin_mut!(stream);
     let mut expected = begin.to_vec();
@@ -95,7 +95,7 @@ async fn unit_a_watcher_lists_in_pages_and_follows() {
     check_watcher(watcher::Config::default().page_size(2), &["init"]).await;
 }
 
-/// The client sends no `Init` of its own where the list is a stream.
+/// With a streaming list, the client emits no `Init` event itself.
 #[tokio::test]
 async fn unit_a_watcher_streams_its_list_and_follows() {
     check_watcher(watcher::Config::default().streaming_lists(), &[]).await;
@@ -367,7 +367,7 @@ fn hive_definition() -> Value {
     })
 }
 
-/// What a request gets, with the warnings.
+/// The response to a request, with its warnings.
 async fn send(lab: &Lab, method: &str, path: &str, accept: &str, body: &Value) -> (u16, Vec<String>, Value) {
     let request = http::Request::builder()
         .method(method)
@@ -468,7 +468,7 @@ async fn unit_pages_are_one_snapshot_and_old_snapshots_expire() {
         let (code, _, gone) = get(query).await;
         assert_eq!((code, &gone["reason"]), (410, &json!("Expired")));
     }
-    // Not over HTTP, because the client would wait and ask again, as it should.
+    // Not over HTTP, because the client would retry.
     let ahead = ListOptions {
         resource_version_match: ResourceVersionMatch::NotOlderThan(u64::MAX),
         ..ListOptions::default()

@@ -1,4 +1,4 @@
-//! The controllers work on a server that is elsewhere, over HTTPS on loopback, as they do on their own.
+//! The controllers run against a remote server over HTTPS on loopback.
 
 #![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
@@ -13,7 +13,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
-/// How long what should happen may take.
+/// How long to wait for an expected state.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const SHOP: &str = "
@@ -37,7 +37,7 @@ metadata: {name: web, namespace: shop}
 spec: {selector: {app: web}, ports: [{port: 80}]}
 ";
 
-/// A server that answers and does nothing by itself.
+/// A server without controllers.
 async fn server() -> (ApiServer, Client) {
     let credentials = Credentials::generate(&[]).unwrap();
     let config = Config {
@@ -97,7 +97,7 @@ async fn unit_controllers_run_against_a_remote_server() {
     };
     until("nodes have ranges", || ranges() == [json!("10.244.1.0/24"), json!("10.244.2.0/24")]).await;
 
-    // Manifests go the same way; what was written is read at once.
+    // Manifests are applied remotely too, and the result can be read at once.
     let report = tokio::task::spawn_blocking({
         let remote = remote.clone();
         let runtime = tokio::runtime::Handle::current();

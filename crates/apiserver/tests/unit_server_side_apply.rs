@@ -1,4 +1,4 @@
-//! Server-side apply as a real Kubernetes client sees it: owners, conflicts, force, dry run.
+//! Server-side apply as a Kubernetes client sees it: managers, conflicts, force, dry run.
 
 #![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
@@ -39,7 +39,7 @@ fn deployment(replicas: i64) -> Value {
     })
 }
 
-/// `MANAGER OPERATION SUBRESOURCE` of each owner.
+/// `MANAGER OPERATION SUBRESOURCE` of each entry.
 fn owners(entries: &[ManagedFieldsEntry]) -> Vec<String> {
     let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
     let line = |entry: &ManagedFieldsEntry| {
@@ -53,7 +53,7 @@ fn owners(entries: &[ManagedFieldsEntry]) -> Vec<String> {
     entries.iter().map(|entry| line(entry).trim_end().to_owned()).collect()
 }
 
-/// A deployment that a person's repository applies and an autoscaler scales.
+/// A deployment that a GitOps controller applies and an autoscaler scales.
 #[tokio::test]
 async fn unit_an_autoscaler_and_a_repository_share_a_deployment() {
     let (_server, client) = lab().await;

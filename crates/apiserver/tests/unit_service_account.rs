@@ -1,4 +1,4 @@
-//! A pod and its service account: which one it gets, and what it finds of it.
+//! Service accounts of pods: selection of the account and mounting of its token.
 
 #![expect(clippy::unwrap_used, reason = "a test panics if it cannot continue")]
 
@@ -15,7 +15,7 @@ fn pod(name: &str, spec: Value) -> Value {
     json!({"metadata": {"name": name, "namespace": "shop"}, "spec": all})
 }
 
-/// Where the pod's containers find a token.
+/// Mount paths of the token in the pod's containers.
 fn mounted(pod: &Value) -> Vec<&str> {
     let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     let mounts = containers.flat_map(|one| one["volumeMounts"].as_array().into_iter().flatten());
@@ -27,7 +27,7 @@ async fn unit_pods_run_as_an_account_that_exists() {
     let server = ApiServer::start(Config::default()).unwrap();
     let api = server.api();
     api.create("namespaces", json!({"metadata": {"name": "shop"}})).unwrap();
-    // At once: nobody has to wait for the namespace's account.
+    // Works at once, without waiting for the namespace's account.
     let made = api.create("pods", pod("first", json!({}))).unwrap();
     assert_eq!(made["spec"]["serviceAccountName"], "default", "{made:#}");
     assert_eq!(made["spec"]["serviceAccount"], "default");
@@ -47,7 +47,7 @@ async fn unit_pods_run_as_an_account_that_exists() {
     let robot =
         json!({"metadata": {"name": "robot", "namespace": "shop"}, "automountServiceAccountToken": false});
     api.create("serviceaccounts", robot).unwrap();
-    // By the field's old name, too.
+    // Via the deprecated field, too.
     let second = api.create("pods", pod("second", json!({"serviceAccount": "robot"}))).unwrap();
     assert_eq!(second["spec"]["serviceAccountName"], "robot");
     assert!(mounted(&second).is_empty(), "the account's pods get no token: {second:#}");

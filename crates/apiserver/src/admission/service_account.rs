@@ -1,21 +1,22 @@
-//! The service account of a pod: it must exist, and the pod finds its token where programs look for
-//! it. As Kubernetes' admission plugin ServiceAccount does it.
+//! The service account of a pod, as in Kubernetes' admission plugin ServiceAccount: the account must
+//! exist, and its token is mounted in every container.
 
 use serde_json::{Map, Value, json};
 
 use crate::object::{self, array_at, str_at};
 
-/// Where programs look for the token, the authority and the namespace.
+/// Mount path of the token, the CA certificate and the namespace.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
-/// The life of a pod's token in seconds; the odd number tells such tokens from those of people.
+/// Lifetime of a pod's token in seconds. Kubernetes uses the same odd number to recognise these
+/// tokens.
 const TOKEN_SECONDS: i64 = 3607;
-/// Readable by everybody in the pod.
+/// File mode: readable by every user in the pod.
 const FILE_MODE: i64 = 0o644;
-/// A pod that a kubelet shows without being told to run it.
+/// Annotation of mirror pods, which represent static pods of a kubelet.
 const MIRROR_POD_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
-/// The account that a new pod runs as; none for pods that have no account.
+/// The service account of a new pod; none for mirror pods.
 pub(crate) fn account_name(pod: &Value) -> Option<&str> {
     if object::annotation(pod, MIRROR_POD_ANNOTATION).is_some() {
         return None;
@@ -26,7 +27,7 @@ pub(crate) fn account_name(pod: &Value) -> Option<&str> {
     })
 }
 
-/// Makes a new pod one of this account.
+/// Sets the pull secrets and the token volume of the account on a new pod.
 pub(crate) fn admit(pod: &mut Value, account: &Value) {
     let mount = should_mount_token(pod, account);
     let spec = object::child_mut(pod, "spec");
@@ -42,7 +43,7 @@ pub(crate) fn admit(pod: &mut Value, account: &Value) {
     }
 }
 
-/// The pod's word counts before its account's.
+/// The pod's `automountServiceAccountToken` takes precedence over the account's.
 fn should_mount_token(pod: &Value, account: &Value) -> bool {
     let flag = |object: &Value, pointer: &str| object.pointer(pointer).and_then(Value::as_bool);
     flag(pod, "/spec/automountServiceAccountToken")
@@ -54,7 +55,7 @@ fn is_empty(list: &Value) -> bool {
     list.as_array().is_none_or(Vec::is_empty)
 }
 
-/// Mounts the token in every container that has nothing of its own there.
+/// Mounts the token in every container that has no mount at that path.
 fn mount_token(spec: &mut Map<String, Value>) {
     let names: Vec<&str> = spec
         .get("volumes")
@@ -119,7 +120,7 @@ mod tests {
         json!({"metadata": {"name": "web"}, "spec": spec})
     }
 
-    /// The mounts of the token by container, and whether there is a volume for it.
+    /// The token mounts by container, and whether the pod has a token volume.
     fn admitted(mut pod: Value, account: Value) -> (Vec<String>, bool) {
         admit(&mut pod, &account);
         let all =

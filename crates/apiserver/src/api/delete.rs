@@ -1,4 +1,4 @@
-//! Deletion: at once, gracefully for running pods, or after the last finalizer.
+//! Deletion: immediate, graceful for running pods, or delayed by finalizers.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::object::{self, ObjectKey};
 use crate::store::Store;
 use crate::{ApiError, Kind, admission, custom};
 
-/// What a deletion left.
+/// Result of a deletion.
 pub(crate) struct Deleted {
     pub object: Arc<Value>,
-    /// Whether it is gone, not only marked.
+    /// Whether the object was removed, not only marked for deletion.
     pub removed: bool,
 }
 
@@ -52,7 +52,7 @@ impl Api {
         Ok(Deleted { object: self.put_locked(&mut store, kind, next), removed: false })
     }
 
-    /// Deletes everything that a list with these options shows.
+    /// Deletes all objects that a list with these options returns.
     pub(crate) fn delete_collection(
         &self,
         kind: &Arc<Kind>,
@@ -70,11 +70,11 @@ impl Api {
         deleted.collect()
     }
 
-    /// Removes an object that only waits for this, whatever its grace period says.
+    /// Removes an object without a grace period.
     pub(crate) fn remove_of(&self, kind: &Arc<Kind>, key: &ObjectKey) {
         if self.remote().is_some() {
             let at_once = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
-            // Whoever wants it gone tries again.
+            // On failure the caller retries.
             let _ = self.delete_of(kind, key, &at_once);
             return;
         }
@@ -106,7 +106,8 @@ fn check_preconditions(kind: &Kind, current: &Value, options: &DeleteOptions) ->
     Ok(())
 }
 
-/// Only a pod that a node may be running gets time to end; a second request can only shorten it.
+/// Grace period in seconds. Only pods that are bound to a node have one; a repeated deletion can only
+/// shorten it.
 fn grace_seconds(kind: &Kind, current: &Value, options: &DeleteOptions) -> i64 {
     let over = matches!(object::str_at(current, "/status/phase"), "Succeeded" | "Failed");
     if !kind.is("pods") || over || object::str_at(current, "/spec/nodeName").is_empty() {

@@ -1,4 +1,4 @@
-//! Server-side apply, and who owns what after every other write.
+//! Server-side apply, and the managed fields after other writes.
 
 use std::sync::Arc;
 
@@ -25,12 +25,12 @@ fn manager(kind: &Kind, subresource: Subresource, options: &WriteOptions) -> Man
         Subresource::Status => "status",
         Subresource::Finalize => "finalize",
     };
-    // What the server's own controllers write is theirs, whose Kubernetes' names they bear.
+    // The server's own controllers write under the name that they have in Kubernetes.
     let name = if options.manager.is_empty() { "kube-controller-manager" } else { &options.manager };
     Manager::new(name, part, kind.status)
 }
 
-/// The owners that a write begins with: those that the client sends back, else those that hold.
+/// Managed fields before a write: those in the request if it has any, else the stored ones.
 pub(super) fn managed_fields(object: &Value, current: &Value) -> Vec<Entry> {
     if fields::is_reset(object) {
         return Vec::new();
@@ -39,7 +39,7 @@ pub(super) fn managed_fields(object: &Value, current: &Value) -> Vec<Entry> {
     if given.is_empty() { fields::read(current) } else { given }
 }
 
-/// Writes who owns what into an object that is about to be stored.
+/// Updates the managed fields of an object that is about to be stored.
 pub(super) fn update_managed_fields(
     kind: &Kind,
     subresource: Subresource,
@@ -51,7 +51,7 @@ pub(super) fn update_managed_fields(
     let known = before.map(fields::read).unwrap_or_default();
     match &options.applied {
         Some(applied) => fields::write(object, applied.clone(), &known),
-        // Bindings, owners and the like are nobody's, as in Kubernetes.
+        // Bindings, owner references and similar internal writes have no manager, as in Kubernetes.
         None if subresource == Subresource::Internal => fields::write(object, known.clone(), &known),
         None => {
             let manager = manager(kind, subresource, options);
@@ -60,7 +60,7 @@ pub(super) fn update_managed_fields(
     }
 }
 
-/// What a request to apply names.
+/// One server-side apply request.
 pub(super) struct ServerSideApply<'a> {
     pub kind: &'a Arc<Kind>,
     pub subresource: Subresource,
@@ -70,7 +70,7 @@ pub(super) struct ServerSideApply<'a> {
 }
 
 impl Api {
-    /// Applies; `true` beside the object means that it was created.
+    /// Applies the request. The flag is true if the object was created.
     pub(super) fn server_side_apply(
         &self,
         store: &mut Store,
@@ -105,7 +105,7 @@ impl Api {
     }
 }
 
-/// What is to be applied, with what the path says of it.
+/// The applied configuration, with name and namespace from the path; refuses contradictions.
 fn check_apply(request: &ServerSideApply<'_>, current: Option<&Value>) -> Result<Value, ApiError> {
     let (kind, key) = (request.kind, request.key);
     let mut change = request.change.clone();
@@ -147,7 +147,7 @@ fn check_apply(request: &ServerSideApply<'_>, current: Option<&Value>) -> Result
     }
 }
 
-/// kubectl that applied with its annotation before finds there what it applied last.
+/// Updates kubectl's last-applied annotation if the object has one, for later client-side applies.
 fn update_last_applied_annotation(merged: &mut Value, live: &Value, change: &Value, manager: &Manager) {
     if manager.name == "kubectl" && object::annotation(live, LAST_APPLIED).is_some() {
         let annotations = object::child_mut(&mut merged["metadata"], "annotations");

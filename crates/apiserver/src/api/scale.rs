@@ -49,7 +49,7 @@ impl Api {
         options: &WriteOptions,
     ) -> Result<Value, ApiError> {
         let mut before = self.scale_of(kind, key)?;
-        // Only a version that the patch itself names is a condition.
+        // The resourceVersion is a precondition only if the patch itself sets it.
         object::metadata(&mut before).remove("resourceVersion");
         self.update_scale(kind, key, &patch::apply(&before, language, change)?, options)
     }

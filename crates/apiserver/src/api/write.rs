@@ -14,35 +14,36 @@ use crate::object::{self, ObjectKey};
 use crate::store::Store;
 use crate::{ApiError, Cause, Kind, defaults, patch, validate};
 
-/// The part of an object that a request is about.
+/// The part of an object that a request writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subresource {
     None,
     Status,
-    /// A Namespace's `spec.finalizers`.
+    /// `spec.finalizers` of a Namespace.
     Finalize,
-    /// `spec.nodeName` and other things that only the server's own controllers may set.
+    /// Fields that only the server's own controllers may set, such as `spec.nodeName`.
     Internal,
 }
 
-/// How a write is meant.
+/// Options of a write.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WriteOptions {
     pub skip_validation: bool,
     pub dry_run: bool,
-    /// What becomes of fields that the kind does not know. They are never kept.
+    /// How unknown fields are reported. They are never stored.
     pub unknown_fields: UnknownFields,
-    /// What there is to say about a write that is done all the same.
+    /// Warnings about an accepted write.
     pub warnings: RefCell<Vec<String>>,
-    /// Who writes; empty for the server's own controllers.
+    /// Field manager; empty for the server's own controllers.
     pub manager: String,
-    /// The part of the object that is written, where the request names one that is stored in another.
+    /// Subresource recorded in the managed fields where the request does not write it directly
+    /// (`scale`).
     pub subresource_name: &'static str,
-    /// Who owns what afterwards, where that is decided already.
+    /// Managed fields to store, if already computed (server-side apply).
     pub applied: Option<Vec<Entry>>,
 }
 
-/// What is done about fields that the kind does not know.
+/// How unknown fields are reported: the query parameter `fieldValidation`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum UnknownFields {
     #[default]
@@ -51,7 +52,7 @@ pub(crate) enum UnknownFields {
     Strict,
 }
 
-/// How often a generated name that exists already is rolled again.
+/// How often a new name is generated if the previous one exists.
 const NAME_TRIES: usize = 8;
 
 impl Api {
@@ -109,8 +110,8 @@ impl Api {
         Ok(self.put_locked(store, kind, object))
     }
 
-    /// Makes a new pod one of its service account, which must exist. `default` is made here if its
-    /// controller has not come to it yet: others wait for it where we do not.
+    /// Applies the admission of service accounts to a new pod. The account `default` is created here
+    /// if its controller has not done so yet; in Kubernetes, clients have to wait for it.
     fn admit_service_account(
         &self,
         store: &mut Store,
@@ -149,7 +150,7 @@ impl Api {
             let cause = Cause::required("metadata.name", "name or generateName is required");
             return Err(ApiError::invalid(kind, "", vec![cause]));
         }
-        // Names have at most 63 letters where they become labels.
+        // Names that become label values have at most 63 characters.
         let prefix: String = prefix.chars().take(58).collect();
         for _ in 0..NAME_TRIES {
             let name = format!("{prefix}{}", object::random_suffix());
@@ -224,7 +225,7 @@ impl Api {
         Ok(stored)
     }
 
-    /// Applies a patch; `true` beside the object means that it was created.
+    /// Applies a patch. The flag is true if the object was created.
     pub(crate) fn patch_of(
         &self,
         kind: &Arc<Kind>,
@@ -255,7 +256,7 @@ impl Api {
         Ok((stored.map_err(|error| patch_error(error, &shown))?, false))
     }
 
-    /// A patch that names a resourceVersion is meant for that one only.
+    /// A resourceVersion in the patch is a precondition.
     fn with_checked_version(
         &self,
         kind: &Kind,
@@ -299,7 +300,7 @@ impl Api {
         }
     }
 
-    /// Stores an object, and with a definition what follows from it.
+    /// Stores an object. A CustomResourceDefinition also updates the served kinds.
     pub(crate) fn put_locked(&self, store: &mut Store, kind: &Arc<Kind>, object: Value) -> Arc<Value> {
         let stored = store.put(kind, kind.to_storage(object));
         if kind.is("customresourcedefinitions") {
@@ -309,7 +310,7 @@ impl Api {
         kind.to_served_version(&stored)
     }
 
-    /// Takes an object out together with everything that was reserved for it.
+    /// Removes an object and releases its addresses and ports.
     pub(crate) fn remove_locked(
         &self,
         store: &mut Store,
@@ -327,7 +328,7 @@ impl Api {
     }
 }
 
-/// The object as this version of its kind shows it.
+/// The stored object in this version of its kind.
 fn get_existing(store: &Store, kind: &Kind, key: &ObjectKey) -> Result<Arc<Value>, ApiError> {
     let found = store.get(kind, key).map(|object| kind.to_served_version(object));
     found.ok_or_else(|| ApiError::not_found(kind, &key.name))
@@ -341,7 +342,7 @@ fn check_creatable(kind: &Kind) -> Result<(), ApiError> {
     Err(ApiError::new(405, "MethodNotAllowed", message))
 }
 
-/// The object without the fields that its kind does not know, and their paths.
+/// The object without its unknown fields, and their paths.
 pub(super) fn prune(kind: &Kind, object: Value, skip: bool) -> Result<(Value, Vec<String>), ApiError> {
     if let Some(custom) = kind.custom.as_ref().filter(|_| !skip) {
         return Ok(custom.prune_and_default(&object));
@@ -360,7 +361,7 @@ pub(super) fn prune(kind: &Kind, object: Value, skip: bool) -> Result<(Value, Ve
 
 const STRICT: &str = "strict decoding error: ";
 
-/// What a patch makes of an object is not what the client sent: it is warnings as the patch's fault.
+/// Errors in the result of a patch are reported as errors of the patch.
 fn patch_error(error: ApiError, patched: &Value) -> ApiError {
     let Some(at) = error.message.find(STRICT).filter(|_| error.code == 400) else { return error };
     let cause = Cause::invalid("patch", patched, &error.message[at..]);
@@ -385,7 +386,7 @@ fn check_unknown(kind: &Kind, unknown: Vec<String>, options: &WriteOptions) -> R
     Ok(())
 }
 
-/// What the author of an object should know although it is accepted.
+/// Adds warnings about an accepted object.
 fn warn(kind: &Kind, object: &Value, options: &WriteOptions) {
     if kind.is("customresourcedefinitions") {
         let warnings = crate::custom::warnings(object);
@@ -406,7 +407,7 @@ pub(super) fn check_patched_name(kind: &Kind, key: &ObjectKey, changed: &Value) 
     Err(ApiError::bad_request(message))
 }
 
-/// Drops the oldest object of a kind that nobody cleans up when it is full.
+/// Removes the oldest object of a kind with a limited number of objects.
 fn evict_oldest(store: &mut Store, kind: &Arc<Kind>) {
     if kind.objects_max.is_none_or(|max| store.count(kind) < max) {
         return;

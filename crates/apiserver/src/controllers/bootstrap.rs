@@ -1,4 +1,5 @@
-//! Objects that exist before anybody asks: namespaces and the service `kubernetes`.
+//! Objects that are created at start: namespaces, priority classes, roles and the Service
+//! `kubernetes`.
 
 use std::net::IpAddr;
 
@@ -10,7 +11,7 @@ use crate::{Api, ApiError};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
-/// Priorities that every cluster has.
+/// Priority classes of every cluster.
 const PRIORITIES: &[(&str, i64, &str)] = &[
     ("system-cluster-critical", 2_000_000_000, "For pods that a cluster needs, on whatever node."),
     ("system-node-critical", 2_000_001_000, "For pods that a node needs."),
@@ -86,7 +87,7 @@ fn kubernetes_slice(name: &str, addresses: &[IpAddr], port: u16) -> Value {
     })
 }
 
-/// Creates unless it exists.
+/// Creates the object unless it exists.
 pub(super) fn ensure(api: &Api, kind: &str, object: Value) -> Result<(), ApiError> {
     match api.create(kind, object) {
         Err(error) if error.reason == "AlreadyExists" => Ok(()),

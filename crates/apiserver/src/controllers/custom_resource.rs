@@ -1,4 +1,4 @@
-//! CustomResourceDefinitions that go: their objects go first.
+//! Deletion of CustomResourceDefinitions: deletes their objects first.
 
 use serde_json::{Value, json};
 
@@ -44,8 +44,8 @@ impl Controller for CustomResourceController {
     }
 }
 
-/// Deletes all objects of the kind that a definition made; how many are still there. A definition that
-/// was not accepted has none.
+/// Deletes all objects of a definition and returns how many are left. A definition that was not
+/// accepted has none.
 fn delete_contents(api: &Api, definition_uid: &str) -> Result<usize, ApiError> {
     let kinds = api.kinds();
     let is_its_own = |custom: &crate::custom::CustomResource| custom.origin.is_of(definition_uid);

@@ -1,4 +1,4 @@
-//! DaemonSets: one pod on every node that fits. Pods are bound to their node when they are made.
+//! DaemonSets: one pod on every matching node. Pods are created with their node set.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl Controller for DaemonSetController {
     }
 }
 
-/// One pod per node; a failed one is ended and replaced, one that is ending is waited for.
+/// Ensures one pod on the node: replaces a failed pod, waits for a terminating one.
 fn sync_node(api: &Api, set: &Value, node: &str, there: &[Arc<Value>]) -> Result<(), ApiError> {
     let mut active: Vec<Arc<Value>> = there.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
     pods::sort_for_deletion(&mut active);
@@ -105,7 +105,7 @@ fn is_current(set: &Value, pod: &Value) -> bool {
     object::label(pod, GENERATION) == Some(&generation(set))
 }
 
-/// Ends pods of an older template, as many at a time as may be unavailable.
+/// Deletes pods of an older template, at most `maxUnavailable` at a time.
 fn replace_old(api: &Api, set: &Value, by_node: &BTreeMap<String, Vec<Arc<Value>>>) -> Result<(), ApiError> {
     if object::str_at(set, "/spec/updateStrategy/type") == "OnDelete" {
         return Ok(());

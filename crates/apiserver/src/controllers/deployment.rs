@@ -1,5 +1,5 @@
-//! Deployments: one ReplicaSet per template, replicas moved from the old to the new within the limits
-//! of the strategy.
+//! Deployments: one ReplicaSet per pod template; a rolling update moves replicas from the old sets to
+//! the new one.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Controller for DeploymentController {
     }
 }
 
-/// A short name for the template, from letters that are safe in names.
+/// Hash of the template, in characters that are valid in names.
 fn template_hash(template: &Value) -> String {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut hasher = DefaultHasher::new();
@@ -79,7 +79,7 @@ fn create_set(api: &Api, deployment: &Value, hash: &str, old: &[Arc<Value>]) -> 
     let mut selector = deployment["spec"]["selector"].clone();
     object::child_mut(&mut selector, "matchLabels").insert(HASH.to_owned(), json!(hash));
     let revision = 1 + old.iter().map(|set| revision(set)).max().unwrap_or(0);
-    // The first set of a deployment starts whole; a later one starts empty and is rolled up.
+    // The first ReplicaSet starts with all replicas, a later one with none.
     let replicas = if total_replicas(old) == 0 { desired_replicas(deployment) } else { 0 };
     let set = json!({
         "metadata": {
@@ -101,7 +101,8 @@ fn create_set(api: &Api, deployment: &Value, hash: &str, old: &[Arc<Value>]) -> 
     Ok(())
 }
 
-/// Takes over the set of that name that nobody controls, as an orphaning deletion leaves it.
+/// Adopts an existing ReplicaSet of that name without a controller, such as one left by an orphaning
+/// deletion.
 fn adopt(api: &Api, desired: &Value, taken: ApiError) -> Result<(), ApiError> {
     let (namespace, name) = (object::namespace(desired), object::name(desired));
     let there = api.get("replicasets", namespace, name)?;
@@ -112,7 +113,7 @@ fn adopt(api: &Api, desired: &Value, taken: ApiError) -> Result<(), ApiError> {
     api.patch("replicasets", namespace, name, &crate::PatchKind::Merge, &patch).map(|_| ())
 }
 
-/// Who goes back to an old template makes it the newest revision.
+/// A rollback makes the old template the newest revision.
 fn set_newest_revision(
     api: &Api,
     deployment: &Value,
@@ -154,7 +155,7 @@ fn sum(sets: &[Arc<Value>], pointer: &str) -> i64 {
     sets.iter().map(|set| i64_at(set, pointer).unwrap_or(0)).sum()
 }
 
-/// Moves replicas from the old sets to the new one, as far as the strategy allows now.
+/// Moves replicas from the old sets to the new one within `maxSurge` and `maxUnavailable`.
 fn rolling_update(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
     let (desired, have_new) = (desired_replicas(deployment), i64_at(new, "/spec/replicas").unwrap_or(0));
     if old.iter().all(|set| i64_at(set, "/spec/replicas") == Some(0)) {
@@ -176,12 +177,12 @@ fn rolling_update(api: &Api, deployment: &Value, new: &Value, old: &[Arc<Value>]
     let next_new = if have_new > desired { desired } else { (have_new + scale_up_max).min(desired) };
     scale(api, deployment, new, next_new)?;
     let new_unavailable = (next_new - i64_at(new, "/status/availableReplicas").unwrap_or(0)).max(0);
-    // Counted in desired replicas, because statuses lag behind.
+    // Uses desired replicas because the statuses lag behind.
     let scale_down_max = next_new + total_replicas(old) - (desired - unavailable) - new_unavailable;
     scale_down_old(api, deployment, old, scale_down_max)
 }
 
-/// Ends this many old pods, those that are not available first.
+/// Scales the old sets down by up to this many replicas, unavailable ones first.
 fn scale_down_old(
     api: &Api,
     deployment: &Value,
@@ -201,7 +202,7 @@ fn scale_down_old(
     old.iter().zip(targets).try_for_each(|(set, target)| scale(api, deployment, set, target))
 }
 
-/// `maxSurge` and `maxUnavailable`: a number or a percentage of the replicas.
+/// Resolves `maxSurge` or `maxUnavailable`: an absolute number or a percentage of the replicas.
 fn resolve_int_or_percent(value: &Value, replicas: i64, round_up: bool) -> i64 {
     let percent =
         value.as_str().and_then(|text| text.strip_suffix('%')).and_then(|text| text.parse::<i64>().ok());
@@ -231,7 +232,7 @@ fn record_scaled(api: &Api, deployment: &Value, set: &Value, before: i64, now: i
     }
 }
 
-/// Keeps as many empty old sets as the history may hold.
+/// Deletes old empty ReplicaSets beyond `revisionHistoryLimit`.
 fn clean_up_history(api: &Api, deployment: &Value, old: &[Arc<Value>]) -> Result<(), ApiError> {
     let limit = usize::try_from(i64_at(deployment, "/spec/revisionHistoryLimit").unwrap_or(10)).unwrap_or(0);
     let is_empty = |set: &&Arc<Value>| {

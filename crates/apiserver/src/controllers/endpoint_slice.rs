@@ -1,5 +1,5 @@
-//! EndpointSlices: for each Service and family the addresses behind it. What stays keeps its slice and
-//! its place in it, so that one pod's change is one slice's change.
+//! EndpointSlices: the endpoints of each Service, per address family. An unchanged endpoint keeps its
+//! slice and position, so a change of one pod updates one slice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -43,7 +43,7 @@ impl Controller for EndpointSliceController {
         }
     }
 
-    /// The slices of a service that is gone are garbage, which is collected elsewhere.
+    /// Slices of a deleted service are removed by the garbage collector.
     fn reconcile(&mut self, api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
         let Ok(service) = api.get("services", &key.namespace, &key.name) else { return Ok(()) };
         let have = slices_of(api, &service)?;
@@ -80,7 +80,7 @@ pub(super) fn has_selector(service: &Value) -> bool {
         && !object::is_deleting(service)
 }
 
-/// The slices that this controller made for the service.
+/// The slices of the service that this controller manages.
 pub(super) fn slices_of(api: &Api, service: &Value) -> Result<Vec<Arc<Value>>, ApiError> {
     let kind = api.kind("endpointslices")?;
     let owned = pods::controlled_objects(api, &kind, service);
@@ -94,14 +94,15 @@ fn delete(api: &Api, slice: &Value) -> Result<(), ApiError> {
     }
 }
 
-/// What slices have in common: family and (named target ports resolve differently per pod) ports.
+/// Grouping of slices: address family and resolved ports. Named target ports can resolve differently
+/// per pod.
 type Group = (String, String);
 
 fn group_of(slice: &Value) -> Group {
     (str_at(slice, "/addressType").to_owned(), slice["ports"].to_string())
 }
 
-/// The endpoints that should exist, by group, each under its pod's uid.
+/// Desired endpoints by group and pod uid.
 fn desired_endpoints(
     api: &Api,
     service: &Value,
@@ -122,7 +123,7 @@ fn desired_endpoints(
     }
     for family in &families {
         if !desired.keys().any(|(found, _)| found == family) {
-            // A service without pods still has a slice, which says so.
+            // A service without pods has one empty slice.
             desired.insert(((*family).to_owned(), "[]".to_owned()), BTreeMap::new());
         }
     }
@@ -172,8 +173,8 @@ fn endpoint(api: &Api, service: &Value, pod: &Value, addresses: &[String]) -> Va
     endpoint
 }
 
-/// Whom a ready endpoint should serve first, by `trafficDistribution` (KEP-3015): those of its zone,
-/// or of its node and then of its zone.
+/// Topology hints of a ready endpoint by `trafficDistribution` (KEP-4444, KEP-3015): its zone, or its
+/// node and zone.
 fn hints(service: &Value, node: &str, zone: Option<&str>) -> Option<Value> {
     let distribution = str_at(service, "/spec/trafficDistribution");
     let zones = zone.map(|zone| json!([{"name": zone}]));
@@ -190,7 +191,7 @@ fn hints(service: &Value, node: &str, zone: Option<&str>) -> Option<Value> {
     }
 }
 
-/// The service's ports as this pod serves them; a named target port that the pod lacks is left out.
+/// Ports of the service resolved for this pod. Ports with an unknown named target port are omitted.
 fn ports_of(service: &Value, pod: &Value) -> Vec<Value> {
     let resolved = array_at(service, "/spec/ports").iter().filter_map(|port| {
         let number = match &port["targetPort"] {
@@ -207,7 +208,7 @@ fn ports_of(service: &Value, pod: &Value) -> Vec<Value> {
     resolved.collect()
 }
 
-/// Of the containers, then of the sidecars (KEP-753).
+/// Searches the containers, then the sidecar containers (KEP-753).
 fn named_port(pod: &Value, name: &str, protocol: &str) -> Option<i64> {
     let sidecars =
         array_at(pod, "/spec/initContainers").iter().filter(|one| str_at(one, "/restartPolicy") == "Always");
@@ -218,7 +219,7 @@ fn named_port(pod: &Value, name: &str, protocol: &str) -> Option<i64> {
     matching.next()?["containerPort"].as_i64()
 }
 
-/// Brings the slices of one group to the desired endpoints with the fewest changes.
+/// Updates the slices of one group to the desired endpoints with the fewest writes.
 fn reconcile_group(
     api: &Api,
     service: &Value,

@@ -1,5 +1,5 @@
-//! Endpoints, the older picture of what is behind a Service: what its slices of its first family say, for
-//! clients that look there (kubectl describe of old).
+//! The Endpoints API, deprecated in favour of EndpointSlices: a copy of the slices of the primary
+//! family for clients that still read it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 
-/// More addresses are left out, as Kubernetes does, and the object says so.
+/// As in Kubernetes, more addresses are omitted and the object is annotated as truncated.
 const ADDRESSES_MAX: usize = 1000;
 
 pub(super) struct EndpointsController;
@@ -93,7 +93,7 @@ fn slices_by_label(api: &Api, key: &ObjectKey) -> Result<Vec<Arc<Value>>, ApiErr
 
 fn endpoints(service: &Value, slices: &[Arc<Value>]) -> Value {
     let family = strs_at(service, "/spec/ipFamilies").first().copied().unwrap_or("IPv4").to_owned();
-    // Addresses that share their ports stand together: ready ones and others.
+    // Addresses with the same ports form one subset: ready and not ready ones.
     let mut by_ports: BTreeMap<String, (Value, [BTreeMap<String, Value>; 2])> = BTreeMap::new();
     let mut count = 0;
     for slice in slices.iter().filter(|slice| str_at(slice, "/addressType") == family) {
@@ -122,7 +122,7 @@ fn endpoints(service: &Value, slices: &[Arc<Value>]) -> Value {
     if full {
         metadata["annotations"] = json!({OVER_CAPACITY: "truncated"});
     }
-    // An empty list is left out, so that it equals what is stored.
+    // An empty list is omitted, as in the stored object.
     let mut endpoints = json!({"metadata": metadata});
     if !subsets.is_empty() {
         endpoints["subsets"] = json!(subsets);

@@ -1,5 +1,5 @@
-//! What the controllers tell users with events, in the words of Kubernetes' own. An event is
-//! for people: one that cannot be written holds nothing up.
+//! Events of the controllers, with the reasons and messages of Kubernetes. A failure to write an
+//! event does not affect reconciliation.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use crate::object;
 use crate::{Api, ApiError, PatchKind};
 
-/// Who tells: the component that an event names as its source.
+/// Event recorder; the name is the reporting component.
 #[derive(Clone, Copy)]
 pub(super) struct Recorder(pub &'static str);
 
 impl Recorder {
-    /// Something was done regarding the object (of this plural), as it should be.
+    /// Records a Normal event about the object (of this plural).
     pub fn normal(self, api: &Api, plural: &str, regarding: &Value, reason: &str, message: &str) {
         self.record(api, plural, regarding, ("Normal", reason, message));
     }
 
-    /// Something is not as it should be.
+    /// Records a Warning event about the object (of this plural).
     pub fn warning(self, api: &Api, plural: &str, regarding: &Value, reason: &str, message: &str) {
         self.record(api, plural, regarding, ("Warning", reason, message));
     }
@@ -42,7 +42,7 @@ impl Recorder {
             "" => "default",
             namespace => namespace,
         };
-        // One name for the same news, so that telling it again raises its count.
+        // Equal events have the same name, so a repetition increments the count.
         let mut hasher = DefaultHasher::new();
         (object::uid(regarding), what).hash(&mut hasher);
         let name = format!("{}.{:016x}", object::name(regarding), hasher.finish());

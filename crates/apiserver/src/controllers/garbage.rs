@@ -1,5 +1,6 @@
-//! The garbage collector: objects whose owners are is_deleted, owners that wait for what they own, and pods
-//! of nodes that are is_deleted. Its keys name a kind: `KIND/NAMESPACE` and the object's name.
+//! Garbage collector: deletes objects whose owners are absent, processes the deletion finalizers
+//! (`foregroundDeletion`, `orphan`), and deletes pods of deleted nodes. Its keys include the kind:
+//! namespace `KIND/NAMESPACE` and the object's name.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::api::{DeleteOptions, Subresource, WriteOptions};
 use crate::object::{self, ObjectKey, str_at};
 use crate::{Api, ApiError, Kind, Propagation};
 
-/// What keys of pods begin with whose node went.
+/// Prefix of keys of pods whose node was deleted.
 const ORPHANED_PODS: &str = "orphaned pods";
 
 pub(super) struct GarbageCollector;
@@ -44,7 +45,7 @@ impl Controller for GarbageCollector {
         let mut keys = vec![key(kind, &ObjectKey::of(object))];
         let store = api.lock();
         let is_deleted = store.by_uid(object::uid(object)).is_none();
-        // Those that it owned may be garbage now; those that own it may have waited for it.
+        // Its dependents may be garbage now, and its owners may wait for its deletion.
         if is_deleted {
             keys.extend(store.dependents(object::uid(object)).iter().map(|(kind, found)| key(kind, found)));
             for owner in object::owner_references(object) {
@@ -89,7 +90,7 @@ fn orphaned_pods_of(api: &Api, node: &str) -> Vec<ObjectKey> {
         .collect()
 }
 
-/// Nobody will end a pod whose node is is_deleted.
+/// Removes a pod of a deleted node without waiting for a kubelet.
 fn remove_orphaned_pod(api: &Api, key: &ObjectKey) -> Result<(), ApiError> {
     let Ok(pod) = api.get("pods", &key.namespace, &key.name) else { return Ok(()) };
     let node = str_at(&pod, "/spec/nodeName");
@@ -108,7 +109,7 @@ fn owners_are_absent(api: &Api, object: &Value) -> Result<bool, ApiError> {
         return Ok(false);
     }
     let Some(remote) = api.remote() else { return Ok(true) };
-    // A mirror may hear of an object before its owner: the other server knows.
+    // A mirror may receive an object before its owner, so ask the remote server.
     for owner in object::owner_references(object) {
         let kind = api.kinds().by_type(str_at(owner, "/apiVersion"), str_at(owner, "/kind")).cloned();
         let Some(kind) = kind else { return Ok(false) };
@@ -130,7 +131,7 @@ fn delete(api: &Api, kind: &Arc<Kind>, object: &Value) -> Result<(), ApiError> {
     }
 }
 
-/// Does what an object that is being deleted waits for.
+/// Processes the deletion finalizers of an object that is being deleted.
 fn process_finalizers(api: &Api, kind: &Arc<Kind>, object: &Value) -> Result<(), ApiError> {
     let finalizers = object::strs_at(object, "/metadata/finalizers");
     if finalizers.contains(&ORPHAN) {
@@ -154,7 +155,7 @@ fn dependents(api: &Api, owner: &Value) -> Vec<(Arc<Kind>, Arc<Value>)> {
     found.collect()
 }
 
-/// Starts the deletion of everything that this object owns; how many it still has to wait for.
+/// Starts the deletion of all dependents. Returns how many still block the owner.
 fn delete_dependents(api: &Api, owner: &Value) -> Result<usize, ApiError> {
     let mut waiting = 0;
     for (kind, object) in dependents(api, owner) {

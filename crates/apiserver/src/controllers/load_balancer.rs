@@ -1,5 +1,5 @@
-//! Addresses for Services of type LoadBalancer, where nobody else gives them: from a pool on the
-//! cluster's own network, one per family. Services with a `loadBalancerClass` are somebody else's.
+//! Load balancer addresses of Services from a pool on the cluster's network, one per family. Services
+//! with a `loadBalancerClass` are left to other controllers.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ impl LoadBalancerController {
         };
         let pool = pool.ok_or_else(|| none("no pool is configured for this family".to_owned()))?;
         let free = |address: &IpAddr| pool.contains(address) && !used.contains(address);
-        // The one that it has stays, and the one that its author names is given.
+        // Prefer the current address, then `spec.loadBalancerIP`.
         let named = str_at(service, "/spec/loadBalancerIP").parse::<IpAddr>().ok();
         let kept =
             addresses(service).into_iter().chain(named).rev().filter(|ip| ip.is_ipv6() == is_ipv6).find(free);
@@ -91,7 +91,7 @@ fn addresses(service: &Value) -> Vec<IpAddr> {
     ingress.filter_map(|one| str_at(one, "/ip").parse().ok()).collect()
 }
 
-/// What other services have.
+/// Addresses of other services.
 fn used(api: &Api, own: &ObjectKey) -> Result<HashSet<IpAddr>, ApiError> {
     let services = api.list("services", None, &ListOptions::default())?.items;
     let others = services.iter().filter(|service| ObjectKey::of(service) != *own);

@@ -1,4 +1,5 @@
-//! Namespaces: their label and service account while they live, their contents when they go.
+//! Namespaces: creates the label, the default service account and the root CA ConfigMap; deletes the
+//! contents of a deleted namespace.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError, Kind, PatchKind};
 
-/// The ConfigMap from which pods learn the API server's authority.
+/// ConfigMap with the CA certificate of the API server.
 const ROOT_CA: &str = "kube-root-ca.crt";
 
 pub(super) struct NamespaceController {
@@ -70,7 +71,7 @@ impl Controller for NamespaceController {
     }
 }
 
-/// Deletes what is in the namespace, and lets go of it when nothing is left.
+/// Deletes the contents of the namespace, then removes its finalizer.
 fn delete_contents(api: &Api, namespace: &Value) -> Result<(), ApiError> {
     let name = object::name(namespace);
     let mut left = 0;

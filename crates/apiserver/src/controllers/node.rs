@@ -1,4 +1,5 @@
-//! PodCIDRs: every node gets one part of each range. `node-3` gets the third where it is free.
+//! Pod CIDRs of nodes: each node gets one subnet of every cluster CIDR. `node-3` gets the third if it
+//! is free.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -64,7 +65,7 @@ impl Controller for NodeController {
 }
 
 impl NodeController {
-    /// How many nodes there can be: as many as the smallest range has subnets.
+    /// Number of nodes that the smallest cluster CIDR has subnets for.
     fn subnet_count(&self) -> u32 {
         let bits = self
             .cluster_cidrs
@@ -73,7 +74,7 @@ impl NodeController {
         1_u32.checked_shl(bits.min().unwrap_or(0)).unwrap_or(u32::MAX).min(1 << 16)
     }
 
-    /// The subnets of the cluster_cidrs with this number.
+    /// The subnets of every cluster CIDR with this index.
     fn subnets(&self, index: u32) -> Option<Vec<IpNet>> {
         self.cluster_cidrs.iter().map(|range| subnet(range, index)).collect()
     }

@@ -1,4 +1,4 @@
-//! What the controllers of pods share: making them, counting them, choosing which to end.
+//! Helpers of the controllers that manage pods.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::api::{DeleteOptions, ListOptions, WriteOptions};
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError, Kind};
 
-/// A pod of this owner's template, not yet created.
+/// A pod from the owner's template, not yet created.
 pub(super) fn from_template(owner: &Value, api_version: &str, kind: &str) -> Value {
     let template = &owner["spec"]["template"];
     json!({
@@ -25,7 +25,7 @@ pub(super) fn from_template(owner: &Value, api_version: &str, kind: &str) -> Val
     })
 }
 
-/// Creates a pod of this owner (of this plural), and tells.
+/// Creates a pod of this owner (of this plural) and records an event.
 pub(super) fn create(
     api: &Api,
     recorder: Recorder,
@@ -46,7 +46,7 @@ pub(super) fn create(
     }
 }
 
-/// Deletes a pod of this owner (of this plural), and tells.
+/// Deletes a pod of this owner (of this plural) and records an event.
 pub(super) fn delete(
     api: &Api,
     recorder: Recorder,
@@ -82,7 +82,7 @@ pub(super) fn controlled_objects(api: &Api, kind: &Kind, owner: &Value) -> Vec<A
     found.filter(|one| object::is_controlled_by(one, object::uid(owner))).collect()
 }
 
-/// Whether it runs or will run.
+/// Whether the pod is neither being deleted nor finished.
 pub(super) fn is_active(pod: &Value) -> bool {
     !object::is_deleting(pod) && !matches!(object::str_at(pod, "/status/phase"), "Succeeded" | "Failed")
 }
@@ -91,12 +91,13 @@ pub(super) fn is_ready(pod: &Value) -> bool {
     condition(pod, "Ready") == Some("True")
 }
 
-/// The status of a condition of the object.
+/// The status of a condition.
 pub(super) fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
     object::array_at(object, "/status/conditions").iter().find(|one| one["type"] == name)?["status"].as_str()
 }
 
-/// Pods in the order in which they should end: those that serve least first.
+/// Sorts pods in the order of deletion: not ready before ready, not running before running,
+/// unscheduled before scheduled, then newest first.
 pub(super) fn sort_for_deletion(pods: &mut [Arc<Value>]) {
     pods.sort_by_key(|pod| {
         let scheduled = !object::str_at(pod, "/spec/nodeName").is_empty();
@@ -106,7 +107,7 @@ pub(super) fn sort_for_deletion(pods: &mut [Arc<Value>]) {
     });
 }
 
-/// Writes a status where it differs from the one that is there.
+/// Updates the status if it differs.
 pub(super) fn write_status(api: &Api, kind: &str, object: &Value, status: Value) -> Result<(), ApiError> {
     if object["status"] == status {
         return Ok(());
@@ -120,7 +121,7 @@ pub(super) fn write_status(api: &Api, kind: &str, object: &Value, status: Value)
     }
 }
 
-/// A condition that keeps its transition time while its status stays.
+/// A condition. Its transition time changes only with its status.
 pub(super) fn new_condition(object: &Value, name: &str, status: bool, reason: &str, message: &str) -> Value {
     let status = if status { "True" } else { "False" };
     let before = object::array_at(object, "/status/conditions").iter().find(|one| one["type"] == name);
@@ -134,14 +135,14 @@ pub(super) fn new_condition(object: &Value, name: &str, status: bool, reason: &s
     })
 }
 
-/// Marks the object that controls this one, if it is of this kind.
+/// The key of the controlling owner, if it is of this kind.
 pub(super) fn controller_key(object: &Value, kind: &str) -> Vec<ObjectKey> {
     let owner = object::controller_of(object).filter(|owner| owner["kind"] == kind);
     let key = |owner: &Value| ObjectKey::new(object::namespace(object), object::str_at(owner, "/name"));
     owner.map(key).into_iter().collect()
 }
 
-/// Everything of a kind.
+/// All objects of a kind.
 pub(super) fn list_all(api: &Api, kind: &str) -> Result<Vec<Arc<Value>>, ApiError> {
     Ok(api.list(kind, None, &ListOptions::default())?.items)
 }

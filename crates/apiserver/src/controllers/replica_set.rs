@@ -1,4 +1,4 @@
-//! ReplicaSets: as many pods as desired.
+//! ReplicaSets: keep the desired number of pods.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use super::{Controller, pods};
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError};
 
-/// Pods created or ended per look, so that a huge set does not hold up the others.
+/// Maximum number of pods created or deleted per reconciliation, so that a large set does not delay
+/// others.
 const BURST: usize = 500;
 
 const RECORDER: Recorder = Recorder("replicaset-controller");

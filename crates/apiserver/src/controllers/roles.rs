@@ -1,10 +1,10 @@
-//! Roles that exist before anybody asks: the part of Kubernetes' own that people and charts use.
+//! Bootstrap roles: the subset of Kubernetes' default roles that users and charts need.
 
 use serde_json::{Value, json};
 
 const AUTHENTICATED: &str = "system:authenticated";
 
-/// Kinds that a namespace's users see, without those that carry credentials or grant rights.
+/// Resources of the user-facing roles, without those that contain credentials or grant permissions.
 const NAMESPACED_RESOURCES: &[(&str, &[&str])] = &[
     (
         "",
@@ -39,7 +39,7 @@ const NAMESPACED_RESOURCES: &[(&str, &[&str])] = &[
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
 
-/// ClusterRoles and their bindings.
+/// Bootstrap ClusterRoles and ClusterRoleBindings.
 pub(super) fn bootstrap_roles() -> Vec<(&'static str, Value)> {
     let all = json!([
         {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
@@ -87,7 +87,8 @@ pub(super) fn bootstrap_roles() -> Vec<(&'static str, Value)> {
     objects
 }
 
-/// `view`, `edit` and `admin`, each with what the one before may and what roles labelled for it add.
+/// The user-facing roles `view`, `edit` and `admin`: each aggregates the previous one and the roles
+/// labelled for it.
 fn user_facing_roles() -> Vec<(&'static str, Value)> {
     let namespaced = |verbs: &[&str]| {
         let rules = NAMESPACED_RESOURCES.iter();

@@ -1,4 +1,5 @@
-//! The scheduler: each pod to the fitting node that runs the fewest of its kind, then the fewest pods.
+//! Scheduler: binds a pod to the matching node with the fewest pods of the same owner, then the
+//! fewest pods.
 
 use std::sync::Arc;
 
@@ -69,7 +70,7 @@ fn is_schedulable(node: &Value) -> bool {
     pods::is_ready(node) && !object::bool_at(node, "/spec/unschedulable") && !object::is_deleting(node)
 }
 
-/// Whether the node selector, the required node affinity and the node's name fit.
+/// Whether node selector, required node affinity and node name match.
 pub(super) fn matches_node(spec: &Value, node: &Value) -> bool {
     let terms = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
     let terms = object::array_at(spec, terms);
@@ -108,7 +109,7 @@ fn select_node<'a>(pod: &Value, fitting: &[&'a Arc<Value>], placed: &[Arc<Value>
     })
 }
 
-/// Whether a required anti-affinity of the pod keeps it off this node.
+/// Whether a required pod anti-affinity excludes this node.
 fn violates_anti_affinity(
     pod: &Value,
     there: &[&Arc<Value>],
@@ -163,7 +164,7 @@ fn set_condition(status: &mut Value, mut condition: Value) {
 }
 
 impl Api {
-    /// Puts a pod on a node, once and for all.
+    /// Binds a pod to a node. A binding is final.
     pub(crate) fn bind(&self, key: &ObjectKey, node: &str) -> Result<(), ApiError> {
         let kind = self.kind("pods")?;
         let pod = self.get_of(&kind, key)?;

@@ -7,7 +7,7 @@ use crate::api::{DeleteOptions, ListOptions, PatchKind};
 use crate::object;
 use crate::store::{SharedStore, Store};
 
-/// An API with the first objects, and its controllers, which only work when `settle` is called.
+/// An API with the bootstrap objects, and its controllers, which run only in `settle`.
 pub(crate) fn cluster() -> (Api, Controllers) {
     let config = Config::default();
     let store = SharedStore::new(Store::new(100_000));
@@ -18,7 +18,7 @@ pub(crate) fn cluster() -> (Api, Controllers) {
 }
 
 impl Controllers {
-    /// Works until nothing is left to do, as it must come to.
+    /// Runs until the queue is empty; panics if it does not become empty.
     fn settle(&mut self) {
         for _ in 0..10_000 {
             if !self.step() {
@@ -32,7 +32,7 @@ impl Controllers {
         panic!("the controllers do not settle; still queued: {:?}", self.queue);
     }
 
-    /// Works, leaving what has to wait for somebody else.
+    /// Runs until only failing keys are left.
     fn settle_best_effort(&mut self) {
         for _ in 0..10_000 {
             if !self.step() {
@@ -75,7 +75,7 @@ fn pods(api: &Api) -> Vec<Value> {
         .collect()
 }
 
-/// Plays the kubelets: every bound pod runs and is ready, every terminating pod ends.
+/// Simulates the kubelets: bound pods become running and ready, terminating pods are removed.
 fn kubelet(api: &Api) {
     for (index, pod) in pods(api).into_iter().enumerate() {
         let name = object::name(&pod).to_owned();

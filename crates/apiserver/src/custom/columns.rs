@@ -1,4 +1,4 @@
-//! The columns that a definition adds to its kind's tables.
+//! Additional printer columns of a definition.
 
 use jsonpath_rust::JsonPath;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub(crate) struct Column {
     path: String,
 }
 
-/// The columns of a version; its age where it names none.
+/// Columns of a version; only the age if it defines none.
 pub(super) fn of(version: &Value) -> Vec<Column> {
     let columns: Vec<Column> = array_at(version, "/additionalPrinterColumns").iter().map(column).collect();
     if columns.is_empty() { vec![age()] } else { columns }
@@ -40,7 +40,7 @@ fn age() -> Column {
 }
 
 impl Column {
-    /// What stands in this column for an object; null where the path leads nowhere.
+    /// Value of the column for an object; null if the path does not exist.
     pub fn cell(&self, object: &Value) -> Value {
         let found = object.query(&self.path).ok();
         let Some(first) = found.and_then(|found| found.into_iter().next()) else { return Value::Null };
@@ -58,8 +58,8 @@ impl Column {
     }
 }
 
-/// Kubernetes' dialect of JSONPath as RFC 9535 has it: names go into brackets, because they may hold
-/// dashes, slashes and (escaped) dots.
+/// Converts Kubernetes' dialect of JSONPath to RFC 9535: names are put into brackets because they may
+/// contain dashes, slashes and (escaped) dots.
 fn standard_path(path: &str) -> String {
     let mut standard = String::from("$");
     let mut rest = path.trim_start_matches('{').trim_end_matches('}');
@@ -97,7 +97,8 @@ fn take_name(text: &str) -> (String, &str) {
     (name, "")
 }
 
-/// Where the bracket that begins the text ends; brackets and quotes inside it count.
+/// Index of the bracket that closes the one at the start of the text, skipping nested brackets and
+/// quoted strings.
 fn closing_bracket(text: &str) -> usize {
     let (mut depth, mut quote) = (0_usize, None);
     for (at, letter) in text.char_indices() {

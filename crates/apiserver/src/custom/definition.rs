@@ -1,4 +1,4 @@
-//! The CustomResourceDefinition itself: what it leaves to be filled in, and what makes it no good.
+//! Defaulting and validation of CustomResourceDefinitions.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::Cause;
 use crate::object::{array_at, bool_at, child_mut, set_default, str_at};
 use crate::validate::{is_label_1035, is_subdomain_1123};
 
-/// Fills in what Kubernetes fills in.
+/// Sets the defaults of a definition.
 pub(crate) fn complete(definition: &mut Value) {
     let spec = child_mut(definition, "spec");
     set_default(spec, "conversion", json!({"strategy": "None"}));
@@ -20,7 +20,7 @@ pub(crate) fn complete(definition: &mut Value) {
     }
 }
 
-/// What its author should know although it is accepted.
+/// Warnings about an accepted definition.
 pub(crate) fn warnings(definition: &Value) -> Vec<String> {
     let versions = array_at(definition, "/spec/versions").iter();
     let rules: usize = versions.map(|version| count_rules(&version["schema"])).sum();
@@ -45,7 +45,7 @@ fn count_rules(source: &Value) -> usize {
     }
 }
 
-/// Everything that is wrong with a definition.
+/// All validation errors of a definition.
 pub(crate) fn check(definition: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
     let spec = &definition["spec"];
     check_names(definition, causes);
@@ -97,7 +97,7 @@ fn check_names(definition: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// A webhook would have to be called, which nobody does here.
+/// Conversion webhooks are not supported.
 fn check_conversion(spec: &Value, causes: &mut Vec<Cause>) {
     let strategy = &spec["conversion"]["strategy"];
     if strategy != "None" {
@@ -165,7 +165,7 @@ fn check_scale(path: &str, scale: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// One level of a schema and what is below it: it must be structural.
+/// Checks one level of a schema, which must be structural, and the levels below it.
 fn check_schema(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
     check_type(path, schema, causes);
     check_forbidden(path, schema, causes);
@@ -286,7 +286,7 @@ fn check_list(path: &str, schema: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// Below a junction only values are checked: types and defaults belong outside.
+/// Below a logical junctor only value validations are allowed; types and defaults belong outside.
 fn check_part(path: &str, part: &Value, parent: &Value, causes: &mut Vec<Cause>) {
     let junction_of_int_or_string = bool_at(parent, "/x-kubernetes-int-or-string");
     for field in ["type", "default", "nullable", "description", "additionalProperties"] {

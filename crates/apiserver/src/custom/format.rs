@@ -1,4 +1,4 @@
-//! The formats that a schema may ask of a string. Those that Kubernetes does not know hold for anything.
+//! String formats of schemas. Formats that Kubernetes does not support accept any string.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -29,14 +29,14 @@ pub(super) fn fits(format: &str, text: &str) -> bool {
     }
 }
 
-/// RFC 3339: a date alone is not a time.
+/// RFC 3339 date-time; a date alone is invalid.
 fn is_time(text: &str) -> bool {
     text.len() >= "2006-01-02T15:04:05Z".len()
         && text.get(10..11).is_some_and(|letter| matches!(letter, "T" | "t" | " "))
         && text.parse::<Timestamp>().is_ok()
 }
 
-/// `1h30m`, `1.5s`, `300ms`, and whole words as in `3 days`.
+/// Durations such as `1h30m`, `1.5s`, `300ms` and, with unit names, `3 days`.
 fn is_duration(text: &str) -> bool {
     const UNITS: &[&str] = &[
         "ns", "us", "µs", "ms", "s", "m", "h", "d", "w", "sec", "min", "hour", "hours", "day", "days",

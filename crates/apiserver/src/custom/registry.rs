@@ -1,4 +1,4 @@
-//! Which definitions are accepted, what their status says, and the kinds that follow from them.
+//! Registry of definitions: accepts their names, writes their status and builds the served kinds.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::object::{self, array_at, str_at, strs_at};
 use crate::store::Store;
 use crate::{Kind, Kinds};
 
-/// Holds a definition until its objects are gone.
+/// Finalizer that keeps a definition until its objects are deleted.
 pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-/// Looks at all definitions anew: writes their statuses, and gives the kinds that are served from now
-/// on. `kind` is the definitions' own.
+/// Processes all definitions: writes their statuses and returns the kinds to serve. `kind` is
+/// CustomResourceDefinition.
 pub(crate) fn refresh(store: &mut Store, kinds: &Kinds, kind: &Arc<Kind>) -> Kinds {
     let mut definitions: Vec<Arc<Value>> = store.list(kind, None, None).map(|(_, one)| one.clone()).collect();
-    // Names belong to those that have them, then to those that came first.
+    // Definitions with accepted names keep them; then the older definition wins.
     definitions.sort_by_key(|one| (!has_condition(one, "NamesAccepted"), object::resource_version(one)));
     let mut taken = TakenNames::by_built_in(kinds);
     let mut served = Vec::new();
@@ -38,7 +38,7 @@ pub(crate) fn refresh(store: &mut Store, kinds: &Kinds, kind: &Arc<Kind>) -> Kin
     kinds.with_custom(served)
 }
 
-/// Ends the watches of what is served no more.
+/// Ends the watches of kinds that are no longer served.
 fn stop_serving_removed(store: &mut Store, before: &Kinds, served: &[Arc<Kind>]) {
     served.iter().for_each(|kind| store.start_serving(kind));
     let left: HashSet<String> = served.iter().map(|kind| kind.resource()).collect();
@@ -49,7 +49,7 @@ fn stop_serving_removed(store: &mut Store, before: &Kinds, served: &[Arc<Kind>])
     }
 }
 
-/// Reading a schema takes time: what is as it was stays.
+/// Building a schema is slow, so unchanged definitions keep their kinds.
 fn reuse_or_build(kinds: &Kinds, definition: &Value) -> Vec<Arc<Kind>> {
     let origin = super::DefinitionState::of(definition);
     let kept: Vec<Arc<Kind>> = kinds
@@ -60,7 +60,7 @@ fn reuse_or_build(kinds: &Kinds, definition: &Value) -> Vec<Arc<Kind>> {
     if kept.is_empty() { kinds_of(definition).into_iter().map(Arc::new).collect() } else { kept }
 }
 
-/// Words that may stand for one kind only within a group.
+/// Names that must be unique within a group.
 struct TakenNames {
     names: HashSet<(String, String)>,
     kinds: HashSet<(String, String)>,
@@ -76,7 +76,7 @@ impl TakenNames {
         taken
     }
 
-    /// The first name that is somebody else's, with the name of the field's conflict.
+    /// The first name that is already taken.
     fn conflict(&self, definition: &Value) -> Option<String> {
         let group = str_at(definition, "/spec/group").to_owned();
         let name = |name: &&str| self.names.contains(&(group.clone(), (*name).to_owned()));
@@ -153,7 +153,7 @@ fn stored_versions(definition: &Value) -> Vec<&str> {
     stored
 }
 
-/// A condition that keeps its time while its status stays.
+/// A condition. Its transition time changes only with its status.
 fn condition(definition: &Value, name: &str, holds: bool, reason: &str, message: &str) -> Value {
     let status = if holds { "True" } else { "False" };
     let before = array_at(definition, "/status/conditions").iter().find(|one| one["type"] == name);

@@ -1,4 +1,4 @@
-//! Whether a value keeps the rules of its schema, in the message of Kubernetes.
+//! Validates values against a schema, with the messages of Kubernetes.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use super::format;
 use super::schema::{Additional, Limit, List, Schema, Type};
 use crate::Cause;
 
-/// Everything in the object that breaks a rule.
+/// All violations of the schema in the object.
 pub(super) fn check(schema: &Schema, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     check_value(schema, object, "", &mut causes);
@@ -35,7 +35,7 @@ fn check_value(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Caus
     check_combinations(schema, value, path, causes);
 }
 
-/// False where nothing else is worth checking.
+/// Returns false if no other check applies.
 fn check_type(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) -> bool {
     let given = type_name(value);
     if schema.int_or_string {
@@ -124,7 +124,7 @@ fn check_array(schema: &Schema, elements: &[Value], path: &str, causes: &mut Vec
     check_identities(schema, elements, path, causes);
 }
 
-/// No element of a set or a map stands there twice.
+/// Elements of sets and maps must be unique.
 fn check_identities(schema: &Schema, elements: &[Value], path: &str, causes: &mut Vec<Cause>) {
     let identity = |element: &Value| match &schema.list {
         List::Atomic => None,
@@ -223,14 +223,14 @@ fn check_combinations(schema: &Schema, value: &Value, path: &str, causes: &mut V
     }
 }
 
-/// What is wrong with the alternative that comes closest.
+/// The errors of the alternative with the fewest.
 fn best(failures: impl Iterator<Item = Vec<Cause>>) -> Vec<Cause> {
     failures.min_by_key(Vec::len).unwrap_or_default()
 }
 
 fn refuse(path: &str, value: &Value, message: &str, causes: &mut Vec<Cause>) {
     let place = if path.is_empty() { String::new() } else { format!("{path} ") };
-    // A whole object says less than its path.
+    // Objects are not repeated in the message.
     let shown = if value.is_object() { json!("") } else { value.clone() };
     causes.push(Cause::invalid(
         if path.is_empty() { "<nil>" } else { path },

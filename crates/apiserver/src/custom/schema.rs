@@ -1,4 +1,4 @@
-//! A structural schema, read once from its definition.
+//! Structural schemas, parsed once per definition.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::object::{array_at, bool_at, str_at, strs_at};
 
-/// One level of a schema. What a definition may not say (`$ref`, `uniqueItems: true`) has no place here.
+/// One level of a schema. Fields that a structural schema must not have (`$ref`, `uniqueItems: true`)
+/// are not represented.
 #[derive(Debug, Default)]
 pub(crate) struct Schema {
     pub kind: Option<Type>,
@@ -36,7 +37,7 @@ pub(crate) struct Schema {
     pub list: List,
 }
 
-/// The types of JSON.
+/// JSON types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Type {
     Object,
@@ -47,7 +48,7 @@ pub(crate) enum Type {
     Boolean,
 }
 
-/// What an object may hold beside its properties.
+/// `additionalProperties`.
 #[derive(Debug, Default)]
 pub(crate) enum Additional {
     #[default]
@@ -56,11 +57,11 @@ pub(crate) enum Additional {
     Matching(Box<Schema>),
 }
 
-/// A regular expression with its text for messages.
+/// A regular expression and its source.
 #[derive(Debug)]
 pub(crate) struct Pattern {
     pub text: String,
-    /// None where the text is no expression; then nothing matches it.
+    /// None if the source is not a valid expression; then nothing matches.
     pub regex: Option<Regex>,
 }
 
@@ -76,7 +77,7 @@ pub(crate) struct Range {
     pub max: Option<u64>,
 }
 
-/// What tells the elements of a list apart.
+/// `x-kubernetes-list-type` and its keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum List {
     #[default]
@@ -111,7 +112,7 @@ impl Type {
 }
 
 impl Schema {
-    /// Reads `openAPIV3Schema` or a part of it.
+    /// Parses `openAPIV3Schema` or a part of it.
     pub fn of(source: &Value) -> Self {
         Self {
             kind: Type::from_name(str_at(source, "/type")),
@@ -170,7 +171,7 @@ fn all(source: &Value, pointer: &str) -> Vec<Schema> {
 
 fn limit(source: &Value, field: &str, exclusive: &str) -> Option<Limit> {
     let number = source.get(field)?.as_f64()?;
-    // Whole numbers are shown as such, however they were written.
+    // Whole numbers are shown as integers regardless of their notation.
     let value =
         if number.fract() == 0.0 && number.abs() < 1e15 { (number as i64).into() } else { number.into() };
     Some(Limit { value, exclusive: source[exclusive] == true })

@@ -81,7 +81,7 @@ fn with_hives() -> Api {
     api
 }
 
-/// The spec as it is stored, or the refusal.
+/// The stored spec, or the error message.
 fn create(spec: Value) -> Result<Value, String> {
     match with_hives().create("hives", hive(spec)) {
         Ok(stored) => Ok(stored["spec"].clone()),

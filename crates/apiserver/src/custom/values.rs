@@ -1,4 +1,4 @@
-//! An object on its way in: fields that the schema does not know go, defaults come.
+//! Pruning and defaulting of custom resources.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::schema::{Additional, Schema};
 
-/// The object as it is kept, and the paths of the fields that it loses.
+/// The object to store, and the paths of the removed fields.
 pub(super) fn prune_and_default(schema: &Schema, object: &Value) -> (Value, Vec<String>) {
     let (mut object, mut pruned) = (object.clone(), Vec::new());
     prune_resource(schema, &mut object, "", &mut pruned);
@@ -14,7 +14,7 @@ pub(super) fn prune_and_default(schema: &Schema, object: &Value) -> (Value, Vec<
     (object, pruned)
 }
 
-/// An object with `apiVersion`, `kind` and `metadata`, which no schema needs to name.
+/// Prunes an object with `apiVersion`, `kind` and `metadata`, which its schema need not list.
 fn prune_resource(schema: &Schema, object: &mut Value, path: &str, pruned: &mut Vec<String>) {
     let Some(fields) = object.as_object_mut() else { return };
     let own: Vec<(String, Value)> = ["apiVersion", "kind", "metadata"]
@@ -30,7 +30,7 @@ fn prune_resource(schema: &Schema, object: &mut Value, path: &str, pruned: &mut 
     }
 }
 
-/// Keeps of metadata what it is made of. What is no metadata at all stays for others to refuse.
+/// Removes unknown fields of metadata. Metadata of the wrong type is left for validation.
 fn prune_metadata(metadata: &mut Value, path: &str, pruned: &mut Vec<String>) {
     let Ok(read) = ObjectMeta::deserialize(&*metadata) else { return };
     let Ok(Value::Object(known)) = serde_json::to_value(read) else { return };
@@ -82,7 +82,7 @@ fn join(path: &str, field: &str) -> String {
     if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
 }
 
-/// Sets defaults. A null that is not allowed gives way to the default, or goes.
+/// Sets defaults. A null value that is not nullable is replaced by the default or removed.
 fn set_defaults(schema: &Schema, value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! Server-side apply: what a manager wants laid over what is, unless that is somebody else's.
+//! Server-side apply: merges an applied configuration into the live object and detects conflicts.
 
 use serde_json::Value;
 
@@ -9,32 +9,32 @@ use super::walk::{self, compare, fields_of};
 use crate::object;
 use crate::{ApiError, Cause};
 
-/// The owner of everything that an object had when nobody had owned anything of it.
+/// Manager of all fields of an object that had no managed fields before its first apply.
 const BEFORE_FIRST: &str = "before-first-apply";
 
-/// Where `kubectl apply` without `--server-side` keeps what it applied.
+/// Annotation in which client-side `kubectl apply` stores the applied configuration.
 pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// One request to apply.
+/// A server-side apply request.
 pub(crate) struct ApplyConfiguration<'a> {
     pub kind: Type<'a>,
     pub api_version: &'a str,
     pub manager: &'a Manager,
     pub force: bool,
-    /// What is wanted.
+    /// The applied configuration.
     pub config: &'a Value,
-    /// The same without what the kind does not know.
+    /// The applied configuration without unknown fields.
     pub pruned_config: &'a Value,
 }
 
-/// A field that somebody else owns.
+/// A field that another manager owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Conflict {
     manager: String,
     path: String,
 }
 
-/// The object afterwards and who owns what of it, or with whom the request conflicts.
+/// Returns the merged object and its managers, or the conflicts.
 pub(crate) fn apply(
     live: &Value,
     managers: Vec<Entry>,
@@ -44,7 +44,7 @@ pub(crate) fn apply(
         Ok(done) => return Ok(done),
         Err(conflicts) => conflicts,
     };
-    // kubectl that moves from the annotation to the server may take over what it applied itself.
+    // kubectl may take ownership of fields that it applied client-side before.
     let own = if one.manager.name == "kubectl" { last_applied(live, one.kind) } else { FieldSet::default() };
     let foreign: Vec<Overlap> = conflicts
         .into_iter()
@@ -58,7 +58,7 @@ pub(crate) fn apply(
     Err(foreign.iter().flat_map(|(entry, set)| describe(entry, set)).collect())
 }
 
-/// An owner, and what of its fields is wanted differently.
+/// A manager, and those of its fields that the request changes.
 type Overlap = (Entry, FieldSet);
 
 fn try_apply(
@@ -97,20 +97,20 @@ fn try_apply(
     Ok((applied_object, managers))
 }
 
-/// Takes away what the manager applied last, applies no more, and nobody else owns.
+/// Removes fields that the manager applied before, no longer applies, and no other manager owns.
 fn prune(merged: Value, last: Option<&Entry>, mine: &Entry, others: &[Entry], kind: Type<'_>) -> Value {
     let Some(last) = last.filter(|last| !last.set.is_empty()) else { return merged };
     let owned = others.iter().fold(mine.set.clone(), |all, entry| all.union(&entry.set)).with_parent_fields();
     let (last, all) = (last.set.with_parent_fields(), fields_of(&merged, kind).with_parent_fields());
     let fields = |value: &Value| fields_of(value, kind).with_parent_fields();
-    // Without everything that was applied last; then with what is owned; then with what was never
-    // applied, such as defaults.
+    // First without all fields of the last apply, then with the owned ones, then with fields that
+    // were never applied, such as defaults.
     let bare = walk::remove(&merged, &last, kind);
     let owned = walk::remove(&merged, &all.difference(&fields(&bare).union(&owned)), kind);
     walk::remove(&merged, &all.difference(&fields(&owned)).intersection(&last), kind)
 }
 
-/// What the annotation of client-side apply names.
+/// The fields in the last-applied annotation.
 fn last_applied(live: &Value, kind: Type<'_>) -> FieldSet {
     let applied = object::annotation(live, LAST_APPLIED).and_then(|text| serde_json::from_str(text).ok());
     applied.map(|applied: Value| fields_of(&applied, kind)).unwrap_or_default()
@@ -130,7 +130,7 @@ fn describe(entry: &Entry, set: &FieldSet) -> Vec<Conflict> {
     set.paths().into_iter().map(|path| Conflict { manager: manager.clone(), path }).collect()
 }
 
-/// The refusal that names every conflict.
+/// Error that lists all conflicts.
 pub(crate) fn conflict_error(mut conflicts: Vec<Conflict>) -> ApiError {
     conflicts.sort_by(|left, right| left.manager.cmp(&right.manager));
     let message = match conflicts.as_slice() {

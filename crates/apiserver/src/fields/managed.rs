@@ -1,4 +1,4 @@
-//! `metadata.managedFields`: reading it, writing it, and following those who create, update and patch.
+//! `metadata.managedFields`: parsing, writing, and tracking of creates, updates and patches.
 
 use serde_json::{Value, json};
 
@@ -7,24 +7,24 @@ use super::types::Type;
 use super::walk::compare;
 use crate::object::{self, str_at};
 
-/// Managers that update, per object, as in Kubernetes; the oldest beyond become one.
+/// Maximum number of update entries per object, as in Kubernetes; older ones are merged.
 const UPDATERS_MAX: usize = 10;
 const ANCIENT: &str = "ancient-changes";
 
 pub(super) const APPLY: &str = "Apply";
 pub(super) const UPDATE: &str = "Update";
 
-/// Who writes: a name, and the part of the object that the request is about.
+/// A field manager and the subresource that it writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manager {
     pub name: String,
     pub subresource: &'static str,
-    /// What a request about this part of the object cannot change, so not own.
+    /// Fields that the request cannot change and therefore not own.
     pub(super) reset_fields: FieldSet,
 }
 
 impl Manager {
-    /// `has_status` says whether the status is a part of its own.
+    /// `has_status`: whether the status is a subresource.
     pub fn new(name: &str, subresource: &'static str, has_status: bool) -> Self {
         let reset_fields = match subresource {
             "status" => json!({"f:metadata": {}, "f:spec": {}}),
@@ -35,7 +35,7 @@ impl Manager {
     }
 }
 
-/// What one manager owns.
+/// Fields of one manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub manager: String,
@@ -58,8 +58,8 @@ impl Entry {
         }
     }
 
-    /// Whether both are one manager at the same sort of work. A manager that applies is the same one
-    /// under every version of the kind.
+    /// Whether both entries belong together: same manager, operation, subresource and, for updates,
+    /// API version.
     pub(super) fn is_same_manager(&self, other: &Self) -> bool {
         self.manager == other.manager
             && self.operation == other.operation
@@ -97,17 +97,17 @@ impl Entry {
     }
 }
 
-/// Who owns what of an object; what cannot be read is left out.
+/// The managed fields of an object. Invalid entries are ignored.
 pub(crate) fn read(object: &Value) -> Vec<Entry> {
     object::array_at(object, "/metadata/managedFields").iter().filter_map(Entry::read).collect()
 }
 
-/// Whether a client asks to forget all managers: a list of one empty entry.
+/// Whether the client resets the managed fields with a list of one empty entry.
 pub(crate) fn is_reset(object: &Value) -> bool {
     matches!(object::array_at(object, "/metadata/managedFields"), [one] if one.as_object().is_some_and(|one| one.is_empty()))
 }
 
-/// Writes the owners into an object in Kubernetes' order. Entries that own what they did keep their time.
+/// Writes the managed fields in Kubernetes' order. Unchanged entries keep their time.
 pub(crate) fn write(object: &mut Value, mut entries: Vec<Entry>, before: &[Entry]) {
     for entry in &mut entries {
         let set = std::mem::take(&mut entry.set);
@@ -134,7 +134,7 @@ fn order(entry: &Entry) -> [&str; 5] {
     [entry.operation, &entry.time, &entry.manager, &entry.api_version, &entry.subresource]
 }
 
-/// Fields that nobody owns because the server writes them.
+/// Fields that have no manager because the server sets them.
 fn stripped_fields() -> FieldSet {
     FieldSet::from_json(&json!({
         "f:apiVersion": {}, "f:kind": {},
@@ -146,7 +146,7 @@ fn stripped_fields() -> FieldSet {
     }))
 }
 
-/// Makes the oldest updaters one where there are too many.
+/// Merges the oldest update entries if there are too many.
 fn cap_updaters(entries: &mut Vec<Entry>) {
     let mut updaters: Vec<Entry> = entries.extract_if(.., |entry| entry.operation == UPDATE).collect();
     updaters.sort_by(|left, right| order(left).cmp(&order(right)));
@@ -157,7 +157,7 @@ fn cap_updaters(entries: &mut Vec<Entry>) {
         oldest.subresource.clear();
         match updaters.iter_mut().find(|one| one.api_version == version) {
             Some(next) if next.manager == ANCIENT => next.set = next.set.union(&oldest.set),
-            // The next oldest becomes the collection, so that there is one entry less.
+            // The next oldest entry is merged too, so that the number of entries decreases.
             Some(next) => {
                 oldest.set = oldest.set.union(&next.set);
                 oldest.time.clone_from(&next.time);
@@ -169,8 +169,8 @@ fn cap_updaters(entries: &mut Vec<Entry>) {
     entries.append(&mut updaters);
 }
 
-/// Writes into `after` who owns what now that somebody made it out of `before` (none: created it).
-/// `owners` are those that hold before.
+/// Updates the managed fields in `after`, which was made from `before` (none for a create).
+/// `managers` are the entries before the write.
 pub(crate) fn track(
     kind: Type<'_>,
     api_version: &str,
@@ -181,7 +181,7 @@ pub(crate) fn track(
 ) {
     let known = before.map(read).unwrap_or_default();
     if before.is_some() && managers.is_empty() {
-        // Nobody owns anything of it, until somebody applies.
+        // An object without managed fields gets none until it is applied.
         return write(after, Vec::new(), &known);
     }
     let empty_parents = before.is_none().then(|| empty_parents(after));
@@ -202,7 +202,7 @@ pub(crate) fn track(
     write(after, managers, &known);
 }
 
-/// The parts that an object has before anybody fills them in, which therefore nobody owns.
+/// Empty parents in a new object, which have no manager.
 fn empty_parents(object: &Value) -> Value {
     let mut empty_parents = json!({});
     for parts in [

@@ -1,13 +1,13 @@
-//! Sets of fields: trees of path elements in the notation of `FieldsV1`.
+//! Sets of field paths, as trees in the notation of `FieldsV1`.
 //!
-//! An element is `f:NAME` (a field), `k:{...}` (a list's element by its keys), `v:...` (a set's
-//! element by its value). A node may be a member itself, have members below it, or both.
+//! A path element is `f:NAME` (a field), `k:{...}` (a list element by its keys) or `v:...` (a set
+//! element by its value). A node can be a member, have members below it, or both.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-/// The mark of a member that has members below it.
+/// Marks a member that also has members below it.
 const SELF: &str = ".";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl FieldSet {
         self.nodes.is_empty()
     }
 
-    /// Makes a path a member.
+    /// Adds a path.
     pub fn insert(&mut self, path: &[String]) {
         let Some((first, rest)) = path.split_first() else { return };
         let node = self.nodes.entry(first.clone()).or_default();
@@ -37,12 +37,12 @@ impl FieldSet {
         }
     }
 
-    /// Whether a path of one element is a member.
+    /// Whether the path of one element is a member.
     pub fn contains(&self, element: &str) -> bool {
         self.nodes.get(element).is_some_and(|node| node.member)
     }
 
-    /// What is below an element.
+    /// The members below an element.
     pub fn children(&self, element: &str) -> Option<&Self> {
         self.nodes.get(element).map(|node| &node.children)
     }
@@ -64,7 +64,7 @@ impl FieldSet {
         })
     }
 
-    /// The members that are not members of the other set.
+    /// Members that are not in the other set.
     pub fn difference(&self, other: &Self) -> Self {
         self.combined(other, |mine, other| match other {
             None => mine.clone(),
@@ -75,7 +75,7 @@ impl FieldSet {
         })
     }
 
-    /// The members that neither are members of the other set nor stand below one.
+    /// Members that are neither in the other set nor below one of its members.
     pub fn recursive_difference(&self, other: &Self) -> Self {
         self.combined(other, |mine, other| match other {
             None => mine.clone(),
@@ -94,7 +94,7 @@ impl FieldSet {
         Self { nodes: nodes.filter(|(_, node)| node.member || !node.children.is_empty()).collect() }
     }
 
-    /// The same with every field on the way to a member a member too; elements of lists are not.
+    /// The set with the fields on the path to each member added; list elements are not added.
     pub fn with_parent_fields(&self) -> Self {
         let nodes = self.nodes.iter().map(|(element, node)| {
             let member = node.member || element.starts_with("f:");
@@ -103,7 +103,7 @@ impl FieldSet {
         Self { nodes: nodes.collect() }
     }
 
-    /// Every member, as people read paths: `.spec.ports[port=80,protocol="TCP"].name`.
+    /// All members in readable notation: `.spec.ports[port=80,protocol="TCP"].name`.
     pub fn paths(&self) -> Vec<String> {
         let mut paths = Vec::new();
         self.collect_paths("", &mut paths);
@@ -120,7 +120,7 @@ impl FieldSet {
         }
     }
 
-    /// As `FieldsV1` holds it.
+    /// Encodes the set as `FieldsV1`.
     pub fn to_json(&self) -> Value {
         let node = |node: &Node| {
             let mut below = node.children.to_json();
@@ -132,7 +132,7 @@ impl FieldSet {
         self.nodes.iter().map(|(element, one)| (element.clone(), node(one))).collect::<Map<_, _>>().into()
     }
 
-    /// Reads `FieldsV1`; what it cannot read is left out.
+    /// Parses `FieldsV1`. Invalid elements are ignored.
     pub fn from_json(fields: &Value) -> Self {
         let mut set = Self::default();
         for (element, below) in fields.as_object().into_iter().flatten() {
@@ -145,7 +145,7 @@ impl FieldSet {
     }
 }
 
-/// The element with its keys in order; none for what is no element.
+/// The path element with sorted keys; none if it is invalid.
 fn canonical(element: &str) -> Option<String> {
     let (prefix, rest) = element.split_once(':')?;
     match prefix {

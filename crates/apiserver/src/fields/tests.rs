@@ -17,7 +17,7 @@ fn manager(name: &str) -> Manager {
     Manager::new(name, "", true)
 }
 
-/// A cluster of one object.
+/// One object and its managers.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct World {
     live: Value,
@@ -64,7 +64,7 @@ impl World {
         own.map(|entry| entry.set.to_json()).unwrap_or_default()
     }
 
-    /// Without who owns what, and lists with identities in one order.
+    /// The object without managed fields and with keyed lists sorted.
     fn content(&self) -> Value {
         let mut content = self.live.clone();
         if let Some(metadata) = content["metadata"].as_object_mut() {
@@ -95,7 +95,7 @@ fn containers(list: Value) -> Value {
     json!({"spec": {"template": {"spec": {"containers": list}}}})
 }
 
-/// A day of three managers: one applies, a second scales, the first is told, insists, lets go.
+/// Three managers: one applies, a second scales, the first conflicts, forces, and gives the field up.
 #[test]
 fn unit_a_field_has_one_owner_who_may_give_it_up() {
     let mut world = World::default();
@@ -232,8 +232,8 @@ fn unit_unowned_fields_get_an_owner_on_first_apply() {
     assert_eq!(world.owned("before-first-apply"), json!({"f:spec": {"f:paused": {}, "f:replicas": {}}}));
 }
 
-/// `kubectl apply` for years, then `kubectl apply --server-side`: what the annotation names moves
-/// over, what somebody else changed meanwhile does not.
+/// Migration from client-side to server-side `kubectl apply`: fields in the annotation change their
+/// manager, fields that another manager changed since do not.
 #[test]
 fn unit_kubectl_migrates_from_client_side_apply() {
     let applied = json!({"spec": {"replicas": 2, "paused": true}});
@@ -261,8 +261,8 @@ fn unit_keys_of_map_lists_are_required_and_unique() {
     assert!(check_lists(&containers(json!([{"name": "a"}, {"name": "b"}])), kind()).is_ok());
 }
 
-/// The table of keys agrees with the ones that k8s-openapi's types merge by, as far as those know:
-/// they have the first key of each list.
+/// The table of list keys agrees with the keys by which k8s-openapi's types merge. Those have only
+/// the first key of each list.
 #[test]
 fn unit_list_keys_agree_with_k8s_openapi() {
     use k8s_openapi::DeepMerge;
@@ -306,7 +306,7 @@ fn unit_list_keys_agree_with_k8s_openapi() {
     check("ServiceSpec", left, right, merged);
 }
 
-/// The schema of a custom resource says the same things in its own words.
+/// The schema of a custom resource gives the same result.
 #[test]
 fn unit_custom_resources_follow_their_schema() {
     let schema = json!({"properties": {"spec": {"properties": {
@@ -323,7 +323,7 @@ fn unit_custom_resources_follow_their_schema() {
     assert_eq!(fields_of(&object, Type::Custom(&schema)).to_json(), expected);
 }
 
-/// A applied object: some labels, finalizers, replicas, and containers with their parts.
+/// An applied configuration: labels, finalizers, replicas and containers.
 fn applied_configs() -> impl Strategy<Value = Value> {
     let letter = || prop::sample::select(vec!["a", "b", "c"]);
     let number = || prop::sample::select(vec![1, 2]);
@@ -354,7 +354,7 @@ fn applied_configs() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Without nulls and what is empty, which nobody means.
+/// Without nulls and empty values.
 fn bare(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -377,7 +377,7 @@ fn own(world: &World, name: &str) -> FieldSet {
         .unwrap_or_default()
 }
 
-/// Cases of one seed, which a failure shows and `BEELINE_SEED` repeats.
+/// Test cases from one seed, which a failure prints and `BEELINE_SEED` sets.
 fn cases() -> ProptestConfig {
     let given = std::env::var("BEELINE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(rand::random::<u64>);
@@ -388,7 +388,7 @@ fn cases() -> ProptestConfig {
 proptest! {
     #![proptest_config(cases())]
 
-    /// Applied twice is applied once, down to the times of the managers.
+    /// A second identical apply changes nothing, including the times of the entries.
     #[test]
     fn unit_property_apply_is_idempotent(first in applied_configs(), second in applied_configs(), other in applied_configs()) {
         let mut world = World::default();
@@ -400,7 +400,7 @@ proptest! {
         prop_assert_eq!(world, once);
     }
 
-    /// A manager owns what it applied, no less and no more, whatever was there before.
+    /// A manager owns exactly what it applied.
     #[test]
     fn unit_property_ownership_is_what_was_applied(before in applied_configs(), first in applied_configs(), second in applied_configs()) {
         let mut world = World::default();
@@ -415,24 +415,24 @@ proptest! {
         }
     }
 
-    /// What was alone a manager's own goes when it applies nothing, and nothing else does.
+    /// An empty apply removes only fields that the manager alone owned.
     #[test]
     fn unit_property_giving_up_fields_leaves_those_of_others(mine in applied_configs(), theirs in applied_configs()) {
         let mut alone = World::default();
         alone.apply("they", &theirs, false).unwrap();
         let mut world = alone.clone();
-        // Where both differ, theirs was there first and comes back.
+        // Where both differ, the earlier value of the other manager is restored.
         world.apply("me", &mine, true).unwrap();
         world.apply("they", &theirs, true).unwrap();
         world.apply("me", &json!({}), true).unwrap();
         prop_assert_eq!(world.content(), alone.content());
     }
 
-    /// Managers that want different fields do not disturb each other, in whatever order they come.
+    /// The result does not depend on the order of managers with different fields.
     #[test]
     fn unit_property_order_does_not_matter_where_fields_differ(one in applied_configs(), other in applied_configs()) {
         let (left, right) = (fields_of(&one, kind()), fields_of(&other, kind()));
-        // Elements of lists that both have stay in both: their keys and names agree.
+        // Shared list elements stay in both configurations so that keys and names agree.
         let shared = left.intersection(&right);
         let leaves = FieldSet::from_json(&shared.to_json());
         let other = walk::merge(&other, &only(&one, &leaves), kind());
@@ -446,7 +446,7 @@ proptest! {
         prop_assert_eq!(run([("a", &one), ("b", &other)]), run([("b", &other), ("a", &one)]));
     }
 
-    /// Nobody but those who say `force` ever changes what somebody else owns.
+    /// Only a forced apply changes fields of another manager.
     #[test]
     fn unit_property_what_is_owned_stays_without_force(theirs in applied_configs(), mine in applied_configs()) {
         let mut world = World::default();
@@ -460,13 +460,13 @@ proptest! {
         prop_assert_eq!(own(&world, "they"), before);
     }
 
-    /// An update owns what it changed; the rest keeps its managers; nothing that is gone has one.
+    /// An update owns what it changed; other fields keep their managers; removed fields have none.
     #[test]
     fn unit_property_updates_own_what_they_change(before in applied_configs(), after in applied_configs()) {
         let mut world = World::default();
         world.update("creator", |object| {
             *object = before.clone();
-            // Of an object that nobody owns anything of nobody becomes an owner.
+            // An update of an object without managed fields adds none.
             object["metadata"]["annotations"] = json!({"a": "b"});
         });
         world.update("editor", |object| {
@@ -482,7 +482,7 @@ proptest! {
     }
 }
 
-/// The part of a value that a set names.
+/// The part of a value that a set selects.
 fn only(value: &Value, set: &FieldSet) -> Value {
     let others = fields_of(value, kind()).difference(&set.with_parent_fields());
     walk::remove(value, &others, kind())

@@ -1,31 +1,30 @@
-//! What the schemas say about lists and maps: which are one value (atomic), which have elements with
-//! an identity, and which are sets. It follows `x-kubernetes-list-type`, `-list-map-keys` and
-//! `-map-type` of Kubernetes' OpenAPI document for the built-in kinds, and a CustomResourceDefinition's
-//! own schema for the others. Without a word a map is granular and a list atomic.
+//! Merge rules of lists and maps: atomic, keyed (map lists) or sets. For built-in kinds they follow
+//! `x-kubernetes-list-type`, `-list-map-keys` and `-map-type` of Kubernetes' OpenAPI document, for
+//! custom resources the schema of the definition. By default maps are granular and lists atomic.
 
 use serde_json::{Map, Value, json};
 
-/// What stands at a place: a named type, a schema, or something of which nothing is known.
+/// The type of a value: a named type, a schema, or unknown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Type<'a> {
-    /// A whole object, which has the same metadata as every other.
+    /// A built-in object, with the metadata of every object.
     Object(&'static str),
-    /// A whole object by its schema.
+    /// A custom resource with its schema.
     Custom(&'a Value),
     Named(&'static str),
     Schema(&'a Value),
 }
 
-/// How the value there is merged.
+/// How a value is merged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Relation {
     /// As a whole.
     Atomic,
-    /// Field by field, or, for a list whose elements have no identity, as a whole.
+    /// Field by field; lists without keys as a whole.
     Plain,
-    /// Element by element, which these fields identify.
+    /// Element by element; the keys identify an element.
     Keys(Vec<String>),
-    /// Element by element, which their values identify.
+    /// Element by element; the value identifies an element.
     Set,
 }
 
@@ -36,15 +35,15 @@ enum Rule {
     Set,
 }
 
-/// A type of which nothing is known.
+/// Unknown type.
 const UNTYPED: &str = "";
-/// A type that is one value.
+/// Atomic type.
 const ATOMIC: &str = "!";
 
 use Rule::{Atomic, Is, Keys, Set};
 
-/// Type, field, rule. Types are called as in Kubernetes where it helps; several kinds share one where
-/// their rules are the same.
+/// Type, field, rule. Types have the names of Kubernetes where there is one; kinds with the same
+/// rules share a type.
 const RULES: &[(&str, &str, Rule)] = &[
     ("ObjectMeta", "finalizers", Set),
     ("ObjectMeta", "ownerReferences", Keys(&["uid"], ATOMIC)),
@@ -134,13 +133,13 @@ const RULES: &[(&str, &str, Rule)] = &[
 ];
 
 impl<'a> Type<'a> {
-    /// The type of a built-in kind's objects.
+    /// Type of a built-in kind.
     pub fn of_kind(kind: &str) -> Self {
         let known = RULES.iter().map(|(name, ..)| *name).find(|name| *name == kind);
         Self::Object(known.unwrap_or(UNTYPED))
     }
 
-    /// The type of a field.
+    /// Type of a field.
     pub fn field(self, field: &str) -> Self {
         match self {
             Self::Object(_) | Self::Custom(_) if field == "metadata" => Self::Named("ObjectMeta"),
@@ -160,7 +159,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// How the value of a field is merged.
+    /// How a field is merged.
     pub fn relation(self, field: &str) -> Relation {
         match (self, self.field(field)) {
             (Self::Object(name) | Self::Named(name), _) => match rule(name, field) {
@@ -174,16 +173,16 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// The type of a list's elements, of the list's own type.
+    /// Type of the elements of a list.
     pub fn element(self) -> Self {
         match self {
             Self::Schema(schema) => Self::Schema(&schema["items"]),
-            // A named list's type is that of its elements already.
+            // For a named list, the type is already that of its elements.
             _ => self,
         }
     }
 
-    /// Whether a value of this type is one value, whatever it looks like.
+    /// Whether values of this type are atomic.
     pub fn is_atomic(self) -> bool {
         match self {
             Self::Named(name) => name == ATOMIC,
@@ -192,7 +191,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// A list's element by its keys. An absent key has its default.
+    /// The keys of a list element. A missing key has its default.
     pub fn key_of(self, keys: &[String], element: &Value) -> Option<Map<String, Value>> {
         let default = |key: &str| match self {
             Self::Schema(schema) => schema["properties"][key].get("default").cloned(),

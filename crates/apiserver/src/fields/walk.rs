@@ -1,15 +1,15 @@
-//! Walks over values along their types: which fields a value has, what differs between two, what one
-//! laid over another gives, and what is left when fields are taken out.
+//! Operations on values along their types: the fields of a value, comparison, merge, and removal of
+//! fields.
 
 use serde_json::{Map, Value, json};
 
 use super::set::FieldSet;
 use super::types::{Relation, Type};
 
-/// What an element of a list that has no place in the schema's order of things is refused for.
+/// Why the keys of a list are invalid.
 pub(crate) type ListError = String;
 
-/// The fields that a value has: its leaves, and the elements of lists that have an identity.
+/// The fields of a value: its leaves and its keyed list elements.
 pub(crate) fn fields_of(value: &Value, kind: Type<'_>) -> FieldSet {
     let mut set = FieldSet::default();
     collect(value, kind, &Relation::Plain, &mut Vec::new(), &mut set);
@@ -38,7 +38,7 @@ fn collect(value: &Value, kind: Type<'_>, relation: &Relation, path: &mut Vec<St
     }
 }
 
-/// How a list's element is called in paths; none where it lacks a key.
+/// Path element of a list element; none if a key is missing.
 fn path_element(element: &Value, kind: Type<'_>, relation: &Relation) -> Option<String> {
     match relation {
         Relation::Keys(keys) => Some(format!("k:{}", Value::Object(kind.key_of(keys, element)?))),
@@ -46,7 +46,7 @@ fn path_element(element: &Value, kind: Type<'_>, relation: &Relation) -> Option<
     }
 }
 
-/// Refuses lists in which an element lacks its key, or two have the same.
+/// Refuses lists with elements that lack a key or have duplicate keys.
 pub(crate) fn check_lists(value: &Value, kind: Type<'_>) -> Result<(), ListError> {
     check(value, kind, &Relation::Plain, &mut Vec::new())
 }
@@ -89,7 +89,7 @@ fn check(
     Ok(())
 }
 
-/// What differs between two values.
+/// Differences between two values.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
     pub added: FieldSet,
@@ -129,7 +129,7 @@ fn compare_value(
     }
 }
 
-/// Whether those that exist are of one sort, and not both empty.
+/// Whether the present values have this type and are not both empty.
 fn both(
     before: Option<&Value>,
     after: Option<&Value>,
@@ -192,8 +192,8 @@ fn compare_elements(
     }
 }
 
-/// The elements by their names. Of several with one name, which Kubernetes allows in what was not
-/// applied, the first stands for all.
+/// List elements by path element. Of duplicates, which Kubernetes allows in values that were not
+/// applied, the first is used.
 fn by_path_element<'a>(
     list: Option<&'a Value>,
     kind: Type<'_>,
@@ -209,7 +209,7 @@ fn by_path_element<'a>(
     named
 }
 
-/// `over` laid over `live`.
+/// Merges `over` into `live`.
 pub(crate) fn merge(live: &Value, over: &Value, kind: Type<'_>) -> Value {
     merge_value(Some(live), over, kind, &Relation::Plain)
 }
@@ -231,8 +231,8 @@ fn merge_value(live: Option<&Value>, over: &Value, kind: Type<'_>, relation: &Re
     }
 }
 
-/// Elements in the order of `over`; those that only the live list has keep their places before the
-/// ones that they stood before, and before new ones.
+/// Elements in the order of `over`. Elements that only the live list has keep their position before
+/// the element that followed them, and come before new elements.
 fn merge_elements(live: &[Value], over: &[Value], kind: Type<'_>, relation: &Relation) -> Vec<Value> {
     let name = |element: &Value| path_element(element, kind, relation);
     let wanted: Vec<Option<String>> = over.iter().map(name).collect();
@@ -248,7 +248,7 @@ fn merge_elements(live: &[Value], over: &[Value], kind: Type<'_>, relation: &Rel
         };
         let mut passed: Vec<_> = rest.drain(..=at).collect();
         let found = passed.pop().map(|(_, value)| value);
-        // Those that are wanted too come later.
+        // Elements that are also in `over` are added later.
         let (later, kept): (Vec<_>, Vec<_>) = passed.into_iter().partition(|(one, _)| wanted.contains(one));
         result.extend(kept.into_iter().map(|(_, value)| value.clone()));
         rest.splice(..0, later);
@@ -258,7 +258,7 @@ fn merge_elements(live: &[Value], over: &[Value], kind: Type<'_>, relation: &Rel
     result
 }
 
-/// The value without the members of a set. What is empty afterwards goes too.
+/// The value without the members of a set and without parents that become empty.
 pub(crate) fn remove(value: &Value, set: &FieldSet, kind: Type<'_>) -> Value {
     remove_from(value, set, kind, &Relation::Plain).unwrap_or_else(|| json!({}))
 }

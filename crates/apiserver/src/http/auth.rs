@@ -1,4 +1,4 @@
-//! Who asks, by the request's headers, and whether they may.
+//! Authentication and authorization of requests.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
@@ -9,7 +9,7 @@ use crate::identity::{Authenticator, ISSUER, User, service_account};
 use crate::rbac::{self, Attributes};
 use crate::{Api, ApiError};
 
-/// The user by the bearer token; nobody is let in without one.
+/// Authenticates the bearer token. There are no anonymous requests.
 pub(super) fn authenticate(headers: &HeaderMap, authenticator: &Authenticator) -> Result<User, ApiError> {
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let given = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -28,8 +28,8 @@ fn unauthorized() -> ApiError {
     ApiError::new(401, "Unauthorized", "Unauthorized")
 }
 
-/// The user that the request is made as: with `Impersonate-User` (`kubectl --as`) somebody else, if
-/// whoever asks may impersonate them.
+/// The effective user: with `Impersonate-User` (`kubectl --as`) the impersonated one, if the user may
+/// impersonate it.
 pub(super) fn impersonated(headers: &HeaderMap, api: &Api, user: User) -> Result<User, ApiError> {
     let text = |value: &http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
     let Some(name) = headers.get("impersonate-user").map(text) else { return Ok(user) };
@@ -47,7 +47,7 @@ pub(super) fn impersonated(headers: &HeaderMap, api: &Api, user: User) -> Result
     Ok(User::impersonated(&name, groups))
 }
 
-/// Refuses what the user may not do.
+/// Refuses requests that the user is not authorized for.
 pub(super) fn authorize(api: &Api, user: &User, attributes: &Attributes) -> Result<(), ApiError> {
     let decision = rbac::authorize(api, user, attributes);
     if decision.allowed {
@@ -70,7 +70,7 @@ pub(super) fn authorize(api: &Api, user: &User, attributes: &Attributes) -> Resu
     Err(error)
 }
 
-/// What a request for an object or a collection wants.
+/// Authorization attributes of a request for an object or collection.
 pub(super) fn attributes(method: &Method, target: &Target, query: &Query) -> Attributes {
     let watches = query.flag("watch");
     let verb = match (method.as_str(), &target.name) {
@@ -90,21 +90,21 @@ pub(super) fn attributes(method: &Method, target: &Target, query: &Query) -> Att
         group: target.kind.group.to_string(),
         resource: target.kind.plural.to_string(),
         subresource: target.subresource.clone().unwrap_or_default(),
-        // A namespace counts as being in itself.
+        // A Namespace object counts as being in itself.
         namespace: if own { target.name.clone() } else { target.namespace.clone() }.unwrap_or_default(),
         name: target.name.clone().or_else(|| name_from_field_selector(query)).unwrap_or_default(),
         path: String::new(),
     }
 }
 
-/// A list that selects one name counts as being about that object.
+/// A list or watch with a field selector for one name is authorized for that name.
 fn name_from_field_selector(query: &Query) -> Option<String> {
     let name = query.get("fieldSelector").strip_prefix("metadata.name=")?;
     let name = name.strip_prefix('=').unwrap_or(name);
     (!name.contains(',')).then(|| name.to_owned())
 }
 
-/// What a request for something else than objects wants.
+/// Authorization attributes of a non-resource request.
 pub(super) fn path_attributes(method: &Method, path: &str) -> Attributes {
     let verb = method.as_str().to_lowercase();
     Attributes { verb, path: path.to_owned(), ..Attributes::default() }

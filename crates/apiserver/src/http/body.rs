@@ -1,4 +1,4 @@
-//! Request bodies: bounded; JSON, YAML or protobuf.
+//! Request bodies in JSON, YAML or protobuf, with a maximum size.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -11,7 +11,7 @@ use super::query::Query;
 use crate::api::PatchKind;
 use crate::{ApiError, Kind, protobuf};
 
-/// As in Kubernetes: etcd would refuse more than half of this.
+/// The limit of Kubernetes, which is twice the request size limit of etcd.
 const BODY_MAX: usize = 3 * 1024 * 1024;
 
 pub(super) async fn read(incoming: Incoming) -> Result<Bytes, ApiError> {
@@ -25,7 +25,7 @@ pub(super) async fn read(incoming: Incoming) -> Result<Bytes, ApiError> {
     }
 }
 
-/// The content type without its parameters.
+/// The content type without parameters.
 fn content_type(headers: &HeaderMap) -> &str {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
     value.split(';').next().unwrap_or_default().trim()
@@ -44,7 +44,7 @@ pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError
     }
 }
 
-/// The same for a kind: only built-in ones have messages in protobuf.
+/// The object in a body for a kind. Only built-in kinds have protobuf messages.
 pub(super) fn object_of_kind(kind: &Kind, headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
     match content_type(headers) {
         protobuf::MEDIA_TYPE if kind.custom.is_some() => {
@@ -59,7 +59,7 @@ pub(super) fn optional_object(headers: &HeaderMap, body: &[u8]) -> Result<Value,
     if body.iter().all(u8::is_ascii_whitespace) { Ok(Value::Null) } else { object(headers, body) }
 }
 
-/// The patch in the body of a PATCH and its language.
+/// The patch type and the body of a PATCH.
 pub(super) fn patch(headers: &HeaderMap, body: &[u8], query: &Query) -> Result<(PatchKind, Value), ApiError> {
     let (manager, force) = (query.get("fieldManager"), query.flag("force"));
     if force && content_type(headers) != "application/apply-patch+yaml" {
@@ -85,10 +85,10 @@ pub(super) fn patch(headers: &HeaderMap, body: &[u8], query: &Query) -> Result<(
     })
 }
 
-/// The longest name of a field manager.
+/// Maximum length of a field manager's name.
 const FIELD_MANAGER_BYTES_MAX: usize = 128;
 
-/// Who writes: as the request says, else the first word of the program's name.
+/// The field manager: the query parameter, else the program name of the user agent.
 pub(super) fn field_manager(headers: &HeaderMap, query: &Query) -> Result<String, ApiError> {
     let given = query.get("fieldManager");
     let refuse = |why: String| {
@@ -116,7 +116,7 @@ fn parse_json(body: &[u8]) -> Result<Value, ApiError> {
 }
 
 fn parse_yaml(body: &[u8]) -> Result<Value, ApiError> {
-    // JSON is tried first because it is what programs send, and faster.
+    // Try JSON first: most clients send it, and it is faster to parse.
     if let Ok(value) = serde_json::from_slice(body) {
         return Ok(value);
     }

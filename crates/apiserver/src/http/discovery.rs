@@ -1,18 +1,18 @@
-//! What the server can do, for clients that ask before they ask: group by group, or all at once.
+//! API discovery, per group or aggregated.
 
 use serde_json::{Value, json};
 
 use super::{ApiResponse, ok, review};
 use crate::{Kind, Kinds};
 
-/// The media type in which a client gets everything in one answer.
+/// Media type of aggregated discovery.
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 const OBJECT_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const SUBRESOURCE_VERBS: &[&str] = &["get", "patch", "update"];
 
-/// Version of the protocol that this server speaks a part of: that of the library of types.
+/// The reported version is that of the k8s-openapi types.
 fn version() -> Value {
     json!({
         "major": "1", "minor": "36", "gitVersion": "v1.36.0+beeline-lab", "gitCommit": "", "gitTreeState": "clean",
@@ -20,7 +20,7 @@ fn version() -> Value {
     })
 }
 
-/// Paths that need no token.
+/// Paths that need no authentication.
 pub(super) fn unauthenticated(path: &str) -> Option<ApiResponse> {
     match path {
         "/healthz" | "/livez" | "/readyz" => Some(ApiResponse::Text("ok")),
@@ -29,7 +29,7 @@ pub(super) fn unauthenticated(path: &str) -> Option<ApiResponse> {
     }
 }
 
-/// How others find the keys that check tokens of service accounts.
+/// OpenID configuration with the location of the keys that verify service account tokens.
 pub(super) fn openid_configuration(issuer: &str) -> Value {
     json!({
         "issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"),
@@ -38,7 +38,7 @@ pub(super) fn openid_configuration(issuer: &str) -> Value {
     })
 }
 
-/// The answer to a path of discovery; `accept` is the header of that name.
+/// Response to a discovery path; `accept` is the Accept header.
 pub(super) fn answer(kinds: &Kinds, path: &str, accept: &str) -> Option<ApiResponse> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
@@ -75,7 +75,7 @@ fn legacy(kinds: &Kinds, parts: &[&str]) -> Option<Value> {
     }
 }
 
-/// The groups of stored objects, then those that hold questions alone.
+/// Groups of stored objects, then groups that contain only reviews.
 fn groups(kinds: &Kinds) -> Vec<(String, Vec<String>)> {
     let mut groups = kinds.groups();
     for (group, ..) in review::RESOURCES {
@@ -106,7 +106,7 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
     )
 }
 
-/// Questions that are asked as objects, of one group.
+/// The review resources of a group.
 fn review_resources(group: &str, version: &str) -> Vec<Value> {
     let of_group = review::RESOURCES.iter().filter(|(one, ..)| *one == group && version == "v1");
     let entry = |&(_, plural, kind, namespaced): &(&str, &str, &str, bool)| {
@@ -148,7 +148,7 @@ fn api_resources(kind: &Kind) -> Vec<Value> {
     std::iter::once(main).chain(subresources(kind).into_iter().map(part)).collect()
 }
 
-/// A subresource: its name, what it is, and what may be done with it.
+/// A subresource: name, kind and verbs.
 struct Subresource<'a> {
     name: &'static str,
     group: &'a str,
@@ -193,7 +193,7 @@ fn subresources(kind: &Kind) -> Vec<Subresource<'_>> {
     parts
 }
 
-/// Whether the client would rather have everything in one answer.
+/// Whether the client prefers aggregated discovery.
 fn wants_aggregated(accept: &str) -> bool {
     accept.split(',').any(|one| {
         let parts: Vec<&str> = one.split(';').map(str::trim).collect();

@@ -1,4 +1,4 @@
-//! `pods/NAME/log`: which container is meant, and its log from whoever has it.
+//! `pods/NAME/log`: selects the container and returns its log.
 
 use std::convert::Infallible;
 
@@ -15,7 +15,7 @@ use crate::logs::{LogQuery, PodLogs};
 use crate::object::{ObjectKey, array_at, str_at};
 use crate::{Api, ApiError};
 
-/// Whether the path names a log.
+/// Whether the request is for a log.
 pub(super) fn is_log_request(target: &Target) -> bool {
     target.kind.plural == "pods"
         && target.kind.group.is_empty()
@@ -80,7 +80,7 @@ fn log_query(pod: &Value, key: &ObjectKey, query: &Query) -> Result<LogQuery, Ap
     })
 }
 
-/// The container that is meant: the only one, if none is named.
+/// The container: the named one, or the only one.
 fn container(pod: &Value, key: &ObjectKey, named: &str) -> Result<String, ApiError> {
     let names = |list: &str| -> Vec<String> {
         array_at(pod, list).iter().map(|container| str_at(container, "/name").to_owned()).collect()
@@ -105,7 +105,7 @@ fn container(pod: &Value, key: &ObjectKey, named: &str) -> Result<String, ApiErr
     Err(ApiError::bad_request(format!("container {named} is not valid for pod {}", key.name)))
 }
 
-/// Why there is no log.
+/// Error for a log that does not exist.
 fn no_log_error(pod: &Value, query: &LogQuery) -> ApiError {
     let LogQuery { pod: name, container, .. } = query;
     if query.previous {

@@ -1,4 +1,4 @@
-//! Lists as JSON, written from the stored objects without copying them.
+//! Encodes lists as JSON without copying the stored objects.
 
 use serde_json::{Value, json};
 

@@ -1,8 +1,8 @@
-//! The query of a URL.
+//! URL query parameters.
 
 use std::collections::HashMap;
 
-/// Parameters by name; the last of several wins.
+/// Parameters by name; the last one of several wins.
 #[derive(Debug, Default)]
 pub(super) struct Query(HashMap<String, String>);
 
@@ -30,7 +30,7 @@ impl Query {
     }
 }
 
-/// Undoes percent-encoding and `+`. A `%` without two digits stays what it is.
+/// Decodes percent-encoding and `+`. A `%` without two hex digits is kept.
 pub(super) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut decoded, mut at) = (Vec::with_capacity(bytes.len()), 0);

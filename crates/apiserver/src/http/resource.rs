@@ -1,4 +1,4 @@
-//! Requests about objects: which verb it is, what it says, and the answer.
+//! Requests for objects and collections: maps methods and parameters to operations.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::api::{DeleteOptions, ListOptions, Page, Propagation, Subresource, Unk
 use crate::object::{self, ObjectKey};
 use crate::{Api, ApiError};
 
-/// The header that lets tests store objects which Kubernetes would have refused.
+/// Header with which tests store objects that Kubernetes would refuse.
 const SKIP_VALIDATION: &str = "beeline-lab-skip-validation";
 
 pub(super) fn answer(
@@ -131,7 +131,7 @@ impl Request<'_> {
                 let table = table::is_requested(self.headers).then(|| (self.target.kind.clone(), include));
                 watch::stream(watch, self.query.number("timeoutSeconds"), bookmarks, table)
             }
-            // That history is gone is told in the stream, where clients look for it.
+            // Clients expect 410 Gone inside the watch stream.
             Err(error) if error.code == 410 => watch::error_stream(&error),
             Err(error) => return Err(error),
         }))
@@ -141,7 +141,7 @@ impl Request<'_> {
         let initial = self.query.flag("sendInitialEvents");
         resource_version::check_watch(self.query)?;
         let after = match self.query.get("resourceVersion") {
-            // "At least as new as" is always true of the only copy that there is.
+            // There is only one copy, so "not older than" always holds.
             _ if initial => None,
             "" | "0" => None,
             text => Some(
@@ -233,7 +233,7 @@ impl Request<'_> {
         Ok(ApiResponse::Json(StatusCode::CREATED, success()))
     }
 
-    /// Fills in name and namespace from the path, or refuses others.
+    /// Sets name and namespace from the path; refuses others.
     fn set_name_from_path(&self, object: &mut Value, name: Option<&str>) -> Result<(), ApiError> {
         let places = [("name", name), ("namespace", self.target.namespace.as_deref())];
         for (field, expected) in places.into_iter().filter_map(|(field, value)| Some((field, value?))) {
@@ -278,7 +278,7 @@ impl Request<'_> {
         })
     }
 
-    /// Tells the client what the write had to say.
+    /// Adds the warnings of a write to the response.
     fn add_warnings(&self, options: &WriteOptions) {
         self.warnings.borrow_mut().append(&mut options.warnings.borrow_mut());
     }

@@ -1,4 +1,4 @@
-//! Which resource_version a list or watch is about: `resourceVersion` and `resourceVersionMatch`.
+//! The query parameters `resourceVersion` and `resourceVersionMatch`.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::query::Query;
 use crate::api::ResourceVersionMatch;
 use crate::{ApiError, Cause};
 
-/// The resource_version that a list asks for.
+/// Resource version match of a list.
 pub(super) fn of_list(query: &Query) -> Result<ResourceVersionMatch, ApiError> {
     let (version, version_match) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
     if !query.get("continue").is_empty() && !matches!(version, "" | "0") {
@@ -19,7 +19,8 @@ pub(super) fn of_list(query: &Query) -> Result<ResourceVersionMatch, ApiError> {
         text => parse(text)?,
     };
     let has_limit = query.number("limit").is_some_and(|limit| limit > 0);
-    // Without a word a page is exactly of that resource_version, a whole list at least of it.
+    // Without `resourceVersionMatch`, a paginated list is exact and others are not older than the
+    // version.
     Ok(if version_match == "Exact" || version_match.is_empty() && has_limit {
         ResourceVersionMatch::Exact(revision)
     } else {
@@ -27,7 +28,7 @@ pub(super) fn of_list(query: &Query) -> Result<ResourceVersionMatch, ApiError> {
     })
 }
 
-/// Refuses a watch whose parameters contradict each other.
+/// Refuses a watch with contradictory parameters.
 pub(super) fn check_watch(query: &Query) -> Result<(), ApiError> {
     let version_match = query.get("resourceVersionMatch");
     if query.get("sendInitialEvents").is_empty() {

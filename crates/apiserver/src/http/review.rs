@@ -1,5 +1,5 @@
-//! Questions that are asked as objects and never stored: whose token this is, who may do what, and a
-//! service account's request for a token.
+//! Resources that are created but never stored: token and access reviews, and token requests of
+//! service accounts.
 
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::object::{self, ObjectKey, str_at, strs_at};
 use crate::rbac::{self, Attributes};
 use crate::{Api, ApiError, Cause};
 
-/// Group, plural, kind, whether in a namespace.
+/// Group, plural, kind, whether namespaced.
 pub(super) const RESOURCES: &[(&str, &str, &str, bool)] = &[
     ("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview", false),
     ("authentication.k8s.io", "tokenreviews", "TokenReview", false),
@@ -21,12 +21,12 @@ pub(super) const RESOURCES: &[(&str, &str, &str, bool)] = &[
     ("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview", false),
 ];
 
-/// Bounds of a token's life, as Kubernetes has them.
+/// Limits of a token's lifetime, as in Kubernetes.
 const SECONDS_MIN: i64 = 600;
 const SECONDS_MAX: i64 = 1 << 32;
 const SECONDS_DEFAULT: i64 = 3600;
 
-/// A review's path, taken apart.
+/// The parsed path of a review.
 pub(super) struct Target {
     group: &'static str,
     plural: &'static str,
@@ -36,7 +36,7 @@ pub(super) struct Target {
     name: String,
 }
 
-/// The review that a path asks; none for objects that are stored.
+/// Parses the path of a review; none for other resources.
 pub(super) fn target(path: &str) -> Option<Target> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let (group, namespace, plural) = match parts.as_slice() {
@@ -67,7 +67,7 @@ pub(super) fn target(path: &str) -> Option<Target> {
     })
 }
 
-/// Who asks what, and of whom.
+/// A review request.
 pub(super) struct ReviewRequest<'a> {
     pub api: &'a Api,
     pub authenticator: &'a Authenticator,
@@ -180,7 +180,7 @@ impl ReviewRequest<'_> {
         Ok(json!({"token": token, "expirationTimestamp": object::format_time(claims.expires_at)}))
     }
 
-    /// Ties the token's life to the object that the request names.
+    /// Binds the token to the object that the request references.
     fn bind(&self, claims: &mut Claims, reference: &Value) -> Result<(), ApiError> {
         if reference.is_null() {
             return Ok(());
@@ -245,7 +245,7 @@ impl ReviewRequest<'_> {
 
 impl Target {
     fn attributes(&self) -> Attributes {
-        // The token of a service account is a part of it, so of the core group.
+        // The subresource `token` belongs to the core group, like the service account.
         let group = if self.subresource.is_empty() { self.group } else { "" };
         Attributes {
             verb: "create".to_owned(),

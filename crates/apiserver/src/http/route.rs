@@ -1,15 +1,15 @@
-//! What a path names.
+//! Request paths.
 
 use std::sync::Arc;
 
 use super::query::decode;
 use crate::{ApiError, Kind, Kinds};
 
-/// A collection, an object, or a part of an object.
+/// A collection, an object or a subresource.
 #[derive(Debug)]
 pub(super) struct Target {
     pub kind: Arc<Kind>,
-    /// None where the path goes across all namespaces, or the kind has none.
+    /// None for requests across all namespaces and for cluster-scoped kinds.
     pub namespace: Option<String>,
     pub name: Option<String>,
     pub subresource: Option<String>,
@@ -27,7 +27,8 @@ pub(super) fn target(kinds: &Kinds, path: &str) -> Result<Target, ApiError> {
 
 fn parse_resource(kinds: &Kinds, group: &str, version: &str, rest: &[&str]) -> Result<Target, ApiError> {
     match rest {
-        // "namespaces/NAME/PLURAL" is below a namespace unless PLURAL is one of its subresources.
+        // `namespaces/NAME/PLURAL` is a collection in a namespace unless PLURAL is a subresource of
+        // namespaces.
         ["namespaces", namespace, plural, rest @ ..] if !is_namespace_subresource(group, plural) => {
             let mut target = object(kinds, group, version, plural, rest)?;
             if !target.kind.namespaced {

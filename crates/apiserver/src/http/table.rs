@@ -1,4 +1,4 @@
-//! Tables, as kubectl prints them.
+//! Server-side printing: tables for kubectl.
 
 mod cells;
 mod columns;
@@ -22,7 +22,7 @@ pub(super) fn is_requested(headers: &HeaderMap) -> bool {
     first.contains("as=Table") && first.contains("application/json") && first.contains("g=meta.k8s.io")
 }
 
-/// How much of an object stands beside its row.
+/// How much of the object a row includes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Include {
     Nothing,
@@ -44,7 +44,7 @@ impl Include {
     }
 }
 
-/// One object as a table; itself where its kind is not served.
+/// One object as a table; the object itself if its kind is not served.
 pub(super) fn of_object(kinds: &Kinds, object: &Value, include: Include) -> Value {
     match kinds.by_type(str_at(object, "/apiVersion"), str_at(object, "/kind")) {
         Some(kind) => of_one(kind, object, include),

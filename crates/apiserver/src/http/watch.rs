@@ -1,4 +1,4 @@
-//! A watch as a stream of JSON lines.
+//! Watch streams of JSON lines.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::{Body, table};
 use crate::store::{EventKind, Watch, WatchEvent};
 use crate::{ApiError, Kind};
 
-/// A watch that names no end gets one after this time.
+/// Timeout of a watch without `timeoutSeconds`.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Events that are ready together travel in one frame of about this size.
+/// Pending events are combined into frames of about this size.
 const FRAME_BYTES: usize = 32 * 1024;
 
-/// With a kind in `table`, objects travel as tables of one row.
+/// With a kind in `table`, objects are sent as tables of one row.
 pub(super) fn stream(
     watch: Watch,
     timeout_seconds: Option<u64>,
@@ -73,7 +73,7 @@ impl State {
         }
     }
 
-    /// At the end of its time a watch says how far it came, so that the next one starts there.
+    /// At the timeout, a bookmark gives the client the revision to continue from.
     fn last_frame(&mut self) -> Option<Bytes> {
         self.ended = true;
         let mut lines = Vec::new();
@@ -105,7 +105,7 @@ fn write_line(event_type: &str, object: &Value, lines: &mut Vec<u8>) {
     lines.extend_from_slice(b"}\n");
 }
 
-/// A stream that only says why there is no watch, which is how clients expect to be told.
+/// A stream with one error event, where watch clients expect errors.
 pub(super) fn error_stream(error: &ApiError) -> Body {
     let mut lines = Vec::new();
     write_line("ERROR", &error.to_status(), &mut lines);

@@ -1,4 +1,5 @@
-//! Signed tokens of service accounts: JSON web tokens (RFC 7519) under ES256, with Kubernetes' claims.
+//! Service account tokens: JSON Web Tokens (RFC 7519) signed with ES256, with the claims of
+//! Kubernetes.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -10,20 +11,20 @@ use serde_json::{Value, json};
 
 use crate::object::{self, str_at, strs_at};
 
-/// Who issues the tokens; also the audience of the API itself.
+/// Issuer of the tokens, and audience of the API server.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// Longer tokens are not looked at.
+/// Maximum length of a token; longer ones are refused unparsed.
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
 
-/// An object by name and identity.
+/// Name and uid of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BoundObject {
     pub name: String,
     pub uid: String,
 }
 
-/// What a token says.
+/// Claims of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claims {
     pub id: String,
@@ -39,7 +40,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Claims of a service account that are bound to nothing else.
+    /// Claims of a service account without further bound objects.
     pub fn new(
         namespace: &str,
         service_account: BoundObject,
@@ -75,7 +76,7 @@ impl Claims {
         })
     }
 
-    /// None where something that every token of ours has is missing.
+    /// None if a required claim is missing.
     fn read(claims: &Value) -> Option<Self> {
         let own = claims.get("kubernetes.io")?;
         let bound = |kind: &str| {
@@ -96,7 +97,7 @@ impl Claims {
     }
 }
 
-/// The key that signs tokens, made anew with every server: tokens end with it.
+/// The signing key. A new one is generated at every start, which invalidates older tokens.
 pub(crate) struct Signer {
     key: EcdsaKeyPair,
     random: SystemRandom,
@@ -104,7 +105,7 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    /// A new key; fails only where the system has no randomness.
+    /// Generates a key. Fails only if the system has no randomness.
     pub fn generate() -> Result<Self, String> {
         let random = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
@@ -116,7 +117,7 @@ impl Signer {
         Ok(Self { key, random, key_id })
     }
 
-    /// The token that makes these claims.
+    /// Signs the claims.
     pub fn sign(&self, claims: &Claims) -> String {
         let header = json!({"alg": "ES256", "kid": self.key_id, "typ": "JWT"});
         let message = format!("{}.{}", encode(&header), encode(&claims.to_json()));
@@ -126,7 +127,7 @@ impl Signer {
         format!("{message}.{}", BASE64.encode(signature.as_ref()))
     }
 
-    /// What a token says, if it was signed here and its time is now.
+    /// Verifies signature, issuer and validity period, and returns the claims.
     pub fn verify(&self, token: &str, now: i64) -> Result<Claims, String> {
         let refuse = |why: &str| Err(format!("invalid bearer token: {why}"));
         if token.len() > TOKEN_BYTES_MAX {
@@ -134,7 +135,7 @@ impl Signer {
         }
         let Some((message, signature)) = token.rsplit_once('.') else { return refuse("it is not a JWT") };
         let Some((header, claims)) = message.split_once('.') else { return refuse("it is not a JWT") };
-        // The algorithm is ours, whatever the header says; a header that says another is a forgery.
+        // Only ES256 is accepted, whatever the header names.
         match decode(header) {
             Some(header) if header["alg"] == "ES256" && header["kid"] == self.key_id.as_str() => {}
             Some(_) => return refuse("it was not signed with this server's key"),
@@ -157,9 +158,9 @@ impl Signer {
         }
     }
 
-    /// The public key, for others that check tokens (RFC 7517).
+    /// The public key as a JSON Web Key Set (RFC 7517).
     pub fn jwks(&self) -> Value {
-        // 0x04, then both coordinates.
+        // Uncompressed point: 0x04, then both coordinates.
         let point = self.key.public_key().as_ref();
         let (x, y) = (BASE64.encode(&point[1..33]), BASE64.encode(&point[33..65]));
         json!({"keys": [{"use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256", "x": x, "y": y}]})

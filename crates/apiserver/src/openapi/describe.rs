@@ -1,7 +1,7 @@
-//! Schemas read off Rust types: a deserializer that notes what a type asks for.
+//! Derives schemas from Rust types with a deserializer that records what a type asks for.
 //!
-//! A type is deserialized from a made-up input that has every field. What each level asks of the
-//! deserializer (a struct of these fields, a list, a text) is its schema.
+//! A type is deserialized from placeholder input that has every field. What each level requests from
+//! the deserializer (a struct with these fields, a list, a string) is its schema.
 
 use std::any::type_name;
 use std::collections::BTreeMap;
@@ -15,17 +15,17 @@ use serde_json::{Value, json};
 
 use crate::patch;
 
-/// Schemas by the name of their type.
+/// Schemas by name.
 pub(crate) type Definitions = BTreeMap<String, Value>;
 
-/// What references begin with until a document writes them its own way.
+/// Key of references until a document writes them in its own format.
 pub(super) const REFERENCE: &str = "$ref";
 
-/// Adds the schema of a type and of everything that it is made of; returns its name.
+/// Adds the schemas of a type and of all types in it; returns its name.
 pub(crate) fn describe<T: Serialize + DeserializeOwned>(definitions: &mut Definitions) -> String {
     let mut schema = Value::Null;
     let mut found = Definitions::new();
-    // The made-up input suits every type; one that refuses it has told its fields before.
+    // The placeholder input fits every type. A type that refuses it has requested its fields before.
     let _ = T::deserialize(Tracer { definitions: &mut found, schema: &mut schema });
     let name = schema[REFERENCE].as_str().unwrap_or_default().to_owned();
     mark_required::<T>(&name, &mut found);
@@ -64,7 +64,7 @@ impl Tracer<'_> {
     }
 }
 
-/// A method that notes a type and hands out its simplest value.
+/// Methods that record a primitive type and return its zero value.
 macro_rules! primitive {
     ($($method:ident $visit:ident $value:expr, $kind:literal $format:literal;)*) => {$(
         fn $method<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Error> {
@@ -156,7 +156,7 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
             return visitor.visit_map(Fields { definitions: self.definitions, name: &name, left: [].iter() });
         }
         self.definitions.insert(name.clone(), json!({"type": "object"}));
-        // An object of its own checks these two against its kind, and so they are not made up.
+        // Embedded objects check these two fields against their type, so the placeholder omits them.
         let mut left = fields;
         if let ["apiVersion", "kind", rest @ ..] = fields
             && rest.contains(&"metadata")
@@ -169,13 +169,13 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         visitor.visit_map(Fields { definitions: self.definitions, name: &name, left: left.iter() })
     }
 
-    /// Types that are one thing or another.
+    /// Types that accept alternatives.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         if is::<V::Value>("IntOrString") {
             *self.schema = json!({"x-kubernetes-int-or-string": true});
             return visitor.visit_str("");
         }
-        // Clients read an empty schema as none.
+        // Clients treat an empty schema as absent.
         *self.schema = json!({"description": "Anything."});
         if is::<V::Value>("OrBool") {
             return visitor.visit_bool(true);
@@ -266,11 +266,10 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     }
 }
 
-/// Where a type stands in the first object that holds one: the type above it, the field, and how deep
-/// in lists and maps.
+/// Where a type first occurs: the containing type, the field, and the nesting in lists and maps.
 type Location = (String, String, Vec<&'static str>);
 
-/// Fields that a type writes although nobody gave them are those that it requires.
+/// Fields that a type serializes even if the input lacks them are required.
 fn mark_required<T: Serialize + DeserializeOwned>(root: &str, definitions: &mut Definitions) {
     let locations = locations(root, definitions);
     for name in definitions.keys().cloned().collect::<Vec<_>>() {
@@ -320,7 +319,7 @@ fn locations(root: &str, definitions: &Definitions) -> BTreeMap<String, Location
     locations
 }
 
-/// The way from an object to the first value of this type in it.
+/// The path from an object to the first value of this type.
 fn path_to(root: &str, name: &str, locations: &BTreeMap<String, Location>) -> Option<Vec<String>> {
     let (mut path_to, mut at) = (Vec::new(), name);
     while at != root {

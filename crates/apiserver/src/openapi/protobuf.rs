@@ -1,9 +1,9 @@
-//! OpenAPI 2 as protobuf, for clients that ask for nothing else. The field numbers are those of
-//! gnostic's `OpenAPIv2.proto`; only what our documents say is written.
+//! OpenAPI 2 as protobuf, for clients that accept nothing else. The field numbers are those of
+//! gnostic's `OpenAPIv2.proto`; only fields that our documents have are written.
 
 use serde_json::{Map, Value};
 
-/// A message that is being written.
+/// A protobuf message under construction.
 #[derive(Default)]
 struct Message(Vec<u8>);
 
@@ -58,7 +58,7 @@ impl Message {
     }
 }
 
-/// The whole document.
+/// Encodes the document.
 pub(super) fn document(document: &Value) -> Vec<u8> {
     let mut out = Message::default();
     out.text_of(1, document, "swagger");
@@ -75,7 +75,7 @@ fn pairs(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
     object.as_object().into_iter().flat_map(Map::iter)
 }
 
-/// Entries of a map: name and message.
+/// A map entry: name and message.
 fn named(name: &str, value: &Message) -> Message {
     let mut entry = Message::default();
     entry.text(1, name);
@@ -124,7 +124,7 @@ fn parameters(field: u32, source: &Value, out: &mut Message) {
         leaf.boolean(1, in_path);
         leaf.text_of(2, source, "in");
         leaf.text_of(4, source, "name");
-        // The two kinds of parameter number their types differently.
+        // The field number of the type depends on the kind of parameter.
         leaf.text_of(if in_path { 5 } else { 6 }, source, "type");
         let (mut non_body, mut parameter, mut item) = Default::default();
         Message::message(&mut non_body, if in_path { 4 } else { 3 }, &leaf);
@@ -185,7 +185,7 @@ fn schema(source: &Value) -> Message {
     out
 }
 
-/// Fields that begin with `x-`. JSON is YAML.
+/// Vendor extensions (`x-`), as YAML; JSON is valid YAML.
 fn extensions(field: u32, source: &Value, out: &mut Message) {
     for (name, value) in pairs(source).filter(|(name, _)| name.starts_with("x-")) {
         out.message(field, &named(name, &any(value)));

@@ -1,4 +1,4 @@
-//! OpenAPI 2: one document for everything.
+//! OpenAPI 2: one document for all kinds.
 
 use serde_json::{Map, Value, json};
 
@@ -17,12 +17,11 @@ fn parameter(name: &str, place: &str, kind: &str) -> Value {
     json!({"name": name, "in": place, "type": kind, "required": place == "path", "uniqueItems": true})
 }
 
-/// What the older language cannot say is left open: a value that may be null or of several types has
-/// no type there.
+/// Converts a schema. OpenAPI 2 has no nullable values or several types; such fields get no type.
 fn translate(schema: &Value) -> Value {
     if let Some(name) = schema[REFERENCE].as_str() {
         let mut reference = json!({REFERENCE: format!("#/definitions/{name}")});
-        // Clients look for the keys of lists and for descriptions beside the reference.
+        // Clients read list keys and descriptions next to the reference.
         copy_extensions(schema, &mut reference);
         return reference;
     }

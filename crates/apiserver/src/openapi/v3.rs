@@ -1,4 +1,4 @@
-//! OpenAPI 3: a document for every version of every group, and an index of them.
+//! OpenAPI 3: one document per group version, and an index.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -28,7 +28,7 @@ pub(super) fn documents(kinds: &Kinds, definitions: &Definitions) -> BTreeMap<St
     by_path.into_iter().map(document).collect()
 }
 
-/// Names every document, with a mark that changes when it does: clients keep what they have read.
+/// The index, with a hash per document so that clients can cache them.
 pub(super) fn index(documents: &BTreeMap<String, Bytes>) -> Value {
     let entry = |(path, document): (&String, &Bytes)| {
         let mut hasher = DefaultHasher::new();
@@ -59,7 +59,7 @@ fn built_in_name(kind: &Kind, definitions: &Definitions) -> Option<String> {
     definitions.iter().find(|(_, schema)| is_it(schema)).map(|(name, _)| name.clone())
 }
 
-/// Adds a schema and those that it refers to.
+/// Adds a schema and the schemas that it references.
 fn collect(name: &str, definitions: &Definitions, schemas: &mut Map<String, Value>) {
     let Some(schema) = definitions.get(name).filter(|_| !schemas.contains_key(name)) else { return };
     let mut needed = Vec::new();
@@ -72,7 +72,8 @@ fn parameter(name: &str, place: &str, kind: &str) -> Value {
     json!({"name": name, "in": place, "schema": {"type": kind, "uniqueItems": true}, "required": place == "path"})
 }
 
-/// References become this document's own; beside one nothing else may stand, so it goes into `allOf`.
+/// Converts references to those of this document. Other fields are not allowed next to a reference,
+/// so it is put into `allOf`.
 fn translate(schema: &Value, needed: &mut Vec<String>) -> Value {
     match schema {
         Value::Object(fields) => {

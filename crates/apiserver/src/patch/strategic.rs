@@ -1,5 +1,5 @@
-//! Strategic merge patch: a merge patch that knows which lists have keys, with its directives
-//! (`$patch`, `$deleteFromPrimitiveList`, `$setElementOrder`, `$retainKeys`).
+//! Strategic merge patch with keyed lists and the directives `$patch`, `$deleteFromPrimitiveList`,
+//! `$setElementOrder` and `$retainKeys`.
 
 use serde_json::{Map, Value};
 
@@ -106,15 +106,15 @@ fn merge_list<'a>(
     };
     let before = list.clone();
     for element in change {
-        // The strategic language knows one key per list, the first.
+        // Strategic merge patch uses only the first key of a list.
         merge_element(list, element, &keys[..1], path)?;
     }
     restore_order(list, &before, change, &keys[..1]);
     Ok(())
 }
 
-/// What the patch names stands in the patch's order, the rest in its own; a new element comes before
-/// the rest that is left.
+/// Elements of the patch are in the patch's order, the others in their own; a new element comes
+/// before the remaining others.
 fn restore_order(list: &mut Vec<Value>, before: &[Value], change: &[Value], keys: &[&str]) {
     let place = |among: &[Value], one: &Value| among.iter().position(|other| same_element(keys, other, one));
     let (mut named, rest): (Vec<Value>, Vec<Value>) =
@@ -175,7 +175,7 @@ fn retain_keys(target: &mut Map<String, Value>, change: &Map<String, Value>) {
     }
 }
 
-/// Puts elements that the patch orders into that order; the others keep their places behind them.
+/// Sorts the elements that the patch orders; the others follow them.
 fn order_elements(target: &mut Map<String, Value>, change: &Map<String, Value>, path: &[&str]) {
     for (field, order) in change {
         let Some(field) = field.strip_prefix(ELEMENT_ORDER) else { continue };

@@ -1,34 +1,34 @@
-//! What the numbers in a message mean: the table in `messages.txt`, read once.
+//! Field numbers of the messages, parsed once from `messages.txt`.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
 const TABLE: &str = include_str!("messages.txt");
 
-/// A message's fields by their numbers.
+/// Fields of a message by number.
 pub(super) type Message = HashMap<u32, Field>;
 
 /// A field of a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field {
-    /// Its name in JSON; empty for a message whose fields lie flat in its parent.
+    /// JSON name; empty for an embedded message whose fields are inlined in its parent.
     pub name: &'static str,
     pub cardinality: Cardinality,
-    /// Whether zero is a value, and not what is written where nothing was given.
+    /// Whether zero differs from absence.
     pub explicit_presence: bool,
     pub kind: Type,
 }
 
-/// How many values a field has.
+/// Cardinality of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cardinality {
     One,
     List,
-    /// By texts.
+    /// Map with string keys.
     Map,
 }
 
-/// What a value is.
+/// Type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {
     Text,
@@ -41,24 +41,24 @@ pub(super) enum Type {
     MicroTime,
     Quantity,
     IntOrString,
-    /// A message that holds JSON.
+    /// A message that contains JSON.
     Json,
-    /// A message that holds a list of texts and is that list in JSON.
+    /// A message with a list of strings, which is a plain list in JSON.
     Strings,
-    /// A schema or yes or no.
+    /// A schema or a boolean.
     OrBool,
-    /// A schema or a list of them.
+    /// A schema or a list of schemas.
     OrArray,
-    /// A schema or a list of texts.
+    /// A schema or a list of strings.
     OrStrings,
-    /// A message of this package and name.
+    /// The message of this package and name.
     Message {
         package: &'static str,
         name: &'static str,
     },
 }
 
-/// The message of this name, such as `core.v1` and `Pod`.
+/// The message with this package and name, such as `core.v1` and `Pod`.
 pub(super) fn find(package: &str, name: &str) -> Option<&'static Message> {
     all().get(package)?.get(name)
 }
@@ -86,7 +86,7 @@ fn parse(table: &'static str) -> Packages {
     packages
 }
 
-/// `6:ports[]=ContainerPort`.
+/// Parses a field such as `6:ports[]=ContainerPort`.
 fn field(package: &'static str, token: &'static str) -> Option<(u32, Field)> {
     let (number, rest) = token.split_once(':')?;
     let (name, kind) =

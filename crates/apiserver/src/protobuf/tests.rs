@@ -4,7 +4,7 @@ use super::messages::{self, Cardinality, Field, Type};
 use super::{DecodeError, MAGIC, decode};
 use crate::openapi::{Definitions, built_in, describe};
 
-/// A message that is being written: fields as a client of Kubernetes writes them.
+/// Builds messages as Kubernetes clients encode them.
 #[derive(Clone, Default)]
 struct Message(Vec<u8>);
 
@@ -61,7 +61,7 @@ fn check(version: &str, kind: &str, object: Message, expected: Value) {
     assert_eq!(decoded, expected, "{decoded:#}");
 }
 
-/// Metadata as Go writes it: what nobody set is there, and empty.
+/// Metadata as Go encodes it: unset fields are present and empty.
 fn metadata(name: &str) -> Message {
     let empty_time = message();
     message().text(1, name).text(2, "").text(3, "").text(5, "").text(6, "").number(7, 0).with(8, empty_time)
@@ -93,7 +93,7 @@ fn unit_a_deployment_is_decoded_to_json() {
         json!({
             "metadata": {"name": "web", "labels": {"app": "web"}},
             "spec": {
-                // Zero replicas are expected, zero seconds are what was left out.
+                // Zero replicas are a value; zero seconds are an unset field.
                 "replicas": 0,
                 "selector": {"matchLabels": {"app": "web"}},
                 "strategy": {"rollingUpdate": {"maxSurge": 0}},
@@ -212,22 +212,22 @@ fn unit_malformed_messages_are_refused() {
     assert_eq!(refused(&wrong), DecodeError::WrongType { field: "metadata" });
     let binary = envelope("v1", "ConfigMap", message().with(1, message().bytes(1, &[0xff])));
     assert_eq!(refused(&binary), DecodeError::Content { field: "name", expected: "UTF-8" });
-    // Schemas in each other, deeper than anybody writes them.
+    // Schemas nested beyond the limit.
     let deep = (0..1000).fold(message(), |inner, _| message().with(28, inner));
     let version = message().with(4, message().with(1, deep));
     let definition = message().with(2, message().with(7, version));
     let body = envelope("apiextensions.k8s.io/v1", "CustomResourceDefinition", definition);
     assert_eq!(refused(&body), DecodeError::TooDeep);
-    // Any end of a good body is no body, and no end of it stops the server.
+    // Every truncation of a valid body is an error, not a panic.
     let good = envelope("v1", "ConfigMap", message().with(1, metadata("c")));
     for end in 0..good.len() {
         let _ = decode(&good[..end]);
     }
-    // A field of the future is skipped.
+    // Unknown fields are skipped.
     assert!(decode(&envelope("v1", "ConfigMap", message().number(900, 1))).is_ok());
 }
 
-/// Every field of every kind has a number, and is of the type that its schema says.
+/// Every field of every schema has a number and the right type.
 #[test]
 fn unit_the_table_has_every_field_of_the_schemas() {
     let mut definitions = built_in();
@@ -279,7 +279,7 @@ fn package_and_message(definition: &str) -> Option<(&str, &str)> {
     Some((package, message))
 }
 
-/// The fields that a message has in JSON.
+/// Fields of a message as in JSON, with inlined messages expanded.
 fn fields_of(package: &str, message: &str) -> Vec<Field> {
     let found = messages::find(package, message).unwrap_or_else(|| panic!("{package} has no {message}"));
     let of = |field: &Field| match field.kind {

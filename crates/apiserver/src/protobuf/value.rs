@@ -1,4 +1,4 @@
-//! Values of messages as the JSON that means the same.
+//! Decodes message values to JSON.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,10 +9,10 @@ use super::DecodeError;
 use super::messages::{self, Cardinality, Field, Message, Type};
 use super::wire::{Reader, Wire};
 
-/// The most messages in each other: more than any object of Kubernetes needs.
+/// Maximum nesting of messages, more than any object of Kubernetes has.
 pub(super) const DEPTH_MAX: usize = 100;
 
-/// A message as an object. Fields without a name in the table are skipped, as protobuf has it.
+/// Decodes a message to an object. Unknown fields are skipped.
 pub(super) fn object(
     message: &Message,
     bytes: &[u8],
@@ -48,7 +48,7 @@ pub(super) fn object(
     Ok(object)
 }
 
-/// Go writes a field that nobody set with the value that it has then.
+/// Go encodes unset fields with their zero value.
 fn is_absent(field: &Field, value: &Value) -> bool {
     let is_plain = matches!(field.kind, Type::Text | Type::Int | Type::Bool | Type::Double | Type::Bytes);
     value.is_null() || (is_plain && !field.explicit_presence && is_zero(value))
@@ -63,7 +63,7 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
-/// Adds what stands in a field of a list: one element, or several numbers in a row.
+/// Adds the elements of a repeated field: one element, or packed numbers.
 fn elements(field: &Field, wire: Wire<'_>, depth: usize, list: &mut Vec<Value>) -> Result<(), DecodeError> {
     let Wire::Bytes(bytes) = wire else {
         list.push(value(field, wire, depth)?);
@@ -80,7 +80,7 @@ fn elements(field: &Field, wire: Wire<'_>, depth: usize, list: &mut Vec<Value>) 
     Ok(())
 }
 
-/// A map's entry is a message of key and value, each of which may be absent and is empty then.
+/// A map entry is a message with key and value; absent ones are empty.
 fn entry(field: &Field, wire: Wire<'_>, depth: usize) -> Result<(String, Value), DecodeError> {
     let Wire::Bytes(bytes) = wire else { return Err(DecodeError::WrongType { field: field.name }) };
     let (mut key, mut found, mut reader) = (String::new(), Wire::Bytes(&[]), Reader(bytes));
@@ -97,7 +97,7 @@ fn entry(field: &Field, wire: Wire<'_>, depth: usize) -> Result<(String, Value),
 fn value(field: &Field, wire: Wire<'_>, depth: usize) -> Result<Value, DecodeError> {
     let name = field.name;
     match (field.kind, wire) {
-        // Numbers below zero are written with all their 64 bits.
+        // Negative numbers are encoded as 64 bits.
         (Type::Int, Wire::Varint(number)) => Ok(json!(number.cast_signed())),
         (Type::Bool, Wire::Varint(number)) => Ok(json!(number != 0)),
         (Type::Double, Wire::Fixed64(bits)) => Ok(json!(f64::from_bits(bits))),
@@ -131,7 +131,7 @@ pub(super) fn text(field: &'static str, bytes: &[u8]) -> Result<String, DecodeEr
     Ok(text.to_owned())
 }
 
-/// The last value of this number in a message.
+/// The last value with this field number.
 fn last<'a>(bytes: &'a [u8], expected: u32) -> Result<Option<Wire<'a>>, DecodeError> {
     let (mut found, mut reader) = (None, Reader(bytes));
     while let Some((number, wire)) = reader.field()? {
@@ -157,7 +157,7 @@ fn number(bytes: &[u8], number: u32) -> Result<i64, DecodeError> {
     })
 }
 
-/// Seconds and nanoseconds since 1970; an empty message is no time at all.
+/// Seconds and nanoseconds since the epoch. An empty message is null.
 fn time(field: &Field, bytes: &[u8]) -> Result<Value, DecodeError> {
     if bytes.is_empty() {
         return Ok(Value::Null);
@@ -188,7 +188,7 @@ fn strings(field: &'static str, bytes: &[u8], expected: u32) -> Result<Value, De
     Ok(json!(list))
 }
 
-/// A schema, or what may stand there instead of one.
+/// A schema or its alternative.
 fn alternative(field: &Field, bytes: &[u8], depth: usize) -> Result<Value, DecodeError> {
     let schema = |bytes: &[u8]| {
         let message = messages::find("apiextensions.v1", "JSONSchemaProps");

@@ -1,24 +1,24 @@
-//! Protobuf's wire format: fields one after the other, each a number and a value.
+//! Protobuf wire format: a sequence of field numbers and values.
 
 use super::DecodeError;
 
-/// A value as it stands on the wire.
+/// A value in its wire type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Wire<'a> {
     Varint(u64),
-    /// Eight bytes, little end first.
+    /// Eight bytes, little endian.
     Fixed64(u64),
-    /// Text, bytes, a message, or a packed list.
+    /// Length-delimited: string, bytes, message or packed list.
     Bytes(&'a [u8]),
-    /// Four bytes, which no field of Kubernetes has.
+    /// Four bytes, little endian; not used by Kubernetes.
     Fixed32(u32),
 }
 
-/// The fields of a message that are still to be read.
+/// Reads the fields of a message.
 pub(super) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// The next field: its number and value; none at the end.
+    /// The next field's number and value; none at the end.
     pub fn field(&mut self) -> Result<Option<(u32, Wire<'a>)>, DecodeError> {
         if self.0.is_empty() {
             return Ok(None);
@@ -38,7 +38,7 @@ impl<'a> Reader<'a> {
         Ok(Some((number, value)))
     }
 
-    /// A number in steps of seven bits, the lowest first.
+    /// Reads a base-128 varint.
     pub fn varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {

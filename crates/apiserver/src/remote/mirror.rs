@@ -1,4 +1,4 @@
-//! One watch per kind keeps the mirror.
+//! Keeps the mirror up to date with one watch per kind.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use crate::object::ObjectKey;
 use crate::{Api, Kind, Kinds};
 
-/// The pause after a watch that broke.
+/// Delay before a failed watch is restarted.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// How many kinds have been listed once.
+/// Number of kinds whose first list is complete.
 pub(super) struct Listed(watch::Sender<usize>);
 
 impl Default for Listed {
@@ -28,14 +28,14 @@ impl Default for Listed {
 }
 
 impl Listed {
-    /// Waits for so many.
+    /// Waits until this many kinds are listed.
     pub(super) async fn wait_for_count(&self, count: usize) {
-        // The sender lives as long as this.
+        // Cannot fail: the sender lives as long as `self`.
         let _ = self.0.subscribe().wait_for(|listed| *listed >= count).await;
     }
 }
 
-/// Keeps the mirror for as long as it is polled.
+/// Updates the mirror until the future is dropped.
 pub(super) async fn run(api: &Api, client: &Client, listed: &Listed) {
     let built_in = Kinds::built_in();
     let kinds: Vec<&Arc<Kind>> = built_in.iter().collect();
@@ -62,7 +62,7 @@ async fn mirror_kind(api: &Api, client: &Client, kind: &Arc<Kind>, listed: &List
             Ok(Some(Event::Delete(object))) => api.lock().mirror_delete(kind, &with_type_meta(kind, &object)),
             Ok(None) => return,
             Err(error) => {
-                // A kind that the other server does not have is empty here.
+                // Kinds that the remote server does not serve stay empty.
                 if first && not_served(&error) {
                     listed.0.send_modify(|count| *count += 1);
                     return;
@@ -91,7 +91,7 @@ fn resource(kind: &Kind) -> ApiResource {
     }
 }
 
-/// Objects of lists do not say what they are.
+/// Adds `apiVersion` and `kind`, which objects in lists lack.
 fn with_type_meta(kind: &Kind, object: &DynamicObject) -> Value {
     let mut value = serde_json::to_value(object).unwrap_or_default();
     value["apiVersion"] = json!(kind.api_version());

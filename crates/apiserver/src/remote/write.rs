@@ -1,4 +1,4 @@
-//! Requests to the other server.
+//! Requests to the remote API server.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::api::{DeleteOptions, Deleted, PatchKind, Propagation, Subresource};
 use crate::object::{self, ObjectKey, str_at};
 use crate::{Api, ApiError, Cause, Kind};
 
-/// The other server.
+/// Client of the remote API server.
 pub(crate) struct Remote {
     client: Client,
 }
 
-/// One request.
+/// A request.
 struct RemoteRequest<'a> {
     method: Method,
     path: String,
@@ -30,7 +30,7 @@ impl Remote {
         Self { client }
     }
 
-    /// The object as the server has it now.
+    /// Reads the current object from the server.
     pub fn get(&self, kind: &Kind, key: &ObjectKey) -> Result<Value, ApiError> {
         let path = path(kind, &key.namespace, &key.name, "");
         let call = RemoteRequest { method: Method::GET, path, content_type: JSON, body: &Value::Null };
@@ -60,7 +60,7 @@ impl Remote {
         Ok(mirror_put(api, kind, updated))
     }
 
-    /// `true` beside the object means that it was created.
+    /// The flag is true if the object was created.
     pub fn patch(
         &self,
         api: &Api,
@@ -112,8 +112,8 @@ impl Remote {
         Ok(Deleted { object: mirror_put(api, kind, last), removed })
     }
 
-    /// Puts a pod on a node. The answer does not hold the pod, so it is read: the next pod is placed
-    /// beside this one.
+    /// Binds a pod to a node. The response does not contain the pod, so it is read again: scheduling
+    /// of the next pod depends on it.
     pub fn bind(&self, api: &Api, kind: &Arc<Kind>, key: &ObjectKey, node: &str) -> Result<(), ApiError> {
         let body = json!({
             "apiVersion": "v1", "kind": "Binding",
@@ -126,7 +126,7 @@ impl Remote {
         Ok(())
     }
 
-    /// Sends and waits.
+    /// Sends the request and waits for the response.
     fn send(&self, kind: &Kind, call: RemoteRequest<'_>) -> Result<(StatusCode, Value), ApiError> {
         let answered =
             tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(self.exchange(&call)));
@@ -157,11 +157,11 @@ impl Remote {
 
 const JSON: &str = "application/json";
 
-/// Enters an answer into the mirror.
+/// Writes the response to the mirror.
 fn mirror_put(api: &Api, kind: &Arc<Kind>, value: Value) -> Arc<Value> {
     api.mirror_put(kind, value.clone());
     let known = api.lock().get(kind, &ObjectKey::of(&value)).cloned();
-    // What is older than the mirror's is still the answer.
+    // Return the response even if the mirror already has a newer object.
     known.unwrap_or_else(|| Arc::new(value))
 }
 
@@ -188,7 +188,7 @@ fn path(kind: &Kind, namespace: &str, name: &str, below: &str) -> String {
     format!("{root}{namespace}/{}{}", kind.plural, tail.collect::<String>())
 }
 
-/// A text as a value of a query.
+/// Percent-encodes a query parameter.
 fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let one = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
@@ -214,7 +214,7 @@ fn delete_options(options: &DeleteOptions) -> Value {
     body
 }
 
-/// The server's refusal in this side's words.
+/// Converts a `Status` of the server to an error.
 fn error_of_status(kind: &Kind, code: StatusCode, status: &Value) -> ApiError {
     let message = match str_at(status, "/message") {
         "" => format!("the API server answered {code}"),

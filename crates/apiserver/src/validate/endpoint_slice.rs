@@ -15,7 +15,7 @@ use crate::object::{array_at, str_at, strs_at};
 const ENDPOINTS_MAX: usize = 1000;
 const PORTS_MAX: usize = 20000;
 const ADDRESSES_MAX: usize = 100;
-/// Zones, and nodes, that an endpoint is meant for.
+/// Maximum number of zone hints, and of node hints, of an endpoint.
 const HINTS_MAX: usize = 8;
 
 pub(super) fn check(slice: &Value, before: Option<&Value>, causes: &mut Vec<Cause>) {
@@ -101,7 +101,7 @@ fn check_address(field: String, address_type: &str, address: &str, causes: &mut 
     }
 }
 
-/// Addresses that no endpoint can have.
+/// Why no endpoint can have this address.
 pub(super) fn special_address(address: IpAddr) -> Option<&'static str> {
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
@@ -141,7 +141,7 @@ fn check_ports(slice: &Value, causes: &mut Vec<Cause>) {
             let why = "must be a name such as http or example.com/hive";
             causes.push(Cause::invalid(field("appProtocol"), &json!(protocol), why));
         }
-        // No number means every port.
+        // No port number means all ports.
         if !port["port"].is_null() {
             check_port_number(field("port"), &port["port"], causes);
         }

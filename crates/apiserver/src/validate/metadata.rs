@@ -1,4 +1,4 @@
-//! Names, labels, annotations, finalizers and owners of any object.
+//! Names, labels, annotations, finalizers and owner references.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +48,7 @@ fn check_name(kind: &Kind, field: &str, name: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-/// The start of a name may end with what the end of one may not.
+/// Masks a trailing dash, which a `generateName` prefix may have but a name may not.
 fn mask_trailing_dash(start: &str) -> String {
     match start.strip_suffix('-') {
         Some(rest) if !rest.is_empty() => format!("{rest}a"),

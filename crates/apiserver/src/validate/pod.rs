@@ -1,4 +1,4 @@
-//! Pods, alone and as templates.
+//! Pods and pod templates.
 
 mod container;
 mod dns;

@@ -50,7 +50,7 @@ pub(super) fn check(service: &Value, before: Option<&Value>, causes: &mut Vec<Ca
     }
 }
 
-/// Fields that only some types have.
+/// Fields that depend on the type.
 fn check_external(service: &Value, causes: &mut Vec<Cause>) {
     let spec = &service["spec"];
     let balanced = is_load_balancer(service);
@@ -77,7 +77,7 @@ fn check_external(service: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// What a load balancer writes.
+/// Checks the load balancer status.
 pub(super) fn check_status(service: &Value, causes: &mut Vec<Cause>) {
     let ingress = array_at(service, "/status/loadBalancer/ingress");
     if !ingress.is_empty() && !is_load_balancer(service) {
@@ -278,7 +278,7 @@ fn check_node_port<'a>(
     seen: &mut HashSet<(i64, &'a str)>,
     causes: &mut Vec<Cause>,
 ) {
-    // Whether a service without node ports may name one is decided where they are allocated.
+    // The allocator decides whether a service without node ports may set one.
     let has_ports = matches!(str_at(spec, "/type"), "NodePort" | "LoadBalancer");
     let Some(node_port) = i64_at(port, "/nodePort").filter(|port| *port != 0 && has_ports) else { return };
     if !seen.insert((node_port, str_at(port, "/protocol"))) {

@@ -1,4 +1,4 @@
-//! What of a Service may not change once it is there.
+//! Immutable fields of Services.
 
 use serde_json::{Value, json};
 
@@ -29,11 +29,11 @@ pub(super) fn check(service: &Value, before: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// The first of a service's addresses or families stays; the second goes only with `SingleStack`.
+/// The first cluster IP or family is immutable; the second can be removed only with `SingleStack`.
 fn check_list(field: &str, name: &str, service: &Value, before: &Value, causes: &mut Vec<Cause>) {
     let (now, had) =
         (strs_at(service, &format!("/spec/{field}")), strs_at(before, &format!("/spec/{field}")));
-    // What is left out is carried over.
+    // Omitted values were filled in from the stored object.
     let policy = str_at(service, "/spec/ipFamilyPolicy");
     for (index, (now, had)) in now.iter().zip(&had).enumerate() {
         if now != had && (index == 0 || policy != "SingleStack") {

@@ -2,10 +2,10 @@ use serde_json::{Value, json};
 
 use crate::{Kinds, defaults};
 
-/// An object that is fine.
+/// A valid object.
 const NONE: &[&str] = &[];
 
-/// The fields that an object is refused for, after defaulting.
+/// The invalid fields of an object after defaulting.
 fn check(name: &str, mut object: Value, expected: &[impl AsRef<str>]) {
     let kinds = Kinds::built_in();
     let kind = kinds.by_name(name).unwrap();
@@ -168,7 +168,7 @@ fn unit_metadata_is_refused_by_field() {
     );
 }
 
-/// The fields that a change is refused for.
+/// The invalid fields of an update.
 fn check_change(name: &str, before: Value, after: Value, expected: &[&str]) {
     let kinds = Kinds::built_in();
     let kind = kinds.by_name(name).unwrap();
@@ -206,7 +206,7 @@ fn pod(spec: Value) -> Value {
     json!({"metadata": {}, "spec": all})
 }
 
-/// A pod whose only container has these fields too.
+/// A pod with one container that has these additional fields.
 fn container(fields: Value) -> Value {
     let mut all = json!({"name": "a", "image": "b"});
     for (field, value) in fields.as_object().unwrap() {

@@ -1,4 +1,4 @@
-//! What stands in the cells of the built-in kinds' tables.
+//! Cell values of the tables of built-in kinds.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ pub(super) fn or_unknown(text: &str) -> Value {
     json!(if text.is_empty() { "<unknown>" } else { text })
 }
 
-/// The first of these fields that says something.
+/// The first of these fields that is not empty.
 pub(super) fn first<'a>(object: &'a Value, pointers: &[&str]) -> &'a str {
     pointers.iter().map(|pointer| str_at(object, pointer)).find(|text| !text.is_empty()).unwrap_or_default()
 }
@@ -66,7 +66,7 @@ pub(super) fn ready_containers(pod: &Value) -> Value {
     json!(format!("{ready}/{}", array_at(pod, "/spec/containers").len()))
 }
 
-/// The one status_text that says how a pod is.
+/// The STATUS column of a pod.
 pub(super) fn pod_status(pod: &Value) -> String {
     if object::is_deleting(pod) {
         return if str_at(pod, "/status/reason") == "NodeLost" { "Unknown" } else { "Terminating" }
@@ -168,7 +168,7 @@ pub(super) fn endpoints(slice: &Value) -> Value {
     if addresses.is_empty() { json!("<unset>") } else { first_few(addresses) }
 }
 
-/// Addresses with ports of an Endpoints object.
+/// Addresses and ports of an Endpoints object.
 pub(super) fn ready_addresses(endpoints: &Value) -> Value {
     let mut all = Vec::new();
     for subset in array_at(endpoints, "/subsets") {

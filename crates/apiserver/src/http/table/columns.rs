@@ -1,4 +1,4 @@
-//! Which columns the built-in kinds have. Those of priority 1 appear with `-o wide`.
+//! Columns of the built-in kinds. Columns of priority 1 are shown with `-o wide`.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::cells;
 use crate::Kind;
 use crate::object::{self, array_at, i64_at, str_at, strs_at};
 
-/// One column and how its cells come about.
+/// One column and the function that gives its cells.
 pub(super) struct Column {
     name: &'static str,
     kind: &'static str,
@@ -51,7 +51,7 @@ fn age() -> Column {
     text_column("Age", |object| json!(object::age_of(str_at(object, "/metadata/creationTimestamp"))))
 }
 
-/// Name, those between, and age.
+/// Name, these columns, and age.
 fn with_name_and_age(between: Vec<Column>) -> Vec<Column> {
     std::iter::once(name()).chain(between).chain([age()]).collect()
 }
@@ -187,7 +187,7 @@ fn event() -> Vec<Column> {
     ]
 }
 
-/// The strings at a pointer, joined.
+/// The strings at a JSON pointer, joined.
 pub(super) fn joined(object: &Value, pointer: &str) -> String {
     strs_at(object, pointer).join(",")
 }

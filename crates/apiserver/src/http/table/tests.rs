@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::Kinds;
 
-/// A table as kubectl prints it, with the wide columns in parentheses.
+/// A table as kubectl prints it, wide columns in parentheses.
 fn check(kind: &str, object: Value, expected: &str) {
     let kinds = Kinds::built_in();
     let table = of_one(kinds.by_name(kind).unwrap(), &object, Include::Metadata);

@@ -1,4 +1,4 @@
-//! Containers: names, ports, environment and mounts.
+//! Containers: names, ports, environment and volume mounts.
 
 use std::collections::HashSet;
 
@@ -66,7 +66,7 @@ fn check_ports(field: &str, container: &Value, host_network: bool, causes: &mut 
     }
 }
 
-/// A port of the host can be had once.
+/// Each host port may be used once.
 pub(super) fn check_host_ports(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
     let mut seen = HashSet::new();
     for (outer, container) in array_at(spec, "/containers").iter().enumerate() {
@@ -148,7 +148,7 @@ fn check_mounts(field: &str, container: &Value, volumes: &HashSet<&str>, causes:
     }
 }
 
-/// A path within a volume stays within it.
+/// Paths within a volume must be relative and must not contain `..`.
 pub(super) fn check_local_descending_path(field: String, path: &str, causes: &mut Vec<Cause>) {
     if path.starts_with('/') {
         causes.push(Cause::invalid(field.clone(), &json!(path), "must be a relative path"));

@@ -1,4 +1,4 @@
-//! How a pod finds names.
+//! DNS policy and DNS configuration of pods.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::object::{array_at, str_at, strs_at};
 
 const SERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
-/// All searches together, with a blank between each two.
+/// Maximum length of all search domains with separating spaces.
 const SEARCH_CHARS_MAX: usize = 2048;
 
 pub(super) fn check(path: &str, spec: &Value, causes: &mut Vec<Cause>) {
@@ -50,8 +50,7 @@ fn check_searches(field: &str, searches: &[&str], causes: &mut Vec<Cause>) {
         causes.push(Cause::invalid(field, &json!(searches), why));
     }
     for (index, search) in searches.iter().enumerate() {
-        // The root alone is one, a dot at the end is none of the name, and names of services may have
-        // underscores.
+        // `.` is valid, a trailing dot is not part of the name, and underscores are allowed.
         let name = search.strip_suffix('.').unwrap_or(search).replace('_', "-");
         let name = name.trim_matches('-');
         if *search != "." && !is_subdomain_1123(name) {

@@ -1,4 +1,4 @@
-//! Probes: one way to ask, and numbers that make sense.
+//! Probes: one handler, and valid numbers.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::object::{array_at, i64_at, str_at};
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 const HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
 
-/// A container that ends before the others begin is never probed.
+/// Init containers that are not sidecars cannot have probes.
 pub(super) fn forbid_all(field: &str, container: &Value, causes: &mut Vec<Cause>) {
     for name in PROBES.into_iter().chain(["lifecycle"]).filter(|name| !container[*name].is_null()) {
         let why = "may not be set for init containers without restartPolicy=Always";
@@ -71,7 +71,7 @@ fn check_handler(field: &str, probe: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// A number, or the name of one of the container's ports.
+/// A port number, or the name of a container port.
 fn check_port(field: String, port: &Value, causes: &mut Vec<Cause>) {
     match port.as_str() {
         None => check_port_number(field, port, causes),

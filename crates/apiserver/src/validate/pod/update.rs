@@ -1,4 +1,4 @@
-//! What may change in a pod that exists: images, a shorter deadline, more tolerations.
+//! Mutable fields of an existing pod: images, a shorter deadline, more tolerations.
 
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ fn check_deadline(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// Those that were there stay, except for how long they last.
+/// Existing tolerations must stay; only their `tolerationSeconds` may change.
 fn check_tolerations(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
     let timeless = |toleration: &Value| {
         let mut toleration = toleration.clone();
@@ -54,7 +54,7 @@ fn check_tolerations(before: &Value, after: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// The part of a pod's spec that stays as it is for the pod's life.
+/// The immutable part of a pod's spec.
 fn immutable_part(spec: &Value) -> Value {
     let mut spec = spec.clone();
     let Some(fields) = spec.as_object_mut() else { return spec };

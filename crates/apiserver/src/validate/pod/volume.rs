@@ -1,4 +1,4 @@
-//! Volumes: names, and one kind each.
+//! Volumes: names, and one source each.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use super::container::check_local_descending_path;
 use crate::Cause;
 use crate::object::{array_at, str_at};
 
-/// What a kind of volume cannot do without.
+/// Required fields of volume sources.
 const REQUIRED: &[(&str, &str)] = &[
     ("hostPath", "path"),
     ("secret", "secretName"),
@@ -63,7 +63,7 @@ fn check_kind(field: &str, volume: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// The files that keys of a Secret or ConfigMap, or fields of the pod, become.
+/// Items of projected keys or fields.
 fn check_files(field: &str, source: &Value, causes: &mut Vec<Cause>) {
     for (index, item) in array_at(source, "/items").iter().enumerate() {
         let field = |name: &str| format!("{field}.items[{index}].{name}");
