@@ -18,7 +18,7 @@ use crate::options::Options;
 use crate::shared::Shared;
 use crate::stale_sockets::SocketDestroyer;
 use crate::state::StateDir;
-use crate::{health, http, memory, privileges, server, threads};
+use crate::{health_check_node_port, http, memory, privileges, server, threads};
 
 /// Runs until a signal arrives. Programs, maps and routes stay in the kernel.
 pub fn run(options: &Options, configuration: &Configuration) -> anyhow::Result<()> {
@@ -115,7 +115,11 @@ async fn serve(
     threads::log_connection(source.state())?;
     if configuration.values.node_port_health_check {
         let ranges = configuration.values.node_port_addresses.clone();
-        tokio::spawn(health::serve_checks(shared.health(), health::unspecified_addresses(), ranges));
+        tokio::spawn(health_check_node_port::serve_checks(
+            shared.health(),
+            health_check_node_port::unspecified_addresses(),
+            ranges,
+        ));
     }
     let node_health = serve_node_health(configuration, &shared);
     let listener = server::bind(&options.socket)?;
@@ -133,7 +137,7 @@ async fn serve(
 /// Serves the health check of kube-proxy, if configured.
 async fn serve_node_health(configuration: &Configuration, shared: &Shared) -> anyhow::Result<()> {
     match &configuration.values.healthz_bind_address {
-        Some(address) => health::serve_node(address, shared.health()).await,
+        Some(address) => health_check_node_port::serve_node(address, shared.health()).await,
         None => std::future::pending().await,
     }
 }

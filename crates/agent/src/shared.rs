@@ -12,7 +12,7 @@ use beeline_source::{EventCounts, EventRecorder, SourceState};
 use crate::drops::{Drops, Subscription};
 use crate::endpoints::{Link, PodReference};
 use crate::engine::{AwaitedObject, Engine};
-use crate::health::Health;
+use crate::health_check_node_port::Health;
 use crate::http::StatusSource;
 use crate::metrics::Snapshot;
 use crate::server::Handler;

@@ -11,7 +11,7 @@ use beeline_abi::{DropReason, GATEWAY_IPV4, HAIRPIN_IPV6, Ip, Port};
 
 use self::lifetime::{State, account, is_closed, is_port_reuse, tcp_lifetime};
 use crate::platform::{Platform, Step};
-use crate::{Stop, icmp, slots};
+use crate::{Stop, backend_slots, icmp};
 
 /// TCP flags (RFC 9293 section 3.1).
 pub mod tcp {
@@ -124,7 +124,7 @@ fn backend_is_stale<P: Platform>(env: &P, ctx: &mut Context, origin: bool) -> bo
     if ctx.proto != proto::UDP || !origin || ctx.entry_flags & entry::DNAT as u32 == 0 || ctx.backend == 0 {
         return false;
     }
-    !slots::is_serving(env, &mut ctx.slot_key, ctx.service, ctx.backend, &ctx.nat_ip, ctx.nat_port)
+    !backend_slots::is_serving(env, &mut ctx.slot_key, ctx.service, ctx.backend, &ctx.nat_ip, ctx.nat_port)
 }
 
 /// A translated connection has one entry per direction, and each sees only the

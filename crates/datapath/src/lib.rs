@@ -10,6 +10,7 @@
 #[cfg(feature = "native")]
 extern crate std;
 
+mod backend_slots;
 pub mod conntrack;
 pub mod event;
 pub mod guard;
@@ -24,7 +25,6 @@ pub mod reject;
 pub mod rewrite;
 pub mod route;
 pub mod service;
-mod slots;
 pub mod snat;
 pub mod socket;
 

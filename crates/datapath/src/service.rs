@@ -15,7 +15,7 @@ use beeline_abi::{DropReason, Ip};
 
 use crate::conntrack::{flow_is_taken, flow_key, hairpin_address, is_echo, set_dst, set_src, tcp};
 use crate::platform::{Platform, Step};
-use crate::{Stop, maglev, slots};
+use crate::{Stop, backend_slots, maglev};
 
 /// Maximum number of slots that are tried. A slot may disappear between two
 /// lookups when a new generation is published, and a tuple may be taken.
@@ -219,7 +219,7 @@ fn affinity_backend<P: Platform>(env: &P, ctx: &mut Context, service: &ServiceVa
     if ctx.now.wrapping_sub(preferred.used) > ticks_from_seconds(service.affinity_s) {
         return None;
     }
-    slots::accepting(env, &mut ctx.slot_key, ctx.service, preferred.backend)
+    backend_slots::accepting(env, &mut ctx.slot_key, ctx.service, preferred.backend)
 }
 
 #[inline(always)]

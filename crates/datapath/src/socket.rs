@@ -15,7 +15,7 @@ use beeline_abi::{Ip, Port};
 
 use crate::platform::Tables;
 use crate::service::node_class;
-use crate::{maglev, slots};
+use crate::{backend_slots, maglev};
 
 /// Maximum number of slots that are tried. A slot may disappear while a new
 /// generation is published.
@@ -79,7 +79,7 @@ pub fn connect<S: Sockets>(env: &mut S, address: &SocketAddress) -> Action {
 pub fn sendmsg<S: Sockets>(env: &mut S, address: &SocketAddress) -> Action {
     if let Some(preferred) = env.socket(&key(address, direction::FRONTEND)) {
         let mut key = SlotKey::default();
-        if slots::is_serving(
+        if backend_slots::is_serving(
             env,
             &mut key,
             preferred.service,
@@ -217,7 +217,7 @@ fn affinity_backend<S: Sockets>(
     if env.tick().wrapping_sub(preferred.used) > ticks_from_seconds(service.affinity_s) {
         return None;
     }
-    slots::accepting(env, &mut SlotKey::default(), id, preferred.backend)
+    backend_slots::accepting(env, &mut SlotKey::default(), id, preferred.backend)
 }
 
 #[inline(always)]

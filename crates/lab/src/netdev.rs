@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use beeline_abi::Mac;
 use beeline_kernel::netlink::{Netlink, Route, Veth, VethEnd, protocol};
 use beeline_kernel::netns::NetNs;
-use beeline_kernel::{loss, sysctl};
+use beeline_kernel::{packet_loss, sysctl};
 use ipnet::IpNet;
 
 /// MTU of every link, bytes.
@@ -114,7 +114,7 @@ pub fn set_mtu(netns: &NetNs, device: &str, mtu: u32) -> Result<()> {
 pub fn set_loss(netns: &NetNs, device: &str, percent: f64) -> Result<()> {
     let mut netlink = Netlink::open_in(netns)?;
     let index = netlink.index(device)?;
-    Ok(loss::set(&mut netlink, index, percent)?)
+    Ok(packet_loss::set(&mut netlink, index, percent)?)
 }
 
 /// Removes an address and the routes that depend on it. A missing address is

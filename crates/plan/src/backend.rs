@@ -11,7 +11,7 @@ use beeline_abi::{Ip, Port};
 use beeline_sync::{Contents, Delta};
 
 use crate::ids::Ids;
-use crate::maglev::WeightedBackend;
+use crate::maglev_permutation::WeightedBackend;
 use crate::node::Nodes;
 
 /// An address and port that packets are sent to. Ordered by node first, so that

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use beeline_abi::Ip;
 use beeline_model::{Service, ServicePort};
 
-use crate::maglev::WEIGHT_MAX;
+use crate::maglev_permutation::WEIGHT_MAX;
 use crate::slice::{Slice, SliceEndpoint};
 
 /// An endpoint of a Service port.

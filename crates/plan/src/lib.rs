@@ -18,18 +18,18 @@
 //! of a Service.
 
 mod backend;
-pub mod canonical;
+pub mod canonical_tables;
 mod endpoint_selection;
 mod frontend_address;
-mod health;
+mod health_check_node_port;
 mod host_port;
 mod ids;
-mod maglev;
+mod maglev_permutation;
 mod maglev_table;
 mod names;
 mod network_namespaces;
 mod node;
-mod prefix_owners;
+mod pod_cidr_owners;
 mod problems;
 mod service;
 mod service_address;
@@ -50,7 +50,7 @@ use beeline_sync::{Contents, Delta};
 use ipnet::IpNet;
 
 pub use frontend_address::FrontendKind;
-pub use health::HealthCheck;
+pub use health_check_node_port::HealthCheck;
 pub use maglev_table::MaglevConfig;
 pub use names::{FrontendName, Names};
 pub use node::OwnNode;

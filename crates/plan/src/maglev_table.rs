@@ -9,7 +9,7 @@ use beeline_model::Reason;
 use beeline_sync::{Contents, Delta};
 
 use crate::backend::Backend;
-use crate::maglev::{self, WeightedBackend};
+use crate::maglev_permutation::{self, WeightedBackend};
 use crate::problems::ProblemDetail;
 
 /// Configuration of Maglev tables.
@@ -104,8 +104,8 @@ fn table(sorted: &[(WeightedBackend, u32)], config: &MaglevConfig) -> Box<[u32]>
         return Box::default();
     }
     let backend_weights: Vec<WeightedBackend> = sorted.iter().map(|(weighted, _)| *weighted).collect();
-    let size = maglev::table_size(&backend_weights, config.size_min);
-    let indices = maglev::build(&backend_weights, size, &config.seed);
+    let size = maglev_permutation::table_size(&backend_weights, config.size_min);
+    let indices = maglev_permutation::build(&backend_weights, size, &config.seed);
     indices.into_iter().map(|index| sorted[index as usize].1).collect()
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn problem(port: u16, backends: &[(Arc<Backend>, u16)]) -> Option<Pro
         backends.iter().map(|(backend, weight)| backend.weighted(*weight)).collect();
     // Without the number of endpoints: it changes often, and each value would
     // be another problem.
-    maglev::exceeds_largest_table(&backend_weights).then(|| {
+    maglev_permutation::exceeds_largest_table(&backend_weights).then(|| {
         let message = format!(
             "port {port} has too many endpoints, or weights too far apart, for the largest Maglev table: \
              connections are distributed less exactly; use fewer endpoints or weights closer together"

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::PlanConfig;
 use crate::ids::Ids;
-use crate::prefix_owners::{Prefix, PrefixOwners};
+use crate::pod_cidr_owners::{Prefix, PrefixOwners};
 use crate::problems::{ProblemDetail, ProblemStore};
 use crate::slice::why_no_unicast;
 

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::ServiceConfig;
 use crate::frontend_address::{FrontendAddress, FrontendIp, FrontendKind, FrontendOwners, Owner};
-use crate::health::HealthCheck;
+use crate::health_check_node_port::HealthCheck;
 use crate::host_port::HostPorts;
 use crate::names::{FrontendName, ServiceName};
 use crate::node::{NodeChanges, Nodes};

@@ -9,7 +9,7 @@ use beeline_sync::{Contents, Delta};
 use ipnet::IpNet;
 
 use crate::ids::Ids;
-use crate::prefix_owners::Prefix;
+use crate::pod_cidr_owners::Prefix;
 
 /// Prefixes in 128-bit form, sorted, without duplicates.
 type Set = Box<[Prefix]>;

@@ -14,9 +14,9 @@
 pub mod chart;
 mod check;
 mod deprecated;
-mod nearest;
 pub mod schema;
 mod set;
+mod suggestion;
 mod values;
 
 use std::collections::BTreeMap;
@@ -256,7 +256,7 @@ impl Reader {
                 Some((key, rest)) => self.set_path(key, rest, value),
                 None => self
                     .errors
-                    .push(ValueError::Unknown { name: name.to_owned(), nearest: nearest::nearest(name) }),
+                    .push(ValueError::Unknown { name: name.to_owned(), nearest: suggestion::nearest(name) }),
             },
         }
     }

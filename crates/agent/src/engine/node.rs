@@ -12,7 +12,7 @@ use super::{Cause, Engine};
 use crate::host::desired::{self, Desired, PodSide};
 use crate::host::uplinks::{self, Uplink};
 use crate::host::{Action, Observed, changes};
-use crate::nat::{self, NatPorts};
+use crate::snat_ports::{self, NatPorts};
 
 /// Sysctls of the node and their values, in the order in which they are set.
 const FORWARDING: &[(&str, &str)] = &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
@@ -85,8 +85,8 @@ impl Engine {
     /// The ports available to SNAT, given the current sysctls.
     fn nat_ports(&self) -> NatPorts {
         let values = &self.configuration.values;
-        let local = self.host.sysctl(nat::LOCAL_PORTS).ok().flatten();
-        nat::choose(values.nat_ports.clone(), local.as_deref(), &values.node_port_range)
+        let local = self.host.sysctl(snat_ports::LOCAL_PORTS).ok().flatten();
+        snat_ports::choose(values.nat_ports.clone(), local.as_deref(), &values.node_port_range)
     }
 
     /// The configuration flags of the programs.

@@ -12,7 +12,7 @@ use super::{Name, ServiceState, Services};
 use crate::backend::Backend;
 use crate::endpoint_selection::{LocalNode, ServiceEndpoint, port_endpoints, select};
 use crate::frontend_address::{FrontendKind, Owner};
-use crate::health::{self, HealthCheck};
+use crate::health_check_node_port::{self, HealthCheck};
 use crate::maglev_table;
 use crate::node::Nodes;
 use crate::problems::{ProblemDetail, ProblemStore};
@@ -71,7 +71,7 @@ impl Services {
         let keys: BTreeSet<PortKey> = desired_frontends.iter().map(|desired| desired.port).collect();
         let mut port_backends: BTreeMap<PortKey, PortBackends> = BTreeMap::new();
         let mut endpoint_backends: Vec<(Arc<Backend>, bool)> = Vec::new();
-        let mut local = health::LocalEndpoints::default();
+        let mut local = health_check_node_port::LocalEndpoints::default();
         for port in usable_ports(spec) {
             for ipv6 in [false, true] {
                 let key = |local| PortKey { ipv6, port: port.port, proto: port.protocol.number(), local };
@@ -106,7 +106,7 @@ impl Services {
         );
         endpoint_backends.shrink_to_fit();
         self.allocators.set_endpoints(&mut state.entries, endpoint_backends);
-        let health_port = health::port(spec).filter(|_| self.config.node_ports);
+        let health_port = health_check_node_port::port(spec).filter(|_| self.config.node_ports);
         let local_endpoints = local.total();
         let check = health_port.map(|port| HealthCheck { service: spec.name.clone(), port, local_endpoints });
         self.set_health(&spec.name, check);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use beeline_model::{Algorithm, Change, Kind, Object, ObjectName};
-use beeline_plan::canonical::canonical;
+use beeline_plan::canonical_tables::canonical;
 use beeline_sync::Prune;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -7,7 +7,7 @@ use beeline_model::{
     Change, Endpoint, EndpointPort, EndpointSlice, HostPort, Kind, Node, Object, ObjectName, Pod, Protocol,
     Reason, Service, ServicePort, ServiceType, SourceRanges,
 };
-use beeline_plan::canonical::canonical;
+use beeline_plan::canonical_tables::canonical;
 use beeline_plan::{PlanConfig, Planner, ServiceConfig};
 use beeline_sync::memory::MemoryTables;
 use beeline_sync::{Contents, Prune, Reconciler, Report};
