@@ -14,7 +14,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
 /// How long to wait for an expected state.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 const SHOP: &str = "
 apiVersion: v1
@@ -69,7 +69,7 @@ fn spread(server: &ApiServer) -> BTreeMap<String, usize> {
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     while !holds() {
         assert!(tokio::time::Instant::now() < deadline, "not yet: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -17,7 +17,7 @@ use docs::{commands, fill, top};
 
 /// Beginnings of commands that are not run here, and why.
 const NOT_RUN: &[(&str, &str)] = &[
-    ("apt-get ", "changes the packages of this machine; `make` on a bare Debian 12 does the same"),
+    ("apt-get ", "changes the packages of this machine; `make` on a minimal Debian 12 does the same"),
     ("beeline-agent ", "every lab starts its agents with these options"),
     ("cargo ", "compiles; the tests are themselves run by `cargo xtask test`"),
     (

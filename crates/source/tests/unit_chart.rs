@@ -22,7 +22,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "kube-system";
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Installation {
     server: ApiServer,
@@ -160,7 +160,7 @@ async fn unit_chart_is_accepted_whole_and_its_parts_name_each_other() {
     // The pods of the DaemonSet are created; the priority class and service
     // account that they name exist.
     let pods: Api<Pod> = Api::namespaced(installation.client.clone(), NAMESPACE);
-    let end = tokio::time::Instant::now() + PATIENCE;
+    let end = tokio::time::Instant::now() + TIMEOUT;
     loop {
         let pods = pods.list(&ListParams::default()).await.unwrap().items;
         if let [pod] = pods.as_slice() {
@@ -199,7 +199,7 @@ async fn a_problem_becomes_an_event(installation: &Installation, source: &Source
     let recorder = source.event_recorder();
     recorder.update(ProblemChanges { added: vec![problem], resolved: Vec::new(), nodes: 1 });
     let events: Api<Event> = Api::default_namespaced(installation.client.clone());
-    let end = tokio::time::Instant::now() + PATIENCE;
+    let end = tokio::time::Instant::now() + TIMEOUT;
     loop {
         let events = events.list(&ListParams::default()).await.unwrap().items;
         if let Some(event) = events.iter().find(|event| event.reason.as_deref() == Some("FrontendCollision"))
@@ -229,7 +229,7 @@ async fn unit_the_charts_role_is_what_the_source_needs() {
     let api = installation.server.api().clone();
     let mut versions = SyncedVersions::default();
     let (mut listed, mut heard) = (false, false);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     while !(listed && heard) {
         let update = tokio::time::timeout_at(deadline, updates.recv()).await;
         let update = update.unwrap_or_else(|_| {

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Read-only permissions, as granted by older charts.
 const READER: &str = r#"
@@ -83,7 +83,7 @@ impl World {
     }
 
     async fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while !holds() {
             assert!(Instant::now() < end, "not yet: {what}\n{:#?}", self.events());
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -17,7 +17,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The state of a reader of the stream.
 #[derive(Default)]
@@ -88,7 +88,7 @@ impl Story {
 
     /// Reads until the condition holds.
     async fn until(&mut self, what: &str, expected: impl Fn(&Cluster) -> bool) {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         while !expected(&self.cluster) {
             match tokio::time::timeout_at(deadline, self.updates.recv()).await {
                 Ok(Some(update)) => self.cluster.take(update),
@@ -105,7 +105,7 @@ impl Story {
     /// Serves at the same address again, once it is free: a parallel test may
     /// still have a connection there.
     async fn serve_again(&mut self, address: SocketAddr) {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         let listener = loop {
             match TcpListener::bind(address) {
                 Ok(listener) => break listener,
@@ -277,7 +277,7 @@ async fn unit_changes_during_an_interruption_are_synced() {
     delete(&story.server, "services", "old");
     // The history is compacted too: a new listing must find the difference.
     api.compact();
-    tokio::time::timeout(PATIENCE, async {
+    tokio::time::timeout(TIMEOUT, async {
         while state.connected() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -345,7 +345,7 @@ async fn unit_an_unresponsive_server_is_left_and_used_again_after_recovery() {
     second.hangs.send_replace(true);
     api.create("services", service("served-by-the-first")).unwrap();
     let state = story.source.state();
-    tokio::time::timeout(PATIENCE, async {
+    tokio::time::timeout(TIMEOUT, async {
         while state.connected() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

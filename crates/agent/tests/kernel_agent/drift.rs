@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::world::{World, no_programs};
 
 /// Two comparisons on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 /// A load balancer with a source range, an endpoint on another node, and the
 /// object of the attached pod: every table has an entry.
@@ -101,7 +101,7 @@ fn kernel_external_writes_to_any_table_are_corrected_and_counted() {
     assert_eq!(drift(), 0, "{}", world.log());
     let spoilt = spoil(&mut datapath);
     assert_ne!(contents(), before);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while (drift() < spoilt || contents() != before) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(200));
     }

@@ -19,7 +19,7 @@ use beeline_kernel::netns::NetNs;
 use serde_json::{Value, json};
 
 pub const NODE: &str = "node-1";
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 /// Addresses of the node and of the external host, which is also node-2.
 pub const NODE_IPS: [&str; 2] = ["172.30.0.11", "fd00:172:30::11"];
 pub const OUTSIDE_IPS: [&str; 2] = ["172.30.0.12", "fd00:172:30::12"];
@@ -280,7 +280,7 @@ impl World {
     }
 
     pub fn client(&self) -> Client {
-        Client::new(self.path("run/agent.sock")).with_timeout(PATIENCE)
+        Client::new(self.path("run/agent.sock")).with_timeout(TIMEOUT)
     }
 
     pub fn call(&self, call: Call) -> Result<Response, ClientError> {
@@ -330,7 +330,7 @@ impl World {
     /// Waits for the condition; prints the agent's log on timeout.
     #[track_caller]
     pub fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !holds() {
             assert!(Instant::now() < deadline, "never: {what}\n{}", self.log());
             thread::sleep(Duration::from_millis(10));

@@ -114,12 +114,12 @@ fn unit_a_pod_that_is_its_own_backend_sees_the_hairpin_address() {
         let mut world = World::new(f);
         world.backends(&[(f.pod, 8080)]);
         let there = world.pod_sends(Build::new(f.pod, f.service, tcp(40000, 80, SYN)));
-        let stand_in = if f.pod.is_v4() { Ip::from_v4(GATEWAY_IPV4) } else { Ip::from_octets(HAIRPIN_IPV6) };
+        let hairpin = if f.pod.is_v4() { Ip::from_v4(GATEWAY_IPV4) } else { Ip::from_octets(HAIRPIN_IPV6) };
         assert_eq!(there.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{there:#?}");
-        assert_eq!((src_of(&there.frame), dst_of(&there.frame)), (stand_in, f.pod));
-        let link_local = !f.pod.is_v4() && stand_in.octets()[0] == 0xfe;
+        assert_eq!((src_of(&there.frame), dst_of(&there.frame)), (hairpin, f.pod));
+        let link_local = !f.pod.is_v4() && hairpin.octets()[0] == 0xfe;
         assert!(!link_local, "an unbound socket would answer from its link-local address");
-        let back = world.pod_sends(Build::new(f.pod, stand_in, tcp(8080, 40000, SYN | ACK)));
+        let back = world.pod_sends(Build::new(f.pod, hairpin, tcp(8080, 40000, SYN | ACK)));
         assert_eq!(back.verdict, Verdict::ToPod { ifindex: POD_IFINDEX }, "{back:#?}");
         assert_eq!((src_of(&back.frame), dst_of(&back.frame)), (f.service, f.pod));
         check(&back.frame).unwrap_or_else(|error| panic!("{error}: {back:#?}"));
