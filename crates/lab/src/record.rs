@@ -209,6 +209,6 @@ mod tests {
         assert_eq!(read_json::<LabSpec>(&path).unwrap(), Some(LabSpec::default()));
         fs::write(&path, "{").unwrap();
         let error = read_json::<LabSpec>(&path).unwrap_err();
-        assert!(error.to_string().contains("damaged"), "{error}");
+        assert!(error.to_string().contains("is invalid"), "{error}");
     }
 }

@@ -43,7 +43,7 @@ fn settings(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
 /// `bpf.masquerade`: below a group of the schema.
 fn is_value(name: &str) -> bool {
     let Some((group, rest)) = name.split_once('.') else { return false };
-    let is_file = ["md", "rs", "toml", "yaml", "io"].iter().any(|end| rest == *end);
+    let is_file = ["md", "rs", "toml", "yaml", "io"].contains(&rest);
     !is_file && schema::group(group).next().is_some()
 }
 
