@@ -175,7 +175,7 @@ fn unit_a_setting_has_an_effect_if_the_schema_says_so() {
 fn unit_every_field_is_read_by_a_program() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = String::new();
-    let mut folders = vec![crates.join("agent/src"), crates.join("lab/src")];
+    let mut folders = vec![crates.join("agent/src"), crates.join("../lab/cli/src")];
     while let Some(folder) = folders.pop() {
         for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
             match path.is_dir() {

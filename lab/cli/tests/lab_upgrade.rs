@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod load;
-#[path = "../../kernel/tests/support/next_layout.rs"]
+#[path = "../../../crates/kernel/tests/support/next_layout.rs"]
 mod next_layout;
 
 use std::env;
