@@ -17,7 +17,10 @@ use kube::Client;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use queue::{EventQueue, Next, Outcome};
+use queue::{EventQueue, Next};
+
+pub use queue::Outcome;
+pub use write::write;
 
 /// Timeout of one write to the API server.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -32,6 +32,9 @@ use tokio::sync::watch::channel as watch_channel;
 use tokio::task::JoinHandle;
 
 pub use crate::events::{EventCounts, EventRecorder, ProblemChanges};
+/// Writing one event, for tests with an API server.
+#[doc(hidden)]
+pub use crate::events::{Outcome as EventOutcome, write as write_event};
 pub use crate::versions::{SyncedVersions, VersionEvent};
 
 /// Updates queued for the reader; the watches block when the queue is full.

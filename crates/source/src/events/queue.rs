@@ -39,7 +39,7 @@ pub(super) const FORBIDDEN_RETRY: Duration = Duration::from_secs(600);
 
 /// The outcome of an attempt to write an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// Written by this node; how often so far.
     Created(i32),
     /// The event already exists.

@@ -24,7 +24,7 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// Writes the event about the problem, or updates it if this node wrote it
 /// `written` times before.
-pub(super) async fn write(client: &Client, node: &str, problem: &Problem, written: i32) -> Outcome {
+pub async fn write(client: &Client, node: &str, problem: &Problem, written: i32) -> Outcome {
     match try_write(client, node, problem, written).await {
         Ok(outcome) => outcome,
         Err(Error::Api(status)) => outcome_of_error(&status),

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use beeline_apiserver::{ApiServer, Config, ListOptions, ServeHandle};
 use beeline_model::{Kind, ObjectName, Problem, Reason};
-use beeline_source::{EventCounts, ProblemChanges, Source, SourceConfig, Update};
+use beeline_source::{
+    EventCounts, EventOutcome, ProblemChanges, Source, SourceConfig, Update, write_event,
+};
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Event, ServiceAccount};
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config as ClientConfig};
@@ -215,4 +217,40 @@ async fn unit_events_are_published_after_the_server_returns() {
     let _front = world.server.serve(listener.take().unwrap()).unwrap();
     world.until("it is published", || node.counts().published == 1).await;
     assert_eq!((world.events().len(), node.source.event_recorder().problem()), (1, None));
+}
+
+/// Repetition and expiry of an event, without waiting an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn unit_repeated_events_raise_the_count_and_expired_events_are_recreated() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let world = World::new();
+    let (server, kubeconfig) = (&world.server, world.kubeconfig());
+    let kubeconfig = Kubeconfig::from_yaml(&kubeconfig).unwrap();
+    let config = ClientConfig::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let client = Client::try_from(config).unwrap();
+    let spec = json!({"ports": [{"port": 80}]});
+    server.api().create("services", json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
+
+    let web = problem(Kind::Service, "web", "its port is another's");
+    let events: Api<Event> = Api::default_namespaced(client.clone());
+    let only = async || {
+        let mut listed = events.list(&Default::default()).await.unwrap().items;
+        assert_eq!(listed.len(), 1, "{listed:#?}");
+        listed.remove(0)
+    };
+    assert_eq!(write_event(&client, "node-1", &web, 0).await, EventOutcome::Created(1));
+    let first = only().await;
+    assert_eq!(write_event(&client, "node-2", &web, 0).await, EventOutcome::AlreadyExists);
+    assert_eq!(write_event(&client, "node-1", &web, 1).await, EventOutcome::Created(2));
+    let second = only().await;
+    assert_eq!((second.count, &second.metadata.name), (Some(2), &first.metadata.name));
+    assert_eq!(second.first_timestamp, first.first_timestamp);
+    assert!(second.last_timestamp.unwrap().0 >= first.last_timestamp.unwrap().0);
+    server.api().delete("events", "default", &second.metadata.name.unwrap(), &Default::default()).unwrap();
+    assert_eq!(write_event(&client, "node-1", &web, 2).await, EventOutcome::Created(3));
+    assert_eq!(only().await.count, Some(3));
+    assert_eq!(
+        write_event(&client, "node-1", &problem(Kind::Service, "gone", "its port is another's"), 0).await,
+        EventOutcome::ObjectDeleted
+    );
 }

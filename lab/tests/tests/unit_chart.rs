@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and says where")]
 
-#[path = "../../values/tests/helm/mod.rs"]
+#[path = "../../../crates/values/tests/helm/mod.rs"]
 mod helm;
 
 use std::net::TcpListener;

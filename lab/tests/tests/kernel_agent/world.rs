@@ -16,6 +16,7 @@ use beeline_kernel::bpffs;
 use beeline_kernel::datapath::{EMBEDDED, PinnedDatapath};
 use beeline_kernel::netlink::{Netlink, Route, Veth, VethEnd};
 use beeline_kernel::netns::NetNs;
+use beeline_lab::harness::program;
 use serde_json::{Value, json};
 
 pub const NODE: &str = "node-1";
@@ -253,7 +254,7 @@ impl World {
         std::fs::write(self.path("values.yaml"), &self.values).unwrap();
         let log = File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
         let option = |name: &str| self.path(name).display().to_string();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_beeline-agent"));
+        let mut command = Command::new(program("beeline-agent"));
         command
             .args(["--node-name", &self.node_name, "--http", "127.0.0.1:9879"])
             .args(["--kubeconfig", &option("kubeconfig"), "--values", &option("values.yaml")])
