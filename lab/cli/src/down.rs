@@ -6,12 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use beeline_lab_net::leaks::leaks;
+use beeline_lab_net::paths::{LabName, LabPaths, ROOT};
+use beeline_lab_net::record::LabRecord;
+use beeline_lab_net::{cgroup, lock, mounts};
 use nix::sys::signal::Signal;
-
-use crate::leaks::leaks;
-use crate::paths::{LabName, LabPaths, ROOT};
-use crate::record::LabRecord;
-use crate::{cgroup, lock, mounts};
 
 /// Timeout for processes to disappear after SIGKILL.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use beeline_lab_net::spawn;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::service::service_fn;
@@ -23,10 +24,6 @@ use nix::sys::socket::{
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-
-/// Environment variable with the file descriptor to write to when all ports
-/// are open.
-pub const READY_FD: &str = "BEELINE_ECHO_READY_FD";
 
 /// Time to wait for the rest of an incomplete HTTP method before echoing it.
 const HALF_METHOD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -92,7 +89,7 @@ impl std::str::FromStr for EchoPort {
 
 /// Serves the ports until the process is killed.
 pub fn run(ports: &[EchoPort]) -> Result<()> {
-    let _ = crate::process::raise_file_limit();
+    let _ = beeline_lab_net::process::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let identity = Arc::new(Identity::from_environment());
@@ -110,7 +107,7 @@ pub fn run(ports: &[EchoPort]) -> Result<()> {
 }
 
 fn notify_ready() {
-    let Some(fd) = std::env::var(READY_FD).ok().and_then(|text| text.parse::<RawFd>().ok()) else {
+    let Some(fd) = std::env::var(spawn::READY_FD).ok().and_then(|text| text.parse::<RawFd>().ok()) else {
         return;
     };
     // SAFETY: whoever set the variable opened this descriptor for us, and

@@ -22,14 +22,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use beeline_kernel::netns::NetNs;
+use beeline_lab_net::leaks::Snapshot;
+use beeline_lab_net::log_tail::last_lines;
+use beeline_lab_net::paths::{LabName, LabPaths};
+use beeline_lab_net::record::{LabRecord, pod_records};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::leaks::Snapshot;
-use crate::log_tail::last_lines;
-use crate::paths::{LabName, LabPaths};
 use crate::protocol::{PodStatus, ServiceStatus, Status};
-use crate::record::{LabRecord, pod_records};
 
 /// Default timeout of a command.
 const TIMEOUT: Duration = Duration::from_secs(30);

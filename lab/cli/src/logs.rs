@@ -1,13 +1,12 @@
 //! `beeline lab logs`: reads the log files, so it works without the daemon.
 
 use anyhow::{Context, Result, bail};
+use beeline_lab_kubelet::cri_log::{self, LogOptions};
+use beeline_lab_net::enter::{find_container, find_pod, require_lab};
+use beeline_lab_net::paths::{LabName, LabPaths};
+use beeline_lab_net::record::pod_records;
 use clap::Args;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-
-use crate::cri_log::{self, LogOptions};
-use crate::enter::{find_container, find_pod, require_lab};
-use crate::paths::{LabName, LabPaths};
-use crate::record::pod_records;
 
 /// Options of `logs`, as in kubectl.
 #[derive(Debug, Args)]

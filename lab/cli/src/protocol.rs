@@ -8,13 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use beeline_lab_net::enter;
+use beeline_lab_net::link::{self, Link};
+use beeline_lab_net::paths::{LabName, LabPaths};
+use beeline_lab_net::programs::typed;
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::agents::AgentAction;
-use crate::enter;
-use crate::link::{self, Link};
-use crate::paths::{LabName, LabPaths};
-use crate::programs::typed;
 
 /// A manifest file.
 #[derive(Clone, Debug, Serialize, Deserialize)]

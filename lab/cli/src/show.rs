@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use beeline_lab_net::address;
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::address;
 use crate::protocol::{NodeStatus, PodStatus, ServiceStatus, Status};
 
 /// Tables of nodes, pods and Services, followed by changed links and problems.
@@ -116,7 +116,7 @@ fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::Link;
+    use beeline_lab_net::link::Link;
 
     #[test]
     fn unit_status_is_a_table_with_problems_below() {

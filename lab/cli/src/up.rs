@@ -10,19 +10,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
+use beeline_lab_net::address::{API_PORT, CONTROL_PLANE, NODES_MAX, UPLINKS_MAX};
+use beeline_lab_net::log_tail::last_lines;
+use beeline_lab_net::paths::{LabName, LabPaths};
+use beeline_lab_net::programs::{Programs, typed};
+use beeline_lab_net::record::LabSpec;
+use beeline_lab_net::{address, cgroup, lock, spawn};
 use beeline_values::Settings;
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::address::{API_PORT, CONTROL_PLANE, NODES_MAX, UPLINKS_MAX};
 use crate::daemon;
 use crate::down;
-use crate::log_tail::last_lines;
 use crate::manifests;
-use crate::paths::{LabName, LabPaths};
-use crate::programs::{Programs, typed};
 use crate::protocol::{Call, Line, Manifest, ask};
-use crate::record::LabSpec;
-use crate::{address, cgroup, lock, spawn};
 
 /// Number of lines shown of each log when a lab fails to start.
 const LOG_LINES: usize = 5;
@@ -217,7 +217,7 @@ fn logs(paths: &LabPaths) -> Vec<String> {
 
 fn shown(log: &Path) -> Option<String> {
     let lines = last_lines(log, LOG_LINES);
-    let name = log.strip_prefix(crate::paths::ROOT).unwrap_or(log);
+    let name = log.strip_prefix(beeline_lab_net::paths::ROOT).unwrap_or(log);
     (!lines.is_empty()).then(|| format!("{}:\n    {}", name.display(), lines.join("\n    ")))
 }
 

@@ -8,17 +8,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use beeline_lab_net::address::UPLINK;
+use beeline_lab_net::enter::{self, CannotRun};
+use beeline_lab_net::link;
+use beeline_lab_net::paths::{DEFAULT_NAME, LabName, LabPaths};
+use beeline_lab_net::record::{LabRecord, LabSpec};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::address::UPLINK;
 use crate::daemon::agents::AgentAction;
 use crate::echo::EchoPort;
-use crate::enter::{self, CannotRun};
-use crate::paths::{LabName, LabPaths};
 use crate::protocol::{Call, Line, NodeAction, ask};
-use crate::record::{LabRecord, LabSpec};
 use crate::up::Request;
-use crate::{DEFAULT_NAME, daemon, down, echo, link, logs, manifests, round_trip, show, standalone, up};
+use crate::{daemon, down, echo, logs, manifests, round_trip, show, standalone, up};
 
 /// Exit status when the verb itself fails, as in container runtimes.
 const EXIT_OWN_FAILURE: u8 = 125;

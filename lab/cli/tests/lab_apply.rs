@@ -4,9 +4,9 @@
 use std::fs;
 use std::time::Duration;
 
-use beeline_lab::cgroup::processes;
 use beeline_lab::harness::TestLab;
-use beeline_lab::record::pod_records;
+use beeline_lab_net::cgroup::processes;
+use beeline_lab_net::record::pod_records;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

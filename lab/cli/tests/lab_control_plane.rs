@@ -14,10 +14,10 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use beeline_kernel::netns::NetNs;
-use beeline_lab::cgroup;
 use beeline_lab::harness::{TestLab, program};
-use beeline_lab::process::ProcessId;
-use beeline_lab::record::LabRecord;
+use beeline_lab_net::cgroup;
+use beeline_lab_net::process::ProcessId;
+use beeline_lab_net::record::LabRecord;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use beeline_lab::address::Pair;
+use beeline_lab_net::address::Pair;
 use traffic::cluster::{Cluster, Endpoint, FAMILIES, NO_SERVICE_PORT, SERVICE_UDP_PORT, UDP_PORT};
 use traffic::frame::{self, Mac};
 

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use beeline_lab::harness::{ExecTarget, TestLab, program};
-use beeline_lab::leaks::leaks;
-use beeline_lab::record::LabRecord;
+use beeline_lab_net::leaks::leaks;
+use beeline_lab_net::record::LabRecord;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

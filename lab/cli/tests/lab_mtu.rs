@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use beeline_lab::address::Pair;
+use beeline_lab_net::address::Pair;
 use traffic::cluster::{
     Cluster, Endpoint, FAMILIES, Family, SERVICE_TCP_PORT, SERVICE_UDP_PORT, Target, UDP_PORT, shell,
 };

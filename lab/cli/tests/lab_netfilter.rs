@@ -8,7 +8,7 @@ mod traffic;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use beeline_lab::address::{CLUSTER_CIDR_IPV4, CLUSTER_CIDR_IPV6};
+use beeline_lab_net::address::{CLUSTER_CIDR_IPV4, CLUSTER_CIDR_IPV6};
 use ipnet::IpNet;
 use traffic::cluster::{Cluster, Endpoint, FAMILIES, UDP_PORT};
 use traffic::errors::{Fragmenting, udp_socket};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use beeline_lab::harness::TestLab;
-use beeline_lab::record::LabRecord;
+use beeline_lab_net::record::LabRecord;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use beeline_api::{Call, Client};
-use beeline_lab::cgroup::processes;
 use beeline_lab::harness::TestLab;
-use beeline_lab::record::LabRecord;
+use beeline_lab_net::cgroup::processes;
+use beeline_lab_net::record::LabRecord;
 use load::Traffic;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

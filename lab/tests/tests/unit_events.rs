@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use beeline_apiserver::{ApiServer, Config, ListOptions, ServeHandle};
 use beeline_model::{Kind, ObjectName, Problem, Reason};
-use beeline_source::{
-    EventCounts, EventOutcome, ProblemChanges, Source, SourceConfig, Update, write_event,
-};
+use beeline_source::{EventCounts, EventOutcome, ProblemChanges, Source, SourceConfig, Update, write_event};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Event, ServiceAccount};
 use kube::api::{Api, PostParams};

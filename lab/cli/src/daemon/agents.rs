@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use beeline_api::{Call, Client};
+use beeline_lab_kubelet::backoff::Backoff;
+use beeline_lab_net::log_tail::last_line;
+use beeline_lab_net::paths::NodePaths;
+use beeline_lab_net::spawn;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-
-use super::backoff::Backoff;
-use crate::log_tail::last_line;
-use crate::paths::NodePaths;
-use crate::spawn;
 
 /// Minimum and maximum restart backoff of an agent.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use beeline_lab_kubelet::shared::Shared;
+use beeline_lab_net::address::{self, CLIENT, CONTROL_PLANE, ROUTER, Subnet};
+use beeline_lab_net::link::Link;
+use beeline_lab_net::paths::{LabName, LabPaths};
+use beeline_lab_net::process::ProcessId;
+use beeline_lab_net::programs::Programs;
+use beeline_lab_net::record::{HostRecord, LabRecord, LabSpec};
+use beeline_lab_net::{cgroup, topology};
 use futures::future::try_join_all;
 use kube::Client;
 
 use super::control_plane::ControlPlane;
 use super::dns::ClusterDns;
-use super::shared::Shared;
 use super::{Lab, node_operations, nodes};
-use crate::address::{self, CLIENT, CONTROL_PLANE, ROUTER, Subnet};
-use crate::link::Link;
-use crate::paths::{LabName, LabPaths};
-use crate::process::ProcessId;
-use crate::programs::Programs;
-use crate::record::{HostRecord, LabRecord, LabSpec};
-use crate::{cgroup, topology};
 
 /// Creates a lab; its directory and its daemon's cgroup already exist.
 pub async fn bring_up(
@@ -93,7 +93,7 @@ fn elapsed(begin: Instant) -> String {
 fn first_record(name: &LabName, paths: &LabPaths, shape: &LabSpec) -> Result<(LabRecord, TcpListener)> {
     let cgroup = cgroup::lab_cgroup(name, paths)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")?;
-    let other = |name: &str, address| topology::host_record(paths.netns(name), cgroup.join(name), address);
+    let other = |name: &str, address| HostRecord::create(paths.netns(name), cgroup.join(name), address);
     let others = BTreeMap::from([
         ("router".to_owned(), other("router", Some(ROUTER))?),
         ("client".to_owned(), other("client", Some(CLIENT))?),

@@ -12,16 +12,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use beeline_apiserver::{ApiServer, ApplyReport, Config, LogSource, ServeHandle};
+use beeline_lab_net::address::{self, CONTROL_PLANE};
+use beeline_lab_net::paths::LabPaths;
+use beeline_lab_net::record::{LabRecord, write_whole};
+use beeline_lab_net::topology;
 use ipnet::IpNet;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::task::AbortHandle;
 
 use super::logs::LabLogs;
-use crate::address::{self, CONTROL_PLANE};
-use crate::paths::LabPaths;
-use crate::record::{LabRecord, write_whole};
-use crate::topology;
 use external::External;
 
 pub use external::check_assets;

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use beeline_kernel::netns::NetNs;
+use beeline_lab_dns::{self as dns, NAMESPACE, PORT, SERVICE, SharedFacts, Sockets};
+use beeline_lab_net::address::CONTROL_PLANE;
+use beeline_lab_net::netdev;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::PostParams;
@@ -18,9 +21,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::address::CONTROL_PLANE;
-use crate::dns::{self, NAMESPACE, PORT, SERVICE, SharedFacts, Sockets};
-use crate::netdev;
 use crate::protocol::DnsStatus;
 
 /// Delay before a retry.

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 
 use beeline_apiserver::{LogQuery, PodLogs};
+use beeline_lab_kubelet::cri_log::{self, FOLLOW_PAUSE, LogOptions, LogReader};
+use beeline_lab_net::paths::LabPaths;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use hyper::body::Bytes;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-
-use crate::cri_log::{self, FOLLOW_PAUSE, LogOptions, LogReader};
-use crate::paths::LabPaths;
 
 /// The logs of a lab.
 pub struct LabLogs {

@@ -2,37 +2,17 @@
 //! and the socket for the verbs.
 
 pub mod agents;
-mod backoff;
 mod bring_up;
-mod container;
 mod control_plane;
 mod dns;
 mod endpoints;
-mod environment;
-mod etc;
-mod events;
-mod expand;
-mod facts;
-mod handlers;
-mod kubelet;
 mod logs;
 mod node_lifecycle;
 mod node_operations;
 mod nodes;
-mod objects;
-mod plugin;
-mod pod;
-mod pod_containers;
-mod pod_status;
-mod probe;
-mod projection;
 mod rollout;
 mod server;
-mod shared;
 mod status;
-mod supervise;
-mod tls;
-mod volumes;
 mod wait_for_sync;
 
 use std::collections::BTreeMap;
@@ -40,13 +20,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use beeline_lab_kubelet::shared::Shared;
+use beeline_lab_net::paths::{LabName, LabPaths};
+use beeline_lab_net::programs::Programs;
+use beeline_lab_net::record::{LabRecord, LabSpec};
 use kube::Client;
 use tokio::net::UnixListener;
 
-use crate::paths::{LabName, LabPaths};
-use crate::programs::Programs;
 use crate::protocol::Line;
-use crate::record::{LabRecord, LabSpec};
 use agents::Agent;
 use control_plane::ControlPlane;
 use dns::ClusterDns;
@@ -69,7 +50,7 @@ pub struct Lab {
     /// Serializes changes of nodes and links.
     node_set: tokio::sync::Mutex<NodeSet>,
     /// State shared by the kubelets.
-    pods: Arc<shared::Shared>,
+    pods: Arc<Shared>,
 }
 
 impl Lab {
@@ -97,7 +78,7 @@ impl Lab {
 pub fn run(name: &LabName, shape: LabSpec, timeout: Duration) -> Result<()> {
     // Many pods need many pipes. Without the privilege to raise the limit,
     // labs are limited in size.
-    let _ = crate::process::raise_file_limit();
+    let _ = beeline_lab_net::process::raise_file_limit();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         match begin(name, shape, timeout).await {

@@ -9,22 +9,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use beeline_kernel::bpffs;
+use beeline_lab_kubelet::kubelet::{self, Kubelet, KubeletNode};
+use beeline_lab_kubelet::plugin::Plugin;
+use beeline_lab_net::address::{self, Pair};
+use beeline_lab_net::link::{self, Link};
+use beeline_lab_net::paths::{LabPaths, NodePaths, PodPaths};
+use beeline_lab_net::record::{HostRecord, LabRecord, write_json, write_whole};
+use beeline_lab_net::{cgroup, mounts, topology};
 use futures::future::try_join_all;
 use kube::api::Api;
 use tokio::task::AbortHandle;
 
 use super::agents::{Agent, AgentConfig};
 use super::control_plane::ApiListener;
-use super::kubelet::{self, Kubelet, KubeletNode};
 use super::node_lifecycle;
-use super::plugin::Plugin;
 use super::{Lab, nodes};
-use crate::address::{self, Pair};
-use crate::link::{self, Link};
-use crate::paths::{LabPaths, NodePaths, PodPaths};
 use crate::protocol::NodeAction;
-use crate::record::{HostRecord, LabRecord, write_json, write_whole};
-use crate::{cgroup, mounts, topology};
 
 /// Timeout for the agent of a starting node.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -70,7 +70,7 @@ pub fn node_record(paths: &LabPaths, lab_cgroup: &Path, node: &str, addresses: P
     for part in ["agent", "pods", "host"] {
         cgroup::create(&cgroup.join(part))?;
     }
-    topology::host_record(paths.node(node).netns(), cgroup, Some(addresses))
+    HostRecord::create(paths.node(node).netns(), cgroup, Some(addresses))
 }
 
 /// Starts every node of a new lab.

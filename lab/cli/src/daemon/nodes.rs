@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use beeline_lab_net::address::Pair;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
@@ -14,7 +15,6 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::agents::Agent;
-use crate::address::Pair;
 
 /// Timeout for the allocation of podCIDRs.
 const POD_CIDRS_TIMEOUT: Duration = Duration::from_secs(10);

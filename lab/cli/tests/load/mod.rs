@@ -17,9 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use beeline_lab::address;
 use beeline_lab::harness::TestLab;
-
+use beeline_lab_net::address;
 use flows::{Datagrams, NewConnections, Pings, Stream};
 use host::TestHost;
 use servers::Servers;

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use beeline_kernel::netns::NetNs;
-use beeline_lab::address::{CLIENT, Pair};
 use beeline_lab::harness::{Background, ExecTarget, TestLab, program};
+use beeline_lab_net::address::{CLIENT, Pair};
 
 /// Port of the echo servers.
 pub const TCP_PORT: u16 = 8080;
@@ -149,7 +149,7 @@ impl Cluster {
         let mut endpoints: Vec<Endpoint> = PODS.iter().map(|(name, _)| pod_spot(&lab, name)).collect();
         endpoints.extend(NODES.iter().zip(1..).map(|(name, number)| Endpoint {
             name,
-            addresses: beeline_lab::address::node(number),
+            addresses: beeline_lab_net::address::node(number),
             netns: lab.node(name).netns(),
         }));
         endpoints.push(Endpoint { name: "client", addresses: CLIENT, netns: lab.client().netns() });

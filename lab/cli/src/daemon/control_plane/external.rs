@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use beeline_apiserver::{ApplyReport, Component, Config, Credentials, RemoteApi};
+use beeline_lab_net::address::{self, API_PORT, CONTROL_PLANE};
+use beeline_lab_net::paths::LabPaths;
+use beeline_lab_net::record::LabRecord;
 use kube::Client;
 use tokio::task::AbortHandle;
 
 use super::process::{Process, Program};
 use super::{config, forward, write_file};
-use crate::address::{self, API_PORT, CONTROL_PLANE};
-use crate::paths::LabPaths;
-use crate::record::LabRecord;
 
 /// Timeout for the API server to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);

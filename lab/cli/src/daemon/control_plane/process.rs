@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use beeline_lab_kubelet::backoff::Backoff;
+use beeline_lab_net::log_tail::last_line;
+use beeline_lab_net::spawn;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
-
-use crate::daemon::backoff::Backoff;
-use crate::log_tail::last_line;
-use crate::spawn;
 
 /// Minimum and maximum restart backoff.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
