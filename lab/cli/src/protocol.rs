@@ -14,8 +14,6 @@ use beeline_lab_net::paths::{LabName, LabPaths};
 use beeline_lab_net::programs::typed;
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::agents::AgentAction;
-
 /// A manifest file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
@@ -59,6 +57,18 @@ pub enum Call {
     },
     /// The state of everything.
     Status,
+}
+
+/// Actions on an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentAction {
+    /// Stop it (SIGTERM) and do not restart it.
+    Stop,
+    /// Start it.
+    Start,
+    /// Kill it (SIGKILL); the supervisor restarts it.
+    Kill,
 }
 
 /// Actions on nodes.

@@ -15,9 +15,8 @@ use beeline_lab_net::paths::{DEFAULT_NAME, LabName, LabPaths};
 use beeline_lab_net::record::{LabRecord, LabSpec};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::daemon::agents::AgentAction;
 use crate::echo::EchoPort;
-use crate::protocol::{Call, Line, NodeAction, ask};
+use crate::protocol::{AgentAction, Call, Line, NodeAction, ask};
 use crate::up::Request;
 use crate::{daemon, down, echo, logs, manifests, round_trip, show, standalone, up};
 

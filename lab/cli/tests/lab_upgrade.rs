@@ -17,9 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use beeline_kernel::datapath::{AttachedProgram, Datapath, DatapathError, EMBEDDED, Options, ProgramInfo};
-use beeline_lab::daemon::agents::AgentAction;
 use beeline_lab::harness::TestLab;
-use beeline_lab::protocol::{Call, ask};
+use beeline_lab::protocol::{AgentAction, Call, ask};
 use load::Traffic;
 use next_layout::{CONNECTION, VALUES, grown};
 

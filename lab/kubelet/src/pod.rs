@@ -1,128 +1,21 @@
 //! Pod worker: sandbox, containers, status, removal.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use beeline_lab_net::paths::PodPaths;
-use beeline_lab_net::record::{PodRecord, write_json};
+use beeline_lab_net::record::write_json;
 use beeline_lab_net::{cgroup, mounts, netdev};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Resource, ResourceExt};
-use serde_json::json;
+use kube::api::{DeleteParams, Preconditions};
 use tokio::sync::watch;
 
 use crate::backoff::Backoff;
-use crate::facts::PodFacts;
-use crate::kubelet::{DesiredPod, Kubelet, KubeletNode};
-use crate::plugin::Sandbox;
-use crate::pod_status::Run;
-use crate::shared::Shared;
-use crate::supervise::container_id;
-use crate::volumes::Volumes;
+use crate::node::DesiredPod;
+use crate::worker::{API_ATTEMPTS, Worker, host_network, now, remaining_grace, write_status};
 use crate::{etc, pod_containers};
 
 /// Minimum and maximum backoff of sandbox creation.
 const SANDBOX_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-/// Number of attempts of an API call.
-const API_ATTEMPTS: u32 = 5;
-
-/// Runs one pod.
-pub struct Worker {
-    /// Its kubelet.
-    pub kubelet: Arc<Kubelet>,
-    /// Its node.
-    pub node: KubeletNode,
-    /// The pod when the worker was started.
-    pub pod: Arc<Pod>,
-    /// The desired state of the pod.
-    pub desired: watch::Receiver<DesiredPod>,
-    /// Its files.
-    pub paths: PodPaths,
-    /// Record of the pod.
-    pub record: PodRecord,
-    /// State of its containers.
-    pub run: Run,
-    written: Option<PodStatus>,
-}
-
-impl Worker {
-    /// A worker for a pod of this node.
-    pub fn new(kubelet: Arc<Kubelet>, pod: Arc<Pod>, desired: watch::Receiver<DesiredPod>) -> Worker {
-        let (namespace, name, uid) =
-            (pod.namespace().unwrap_or_default(), pod.name_any(), pod.uid().unwrap_or_default());
-        let paths = kubelet.paths.pod(&namespace, &name);
-        let node = kubelet.current_node();
-        let netns = if host_network(&pod) { node.netns.clone() } else { paths.netns() };
-        let record = PodRecord {
-            cgroup: node.pods_cgroup.join(&uid),
-            container_id: container_id(),
-            namespace,
-            name,
-            uid,
-            node: kubelet.name.clone(),
-            netns,
-            containers: known_containers(&pod),
-        };
-        let run = Run::new(&pod, node.addresses.clone(), now());
-        Worker { kubelet, node, pod, desired, paths, record, run, written: None }
-    }
-
-    fn sandbox(&self) -> Sandbox {
-        Sandbox::of(&self.record)
-    }
-
-    fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.kubelet.client.clone(), &self.record.namespace)
-    }
-
-    /// State shared by all kubelets.
-    pub fn shared(&self) -> Arc<Shared> {
-        self.kubelet.shared.clone()
-    }
-
-    /// Its volumes.
-    pub fn volumes(&self) -> Volumes {
-        Volumes { directory: self.paths.volumes(), disk: self.kubelet.paths.node(&self.kubelet.name).disk() }
-    }
-
-    fn facts(&self, pod_ips: Vec<String>) -> PodFacts {
-        PodFacts {
-            pod: Pod::clone(&self.pod),
-            node: self.record.node.clone(),
-            host_ips: self.node.addresses.clone(),
-            pod_ips,
-            capacity: self.kubelet.shared.capacity,
-        }
-    }
-}
-
-/// The remaining grace period of a pod that is to be terminated; none for
-/// others.
-pub fn remaining_grace(desired: &DesiredPod) -> Option<Duration> {
-    let Some(pod) = desired else { return Some(Duration::ZERO) };
-    pod.meta().deletion_timestamp.as_ref()?;
-    let requested = pod.meta().deletion_grace_period_seconds;
-    Some(requested.map_or_else(
-        || pod_containers::grace(pod),
-        |requested| Duration::from_secs(requested.try_into().unwrap_or(0)),
-    ))
-}
-
-/// Its containers, the default container first.
-fn known_containers(pod: &Pod) -> Vec<String> {
-    let default = pod.annotations().get("kubectl.kubernetes.io/default-container").cloned();
-    let spec = pod.spec.clone().unwrap_or_default();
-    let all = spec.containers.into_iter().chain(spec.init_containers.into_iter().flatten());
-    let mut names: Vec<String> = all.map(|container| container.name).collect();
-    names.sort_by_key(|name| Some(name) != default.as_ref());
-    names
-}
 
 /// Runs a pod until it is removed.
 pub async fn run(mut worker: Worker) {
@@ -249,35 +142,7 @@ async fn finalise(worker: &Worker) {
     }
 }
 
-/// Writes the status if it has changed since the last write.
-pub async fn write_status(worker: &mut Worker) {
-    let status = worker.run.status(worker.written.as_ref(), &now());
-    if worker.written.as_ref() == Some(&status) {
-        return;
-    }
-    let patch = json!({"metadata": {"uid": worker.record.uid}, "status": status});
-    for _ in 0..API_ATTEMPTS {
-        let parameters = PatchParams::default();
-        match worker.pods().patch_status(&worker.record.name, &parameters, &Patch::Merge(&patch)).await {
-            Ok(_) => break,
-            Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => break,
-            Err(error) => tracing::warn!("cannot write the status of {}: {error}", worker.record.name),
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    worker.written = Some(status);
-}
-
 /// Runs blocking work outside the async runtime's threads.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.context("a worker thread panicked")?
-}
-
-fn host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
-}
-
-/// The current time in the API's format.
-pub fn now() -> Time {
-    Time(Timestamp::now())
 }

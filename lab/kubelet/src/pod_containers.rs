@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::facts::PodFacts;
-use crate::pod::{Worker, now, remaining_grace, write_status};
 use crate::pod_status::{ContainerKind, containers};
 use crate::supervise::{self, ContainerConfig, ContainerEvent};
 use crate::volumes::{self, Volumes};
+use crate::worker::{Worker, grace, now, remaining_grace, write_status};
 
 /// The running containers, by index.
 struct PodContainers {
@@ -120,12 +120,6 @@ impl PodContainers {
     }
 }
 
-/// The grace period of a pod.
-pub fn grace(pod: &Pod) -> Duration {
-    let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    Duration::from_secs(own.unwrap_or(30).try_into().unwrap_or(0))
-}
-
 fn container_config(worker: &Worker, facts: &PodFacts, index: usize) -> ContainerConfig {
     let (kind, spec) = containers(&worker.pod).swap_remove(index);
     let policy = worker.pod.spec.as_ref().and_then(|spec| spec.restart_policy.clone()).unwrap_or_default();
@@ -170,7 +164,7 @@ async fn refresh_volumes(
     shared: std::sync::Arc<crate::shared::Shared>,
     volumes: Volumes,
     mut facts: PodFacts,
-    mut desired: watch::Receiver<crate::kubelet::DesiredPod>,
+    mut desired: watch::Receiver<crate::node::DesiredPod>,
 ) {
     let list = facts.pod.spec.as_ref().and_then(|spec| spec.volumes.clone()).unwrap_or_default();
     if !list.iter().any(crate::projection::is_projection) {

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::PORTS;
-use super::cluster::{Api, slice};
+use super::cluster::{Api, PORTS, slice};
 use super::rules::{Entry, PORT};
 use crate::lab::BenchLab;
 use crate::traffic::monotonic_ns;

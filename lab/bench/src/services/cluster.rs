@@ -14,6 +14,8 @@ use tokio::runtime::Runtime;
 
 use super::rules::{Entry, PORT};
 
+/// Ports of the hot Service's three endpoints.
+pub const PORTS: [u16; 3] = [9001, 9002, 9003];
 /// Number of Services with a nodePort: the range has 2,768.
 const NODE_PORTS_MAX: usize = 2_000;
 /// Concurrent requests.

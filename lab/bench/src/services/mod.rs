@@ -18,11 +18,9 @@ use anyhow::{Context, Result, bail};
 use crate::lab::{BenchLab, NODES, run};
 use crate::rates::Node;
 use crate::stats::{Ratio, Summary};
-use cluster::{Api, wait_until};
+use cluster::{Api, PORTS, wait_until};
 use rules::{Entry, PORT};
 
-/// Ports of the hot Service's three endpoints.
-const PORTS: [u16; 3] = [9001, 9002, 9003];
 /// The node of each proxy, and its client pod.
 const PROXIES: [(Proxy, u8, &str); 3] =
     [(Proxy::Beeline, 1, "client"), (Proxy::Nftables, 3, "client-3"), (Proxy::Iptables, 4, "client-4")];

@@ -19,6 +19,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::protocol::AgentAction;
+
 /// Minimum and maximum restart backoff of an agent.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -64,18 +66,6 @@ pub struct Agent {
     enabled: watch::Sender<bool>,
     state: Arc<Mutex<AgentState>>,
     supervisor: AbortHandle,
-}
-
-/// Actions on an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum AgentAction {
-    /// Stop it (SIGTERM) and do not restart it.
-    Stop,
-    /// Start it.
-    Start,
-    /// Kill it (SIGKILL); the supervisor restarts it.
-    Kill,
 }
 
 impl Agent {

@@ -19,7 +19,8 @@ use kube::Client;
 
 use super::control_plane::ControlPlane;
 use super::dns::ClusterDns;
-use super::{Lab, node_operations, nodes};
+use super::lab::Lab;
+use super::{node_operations, nodes};
 
 /// Creates a lab; its directory and its daemon's cgroup already exist.
 pub async fn bring_up(

@@ -2,12 +2,12 @@
 //! Kubernetes in the directory of `KUBEBUILDER_ASSETS`. The rest of the lab
 //! treats both alike.
 
+mod config;
 mod external;
 mod forward;
 mod process;
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -16,12 +16,12 @@ use beeline_lab_net::address::{self, CONTROL_PLANE};
 use beeline_lab_net::paths::LabPaths;
 use beeline_lab_net::record::{LabRecord, write_whole};
 use beeline_lab_net::topology;
-use ipnet::IpNet;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::task::AbortHandle;
 
 use super::logs::LabLogs;
+use config::config;
 use external::External;
 
 pub use external::check_assets;
@@ -131,24 +131,8 @@ fn embedded(paths: &LabPaths) -> Result<Config> {
     Ok(Config { pod_logs: Some(LogSource(Arc::new(LabLogs::new(paths.clone())))), ..config()? })
 }
 
-/// Configuration of the embedded API server and the lab's controllers.
-fn config() -> Result<Config> {
-    let ranges = |texts: [&str; 2]| texts.map(str::parse::<IpNet>).into_iter().collect::<Result<Vec<_>, _>>();
-    Ok(Config {
-        service_cidrs: ranges([address::SERVICE_CIDR_IPV4, address::SERVICE_CIDR_IPV6])?,
-        pod_cidrs: ranges([address::CLUSTER_CIDR_IPV4, address::CLUSTER_CIDR_IPV6])?,
-        control_plane_addresses: CONTROL_PLANE.addresses().to_vec(),
-        control_plane_port: Some(address::API_PORT),
-        ..Config::default()
-    })
-}
-
 async fn client(kubeconfig: &str) -> Result<Client> {
     let kubeconfig = Kubeconfig::from_yaml(kubeconfig).context("the API server's kubeconfig is invalid")?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Client::try_from(config).context("cannot create a client for the API server")
-}
-
-fn write_file(directory: &Path, name: &str, text: &str, mode: u32) -> Result<()> {
-    write_whole(&directory.join(name), text.as_bytes(), mode)
 }

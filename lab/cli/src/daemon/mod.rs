@@ -1,76 +1,34 @@
 //! The daemon of a lab: the API server, the agents of the nodes, their pods,
 //! and the socket for the verbs.
 
-pub mod agents;
+mod agents;
 mod bring_up;
 mod control_plane;
 mod dns;
 mod endpoints;
+mod lab;
 mod logs;
 mod node_lifecycle;
 mod node_operations;
+mod node_set;
 mod nodes;
 mod rollout;
 mod server;
 mod status;
 mod wait_for_sync;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use beeline_lab_kubelet::shared::Shared;
-use beeline_lab_net::paths::{LabName, LabPaths};
-use beeline_lab_net::programs::Programs;
-use beeline_lab_net::record::{LabRecord, LabSpec};
-use kube::Client;
+use beeline_lab_net::paths::LabName;
+use beeline_lab_net::record::LabSpec;
 use tokio::net::UnixListener;
 
 use crate::protocol::Line;
-use agents::Agent;
-use control_plane::ControlPlane;
-use dns::ClusterDns;
-use node_operations::NodeSet;
+use lab::Lab;
 
 pub use control_plane::check_assets;
-
-/// The running lab.
-pub struct Lab {
-    name: LabName,
-    paths: LabPaths,
-    api: ControlPlane,
-    client: Client,
-    programs: Programs,
-    dns: Arc<ClusterDns>,
-    /// Record of what exists.
-    record: RwLock<LabRecord>,
-    /// Agents of the nodes that are powered on.
-    agents: RwLock<BTreeMap<String, Arc<Agent>>>,
-    /// Serializes changes of nodes and links.
-    node_set: tokio::sync::Mutex<NodeSet>,
-    /// State shared by the kubelets.
-    pods: Arc<Shared>,
-}
-
-impl Lab {
-    /// Agents of the nodes that are powered on.
-    fn agents(&self) -> BTreeMap<String, Arc<Agent>> {
-        self.agents.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// A copy of the record.
-    fn record(&self) -> LabRecord {
-        self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Changes the record, in memory and on disk.
-    fn change_record(&self, change: impl FnOnce(&mut LabRecord)) -> Result<()> {
-        let mut record = self.record.write().unwrap_or_else(PoisonError::into_inner);
-        change(&mut record);
-        record.write(&self.paths)
-    }
-}
 
 /// Runs a lab until it is killed. Writes progress and the result to standard
 /// output, one [`Line`] each, until the lab is ready. `timeout` limits the

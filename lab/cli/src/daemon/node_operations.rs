@@ -1,7 +1,6 @@
 //! Operations on nodes: power on and off, link changes, adding and removing
 //! nodes. One operation runs at a time.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -9,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use beeline_kernel::bpffs;
-use beeline_lab_kubelet::kubelet::{self, Kubelet, KubeletNode};
+use beeline_lab_kubelet::kubelet;
+use beeline_lab_kubelet::node::{Kubelet, KubeletNode};
 use beeline_lab_kubelet::plugin::Plugin;
 use beeline_lab_net::address::{self, Pair};
 use beeline_lab_net::link::{self, Link};
@@ -18,12 +18,11 @@ use beeline_lab_net::record::{HostRecord, LabRecord, write_json, write_whole};
 use beeline_lab_net::{cgroup, mounts, topology};
 use futures::future::try_join_all;
 use kube::api::Api;
-use tokio::task::AbortHandle;
 
 use super::agents::{Agent, AgentConfig};
-use super::control_plane::ApiListener;
-use super::node_lifecycle;
-use super::{Lab, nodes};
+use super::lab::Lab;
+use super::node_set::{NodeSet, RunningNode};
+use super::{node_lifecycle, nodes};
 use crate::protocol::NodeAction;
 
 /// Timeout for the agent of a starting node.
@@ -31,31 +30,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Entries of a node's directory that survive a power-off.
 const DISK: [&str; 5] = ["state", "disk", "values.yaml", "cni.json", "agent.log"];
-
-/// The nodes that are running, and the pending lifecycle tasks of the others.
-#[derive(Default)]
-pub struct NodeSet {
-    running: BTreeMap<String, RunningNode>,
-    /// Lifecycle controller tasks of nodes that are down.
-    unreachable: BTreeMap<String, AbortHandle>,
-}
-
-/// A node that is powered on.
-struct RunningNode {
-    agent: Arc<Agent>,
-    kubelet: Arc<Kubelet>,
-    api: ApiListener,
-    tasks: Vec<AbortHandle>,
-}
-
-impl Drop for RunningNode {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
-        self.agent.power_off();
-        // Its socket would keep the node's network namespace alive.
-        self.api.stop();
-    }
-}
 
 /// The agent of an existing node that is powered on.
 pub fn agent(lab: &Lab, node: &str) -> Result<Arc<Agent>> {

@@ -12,7 +12,8 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::{Lab, node_operations, status, wait_for_sync};
+use super::lab::Lab;
+use super::{node_operations, status, wait_for_sync};
 use crate::protocol::{Call, Line, Manifest};
 
 /// Maximum size of a request in bytes; manifests are sent inline.

@@ -11,8 +11,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
-use super::Lab;
 use super::agents::Agent;
+use super::lab::Lab;
 use crate::protocol::{NodeStatus, PodStatus, ServiceStatus, Status};
 
 /// Timeout of a status call to an agent.

@@ -18,8 +18,9 @@ use kube::core::Selector;
 use tokio::time::Instant;
 
 use super::agents::Agent;
+use super::endpoints;
+use super::lab::Lab;
 use super::rollout::{self, Progress};
-use super::{Lab, endpoints};
 
 /// Timeout for all applied objects.
 const TIMEOUT: Duration = Duration::from_secs(120);

@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use beeline_api::{Call, Client, Response, Status};
 use beeline_kernel::netns::NetNs;
-use beeline_lab::daemon::agents::AgentAction;
 use beeline_lab::harness::TestLab;
-use beeline_lab::protocol::{self, PodStatus};
+use beeline_lab::protocol::{self, AgentAction, PodStatus};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 

@@ -11,7 +11,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
 };
 
-use super::{Flow, FlowStats, TIMEOUT};
+use super::flow::{Flow, FlowStats, TIMEOUT};
 
 /// Interval of echo requests and of stream rounds.
 const PAUSE: Duration = Duration::from_millis(1);

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "not every test crate uses all of it")]
 
+mod flow;
 mod flows;
 mod host;
 mod servers;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use beeline_lab::harness::TestLab;
 use beeline_lab_net::address;
+use flow::{Flow, FlowStats, SERVER_PORT};
 use flows::{Datagrams, NewConnections, Pings, Stream};
 use host::TestHost;
 use servers::Servers;
@@ -61,13 +63,9 @@ spec:
     - {name: udp, protocol: UDP, port: 80, targetPort: 9000, nodePort: 30900}
 ";
 
-/// Ports of the Service and its backends.
+/// Ports of the Service.
 const SERVICE_PORT: u16 = 80;
-const SERVER_PORT: u16 = 9000;
 const NODE_PORT: u16 = 30900;
-
-/// Timeout of a response, far longer than delays on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time for connections to close before the counters are read.
 const CLOSE_WAIT: Duration = Duration::from_millis(1500);
@@ -83,34 +81,6 @@ const CLOSE_WAIT: Duration = Duration::from_millis(1500);
 /// the same backend. A later change is to bring back one port per datagram.
 const OUTSIDE_PER_SOCKET: u64 = 10;
 
-/// Results of a flow.
-#[derive(Default)]
-struct FlowStats {
-    /// Number of responses: echoes, rounds of a stream, connections,
-    /// datagrams.
-    probes: u64,
-    /// The longest response time.
-    slowest: Duration,
-    /// Number of segments retransmitted by TCP.
-    retransmitted: u64,
-    /// Error messages.
-    errors: Vec<String>,
-}
-
-impl FlowStats {
-    fn answered(&mut self, asked: Instant) {
-        self.probes += 1;
-        self.slowest = self.slowest.max(asked.elapsed());
-    }
-
-    fn error(&mut self, text: impl fmt::Display) {
-        // Only the first errors are kept.
-        if self.errors.len() < 20 {
-            self.errors.push(text.to_string());
-        }
-    }
-}
-
 /// Kinds of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -122,12 +92,6 @@ enum Kind {
     Connect,
     /// UDP requests and responses.
     Datagram,
-}
-
-/// A flow from one host to a destination.
-trait Flow: Send + Sync + 'static {
-    /// Runs in the network namespace of its source host until told to stop.
-    fn run(&self, ends: &AtomicBool) -> FlowStats;
 }
 
 struct Running {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 
+use super::flow::{FlowStats, SERVER_PORT, TIMEOUT};
 use super::flows::retransmitted;
 use super::host::TestHost;
-use super::{FlowStats, SERVER_PORT, TIMEOUT};
 
 /// Servers in several hosts.
 pub struct Servers {

@@ -13,12 +13,13 @@ use anyhow::{Context, Result, bail};
 use beeline_apiserver::{ApplyReport, Component, Config, Credentials, RemoteApi};
 use beeline_lab_net::address::{self, API_PORT, CONTROL_PLANE};
 use beeline_lab_net::paths::LabPaths;
-use beeline_lab_net::record::LabRecord;
+use beeline_lab_net::record::{LabRecord, write_whole};
 use kube::Client;
 use tokio::task::AbortHandle;
 
+use super::config::config;
+use super::forward;
 use super::process::{Process, Program};
-use super::{config, forward, write_file};
 
 /// Timeout for the API server to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -282,4 +283,8 @@ fn service_ranges() -> String {
 /// those of the Service `kubernetes`.
 fn certified() -> Vec<IpAddr> {
     CONTROL_PLANE.addresses().into_iter().chain(address::service_addresses(1)).collect()
+}
+
+fn write_file(directory: &Path, name: &str, text: &str, mode: u32) -> Result<()> {
+    write_whole(&directory.join(name), text.as_bytes(), mode)
 }
