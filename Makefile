@@ -4,7 +4,7 @@
 #   make demo                 a lab of three nodes with two Deployments and a Service, and its traffic
 #   make test                 every test; without root: PURE=1 make test
 #   make test-kernels         the kernel tests on Debian's stock 6.1 and 6.12, in QEMU
-#   make build                the binaries, in target/release
+#   make build                the product and the lab, in target/release
 #   make bench ARGS="..."     the benchmarks
 #   make fuzz                 the fuzz targets, one minute each (needs cargo-fuzz)
 #   make docs                 regenerate the generated pages

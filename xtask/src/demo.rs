@@ -31,7 +31,7 @@ struct Lab {
 /// `cargo xtask demo`.
 pub fn chore() -> Result<()> {
     let mut steps = Steps::new(4);
-    binaries::steps(&mut steps)?;
+    binaries::steps(&mut steps, binaries::WITHOUT_BENCHMARKS)?;
     let lab = Lab { name: "default".to_owned() };
     let reused = steps.run("lab", |log| lab.up(log))?;
     if reused {

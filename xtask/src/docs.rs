@@ -18,7 +18,7 @@ const PAGES: &[(&str, &[&str], &str)] = &[
 /// `cargo xtask docs`.
 pub fn chore() -> Result<()> {
     let mut steps = Steps::new(3);
-    binaries::steps(&mut steps)?;
+    binaries::steps(&mut steps, binaries::WITHOUT_BENCHMARKS)?;
     steps.run("generated pages", |log| PAGES.iter().try_for_each(|page| write(page, log)))
 }
 
@@ -53,7 +53,7 @@ mod tests {
         text.split("](").skip(1).filter_map(|rest| rest.split(')').next())
     }
 
-    /// The rows of the crates in ARCHITECTURE.md: name, what it knows.
+    /// The rows of the crates in an ARCHITECTURE.md: name, what it knows.
     fn rooms(page: &str) -> Vec<(String, String)> {
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
         let cells = rows.map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>());
@@ -61,33 +61,47 @@ mod tests {
         cells.map(|cells| (room(&cells[0]), cells.last().cloned().unwrap_or_default())).collect()
     }
 
+    /// The name of a crate on the pages: that of its folder.
+    fn page_name(package: &str) -> &str {
+        match package {
+            "beeline-lab" => "cli",
+            _ => package.trim_start_matches("beeline-").trim_start_matches("lab-"),
+        }
+    }
+
     /// Our crates that a crate depends on.
     fn dependencies(manifest: &str) -> Vec<String> {
         let section = manifest.split("\n[dependencies]\n").nth(1).unwrap_or_default();
         let lines = section.lines().take_while(|line| !line.starts_with('['));
-        let names = lines.filter_map(|line| line.strip_prefix("beeline-")?.split([' ', '.']).next());
-        names.map(str::to_owned).collect()
+        let names = lines.filter_map(|line| line.split([' ', '.']).next());
+        names.filter(|name| name.starts_with("beeline-")).map(|name| page_name(name).to_owned()).collect()
     }
 
     #[test]
     fn unit_architecture_says_which_crate_knows_which() {
-        let page = fs::read_to_string(paths::top().join("ARCHITECTURE.md")).expect("it is readable");
-        let rooms = rooms(&page);
-        assert!(rooms.len() > 15, "{rooms:?}");
-        for (room, knows) in rooms.iter().filter(|(room, _)| room != "xtask") {
-            let manifest = paths::top().join("crates").join(room).join("Cargo.toml");
-            let manifest = fs::read_to_string(&manifest).unwrap_or_else(|error| panic!("{room}: {error}"));
-            let named =
-                knows.split('`').skip(1).step_by(2).filter(|name| rooms.iter().any(|(room, _)| room == name));
-            let mut named: Vec<&str> = named.collect();
-            let mut actual = dependencies(&manifest);
-            named.sort_unstable();
-            actual.sort_unstable();
-            assert_eq!(named, actual, "ARCHITECTURE.md, what `{room}` knows");
-        }
-        for entry in fs::read_dir(paths::top().join("crates")).expect("it is a folder").flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            assert!(rooms.iter().any(|(room, _)| *room == name), "ARCHITECTURE.md has no row for {name}");
+        let pages = [("ARCHITECTURE.md", "crates"), ("lab/ARCHITECTURE.md", "lab")].map(|(page, folder)| {
+            let text = fs::read_to_string(paths::top().join(page)).expect("it is readable");
+            (page, paths::top().join(folder), rooms(&text))
+        });
+        let all: Vec<&str> =
+            pages.iter().flat_map(|(_, _, rooms)| rooms).map(|(room, _)| room.as_str()).collect();
+        assert!(all.len() > 18, "{all:?}");
+        for (page, folder, rooms) in &pages {
+            for (room, knows) in rooms {
+                let manifest = fs::read_to_string(folder.join(room).join("Cargo.toml"));
+                let manifest = manifest.unwrap_or_else(|error| panic!("{page}, {room}: {error}"));
+                let named = knows.split('`').skip(1).step_by(2).filter(|name| all.contains(name));
+                let mut named: Vec<&str> = named.collect();
+                let mut actual = dependencies(&manifest);
+                named.sort_unstable();
+                actual.sort_unstable();
+                assert_eq!(named, actual, "{page}, what `{room}` knows");
+            }
+            for entry in fs::read_dir(folder).expect("it is a folder").flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let listed = rooms.iter().any(|(room, _)| *room == name) || !entry.path().is_dir();
+                assert!(listed, "{page} has no row for {name}");
+            }
         }
     }
 

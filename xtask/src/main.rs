@@ -17,6 +17,8 @@ mod kernels;
 mod leaks;
 mod paths;
 mod process;
+#[cfg(test)]
+mod separation;
 mod steps;
 mod test;
 mod toolchain;
@@ -42,7 +44,7 @@ enum Chore {
         #[arg(long)]
         accept: bool,
     },
-    /// Build the eBPF programs and the binaries in target/release.
+    /// Build the eBPF programs, the product and the lab in target/release.
     Build,
     /// Start a lab with three nodes, apply examples/hello and show its traffic.
     Demo,

@@ -27,7 +27,7 @@ pub fn chore(filter: Option<&str>) -> Result<()> {
     let message = |result: Result<()>| result.err().map(|error| format!("{error:#}"));
     failed.extend(message(words::check(&mut steps)));
     if as_root {
-        failed.extend(message(ebpf::check(&binaries::steps(&mut steps)?)));
+        failed.extend(message(ebpf::check(&binaries::steps(&mut steps, binaries::ALL)?)));
     }
     let (programs, warnings) = steps.run("test executables", build)?;
     failed.extend(message(warnings));

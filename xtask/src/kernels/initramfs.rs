@@ -62,7 +62,7 @@ fn add_modules(root: &Path, kernel: &Kernel, busybox: &Path, log: &Log) -> Resul
 /// Adds a stripped test program, its shared libraries and the names of its
 /// tests.
 fn add_program(root: &Path, program: &Program, log: &Log) -> Result<()> {
-    let file = root.join("tests").join(program.name.replace(' ', "-"));
+    let file = root.join("tests").join(program.name.replace([' ', '/'], "-"));
     process::run(Command::new("strip").arg("-o").arg(&file).arg(&program.path), log)?;
     fs::write(file.with_extension("list"), program.tests.join("\n") + "\n")?;
     let libraries = process::output(Command::new("ldd").arg(&program.path), log)?;

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::Outcome;
-use crate::process;
 use crate::steps::Log;
+use crate::{paths, process};
 
 /// Timeout of a batch.
 const SECONDS_MAX: &str = "900";
@@ -33,7 +33,7 @@ impl Needs {
 
 /// A test executable.
 pub struct Program {
-    /// `package target`.
+    /// `package target`; the packages of the lab are `lab/...`.
     pub name: String,
     pub path: PathBuf,
     /// Its working directory: that of the package.
@@ -59,7 +59,7 @@ impl Program {
         }
         let path = PathBuf::from(message["executable"].as_str()?);
         let folder = Path::new(message["manifest_path"].as_str()?).parent()?.to_path_buf();
-        let package = folder.file_name()?.to_string_lossy().into_owned();
+        let package = package_name(&folder);
         let target = message["target"]["name"].as_str()?;
         Some(Self { name: format!("{package} {target}"), path, folder, tests: Vec::new() })
     }
@@ -70,6 +70,12 @@ impl Program {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
     }
+}
+
+/// The folder of a package, relative to `crates/` or to the root.
+fn package_name(folder: &Path) -> String {
+    let relative = folder.strip_prefix(paths::top()).unwrap_or(folder);
+    relative.strip_prefix("crates").unwrap_or(relative).display().to_string()
 }
 
 /// Tests of one program with the same needs.
@@ -128,5 +134,11 @@ mod tests {
         assert_eq!(Needs::of("kernel_a"), Some(Needs::Kernel));
         assert_eq!(Needs::of("day::lab_a"), Some(Needs::Lab));
         assert_eq!(Needs::of("unit_tests::a"), None);
+    }
+
+    #[test]
+    fn unit_equal_folders_of_product_and_lab_have_different_names() {
+        assert_eq!(package_name(&paths::top().join("crates/cli")), "cli");
+        assert_eq!(package_name(&paths::top().join("lab/cli")), "lab/cli");
     }
 }
