@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::object::{self, array_at, str_at};
+use crate::objects::object::{self, array_at, str_at};
 
 /// Mount path of the token, the CA certificate and the namespace.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

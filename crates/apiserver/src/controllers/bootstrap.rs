@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::server::{Config, StartError};
-use crate::{Api, ApiError};
+use super::config::ClusterConfig;
+use crate::admission::Api;
+use crate::objects::ApiError;
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -17,9 +18,20 @@ const PRIORITIES: &[(&str, i64, &str)] = &[
     ("system-node-critical", 2_000_001_000, "For pods that a node needs."),
 ];
 
-pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
+/// A bootstrap object was refused.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot create {what}: {cause}")]
+pub(crate) struct BootstrapError {
+    /// The object.
+    pub what: String,
+    /// The error.
+    pub cause: ApiError,
+}
+
+/// Creates the objects that exist from the start.
+pub(crate) fn bootstrap(api: &Api, config: &ClusterConfig) -> Result<(), BootstrapError> {
     let create = |kind: &str, object: Value| match api.create(kind, object) {
-        Err(cause) => Err(StartError::BootstrapObject { what: format!("the bootstrap {kind}"), cause }),
+        Err(cause) => Err(BootstrapError { what: format!("the bootstrap {kind}"), cause }),
         Ok(_) => Ok(()),
     };
     for name in NAMESPACES {
@@ -52,7 +64,7 @@ pub(crate) fn bootstrap(api: &Api, config: &Config) -> Result<(), StartError> {
 }
 
 /// As in Kubernetes, it has the first address of each range of cluster IPs.
-fn kubernetes_service(config: &Config) -> Value {
+fn kubernetes_service(config: &ClusterConfig) -> Value {
     let addresses: Vec<IpAddr> = first_addresses(&config.service_cidrs).collect();
     json!({
         "metadata": {

@@ -2,11 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::Controller;
-use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
-use crate::custom::CLEANUP;
-use crate::object::{self, ObjectKey};
-use crate::{Api, ApiError};
+use super::controller::Controller;
+use crate::admission::{Api, CLEANUP, DeleteOptions, ListOptions, Subresource, WriteOptions};
+use crate::objects::{ApiError, ObjectKey, object};
 
 const DEFINITIONS: &str = "customresourcedefinitions";
 
@@ -48,7 +46,7 @@ impl Controller for CustomResourceController {
 /// accepted has none.
 fn delete_contents(api: &Api, definition_uid: &str) -> Result<usize, ApiError> {
     let kinds = api.kinds();
-    let is_its_own = |custom: &crate::custom::CustomResource| custom.origin.is_of(definition_uid);
+    let is_its_own = |custom: &crate::schema::custom::CustomResource| custom.origin.is_of(definition_uid);
     let Some(kind) = kinds.iter().find(|kind| kind.custom.as_deref().is_some_and(is_its_own)) else {
         return Ok(0);
     };

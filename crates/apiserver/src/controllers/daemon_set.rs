@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::controller::Controller;
 use super::events::Recorder;
-use super::{Controller, pods, scheduler};
-use crate::api::ListOptions;
-use crate::object::{self, ObjectKey};
-use crate::{Api, ApiError};
+use super::{pods, scheduler};
+use crate::admission::{Api, ListOptions};
+use crate::objects::{ApiError, ObjectKey, object};
 
 const GENERATION: &str = "pod-template-generation";
 

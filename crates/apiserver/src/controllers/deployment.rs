@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::controller::Controller;
 use super::events::Recorder;
-use super::{Controller, pods};
-use crate::api::{DeleteOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, i64_at, str_at};
-use crate::{Api, ApiError};
+use super::pods;
+use crate::admission::{Api, DeleteOptions, Subresource, WriteOptions};
+use crate::objects::{
+    ApiError, ObjectKey,
+    object::{self, i64_at, str_at},
+};
 
 const HASH: &str = "pod-template-hash";
 const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -110,7 +113,7 @@ fn adopt(api: &Api, desired: &Value, taken: ApiError) -> Result<(), ApiError> {
         return Err(taken);
     }
     let patch = json!({"metadata": {"ownerReferences": desired["metadata"]["ownerReferences"]}});
-    api.patch("replicasets", namespace, name, &crate::PatchKind::Merge, &patch).map(|_| ())
+    api.patch("replicasets", namespace, name, &crate::objects::PatchKind::Merge, &patch).map(|_| ())
 }
 
 /// A rollback makes the old template the newest revision.
@@ -125,7 +128,7 @@ fn set_newest_revision(
     if number != revision(new) {
         let patch = json!({"metadata": {"annotations": {REVISION: number.to_string()}}});
         let (namespace, name) = (object::namespace(new), object::name(new));
-        api.patch("replicasets", namespace, name, &crate::PatchKind::Merge, &patch)?;
+        api.patch("replicasets", namespace, name, &crate::objects::PatchKind::Merge, &patch)?;
     }
     if object::annotation(deployment, REVISION) != Some(&number.to_string()) {
         write_revision(api, deployment, number)?;
@@ -136,7 +139,7 @@ fn set_newest_revision(
 fn write_revision(api: &Api, deployment: &Value, revision: i64) -> Result<(), ApiError> {
     let patch = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
     let (namespace, name) = (object::namespace(deployment), object::name(deployment));
-    api.patch("deployments", namespace, name, &crate::PatchKind::Merge, &patch).map(|_| ())
+    api.patch("deployments", namespace, name, &crate::objects::PatchKind::Merge, &patch).map(|_| ())
 }
 
 fn revision(set: &Value) -> i64 {

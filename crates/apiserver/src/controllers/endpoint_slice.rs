@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Controller, pods};
-use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, array_at, str_at, strs_at};
-use crate::selector::Selector;
-use crate::{Api, ApiError};
+use super::controller::Controller;
+use super::pods;
+use crate::admission::{Api, DeleteOptions, ListOptions, Subresource, WriteOptions};
+use crate::objects::{
+    ApiError, ObjectKey, Selector,
+    object::{self, array_at, str_at, strs_at},
+};
 
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::Controller;
 use super::bootstrap::ensure;
+use super::controller::Controller;
 use super::endpoint_slice::{SERVICE_NAME, has_selector, slices_of};
-use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, array_at, str_at, strs_at};
-use crate::{Api, ApiError};
+use crate::admission::{Api, DeleteOptions, ListOptions, Subresource, WriteOptions};
+use crate::objects::{
+    ApiError, ObjectKey,
+    object::{self, array_at, str_at, strs_at},
+};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";

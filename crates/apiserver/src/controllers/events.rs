@@ -5,8 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Value, json};
 
-use crate::object;
-use crate::{Api, ApiError, PatchKind};
+use crate::admission::Api;
+use crate::objects::{ApiError, PatchKind, object};
 
 /// Event recorder; the name is the reporting component.
 #[derive(Clone, Copy)]

@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Controller, pods};
-use crate::admission::{FOREGROUND, ORPHAN};
-use crate::api::{DeleteOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, str_at};
-use crate::{Api, ApiError, Kind, Propagation};
+use super::controller::Controller;
+use super::pods;
+use crate::admission::{Api, DeleteOptions, Propagation, Subresource, WriteOptions};
+use crate::objects::{
+    ApiError, ObjectKey,
+    object::{self, FOREGROUND, ORPHAN, str_at},
+};
+use crate::schema::Kind;
 
 /// Prefix of keys of pods whose node was deleted.
 const ORPHANED_PODS: &str = "orphaned pods";

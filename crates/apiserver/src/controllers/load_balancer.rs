@@ -7,11 +7,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::Controller;
-use crate::api::ListOptions;
-use crate::object::{self, ObjectKey, array_at, str_at, strs_at};
-use crate::service::is_load_balancer;
-use crate::{Api, ApiError, PatchKind};
+use super::controller::Controller;
+use crate::admission::{Api, ListOptions};
+use crate::objects::{
+    ApiError, ObjectKey, PatchKind,
+    object::{self, array_at, str_at, strs_at},
+    service::is_load_balancer,
+};
 
 pub(super) struct LoadBalancerController {
     pools: Vec<IpNet>,

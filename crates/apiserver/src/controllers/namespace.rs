@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::Controller;
 use super::bootstrap::ensure;
-use crate::api::{DeleteOptions, ListOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey};
-use crate::{Api, ApiError, Kind, PatchKind};
+use super::controller::Controller;
+use crate::admission::{Api, DeleteOptions, ListOptions, Subresource, WriteOptions};
+use crate::objects::{ApiError, ObjectKey, PatchKind, object};
+use crate::schema::Kind;
 
 /// ConfigMap with the CA certificate of the API server.
 const ROOT_CA: &str = "kube-root-ca.crt";

@@ -7,10 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::Controller;
-use crate::api::{ListOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey};
-use crate::{Api, ApiError};
+use super::controller::Controller;
+use crate::admission::{Api, ListOptions, Subresource, WriteOptions};
+use crate::objects::{ApiError, ObjectKey, object};
 
 pub(super) struct NodeController {
     cluster_cidrs: Vec<IpNet>,

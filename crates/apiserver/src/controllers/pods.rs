@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::events::Recorder;
-use crate::api::{DeleteOptions, ListOptions, WriteOptions};
-use crate::object::{self, ObjectKey};
-use crate::{Api, ApiError, Kind};
+use crate::admission::{Api, DeleteOptions, ListOptions, WriteOptions};
+use crate::objects::{ApiError, ObjectKey, object};
+use crate::schema::Kind;
 
 /// A pod from the owner's template, not yet created.
 pub(super) fn from_template(owner: &Value, api_version: &str, kind: &str) -> Value {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::controller::Controller;
 use super::events::Recorder;
-use super::{Controller, pods};
-use crate::object::{self, ObjectKey};
-use crate::{Api, ApiError};
+use super::pods;
+use crate::admission::Api;
+use crate::objects::{ApiError, ObjectKey, object};
 
 /// Maximum number of pods created or deleted per reconciliation, so that a large set does not delay
 /// others.

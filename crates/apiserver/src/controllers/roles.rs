@@ -74,7 +74,7 @@ pub(super) fn bootstrap_roles() -> Vec<(&'static str, Value)> {
     let accounts = "system:serviceaccounts";
     let mut objects = Vec::new();
     for (name, rules, group) in [
-        ("cluster-admin", all, crate::identity::MASTERS),
+        ("cluster-admin", all, crate::objects::object::MASTERS),
         ("system:discovery", paths(&discovery), AUTHENTICATED),
         ("system:public-info-viewer", paths(&open), AUTHENTICATED),
         ("system:basic-user", ask, AUTHENTICATED),

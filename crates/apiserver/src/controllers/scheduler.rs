@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::controller::Controller;
 use super::events::Recorder;
-use super::{Controller, pods};
-use crate::api::{ListOptions, Subresource, WriteOptions};
-use crate::object::{self, ObjectKey, str_at};
-use crate::selector::Selector;
-use crate::{Api, ApiError};
+use super::pods;
+use crate::admission::{Api, ListOptions};
+use crate::objects::{
+    ApiError, ObjectKey, Selector,
+    object::{self, str_at},
+};
 
 const RECORDER: Recorder = Recorder("default-scheduler");
 
@@ -147,43 +149,6 @@ fn record_unschedulable(api: &Api, pod: &Value, nodes: usize) -> Result<(), ApiE
     RECORDER.warning(api, "pods", pod, "FailedScheduling", &message);
     let mut status = pod["status"].clone();
     let condition = pods::new_condition(pod, "PodScheduled", false, "Unschedulable", &message);
-    set_condition(&mut status, condition);
+    object::set_condition(&mut status, condition);
     pods::write_status(api, "pods", pod, status)
-}
-
-fn set_condition(status: &mut Value, mut condition: Value) {
-    if let Some(fields) = condition.as_object_mut() {
-        fields.remove("lastUpdateTime");
-    }
-    let mut conditions = object::array_at(status, "/conditions").to_vec();
-    match conditions.iter_mut().find(|one| one["type"] == condition["type"]) {
-        Some(one) => *one = condition,
-        None => conditions.push(condition),
-    }
-    status["conditions"] = json!(conditions);
-}
-
-impl Api {
-    /// Binds a pod to a node. A binding is final.
-    pub(crate) fn bind(&self, key: &ObjectKey, node: &str) -> Result<(), ApiError> {
-        let kind = self.kind("pods")?;
-        let pod = self.get_of(&kind, key)?;
-        match str_at(&pod, "/spec/nodeName") {
-            "" => {}
-            same if same == node => return Ok(()),
-            other => {
-                let why = format!("pod {key} is already assigned to node {other:?}");
-                return Err(ApiError::conflict(&kind, &key.name, &why));
-            }
-        }
-        if let Some(remote) = self.remote() {
-            return remote.bind(self, &kind, key, node);
-        }
-        let mut next = Value::clone(&pod);
-        object::child_mut(&mut next, "spec").insert("nodeName".to_owned(), json!(node));
-        let condition =
-            json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": object::now()});
-        set_condition(&mut next["status"], condition);
-        self.update_of(&kind, Subresource::Internal, next, &WriteOptions::default()).map(|_| ())
-    }
 }

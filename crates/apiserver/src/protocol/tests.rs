@@ -1,0 +1,10 @@
+use crate::admission::Api;
+use crate::controllers::{ClusterConfig, bootstrap};
+
+/// An API with the bootstrap objects.
+pub(crate) fn cluster() -> Api {
+    let config = ClusterConfig::default();
+    let api = Api::new(100_000, &config.service_cidrs);
+    bootstrap(&api, &config).unwrap();
+    api
+}
