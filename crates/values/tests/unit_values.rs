@@ -139,7 +139,9 @@ fn another(key: &Key) -> String {
         Kind::Bool => (key.default != "true").to_string(),
         Kind::Integer(min, max) => if key.default == max.to_string() { min } else { max }.to_string(),
         Kind::Text => "x".into(),
-        Kind::Choice(words) => words.iter().find(|word| **word != key.default).expect("a choice has two values").to_string(),
+        Kind::Choice(words) => {
+            words.iter().find(|word| **word != key.default).expect("a choice has two values").to_string()
+        }
         Kind::Ipv4Cidr => "10.9.0.0/16".into(),
         Kind::Ipv6Cidr => "fd09::/16".into(),
         Kind::List => "{x}".into(),

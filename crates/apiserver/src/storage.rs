@@ -1,6 +1,0 @@
-//! Objects in memory and their history.
-
-mod store;
-
-pub use store::{EventKind, Watch, WatchEvent};
-pub(crate) use store::{SharedStore, Store, WatchStart};
