@@ -16,7 +16,7 @@ const PRODUCT: [&str; 3] = ["beeline-agent", "beeline-cli", "beeline-cni"];
 /// The direct dependencies of the test bed that the product must not have. Add
 /// here what only the lab needs. What is missing here is in the product, too,
 /// in most cases because kube depends on it.
-const ONLY_LAB: [&str; 5] = ["async-trait", "hickory-server", "rcgen", "tempfile", "tokio-stream"];
+const ONLY_LAB: [&str; 4] = ["async-trait", "hickory-server", "rcgen", "tempfile"];
 
 /// Maximum number of lines of a folder of modules.
 const LINES_MAX: usize = 8_000;
