@@ -1,9 +1,14 @@
 //! Parses what the sizes of eBPF programs depend on in an ELF object: functions,
 //! their instructions and stack, and the call graph.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use object::read::elf::ElfFile64;
+use object::{
+    LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex,
+    SectionKind, SymbolKind,
+};
 
 /// Bytes of one instruction.
 const INSTRUCTION_BYTES: usize = 8;
@@ -18,10 +23,8 @@ const CLASS_STORE_IMMEDIATE: u8 = 2;
 const CLASS_STORE: u8 = 3;
 /// The frame pointer.
 const FRAME: u8 = 10;
-const SECTION_EXECUTABLE: u64 = 4;
-const SECTION_TYPE_SYMBOLS: u32 = 2;
-const SECTION_TYPE_RELOCATIONS: u32 = 9;
-const SYMBOL_TYPE_FUNCTION: u8 = 2;
+/// The section of subprograms. Programs are in sections named after their hook.
+const SUBPROGRAMS: &str = ".text";
 
 /// Size of a program and of the subprograms that it calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,24 +37,15 @@ pub struct Size {
 
 /// Name and size of every program in the object.
 pub fn program_sizes(bytes: &[u8]) -> Result<BTreeMap<String, Size>> {
-    let object = Object::read(bytes)?;
-    let programs = object.functions.iter().filter(|function| object.is_program(function));
+    let object = Programs::read(bytes)?;
+    let programs = object.functions.iter().filter(|function| function.is_program);
     programs.map(|function| Ok((function.name.clone(), object.size(function)?))).collect()
-}
-
-struct Section {
-    name: String,
-    kind: u32,
-    flags: u64,
-    offset: usize,
-    size: usize,
-    link: usize,
-    info: usize,
 }
 
 struct Function {
     name: String,
-    section: usize,
+    is_program: bool,
+    section: SectionIndex,
     /// Bytes from the start of its section.
     start: u64,
     instructions: Vec<Instruction>,
@@ -66,70 +60,49 @@ struct Instruction {
     immediate: i32,
 }
 
-struct Object {
-    sections: Vec<Section>,
+/// A relocatable ELF object of eBPF programs.
+struct Programs {
     functions: Vec<Function>,
     /// Call (section, offset in bytes) to symbol of the callee (section, offset
     /// in bytes).
-    relocations: BTreeMap<(usize, u64), (usize, u64)>,
+    relocations: HashMap<(SectionIndex, u64), (SectionIndex, u64)>,
 }
 
-impl Object {
+impl Programs {
     fn read(bytes: &[u8]) -> Result<Self> {
-        ensure!(bytes.starts_with(b"\x7fELF\x02\x01"), "not a 64-bit little-endian ELF object");
-        let sections = read_sections(bytes)?;
-        let mut object = Self { sections, functions: Vec::new(), relocations: BTreeMap::new() };
-        object.read_functions(bytes)?;
-        object.read_relocations(bytes)?;
-        Ok(object)
-    }
-
-    fn read_functions(&mut self, bytes: &[u8]) -> Result<()> {
-        let symbols = self.sections.iter().find(|section| section.kind == SECTION_TYPE_SYMBOLS);
-        let symbols = symbols.context("the object has no symbols")?;
-        for index in 0..symbols.size / 24 {
-            let symbol = read_symbol(bytes, symbols.offset, index)?;
-            if symbol.kind != SYMBOL_TYPE_FUNCTION || !self.is_executable(symbol.section) {
+        let object: ElfFile64<'_, LittleEndian> = ElfFile64::parse(bytes)?;
+        let mut programs = Self { functions: Vec::new(), relocations: HashMap::new() };
+        for symbol in object.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text) {
+            let Some(index) = symbol.section_index() else { continue };
+            let section = object.section_by_index(index)?;
+            if section.kind() != SectionKind::Text {
                 continue;
             }
-            let names = self.sections.get(symbols.link).context("the symbols have no names")?;
-            let start = self.sections[symbol.section].offset + usize::try_from(symbol.value)?;
-            let code = slice(bytes, start, usize::try_from(symbol.size)?)?;
-            self.functions.push(Function {
-                name: text(bytes, names.offset + symbol.name)?,
-                section: symbol.section,
-                start: symbol.value,
+            let name = symbol.name()?.to_owned();
+            let code = section.data_range(symbol.address(), symbol.size())?;
+            let code = code.with_context(|| format!("{name} is outside of its section"))?;
+            programs.functions.push(Function {
+                name,
+                is_program: section.name()? != SUBPROGRAMS,
+                section: index,
+                start: symbol.address(),
                 instructions: code.chunks_exact(INSTRUCTION_BYTES).map(Instruction::read).collect(),
             });
         }
-        Ok(())
-    }
-
-    fn read_relocations(&mut self, bytes: &[u8]) -> Result<()> {
-        for section in self.sections.iter().filter(|section| section.kind == SECTION_TYPE_RELOCATIONS) {
-            let symbols = self.sections.get(section.link).context("relocations without symbols")?;
-            for index in 0..section.size / 16 {
-                let offset = section.offset + index * 16;
-                let symbol = usize::try_from(u64_at(bytes, offset + 8)? >> 32)?;
-                let symbol = read_symbol(bytes, symbols.offset, symbol)?;
-                self.relocations
-                    .insert((section.info, u64_at(bytes, offset)?), (symbol.section, symbol.value));
+        for section in object.sections() {
+            for (offset, relocation) in section.relocations() {
+                let RelocationTarget::Symbol(symbol) = relocation.target() else { continue };
+                let symbol = object.symbol_by_index(symbol)?;
+                if let Some(callee) = symbol.section_index() {
+                    programs.relocations.insert((section.index(), offset), (callee, symbol.address()));
+                }
             }
         }
-        Ok(())
-    }
-
-    fn is_executable(&self, section: usize) -> bool {
-        self.sections.get(section).is_some_and(|section| section.flags & SECTION_EXECUTABLE != 0)
-    }
-
-    /// Subprograms are in `.text`, programs in sections named after their hook.
-    fn is_program(&self, function: &Function) -> bool {
-        self.sections[function.section].name != ".text"
+        Ok(programs)
     }
 
     fn size(&self, program: &Function) -> Result<Size> {
-        let mut reached = BTreeMap::new();
+        let mut reached = HashMap::new();
         let stack_bytes = self.walk(program, &mut reached, 0)?;
         Ok(Size { instructions: reached.values().sum(), stack_bytes })
     }
@@ -139,7 +112,7 @@ impl Object {
     fn walk(
         &self,
         function: &Function,
-        reached: &mut BTreeMap<(usize, u64), u64>,
+        reached: &mut HashMap<(SectionIndex, u64), u64>,
         depth: usize,
     ) -> Result<u64> {
         // MAX_CALL_FRAMES of the kernel's verifier.
@@ -222,79 +195,13 @@ impl Instruction {
     }
 }
 
-struct Symbol {
-    name: usize,
-    kind: u8,
-    section: usize,
-    value: u64,
-    size: u64,
-}
-
-fn read_symbol(bytes: &[u8], table: usize, index: usize) -> Result<Symbol> {
-    let offset = table + index * 24;
-    Ok(Symbol {
-        name: u32_at(bytes, offset)? as usize,
-        kind: slice(bytes, offset + 4, 1)?[0] & 0xf,
-        section: usize::from(u16_at(bytes, offset + 6)?),
-        value: u64_at(bytes, offset + 8)?,
-        size: u64_at(bytes, offset + 16)?,
-    })
-}
-
-fn read_sections(bytes: &[u8]) -> Result<Vec<Section>> {
-    let table = usize::try_from(u64_at(bytes, 0x28)?)?;
-    let names = usize::from(u16_at(bytes, 0x3e)?);
-    let names = usize::try_from(u64_at(bytes, table + names * 64 + 0x18)?)?;
-    (0..usize::from(u16_at(bytes, 0x3c)?))
-        .map(|index| read_section(bytes, table + index * 64, names))
-        .collect()
-}
-
-fn read_section(bytes: &[u8], offset: usize, names: usize) -> Result<Section> {
-    Ok(Section {
-        name: text(bytes, names + u32_at(bytes, offset)? as usize)?,
-        kind: u32_at(bytes, offset + 4)?,
-        flags: u64_at(bytes, offset + 8)?,
-        offset: usize::try_from(u64_at(bytes, offset + 0x18)?)?,
-        size: usize::try_from(u64_at(bytes, offset + 0x20)?)?,
-        link: u32_at(bytes, offset + 0x28)? as usize,
-        info: u32_at(bytes, offset + 0x2c)? as usize,
-    })
-}
-
-fn slice(bytes: &[u8], start: usize, length: usize) -> Result<&[u8]> {
-    let end = start.checked_add(length).filter(|end| *end <= bytes.len());
-    match end {
-        Some(end) => Ok(&bytes[start..end]),
-        None => bail!("the object ends before byte {start} + {length}"),
-    }
-}
-
-fn text(bytes: &[u8], start: usize) -> Result<String> {
-    let rest = bytes.get(start..).context("a name is outside of the object")?;
-    let end = rest.iter().position(|byte| *byte == 0).context("a name is not terminated")?;
-    Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
-}
-
-fn u16_at(bytes: &[u8], offset: usize) -> Result<u16> {
-    Ok(u16::from_le_bytes(slice(bytes, offset, 2)?.try_into()?))
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> Result<u32> {
-    Ok(u32::from_le_bytes(slice(bytes, offset, 4)?.try_into()?))
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> Result<u64> {
-    Ok(u64::from_le_bytes(slice(bytes, offset, 8)?.try_into()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn function(instructions: &[[u8; 8]]) -> Function {
         let instructions = instructions.iter().map(|bytes| Instruction::read(bytes)).collect();
-        Function { name: "f".into(), section: 1, start: 0, instructions }
+        Function { name: "f".into(), is_program: true, section: SectionIndex(1), start: 0, instructions }
     }
 
     #[test]
