@@ -2,19 +2,23 @@
 
 mod auth;
 mod body;
+mod client_path;
 mod discovery;
+mod document;
+mod handle;
 mod log;
 mod page;
+mod params;
 mod query;
 mod resource;
 mod resource_version;
 mod response;
 mod review;
-mod route;
+mod routes;
 mod serve;
-mod service;
+mod state;
 mod table;
+mod target;
 mod watch;
 
-pub use serve::serve;
-pub use service::Service;
+pub use serve::{Service, serve};

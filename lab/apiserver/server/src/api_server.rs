@@ -1,7 +1,7 @@
 //! The server: objects, controllers and listeners.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use beeline_apiserver_admission::{Api, ApplyReport};
 use beeline_apiserver_controllers::{self as controllers, Controllers};
@@ -17,7 +17,7 @@ use super::credentials::random_token;
 /// A running server. Dropping it stops its controllers, listeners and connections.
 pub struct ApiServer {
     api: Api,
-    service: Arc<Service>,
+    service: Service,
     acceptor: TlsAcceptor,
     ca_pem: String,
     token: String,
@@ -58,7 +58,7 @@ impl ApiServer {
         let token = config.token.clone().unwrap_or_else(random_token);
         let signer = Signer::generate().map_err(StartError::Signer)?;
         let authenticator = Authenticator::new(api.clone(), token.clone(), signer);
-        let service = Arc::new(Service::new(api.clone(), authenticator, config.pod_logs.clone()));
+        let service = Service::new(api.clone(), authenticator, config.pod_logs.clone());
         let controllers = tokio::spawn(Controllers::new(&api, &cluster, &certificate.ca_pem).run());
         let tasks = Mutex::new(vec![controllers.abort_handle()]);
         let acceptor = TlsAcceptor::from(tls);

@@ -6,7 +6,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
 
 use super::query::Query;
-use super::route::Target;
+use super::target::Target;
 use crate::{
     identity::{Authenticator, ISSUER, User, service_account},
     rbac::{self, Attributes},
@@ -118,7 +118,6 @@ mod tests {
     use super::*;
     use crate::identity::Signer;
     use crate::tests::cluster;
-    use beeline_apiserver_schema::Kinds;
 
     fn check_header(header: &str) -> bool {
         let api = cluster();
@@ -142,7 +141,7 @@ mod tests {
     #[test]
     fn unit_requests_map_to_verbs_and_resources() {
         let check = |method: Method, path: &str, query: &str, expected: &str| {
-            let target = super::super::route::target(&Kinds::built_in(), path).unwrap();
+            let target = super::super::routes::tests::target(path).unwrap();
             let one = attributes(&method, &target, &Query::parse(query));
             let shown = format!(
                 "{} {}/{}/{} {} {}",

@@ -1,12 +1,12 @@
 //! Request bodies in JSON, YAML or protobuf, with a maximum size.
 
+use axum::body::Body;
 use beeline_apiserver_objects::{ApiError, PatchKind};
 use beeline_apiserver_schema::{Kind, protobuf};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::query::Query;
@@ -14,8 +14,8 @@ use super::query::Query;
 /// The limit of Kubernetes, which is twice the request size limit of etcd.
 const BODY_MAX: usize = 3 * 1024 * 1024;
 
-pub(super) async fn read(incoming: Incoming) -> Result<Bytes, ApiError> {
-    match Limited::new(incoming, BODY_MAX).collect().await {
+pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
+    match Limited::new(body, BODY_MAX).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             let message = format!("Request entity too large: limit is {BODY_MAX} bytes");

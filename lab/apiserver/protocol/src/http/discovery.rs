@@ -14,20 +14,11 @@ const OBJECT_VERBS: &[&str] =
 const SUBRESOURCE_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// The reported version is that of the k8s-openapi types.
-fn version() -> Value {
+pub(super) fn version() -> Value {
     json!({
         "major": "1", "minor": "36", "gitVersion": "v1.36.0+beeline-lab", "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
     })
-}
-
-/// Paths that need no authentication.
-pub(super) fn unauthenticated(path: &str) -> Option<ApiResponse> {
-    match path {
-        "/healthz" | "/livez" | "/readyz" => Some(ApiResponse::Text("ok")),
-        "/version" | "/version/" => Some(ok(version())),
-        _ => None,
-    }
 }
 
 /// OpenID configuration with the location of the keys that verify service account tokens.
@@ -39,45 +30,42 @@ pub(super) fn openid_configuration(issuer: &str) -> Value {
     })
 }
 
-/// Response to a discovery path; `accept` is the Accept header.
-pub(super) fn answer(kinds: &Kinds, path: &str, accept: &str) -> Option<ApiResponse> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    match parts.as_slice() {
-        ["api"] if wants_aggregated(accept) => Some(aggregated(kinds, true)),
-        ["apis"] if wants_aggregated(accept) => Some(aggregated(kinds, false)),
-        parts => legacy(kinds, parts).map(ok),
-    }
+/// The paths that the server has.
+pub(super) fn root() -> Value {
+    json!({"paths": [
+        "/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version",
+    ]})
 }
 
-fn legacy(kinds: &Kinds, parts: &[&str]) -> Option<Value> {
-    match parts {
-        [] => Some(json!({"paths": [
-            "/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version",
-        ]})),
-        ["api"] => Some(json!({
-            "kind": "APIVersions", "versions": ["v1"],
-            "serverAddressByClientCIDRs": [],
-        })),
-        ["apis"] => {
-            let groups: Vec<Value> =
-                groups(kinds).iter().map(|(group, versions)| api_group(group, versions)).collect();
-            Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
-        }
-        ["apis", group] => {
-            let (group, versions) = groups(kinds).into_iter().find(|(name, _)| name == group)?;
-            let mut value = api_group(&group, &versions);
-            value["kind"] = json!("APIGroup");
-            value["apiVersion"] = json!("v1");
-            Some(value)
-        }
-        ["api", "v1"] => resources(kinds, "", "v1"),
-        ["apis", group, version] => resources(kinds, group, version),
-        _ => None,
+/// The core group; `accept` is the Accept header.
+pub(super) fn core(kinds: &Kinds, accept: &str) -> ApiResponse {
+    if wants_aggregated(accept) {
+        return aggregated(kinds, true);
     }
+    ok(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}))
+}
+
+/// All other groups; `accept` is the Accept header.
+pub(super) fn groups(kinds: &Kinds, accept: &str) -> ApiResponse {
+    if wants_aggregated(accept) {
+        return aggregated(kinds, false);
+    }
+    let groups: Vec<Value> =
+        all_groups(kinds).iter().map(|(group, versions)| api_group(group, versions)).collect();
+    ok(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+}
+
+/// One group.
+pub(super) fn group(kinds: &Kinds, group: &str) -> Option<Value> {
+    let (group, versions) = all_groups(kinds).into_iter().find(|(name, _)| name == group)?;
+    let mut value = api_group(&group, &versions);
+    value["kind"] = json!("APIGroup");
+    value["apiVersion"] = json!("v1");
+    Some(value)
 }
 
 /// Groups of stored objects, then groups that contain only reviews.
-fn groups(kinds: &Kinds) -> Vec<(String, Vec<String>)> {
+fn all_groups(kinds: &Kinds) -> Vec<(String, Vec<String>)> {
     let mut groups = kinds.groups();
     for (group, ..) in review::RESOURCES {
         if !groups.iter().any(|(name, _)| name == group) {
@@ -93,7 +81,8 @@ fn api_group(group: &str, versions: &[String]) -> Value {
     json!({"name": group, "versions": versions, "preferredVersion": versions.first()})
 }
 
-fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
+/// The resources of a group version.
+pub(super) fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
     let found: Vec<Value> = of_version(kinds, group, version)
         .flat_map(api_resources)
         .chain(review_resources(group, version))
@@ -203,7 +192,7 @@ fn wants_aggregated(accept: &str) -> bool {
 }
 
 fn aggregated(kinds: &Kinds, core: bool) -> ApiResponse {
-    let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { groups(kinds) };
+    let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { all_groups(kinds) };
     let items: Vec<Value> =
         groups.iter().map(|(group, versions)| aggregated_group(kinds, group, versions)).collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use axum::body::Body;
 use beeline_apiserver_admission::Api;
 use beeline_apiserver_objects::{
     ApiError, ObjectKey,
@@ -9,13 +10,11 @@ use beeline_apiserver_objects::{
 };
 use futures::StreamExt;
 use http::Method;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
 use serde_json::Value;
 
 use super::query::Query;
-use super::response::{ApiResponse, Body};
-use super::route::Target;
+use super::response::ApiResponse;
+use super::target::Target;
 use crate::{LogQuery, PodLogs};
 
 /// Whether the request is for a log.
@@ -42,9 +41,7 @@ pub(super) fn answer(
     let logs =
         logs.ok_or_else(|| ApiError::new(503, "ServiceUnavailable", "this server has no logs of pods"))?;
     let log = logs.open(&options).ok_or_else(|| no_log_error(&pod, &options))?;
-    let frames = log.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
-    let body: Body = StreamBody::new(frames).boxed_unsync();
-    Ok(ApiResponse::Log(body))
+    Ok(ApiResponse::Log(Body::from_stream(log.map(Ok::<_, Infallible>))))
 }
 
 fn log_query(pod: &Value, key: &ObjectKey, query: &Query) -> Result<LogQuery, ApiError> {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::query::Query;
 use super::response::{ApiResponse, ok};
-use super::route::Target;
+use super::target::Target;
 use super::{body, resource_version, table, watch};
 
 /// Header with which tests store objects that Kubernetes would refuse.

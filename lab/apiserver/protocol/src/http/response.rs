@@ -1,22 +1,21 @@
 //! Responses.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
 use beeline_apiserver_admission::Page;
 use beeline_apiserver_objects::ApiError;
 use beeline_apiserver_schema::Kind;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http::{HeaderValue, StatusCode};
 use serde_json::Value;
 
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+use super::page;
 
 /// Response of a request.
-pub(crate) enum ApiResponse {
+pub(super) enum ApiResponse {
     /// A stored object.
     Object(StatusCode, Arc<Value>),
     /// A page of a list.
@@ -30,51 +29,63 @@ pub(crate) enum ApiResponse {
     Log(Body),
 }
 
-pub fn ok(value: Value) -> ApiResponse {
+impl IntoResponse for ApiResponse {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Object(code, object) => json(code, &object),
+            Self::Page(kind, page) => response(StatusCode::OK, JSON, page::to_json(&kind, &page)),
+            Self::Json(code, value) => json(code, &value),
+            Self::Bytes(media_type, bytes) => response(StatusCode::OK, media_type, bytes),
+            Self::Text(text) => response(StatusCode::OK, "text/plain; charset=utf-8", text),
+            Self::Stream(body) => response(StatusCode::OK, JSON, body),
+            Self::Log(body) => response(StatusCode::OK, "text/plain", body),
+        }
+    }
+}
+
+pub(super) fn ok(value: Value) -> ApiResponse {
     ApiResponse::Json(StatusCode::OK, value)
 }
 
+/// An error as a Kubernetes Status.
+pub(super) struct Failure(ApiError);
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Self(error) = self;
+        let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = json(code, &error.to_status());
+        if code == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer realm=\"beeline-lab\"");
+            response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
 /// Adds a `Warning` header: code 299, no agent, quoted text.
-pub(super) fn add_warning(response: &mut Response<Body>, warning: &str) {
+pub(super) fn add_warning(response: &mut Response, warning: &str) {
     let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
-    if let Ok(value) = http::HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+    if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
         response.headers_mut().append(http::header::WARNING, value);
     }
 }
 
-pub(super) fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
-    json_bytes(code, serde_json::to_vec(value).unwrap_or_default())
+const JSON: &str = "application/json";
+
+fn json(code: StatusCode, value: &Value) -> Response {
+    response(code, JSON, serde_json::to_vec(value).unwrap_or_default())
 }
 
-pub(super) fn json_bytes(code: StatusCode, text: Vec<u8>) -> Response<Body> {
-    response(code, "application/json", Full::new(Bytes::from(text)).boxed_unsync())
-}
-
-pub(super) fn text_response(text: &'static str) -> Response<Body> {
-    response(
-        StatusCode::OK,
-        "text/plain; charset=utf-8",
-        Full::new(Bytes::from_static(text.as_bytes())).boxed_unsync(),
-    )
-}
-
-pub(super) fn stream_response(body: Body) -> Response<Body> {
-    response(StatusCode::OK, "application/json", body)
-}
-
-pub(super) fn error_response(error: &ApiError) -> Response<Body> {
-    let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json_response(code, &error.to_status());
-    if code == StatusCode::UNAUTHORIZED {
-        let challenge = http::HeaderValue::from_static("Bearer realm=\"beeline-lab\"");
-        response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
-    }
-    response
-}
-
-pub(super) fn response(code: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
+fn response(code: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
     *response.status_mut() = code;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

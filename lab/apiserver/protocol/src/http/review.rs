@@ -9,6 +9,7 @@ use beeline_apiserver_objects::{
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::params::PathParams;
 use super::query::Query;
 use super::response::ApiResponse;
 use super::{auth, body};
@@ -18,7 +19,10 @@ use crate::{
 };
 
 /// Group, plural, kind, whether namespaced.
-pub(super) const RESOURCES: &[(&str, &str, &str, bool)] = &[
+pub(super) type Resource = (&'static str, &'static str, &'static str, bool);
+
+/// Group, plural, kind, whether namespaced.
+pub(super) const RESOURCES: &[Resource] = &[
     ("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview", false),
     ("authentication.k8s.io", "tokenreviews", "TokenReview", false),
     ("authorization.k8s.io", "localsubjectaccessreviews", "LocalSubjectAccessReview", true),
@@ -27,12 +31,24 @@ pub(super) const RESOURCES: &[(&str, &str, &str, bool)] = &[
     ("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview", false),
 ];
 
+/// The token of a service account, a subresource.
+pub(super) const TOKEN_REQUEST: Resource = ("authentication.k8s.io", "serviceaccounts", "TokenRequest", true);
+
+/// The route of a resource.
+pub(super) fn route(&(group, plural, kind, namespaced): &Resource) -> String {
+    match kind {
+        "TokenRequest" => format!("/api/v1/namespaces/{{namespace}}/{plural}/{{name}}/token"),
+        _ if namespaced => format!("/apis/{group}/v1/namespaces/{{namespace}}/{plural}"),
+        _ => format!("/apis/{group}/v1/{plural}"),
+    }
+}
+
 /// Limits of a token's lifetime, as in Kubernetes.
 const SECONDS_MIN: i64 = 600;
 const SECONDS_MAX: i64 = 1 << 32;
 const SECONDS_DEFAULT: i64 = 3600;
 
-/// The parsed path of a review.
+/// What a review is about.
 pub(super) struct Target {
     group: &'static str,
     plural: &'static str,
@@ -42,35 +58,12 @@ pub(super) struct Target {
     name: String,
 }
 
-/// Parses the path of a review; none for other resources.
-pub(super) fn target(path: &str) -> Option<Target> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let (group, namespace, plural) = match parts.as_slice() {
-        ["api", "v1", "namespaces", namespace, "serviceaccounts", name, "token"] => {
-            return Some(Target {
-                group: "authentication.k8s.io",
-                plural: "serviceaccounts",
-                kind: "TokenRequest",
-                subresource: "token",
-                namespace: super::query::decode(namespace),
-                name: super::query::decode(name),
-            });
-        }
-        ["apis", group, "v1", "namespaces", namespace, plural] => (group, *namespace, plural),
-        ["apis", group, "v1", plural] => (group, "", plural),
-        _ => return None,
-    };
-    let found = RESOURCES.iter().find(|(one, name, _, namespaced)| {
-        one == group && name == plural && *namespaced != namespace.is_empty()
-    });
-    found.map(|&(group, plural, kind, _)| Target {
-        group,
-        plural,
-        kind,
-        subresource: "",
-        namespace: super::query::decode(namespace),
-        name: String::new(),
-    })
+impl Target {
+    pub fn of(&(group, plural, kind, _): &Resource, path: &PathParams) -> Self {
+        let subresource = if kind == "TokenRequest" { "token" } else { "" };
+        let (namespace, name) = (path.get("namespace").to_owned(), path.get("name").to_owned());
+        Self { group, plural, kind, subresource, namespace, name }
+    }
 }
 
 /// A review request.

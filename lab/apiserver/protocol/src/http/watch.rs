@@ -4,17 +4,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use beeline_apiserver_objects::ApiError;
 use beeline_apiserver_schema::Kind;
 use beeline_apiserver_storage::{EventKind, Watch, WatchEvent};
 use bytes::Bytes;
 use futures::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::response::Body;
 use super::table;
 
 /// Timeout of a watch without `timeoutSeconds`.
@@ -35,9 +33,9 @@ pub(super) fn stream(
     let state = State { watch, end: Instant::now() + timeout, bookmarks, table, ended: false };
     let frames = stream::unfold(state, |mut state| async move {
         let bytes = state.next_frame().await?;
-        Some((Ok::<_, Infallible>(Frame::data(bytes)), state))
+        Some((Ok::<_, Infallible>(bytes), state))
     });
-    StreamBody::new(frames).boxed_unsync()
+    Body::from_stream(frames)
 }
 
 struct State {
@@ -111,5 +109,5 @@ fn write_line(event_type: &str, object: &Value, lines: &mut Vec<u8>) {
 pub(super) fn error_stream(error: &ApiError) -> Body {
     let mut lines = Vec::new();
     write_line("ERROR", &error.to_status(), &mut lines);
-    http_body_util::Full::new(Bytes::from(lines)).boxed_unsync()
+    Body::from(lines)
 }
