@@ -134,11 +134,12 @@ announce() {
     [ ${#missing_packages[@]} -eq 0 ] || echo "Packages to install: ${missing_packages[*]}"
 }
 
-# wall_minutes CORES: how long a first run of the chore may take. Measured on two
-# cores: the CPU minutes of its compilers, and the minutes of what one core or a
-# clock decides (downloads; the tests themselves). Compilers keep the cores busy
-# for four fifths of the time; a chain of crates that wait for each other takes
-# four minutes on any number of cores.
+# wall_minutes CORES: how long a first run of the chore may take. `cpu` is the CPU
+# minutes of its compilers: measured for the demo on two cores (20 to 26), estimated
+# from it for the others. `other` is the minutes that do not depend on the number of
+# cores: downloads, and the tests themselves. The estimate assumes that compilers use
+# four fifths of the cores, and takes at least four minutes, because crates wait for
+# each other.
 wall_minutes() {
     local cores=$1 cpu other=2 compile
     case $chore in
